@@ -1,0 +1,63 @@
+# Everything a newcomer, a developer and the build server run. `make help` lists it.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# The first interpreter that is new enough.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo up down test test-all lint types verify bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+env: $(VENV)/.dev ## Make the development environment in .venv
+
+demo: $(VENV)/.embedded ## Start everything, run real tasks through it, show the results, stop everything
+	@$(PY) -m services.cli demo
+
+up: $(VENV)/.embedded ## Start the embedded stack and keep it running until Ctrl-C
+	@$(PY) -m services.cli up
+
+down: $(VENV)/.embedded ## Stop the embedded stack
+	@$(PY) -m services.cli down
+
+test: $(VENV)/.dev ## All tests but the long ones, on real servers that it starts (at most 15 minutes)
+	$(PY) -m pytest -m "not long" $(ARGS)
+
+test-all: $(VENV)/.dev ## All tests (at most 75 minutes)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev ## Ruff: rules and format
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+
+types: $(VENV)/.dev ## Mypy, strict
+	$(VENV)/bin/mypy
+
+verify: lint types ## Everything that needs no server: lint, types, import contracts
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.bench ## Measure on this machine (see docs/benchmarks.md)
+	$(PY) -m benchmarks $(ARGS)
+
+clean: ## Delete the environment and what tools left behind; data of the embedded stack stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .test-output build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp for each set of extras. uv is ten times faster than pip; where it cannot be had, pip does it.
+$(VENV)/.embedded $(VENV)/.dev $(VENV)/.bench: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Sluiceway needs Python 3.11 or newer; none was found on PATH." >&2; exit 1; }
+	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV) || { \
+		echo "$(PYTHON) cannot make a virtual environment (on Debian: install python3-venv)." >&2; exit 1; }
+	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv \
+		|| echo "uv cannot be installed; going on with pip." >&2
+	@extras=$$(basename $@ | tr -d .); echo "Installing sluiceway[$$extras] into $(VENV)"; \
+	if $(PY) -m uv --version >/dev/null 2>&1; then \
+		$(PY) -m uv pip install -q --python $(PY) -c constraints.txt -e ".[$$extras]"; \
+	else \
+		$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$$extras]"; \
+	fi
+	@touch $@

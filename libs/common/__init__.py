@@ -1,0 +1,1 @@
+"""What every process shares: domain, contracts, ports, adapters, runtime."""

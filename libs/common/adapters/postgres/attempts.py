@@ -1,0 +1,249 @@
+"""Attempts and heartbeats in PostgreSQL, from the executor's side."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+from libs.common.domain.output import StagedFile
+
+from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.dispatch_queue import placed
+from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
+from libs.common.domain.task import Phase
+from libs.common.ports_attempts import Attempt, Claim, UnclaimedPartition, WatchedBeat
+from libs.common.ports_dispatch import Placed
+
+_DEAD_VALUE_LIMIT: Final = 1_048_576
+
+
+class PostgresAttempts:
+    """Implements ports_attempts.Attempts. Statements by id get them sorted, so that two batches cannot deadlock."""
+
+    def __init__(self, database: Database, executor: int, time_zone: str) -> None:
+        self._database = database
+        self._executor = executor
+        self._time_zone = time_zone
+
+    async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
+        ordered = sorted(claims, key=lambda claim: claim.id)
+        rows = await self._database.fetch(
+            "start_many",
+            [claim.id for claim in ordered],
+            [claim.lease for claim in ordered],
+            [claim.token for claim in ordered],
+            [claim.timeout_seconds for claim in ordered],
+            self._executor,
+            self._time_zone,
+        )
+        return [_attempt(row) for row in rows]
+
+    async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
+        ordered = sorted(messages)
+        rows = await self._database.fetch(
+            "hold_many", [message[0] for message in ordered], [message[1] for message in ordered], self._executor
+        )
+        return {row["id"] for row in rows}
+
+    async def release_held(self, ids: Sequence[int]) -> list[Placed]:
+        return placed(await self._database.fetch("release_held", sorted(ids), self._executor))
+
+    async def release_many(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        answers = await self._database.fetch(
+            "release_started",
+            [attempt.id for attempt, _, _ in ordered],
+            [attempt.token for attempt, _, _ in ordered],
+            [given.delay for _, given, _ in ordered],
+            [called for _, _, called in ordered],
+            [given.reason for _, given, _ in ordered],
+            self._time_zone,
+        )
+        return placed([row for row in answers if row["state"] == 0])
+
+    async def generated_many(self, rows: Sequence[tuple[Attempt, StagedFile]]) -> set[int]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        answers = await self._database.fetch(
+            "generated_many",
+            [attempt.id for attempt, _ in ordered],
+            [attempt.token for attempt, _ in ordered],
+            [staged.reference for _, staged in ordered],
+            [staged.size for _, staged in ordered],
+            [staged.sha256 for _, staged in ordered],
+            [f"{staged.file_type} {staged.mime}" for _, staged in ordered],
+        )
+        return {row["id"] for row in answers}
+
+    async def migrating_many(self, attempts: Sequence[Attempt]) -> set[int]:
+        return await self._by_token("migrating_many", attempts)
+
+    async def finish_many(self, rows: Sequence[tuple[Attempt, Finish]]) -> set[int]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        ends = [end for _, end in ordered]
+        firsts = [end.files[0] if end.files else None for end in ends]
+        answers = await self._database.fetch(
+            "finish_many",
+            [attempt.id for attempt, _ in ordered],
+            [attempt.token for attempt, _ in ordered],
+            [int(end.status) for end in ends],
+            [end.code or None for end in ends],
+            [end.message or None for end in ends],
+            [first.url if first else None for first in firsts],
+            [first.file_type if first else None for first in firsts],
+            [first.size if first else None for first in firsts],
+            [_files(end) for end in ends],
+            [end.dead for end in ends],
+        )
+        return {row["id"] for row in answers}
+
+    async def retry_many(self, rows: Sequence[tuple[Attempt, Retry]]) -> set[int]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        answers = await self._database.fetch(
+            "retry_many",
+            [attempt.id for attempt, _ in ordered],
+            [attempt.token for attempt, _ in ordered],
+            [retry.delay for _, retry in ordered],
+            [retry.head for _, retry in ordered],
+            [retry.code for _, retry in ordered],
+            [retry.message for _, retry in ordered],
+            [retry.timed_out for _, retry in ordered],
+        )
+        return {row["id"] for row in answers}
+
+    async def park_many(self, rows: Sequence[tuple[Attempt, Park]]) -> set[int]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        answers = await self._database.fetch(
+            "park_many",
+            [attempt.id for attempt, _ in ordered],
+            [attempt.token for attempt, _ in ordered],
+            [park.delay for _, park in ordered],
+            [park.code for _, park in ordered],
+            [park.message for _, park in ordered],
+        )
+        return {row["id"] for row in answers}
+
+    async def call_again_many(self, rows: Sequence[tuple[Attempt, CallAgain]]) -> list[Placed]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        answers = await self._database.fetch(
+            "call_again_many",
+            [attempt.id for attempt, _ in ordered],
+            [attempt.token for attempt, _ in ordered],
+            [again.message for _, again in ordered],
+        )
+        return placed(answers)
+
+    async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
+        rows = await self._database.fetch(
+            "tokens_alive", [attempt.id for attempt in attempts], [attempt.token for attempt in attempts]
+        )
+        return {row["token"] for row in rows}
+
+    async def dead_message(
+        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
+    ) -> None:
+        kept = value[:_DEAD_VALUE_LIMIT] if value is not None else None
+        digest = hashlib.sha256(value or b"").digest()
+        await self._database.fetch("bury_message", topic, partition, offset, digest, key, kept, headers, cause)
+
+    async def _by_token(self, name: str, attempts: Sequence[Attempt]) -> set[int]:
+        ordered = sorted(attempts, key=lambda attempt: attempt.id)
+        rows = await self._database.fetch(
+            name, [attempt.id for attempt in ordered], [attempt.token for attempt in ordered]
+        )
+        return {row["id"] for row in rows}
+
+
+class PostgresMembership:
+    """Implements ports_attempts.Membership; wants a Database of its own, so that work cannot starve a heartbeat."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.id = 0
+
+    async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
+        self.id = (await self._database.fetch("join_executors", name, slots, list(stores), version))[0]["id"]
+        return self.id
+
+    async def beat(self, running: int, held: int, reading: bool) -> list[int] | None:
+        rows = await self._database.fetch("beat", self.id, running, held, reading)
+        return list(rows[0]["canceled"]) if rows else None
+
+    async def leave(self) -> None:
+        await self._database.fetch("leave_executors", self.id)
+
+    async def watch(self) -> list[WatchedBeat]:
+        return watched(await self._database.fetch("watch_beats"))
+
+    async def unclaimed(self) -> list[UnclaimedPartition]:
+        rows = await self._database.fetch("unclaimed_partitions")
+        return [
+            UnclaimedPartition(row["lane"], row["model_id"], row["partition"], row["oldest"], row["rows"])
+            for row in rows
+        ]
+
+    async def oldest_unclaimed(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime | None]:
+        rows = await self._database.fetch(
+            "oldest_unclaimed",
+            [lane for lane, _, _ in wanted],
+            [partition for _, partition, _ in wanted],
+            [partitions for _, _, partitions in wanted],
+        )
+        found = {(row["lane"], row["partition"]): row["oldest"] for row in rows}
+        return [found.get((lane, partition)) for lane, partition, _ in wanted]
+
+
+def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
+    """Heartbeat rows as others see them."""
+    return [WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"]) for row in rows]
+
+
+def _files(end: Finish) -> str | None:
+    if not end.files:
+        return None
+    return orjson.dumps(
+        [
+            {"url": file.url, "type": file.file_type, "size": file.size, "sha256": file.sha256, "name": file.name}
+            for file in end.files
+        ]
+    ).decode()
+
+
+def _attempt(row: asyncpg.Record) -> Attempt:
+    return Attempt(
+        id=row["id"],
+        public_id=row["public_id"],
+        lane=row["lane"],
+        tenant_id=row["tenant_id"],
+        model_id=row["model_id"],
+        lease=row["lease"],
+        token=row["token"],
+        phase=Phase(row["phase"]),
+        number=row["attempt"],
+        retries=row["retries"],
+        lost=row["lost"],
+        version=row["version"],
+        creator=row["creator"],
+        biz_name=row["biz_name"],
+        input_ref=row["input_ref"],
+        trace=row["trace"],
+        created_at=row["created_at"],
+        leased_at=row["leased_at"],
+        started_at=row["started_at"],
+        age=row["age"],
+        upload_age=row["upload_age"] or 0.0,
+        payload=row["payload"],
+        sealed=row["sealed"],
+        staged=_staged(row),
+    )
+
+
+def _staged(row: Any) -> StagedFile | None:
+    if row["staged"] is None:
+        return None
+    file_type, _, mime = row["staged_type"].partition(" ")
+    return StagedFile(row["staged"], row["staged_size"], row["staged_hash"], file_type, mime)

@@ -1,0 +1,210 @@
+"""Connections to PostgreSQL: a pool for hot statements, an engine for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from libs.common.adapters.postgres.statements import Statements
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+
+#: One plan for ever: a hot statement must not be planned again, nor change its mind on stale statistics.
+_HOT_PLANNER: Final = """
+SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET idle_in_transaction_session_timeout = '30s';
+SET statement_timeout = '20s'
+"""
+_ACQUIRE_SECONDS: Final = 2.0
+_COMMAND_SECONDS: Final = 30.0
+_CONNECT_SECONDS: Final = 3.0
+
+UNREACHABLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.exceptions.CannotConnectNowError,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.InvalidPasswordError,
+    asyncpg.exceptions.QueryCanceledError,
+)
+
+
+def sqlalchemy_url(database_url: str) -> str:
+    """The same address for SQLAlchemy's asyncpg dialect."""
+    return make_url(database_url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+
+
+class Database:
+    """Both ways to PostgreSQL. Hot statements run by name on the pool, `:name` statements on the engine.
+
+    Every method raises DatabaseUnavailable when the server cannot be reached or cannot write; a write whose
+    answer was lost raises OutcomeUnknown, because only reading back tells what happened.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], engine: AsyncEngine, statements: Statements) -> None:
+        self.pool = pool
+        self._engine = engine
+        self._statements = statements
+
+    def statement(self, name: str) -> str:
+        """The text of a statement, for a connection that its caller keeps."""
+        return self._statements[name]
+
+    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run a hot statement in a transaction of its own and return its rows."""
+        connection = await self.acquire()
+        try:
+            rows: list[asyncpg.Record] = await connection.fetch(self._statements[name], *arguments)
+            return rows
+        except UNREACHABLE as error:
+            raise _lost(error) from error
+        finally:
+            await self._give_back(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[HotTransaction]:
+        """Several hot statements in one transaction, committed at the end; rolled back if the body raises."""
+        connection = await self.acquire()
+        try:
+            async with connection.transaction():
+                yield HotTransaction(connection, self._statements)
+        except UNREACHABLE as error:
+            raise _lost(error) from error
+        finally:
+            await self._give_back(connection)
+
+    async def acquire(self) -> Any:
+        """A pooled connection, within 2 s."""
+        try:
+            return await self.pool.acquire(timeout=_ACQUIRE_SECONDS)
+        except UNREACHABLE as error:
+            raise DatabaseUnavailable(f"no connection to PostgreSQL: {type(error).__name__}") from error
+
+    async def _give_back(self, connection: Any) -> None:
+        # Shielded: a cancelled caller must not hand a connection back half reset (asyncpg#464).
+        await asyncio.shield(self.pool.release(connection, timeout=_ACQUIRE_SECONDS))
+
+    async def query(self, statement_name: str, /, **values: Any) -> Sequence[Any]:
+        """Run a `:name` statement of the .sql files in its own transaction and return all rows."""
+        return await self.query_text(self._statements[statement_name], **values)
+
+    async def query_text(self, statement: str, /, **values: Any) -> Sequence[Any]:
+        """The same for a statement that was put together, from fixed parts, by a repository."""
+        try:
+            async with self._engine.begin() as connection:
+                result = await connection.execute(text(statement), values)
+                return result.all() if result.returns_rows else []
+        except (InterfaceError, *UNREACHABLE) as error:
+            raise _lost(error) from error
+        except DBAPIError as error:
+            cause = error.orig.__cause__ if error.orig is not None else None
+            if error.connection_invalidated or isinstance(cause, UNREACHABLE):
+                raise _lost(error) from error
+            raise
+        except SQLAlchemyError as error:
+            if isinstance(error.__cause__, UNREACHABLE):
+                raise _lost(error) from error
+            raise
+
+
+class HotTransaction:
+    """An open transaction on a hot connection."""
+
+    def __init__(self, connection: Any, statements: Statements) -> None:
+        self._connection = connection
+        self._statements = statements
+
+    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        rows: list[asyncpg.Record] = await self._connection.fetch(self._statements[name], *arguments)
+        return rows
+
+    def stream(self, name: str, *arguments: Any, page: int) -> AsyncIterator[asyncpg.Record]:
+        """The rows of a statement, fetched `page` at a time."""
+        rows: AsyncIterator[asyncpg.Record] = aiter(
+            self._connection.cursor(self._statements[name], *arguments, prefetch=page)
+        )
+        return rows
+
+
+#: What the server answers before it has begun to change anything.
+_REFUSED: Final = (
+    ConnectionRefusedError,
+    asyncpg.exceptions.CannotConnectNowError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,
+    asyncpg.exceptions.InvalidPasswordError,
+    asyncpg.exceptions.QueryCanceledError,
+)
+
+
+def _lost(error: BaseException) -> DatabaseUnavailable | OutcomeUnknown:
+    """Told apart: refused before anything happened, or broken in the middle, when a commit may have gone through."""
+    if isinstance(error, _REFUSED):
+        return DatabaseUnavailable(f"PostgreSQL refuses: {type(error).__name__}")
+    return OutcomeUnknown(f"PostgreSQL's answer is lost: {type(error).__name__}")
+
+
+def is_data_error(error: BaseException) -> bool:
+    """Whether one bad row made the batch fail (the coalescer then halves it)."""
+    return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """40P01 or 40001: nothing was written; once more is right."""
+    return isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError)
+
+
+@asynccontextmanager
+async def open_database(database_url: str, *, hot_connections: int = 8) -> AsyncIterator[Database]:
+    """Open both ways. PostgreSQL need not be there yet: connections are made when they are needed."""
+
+    async def pin_planner(connection: Any) -> None:
+        await connection.execute(_HOT_PLANNER)
+
+    pool = asyncpg.create_pool(
+        database_url,
+        min_size=0,
+        max_size=hot_connections,
+        init=pin_planner,
+        # session state is pinned on purpose, and nothing else may leave any: no RESET ALL on release
+        reset=_keep,
+        command_timeout=_COMMAND_SECONDS,
+        timeout=_CONNECT_SECONDS,
+        max_inactive_connection_lifetime=300,
+    )
+    engine = create_async_engine(
+        sqlalchemy_url(database_url),
+        pool_size=4,
+        max_overflow=4,
+        pool_timeout=_ACQUIRE_SECONDS,
+        pool_pre_ping=True,
+        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+    )
+    await pool
+    try:
+        yield Database(pool, engine, Statements.load())
+    finally:
+        await asyncio.shield(_close(pool, engine))
+
+
+async def _keep(connection: Any) -> None:
+    """Leave the session's settings as they are."""
+
+
+async def _close(pool: asyncpg.Pool[asyncpg.Record], engine: AsyncEngine) -> None:
+    try:
+        await asyncio.wait_for(pool.close(), 5)
+    except (TimeoutError, *UNREACHABLE):
+        pool.terminate()
+    await engine.dispose()

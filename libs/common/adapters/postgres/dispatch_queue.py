@@ -1,0 +1,182 @@
+"""The queue and the outgoing events in PostgreSQL, from the dispatcher's side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from libs.common.adapters.postgres.database import UNREACHABLE, Database
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_dispatch import (
+    EventRow,
+    Key,
+    LaneAsk,
+    LaneInfo,
+    LaneRoom,
+    LeasedRow,
+    Placed,
+    Turn,
+)
+
+_BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+
+
+class PostgresDispatchQueue:
+    """Implements ports_dispatch.DispatchQueue."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def new_dispatcher(self) -> int:
+        return int((await self._database.fetch("new_dispatcher"))[0]["id"])
+
+    async def lease_due(
+        self, asks: Sequence[LaneAsk], batch: int, dispatcher: int, acknowledged: Sequence[int]
+    ) -> Turn:
+        async with self._database.transaction() as transaction:
+            # The lock comes in a statement before the count: a lock taken inside the counting statement protects
+            # nothing, because that statement's snapshot is older than the lock (dispatch.md, trap 5).
+            locked = set((await transaction.fetch("lock_lanes", [ask.lane for ask in asks]))[0]["lanes"])
+            mine = [ask for ask in asks if ask.lane in locked]
+            rows = await transaction.fetch("lease_due", *_ask_columns(mine), batch, dispatcher, list(acknowledged))
+        rooms = [LaneRoom(row["lane"], row["room"], row["low"]) for row in rows if row["summary"]]
+        return Turn(rooms, [_leased(row) for row in rows if not row["summary"]])
+
+    async def close_leases(self, leases: Sequence[int]) -> None:
+        await self._database.fetch("close_leases", list(leases))
+
+    async def lanes_with_work(self) -> list[int]:
+        return [row["lane"] for row in await self._database.fetch("lanes_with_work")]
+
+    async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
+        rows = await self._database.fetch("lanes_changed", since or _BEGINNING)
+        return [
+            LaneInfo(
+                row["lane"],
+                row["tenant_id"],
+                row["model_id"],
+                row["name"],
+                row["partitions"],
+                row["closed"],
+                row["weight"],
+                row["updated_at"],
+            )
+            for row in rows
+        ]
+
+    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Placed]:
+        return placed(await self._database.fetch("give_back", list(ids), lease))
+
+    async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:
+        ids, leases, delays, messages = (list(column) for column in zip(*sorted(rows), strict=True))
+        answers = await self._database.fetch("postpone_refused", ids, leases, delays, messages)
+        return [(row["id"], row["sends"]) for row in answers]
+
+    async def bury_refused(self, ids: Sequence[int], message: str) -> list[tuple[UUID, int]]:
+        rows = await self._database.fetch("bury_refused", sorted(ids), message)
+        return [(row["public_id"], row["lane"]) for row in rows]
+
+
+class PostgresEvents:
+    """Implements ports_dispatch.Events. The relay's lock lives on a connection of its own: when that dies, so does the right."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._holder: Any = None
+
+    async def hold_relay(self) -> bool:
+        if self._holder is not None:
+            try:
+                await self._holder.fetchval("SELECT 1", timeout=5)
+            except UNREACHABLE:
+                self._drop_holder()
+            else:
+                return True
+        connection = await self._database.acquire()
+        if await connection.fetchval(self._database.statement("become_relay")):
+            self._holder = connection
+            return True
+        await self._database.pool.release(connection)
+        return False
+
+    def _drop_holder(self) -> None:
+        connection, self._holder = self._holder, None
+        connection.terminate()
+
+    async def close(self) -> None:
+        """Give the right up."""
+        if self._holder is not None:
+            self._drop_holder()
+
+    async def after(self, cursor: int, limit: int, missing: Sequence[int]) -> list[EventRow]:
+        return [_event(row) for row in await self._database.fetch("events_after", cursor, limit, list(missing))]
+
+    async def due(self, limit: int) -> list[EventRow]:
+        return [_event(row) for row in await self._database.fetch("events_due", limit)]
+
+    async def sent(self, ids: Sequence[int]) -> None:
+        await self._database.fetch("events_sent", sorted(ids))
+
+    async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
+        ids, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
+        answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends)
+        return [row["id"] for row in answers if row["dead"]]
+
+
+def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:
+    """Rows with lane, class, priority and position as places."""
+    return [Placed(row["lane"], row["class"], Key(row["priority"], row["position"])) for row in rows]
+
+
+def _ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[int], ...]:
+    return (
+        [ask.lane for ask in asks],
+        [ask.quantum for ask in asks],
+        [ask.low for ask in asks],
+        [ask.returning.priority for ask in asks],
+        [ask.returning.position for ask in asks],
+        [ask.fresh.priority for ask in asks],
+        [ask.fresh.position for ask in asks],
+    )
+
+
+def _leased(row: asyncpg.Record) -> LeasedRow:
+    return LeasedRow(
+        row["id"],
+        row["lane"],
+        row["class"],
+        Key(row["priority"], row["position"]),
+        row["attempt"],
+        row["lease"],
+        row["phase"],
+        row["input_size"],
+        row["leased_at"],
+    )
+
+
+def _event(row: asyncpg.Record) -> EventRow:
+    return EventRow(
+        id=row["id"],
+        public_id=row["public_id"],
+        tenant_id=row["tenant_id"],
+        creator=row["creator"],
+        biz_name=row["biz_name"],
+        model_name=row["model_name"],
+        version=row["version"],
+        status=TaskStatus(row["status"]),
+        attempt=row["attempt"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        oss_file=row["oss_file"],
+        file_type=row["file_type"],
+        file_size=row["file_size"],
+        files=row["files"],
+        error_code=row["error_code"] or None,
+        error_message=row["error_message"] or None,
+        sends=row["sends"],
+    )

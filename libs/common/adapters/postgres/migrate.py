@@ -1,0 +1,66 @@
+"""Creates and upgrades the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from libs.common.adapters.postgres.database import sqlalchemy_url
+
+_ADVISORY_LOCK: Final = 7_001_001
+#: A migration that cannot get a table's lock soon gives up instead of stopping everybody behind it.
+_LOCK_TIMEOUT: Final = "2s"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+async def upgrade(database_url: str) -> str:
+    """Bring the database to this version's tables; returns the revision. Safe to run from many places at once."""
+    engine = create_async_engine(sqlalchemy_url(database_url))
+    try:
+        async with engine.connect() as guard, engine.connect() as worker:
+            await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
+            await worker.execute(text(f"SET lock_timeout = '{_LOCK_TIMEOUT}'"))
+            await worker.commit()
+            await worker.run_sync(_upgrade)
+            await worker.commit()
+            return await worker.run_sync(_revision)
+    finally:
+        await engine.dispose()
+
+
+async def revisions(database_url: str) -> tuple[str, str]:
+    """The database's revision (empty when it has none) and the one that this version wants."""
+    engine = create_async_engine(sqlalchemy_url(database_url))
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(_revision), head()
+    finally:
+        await engine.dispose()
+
+
+def head() -> str:
+    """The revision that this version of the product works on."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def _upgrade(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _revision(connection: Connection) -> str:
+    return MigrationContext.configure(connection).get_current_revision() or ""

@@ -1,0 +1,387 @@
+-- Sequences. CACHE 1 everywhere: lease numbers of a lane must only grow, and the event relay's gaps must stay small.
+CREATE SEQUENCE task_ids CACHE 1;
+CREATE SEQUENCE model_ids CACHE 1;
+CREATE SEQUENCE lease_ids CACHE 1;
+CREATE SEQUENCE event_ids CACHE 1;
+CREATE SEQUENCE executor_ids AS int CACHE 1;
+CREATE SEQUENCE dispatcher_ids AS int CACHE 1;
+
+CREATE TABLE tenant (
+  id bigint PRIMARY KEY,
+  weight smallint NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000),
+  paused boolean NOT NULL DEFAULT false,
+  created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE api_key (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id bigint NOT NULL,
+  name text NOT NULL DEFAULT '',
+  digest bytea NOT NULL UNIQUE,
+  scopes text[] NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  revoked_at timestamptz
+);
+
+CREATE TABLE model (
+  id bigint PRIMARY KEY DEFAULT nextval('model_ids'),
+  tenant_id bigint NOT NULL,
+  name text NOT NULL,
+  base_url text NOT NULL,
+  route text NOT NULL DEFAULT '',
+  http_method text NOT NULL DEFAULT 'POST',
+  bindings bytea,
+  enabled boolean NOT NULL DEFAULT true,
+  max_concurrency int NOT NULL DEFAULT 10 CHECK (max_concurrency > 0),
+  queue_limit int NOT NULL DEFAULT 1000 CHECK (queue_limit > 0),
+  timeout_seconds int NOT NULL DEFAULT 60 CHECK (timeout_seconds > 0),
+  expected_seconds int NOT NULL DEFAULT 0,
+  retry_times smallint NOT NULL DEFAULT 0,
+  retry_queue_max_seconds int NOT NULL DEFAULT 0,
+  auto_clean_seconds int NOT NULL DEFAULT 86400 CHECK (auto_clean_seconds > 0),
+  adapter text NOT NULL DEFAULT 'plain-http',
+  adapter_config text NOT NULL DEFAULT '{}',
+  poll_seconds int NOT NULL DEFAULT 3,
+  job_timeout_seconds int NOT NULL DEFAULT 3600,
+  price int NOT NULL DEFAULT 0,
+  remark text NOT NULL DEFAULT '',
+  partitions int NOT NULL DEFAULT 1 CHECK (partitions > 0),
+  creator text NOT NULL DEFAULT '',
+  updater text NOT NULL DEFAULT '',
+  created_at timestamptz NOT NULL DEFAULT now(),
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  deleted_at timestamptz,
+  version int NOT NULL DEFAULT 1
+);
+CREATE UNIQUE INDEX model_name ON model (tenant_id, name) WHERE deleted_at IS NULL;
+CREATE INDEX model_changed ON model (updated_at);
+ALTER SEQUENCE model_ids OWNED BY model.id;
+
+-- A lane is one tenant's one model as the queue sees it. Configuration only: nothing counts in it.
+CREATE TABLE lane (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  model_id bigint NOT NULL UNIQUE REFERENCES model,
+  tenant_id bigint NOT NULL,
+  window_size int NOT NULL CHECK (window_size > 0),
+  paused boolean NOT NULL DEFAULT false,
+  closed boolean NOT NULL DEFAULT false
+);
+
+-- Wide; written at create, once at the end, and when fetched. No index, predicate included, may name a column that
+-- the end writes: that would take away HOT updates (decision 8).
+CREATE TABLE task (
+  id bigint PRIMARY KEY DEFAULT nextval('task_ids'),
+  public_id uuid NOT NULL,
+  tenant_id bigint NOT NULL,
+  model_id bigint NOT NULL,
+  lane int NOT NULL,
+  creator text NOT NULL DEFAULT '',
+  biz_name text NOT NULL DEFAULT '',
+  input_ref text NOT NULL DEFAULT '',
+  priority smallint NOT NULL DEFAULT 0,
+  status smallint NOT NULL CHECK (status BETWEEN 0 AND 9),
+  attempt smallint NOT NULL DEFAULT 0,
+  retries smallint NOT NULL DEFAULT 0,
+  version int NOT NULL DEFAULT 1,
+  output_count int NOT NULL DEFAULT 1,
+  points int NOT NULL DEFAULT 0,
+  quota_day date,
+  not_before timestamptz,
+  start_by timestamptz,
+  deadline timestamptz,
+  trace text,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  started_at timestamptz,
+  finished_at timestamptz,
+  fetched_at timestamptz,
+  expire_at timestamptz,
+  executor int,
+  oss_file text,
+  file_type text,
+  file_size bigint,
+  files jsonb,
+  error_code text,
+  error_message text,
+  CHECK ((status >= 6) = (finished_at IS NOT NULL))
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
+CREATE UNIQUE INDEX task_public ON task (tenant_id, public_id);
+CREATE INDEX task_newest ON task (tenant_id, id);
+CREATE INDEX task_expiry ON task (expire_at) WHERE expire_at IS NOT NULL;
+ALTER SEQUENCE task_ids OWNED BY task.id;
+
+CREATE TABLE task_input (
+  task_id bigint PRIMARY KEY,
+  payload bytea NOT NULL
+);
+
+CREATE TABLE task_secret (
+  task_id bigint PRIMARY KEY,
+  sealed bytea NOT NULL
+);
+
+-- One narrow row per open task, from create to the end. In flight = rows with state 1, so that it cannot drift.
+CREATE TABLE dispatch (
+  id bigint PRIMARY KEY,
+  public_id uuid NOT NULL,
+  lane int NOT NULL,
+  state smallint NOT NULL CHECK (state BETWEEN 0 AND 3),
+  phase smallint NOT NULL DEFAULT 0 CHECK (phase BETWEEN 0 AND 3),
+  class smallint NOT NULL DEFAULT 1 CHECK (class IN (0, 1)),
+  priority smallint NOT NULL DEFAULT 0,
+  position bigint NOT NULL,
+  attempt smallint NOT NULL DEFAULT 0,
+  retries smallint NOT NULL DEFAULT 0,
+  lost smallint NOT NULL DEFAULT 0,
+  sends smallint NOT NULL DEFAULT 0,
+  version int NOT NULL DEFAULT 1,
+  input_size int NOT NULL DEFAULT 0,
+  lease bigint,
+  leased_at timestamptz,
+  due_at timestamptz,
+  until timestamptz,
+  entered_at timestamptz NOT NULL DEFAULT now(),
+  held_by int,
+  executor int,
+  token uuid,
+  started_at timestamptz,
+  generated_at timestamptz,
+  migrating_at timestamptz,
+  staged text,
+  staged_size bigint,
+  staged_hash bytea,
+  staged_type text,
+  error_code text,
+  error_message text,
+  CHECK ((state = 1) = (lease IS NOT NULL)),
+  CHECK (state = 1 OR (token IS NULL AND held_by IS NULL)),
+  CHECK (token IS NULL OR (executor IS NOT NULL AND started_at IS NOT NULL)),
+  CHECK (state IN (0, 1) OR due_at IS NOT NULL),
+  CHECK (phase < 2 OR staged IS NOT NULL)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
+CREATE INDEX dispatch_ready ON dispatch (lane, class, priority, position) WHERE state = 0;
+CREATE INDEX dispatch_in_flight ON dispatch (lane, lease) WHERE state = 1;
+CREATE INDEX dispatch_later ON dispatch (due_at) WHERE state = 2;
+CREATE INDEX dispatch_retry ON dispatch (due_at) WHERE state = 3;
+
+-- A dispatcher's batch between taking and acknowledgement: published = in flight and its lease row is gone.
+CREATE TABLE lease (
+  id bigint PRIMARY KEY,
+  dispatcher int NOT NULL,
+  taken_at timestamptz NOT NULL DEFAULT now()
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+CREATE TABLE executor (
+  id int PRIMARY KEY,
+  name text NOT NULL,
+  beat bigint NOT NULL DEFAULT 0,
+  beat_at timestamptz NOT NULL DEFAULT now(),
+  started_at timestamptz NOT NULL DEFAULT now(),
+  stopped_at timestamptz,
+  slots int NOT NULL,
+  running int NOT NULL DEFAULT 0,
+  held int NOT NULL DEFAULT 0,
+  reading boolean NOT NULL DEFAULT true,
+  stores text[] NOT NULL DEFAULT '{}',
+  version text NOT NULL DEFAULT ''
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+CREATE TABLE cancel_request (
+  task_id bigint PRIMARY KEY,
+  requested_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE attempt (
+  task_id bigint NOT NULL,
+  attempt smallint NOT NULL,
+  outcome text NOT NULL CHECK (outcome IN ('success', 'failed', 'timeout', 'canceled', 'lost', 'staging_lost')),
+  executor int,
+  token uuid,
+  entered_at timestamptz,
+  leased_at timestamptz,
+  started_at timestamptz,
+  generated_at timestamptz,
+  migrating_at timestamptz,
+  ended_at timestamptz NOT NULL DEFAULT now(),
+  staged_size bigint,
+  error_code text,
+  error_message text,
+  PRIMARY KEY (task_id, attempt)
+);
+
+CREATE TABLE history (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  task_id bigint NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(),
+  kind text NOT NULL CHECK (kind IN ('retry', 'rescue', 'release', 'heal', 'cancel', 'park', 'replay', 'drop', 'staging_lost')),
+  attempt smallint NOT NULL,
+  version int NOT NULL,
+  lease bigint,
+  detail text NOT NULL DEFAULT ''
+);
+CREATE INDEX history_task ON history (task_id);
+
+CREATE TABLE dead_task (
+  task_id bigint PRIMARY KEY,
+  tenant_id bigint NOT NULL,
+  model_id bigint NOT NULL,
+  died_at timestamptz NOT NULL DEFAULT now(),
+  error_code text NOT NULL,
+  version int NOT NULL,
+  staged text,
+  staged_size bigint,
+  staged_hash bytea,
+  staged_type text
+);
+CREATE INDEX dead_task_age ON dead_task (died_at);
+
+-- Bytes on a topic of ours that could not be understood.
+CREATE TABLE dead_message (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  topic text NOT NULL,
+  "partition" int NOT NULL,
+  "offset" bigint NOT NULL,
+  digest bytea NOT NULL,
+  key bytea,
+  value bytea,
+  headers jsonb NOT NULL DEFAULT '[]',
+  cause text NOT NULL,
+  died_at timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (topic, "partition", "offset", digest)
+);
+
+-- Completion events on their way out: what may still change on the task is kept as it was; the rest is joined.
+CREATE TABLE event (
+  id bigint PRIMARY KEY DEFAULT nextval('event_ids'),
+  task_id bigint NOT NULL,
+  version int NOT NULL,
+  status smallint NOT NULL,
+  attempt smallint NOT NULL,
+  started_at timestamptz,
+  finished_at timestamptz NOT NULL DEFAULT now(),
+  oss_file text,
+  file_type text,
+  file_size bigint,
+  files jsonb,
+  error_code text,
+  error_message text,
+  sends smallint NOT NULL DEFAULT 0,
+  due_at timestamptz,
+  dead_at timestamptz,
+  last_error text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
+CREATE INDEX event_due ON event (due_at) WHERE due_at IS NOT NULL AND dead_at IS NULL;
+CREATE INDEX event_dead ON event (dead_at) WHERE dead_at IS NOT NULL;
+ALTER SEQUENCE event_ids OWNED BY event.id;
+
+CREATE TABLE idempotency (
+  tenant_id bigint NOT NULL,
+  route text NOT NULL,
+  key_hash bytea NOT NULL,
+  body_hash bytea NOT NULL,
+  public_id uuid NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (tenant_id, route, key_hash)
+);
+CREATE INDEX idempotency_age ON idempotency (created_at);
+
+CREATE TABLE provider_job (
+  task_id bigint NOT NULL,
+  attempt smallint NOT NULL,
+  intent_key text NOT NULL UNIQUE,
+  adapter text NOT NULL,
+  provider_id text,
+  permit_token uuid,
+  status text NOT NULL DEFAULT 'intent',
+  unit_progress real,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  submitted_at timestamptz,
+  deadline timestamptz NOT NULL,
+  ended_at timestamptz,
+  PRIMARY KEY (task_id, attempt)
+);
+
+CREATE TABLE op_log (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id bigint NOT NULL,
+  creator text NOT NULL DEFAULT '',
+  created_at timestamptz NOT NULL DEFAULT now(),
+  ip text NOT NULL DEFAULT '',
+  user_agent text NOT NULL DEFAULT '',
+  api_path text NOT NULL DEFAULT '',
+  http_method text NOT NULL DEFAULT '',
+  biz_name text NOT NULL DEFAULT '',
+  model_name text NOT NULL DEFAULT '',
+  task_id uuid,
+  op_type text NOT NULL DEFAULT 'createTask',
+  success boolean NOT NULL,
+  error_msg text NOT NULL DEFAULT '',
+  cost_ms bigint,
+  request_payload text,
+  response_payload text
+);
+CREATE INDEX op_log_newest ON op_log (tenant_id, id);
+CREATE INDEX op_log_task ON op_log (task_id) WHERE task_id IS NOT NULL;
+
+-- Calls counted by the statement that starts them, folded into model_stat by the janitor.
+CREATE TABLE stat_delta (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  day date NOT NULL,
+  tenant_id bigint NOT NULL,
+  creator text NOT NULL,
+  model_id bigint NOT NULL,
+  calls int NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+CREATE TABLE model_stat (
+  day date NOT NULL,
+  tenant_id bigint NOT NULL,
+  creator text NOT NULL,
+  model_name text NOT NULL,
+  request_count bigint NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (day, tenant_id, creator, model_name)
+);
+
+CREATE TABLE quota_limit (
+  tenant_id bigint NOT NULL,
+  user_name text NOT NULL,
+  points_per_day bigint NOT NULL CHECK (points_per_day >= 0),
+  PRIMARY KEY (tenant_id, user_name)
+);
+
+CREATE TABLE quota_usage (
+  tenant_id bigint NOT NULL,
+  user_name text NOT NULL,
+  day date NOT NULL,
+  used bigint NOT NULL DEFAULT 0 CHECK (used >= 0),
+  PRIMARY KEY (tenant_id, user_name, day)
+);
+
+-- The status that callers see, derived from the one place that owns each part (decision 1).
+CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, sends smallint)
+RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+  WHEN state IS NULL THEN stored
+  WHEN state = 3 THEN 7
+  WHEN phase = 3 THEN 5
+  WHEN phase = 2 THEN 4
+  WHEN started OR phase = 1 THEN 3
+  WHEN state = 1 THEN 2
+  WHEN state = 2 AND attempt = 0 AND sends = 0 THEN 0
+  ELSE 1
+END::smallint;
+
+-- A task as callers read it: what is open comes from its dispatch row, what is final from the task.
+CREATE VIEW task_face AS
+SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name, t.input_ref, t.priority,
+  task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.sends) AS status,
+  coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, coalesce(d.version, t.version) AS version,
+  t.not_before, t.start_by, t.deadline, t.created_at,
+  coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, coalesce(d.started_at, t.started_at) AS started_at,
+  d.generated_at, d.migrating_at, t.finished_at, t.fetched_at, t.expire_at,
+  coalesce(d.executor, d.held_by, t.executor) AS executor, d.due_at, d.until,
+  t.oss_file, t.file_type, t.file_size, t.files,
+  coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message,
+  d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase
+FROM task t LEFT JOIN dispatch d ON d.id = t.id;

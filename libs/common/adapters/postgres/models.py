@@ -1,0 +1,123 @@
+"""Models and API keys in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields as dataclass_fields
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy.exc import IntegrityError
+
+from libs.common.adapters.postgres.database import Database
+from libs.common.domain.errors import Conflict
+from libs.common.domain.model import Model, partitions, window
+from libs.common.ports_tasks import KeyOwner
+
+_NEWEST: Final = 2**63 - 1
+_BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_STORED: Final = tuple(field.name for field in dataclass_fields(Model) if field.name not in ("deleted", "version"))
+_WRITTEN: Final = tuple(name for name in _STORED if name not in ("id", "lane", "tenant_id", "partitions"))
+
+
+class PostgresModels:
+    """Implements ports_tasks.Models. `partitions_setting` 0 derives the partitions of a new topic from the slots of one executor."""
+
+    def __init__(self, database: Database, *, partitions_setting: int = 0, executor_slots: int = 2_000) -> None:
+        self._database = database
+        self._partitions = partitions_setting
+        self._slots = executor_slots
+
+    async def create(self, tenant_id: int, creator: str, fields: dict[str, Any]) -> Model:
+        defaults = Model(id=0, lane=0, tenant_id=tenant_id, name="", base_url="")
+        values = {name: getattr(defaults, name) for name in _WRITTEN} | fields
+        try:
+            rows = await self._database.query(
+                "create_model", tenant_id=tenant_id, creator=creator, **values, **self._derived(values)
+            )
+        except IntegrityError as error:
+            raise _taken(error, values["name"]) from error
+        return _model(rows[0])
+
+    async def update(self, current: Model, updater: str, fields: dict[str, Any]) -> Model | None:
+        values = {name: getattr(current, name) for name in _WRITTEN} | fields
+        try:
+            rows = await self._database.query(
+                "update_model",
+                tenant_id=current.tenant_id,
+                id=current.id,
+                version=current.version,
+                updater=updater,
+                **values,
+                **self._derived(values),
+            )
+        except IntegrityError as error:
+            raise _taken(error, values["name"]) from error
+        return _model(rows[0]) if rows else None
+
+    async def delete(self, tenant_id: int, name: str, updater: str) -> Model | None:
+        rows = await self._database.query("delete_model", tenant_id=tenant_id, name=name, updater=updater)
+        return _model(rows[0]) if rows else None
+
+    async def find(self, tenant_id: int, name: str) -> Model | None:
+        rows = await self._database.query("find_model", tenant_id=tenant_id, name=name)
+        return _model(rows[0]) if rows else None
+
+    async def list_page(self, tenant_id: int, before: int | None, limit: int) -> tuple[list[Model], int | None]:
+        rows = await self._database.query(
+            "list_models", tenant_id=tenant_id, before=_NEWEST if before is None else before, limit=limit + 1
+        )
+        models = [_model(row) for row in rows[:limit]]
+        return models, models[-1].id if len(rows) > limit else None
+
+    async def by_ids(self, ids: Sequence[int]) -> list[Model]:
+        return [_model(row) for row in await self._database.query("models_by_id", ids=list(ids))]
+
+    async def changed_since(self, since: datetime | None) -> tuple[list[Model], datetime]:
+        now = (await self._database.query("database_now"))[0].now
+        rows = await self._database.query("models_changed", since=since or _BEGINNING)
+        return [_model(row) for row in rows], now
+
+    def _derived(self, values: dict[str, Any]) -> dict[str, int]:
+        concurrency = values["max_concurrency"]
+        return {
+            "window_size": window(concurrency),
+            "partitions": self._partitions or partitions(concurrency, self._slots),
+        }
+
+
+class PostgresApiKeys:
+    """Implements ports_tasks.ApiKeys."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, tenant_id: int, name: str, digest: bytes, scopes: Sequence[str]) -> int:
+        rows = await self._database.query(
+            "create_key", tenant_id=tenant_id, name=name, digest=digest, scopes=list(scopes)
+        )
+        return int(rows[0].id)
+
+    async def find(self, digest: bytes) -> KeyOwner | None:
+        rows = await self._database.fetch("find_key", digest)
+        if not rows:
+            return None
+        row = rows[0]
+        return KeyOwner(row["id"], row["tenant_id"], row["name"], frozenset(row["scopes"]))
+
+    async def list_of(self, tenant_id: int) -> list[dict[str, Any]]:
+        return [dict(row._mapping) for row in await self._database.query("list_keys", tenant_id=tenant_id)]
+
+    async def revoke(self, key_id: int) -> bool:
+        return bool(await self._database.query("revoke_key", id=key_id))
+
+
+def _model(row: Any) -> Model:
+    values = {name: getattr(row, name) for name in _STORED}
+    return Model(**values, version=row.version, deleted=row.deleted_at is not None)
+
+
+def _taken(error: IntegrityError, name: str) -> Exception:
+    if "model_name" in str(error.orig):
+        return Conflict("model_exists", f"there is a model named {name!r} already", field="/name")
+    return error

@@ -1,0 +1,339 @@
+-- name: lock_lanes
+-- The lanes that nobody else takes rows from now, ours until the transaction ends. A statement of its own: the count
+-- that the lock protects needs a later snapshot (dispatch.md, trap 5).
+SELECT coalesce(array_agg(l), '{}') AS lanes FROM unnest($1::int[]) AS l WHERE pg_try_advisory_xact_lock(7001, l)
+
+-- name: lease_due
+-- One turn: per lane count the room, take the heads of both classes one to one, mark them in flight under a new lease
+-- number, and forget the leases that were acknowledged.
+-- $1 lanes, $2 quanta, $3 lowest lease in flight, $4 $5 and $6 $7 head cursors of class 0 and 1, $8 batch, $9 dispatcher, $10 acknowledged
+WITH closed AS (
+  DELETE FROM lease WHERE id = ANY ($10::bigint[])
+), want AS MATERIALIZED (
+  SELECT l.id AS lane, x.quantum, x.turn, greatest(least(l.window_size - f.n, x.quantum), 0) AS take,
+         l.window_size - f.n AS room, f.low, x.pri0, x.pos0, x.pri1, x.pos1
+  FROM unnest($1::int[], $2::int[], $3::bigint[], $4::smallint[], $5::bigint[], $6::smallint[], $7::bigint[])
+    WITH ORDINALITY AS x(lane, quantum, low, pri0, pos0, pri1, pos1, turn)
+  JOIN lane l ON l.id = x.lane AND NOT l.paused AND NOT l.closed
+  JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
+  CROSS JOIN LATERAL (SELECT count(*)::int AS n, min(q.lease) AS low FROM dispatch q
+                      WHERE q.state = 1 AND q.lane = l.id AND q.lease >= x.low) f
+), pick AS MATERIALIZED (
+  SELECT h.id FROM want w CROSS JOIN LATERAL (
+    SELECT c.id, row_number() OVER (ORDER BY c.nth, c.class) AS nth FROM (
+      SELECT r.id, 0 AS class, row_number() OVER () AS nth FROM (
+        SELECT q.id FROM dispatch q
+        WHERE q.state = 0 AND q.lane = w.lane AND q.class = 0 AND (q.priority, q.position) >= (w.pri0, w.pos0)
+        ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r
+      UNION ALL
+      SELECT r.id, 1 AS class, row_number() OVER () AS nth FROM (
+        SELECT q.id FROM dispatch q
+        WHERE q.state = 0 AND q.lane = w.lane AND q.class = 1 AND (q.priority, q.position) >= (w.pri1, w.pos1)
+        ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r) c
+    ORDER BY c.nth, c.class LIMIT w.take) h
+  WHERE w.take > 0
+  ORDER BY h.nth::float8 / w.quantum, w.turn LIMIT $8
+), opened AS (
+  INSERT INTO lease (id, dispatcher) SELECT nextval('lease_ids'), $9::int FROM pick LIMIT 1 RETURNING id
+), mark AS (
+  UPDATE dispatch q SET state = 1, lease = (SELECT id FROM opened), leased_at = now(), version = q.version + 1
+  WHERE q.id = ANY (ARRAY(SELECT id FROM pick))
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.lease, q.phase, q.input_size, q.leased_at
+)
+SELECT true AS summary, w.lane, w.room, w.low, NULL::bigint AS id, NULL::smallint AS class, NULL::smallint AS priority,
+       NULL::bigint AS position, NULL::smallint AS attempt, NULL::bigint AS lease, NULL::smallint AS phase,
+       NULL::int AS input_size, NULL::timestamptz AS leased_at
+FROM want w
+UNION ALL
+SELECT false, m.lane, NULL, NULL, m.id, m.class, m.priority, m.position, m.attempt, m.lease, m.phase, m.input_size, m.leased_at
+FROM mark m
+
+-- name: close_leases
+-- Forget acknowledged leases when no turn is due that would do it.
+DELETE FROM lease WHERE id = ANY ($1::bigint[])
+
+-- name: lanes_with_work
+-- The sweep behind the hints: lanes that have something ready and room in their window.
+WITH RECURSIVE waiting(lane) AS (
+  (SELECT lane FROM dispatch WHERE state = 0 ORDER BY lane LIMIT 1)
+  UNION ALL
+  SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > w.lane ORDER BY q.lane LIMIT 1)
+  FROM waiting w WHERE w.lane IS NOT NULL)
+SELECT l.id AS lane FROM waiting w JOIN lane l ON l.id = w.lane AND NOT l.paused AND NOT l.closed
+JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
+WHERE l.window_size > (SELECT count(*) FROM dispatch q WHERE q.state = 1 AND q.lane = l.id)
+
+-- name: give_back
+-- Rows that the broker did not acknowledge: first in line again, nothing burnt. Rows that somebody did start or hold
+-- stay: their message got through after all.
+WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
+), back AS (
+  UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
+  FROM m WHERE q.id = m.id AND q.lease = $2 AND q.token IS NULL AND q.held_by IS NULL
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, $2, 'not acknowledged' FROM back
+)
+SELECT lane, class, priority, position FROM back
+
+-- name: postpone_refused
+-- Rows that the broker refused: each alone backs off, and counts as one send.
+UPDATE dispatch q SET state = 2, lease = NULL, sends = q.sends + 1, version = q.version + 1,
+  due_at = now() + make_interval(secs => m.delay), error_code = 'publish_refused', error_message = m.message
+FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::text[]) AS m(id, lease, delay, message)
+WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
+RETURNING q.id, q.lane, q.sends
+
+-- name: heal_leases
+-- A dispatcher died between taking and acknowledgement: its rows are due again. $1 seconds, longer than a send may last.
+WITH dead AS (
+  DELETE FROM lease WHERE taken_at < now() - make_interval(secs => $1) RETURNING id
+), back AS (
+  UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
+  FROM dispatch o WHERE o.state = 1 AND o.lease = ANY (ARRAY(SELECT id FROM dead)) AND q.id = o.id
+    AND q.lease = o.lease AND q.token IS NULL AND q.held_by IS NULL
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'dispatcher lost' FROM back
+)
+SELECT lane, class, priority, position FROM back
+
+-- name: republish_lost
+-- Published, never picked up: the log does not hold it any more. $1 seconds of age, $2 rows at most.
+WITH lost AS MATERIALIZED (
+  SELECT o.id, o.lease FROM dispatch o
+  WHERE o.state = 1 AND o.token IS NULL AND o.held_by IS NULL AND o.leased_at < now() - make_interval(secs => $1)
+    AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease)
+  ORDER BY o.id LIMIT $2
+), back AS (
+  UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
+  FROM lost o WHERE q.id = o.id AND q.lease = o.lease AND q.token IS NULL AND q.held_by IS NULL
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'never picked up' FROM back
+)
+SELECT lane, class, priority, position FROM back
+
+-- name: start_many
+-- Claim and start: who holds the right lease number gets the row, its input, and a fence of its own. The call counts
+-- in the statistics from here on. $1 ids, $2 leases, $3 tokens, $4 timeouts in seconds, $5 executor, $6 time zone.
+WITH started AS (
+  UPDATE dispatch q SET executor = $5, token = m.token, started_at = now(), held_by = NULL, version = q.version + 1,
+    attempt = q.attempt + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, until = now() + make_interval(secs => m.timeout),
+    error_code = NULL, error_message = NULL
+  FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[]) AS m(id, lease, token, timeout)
+  WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $5)
+  RETURNING q.*
+), t AS MATERIALIZED (
+  SELECT t.id, t.tenant_id, t.model_id, t.creator, t.biz_name, t.input_ref, t.trace, t.created_at FROM started s JOIN task t ON t.id = s.id
+), counted AS (
+  INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
+  SELECT (now() AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, count(*)
+  FROM started s JOIN task t ON t.id = s.id WHERE s.phase = 0 GROUP BY t.tenant_id, t.creator, t.model_id
+)
+SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
+  s.staged, s.staged_size, s.staged_hash, s.staged_type, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
+  k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
+  extract(epoch FROM now() - k.created_at)::float8 AS age,
+  i.payload, x.sealed
+FROM started s JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
+
+-- name: hold_many
+-- Rows that wait for a permit with this executor. Those that are stale, started or held already are left out.
+UPDATE dispatch q SET held_by = $3 FROM unnest($1::bigint[], $2::bigint[]) AS m(id, lease)
+WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
+RETURNING q.id
+
+-- name: release_held
+-- Give back what waited for a permit: same place in the queue.
+WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
+), back AS (
+  UPDATE dispatch q SET state = 0, lease = NULL, held_by = NULL, version = q.version + 1
+  FROM dispatch o, m WHERE o.id = m.id AND q.id = o.id AND q.held_by = $2 AND q.token IS NULL
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, 'held' FROM back
+)
+SELECT id, lane, class, priority, position FROM back
+
+-- name: release_started
+-- Give back what was started but not called, or may be called again at no cost: no attempt is used up, the count in
+-- the statistics is taken back where the model was not called. $1 ids, $2 tokens, $3 delays, $4 called, $5 reason, $6 time zone.
+WITH back AS (
+  UPDATE dispatch q SET state = CASE WHEN m.delay > 0 THEN 2 ELSE 0 END,
+    due_at = CASE WHEN m.delay > 0 THEN now() + make_interval(secs => m.delay) END,
+    class = 0, lease = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1,
+    attempt = q.attempt - CASE WHEN q.phase = 0 AND NOT m.called THEN 1 ELSE 0 END
+  FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[]) AS m(id, token, delay, called), dispatch o
+  WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
+  RETURNING q.id, q.lane, q.state, q.phase, q.class, q.priority, q.position, q.attempt, q.version, o.lease, o.started_at AS began, m.called
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, $5 FROM back
+), uncounted AS (
+  INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
+  SELECT (b.began AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, -count(*)
+  FROM back b JOIN task t ON t.id = b.id WHERE b.phase = 0 AND NOT b.called GROUP BY 1, 2, 3, 4
+)
+SELECT id, lane, state, class, priority, position FROM back
+
+-- name: generated_many
+-- The output is staged: from here on the model is not called again for this attempt.
+UPDATE dispatch q SET phase = 2, generated_at = now(), version = q.version + 1,
+  staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type
+FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::text[]) AS m(id, token, staged, size, hash, type)
+WHERE q.id = m.id AND q.token = m.token
+RETURNING q.id
+
+-- name: migrating_many
+-- The upload lasts long enough to be shown.
+UPDATE dispatch q SET phase = 3, migrating_at = now(), version = q.version + 1
+FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) WHERE q.id = m.id AND q.token = m.token
+RETURNING q.id
+
+-- name: finish_many
+-- The end of tasks, by the holder of each attempt's token: task, attempt row, event; the dispatch row and the secrets
+-- go. Who has lost the token changes nothing.
+WITH x AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
+                       $9::text[], $10::boolean[])
+    AS x(id, token, status, code, message, oss_file, file_type, file_size, files, dead) ORDER BY id
+), gone AS (
+  DELETE FROM dispatch q USING x WHERE q.id = x.id AND q.token = x.token
+  RETURNING q.*, x.status, x.code, x.message, x.oss_file, x.file_type, x.file_size, x.files::jsonb AS files, x.dead
+), t AS (
+  UPDATE task t SET status = g.status, attempt = g.attempt, retries = g.retries, version = g.version + 1, executor = g.executor,
+    started_at = g.started_at, finished_at = now(), oss_file = g.oss_file, file_type = g.file_type, file_size = g.file_size,
+    files = g.files, error_code = g.code, error_message = g.message
+  FROM gone g WHERE t.id = g.id
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, generated_at, migrating_at,
+                       staged_size, error_code, error_message)
+  SELECT id, attempt, CASE status WHEN 6 THEN 'success' WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END,
+         executor, token, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size, code, message FROM gone
+), dd AS (
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
+  SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type
+  FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
+), ss AS (
+  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
+), cc AS (
+  DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+)
+INSERT INTO event (task_id, version, status, attempt, started_at, oss_file, file_type, file_size, files, error_code, error_message)
+SELECT id, version + 1, status, attempt, started_at, oss_file, file_type, file_size, files, code, message FROM gone
+RETURNING task_id AS id
+
+-- name: retry_many
+-- A failed attempt with attempts left: its row is written, the task waits for its retry without a gate slot.
+-- $1 ids, $2 tokens, $3 delays, $4 head, $5 codes, $6 messages, $7 timed out.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[], $6::text[], $7::boolean[])
+    AS m(id, token, delay, head, code, message, timed_out) ORDER BY id
+), back AS (
+  UPDATE dispatch q SET state = 3, due_at = now() + make_interval(secs => m.delay), retries = q.retries + 1,
+    class = CASE WHEN m.head THEN 0 ELSE 1 END, position = CASE WHEN m.head THEN q.position ELSE nextval('task_ids') END,
+    phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL, generated_at = NULL, migrating_at = NULL,
+    lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
+    error_code = m.code, error_message = m.message, version = q.version + 1
+  FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
+  RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, o.executor, o.token, o.entered_at, o.lease,
+    o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, generated_at, migrating_at,
+                       staged_size, error_code, error_message)
+  SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, entered_at, leased_at, started_at,
+         generated_at, migrating_at, staged_size, error_code, error_message FROM back
+), cc AS (
+  DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM back))
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'retry', attempt, version, lease, error_code FROM back
+)
+SELECT id FROM back
+
+-- name: park_many
+-- Storage does not take the output now: permit back, slot kept, the upload alone is due again after a delay.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::text[], $5::text[]) AS m(id, token, delay, code, message) ORDER BY id
+), back AS (
+  UPDATE dispatch q SET state = 2, due_at = now() + make_interval(secs => m.delay), class = 0, lease = NULL, token = NULL,
+    executor = NULL, started_at = NULL, until = NULL, error_code = m.code, error_message = m.message, version = q.version + 1
+  FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase >= 2
+  RETURNING q.id, q.attempt, q.version, q.error_code
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'park', attempt, version, error_code FROM back
+)
+SELECT id FROM back
+
+-- name: call_again_many
+-- The staged output is gone: this attempt is over, one more call follows from the head of the queue, recorded.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS m(id, token, message) ORDER BY id
+), back AS (
+  UPDATE dispatch q SET state = 0, class = 0, phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
+    generated_at = NULL, migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL,
+    until = NULL, entered_at = now(), version = q.version + 1, error_code = 'staging_lost', error_message = m.message
+  FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, q.error_message, o.executor, o.token, o.lease,
+    o.entered_at, o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, generated_at, migrating_at,
+                       staged_size, error_code, error_message)
+  SELECT id, attempt, 'staging_lost', executor, token, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size,
+         'staging_lost', error_message FROM back
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'staging_lost', attempt, version, lease, error_message FROM back
+)
+SELECT id, lane, class, priority, position FROM back
+
+-- name: unclaimed_partitions
+-- Lanes with published rows that nobody has claimed: the truth behind the road's hints. Oldest first row of each
+-- partition: (lane, partition, oldest). $1 partitions by lane come from the caller's own table of lanes.
+WITH RECURSIVE busy(lane) AS (
+  (SELECT lane FROM dispatch WHERE state = 1 ORDER BY lane LIMIT 1)
+  UNION ALL
+  SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > b.lane ORDER BY q.lane LIMIT 1)
+  FROM busy b WHERE b.lane IS NOT NULL)
+SELECT l.id AS lane, l.model_id, (q.id % m.partitions)::int AS "partition", min(q.leased_at) AS oldest, count(*)::int AS rows
+FROM busy b JOIN lane l ON l.id = b.lane JOIN model m ON m.id = l.model_id
+JOIN dispatch q ON q.lane = l.id AND q.state = 1
+WHERE q.token IS NULL AND q.held_by IS NULL
+GROUP BY 1, 2, 3
+
+-- name: oldest_unclaimed
+-- For each (lane, partition): when its oldest published row that nobody claimed was leased.
+SELECT x.lane, x.partition, (
+  SELECT min(q.leased_at) FROM dispatch q
+  WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % x.partitions = x.partition) AS oldest
+FROM unnest($1::int[], $2::int[], $3::int[]) AS x(lane, partition, partitions)
+
+-- name: tokens_alive
+-- Which of these attempts are still ours: asked after an outage, the others are aborted.
+SELECT q.token FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch q ON q.id = m.id AND q.token = m.token
+
+-- name: new_dispatcher
+-- A number for a dispatcher process.
+SELECT nextval('dispatcher_ids')::int AS id
+
+-- name: bury_refused
+-- Rows that the broker refused too often: their tasks fail as undeliverable, dead, with their event.
+WITH gone AS (
+  DELETE FROM dispatch q WHERE q.id = ANY ($1::bigint[]) AND q.token IS NULL AND q.sends > 0
+  RETURNING q.id, q.public_id, q.lane, q.attempt, q.retries, q.version + 1 AS version
+), t AS (
+  UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
+    error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = g.id
+), dd AS (
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version)
+  SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version FROM gone g JOIN task k ON k.id = g.id
+), ss AS (
+  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), ev AS (
+  INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
+  SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone
+)
+SELECT public_id, lane FROM gone
+
+-- name: bury_message
+-- Keep a record that could not be understood; the same one twice is kept once.
+INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, headers, cause)
+VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8) ON CONFLICT DO NOTHING

@@ -1,0 +1,31 @@
+-- name: events_after
+-- The next events in the order of their numbers, and those of earlier numbers that were committed late.
+-- $1 cursor, $2 limit, $3 missing numbers.
+SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
+WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL AND e.dead_at IS NULL
+UNION ALL
+(SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
+WHERE e.id > $1 AND e.due_at IS NULL AND e.dead_at IS NULL ORDER BY e.id LIMIT $2)
+
+-- name: events_due
+-- Events that the broker refused before and whose time has come again.
+SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
+WHERE e.due_at <= now() AND e.due_at IS NOT NULL AND e.dead_at IS NULL ORDER BY e.due_at LIMIT $1
+
+-- name: events_sent
+-- Acknowledged by the broker: nothing is left to do.
+DELETE FROM event WHERE id = ANY ($1::bigint[])
+
+-- name: events_refused
+-- The broker refused these: each backs off alone, and dies after $4 sends.
+UPDATE event e SET sends = e.sends + 1, last_error = m.error, due_at = now() + make_interval(secs => m.delay),
+  dead_at = CASE WHEN e.sends + 1 >= $4 THEN now() END
+FROM unnest($1::bigint[], $2::float8[], $3::text[]) AS m(id, delay, error) WHERE e.id = m.id
+RETURNING e.id, e.dead_at IS NOT NULL AS dead
+
+-- name: become_relay
+-- One relay at a time: ours until this connection ends.
+SELECT pg_try_advisory_lock(7002, 1) AS ours

@@ -1,0 +1,27 @@
+-- name: join_executors
+-- A new executor process.
+INSERT INTO executor (id, name, slots, stores, version) VALUES (nextval('executor_ids'), $1, $2, $3, $4) RETURNING id
+
+-- name: beat
+-- One heartbeat: I am alive, this full; answers which of my attempts somebody wants canceled.
+WITH b AS (
+  UPDATE executor SET beat = beat + 1, beat_at = now(), running = $2, held = $3, reading = $4 WHERE id = $1 AND stopped_at IS NULL RETURNING id
+)
+SELECT b.id, ARRAY(SELECT c.task_id FROM cancel_request c JOIN dispatch q ON q.id = c.task_id WHERE q.executor = $1 AND q.token IS NOT NULL) AS canceled
+FROM b
+
+-- name: leave_executors
+-- A clean stop: nobody need wait for silence.
+UPDATE executor SET stopped_at = now(), reading = false WHERE id = $1
+
+-- name: watch_beats
+-- The beats of all executors that have not stopped, and the database's clock.
+SELECT id, name, beat, reading, stores, extract(epoch FROM now() - beat_at)::float8 AS age FROM executor WHERE stopped_at IS NULL
+
+-- name: bury_executors
+-- Executors presumed dead by who watched them: they may not come back under this number.
+UPDATE executor SET stopped_at = now(), reading = false WHERE id = ANY ($1::int[]) AND stopped_at IS NULL RETURNING id
+
+-- name: prune_executors
+-- Forget executors that stopped long ago. $1 days.
+DELETE FROM executor WHERE stopped_at < now() - make_interval(days => $1)

@@ -1,0 +1,69 @@
+-- name: create_model
+-- A model, its lane, and its tenant if it is new. A name in use raises the unique violation `model_name`.
+WITH tn AS (
+  INSERT INTO tenant (id) VALUES (:tenant_id) ON CONFLICT DO NOTHING
+), m AS (
+  INSERT INTO model (tenant_id, name, base_url, route, http_method, bindings, enabled, max_concurrency, queue_limit, timeout_seconds,
+    expected_seconds, retry_times, retry_queue_max_seconds, auto_clean_seconds, adapter, adapter_config, poll_seconds,
+    job_timeout_seconds, price, remark, partitions, creator, updater)
+  VALUES (:tenant_id, :name, :base_url, :route, :http_method, :bindings, :enabled, :max_concurrency, :queue_limit, :timeout_seconds,
+    :expected_seconds, :retry_times, :retry_queue_max_seconds, :auto_clean_seconds, :adapter, :adapter_config, :poll_seconds,
+    :job_timeout_seconds, :price, :remark, :partitions, :creator, :creator)
+  RETURNING *
+), l AS (
+  INSERT INTO lane (model_id, tenant_id, window_size) SELECT id, tenant_id, :window_size FROM m RETURNING id, model_id
+)
+SELECT m.*, l.id AS lane FROM m JOIN l ON l.model_id = m.id
+
+-- name: update_model
+-- Write a model's new values if it still has the version that they were made from.
+WITH m AS (
+  UPDATE model SET name = :name, base_url = :base_url, route = :route, http_method = :http_method, bindings = :bindings, enabled = :enabled,
+    max_concurrency = :max_concurrency, queue_limit = :queue_limit, timeout_seconds = :timeout_seconds,
+    expected_seconds = :expected_seconds, retry_times = :retry_times, retry_queue_max_seconds = :retry_queue_max_seconds,
+    auto_clean_seconds = :auto_clean_seconds, adapter = :adapter, adapter_config = :adapter_config, poll_seconds = :poll_seconds,
+    job_timeout_seconds = :job_timeout_seconds, price = :price, remark = :remark,
+    partitions = greatest(partitions, :partitions), updater = :updater, updated_at = clock_timestamp(), version = version + 1
+  WHERE tenant_id = :tenant_id AND id = :id AND version = :version AND deleted_at IS NULL
+  RETURNING *
+), l AS (
+  UPDATE lane SET window_size = :window_size FROM m WHERE lane.model_id = m.id RETURNING lane.id
+)
+SELECT m.*, l.id AS lane FROM m, l
+
+-- name: delete_model
+-- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor.
+WITH m AS (
+  UPDATE model SET deleted_at = now(), updated_at = clock_timestamp(), version = version + 1, updater = :updater
+  WHERE tenant_id = :tenant_id AND name = :name AND deleted_at IS NULL RETURNING *
+), l AS (
+  UPDATE lane SET closed = true FROM m WHERE lane.model_id = m.id RETURNING lane.id
+)
+SELECT m.*, l.id AS lane FROM m, l
+
+-- name: find_model
+-- A tenant's model by name.
+SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id
+WHERE m.tenant_id = :tenant_id AND m.name = :name AND m.deleted_at IS NULL
+
+-- name: list_models
+-- A tenant's models, newest first, from before `before`.
+SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id
+WHERE m.tenant_id = :tenant_id AND m.deleted_at IS NULL AND m.id < :before ORDER BY m.id DESC LIMIT :limit
+
+-- name: models_by_id
+-- Models by id, deleted ones too: what workers run by.
+SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.id = ANY (CAST(:ids AS bigint[]))
+
+-- name: models_changed
+-- All models that changed at or after an instant, deleted ones too; the clock is the database's.
+SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.updated_at >= :since ORDER BY m.updated_at
+
+-- name: lanes_changed
+-- What a dispatcher must know of every lane whose model changed at or after an instant.
+SELECT l.id AS lane, l.tenant_id, l.model_id, m.name, m.partitions, l.closed, tn.weight, m.updated_at
+FROM model m JOIN lane l ON l.model_id = m.id JOIN tenant tn ON tn.id = l.tenant_id WHERE m.updated_at >= $1
+
+-- name: database_now
+-- The database's clock.
+SELECT now() AS now

@@ -1,0 +1,213 @@
+-- name: promote_due
+-- Rows whose time has come are ready; $1 at most.
+WITH due AS MATERIALIZED (
+  SELECT id FROM dispatch WHERE state = 2 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1 WHERE q.id = ANY (ARRAY(SELECT id FROM due))
+RETURNING q.id, q.lane, q.class, q.priority, q.position
+
+-- name: due_retries
+-- Failed rows whose retry is due: they need a gate slot first.
+SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, least(86400, 10 * m.expected_seconds)) * 1000 AS slot_ttl_ms
+FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
+WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
+
+-- name: requeue_retries
+-- Back into the queue, with the slot just taken; who is not in the answer was changed by somebody else meanwhile.
+UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1
+FROM unnest($1::bigint[], $2::int[]) AS m(id, version) WHERE q.id = m.id AND q.version = m.version
+RETURNING q.id, q.lane, q.class, q.priority, q.position
+
+-- name: put_off_retries
+-- The gate is full: look again later. $3 seconds.
+UPDATE dispatch q SET due_at = now() + make_interval(secs => $3)
+FROM unnest($1::bigint[], $2::int[]) AS m(id, version) WHERE q.id = m.id AND q.version = m.version
+RETURNING q.id
+
+-- name: rescue_held
+-- Rows that waited for a permit with silent executors: same place in the queue.
+WITH lost AS MATERIALIZED (
+  SELECT o.id, o.held_by, o.lease FROM dispatch o WHERE o.state = 1 AND o.held_by = ANY ($1::int[]) AND o.token IS NULL ORDER BY o.id
+), back AS (
+  UPDATE dispatch q SET state = 0, lease = NULL, held_by = NULL, version = q.version + 1
+  FROM lost WHERE q.id = lost.id AND q.held_by = lost.held_by AND q.lease = lost.lease AND q.token IS NULL
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, lost.lease
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, 'holder lost' FROM back
+)
+SELECT id, lane, class, priority, position FROM back
+
+-- name: rescue_running
+-- Attempts of silent executors: staged output goes on from where it is; the others get another attempt from the
+-- budget for lost ones ($2), first in line. Those past the budget are left for fail_lost.
+WITH lost AS MATERIALIZED (
+  SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
+    AND (o.phase >= 1 OR o.lost < $2) ORDER BY o.id
+), back AS (
+  UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL,
+    lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,
+    entered_at = CASE WHEN q.phase = 0 THEN now() ELSE q.entered_at END
+  FROM lost WHERE q.id = lost.id AND q.token = lost.token
+  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.phase, q.attempt, q.version, lost.token, lost.executor, lost.lease,
+    lost.entered_at, lost.leased_at, lost.started_at
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, error_code, error_message)
+  SELECT id, attempt, 'lost', executor, token, entered_at, leased_at, started_at, 'executor_lost', 'its executor stopped giving heartbeats'
+  FROM back WHERE phase = 0
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail)
+  SELECT id, 'rescue', attempt, version, lease, 'executor ' || executor || ', token ' || token FROM back
+)
+SELECT id, lane, class, priority, position, token FROM back
+
+-- name: lost_beyond_budget
+-- Attempts of silent executors that have used up the budget for lost ones: (id, token) for finish_many.
+SELECT o.id, o.public_id, o.lane, o.token FROM dispatch o
+WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL AND o.phase = 0 AND o.lost >= $2 ORDER BY o.id
+
+-- name: executors_with_work
+-- Who is named by any running or held row: a dead process may have stopped before its rows were rescued.
+SELECT DISTINCT coalesce(q.executor, q.held_by) AS id FROM dispatch q
+WHERE q.state = 1 AND (q.token IS NOT NULL OR q.held_by IS NOT NULL)
+
+-- name: overdue_running
+-- Attempts far past their deadline whose executor still beats: (id, token) to be ended. $1 seconds of grace, $2 limit.
+SELECT q.id, q.public_id, q.lane, q.token, q.phase, q.retries, q.lost, extract(epoch FROM now() - t.created_at)::float8 AS age,
+  m.retry_times, m.retry_queue_max_seconds
+FROM dispatch q JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id
+WHERE q.state = 1 AND q.token IS NOT NULL AND q.phase < 2 AND q.until < now() - make_interval(secs => $1) ORDER BY q.id LIMIT $2
+
+-- name: waiting_page
+-- Open rows in the order of their ids, to find those that wait too long.
+SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle, l.paused OR tn.paused AS paused,
+  extract(epoch FROM now() - q.entered_at)::float8 AS waited, q.state = 2 AND q.attempt = 0 AND q.sends = 0 AS draft
+FROM dispatch q JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id WHERE q.id > $1 ORDER BY q.id LIMIT $2
+
+-- name: rows_of_closed_lanes
+-- What waits in lanes of deleted models. $1 limit.
+SELECT q.id, q.public_id, q.lane, q.version, q.state FROM lane l CROSS JOIN LATERAL (
+  SELECT * FROM dispatch q WHERE q.lane = l.id AND q.state = 0
+  UNION ALL SELECT * FROM dispatch q WHERE q.lane = l.id AND q.state = 1 AND q.token IS NULL) q
+WHERE l.closed ORDER BY q.id LIMIT $1
+
+-- name: later_rows_of_closed_lanes
+-- The same for rows that wait for a time or a retry.
+SELECT q.id, q.public_id, q.lane, q.version, q.state FROM dispatch q JOIN lane l ON l.id = q.lane
+WHERE q.state IN (2, 3) AND l.closed ORDER BY q.id LIMIT $1
+
+-- name: end_waiting
+-- The end of tasks that nobody runs, if nothing happened to them since they were looked at.
+-- $1 ids, $2 versions, $3 statuses, $4 codes, $5 messages, $6 dead.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::boolean[])
+    AS m(id, version, status, code, message, dead) ORDER BY id
+), gone AS (
+  DELETE FROM dispatch q USING m WHERE q.id = m.id AND q.version = m.version AND q.token IS NULL
+  RETURNING q.id, q.public_id, q.lane, q.state, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size, q.staged_hash, q.staged_type,
+    m.status, m.code, m.message, m.dead
+), t AS (
+  UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
+    error_code = g.code, error_message = g.message
+  FROM gone g WHERE t.id = g.id
+), dd AS (
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
+  SELECT g.id, k.tenant_id, k.model_id, g.code, g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type
+  FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
+), ss AS (
+  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
+), ev AS (
+  INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
+  SELECT id, version, status, attempt, code, message FROM gone
+)
+SELECT id, public_id, lane, state FROM gone
+
+-- name: expired_tasks
+-- Tasks whose time is over: fetched and past expire_at. Nothing that an event still waits for. $1 limit.
+SELECT t.id FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now()
+  AND NOT EXISTS (SELECT 1 FROM event e WHERE e.task_id = t.id) ORDER BY t.expire_at LIMIT $1
+
+-- name: unfetched_tasks
+-- Successes that nobody fetched for $1 days, among the $3 oldest tasks after $2: the whole page comes back, marked.
+SELECT p.id, p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < now() - make_interval(days => $1)
+  OR p.status = 9 AND p.finished_at < now() - make_interval(days => $1) AS over
+FROM (SELECT id, status, fetched_at, finished_at FROM task WHERE id > $2 ORDER BY id LIMIT $3) p
+
+-- name: dead_over
+-- Dead tasks past their retention. $1 days, $2 limit.
+SELECT task_id AS id, staged FROM dead_task d WHERE died_at < now() - make_interval(days => $1)
+  AND NOT EXISTS (SELECT 1 FROM event e WHERE e.task_id = d.task_id) ORDER BY died_at LIMIT $2
+
+-- name: delete_tasks
+-- Tasks and everything that is theirs; never an open one, never one that an event still waits for.
+WITH gone AS (
+  DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6
+    AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id) AND NOT EXISTS (SELECT 1 FROM event e WHERE e.task_id = t.id)
+  RETURNING t.id
+), i AS (DELETE FROM task_input WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), s AS (DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), a AS (DELETE FROM attempt WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), h AS (DELETE FROM history WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), d AS (DELETE FROM dead_task WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), p AS (DELETE FROM provider_job WHERE task_id = ANY (ARRAY(SELECT id FROM gone)))
+SELECT id FROM gone
+
+-- name: prune_idempotency
+-- Keys older than a day. $1 limit.
+DELETE FROM idempotency WHERE (tenant_id, route, key_hash) IN (
+  SELECT tenant_id, route, key_hash FROM idempotency WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $1)
+RETURNING 1
+
+-- name: prune_cancel_requests
+-- Requests whose task is no longer open.
+DELETE FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = c.task_id)
+
+-- name: fold_statistics
+-- Counted calls move into the daily table: taken and added in one statement, so that each counts once. $1 limit.
+WITH taken AS (
+  DELETE FROM stat_delta WHERE id = ANY (ARRAY(SELECT id FROM stat_delta ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
+  RETURNING day, tenant_id, creator, model_id, calls
+), sums AS MATERIALIZED (
+  SELECT t.day, t.tenant_id, t.creator, m.name AS model_name, sum(t.calls) AS calls
+  FROM taken t JOIN model m ON m.id = t.model_id GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+)
+INSERT INTO model_stat (day, tenant_id, creator, model_name, request_count)
+SELECT * FROM sums
+ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
+SET request_count = model_stat.request_count + EXCLUDED.request_count, updated_at = now()
+RETURNING 1
+
+-- name: open_slots
+-- All open tasks of a lane that own a gate slot, by the indexes of their states; $1 lane.
+SELECT q.public_id, x.slot_ttl_ms FROM (
+  SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 0
+  UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 1
+  UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 2) q
+CROSS JOIN (SELECT greatest(3600, least(86400, 10 * m.expected_seconds))::bigint * 1000 AS slot_ttl_ms
+            FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id = $1) x
+
+-- name: live_permits
+-- Attempts of a lane that hold a permit: tokens and the milliseconds left to their deadline.
+SELECT q.token, greatest(1000, extract(epoch FROM q.until - now()) * 1000)::bigint AS ttl_ms
+FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL AND q.phase < 2 AND q.lease >= 0
+
+-- name: lanes_open
+-- Lanes that have any open row or may have leftovers in Redis: every lane that is not closed, or not yet empty.
+SELECT l.id AS lane, greatest(3600, least(86400, 10 * m.expected_seconds)) * 1000 AS slot_ttl_ms
+FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
+
+-- name: absent_slots
+-- Which of these gate members have no open task of lane $2 that owns a slot.
+SELECT x.member FROM unnest($1::uuid[]) AS x(member)
+WHERE NOT EXISTS (
+  SELECT 1 FROM lane l JOIN task t ON t.tenant_id = l.tenant_id AND t.public_id = x.member
+  JOIN dispatch q ON q.id = t.id AND q.lane = l.id WHERE l.id = $2 AND q.state <> 3)
+
+-- name: absent_permits
+-- Which of these permit tokens no running attempt of the lane has.
+SELECT x.token FROM unnest($2::uuid[]) AS x(token)
+WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token = x.token)
+
+-- name: backlog_figures
+-- Ready, in flight and later rows and the oldest wait, per lane that has any: read by the janitor for the figures.
+SELECT l.model_id, q.state, count(*)::bigint AS rows, extract(epoch FROM now() - min(q.entered_at))::float8 AS oldest
+FROM dispatch q JOIN lane l ON l.id = q.lane GROUP BY 1, 2

@@ -1,0 +1,116 @@
+-- name: create_many
+-- Task, payload and dispatch row of each, or nothing of any. Rows whose lane is closed are left out; the rest come
+-- back as (public_id, id, lane, draft, position).
+WITH x AS MATERIALIZED (
+  SELECT nextval('task_ids') AS id, u.* FROM unnest(
+    $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::timestamptz[],
+    $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[])
+    AS u(public_id, lane, creator, biz_name, input_ref, payload, priority, not_before, start_by, deadline, output_count, trace)
+  JOIN lane l ON l.id = u.lane AND NOT l.closed
+), t AS (
+  INSERT INTO task (id, public_id, tenant_id, model_id, lane, creator, biz_name, input_ref, priority, status,
+                    not_before, start_by, deadline, output_count, trace)
+  SELECT x.id, x.public_id, l.tenant_id, l.model_id, x.lane, x.creator, x.biz_name, x.input_ref, x.priority,
+         CASE WHEN x.not_before > now() THEN 0 ELSE 1 END, x.not_before, x.start_by, x.deadline, x.output_count, x.trace
+  FROM x JOIN lane l ON l.id = x.lane
+), i AS (
+  INSERT INTO task_input (task_id, payload) SELECT id, payload FROM x
+)
+INSERT INTO dispatch (id, public_id, lane, state, priority, position, due_at, input_size)
+SELECT id, public_id, lane, CASE WHEN not_before > now() THEN 2 ELSE 0 END, priority, id,
+       CASE WHEN not_before > now() THEN not_before END, length(payload)
+FROM x
+RETURNING public_id, id, lane, state = 2 AS draft, position
+
+-- name: claim_keys
+-- Reserve idempotency keys, in a fixed order so that two batches cannot deadlock; the keys that were free come back.
+-- An equal key of a transaction still open makes this wait for its end.
+INSERT INTO idempotency (tenant_id, route, key_hash, body_hash, public_id)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[], $5::uuid[]) AS k(tenant_id, route, key_hash, body_hash, public_id)
+ORDER BY 1, 2, 3
+ON CONFLICT DO NOTHING
+RETURNING public_id
+
+-- name: read_keys
+-- Who owns each key: what a repeated request is answered with.
+SELECT k.ordinal::int AS ordinal, i.body_hash, i.public_id
+FROM unnest($1::bigint[], $2::text[], $3::bytea[]) WITH ORDINALITY AS k(tenant_id, route, key_hash, ordinal)
+JOIN idempotency i ON i.tenant_id = k.tenant_id AND i.route = k.route AND i.key_hash = k.key_hash
+
+-- name: drop_keys
+-- Free keys whose task was not written in the same transaction (its lane was closed meanwhile).
+DELETE FROM idempotency i USING unnest($1::bigint[], $2::text[], $3::bytea[]) AS k(tenant_id, route, key_hash)
+WHERE i.tenant_id = k.tenant_id AND i.route = k.route AND i.key_hash = k.key_hash
+
+-- name: written_tasks
+-- Which of these tasks exist: decides what became of a commit whose answer was lost.
+SELECT t.public_id, t.id, t.lane, t.status = 0 AS draft FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
+JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id
+
+-- name: find_tasks
+-- Tasks of one tenant by public id, as callers see them; unknown ids are left out.
+SELECT f.*, m.name AS model_name, e.name AS executor_name, e.beat_at AS heartbeat_at
+FROM task_face f JOIN model m ON m.id = f.model_id LEFT JOIN executor e ON e.id = f.executor AND f.open
+WHERE f.tenant_id = :tenant_id AND f.public_id = ANY (CAST(:public_ids AS uuid[]))
+
+-- name: list_tasks
+-- Newest first, from before `before`: up to `examine` rows are looked at, `limit` returned. The last row's id is the cursor.
+SELECT f.*, m.name AS model_name, e.name AS executor_name, e.beat_at AS heartbeat_at
+FROM (SELECT id FROM task WHERE tenant_id = :tenant_id AND id < :before ORDER BY id DESC LIMIT :examine) AS p
+JOIN task_face f ON f.id = p.id JOIN model m ON m.id = f.model_id LEFT JOIN executor e ON e.id = f.executor AND f.open
+WHERE f.tenant_id = :tenant_id
+  AND (CAST(:model_name AS text) IS NULL OR m.name = :model_name)
+  AND (CAST(:statuses AS int[]) IS NULL OR f.status = ANY (CAST(:statuses AS int[])))
+  AND (CAST(:biz_name AS text) IS NULL OR f.biz_name = :biz_name)
+ORDER BY f.id DESC LIMIT :limit
+
+-- name: examined_until
+-- How far a page of list_tasks looked: null when it saw the end.
+SELECT id FROM task WHERE tenant_id = :tenant_id AND id < :before ORDER BY id DESC OFFSET :examine - 1 LIMIT 1
+
+-- name: mark_fetched
+-- The first read of a success by its tenant: remembers it, and starts the time until it is cleaned.
+UPDATE task t SET fetched_at = now(), expire_at = now() + make_interval(secs => m.auto_clean_seconds)
+FROM model m
+WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[]))
+  AND t.status = 6 AND t.fetched_at IS NULL AND m.id = t.model_id
+RETURNING t.public_id
+
+-- name: list_attempts
+-- The ended attempts of a task, oldest first.
+SELECT a.*, e.name AS executor_name FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor
+WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY a.attempt
+
+-- name: list_history
+-- What happened to a task beside its attempts, oldest first.
+SELECT h.* FROM task t JOIN history h ON h.task_id = t.id
+WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY h.id
+
+-- name: request_cancel
+-- Ask for the end of started tasks; their executors read it with their next heartbeat.
+INSERT INTO cancel_request (task_id)
+SELECT d.id FROM task t JOIN dispatch d ON d.id = t.id
+WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) AND d.token IS NOT NULL
+ON CONFLICT DO NOTHING
+RETURNING task_id
+
+-- name: cancel_waiting
+-- End tasks that no executor has started: the dispatch row goes, so a message on its way finds nothing.
+WITH c AS MATERIALIZED (
+  SELECT t.id FROM task t WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) ORDER BY t.id
+), gone AS (
+  DELETE FROM dispatch q USING c WHERE q.id = c.id AND q.token IS NULL
+  RETURNING q.id, q.public_id, q.lane, q.state, q.attempt, q.retries, q.version + 1 AS version
+), t AS (
+  UPDATE task t SET status = 9, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
+    error_code = 'canceled', error_message = 'canceled by the caller'
+  FROM gone g WHERE t.id = g.id
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone
+), s AS (
+  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), ev AS (
+  INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
+  SELECT id, version, 9, attempt, 'canceled', 'canceled by the caller' FROM gone
+)
+SELECT id, public_id, lane, state FROM gone

@@ -1,0 +1,191 @@
+"""The janitor's statements, and what Redis is rebuilt from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from libs.common.adapters.postgres.attempts import watched
+from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.dispatch_queue import placed
+from libs.common.domain.task import DispatchState, TaskStatus
+from libs.common.ports_attempts import WatchedBeat
+from libs.common.ports_dispatch import Placed
+from libs.common.ports_sweeps import (
+    BacklogFigure,
+    DueRetry,
+    Ending,
+    LostAttempt,
+    OpenRow,
+    OverdueAttempt,
+    Rescued,
+    Slot,
+)
+
+_PAGE: Final = 1_000
+_EXECUTOR_DAYS: Final = 30
+
+
+class PostgresSweeps:
+    """Implements ports_sweeps.Sweeps."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def promote_due(self, limit: int) -> list[Placed]:
+        return placed(await self._database.fetch("promote_due", limit))
+
+    async def due_retries(self, limit: int) -> list[DueRetry]:
+        return [DueRetry(**row) for row in await self._database.fetch("due_retries", limit)]
+
+    async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
+        rows = await self._database.fetch("requeue_retries", *_versions(retries))
+        return {row["id"]: place for row, place in zip(rows, placed(rows), strict=True)}
+
+    async def put_off(self, retries: Sequence[DueRetry], seconds: float) -> None:
+        await self._database.fetch("put_off_retries", *_versions(retries), seconds)
+
+    async def watch(self) -> list[WatchedBeat]:
+        return watched(await self._database.fetch("watch_beats"))
+
+    async def executors_with_work(self) -> set[int]:
+        return {row["id"] for row in await self._database.fetch("executors_with_work")}
+
+    async def bury_executors(self, ids: Sequence[int]) -> list[int]:
+        return [row["id"] for row in await self._database.fetch("bury_executors", list(ids))]
+
+    async def rescue(self, executors: Sequence[int], lost_budget: int) -> list[Rescued]:
+        held = await self._database.fetch("rescue_held", list(executors))
+        running = await self._database.fetch("rescue_running", list(executors), lost_budget)
+        return [Rescued(place, None) for place in placed(held)] + [
+            Rescued(place, row["token"]) for row, place in zip(running, placed(running), strict=True)
+        ]
+
+    async def lost_beyond_budget(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
+        rows = await self._database.fetch("lost_beyond_budget", list(executors), lost_budget)
+        return [LostAttempt(**row) for row in rows]
+
+    async def overdue(self, grace_seconds: float, limit: int) -> list[OverdueAttempt]:
+        return [OverdueAttempt(**row) for row in await self._database.fetch("overdue_running", grace_seconds, limit)]
+
+    async def end_running(self, ends: Sequence[tuple[LostAttempt | OverdueAttempt, TaskStatus, str, str]]) -> set[int]:
+        ordered = sorted(ends, key=lambda end: end[0].id)
+        nothing = [None] * len(ordered)
+        rows = await self._database.fetch(
+            "finish_many",
+            [attempt.id for attempt, _, _, _ in ordered],
+            [attempt.token for attempt, _, _, _ in ordered],
+            [int(status) for _, status, _, _ in ordered],
+            [code for _, _, code, _ in ordered],
+            [message for _, _, _, message in ordered],
+            nothing,
+            nothing,
+            nothing,
+            nothing,
+            [True] * len(ordered),
+        )
+        return {row["id"] for row in rows}
+
+    async def retry_running(self, retries: Sequence[tuple[OverdueAttempt, float, bool, str, str]]) -> set[int]:
+        ordered = sorted(retries, key=lambda retry: retry[0].id)
+        attempts, delays, heads, codes, messages = (list(column) for column in zip(*ordered, strict=True))
+        rows = await self._database.fetch(
+            "retry_many",
+            [attempt.id for attempt in attempts],
+            [attempt.token for attempt in attempts],
+            delays,
+            heads,
+            codes,
+            messages,
+            [True] * len(ordered),
+        )
+        return {row["id"] for row in rows}
+
+    async def waiting_page(self, after: int, limit: int) -> list[OpenRow]:
+        return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit)]
+
+    async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
+        waiting = await self._database.fetch("rows_of_closed_lanes", limit)
+        later = await self._database.fetch("later_rows_of_closed_lanes", limit)
+        return [(row["id"], row["version"]) for row in (*waiting, *later)]
+
+    async def end_waiting(self, endings: Sequence[Ending]) -> list[Slot]:
+        ordered = sorted(endings, key=lambda ending: ending.id)
+        rows = await self._database.fetch(
+            "end_waiting",
+            [ending.id for ending in ordered],
+            [ending.version for ending in ordered],
+            [int(ending.status) for ending in ordered],
+            [ending.code for ending in ordered],
+            [ending.message for ending in ordered],
+            [ending.dead for ending in ordered],
+        )
+        return [Slot(row["lane"], str(row["public_id"])) for row in rows if row["state"] != DispatchState.RETRY]
+
+    async def heal_leases(self, older_than_seconds: float) -> list[Placed]:
+        return placed(await self._database.fetch("heal_leases", older_than_seconds))
+
+    async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Placed]:
+        return placed(await self._database.fetch("republish_lost", older_than_seconds, limit))
+
+    async def expired(self, limit: int) -> list[int]:
+        return [row["id"] for row in await self._database.fetch("expired_tasks", limit)]
+
+    async def unfetched_page(self, days: int, after: int, limit: int) -> tuple[list[int], int | None]:
+        rows = await self._database.fetch("unfetched_tasks", days, after, limit)
+        return [row["id"] for row in rows if row["over"]], rows[-1]["id"] if len(rows) == limit else None
+
+    async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
+        return [(row["id"], row["staged"]) for row in await self._database.fetch("dead_over", days, limit)]
+
+    async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
+        return [row["id"] for row in await self._database.fetch("delete_tasks", sorted(ids))]
+
+    async def prune(self, limit: int) -> int:
+        await self._database.fetch("prune_cancel_requests")
+        await self._database.fetch("prune_executors", _EXECUTOR_DAYS)
+        return len(await self._database.fetch("prune_idempotency", limit))
+
+    async def fold_statistics(self, limit: int) -> int:
+        return len(await self._database.fetch("fold_statistics", limit))
+
+    async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
+        return [(row["lane"], row["slot_ttl_ms"]) for row in await self._database.fetch("lanes_open", after, limit)]
+
+    async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
+        return [row["member"] for row in await self._database.fetch("absent_slots", list(members), lane)]
+
+    async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
+        return [row["token"] for row in await self._database.fetch("absent_permits", lane, list(tokens))]
+
+    async def backlog(self) -> list[BacklogFigure]:
+        rows = await self._database.fetch("backlog_figures")
+        return [BacklogFigure(row["model_id"], row["state"], row["rows"], row["oldest"]) for row in rows]
+
+
+class PostgresOpenTasks:
+    """Implements ports.OpenTaskSource."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open_slots(self, lane: int) -> AsyncIterator[list[tuple[str, int]]]:
+        async with self._database.transaction() as transaction:
+            page: list[tuple[str, int]] = []
+            async for row in transaction.stream("open_slots", lane, page=_PAGE):
+                page.append((str(row["public_id"]), row["slot_ttl_ms"]))
+                if len(page) == _PAGE:
+                    yield page
+                    page = []
+            if page:
+                yield page
+
+    async def live_permits(self, lane: int) -> list[tuple[str, int]]:
+        rows = await self._database.fetch("live_permits", lane)
+        return [(str(row["token"]), row["ttl_ms"]) for row in rows]
+
+
+def _versions(retries: Sequence[DueRetry]) -> tuple[list[Any], list[Any]]:
+    ordered = sorted(retries, key=lambda retry: retry.id)
+    return [retry.id for retry in ordered], [retry.version for retry in ordered]

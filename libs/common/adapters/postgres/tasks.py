@@ -1,0 +1,209 @@
+"""Tasks in PostgreSQL, from the API's side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from libs.common.adapters.postgres.database import Database, HotTransaction
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+from libs.common.domain.task import DispatchState, TaskStatus
+from libs.common.ports_tasks import (
+    CanceledTask,
+    Created,
+    Creation,
+    LaneClosed,
+    NewTask,
+    Repeated,
+    TaskFilter,
+    TaskView,
+)
+
+#: A filtered list looks at this many rows a page (decision 8).
+EXAMINE_LIMIT: Final = 10_000
+_NEWEST: Final = 2**63 - 1
+#: How long an answer that was lost is looked for before the caller is told that the outcome is not known.
+_READ_BACK_PAUSES: Final = (0.05, 0.2, 0.5, 1.0)
+
+
+class PostgresTasks:
+    """Implements ports_tasks.Tasks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
+        try:
+            if any(task.key for task in tasks):
+                return await self._create_keyed(tasks)
+            rows = await self._database.fetch("create_many", *_columns(tasks))
+        except OutcomeUnknown:
+            return await self._read_back(tasks)
+        return _creations(tasks, rows, {})
+
+    async def _create_keyed(self, tasks: Sequence[NewTask]) -> list[Creation]:
+        keyed = [task for task in tasks if task.key]
+        async with self._database.transaction() as transaction:
+            claimed = {row["public_id"] for row in await transaction.fetch("claim_keys", *_keys(keyed, bodies=True))}
+            fresh = [task for task in tasks if not task.key or task.public_id in claimed]
+            rows = await transaction.fetch("create_many", *_columns(fresh)) if fresh else []
+            written = {row["public_id"] for row in rows}
+            unwritten = [task for task in keyed if task.public_id in claimed - written]
+            if unwritten:
+                await transaction.fetch("drop_keys", *_keys(unwritten))
+            repeated = await _owners(transaction, [task for task in keyed if task.public_id not in claimed])
+        return _creations(tasks, rows, repeated)
+
+    async def _read_back(self, tasks: Sequence[NewTask]) -> list[Creation]:
+        """The commit's answer was lost: what stands in the table is what happened (reliability.md, class 10)."""
+        for pause in _READ_BACK_PAUSES:
+            await asyncio.sleep(pause)
+            try:
+                rows = await self._database.fetch(
+                    "written_tasks", [task.tenant_id for task in tasks], [task.public_id for task in tasks]
+                )
+            except (DatabaseUnavailable, OutcomeUnknown):
+                continue
+            if not rows:
+                raise DatabaseUnavailable("the connection broke before the tasks were written")
+            return _creations(tasks, rows, {})
+        raise OutcomeUnknown("PostgreSQL is away since the commit: repeat the request with its Idempotency-Key")
+
+    async def find_many(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[TaskView]:
+        rows = await self._database.query("find_tasks", tenant_id=tenant_id, public_ids=list(public_ids))
+        return [_view(row) for row in rows]
+
+    async def list_page(
+        self, tenant_id: int, wanted: TaskFilter, before: int | None, limit: int
+    ) -> tuple[list[TaskView], int | None]:
+        start = _NEWEST if before is None else before
+        narrowed = wanted != TaskFilter()
+        examine = EXAMINE_LIMIT if narrowed else limit + 1
+        rows = await self._database.query(
+            "list_tasks",
+            tenant_id=tenant_id,
+            before=start,
+            examine=examine,
+            model_name=wanted.model_name,
+            statuses=None if wanted.statuses is None else [int(status) for status in wanted.statuses],
+            biz_name=wanted.biz_name,
+            limit=limit + 1,
+        )
+        views = [_view(row) for row in rows[:limit]]
+        if len(rows) > limit:
+            return views, views[-1].id
+        if not narrowed:
+            return views, None
+        seen = await self._database.query("examined_until", tenant_id=tenant_id, before=start, examine=examine)
+        return views, seen[0].id if seen else None
+
+    async def mark_fetched(self, tenant_id: int, public_ids: Sequence[UUID]) -> set[UUID]:
+        rows = await self._database.query("mark_fetched", tenant_id=tenant_id, public_ids=list(public_ids))
+        return {row.public_id for row in rows}
+
+    async def cancel_waiting(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[CanceledTask]:
+        rows = await self._database.query("cancel_waiting", tenant_id=tenant_id, public_ids=list(public_ids))
+        return [CanceledTask(row.public_id, row.lane, row.state != DispatchState.RETRY) for row in rows]
+
+    async def request_cancel(self, tenant_id: int, public_ids: Sequence[UUID]) -> int:
+        return len(await self._database.query("request_cancel", tenant_id=tenant_id, public_ids=list(public_ids)))
+
+    async def list_attempts(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
+        rows = await self._database.query("list_attempts", tenant_id=tenant_id, public_id=public_id)
+        return [dict(row._mapping) for row in rows]
+
+    async def list_history(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
+        rows = await self._database.query("list_history", tenant_id=tenant_id, public_id=public_id)
+        return [dict(row._mapping) for row in rows]
+
+
+def _columns(tasks: Sequence[NewTask]) -> tuple[list[Any], ...]:
+    return (
+        [task.public_id for task in tasks],
+        [task.lane for task in tasks],
+        [task.creator for task in tasks],
+        [task.biz_name for task in tasks],
+        [task.input_ref for task in tasks],
+        [task.payload for task in tasks],
+        [task.priority for task in tasks],
+        [task.not_before for task in tasks],
+        [task.start_by for task in tasks],
+        [task.deadline for task in tasks],
+        [task.output_count for task in tasks],
+        [task.trace for task in tasks],
+    )
+
+
+def _keys(tasks: Sequence[NewTask], *, bodies: bool = False) -> tuple[list[Any], ...]:
+    keys = [(task, task.key) for task in tasks if task.key is not None]
+    columns: tuple[list[Any], ...] = (
+        [task.tenant_id for task, _ in keys],
+        [key.route for _, key in keys],
+        [key.key_hash for _, key in keys],
+    )
+    return (*columns, [key.body_hash for _, key in keys], [task.public_id for task, _ in keys]) if bodies else columns
+
+
+async def _owners(transaction: HotTransaction, losers: Sequence[NewTask]) -> dict[UUID, Repeated]:
+    if not losers:
+        return {}
+    rows = await transaction.fetch("read_keys", *_keys(losers))
+    found = {row["ordinal"] - 1: row for row in rows}
+    return {
+        task.public_id: Repeated(found[index]["public_id"], found[index]["body_hash"] == task.key.body_hash)
+        for index, task in enumerate(losers)
+        if index in found and task.key
+    }
+
+
+def _creations(
+    tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record], repeated: dict[UUID, Repeated]
+) -> list[Creation]:
+    written = {row["public_id"]: row for row in rows}
+    answers: list[Creation] = []
+    for task in tasks:
+        row = written.get(task.public_id)
+        if row is not None:
+            answers.append(Created(task.public_id, row["id"], row["lane"], row["draft"]))
+        else:
+            answers.append(repeated.get(task.public_id, LaneClosed()))
+    return answers
+
+
+def _view(row: Any) -> TaskView:
+    return TaskView(
+        id=row.id,
+        public_id=row.public_id,
+        tenant_id=row.tenant_id,
+        model_name=row.model_name,
+        status=TaskStatus(row.status),
+        attempt=row.attempt,
+        version=row.version,
+        creator=row.creator,
+        biz_name=row.biz_name,
+        input_ref=row.input_ref,
+        priority=row.priority,
+        created_at=row.created_at,
+        open=row.open,
+        due_at=row.due_at,
+        not_before=row.not_before,
+        start_by=row.start_by,
+        deadline=row.deadline,
+        started_at=row.started_at,
+        generated_at=row.generated_at,
+        finished_at=row.finished_at,
+        fetched_at=row.fetched_at,
+        expire_at=row.expire_at,
+        executor_name=row.executor_name,
+        heartbeat_at=row.heartbeat_at,
+        oss_file=row.oss_file,
+        file_type=row.file_type,
+        file_size=row.file_size,
+        files=row.files or [],
+        error_code=row.error_code or None,
+        error_message=row.error_message or None,
+    )

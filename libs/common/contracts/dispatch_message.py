@@ -1,0 +1,70 @@
+"""The claim check that travels from dispatcher to executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+VERSION: Final = 1
+_FIELDS: Final = ("task", "lane", "tenant", "model", "attempt", "lease", "phase", "size")
+_MAX_BYTES: Final = 4_096
+
+
+class MalformedMessage(ValueError):
+    """Bytes on a model topic that are no claim check of ours; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchMessage:
+    """Task `task` may be claimed under lease number `lease`; its payload, of `size` bytes, is read by the claim."""
+
+    task: int
+    lane: int
+    tenant: int
+    model: int
+    attempt: int
+    lease: int
+    phase: int
+    size: int
+
+    def encode(self) -> bytes:
+        return orjson.dumps(
+            {
+                "v": VERSION,
+                "task": self.task,
+                "lane": self.lane,
+                "tenant": self.tenant,
+                "model": self.model,
+                "attempt": self.attempt,
+                "lease": self.lease,
+                "phase": self.phase,
+                "size": self.size,
+            }
+        )
+
+
+def decode(value: bytes | None) -> DispatchMessage:
+    """Read a claim check; raises MalformedMessage for anything else, a newer version too."""
+    if value is None:
+        raise MalformedMessage("tombstone: the record has no value")
+    if len(value) > _MAX_BYTES:
+        raise MalformedMessage(f"{len(value)} bytes are too many for a claim check")
+    try:
+        body = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise MalformedMessage("not JSON") from error
+    if not isinstance(body, dict):
+        raise MalformedMessage("not a JSON object")
+    if body.get("v") != VERSION:
+        raise MalformedMessage(f"schema version {body.get('v')!r} is not {VERSION}"[:200])
+    numbers = []
+    for name in _FIELDS:
+        number = body.get(name)
+        if type(number) is not int or not -(2**63) <= number < 2**63:
+            raise MalformedMessage(f"{name} is not a 64-bit integer")
+        numbers.append(number)
+    if not 0 <= numbers[1] < 2**31:
+        raise MalformedMessage("lane is not a 32-bit integer")
+    return DispatchMessage(*numbers)

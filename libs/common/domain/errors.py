@@ -1,0 +1,73 @@
+"""The errors of the domain.
+
+SluicewayError
+|-- Refused                  a request that changes nothing; carries a stable code
+|   |-- Invalid              the request itself is wrong
+|   |-- NotFound             no such thing inside the caller's tenant
+|   |-- Conflict             the state of things forbids it
+|   `-- Exhausted            a limit is reached; try again after `retry_after` seconds
+|-- Unavailable              a store cannot be reached; nothing is half done
+|   |-- DatabaseUnavailable
+|   `-- GateUnavailable
+|-- OutcomeUnknown           the connection was lost while committing
+`-- IllegalTransition        an arrow that the state machine does not have
+"""
+
+from __future__ import annotations
+
+
+class SluicewayError(Exception):
+    """Anything that this product raises on purpose."""
+
+
+class Refused(SluicewayError):
+    """A request that was refused and changed nothing. `code` is stable; `field` is a JSON pointer or empty."""
+
+    def __init__(self, code: str, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+class Invalid(Refused):
+    """The request itself is wrong."""
+
+
+class NotFound(Refused):
+    """There is no such thing inside the caller's tenant."""
+
+
+class Conflict(Refused):
+    """The present state forbids it."""
+
+
+class Exhausted(Refused):
+    """A limit is reached; trying again makes sense after `retry_after` seconds."""
+
+    def __init__(self, code: str, message: str, *, retry_after: int) -> None:
+        super().__init__(code, message)
+        self.retry_after = retry_after
+
+
+class Unavailable(SluicewayError):
+    """A store cannot be reached now; nothing is half done."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL cannot be reached, or refuses to write."""
+
+
+class GateUnavailable(Unavailable):
+    """Redis cannot answer for the gate or the permits; both are closed until it does."""
+
+
+class OutcomeUnknown(SluicewayError):
+    """The connection broke while committing: only reading back tells what happened."""
+
+
+class IllegalTransition(SluicewayError):
+    """The state machine has no such arrow."""
+
+    def __init__(self, before: str, after: str) -> None:
+        super().__init__(f"a task cannot go from {before} to {after}")

@@ -1,0 +1,23 @@
+"""Identifiers that outsiders see."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+def slug(name: str, limit: int = 60) -> str:
+    """A topic-safe shadow of a name, for human eyes; uniqueness comes from the id beside it."""
+    return _SLUG.sub("-", name.lower()).strip("-")[:limit].strip("-") or "model"
+
+
+def parse_task_id(text: str) -> UUID | None:
+    """The task id that a 36-character UUID string names, else None."""
+    if len(text) != 36:
+        return None
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

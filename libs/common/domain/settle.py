@@ -1,0 +1,146 @@
+"""What becomes of a task when its attempt ends: the one place that decides it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+from libs.common.domain.outcome import (
+    Canceled,
+    Failed,
+    HandedBack,
+    Outcome,
+    ResultFile,
+    StagingGone,
+    Succeeded,
+    UploadPending,
+)
+from libs.common.domain.task import Phase, TaskStatus, become
+
+#: An attempt whose executor died may be tried this often more; the caller's retry_times stays untouched (decision 2).
+LOST_BUDGET: Final = 3
+#: Stored messages of errors are cut to this many characters (contract 6).
+MESSAGE_LIMIT: Final = 2_000
+BACKOFF_CAP_SECONDS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """A model's rule for further attempts (contract 2)."""
+
+    retry_times: int
+    retry_queue_max_seconds: int
+    upload_max_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What deciding needs to know of the attempt that ended; ages in seconds."""
+
+    phase: Phase
+    retries: int
+    lost: int
+    age: float  #: since the task was created
+    upload_age: float = 0.0  #: since the output was staged
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The task is over; `dead` keeps it for operators."""
+
+    status: TaskStatus
+    code: str = ""
+    message: str = ""
+    files: tuple[ResultFile, ...] = ()
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The attempt failed; another follows after `delay` seconds once the gate has a slot."""
+
+    code: str
+    message: str
+    delay: float
+    head: bool
+    timed_out: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The upload alone is tried again after `delay` seconds; permit back, slot kept."""
+
+    code: str
+    message: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """The row goes back to its place, as if never started."""
+
+    reason: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallAgain:
+    """The staged output is lost: back to the head of the queue for one more call, recorded."""
+
+    message: str
+
+
+Settlement: TypeAlias = Finish | Retry | Park | GiveBack | CallAgain
+
+_SHOWN: Final = {
+    Phase.NONE: TaskStatus.PROCESSING,
+    Phase.SUBMITTED: TaskStatus.PROCESSING,
+    Phase.GENERATED: TaskStatus.GENERATED,
+    Phase.MIGRATING: TaskStatus.MIGRATING,
+}
+
+
+def settle(run: Run, outcome: Outcome, policy: RetryPolicy) -> Settlement:
+    """Decide what an ended attempt means for its task; raises IllegalTransition where there is no such arrow."""
+    match outcome:
+        case Succeeded(files):
+            return Finish(become(TaskStatus.MIGRATING, TaskStatus.SUCCESS), files=files)
+        case Canceled():
+            return Finish(become(_SHOWN[run.phase], TaskStatus.CANCELED), "canceled", "canceled by the caller")
+        case HandedBack(reason, after):
+            return GiveBack(reason, after)
+        case StagingGone(message):
+            return CallAgain(message[:MESSAGE_LIMIT])
+        case UploadPending():
+            return _settle_upload(run, outcome, policy)
+        case Failed():
+            return _settle_failure(run, outcome, policy)
+        case _:
+            assert_never(outcome)
+
+
+def _settle_upload(run: Run, outcome: UploadPending, policy: RetryPolicy) -> Settlement:
+    message = outcome.message[:MESSAGE_LIMIT]
+    if outcome.permanent or run.upload_age >= policy.upload_max_seconds:
+        return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), outcome.code, message, dead=True)
+    # a tenth of the time tried so far, within 5 s and 5 min: quick at first, rare in a long outage
+    return Park(outcome.code, message, min(300.0, max(5.0, run.upload_age / 10)))
+
+
+def _settle_failure(run: Run, outcome: Failed, policy: RetryPolicy) -> Settlement:
+    message = outcome.message[:MESSAGE_LIMIT]
+    if outcome.retryable and run.retries < policy.retry_times:
+        delay = max(backoff_seconds(run.retries + 1), outcome.retry_after or 0.0)
+        return Retry(outcome.code, message, delay, goes_to_head(policy, run.age), outcome.timed_out)
+    status = TaskStatus.TIMEOUT if outcome.timed_out else TaskStatus.FAILED
+    return Finish(become(_SHOWN[run.phase], status), outcome.code, message, dead=True)
+
+
+def goes_to_head(policy: RetryPolicy, age: float) -> bool:
+    """Whether a retry jumps the queue: always at 0, else once the task is older than the model's limit."""
+    return policy.retry_queue_max_seconds <= 0 or age > policy.retry_queue_max_seconds
+
+
+def backoff_seconds(failures: int) -> float:
+    """1, 2, 4, 8, 16, 32, 32 ... after the n-th failure (contract 6); callers add jitter upwards."""
+    return float(min(2 ** max(0, min(failures, 16) - 1), BACKOFF_CAP_SECONDS))

@@ -1,0 +1,1 @@
+"""Servers from wheels and Maven artifacts, for `sluiceway up`, the demo and the tests."""

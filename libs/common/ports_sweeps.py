@@ -1,0 +1,186 @@
+"""What the janitor asks of PostgreSQL. Every call is safe to run twice and on several janitors at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import WatchedBeat
+from libs.common.ports_dispatch import Placed
+
+
+class Slot(NamedTuple):
+    """A gate slot that goes back."""
+
+    lane: int
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueRetry:
+    """A failed task whose retry is due, once the gate has a slot for it."""
+
+    id: int
+    public_id: UUID
+    lane: int
+    version: int
+    queue_limit: int
+    slot_ttl_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A row taken from a silent executor; `token` is the permit that goes back (None for held rows)."""
+
+    placed: Placed
+    token: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class LostAttempt:
+    """A running attempt to be ended from outside, by its token."""
+
+    id: int
+    public_id: UUID
+    lane: int
+    token: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueAttempt:
+    """A running attempt far past its deadline, with what deciding about it needs."""
+
+    id: int
+    public_id: UUID
+    lane: int
+    token: UUID
+    phase: int
+    retries: int
+    lost: int
+    age: float
+    retry_times: int
+    retry_queue_max_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRow:
+    """An open task on a page of them all; `waited` in seconds."""
+
+    id: int
+    lane: int
+    version: int
+    phase: int
+    idle: bool
+    paused: bool
+    draft: bool
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a task that nobody runs, if it still has this version."""
+
+    id: int
+    version: int
+    status: TaskStatus
+    code: str
+    message: str
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogFigure:
+    """Open rows of a model in one dispatch state."""
+
+    model_id: int
+    state: int
+    rows: int
+    oldest_seconds: float
+
+
+class Sweeps(Protocol):
+    """The janitor's statements."""
+
+    async def promote_due(self, limit: int) -> list[Placed]:
+        """Rows whose time has come are ready."""
+
+    async def due_retries(self, limit: int) -> list[DueRetry]:
+        """Failed tasks whose retry is due."""
+
+    async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
+        """Back into the queue by id; those changed meanwhile are left out."""
+
+    async def put_off(self, retries: Sequence[DueRetry], seconds: float) -> None:
+        """Look again later."""
+
+    async def watch(self) -> list[WatchedBeat]:
+        """Heartbeats of all executors that have not stopped."""
+
+    async def executors_with_work(self) -> set[int]:
+        """Who is named by a running or held row."""
+
+    async def bury_executors(self, ids: Sequence[int]) -> list[int]:
+        """Presume these dead: they may not come back under their numbers."""
+
+    async def rescue(self, executors: Sequence[int], lost_budget: int) -> list[Rescued]:
+        """Take back what dead executors held or ran."""
+
+    async def lost_beyond_budget(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
+        """What they ran that was lost too often already."""
+
+    async def overdue(self, grace_seconds: float, limit: int) -> list[OverdueAttempt]:
+        """Attempts far past their deadline."""
+
+    async def end_running(self, ends: Sequence[tuple[LostAttempt | OverdueAttempt, TaskStatus, str, str]]) -> set[int]:
+        """End attempts from outside, fenced by their tokens; dead."""
+
+    async def retry_running(self, retries: Sequence[tuple[OverdueAttempt, float, bool, str, str]]) -> set[int]:
+        """Fail attempts from outside that have further attempts: (attempt, delay, head, code, message)."""
+
+    async def waiting_page(self, after: int, limit: int) -> list[OpenRow]:
+        """Open rows in the order of their ids."""
+
+    async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
+        """(id, version) of what waits for deleted models."""
+
+    async def end_waiting(self, endings: Sequence[Ending]) -> list[Slot]:
+        """End tasks that nobody runs; returns the slots that go back."""
+
+    async def heal_leases(self, older_than_seconds: float) -> list[Placed]:
+        """Rows of dispatchers that died between taking and acknowledgement."""
+
+    async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Placed]:
+        """Published, never picked up."""
+
+    async def expired(self, limit: int) -> list[int]:
+        """Fetched tasks past expire_at."""
+
+    async def unfetched_page(self, days: int, after: int, limit: int) -> tuple[list[int], int | None]:
+        """Old successes nobody fetched (and old canceled tasks) on a page of the oldest; the page's last id."""
+
+    async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
+        """Dead tasks past their retention with their staged file."""
+
+    async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
+        """Delete tasks with everything that is theirs."""
+
+    async def prune(self, limit: int) -> int:
+        """Old idempotency keys, done cancel requests, long stopped executors; returns how many keys went."""
+
+    async def fold_statistics(self, limit: int) -> int:
+        """Move counted calls into the daily table."""
+
+    async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """(lane, slot_ttl_ms) in order."""
+
+    async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
+        """Members that have no open task that owns a slot."""
+
+    async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
+        """Tokens that no running attempt has."""
+
+    async def backlog(self) -> list[BacklogFigure]:
+        """Open rows by model and state."""

@@ -1,0 +1,203 @@
+"""What the API asks of PostgreSQL: tasks, models and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeAlias
+from uuid import UUID
+
+from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A caller's own name for a request, with the hash of what was asked."""
+
+    route: str
+    key_hash: bytes
+    body_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task as accepted; its gate slot is taken already."""
+
+    public_id: UUID
+    tenant_id: int
+    lane: int
+    payload: bytes
+    creator: str = ""
+    biz_name: str = ""
+    input_ref: str = ""
+    priority: int = 0
+    not_before: datetime | None = None
+    start_by: datetime | None = None
+    deadline: datetime | None = None
+    output_count: int = 1
+    trace: str | None = None
+    key: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """Committed. `draft` says that it waits for its time first."""
+
+    public_id: UUID
+    id: int
+    lane: int
+    draft: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The key belongs to an earlier task; nothing was written. `same_body` says whether the request was the same."""
+
+    public_id: UUID
+    same_body: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaneClosed:
+    """The model was deleted meanwhile; nothing was written."""
+
+
+Creation: TypeAlias = Created | Repeated | LaneClosed
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as its tenant sees it."""
+
+    id: int
+    public_id: UUID
+    tenant_id: int
+    model_name: str
+    status: TaskStatus
+    attempt: int
+    version: int
+    creator: str
+    biz_name: str
+    input_ref: str
+    priority: int
+    created_at: datetime
+    open: bool
+    due_at: datetime | None
+    not_before: datetime | None
+    start_by: datetime | None
+    deadline: datetime | None
+    started_at: datetime | None
+    generated_at: datetime | None
+    finished_at: datetime | None
+    fetched_at: datetime | None
+    expire_at: datetime | None
+    executor_name: str | None
+    heartbeat_at: datetime | None
+    oss_file: str | None
+    file_type: str | None
+    file_size: int | None
+    files: Sequence[dict[str, Any]]
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """What a list of tasks is narrowed to."""
+
+    model_name: str | None = None
+    statuses: Sequence[TaskStatus] | None = None
+    biz_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanceledTask:
+    """A waiting task that was ended; `owned_slot` says whether its gate slot must go back."""
+
+    public_id: UUID
+    lane: int
+    owned_slot: bool
+
+
+class Tasks(Protocol):
+    """Tasks of tenants. Every method raises DatabaseUnavailable or OutcomeUnknown when PostgreSQL is away."""
+
+    async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
+        """Write each task with its payload and dispatch row, all in one transaction; answers in order."""
+
+    async def find_many(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[TaskView]:
+        """The tenant's tasks among these; unknown ids are left out."""
+
+    async def list_page(
+        self, tenant_id: int, wanted: TaskFilter, before: int | None, limit: int
+    ) -> tuple[list[TaskView], int | None]:
+        """Newest first, and the cursor of the next page (None at the end). At most 10,000 rows are examined, so a page
+        may be short and still have a next one."""
+
+    async def mark_fetched(self, tenant_id: int, public_ids: Sequence[UUID]) -> set[UUID]:
+        """Remember the first read of successes; returns those that this call marked."""
+
+    async def cancel_waiting(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[CanceledTask]:
+        """End those that no executor has started, with history and event."""
+
+    async def request_cancel(self, tenant_id: int, public_ids: Sequence[UUID]) -> int:
+        """Ask the executors of started ones to stop; returns how many new requests were written."""
+
+    async def list_attempts(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
+        """Ended attempts, oldest first."""
+
+    async def list_history(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
+        """What happened to the task beside its attempts, oldest first."""
+
+
+class Models(Protocol):
+    """Models of tenants."""
+
+    async def create(self, tenant_id: int, creator: str, fields: dict[str, Any]) -> Model:
+        """A new model with its lane; raises Conflict("model_exists") when the name is taken."""
+
+    async def update(self, current: Model, updater: str, fields: dict[str, Any]) -> Model | None:
+        """Change the fields given if `current` is still the newest version; None when it is not."""
+
+    async def delete(self, tenant_id: int, name: str, updater: str) -> Model | None:
+        """Delete softly; None when there is none of that name."""
+
+    async def find(self, tenant_id: int, name: str) -> Model | None:
+        """The tenant's model of that name."""
+
+    async def list_page(self, tenant_id: int, before: int | None, limit: int) -> tuple[list[Model], int | None]:
+        """Newest first, with the next page's cursor."""
+
+    async def by_ids(self, ids: Sequence[int]) -> list[Model]:
+        """Models by id, deleted ones too."""
+
+    async def changed_since(self, since: datetime | None) -> tuple[list[Model], datetime]:
+        """Models that changed at or after an instant (all for None), and the database's clock before looking."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOwner:
+    """Whose API key it is."""
+
+    id: int
+    tenant_id: int
+    name: str
+    scopes: frozenset[str]
+
+
+class ApiKeys(Protocol):
+    """API keys, stored as SHA-256 digests of 256 random bits."""
+
+    async def create(self, tenant_id: int, name: str, digest: bytes, scopes: Sequence[str]) -> int:
+        """Store a key; returns its id."""
+
+    async def find(self, digest: bytes) -> KeyOwner | None:
+        """Whose it is; None when unknown or revoked."""
+
+    async def list_of(self, tenant_id: int) -> list[dict[str, Any]]:
+        """A tenant's keys, without secrets."""
+
+    async def revoke(self, key_id: int) -> bool:
+        """Make it useless; False when there was nothing to revoke."""

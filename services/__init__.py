@@ -1,0 +1,1 @@
+"""The processes of Sluiceway, one package each."""

@@ -1,0 +1,1 @@
+"""Publishes due outbox rows to Kafka."""

@@ -1,0 +1,1 @@
+"""Runs tasks: reads the road, calls models, stores results."""

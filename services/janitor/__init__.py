@@ -1,0 +1,1 @@
+"""Retries, rescues, expiry, statistics and repairs."""

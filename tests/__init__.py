@@ -1,0 +1,1 @@
+"""Tests, by how much of the world they need: unit, contract, integration, acceptance; architecture."""

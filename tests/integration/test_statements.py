@@ -1,0 +1,87 @@
+"""Every SQL statement of the product is prepared against a migrated database; tenants stay apart in what the API reaches."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import asyncpg
+from libs.common.adapters.postgres import statements
+from libs.common.adapters.postgres.statements import Statements
+
+SQL = Path(statements.__file__).parent / "sql"
+#: Statements that serve workers and the command line: they go by id, by token or over everything, never for a caller.
+WORKER_FILES = ("dispatch.sql", "events.sql", "executors.sql", "sweeps.sql", "audit.sql")
+#: Reached by the API but owned by no tenant: the look-up of the key that says which tenant it is, caches, and keys by id.
+WITHOUT_TENANT = {
+    "find_key",
+    "revoke_key",
+    "models_by_id",
+    "models_changed",
+    "lanes_changed",
+    "database_now",
+    "create_many",
+}
+
+
+def _numbered(text: str) -> str:
+    names: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return f"${names.setdefault(match.group(1), len(names) + 1)}"
+
+    return re.sub(r"(?<!:):([a-z_]+)", number, text)
+
+
+async def test_every_statement_prepares(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    broken = {}
+    try:
+        for name, text in Statements.load().items():
+            try:
+                await connection.prepare(_numbered(text))
+            except asyncpg.PostgresError as error:
+                broken[name] = str(error)
+    finally:
+        await connection.close()
+    assert not broken
+
+
+def test_every_statement_says_what_it_promises() -> None:
+    for file in SQL.glob("*.sql"):
+        for block in re.split(r"^-- name: ", file.read_text(), flags=re.MULTILINE)[1:]:
+            name, promise = block.splitlines()[:2]
+            assert promise.startswith("-- "), f"{file.name}: {name} has no sentence"
+
+
+def test_what_the_api_reaches_names_the_tenant() -> None:
+    for file in SQL.glob("*.sql"):
+        if file.name in WORKER_FILES:
+            continue
+        for block in re.split(r"^-- name: ", file.read_text(), flags=re.MULTILINE)[1:]:
+            name = block.splitlines()[0].strip()
+            if name not in WITHOUT_TENANT:
+                assert "tenant_id" in block, f"{file.name}: {name} does not name the tenant"
+
+
+def test_no_index_of_the_task_table_names_what_the_end_writes() -> None:
+    schema = (SQL.parent / "migrations/versions/0001_foundation.sql").read_text()
+    written = {
+        "status",
+        "attempt",
+        "retries",
+        "version",
+        "executor",
+        "started_at",
+        "finished_at",
+        "oss_file",
+        "file_type",
+        "file_size",
+        "files",
+        "error_code",
+        "error_message",
+    }
+    indexes = re.findall(r"CREATE (?:UNIQUE )?INDEX \w+ ON task ([^;]*);", schema)
+    assert indexes
+    for index in indexes:
+        assert not written & set(re.findall(r"\w+", index)), f"an index on task names a column of the end: {index}"
