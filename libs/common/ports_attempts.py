@@ -55,7 +55,7 @@ class Attempt:
 
 
 class Attempts(Protocol):
-    """Attempts, by batches. Every write compares the token: who has lost it changes nothing and is left out of the answer."""
+    """Attempts, by batches. Every write compares the token: who has lost it changes nothing and is left out."""
 
     async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
         """Claim and start; stale, started and canceled messages are left out."""

@@ -23,7 +23,7 @@ class SealError(ValueError):
 
 
 class KeyRing:
-    """Seals with the newest key, opens with any. A sealed value is bound to its owner: moved elsewhere it does not open."""
+    """Seals with the newest key, opens with any. A sealed value is bound to its owner and opens nowhere else."""
 
     def __init__(self, text: str) -> None:
         keys = [_key(part) for part in text.split(",") if part.strip()]

@@ -82,7 +82,7 @@ class PostgresDispatchQueue:
 
 
 class PostgresEvents:
-    """Implements ports_dispatch.Events. The relay's lock lives on a connection of its own: when that dies, so does the right."""
+    """Implements ports_dispatch.Events. The relay's lock lives on a connection of its own, and dies with it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -21,7 +21,7 @@ _WRITTEN: Final = tuple(name for name in _STORED if name not in ("id", "lane", "
 
 
 class PostgresModels:
-    """Implements ports_tasks.Models. `partitions_setting` 0 derives the partitions of a new topic from the slots of one executor."""
+    """Implements ports_tasks.Models. `partitions_setting` 0 derives a topic's partitions from one executor's slots."""
 
     def __init__(self, database: Database, *, partitions_setting: int = 0, executor_slots: int = 2_000) -> None:
         self._database = database
