@@ -54,7 +54,7 @@ class EmbeddedKafka(ServerProcess):
         self._write_settings()
         if not (self.folder / "data" / "meta.properties").exists():
             await self._format()
-        if not await until_free(self.controller_port, seconds=10):
+        if not await until_free(self.controller_port, seconds=5):
             raise ChildFailed(f"{self.role}: port {self.controller_port} of {LOOPBACK} is taken by another process")
 
     def command(self) -> Command:

@@ -40,6 +40,7 @@ class _Keeper:
 
     async def run(self) -> int:
         self._obey_signals()
+        self._publish(self._supervisor.charges)
         try:
             if await self._start():
                 await self._supervisor.watch(self._stopping)

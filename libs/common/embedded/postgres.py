@@ -85,7 +85,7 @@ class EmbeddedPostgres(ServerProcess):
     async def probe(self) -> bool:
         try:
             connection = await asyncpg.connect(self.database_url("postgres"), timeout=2)
-        except (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+        except (OSError, asyncpg.PostgresError):  # not there yet, or still recovering
             return False
         try:
             if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", ROLE):

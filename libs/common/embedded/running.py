@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,18 +75,27 @@ def read_report(data: Path) -> Report | None:
     return report
 
 
-def until_ready(data: Path, *, seconds: float, given_up: Any = None) -> Report | None:
+def current_report(data: Path) -> Report | None:
+    """What runs there now; when nothing does, the last report with every process stopped. None without any."""
+    report = read_report(data)
+    if report is not None and report["pid"] != supervisor_pid(data):
+        stopped = [{**entry, "pid": None, "state": "stopped"} for entry in report["processes"]]
+        return {**report, "pid": None, "ready": False, "processes": stopped}
+    return report
+
+
+def until_ready(data: Path, *, seconds: float, vain: Callable[[], bool] | None = None) -> Report | None:
     """Wait for the running stack to say that it is ready.
 
-    None when nobody runs it (any more), or the time is up. `given_up` may say sooner that waiting is vain.
+    None when the time is up, or when nobody runs it and `vain` (nobody will either) is true.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        vain = given_up is not None and given_up()
+        hopeless = vain is None or vain()  # asked first: it may have ended between the two questions
         pid, report = supervisor_pid(data), read_report(data)
         if report is not None and report["ready"] and report["pid"] == pid:
             return report
-        if pid is None and vain:
+        if pid is None and hopeless:
             return None
         time.sleep(_POLL_SECONDS)
     return None

@@ -67,7 +67,7 @@ class ServerProcess(ABC):
             return
         await self.launch()
         try:
-            await self._until_ready()
+            await self.until_ready()
         except BaseException:
             await self.kill()
             raise
@@ -75,9 +75,19 @@ class ServerProcess(ABC):
     async def launch(self) -> None:
         """Start without waiting until it serves. Raises ChildFailed or OSError."""
         await self.prepare()
-        if not await until_free(self.port, seconds=10):
+        if not await until_free(self.port, seconds=5):
             raise ChildFailed(f"{self.name}: port {self.port} of {LOOPBACK} is taken by another process")
         self._process = spawn(self.command())
+
+    async def until_ready(self) -> None:
+        """Wait until it serves. Raises ChildFailed when it ends or `start_seconds` pass before."""
+        deadline = time.monotonic() + self.start_seconds
+        while not await self.probe():
+            if self.pid is None:
+                raise ChildFailed(f"{self.name} ended with code {self.exit_code} while starting; log: {self.log_path}")
+            if time.monotonic() > deadline:
+                raise ChildFailed(f"{self.name} not ready within {self.start_seconds:.0f} s; log: {self.log_path}")
+            await asyncio.sleep(0.03)
 
     async def stop(self) -> None:
         """End it in good order within `stop_seconds`, then by force."""
@@ -105,15 +115,6 @@ class ServerProcess(ABC):
     @abstractmethod
     async def probe(self) -> bool:
         """Whether it does real work for a client now."""
-
-    async def _until_ready(self) -> None:
-        deadline = time.monotonic() + self.start_seconds
-        while not await self.probe():
-            if self.pid is None:
-                raise ChildFailed(f"{self.name} ended with code {self.exit_code} while starting; log: {self.log_path}")
-            if time.monotonic() > deadline:
-                raise ChildFailed(f"{self.name} not ready within {self.start_seconds:.0f} s; log: {self.log_path}")
-            await asyncio.sleep(0.03)
 
 
 def package_folder(package: str) -> Path:

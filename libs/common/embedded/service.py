@@ -15,6 +15,8 @@ from libs.common.embedded.server_process import ServerProcess
 class ServiceProcess(ServerProcess):
     """Ready when its /readyz says so. Asked to stop, it drains; `drain_seconds` is its own limit for that."""
 
+    start_seconds = 60.0
+
     def __init__(
         self,
         role: str,

@@ -42,12 +42,12 @@ class Stack:
         addresses: Addresses,
         environment: Mapping[str, str] = os.environ,
         *,
-        service_arguments: ServiceArguments = _module,
+        service_arguments: ServiceArguments | None = None,
     ) -> None:
         self.folder = folder
         self._addresses = addresses
         self._given = environment
-        self._service_arguments = service_arguments
+        self._service_arguments = service_arguments or _module
 
     @cached_property
     def servers(self) -> list[ServerProcess]:

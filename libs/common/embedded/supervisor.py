@@ -96,9 +96,10 @@ class Supervisor:
             await self._stop(charge)
 
     async def _first_start(self, charge: Charge) -> None:
-        self._become(charge, State.STARTING)
         charge.launched_at = time.monotonic()
-        await charge.process.start()
+        await charge.process.launch()
+        self._become(charge, State.STARTING)
+        await charge.process.until_ready()
         self._become(charge, State.RUNNING)
 
     def _died(self, charge: Charge) -> None:
@@ -121,12 +122,10 @@ class Supervisor:
                 charge.deaths_in_a_row += 1
                 self._report(f"{process.name} cannot be started: {error}")
         # Not ready is no reason to kill it: it may be waiting for a server that is coming back as well.
-        while process.pid is not None and not await process.probe():
-            await asyncio.sleep(0.1)
-        self._become(charge, State.RUNNING)  # or it died again, which the next look finds
-        if process.pid is not None:
+        if await _serves(process):
             took = time.monotonic() - charge.launched_at
             self._report(f"{process.name} runs again as process {process.pid}, ready after {took:.1f} s")
+        self._become(charge, State.RUNNING)  # or it died again, which the next look finds
 
     async def _stop(self, charge: Charge) -> None:
         await charge.process.stop()
@@ -135,3 +134,11 @@ class Supervisor:
     def _become(self, charge: Charge, state: State) -> None:
         charge.state = state
         self._changed(self.charges)
+
+
+async def _serves(process: ServerProcess) -> bool:
+    while process.pid is not None:
+        if await process.probe():
+            return True
+        await asyncio.sleep(0.1)
+    return False

@@ -1,0 +1,1 @@
+"""What every process runs on: signals, flushes, sweeps, logs, metrics, probes, failpoints."""

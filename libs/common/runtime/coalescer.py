@@ -1,0 +1,178 @@
+"""One flush for many callers: what arrives while a flush is under way shares the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Generic, TypeAlias, TypeVar
+
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_Waiting: TypeAlias = "tuple[Item, asyncio.Future[Result], int]"
+
+_MAX_ITEMS: Final = 500
+_MAX_BYTES: Final = 8 * 1024 * 1024
+
+
+class CoalescerClosed(Unavailable):
+    """The process is stopping; nothing was begun."""
+
+
+def _never(_error: BaseException) -> bool:
+    return False
+
+
+class Coalescer(Generic[Item, Result]):
+    """Gathers single items into batches for `flush`, which answers them in order.
+
+    The first item of an idle coalescer is flushed in the next turn of the loop; whatever comes while `concurrency`
+    flushes are under way goes together into the next one, at most `max_items` and `max_bytes` of it (a single larger
+    item goes alone). What was submitted is flushed even if its caller is cancelled meanwhile.
+
+    A data error halves the batch until the bad item stands alone: only its caller sees the error. A deadlock is tried
+    once more. Any other error goes to every caller of the batch.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        max_items: int = _MAX_ITEMS,
+        max_bytes: int = _MAX_BYTES,
+        size_of: Callable[[Item], int] | None = None,
+        concurrency: int = 1,
+        is_data_error: Callable[[BaseException], bool] = _never,
+        is_deadlock: Callable[[BaseException], bool] = _never,
+    ) -> None:
+        self._flush = flush
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._size_of = size_of
+        self._concurrency = concurrency
+        self._is_data_error = is_data_error
+        self._is_deadlock = is_deadlock
+        self._waiting: list[_Waiting[Item, Result]] = []
+        self._waiting_bytes = 0
+        self._flights: set[asyncio.Task[None]] = set()
+        self._flying = 0
+        self._scheduled = False
+        self._closed = False
+        # Flushes belong to nobody: the first caller's log fields and trace must not stick to its neighbours.
+        self._context = contextvars.copy_context()
+
+    async def submit(self, item: Item) -> Result:
+        """The answer to one item. Raises what `flush` raised for it, CoalescerClosed when closed.
+
+        OutcomeUnknown when the flush was cut off half-way.
+        """
+        return await self._join(item)
+
+    async def submit_many(self, items: Sequence[Item]) -> list[Result]:
+        """The answers to several items, in order; raises the first error once every one of them is settled."""
+        results = await asyncio.gather(*[self._join(item) for item in items], return_exceptions=True)
+        answers: list[Result] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            answers.append(result)
+        return answers
+
+    async def close(self, timeout: float) -> None:
+        """Take no more, and wait for what was submitted; what is not done in time (seconds) is cut off."""
+        self._closed = True
+        self._take_off()
+        if self._flights:
+            _, late = await asyncio.wait(self._flights, timeout=timeout)
+            for flight in late:
+                flight.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1)
+
+    def _join(self, item: Item) -> asyncio.Future[Result]:
+        if self._closed:
+            raise CoalescerClosed("stopping")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        size = self._size_of(item) if self._size_of is not None else 0
+        self._waiting.append((item, future, size))
+        self._waiting_bytes += size
+        if self._flying < self._concurrency and not self._scheduled:
+            # Not at once: neighbours that are ready in this very turn of the loop come along for free.
+            self._scheduled = True
+            loop.call_soon(self._take_off, context=self._context)
+        return future
+
+    def _take_off(self) -> None:
+        self._scheduled = False
+        if self._waiting and self._flying < self._concurrency:
+            self._flying += 1
+            flight = asyncio.get_running_loop().create_task(self._fly(), name="coalescer-flight")
+            self._flights.add(flight)
+            flight.add_done_callback(self._flights.discard)
+
+    async def _fly(self) -> None:
+        """Flush batch after batch until nobody waits."""
+        batch: list[_Waiting[Item, Result]] = []
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                await self._carry(batch)
+        except BaseException:
+            _fail(batch, OutcomeUnknown("the flush was cut off"))
+            _fail(self._waiting, Unavailable("the flush before this one was cut off"))
+            self._waiting, self._waiting_bytes = [], 0
+            raise
+        finally:
+            # Counted here and not by the task's end: between the two a submit would wait for a flight that is over.
+            self._flying -= 1
+
+    def _next_batch(self) -> list[_Waiting[Item, Result]]:
+        waiting = self._waiting
+        if len(waiting) <= self._max_items and self._waiting_bytes <= self._max_bytes:
+            self._waiting, self._waiting_bytes = [], 0
+            return waiting
+        count = size = 0
+        for _, _, item_size in waiting[: self._max_items]:
+            if count and size + item_size > self._max_bytes:
+                break
+            count += 1
+            size += item_size
+        self._waiting = waiting[count:]
+        self._waiting_bytes -= size
+        return waiting[:count]
+
+    async def _carry(self, batch: list[_Waiting[Item, Result]]) -> None:
+        """Answer every caller of the batch, halving it around bad items."""
+        try:
+            results = await self._flush_once_more_on_deadlock([item for item, _, _ in batch])
+        except Exception as error:
+            if len(batch) > 1 and self._is_data_error(error):
+                half = len(batch) // 2
+                await self._carry(batch[:half])
+                await self._carry(batch[half:])
+            else:
+                _fail(batch, error)
+            return
+        if len(results) != len(batch):
+            _fail(batch, RuntimeError(f"a flush answered {len(results)} of {len(batch)} items"))
+            return
+        for (_, future, _), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+    async def _flush_once_more_on_deadlock(self, items: list[Item]) -> Sequence[Result]:
+        try:
+            return await self._flush(items)
+        except Exception as error:
+            if not self._is_deadlock(error):
+                raise
+        return await self._flush(items)
+
+
+def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:
+    for _, future, _ in batch:
+        if not future.done():
+            future.set_exception(error)

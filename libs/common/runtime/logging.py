@@ -1,0 +1,124 @@
+"""One line for each thing that happened: JSON in production, readable on a terminal, secrets masked in both."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from contextlib import AbstractContextManager
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from libs.common.runtime.redaction import redact
+
+Level: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Format: TypeAlias = Literal["json", "pretty"]
+
+#: They tell their own story at INFO; ours is enough.
+_CHATTY: Final = ("aiokafka", "asyncio", "sqlalchemy", "uvicorn", "faststream", "httpx", "httpcore", "aiohttp")
+_JSON_OPTIONS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
+
+
+def configure_logging(role: str, level: Level = "INFO", format: Format | None = None) -> None:
+    """Set up logging for this process, once, before the first line. Lines go to stderr: stdout is for results.
+
+    Without a format: pretty when stderr is a terminal, else JSON. Libraries that log by the standard library come out
+    the same way, the chatty ones from WARNING on.
+    """
+    terminal = sys.stderr.isatty()
+    chosen = format or ("pretty" if terminal else "json")
+    threshold = logging.getLevelNamesMapping()[level]
+
+    def add_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["role"] = role
+        event["pid"] = os.getpid()
+        return event
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            add_process,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            # Before the redactor, so that secrets in a traceback are masked as well.
+            structlog.processors.format_exc_info,
+            _redact_event,
+            _as_json if chosen == "json" else _pretty(colors=terminal),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+    _route_standard_library(threshold)
+
+
+def get_logger() -> FilteringBoundLogger:
+    """A logger for a module; make it once at import. What is below the level costs one empty call."""
+    return cast(FilteringBoundLogger, structlog.get_logger())
+
+
+def task_context(
+    *,
+    task_id: object = None,
+    tenant: int | None = None,
+    model: str | None = None,
+    attempt: int | None = None,
+    trace_id: str | None = None,
+) -> AbstractContextManager[None]:
+    """Every line of the block names the task; fields that are None stay as they are outside."""
+    fields = {"task_id": task_id, "tenant": tenant, "model": model, "attempt": attempt, "trace_id": trace_id}
+    known = {name: value for name, value in fields.items() if value is not None}
+    return cast(AbstractContextManager[None], structlog.contextvars.bound_contextvars(**known))
+
+
+def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return cast(EventDict, redact(event))
+
+
+def _as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+    try:
+        return orjson.dumps(event, default=str, option=_JSON_OPTIONS)
+    except TypeError:
+        # Integers over 64 bits and lone surrogates: a log line must never raise.
+        return json.dumps(event, default=str).encode()
+
+
+def _pretty(*, colors: bool) -> structlog.typing.Processor:
+    # The plain formatter: the fancy ones print local variables, secrets included.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+    )
+
+    def render(logger: WrappedLogger, method: str, event: EventDict) -> bytes:
+        return renderer(logger, method, event).encode("utf-8", "backslashreplace")
+
+    return render
+
+
+class _Forward(logging.Handler):
+    """Hands records of the standard library to structlog."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._log = get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message = record.getMessage()
+        except Exception as error:  # a library's own bad format string
+            message = f"{record.msg!r} ({type(error).__name__})"
+        fields: dict[str, Any] = {"logger": record.name}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        self._log.log(record.levelno, message, **fields)
+
+
+def _route_standard_library(threshold: int) -> None:
+    logging.basicConfig(handlers=[_Forward()], level=threshold, force=True)
+    logging.captureWarnings(True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))

@@ -1,0 +1,164 @@
+"""The figures of a process: every name there is, what it means, and how to reach it.
+
+Labels are bounded: model is the model's id, route a template, codes come from closed sets, and no tenant is ever one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from typing import Final, Literal, TypeAlias
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+CounterName: TypeAlias = Literal[
+    "sluiceway_tasks_created_total",
+    "sluiceway_gate_refusals_total",
+    "sluiceway_http_requests_total",
+    "sluiceway_dispatches_published_total",
+    "sluiceway_events_published_total",
+    "sluiceway_permit_refusals_total",
+    "sluiceway_attempts_total",
+    "sluiceway_attempt_errors_total",
+    "sluiceway_stale_messages_total",
+    "sluiceway_fence_losses_total",
+    "sluiceway_dead_messages_total",
+    "sluiceway_heals_total",
+    "sluiceway_rescues_total",
+    "sluiceway_sweep_rows_total",
+    "sluiceway_periodic_runs_total",
+]
+GaugeName: TypeAlias = Literal[
+    "sluiceway_build_info",
+    "sluiceway_backlog_tasks",
+    "sluiceway_backlog_oldest_seconds",
+    "sluiceway_tasks_in_flight",
+    "sluiceway_permits_in_use",
+    "sluiceway_outbox_rows",
+    "sluiceway_outbox_lag_seconds",
+    "sluiceway_oldest_transaction_seconds",
+    "sluiceway_executor_slots",
+    "sluiceway_executor_running",
+    "sluiceway_executor_held",
+    "sluiceway_dependency_up",
+    "sluiceway_loop_lag_seconds",
+]
+HistogramName: TypeAlias = Literal[
+    "sluiceway_http_request_seconds",
+    "sluiceway_dispatcher_tick_seconds",
+    "sluiceway_dispatcher_tick_rows",
+    "sluiceway_task_wait_seconds",
+    "sluiceway_attempt_run_seconds",
+    "sluiceway_upload_seconds",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A sentence, the labels, and for a histogram its buckets."""
+
+    sentence: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+#: Tasks wait and run from milliseconds to a day.
+_TASK_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
+_STEP_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_ROWS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+COUNTERS: Final[dict[CounterName, Metric]] = {
+    "sluiceway_tasks_created_total": Metric("Tasks accepted.", ("model",)),
+    "sluiceway_gate_refusals_total": Metric("Creates refused because the model's queue is full.", ("model",)),
+    "sluiceway_http_requests_total": Metric("Requests answered.", ("route", "method", "status")),
+    "sluiceway_dispatches_published_total": Metric("Dispatch messages handed to the broker.", ("result",)),
+    "sluiceway_events_published_total": Metric("Lifecycle events handed to the broker.", ("result",)),
+    "sluiceway_permit_refusals_total": Metric("Messages that had to wait for a permit.", ("model",)),
+    "sluiceway_attempts_total": Metric("Attempts ended.", ("model", "outcome")),
+    "sluiceway_attempt_errors_total": Metric("Failed attempts by the code of their error.", ("code",)),
+    "sluiceway_stale_messages_total": Metric("Messages of a lease that no longer stands, dropped."),
+    "sluiceway_fence_losses_total": Metric("Writes that found another owner's token and changed nothing.", ("step",)),
+    "sluiceway_dead_messages_total": Metric("Records that could not be read and were kept as dead."),
+    "sluiceway_heals_total": Metric("Read positions moved back to an unclaimed row."),
+    "sluiceway_rescues_total": Metric("Attempts taken from a silent executor."),
+    "sluiceway_sweep_rows_total": Metric("Rows that a sweep changed.", ("sweep",)),
+    "sluiceway_periodic_runs_total": Metric("Runs of a periodic action.", ("name", "result")),
+}
+GAUGES: Final[dict[GaugeName, Metric]] = {
+    "sluiceway_build_info": Metric("Always 1; the labels say what runs.", ("role", "version", "python")),
+    "sluiceway_backlog_tasks": Metric("Tasks that wait for their turn.", ("model",)),
+    "sluiceway_backlog_oldest_seconds": Metric("How long the oldest due task has waited.", ("model",)),
+    "sluiceway_tasks_in_flight": Metric("Tasks on the road, held or running.", ("model",)),
+    "sluiceway_permits_in_use": Metric("Calls that the permits allow at this moment.", ("model",)),
+    "sluiceway_outbox_rows": Metric("Rows that still have to leave, by channel.", ("channel",)),
+    "sluiceway_outbox_lag_seconds": Metric("Age of the oldest row that should have left.", ("channel",)),
+    "sluiceway_oldest_transaction_seconds": Metric("Age of PostgreSQL's oldest open transaction."),
+    "sluiceway_executor_slots": Metric("Tasks that this executor can carry."),
+    "sluiceway_executor_running": Metric("Attempts that run here."),
+    "sluiceway_executor_held": Metric("Messages held here until a permit is free."),
+    "sluiceway_dependency_up": Metric("1 when the last readiness check succeeded.", ("dependency",)),
+    "sluiceway_loop_lag_seconds": Metric("How late the event loop's last tick was."),
+}
+HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
+    "sluiceway_http_request_seconds": Metric("From request to answer.", ("route",), _STEP_SECONDS),
+    "sluiceway_dispatcher_tick_seconds": Metric("One turn of the dispatcher.", (), _STEP_SECONDS),
+    "sluiceway_dispatcher_tick_rows": Metric("Rows leased in one turn.", (), _ROWS),
+    "sluiceway_task_wait_seconds": Metric("From due to started.", ("model",), _TASK_SECONDS),
+    "sluiceway_attempt_run_seconds": Metric("From started to ended.", ("model",), _TASK_SECONDS),
+    "sluiceway_upload_seconds": Metric("One upload to object storage.", (), _TASK_SECONDS),
+}
+
+REGISTRY: Final = CollectorRegistry()
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+ProcessCollector(registry=REGISTRY)
+
+
+@cache
+def counter(name: CounterName) -> Counter:
+    """The counter of this name. On hot paths keep the result of `.labels(...)`."""
+    metric = COUNTERS[name]
+    return Counter(name, metric.sentence, metric.labels, registry=REGISTRY)
+
+
+@cache
+def gauge(name: GaugeName) -> Gauge:
+    """The gauge of this name."""
+    metric = GAUGES[name]
+    return Gauge(name, metric.sentence, metric.labels, registry=REGISTRY)
+
+
+@cache
+def histogram(name: HistogramName) -> Histogram:
+    """The histogram of this name. On hot paths keep the result of `.labels(...)`."""
+    metric = HISTOGRAMS[name]
+    return Histogram(name, metric.sentence, metric.labels, buckets=metric.buckets, registry=REGISTRY)
+
+
+def read_gauge_from(name: GaugeName, read: Callable[[], float], **labels: str) -> None:
+    """Let every scrape ask `read`, which must only look at memory: a scrape must cost nothing (lessons 36)."""
+    metric = gauge(name)
+    (metric.labels(**labels) if labels else metric).set_function(read)
+
+
+def replace_gauge(name: GaugeName, values: Mapping[tuple[str, ...], float]) -> None:
+    """Set the gauge for exactly these label values, in the order of the table; others vanish."""
+    metric = gauge(name)
+    metric.clear()
+    for labels, value in values.items():
+        metric.labels(*labels).set(value)
+
+
+def announce_build(role: str) -> None:
+    """Say in the metrics what runs here."""
+    gauge("sluiceway_build_info").labels(role=role, version=version("sluiceway"), python=platform.python_version()).set(
+        1
+    )
+
+
+def exposition() -> bytes:
+    """What /metrics answers, in the Prometheus text format of CONTENT_TYPE."""
+    return prometheus_client.generate_latest(REGISTRY)

@@ -1,0 +1,17 @@
+"""The typer application that every command registers on.
+
+A command lives in services/cli/<noun>.py and says `@app.command()`. All those modules are imported at every
+call, so a command imports what is slow (SQLAlchemy, Kafka clients, servers) inside its function.
+"""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="sluiceway",
+    help="Carries slow AI-model calls for many tenants, reliably.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)

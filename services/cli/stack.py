@@ -1,0 +1,161 @@
+"""`sluiceway up`, `down` and `status`: the embedded stack of a data folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.app import app
+
+_READY_SECONDS = 300.0  # Apache Kafka's jars may have to be fetched
+_STOP_SECONDS = 90.0
+_ADDRESSES = ("api", "console", "kafka", "database", "redis", "object_store", "data", "logs")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Data folder (SLUICEWAY_DATA, else one of the account's).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _port(of: str, flag: str) -> Any:
+    return typer.Option(flag, min=1, max=65535, help=f"Port of {of}; free when first started, then kept.")
+
+
+@app.command()
+def up(
+    data: Data = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready; stop by `down`.")] = False,
+    as_json: Json = False,
+    port: Annotated[int | None, _port("the API", "--port")] = None,
+    database_port: Annotated[int | None, _port("PostgreSQL", "--database-port")] = None,
+    redis_port: Annotated[int | None, _port("Redis", "--redis-port")] = None,
+    kafka_port: Annotated[int | None, _port("the broker", "--kafka-port")] = None,
+) -> None:
+    """Start servers and services on this machine; a second call reports the running ones."""
+    from libs.common.embedded import running
+    from libs.common.embedded.data_folder import chosen_folder
+
+    folder = chosen_folder(data)
+    folder.furnish()
+    ports = {"api": port, "postgres": database_port, "redis": redis_port, "broker": kafka_port}
+    if running.supervisor_pid(folder.path) is not None:
+        code = _print_running(folder.path, as_json)
+    elif detach:
+        code = _detach(folder.path, ports, as_json)
+    else:
+        code = stay(folder.path, ports, as_json)
+    raise typer.Exit(code)
+
+
+@app.command()
+def down(data: Data = None) -> None:
+    """Stop everything of a data folder; nothing to stop is fine too."""
+    from libs.common.embedded import running
+    from libs.common.embedded.data_folder import chosen_folder
+
+    folder = chosen_folder(data).path
+    stopped = folder.is_dir() and running.stop(folder, seconds=_STOP_SECONDS)
+    _say(f"stopped what ran in {folder}" if stopped else f"nothing runs in {folder}")
+
+
+@app.command()
+def status(data: Data = None, as_json: Json = False) -> None:
+    """Show addresses and the state of each process; exit code 3 when nothing runs."""
+    from libs.common.embedded import running
+    from libs.common.embedded.data_folder import chosen_folder
+
+    folder = chosen_folder(data).path
+    report = running.current_report(folder)
+    if report is not None:
+        _print(report, as_json, with_state=True)
+    if report is None or report["pid"] is None:
+        _say(f"nothing runs in {folder}")
+        raise typer.Exit(3)
+
+
+def stay(
+    folder: Path,
+    ports: Mapping[str, int | None],
+    as_json: bool,
+    service_arguments: Callable[[str], Sequence[str]] | None = None,
+) -> int:
+    """Run the folder's stack until told to end; returns the exit code. Tests put stand-ins for the services."""
+    from libs.common.embedded import running
+    from libs.common.embedded.addresses import Addresses
+    from libs.common.embedded.child import ChildFailed
+    from libs.common.embedded.data_folder import DataFolder
+    from libs.common.embedded.keep import keep_running
+    from libs.common.embedded.stack import Stack
+
+    with running.held(folder) as ours:
+        if ours:
+            running.end_leftovers(folder)
+            home = DataFolder(folder)
+            try:
+                stack = Stack(home, Addresses(home.addresses, ports), service_arguments=service_arguments)
+                return asyncio.run(keep_running(stack, say=_say, ready=lambda report: _print(report, as_json)))
+            except ChildFailed as error:
+                _say(str(error))
+                return 1
+    return _print_running(folder, as_json)  # another call was faster
+
+
+def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int:
+    from libs.common.embedded import running
+    from libs.common.embedded.data_folder import DataFolder
+
+    flags = {"api": "--port", "postgres": "--database-port", "redis": "--redis-port", "broker": "--kafka-port"}
+    chosen = [text for name, port in ports.items() if port is not None for text in (flags[name], str(port))]
+    log = DataFolder(folder).logs / "supervisor.log"
+    with log.open("ab") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "services.cli", "up", "--data", str(folder), *chosen],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    report = running.until_ready(folder, seconds=_READY_SECONDS, vain=lambda: supervisor.poll() is not None)
+    if report is None:
+        running.stop(folder, seconds=_STOP_SECONDS)
+        last = running.read_report(folder) or {}
+        _say(f"{last.get('failure') or 'not everything became ready'}; supervisor's log: {log}")
+        return 1
+    _print(report, as_json)
+    return 0
+
+
+def _print_running(folder: Path, as_json: bool) -> int:
+    from libs.common.embedded import running
+
+    report = running.until_ready(folder, seconds=_READY_SECONDS)
+    if report is None:
+        _say(f"what was starting in {folder} did not become ready; logs: {folder / 'logs'}")
+        return 1
+    _say(f"already running in {folder}")
+    _print(report, as_json)
+    return 0
+
+
+def _print(report: dict[str, Any], as_json: bool, *, with_state: bool = False) -> None:
+    keys = ("role", "pid", "state") if with_state else ("role", "pid")
+    processes = [{key: entry[key] for key in keys} for entry in report["processes"]]
+    if as_json:
+        addresses = {name: report[name] for name in _ADDRESSES}
+        print(json.dumps({**addresses, "pid": report["pid"], "processes": processes}), flush=True)
+        return
+    for name in _ADDRESSES:
+        print(f"{name.replace('_', ' '):13} {report[name]}")
+    print(f"{'supervisor':13} process {report['pid']}")
+    for entry in report["processes"]:
+        pid = "-" if entry["pid"] is None else entry["pid"]
+        print(f"{entry['name']:13} process {pid}" + (f", {entry['state']}" if with_state else ""), flush=True)
+
+
+def _say(message: str) -> None:
+    print(f"sluiceway: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,195 @@
+"""`sluiceway up`: real servers under the real supervisor, with stand-ins for our services."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from libs.common.embedded import running
+from tests.support import servers
+from tests.support.processes import alive, offspring, until
+
+Report = dict[str, Any]
+
+
+class Up:
+    """One `up` in a process of its own."""
+
+    def __init__(self, data: Path, **environment: str) -> None:
+        self.data = data
+        self.notes = data.parent / "notes"
+        own = {"SLUICEWAY_BROKER": "tansu", "SLUICEWAY_STAND_IN_NOTES": str(self.notes), **environment}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
+        self.said = data.parent / f"said-{len(list(data.parent.glob('said-*')))}"
+        with self.said.open("wb") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.stand_in", str(data)],
+                env={**inherited, **own},
+                stdout=subprocess.PIPE,
+                stderr=said,
+            )
+
+    def ready(self) -> Report:
+        assert self.process.stdout is not None
+        printed = self.process.stdout.readline()
+        assert printed, self.said.read_text()
+        report: Report = json.loads(printed)
+        return report
+
+    def end(self, wish: signal.Signals) -> int:
+        self.process.send_signal(wish)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(timeout=60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def state(self) -> Report:
+        return running.current_report(self.data) or {}
+
+    def pids(self, role: str) -> list[int]:
+        return [entry["pid"] for entry in self.state()["processes"] if entry["role"] == role]
+
+    def settled(self) -> bool:
+        return all(entry["state"] == "running" for entry in self.state()["processes"])
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    with servers.servers_folder() as folder:
+        yield folder / "data"
+
+
+@contextmanager
+def running_up(data: Path, **environment: str) -> Iterator[Up]:
+    up = Up(data, **environment)
+    try:
+        yield up
+    finally:
+        if up.process.poll() is None:
+            up.end(signal.SIGTERM)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_up_reports_every_address_and_ctrl_c_ends_it_in_order(data: Path) -> None:
+    with running_up(data) as up:
+        report = up.ready()
+        assert set(report) == {
+            *("api", "kafka", "database", "redis", "object_store", "console", "data", "logs", "pid", "processes")
+        }
+        roles = [entry["role"] for entry in report["processes"]]
+        services = ["api", "dispatcher", "executor", "executor", "janitor"]
+        assert sorted(roles) == sorted(["postgres", "redis", "broker", *services])
+        assert report["pid"] == up.process.pid
+        family = offspring(up.process.pid)
+        assert up.end(signal.SIGINT) == 0
+        assert alive(family) == set()
+        assert up.notes.read_text().split() == services
+        assert running.supervisor_pid(data) is None
+
+
+def test_what_dies_is_back_at_its_address_and_reported(data: Path) -> None:
+    with running_up(data) as up:
+        report = up.ready()
+        addresses = {name: report[name] for name in ("api", "kafka", "database", "redis")}
+        for role in ("postgres", "redis", "broker", "api", "executor"):
+            victim = up.pids(role)[0]
+            os.kill(victim, signal.SIGKILL)
+            until(lambda role=role, victim=victim: victim not in up.pids(role), seconds=10, what=f"{role} is noticed")
+        until(up.settled, seconds=10, what="everything runs again")
+        assert {name: up.state()[name] for name in addresses} == addresses
+        said = up.said.read_text()
+        assert "executor-1 ended with code -9" in said
+        assert str(data / "logs" / "executor-1.log") in said
+        assert "postgres runs again" in said
+
+
+def test_a_killed_supervisor_leaves_nothing_and_the_next_one_carries_on(data: Path) -> None:
+    up = Up(data)
+    first = up.ready()
+    servers.run_alone(_write(first["database"]))
+    family = offspring(up.process.pid)
+    up.end(signal.SIGKILL)
+    until(lambda: not alive(family), seconds=10, what="all its processes are gone")
+    with running_up(data) as again:
+        second = again.ready()
+        for name in ("api", "kafka", "database", "redis"):
+            assert second[name] == first[name]
+        assert servers.run_alone(_read(second["database"])) == 7
+
+
+def test_starting_and_stopping_twice_are_harmless(data: Path) -> None:
+    with running_up(data) as up:
+        first = up.ready()
+        for extra in ((), ("--detach",)):
+            again = run("up", "--data", str(data), "--json", *extra)
+            assert (again.returncode, json.loads(again.stdout)) == (0, first)
+        status = json.loads(run("status", "--data", str(data), "--json").stdout)
+        assert [entry.pop("state") for entry in status["processes"]] == ["running"] * len(first["processes"])
+        assert status == first
+
+        assert run("down", "--data", str(data)).returncode == 0
+        assert up.wait() == 0
+    stopped = run("down", "--data", str(data))
+    assert (stopped.returncode, stopped.stderr) == (0, f"sluiceway: nothing runs in {data}\n")
+    assert run("status", "--data", str(data), "--json").returncode == 3
+    assert run("down", "--data", str(data / "never-there")).returncode == 0
+
+
+def test_a_service_that_cannot_start_is_named_with_its_log_and_nothing_stays(data: Path) -> None:
+    up = Up(data, SLUICEWAY_STAND_IN_BROKEN="dispatcher")
+    assert up.wait() == 1
+    said = up.said.read_text()
+    assert "dispatcher-1 ended with code 7 while starting" in said
+    assert str(data / "logs" / "dispatcher-1.log") in said
+    assert [entry for entry in up.state()["processes"] if entry["pid"]] == []
+    assert "dispatcher-1" in up.state()["failure"]
+
+
+def test_servers_that_are_given_are_not_started(data: Path, redis_server: str, postgres_server: str) -> None:
+    with servers.clone(postgres_server, "template0") as database:
+        given = {"SLUICEWAY_REDIS_URL": redis_server, "SLUICEWAY_DATABASE_URL": database}
+        with running_up(data, **given) as up:
+            report = up.ready()
+            assert {entry["role"] for entry in report["processes"]}.isdisjoint({"postgres", "redis"})
+            assert (report["redis"], report["database"]) == (redis_server, database)
+
+
+def test_the_key_ring_is_private_and_stays_the_same(data: Path) -> None:
+    rings = []
+    for _ in range(2):
+        with running_up(data) as up:
+            up.ready()
+            assert (data / "secrets").stat().st_mode & 0o077 == 0
+            rings.append((data / "secrets").read_text())
+    assert rings[0] == rings[1]
+
+
+async def _write(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)")
+    await connection.close()
+
+
+async def _read(url: str) -> int:
+    connection = await asyncpg.connect(url)
+    try:
+        return int(await connection.fetchval("SELECT n FROM kept"))
+    finally:
+        await connection.close()
