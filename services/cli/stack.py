@@ -91,7 +91,9 @@ def stay(
     from libs.common.embedded.data_folder import DataFolder
     from libs.common.embedded.keep import keep_running
     from libs.common.embedded.stack import Stack
+    from libs.common.runtime.process import die_with_parent
 
+    die_with_parent()
     with running.held(folder) as ours:
         if ours:
             running.end_leftovers(folder)

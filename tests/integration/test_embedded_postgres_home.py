@@ -78,6 +78,6 @@ def test_without_an_account_to_run_as_it_says_so(folder: Path, monkeypatch: pyte
     def nobody_there(name: str) -> None:
         raise KeyError(name)
 
-    monkeypatch.setattr(postgres_home.pwd, "getpwnam", nobody_there)
+    monkeypatch.setattr("pwd.getpwnam", nobody_there)
     with pytest.raises(ChildFailed, match="no account `nobody`"):
         postgres_home.settle_in(folder / "postgres")

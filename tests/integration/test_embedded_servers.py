@@ -31,7 +31,7 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     made: list[ServerProcess] = []
     with servers.servers_folder() as folder:
 
-        def build(kind: type[ServerProcess], **options: int) -> ServerProcess:
+        def build(kind: type[ServerProcess], **options: Any) -> ServerProcess:
             made.append(kind(folder / f"server-{len(made)}", **options))
             return made[-1]
 

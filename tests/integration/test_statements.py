@@ -1,4 +1,4 @@
-"""Every SQL statement of the product is prepared against a migrated database; tenants stay apart in what the API reaches."""
+"""Every SQL statement prepares against a migrated database; tenants stay apart in what the API reaches."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 import asyncpg
+
 from libs.common.adapters.postgres import statements
 from libs.common.adapters.postgres.statements import Statements
 
 SQL = Path(statements.__file__).parent / "sql"
 #: Statements that serve workers and the command line: they go by id, by token or over everything, never for a caller.
 WORKER_FILES = ("dispatch.sql", "events.sql", "executors.sql", "sweeps.sql", "audit.sql")
-#: Reached by the API but owned by no tenant: the look-up of the key that says which tenant it is, caches, and keys by id.
+#: Reached by the API but owned by no tenant: the look-up of a key, caches, and what goes by unguessable ids.
 WITHOUT_TENANT = {
     "find_key",
     "revoke_key",

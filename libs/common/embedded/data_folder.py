@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +46,9 @@ class DataFolder:
         for folder in (self.logs, self.objects, self.staging):
             folder.mkdir(mode=0o700, exist_ok=True)
         if not self.secrets.exists():
-            write_whole(self.secrets, urlsafe_b64encode(secrets.token_bytes(32)).decode() + "\n")
+            from libs.common.adapters.secrets import new_key  # slow to import, needed once
+
+            write_whole(self.secrets, new_key() + "\n")
         for log in self.logs.glob("*.log"):
             if log.stat().st_size > _LARGEST_LOG_BYTES:
                 log.replace(log.with_suffix(".log.1"))

@@ -32,7 +32,7 @@ class ServiceProcess(ServerProcess):
         self._name = f"{role}-{number}"
         super().__init__(logs, port=port, log_path=logs / f"{self._name}.log")
         self._command = Command(arguments, self.log_path, environment=environment)
-        self.stop_seconds = drain_seconds + 5
+        self.stop_seconds = drain_seconds + 10  # what it cuts off after the drain gets a moment to let go
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 from libs.common.embedded.addresses import Addresses
 from libs.common.embedded.child import ChildFailed
@@ -20,9 +21,10 @@ from libs.common.embedded.tansu import EmbeddedTansu
 
 ServiceArguments = Callable[[str], Sequence[str]]
 
-# How many processes of each role, in the order in which they are stopped.
-_ROLES = {"api": None, "dispatcher": "SLUICEWAY_DISPATCHERS", "executor": "SLUICEWAY_EXECUTORS", "janitor": None}
-_USUAL_NUMBER = {"executor": 2}
+# The roles in the order in which they are stopped, and how many processes each has unless SLUICEWAY_<ROLE>S says.
+_ROLES = {"api": 1, "dispatcher": 1, "executor": 2, "janitor": 1}
+
+_SERVER_ADDRESSES = ("SLUICEWAY_DATABASE_URL", "SLUICEWAY_REDIS_URL", "SLUICEWAY_KAFKA_BOOTSTRAP")
 
 
 def _module(role: str) -> Sequence[str]:
@@ -46,7 +48,7 @@ class Stack:
     ) -> None:
         self.folder = folder
         self._addresses = addresses
-        self._given = environment
+        self._given = _read_mounted(environment)
         self._service_arguments = service_arguments or _module
 
     @cached_property
@@ -60,8 +62,8 @@ class Stack:
         """Our own processes, in the order in which they are stopped."""
         return [
             self._service(role, number)
-            for role, setting in _ROLES.items()
-            for number in range(1, self._number(role, setting) + 1)
+            for role, usual in _ROLES.items()
+            for number in range(1, self._number_of(role, usual) + 1)
         ]
 
     @property
@@ -101,7 +103,10 @@ class Stack:
             "SLUICEWAY_BROKER": self._broker_kind,
             "SLUICEWAY_STORAGE_URL": self.storage_url,
             "SLUICEWAY_API_HOST": LOOPBACK,
+            "SLUICEWAY_HEALTH_HOST": LOOPBACK,
         }
+        # On Linux the kernel ends the children of a supervisor that was killed; elsewhere they look themselves.
+        fixed["SLUICEWAY_PARENT_PID"] = "" if sys.platform == "linux" else str(os.getpid())
         return {**usual, **self._given, **fixed}
 
     @property
@@ -151,7 +156,7 @@ class Stack:
         return kind
 
     def _service(self, role: str, number: int) -> ServiceProcess:
-        port = self._addresses.port("api" if role == "api" else f"{role}-{number}")
+        port = self._addresses.port("api" if (role, number) == ("api", 1) else f"{role}-{number}")
         own = {"SLUICEWAY_API_PORT": str(port)} if role == "api" else {"SLUICEWAY_HEALTH_PORT": str(port)}
         return ServiceProcess(
             role,
@@ -163,10 +168,15 @@ class Stack:
             drain_seconds=float(self._given.get("SLUICEWAY_DRAIN_SECONDS") or 30),
         )
 
-    def _number(self, role: str, setting: str | None) -> int:
-        given = self._given.get(setting) if setting else None
-        if not given:
-            return _USUAL_NUMBER.get(role, 1)
+    def _number_of(self, role: str, usual: int) -> int:
+        setting = f"SLUICEWAY_{role.upper()}S"
+        given = self._given.get(setting) or str(usual)
         if not given.isdecimal():
             raise ChildFailed(f"{setting} is {given!r}; it must be a number")
         return int(given)
+
+
+def _read_mounted(environment: Mapping[str, str]) -> dict[str, str]:
+    # A server's address may come as a mounted secret, like every setting.
+    mounted = {name: environment.get(f"{name}_FILE") for name in _SERVER_ADDRESSES if name not in environment}
+    return {**environment, **{name: Path(file).read_text().rstrip("\r\n") for name, file in mounted.items() if file}}

@@ -50,7 +50,7 @@ class Health:
         self._turning: dict[str, Callable[[], bool]] = {}
         self._checked = _Checked()
         self._checking = asyncio.Lock()
-        self._late: set[asyncio.Task[object]] = set()
+        self._looks: set[asyncio.Task[object]] = set()
 
     def need(self, name: str, check: Callable[[], Awaitable[object]]) -> None:
         """Not ready while `check` raises or takes longer than a second. It is asked at most once a second."""
@@ -109,12 +109,13 @@ class Health:
                 return Answer(404, "application/json", b'{"status":"unknown path"}')
 
     async def _look(self) -> dict[str, str]:
-        looks = {name: asyncio.ensure_future(check()) for name, check in self._needs.items()}
+        looks = {name: asyncio.create_task(_ask(check)) for name, check in self._needs.items()}
+        for look in looks.values():
+            self._looks.add(look)  # kept until done: a late one needs a moment to let go, and nobody waits for it
+            look.add_done_callback(self._forget)
         if looks:
             _, late = await asyncio.wait(looks.values(), timeout=_BUDGET_SECONDS)
             for look in late:
-                self._late.add(look)  # it may need a moment to let go; the probe does not wait for it
-                look.add_done_callback(self._forget)
                 look.cancel()
         verdicts = {name: _verdict(look) for name, look in looks.items()}
         for name, verdict in verdicts.items():
@@ -124,12 +125,16 @@ class Health:
         return verdicts
 
     def _forget(self, look: asyncio.Task[object]) -> None:
-        self._late.discard(look)
+        self._looks.discard(look)
         if not look.cancelled():
             look.exception()  # seen, so that nobody logs it as lost
 
 
-def _verdict(look: asyncio.Future[object]) -> str:
+async def _ask(check: Callable[[], Awaitable[object]]) -> object:
+    return await check()
+
+
+def _verdict(look: asyncio.Task[object]) -> str:
     if not look.done() or look.cancelled():
         return "timeout"
     error = look.exception()

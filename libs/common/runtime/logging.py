@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import orjson
@@ -50,7 +50,7 @@ def configure_logging(role: str, level: Level = "INFO", format: Format | None = 
             _as_json if chosen == "json" else _pretty(colors=terminal),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=_Lines,
         cache_logger_on_first_use=True,
     )
     _route_standard_library(threshold)
@@ -97,6 +97,16 @@ def _pretty(*, colors: bool) -> structlog.typing.Processor:
         return renderer(logger, method, event).encode("utf-8", "backslashreplace")
 
     return render
+
+
+class _Lines:
+    """Writes lines to stderr, and drops them when that is impossible: a full disk must not stop the work."""
+
+    def msg(self, line: bytes) -> None:
+        with suppress(OSError):
+            os.write(2, line + b"\n")
+
+    debug = info = warning = error = critical = msg
 
 
 class _Forward(logging.Handler):

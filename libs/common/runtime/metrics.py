@@ -154,9 +154,8 @@ def replace_gauge(name: GaugeName, values: Mapping[tuple[str, ...], float]) -> N
 
 def announce_build(role: str) -> None:
     """Say in the metrics what runs here."""
-    gauge("sluiceway_build_info").labels(role=role, version=version("sluiceway"), python=platform.python_version()).set(
-        1
-    )
+    build = {"role": role, "version": version("sluiceway"), "python": platform.python_version()}
+    gauge("sluiceway_build_info").labels(**build).set(1)
 
 
 def exposition() -> bytes:

@@ -47,7 +47,7 @@ class Address(NamedTuple):
 def serve(
     service_context: AbstractAsyncContextManager[Service], *, drain: timedelta, health: Health, probes: Address
 ) -> int:
-    """Run a service to its end and return the exit code of the process: 0 when it was asked to stop, 1 when it failed.
+    """Run a service to its end; returns the exit code of the process: 0 when it ended or was stopped, 1 when it failed.
 
     The only handler of SIGTERM and SIGINT: the first one calls `stop()`, gives `run()` the time of `drain` to return
     and then cancels it; a second one, or one before the resources are open, cancels at once. Resources are closed in

@@ -21,13 +21,15 @@ _SECRET_ENDINGS: Final = ("api_key", "authorization", "password", "secret", "sec
 _SHORTEST_SECRET: Final = 6  #: masking shorter values would make logs unreadable and hide nothing
 _DEEPEST: Final = 6
 
-_URL_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s/@]+@")
+_URL_PASSWORD: Final = re.compile(r"(://[^\s/:@]*:)[^\s/]+@")
 #: `Authorization: Bearer x`, `'api_key': 'x'`, `password=x` inside any text, tracebacks included.
 _NAMED_VALUE: Final = re.compile(
-    r"""((?:authorization|api[_-]?key|x-user-info|cookie|password|passwd|secret|token)["']?\s*[:=]\s*["']?)"""
-    r"""((?:bearer|basic)\s+)?[^\s"',;&}]+""",
+    r"""((?:authorization|api[_-]?key|password|passwd|secret|token)["']?\s*[:=]\s*["']?)"""
+    r"""((?:bearer|basic|digest|token|key|apikey)\s+)?[^\s"',;&}]+""",
     re.IGNORECASE,
 )
+#: Values that may hold anything are masked up to the end of the line.
+_NAMED_LINE: Final = re.compile(r"""((?:x-user-info|cookie)["']?\s*[:=]\s*)[^\r\n]+""", re.IGNORECASE)
 _BEARER: Final = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE)
 
 _values: set[str] = set()
@@ -47,7 +49,7 @@ def register_secret(value: str) -> None:
 
 
 def redact(value: Any, depth: int = 0) -> Any:
-    """The same value, fit for a log: secrets masked, objects as text, nesting cut off at six levels."""
+    """The same value, fit for a log: secrets masked, objects as text, nesting cut off at six levels. Never raises."""
     if isinstance(value, str):
         return redact_text(value)
     if value is None or isinstance(value, bool | int | float | UUID | datetime | date):
@@ -63,7 +65,10 @@ def redact(value: Any, depth: int = 0) -> Any:
         }
     if isinstance(value, list | tuple | set | frozenset):
         return [redact(inner, depth + 1) for inner in value]
-    return redact_text(str(value))
+    try:
+        return redact_text(str(value))
+    except Exception:  # an object that cannot even say what it is
+        return f"<{type(value).__name__}>"
 
 
 def redact_text(text: str) -> str:
@@ -73,6 +78,7 @@ def redact_text(text: str) -> str:
     if "://" in text:
         text = _URL_PASSWORD.sub(rf"\g<1>{MASK}@", text)
     if ":" in text or "=" in text:
+        text = _NAMED_LINE.sub(rf"\g<1>{MASK}", text)
         text = _NAMED_VALUE.sub(rf"\g<1>{MASK}", text)
     if " " in text:
         text = _BEARER.sub(rf"\g<1> {MASK}", text)

@@ -1,0 +1,53 @@
+"""How a model call, staging or an upload can fail.
+
+OutputError
+|-- ModelError               the call; `retryable` says whether the same call may do better later
+|-- StagingFull              staging takes nothing now: admit no work
+|-- StagedLost               the staged output is gone or is not what was written
+`-- UploadFailed             storage did not take the output; `retryable` as above
+    `-- UploadUnauthorized   neither the task's nor the service's credential is accepted
+"""
+
+from __future__ import annotations
+
+from libs.common.domain.errors import SluicewayError
+
+
+class OutputError(SluicewayError):
+    """Something between the model and the result. `code` is stable, `message` free of secrets."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class ModelError(OutputError):
+    """The model call failed."""
+
+
+class StagingFull(OutputError):
+    """Staging takes nothing now."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("staging_full", message, retryable=True)
+
+
+class StagedLost(OutputError):
+    """The staged output is gone, or is not what was written."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("staging_lost", message, retryable=False)
+
+
+class UploadFailed(OutputError):
+    """Storage did not take the output."""
+
+
+class UploadUnauthorized(UploadFailed):
+    """No credential is accepted any more."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("upload_unauthorized", message, retryable=False)
