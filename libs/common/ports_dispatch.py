@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -63,10 +63,11 @@ class LaneRoom:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a turn did. Lanes that somebody else had locked appear in neither list."""
+    """What a turn did. Lanes in `busy` were locked by another dispatcher; paused and closed ones appear nowhere."""
 
     rooms: Sequence[LaneRoom]
     rows: Sequence[LeasedRow]
+    busy: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ class DispatchQueue(Protocol):
         """Rows that the broker did not acknowledge are first in line again."""
 
     async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:
-        """(id, lease, delay, message) of rows that the broker refused; returns (id, sends so far)."""
+        """(id, lease, first delay in seconds, message) of rows that the broker refused: each is due again after the
+        delay, doubled for every earlier refusal up to 32 times; returns (id, sends so far)."""
 
     async def bury_refused(self, ids: Sequence[int], message: str) -> list[tuple[UUID, int]]:
         """Rows refused too often fail as `undeliverable`; returns (public id, lane) whose slots go back."""
@@ -181,12 +183,34 @@ class Carrier(Protocol):
     """Kafka, from the sending side."""
 
     async def send(self, records: Sequence[Record]) -> list[SendVerdict]:
-        """Send a batch with acks=all and wait for every answer, within its own deadline. Never raises for the broker's
-        sake: unreachable means neither acknowledged nor refused."""
+        """Send a batch with acks=all and wait for every answer, 4.5 s at most. Never raises for the broker's sake:
+        unreachable, late or unknown to the broker means neither acknowledged nor refused."""
 
-    async def ensure_topics(self, topics: dict[str, int], *, events: bool = False) -> set[str]:
-        """Create what is missing (topic -> partitions); returns those that exist with leaders now."""
+    async def probe(self) -> bool:
+        """Look whether the broker answers, opening the connection if there is none; 3 s at most."""
 
     @property
     def reachable(self) -> bool:
-        """Whether the last send or look-up got an answer."""
+        """Whether the last send or probe got an answer."""
+
+    @property
+    def last_error(self) -> str:
+        """Why the broker was last out of reach, in words for operators."""
+
+
+class TopicPlan(NamedTuple):
+    """What a topic must be like; no retention means the broker's default."""
+
+    partitions: int
+    retention_ms: int | None = None
+
+
+class Topics(Protocol):
+    """Kafka's topics."""
+
+    async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
+        """Create what is missing, add partitions where there are too few (and the broker can); returns partitions of
+        those that exist with leaders now. Raises BrokerUnavailable when the broker does not answer."""
+
+    async def existing(self) -> dict[str, int]:
+        """Every topic there is, with its partitions. Raises BrokerUnavailable."""

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from libs.common.embedded import running
+from libs.common.embedded.postgres_home import move_out, place_of
 from tests.support import servers
 from tests.support.processes import alive, offspring, until
 
@@ -187,6 +188,18 @@ def test_servers_that_are_given_are_not_started(data: Path, redis_server: str, p
             report = up.ready()
             assert {entry["role"] for entry in report["processes"]}.isdisjoint({"postgres", "redis"})
             assert (report["redis"], report["database"]) == (redis_server, database)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL needs another place")
+def test_a_folder_that_postgres_cannot_enter_is_said(data: Path) -> None:
+    data.parent.chmod(0o700)
+    with running_up(data) as up:
+        up.ready()
+        elsewhere = place_of(data / "postgres")
+        assert f"PostgreSQL's files lie in {elsewhere}" in up.said.read_text()
+    assert data.parent.stat().st_mode & 0o777 == 0o700
+    move_out(data / "postgres")
+    assert not elsewhere.exists()
 
 
 async def _write(url: str) -> None:

@@ -8,7 +8,8 @@ SluicewayError
 |   `-- Exhausted            a limit is reached; try again after `retry_after` seconds
 |-- Unavailable              a store cannot be reached; nothing is half done
 |   |-- DatabaseUnavailable
-|   `-- GateUnavailable
+|   |-- GateUnavailable
+|   `-- BrokerUnavailable
 |-- OutcomeUnknown           the connection was lost while committing
 `-- IllegalTransition        an arrow that the state machine does not have
 """
@@ -60,6 +61,10 @@ class DatabaseUnavailable(Unavailable):
 
 class GateUnavailable(Unavailable):
     """Redis cannot answer for the gate or the permits; both are closed until it does."""
+
+
+class BrokerUnavailable(Unavailable):
+    """Kafka cannot be reached; what was to be sent stays due."""
 
 
 class OutcomeUnknown(SluicewayError):

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 
 import psutil
 
@@ -18,6 +19,7 @@ from libs.common.embedded.supervisor import Charge, Supervisor
 
 Say = Callable[[str], None]
 _SERVERS = 0  # the first tier
+_MIGRATE = "libs.common.adapters.postgres.migrate"
 
 
 async def keep_running(stack: Stack, *, say: Say, ready: Callable[[Report], None]) -> int:
@@ -53,6 +55,8 @@ class _Keeper:
         return 1 if self._failure else 0
 
     async def _start(self) -> bool:
+        # Two seconds of imports, better spent while initdb works than after it.
+        asyncio.get_running_loop().call_later(0.1, import_module, _MIGRATE)
         starting = asyncio.ensure_future(self._supervisor.start(self._after_tier))
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -71,10 +75,8 @@ class _Keeper:
     async def _after_tier(self, tier: int) -> None:
         if tier != _SERVERS:
             return
-        from libs.common.adapters.postgres.migrate import upgrade  # slow to import: meanwhile the servers start
-
         try:
-            await upgrade(self._stack.database_url)
+            await import_module(_MIGRATE).upgrade(self._stack.database_url)
         except Exception as error:
             raise ChildFailed(f"the database cannot be brought to this version's tables: {error}") from error
         self._say_where_postgres_lies()

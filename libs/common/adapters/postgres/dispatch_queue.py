@@ -44,7 +44,8 @@ class PostgresDispatchQueue:
             mine = [ask for ask in asks if ask.lane in locked]
             rows = await transaction.fetch("lease_due", *_ask_columns(mine), batch, dispatcher, list(acknowledged))
         rooms = [LaneRoom(row["lane"], row["room"], row["low"]) for row in rows if row["summary"]]
-        return Turn(rooms, [_leased(row) for row in rows if not row["summary"]])
+        busy = [ask.lane for ask in asks if ask.lane not in locked]
+        return Turn(rooms, [_leased(row) for row in rows if not row["summary"]], busy)
 
     async def close_leases(self, leases: Sequence[int]) -> None:
         await self._database.fetch("close_leases", list(leases))

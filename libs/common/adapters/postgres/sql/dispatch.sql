@@ -77,9 +77,9 @@ WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
 SELECT lane, class, priority, position FROM back
 
 -- name: postpone_refused
--- Rows that the broker refused: each alone backs off, and counts as one send.
+-- Rows that the broker refused: each alone backs off, twice as long every time, and counts as one send.
 UPDATE dispatch q SET state = 2, lease = NULL, sends = q.sends + 1, version = q.version + 1,
-  due_at = now() + make_interval(secs => m.delay), error_code = 'publish_refused', error_message = m.message
+  due_at = now() + make_interval(secs => m.delay * least(power(2, q.sends), 32)), error_code = 'publish_refused', error_message = m.message
 FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::text[]) AS m(id, lease, delay, message)
 WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
 RETURNING q.id, q.lane, q.sends

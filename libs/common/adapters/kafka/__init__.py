@@ -1,0 +1,1 @@
+"""Kafka by aiokafka: how clients connect, the producing side, topics."""

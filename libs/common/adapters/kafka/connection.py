@@ -1,0 +1,87 @@
+"""How every Kafka client of ours reaches the broker, and why it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka.conn import create_conn, collect_hosts
+from aiokafka.errors import KafkaError
+
+from libs.common.settings import Settings
+
+_DIAGNOSE_SECONDS: Final = 3.0
+#: How long a fetch may wait at the broker (kafka.md 6): Tansu does not wake a waiting fetch when a record comes.
+_FETCH_WAIT_MS: Final = {"kafka": 50, "tansu": 20}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaConnection:
+    """Addresses and credentials, as aiokafka's clients take them. Made once for each process: it reads the CA file."""
+
+    bootstrap: tuple[str, ...]
+    broker: str = "kafka"
+    security: str = "PLAINTEXT"
+    sasl_mechanism: str = "PLAIN"
+    username: str = ""
+    password: str = field(default="", repr=False)
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> KafkaConnection:
+        """Raises OSError when the CA file cannot be read."""
+        context = None
+        if settings.kafka_security.endswith("SSL"):
+            context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+        return cls(
+            bootstrap=tuple(part.strip() for part in settings.kafka_bootstrap.split(",") if part.strip()),
+            broker=settings.broker,
+            security=settings.kafka_security,
+            sasl_mechanism=settings.kafka_sasl_mechanism,
+            username=settings.kafka_username,
+            password=settings.kafka_password.get_secret_value(),
+            ssl_context=context,
+        )
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether the broker knows idempotent producers."""
+        return self.broker != "tansu"
+
+    @property
+    def fetch_wait_ms(self) -> int:
+        """How long a consumer's fetch may wait for records."""
+        return _FETCH_WAIT_MS[self.broker]
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient alike."""
+        return {"bootstrap_servers": list(self.bootstrap), **self._security()}
+
+    def _security(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"security_protocol": self.security, "ssl_context": self.ssl_context}
+        if self.security.startswith("SASL"):
+            arguments |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password,
+            }
+        return arguments
+
+    async def diagnose(self) -> str:
+        """Why no broker of the list can be reached; empty when one can.
+
+        aiokafka's clients say only "unable to bootstrap" for a wrong password, an unknown CA and a closed port alike.
+        """
+        causes = []
+        for host, port, _ in collect_hosts(list(self.bootstrap)):
+            try:
+                async with asyncio.timeout(_DIAGNOSE_SECONDS):
+                    connection = await create_conn(host, port, request_timeout_ms=3_000, **self._security())
+            except (OSError, KafkaError, TimeoutError, ssl.SSLError) as error:
+                causes.append(f"{host}:{port}: {type(error).__name__}: {error}"[:300])
+            else:
+                connection.close()
+                return ""
+        return "; ".join(causes) or "no bootstrap server is set"

@@ -1,0 +1,145 @@
+"""Topics of Kafka: made before they are used."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Mapping
+from typing import Any, Final, TypeVar
+
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.domain.errors import BrokerUnavailable
+from libs.common.ports_dispatch import TopicPlan
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
+
+Result = TypeVar("Result")
+
+_OPEN_SECONDS: Final = 5.0
+_REQUEST_SECONDS: Final = 60.0
+_LEADER_SECONDS: Final = 2.0
+_LEADER_PAUSE: Final = 0.02
+#: Tansu takes any name (kafka.md 4), so the rules are checked here.
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+class KafkaTopics:
+    """Implements ports_dispatch.Topics. At most a hundred topics a call: leaders of more come slowly (kafka.md 4)."""
+
+    def __init__(self, connection: KafkaConnection, *, client_id: str, replication: int) -> None:
+        self._connection = connection
+        self._client_id = client_id
+        self._replication = replication
+        self._admin: AIOKafkaAdminClient | None = None
+        self._asking = asyncio.Lock()
+
+    async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
+        valid = {name: plan for name, plan in plans.items() if _is_valid(name)}
+        for name in plans.keys() - valid.keys():
+            log.error("kafka.topic_refused", topic=name, cause="not a valid topic name")
+        if not valid:
+            return {}
+        async with self._asking:
+            admin = await self._open()
+            there = await self._ask(self._create(admin, valid))
+            led = await self._ask(self._await_leaders(admin, there))
+            few = {name: valid[name].partitions for name, count in led.items() if count < valid[name].partitions}
+            return led | (await self._ask(self._grow(admin, few)) if few else {})
+
+    async def existing(self) -> dict[str, int]:
+        async with self._asking:
+            admin = await self._open()
+            topics = await self._ask(admin.describe_topics())
+        return {topic["topic"]: len(topic["partitions"]) for topic in topics}
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        admin, self._admin = self._admin, None
+        if admin is not None:
+            await admin.close()
+
+    async def _create(self, admin: AIOKafkaAdminClient, plans: Mapping[str, TopicPlan]) -> list[str]:
+        """Returns those that exist afterwards, as far as the broker's answer tells."""
+        new = [NewTopic(name, plan.partitions, self._replication, topic_configs=_config(plan)) for name, plan in plans.items()]
+        answer = await admin.create_topics(new)
+        there = []
+        for name, code, *rest in answer.topic_errors:
+            if code in (0, TopicAlreadyExistsError.errno):
+                there.append(name)
+            else:
+                cause = f"{for_code(code).__name__}: {rest[0] if rest else ''}".rstrip(": ")
+                log.error("kafka.topic_refused", topic=name, cause=cause)
+        # A broker that lets us create nothing may still have what its operators made.
+        return there or list(plans)
+
+    async def _await_leaders(self, admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+        deadline = asyncio.get_running_loop().time() + _LEADER_SECONDS
+        while True:
+            led = _led(await admin.describe_topics(names))
+            if len(led) == len(names) or asyncio.get_running_loop().time() > deadline:
+                return led
+            await asyncio.sleep(_LEADER_PAUSE)
+
+    async def _grow(self, admin: AIOKafkaAdminClient, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Add partitions one topic at a time: the call raises for all when one is refused. Tansu knows no such call."""
+        for name, partitions in wanted.items():
+            try:
+                await admin.create_partitions({name: NewPartitions(partitions)})
+            except (KafkaError, OSError) as error:
+                log.warning("kafka.topic_not_grown", topic=name, partitions=partitions, cause=type(error).__name__)
+        return await self._await_leaders(await self._open(), list(wanted))
+
+    async def _open(self) -> AIOKafkaAdminClient:
+        if self._admin is not None:
+            return self._admin
+        admin = AIOKafkaAdminClient(
+            **self._connection.arguments(),
+            client_id=self._client_id,
+            request_timeout_ms=int(_REQUEST_SECONDS * 1000),
+            retry_backoff_ms=100,
+        )
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                await admin.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await admin.close()
+            raise BrokerUnavailable(await self._connection.diagnose() or str(error)) from error
+        except BaseException:
+            await admin.close()
+            raise
+        self._admin = admin
+        return admin
+
+    async def _ask(self, question: Awaitable[Result]) -> Result:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                return await question
+        except (KafkaError, OSError, TimeoutError, AttributeError) as error:
+            # AttributeError: aiokafka's admin client takes a missing controller for one.
+            await self.close()
+            raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _is_valid(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and name not in (".", "..")
+
+
+def _config(plan: TopicPlan) -> dict[str, str]:
+    if plan.retention_ms is None:
+        return {}
+    # The record's time is the row's, by the database's clock: readers start by it (decision 16).
+    return {"retention.ms": str(plan.retention_ms), "message.timestamp.type": "CreateTime"}
+
+
+def _led(topics: list[dict[str, Any]]) -> dict[str, int]:
+    return {
+        topic["topic"]: len(topic["partitions"])
+        for topic in topics
+        if topic["error_code"] == 0
+        and topic["partitions"]
+        and all(partition["leader"] >= 0 for partition in topic["partitions"])
+    }

@@ -1,0 +1,153 @@
+"""What goes wrong, as RFC 9457 problems: one table of codes, one way to write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from libs.common.domain.errors import (
+    Conflict,
+    Exhausted,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    Unavailable,
+)
+
+CONTENT_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:sluiceway:problem:"
+#: What a caller is asked to wait while a store is away.
+OUTAGE_RETRY_SECONDS: Final = 2
+
+
+class Problem(HTTPException):
+    """A request that ends here. `errors` are {"pointer" or "parameter", "detail"}; nothing in it may be secret."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status or CODES[code].status, detail, dict(headers) if headers else None)
+        self.code = code
+        self.errors = tuple(errors)
+
+    def body(self, trace_id: str) -> dict[str, Any]:
+        """The members of the problem document."""
+        known = CODES.get(self.code)
+        return {
+            "type": TYPE_PREFIX + self.code,
+            "title": known.title if known else HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "code": self.code,
+            "detail": self.detail,
+            "errors": list(self.errors),
+            "trace_id": trace_id,
+        }
+
+    def encoded(self, trace_id: str) -> bytes:
+        """The problem document."""
+        return orjson.dumps(self.body(trace_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A stable machine code: its status and its short human name."""
+
+    status: int
+    title: str
+
+
+#: Every code that the API itself gives. Refusals of the domain bring codes of their own (`model_limit`, ...).
+CODES: Final[dict[str, Code]] = {
+    "bad_json": Code(400, "The body is not strict JSON"),
+    "invalid": Code(400, "The request is not valid"),
+    "bad_cursor": Code(400, "The cursor is not one of ours"),
+    "bad_idempotency_key": Code(400, "The Idempotency-Key cannot be used"),
+    "unauthenticated": Code(401, "An API key is needed"),
+    "forbidden": Code(403, "The API key may not do this"),
+    "not_found": Code(404, "There is nothing here"),
+    "model_unknown": Code(404, "There is no such model"),
+    "task_unknown": Code(404, "There is no such task"),
+    "method_not_allowed": Code(405, "This method is not offered here"),
+    "slow_body": Code(408, "The body did not arrive in time"),
+    "conflict": Code(409, "The present state forbids it"),
+    "model_disabled": Code(409, "The model is disabled"),
+    "model_exists": Code(409, "The name is taken"),
+    "version_mismatch": Code(412, "It was changed meanwhile"),
+    "body_too_large": Code(413, "The body is too large"),
+    "payload_too_large": Code(413, "The payload is too large"),
+    "unsupported_media_type": Code(415, "The body must be plain JSON"),
+    "idempotency_mismatch": Code(422, "The Idempotency-Key belongs to another request"),
+    "queue_full": Code(429, "The model's queue is full"),
+    "internal": Code(500, "Something went wrong here"),
+    "unavailable": Code(503, "A store cannot be reached"),
+    "outcome_unknown": Code(503, "Whether it happened is not known"),
+}
+
+_BY_CLASS: Final = ((Invalid, 400), (NotFound, 404), (Conflict, 409), (Exhausted, 429))
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception means; anything unexpected becomes a 500 that tells nothing."""
+    match error:
+        case Problem():
+            return error
+        case Refused():
+            return _refusal(error)
+        case OutcomeUnknown():
+            return _outage("outcome_unknown", "Nobody can tell yet whether this was done: repeat it with its key.")
+        case Unavailable():
+            return _outage("unavailable", "Nothing was done; try again.")
+        case RequestValidationError():
+            return Problem("invalid", "Something in the request is not valid.", errors=pointed(error.errors()))
+        case HTTPException():
+            return _plain(error)
+        case _:
+            return Problem("internal", "This is our fault. Quote the trace_id when you report it.")
+
+
+def pointed(errors: Sequence[Any]) -> list[dict[str, str]]:
+    """Pydantic's complaints as {"pointer" or "parameter", "detail"}; values that were sent are never repeated."""
+    return [_pointed(list(error["loc"]), error["msg"]) for error in errors]
+
+
+def _pointed(location: list[Any], message: str) -> dict[str, str]:
+    part = location.pop(0) if location and location[0] in ("body", "query", "path", "header") else "body"
+    if part == "body":
+        return {"pointer": pointer(*location), "detail": message}
+    return {"parameter": ".".join(str(name) for name in location), "detail": message}
+
+
+def pointer(*path: object) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def _refusal(error: Refused) -> Problem:
+    known = CODES.get(error.code)
+    status = known.status if known else next((status for kind, status in _BY_CLASS if isinstance(error, kind)), 400)
+    errors = [{"pointer": error.field, "detail": error.message}] if error.field else []
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Exhausted) else None
+    return Problem(error.code, error.message, status=status, errors=errors, headers=headers)
+
+
+def _outage(code: str, detail: str) -> Problem:
+    return Problem(code, detail, headers={"Retry-After": str(OUTAGE_RETRY_SECONDS)})
+
+
+def _plain(error: HTTPException) -> Problem:
+    """What the framework itself refuses: unknown paths and methods."""
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
+    return Problem(code, str(error.detail), status=error.status_code, headers=error.headers)

@@ -1,0 +1,167 @@
+"""JSON as strangers send it: read strictly, once, with payloads cut out byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner that json itself uses
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+DEEPEST: Final = 200
+
+#: Reads the value that begins at a place of a text; returns it and the place behind it.
+Reader: TypeAlias = Callable[[str, int], tuple[Any, int]]
+
+
+class BadJson(ValueError):
+    """The bytes are not strict JSON; the message says what is wrong and never quotes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A value exactly as it was written: the spelling of its numbers and the order of its keys are its sender's."""
+
+    raw: bytes
+    value: Any
+
+
+def read(body: bytes, reader: Reader | None = None) -> Any:
+    """The value of a whole body. Raises BadJson for anything that strict JSON has not, and for what hides a meaning:
+
+    duplicate names, NaN and Infinity, lone surrogates, more than DEEPEST levels, bytes that are not UTF-8.
+    """
+    try:
+        text = body.decode()
+        value, end = (reader or _value)(text, _after_space(text, 0))
+        if _after_space(text, end) != len(text):
+            raise BadJson(f"there is more behind the value, at character {end}")
+        if "\\ud" in text or "\\uD" in text:
+            orjson.loads(body)  # the one thing that json lets through: surrogates without their other half
+    except BadJson:
+        raise
+    except StopIteration as error:
+        raise BadJson(f"there is no value at character {error.value}") from None
+    except RecursionError:
+        raise BadJson(_TOO_DEEP) from None
+    except UnicodeDecodeError as error:
+        raise BadJson(f"byte {error.start} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadJson(f"{error.msg} at character {error.pos}") from None
+    except ValueError:
+        raise BadJson("a number has too many digits") from None
+    return value
+
+
+def members(readers: Mapping[str, Reader]) -> Reader:
+    """Reads an object whose named members have readers of their own; any other value is read as it is."""
+
+    def read_members(text: str, at: int) -> tuple[Any, int]:
+        if text[at : at + 1] != "{":
+            return _value(text, at)
+        found: dict[str, Any] = {}
+        at = _after_space(text, at + 1)
+        if text[at : at + 1] == "}":
+            return found, at + 1
+        while True:
+            name, at = _name(text, at)
+            if name in found:
+                raise BadJson(_TWICE)
+            found[name], at = readers.get(name, _value)(text, at)
+            at, more = _next(text, at, "}")
+            if not more:
+                return found, at
+
+    return read_members
+
+
+def elements(reader: Reader) -> Reader:
+    """Reads an array by reading each element with `reader`; any other value is read as it is."""
+
+    def read_elements(text: str, at: int) -> tuple[Any, int]:
+        if text[at : at + 1] != "[":
+            return _value(text, at)
+        found: list[Any] = []
+        at = _after_space(text, at + 1)
+        if text[at : at + 1] == "]":
+            return found, at + 1
+        while True:
+            element, at = reader(text, at)
+            found.append(element)
+            at, more = _next(text, at, "]")
+            if not more:
+                return found, at
+
+    return read_elements
+
+
+def payload(text: str, at: int) -> tuple[Payload, int]:
+    """Reads any value and keeps how it was written."""
+    value, end = _value(text, at)
+    return Payload(text[at:end].encode(), value), end
+
+
+def _value(text: str, at: int) -> tuple[Any, int]:
+    value, end = _scan(text, at)
+    # Only what has that many brackets can be that deep; counting them costs next to nothing.
+    if end - at > 2 * DEEPEST and text.count("[", at, end) + text.count("{", at, end) > DEEPEST:
+        _check_depth(value)
+    return value, end
+
+
+def _name(text: str, at: int) -> tuple[str, int]:
+    if text[at : at + 1] != '"':
+        raise BadJson(f"a name in quotes is missing at character {at}")
+    name, at = scanstring(text, at + 1, True)
+    at = _after_space(text, at)
+    if text[at : at + 1] != ":":
+        raise BadJson(f"a colon is missing at character {at}")
+    return name, _after_space(text, at + 1)
+
+
+def _next(text: str, at: int, closing: str) -> tuple[int, bool]:
+    at = _after_space(text, at)
+    mark = text[at : at + 1]
+    if mark == closing:
+        return at + 1, False
+    if mark != ",":
+        raise BadJson(f"a comma or {closing} is missing at character {at}")
+    return _after_space(text, at + 1), True
+
+
+def _after_space(text: str, at: int) -> int:
+    if text[at : at + 1] > " ":  # the usual case, without the regular expression
+        return at
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing at all, too
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadJson(_TWICE)
+    return found
+
+
+def _no_constant(_name: str) -> Any:
+    raise BadJson("NaN and Infinity are no JSON numbers")
+
+
+def _check_depth(value: Any) -> None:
+    level, depth = [value], 0
+    while level := [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]:
+        depth += 1
+        if depth >= DEEPEST:
+            raise BadJson(_TOO_DEEP)
+
+
+def _inside(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+_TWICE: Final = "a name stands twice in one object"
+_TOO_DEEP: Final = f"nested deeper than {DEEPEST} levels"
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_scan: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).scan_once

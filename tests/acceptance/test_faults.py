@@ -1,0 +1,197 @@
+"""What dies, freezes or forgets, and that every accepted task still ends once, with one event id, and a clean audit."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.support.road import Road, until
+
+
+async def ready(road: Road, *, executors: int = 2, **fields: object) -> int:
+    await road.start_all(executors)
+    tenant = await road.tenant()
+    await road.model(tenant, **{"max_concurrency": 8, "queue_limit": 100_000, **fields})
+    return tenant
+
+
+async def test_an_executor_is_killed_in_its_calls(road: Road) -> None:
+    tenant = await ready(road)
+    ids = await road.submit(tenant, 16, seconds=2)
+    await until(lambda: len(road.mock.calls) >= 8, 15, "calls run")
+    (running,) = await road.sql(
+        "SELECT executor, count(*) FROM dispatch WHERE token IS NOT NULL GROUP BY 1 ORDER BY 2 DESC LIMIT 1"
+    )
+    victim = await owner_of(road, running["executor"])
+    await road.kill(victim)
+    await road.ended(ids, 45)
+    lost = (await road.sql("SELECT count(*) FROM attempt WHERE outcome = 'lost'"))[0]["count"]
+    assert lost == running["count"]
+    assert len(road.mock.calls) == len(ids) + lost
+    (retries,) = await road.sql("SELECT max(retries) FROM task")
+    assert retries["max"] == 0
+    await road.assert_whole(ids, 60)
+
+
+async def owner_of(road: Road, executor: int) -> object:
+    """The process behind an executor's number: its log names it."""
+    (row,) = await road.sql("SELECT name FROM executor WHERE id = $1", executor)
+    pid = int(row["name"].rpartition(":")[2])
+    return next(process for process in road.processes["executor"] if process.pid == pid)
+
+
+async def test_an_executor_is_frozen_past_its_lease_and_comes_back(road: Road) -> None:
+    tenant = await ready(road)
+    ids = await road.submit(tenant, 12, seconds=1)
+    await until(lambda: len(road.mock.calls) >= 6, 15, "calls run")
+    victim = road.processes["executor"][0]
+    road.freeze(victim)
+    try:
+        await road.ended(ids, 60)
+    finally:
+        road.thaw(victim)
+    rescued = (await road.sql("SELECT count(*) FROM attempt WHERE outcome = 'lost'"))[0]["count"]
+    assert len(road.mock.calls) <= len(ids) + rescued
+    assert max(road.mock.most_at_once.values()) <= 8 + rescued
+    more = await road.submit(tenant, 10)
+    await road.ended(more, 30)
+    await road.assert_whole([*ids, *more], 60)
+
+
+async def test_the_broker_is_away_for_a_while(road: Road) -> None:
+    tenant = await ready(road)
+    before = await road.submit(tenant, 50)
+    await road.servers.broker.stop()
+    away = await road.submit(tenant, 100)
+    await asyncio.sleep(8)
+    during = await road.submit(tenant, 50)
+    await road.servers.broker.start()
+    ids = [*before, *away, *during]
+    await road.ended(ids, 90)
+    assert len(road.mock.calls) == len(ids)
+    (sends,) = await road.sql("SELECT count(*) FROM dispatch WHERE sends > 0")
+    assert sends["count"] == 0
+    await road.assert_whole(ids, 60)
+
+
+async def test_postgresql_is_restarted(road: Road) -> None:
+    tenant = await ready(road)
+    ids = await road.submit(tenant, 60, seconds=0.3)
+    await until(lambda: len(road.mock.calls) >= 8, 15, "calls run")
+    await road.servers.postgres.kill()
+    refused = await road.call(tenant, "POST", "/v1/tasks", json={"model": "m", "payload": {}})
+    assert refused.status_code == 503, refused.text
+    assert refused.headers["retry-after"]
+    await road.servers.postgres.start()
+    await until(lambda: answers(road, tenant), 20, "the API answers again")
+    more = await road.submit(tenant, 5)
+    await road.ended([*ids, *more], 60)
+    await road.assert_whole([*ids, *more], 60)
+
+
+async def answers(road: Road, tenant: int) -> bool:
+    return (await road.call(tenant, "GET", "/v1/tasks?limit=1")).status_code == 200
+
+
+async def test_redis_is_flushed(road: Road) -> None:
+    tenant = await ready(road, max_concurrency=4)
+    ids = await road.submit(tenant, 60, seconds=0.2)
+    await until(lambda: len(road.mock.calls) >= 4, 15, "calls run")
+    import redis.asyncio
+
+    async with redis.asyncio.Redis.from_url(road.servers.redis.address) as client:
+        await client.flushall()
+    await road.ended(ids, 60)
+    assert len(road.mock.calls) == len(ids)
+    await road.assert_whole(ids, 60)
+
+
+async def test_redis_is_away(road: Road) -> None:
+    tenant = await ready(road)
+    ids = await road.submit(tenant, 20, seconds=0.2)
+    await road.servers.redis.kill()
+    refused = await road.call(tenant, "POST", "/v1/tasks", json={"model": "m", "payload": {}})
+    assert refused.status_code == 503, refused.text
+    await asyncio.sleep(3)
+    await road.servers.redis.start()
+    await road.ended(ids, 60)
+    more = await road.submit(tenant, 5)
+    await road.ended(more, 30)
+    assert len(road.mock.calls) == len(ids) + len(more)
+    await road.assert_whole([*ids, *more], 60)
+
+
+async def test_a_dispatcher_is_killed_between_publish_and_mark(road: Road) -> None:
+    await asyncio.gather(road.start("api"), road.start("janitor"), road.start("executor", 2))
+    (dispatcher,) = await road.start("dispatcher", failpoints="dispatcher/after-publish:3:exit")
+    tenant = await road.tenant()
+    await road.model(tenant, queue_limit=10_000, max_concurrency=20)
+    ids = await road.submit(tenant, 100, seconds=0.05)
+    await road.died(dispatcher)
+    await road.start("dispatcher")
+    await road.ended(ids, 60)
+    assert len(road.mock.calls) == len(ids)
+    await road.assert_whole(ids, 60)
+
+
+async def test_foreign_and_duplicate_messages_change_nothing(road: Road) -> None:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+    tenant = await ready(road)
+    first = await road.submit(tenant, 20)
+    await road.ended(first, 30)
+    (model,) = await road.sql("SELECT id FROM model")
+    topic = f"{road.prefix}.model.{model['id']}-m"
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=road.servers.broker.address, auto_offset_reset="earliest")
+    producer = AIOKafkaProducer(bootstrap_servers=road.servers.broker.address, acks="all")
+    await consumer.start()
+    await producer.start()
+    try:
+        records = [await asyncio.wait_for(consumer.getone(), 10) for _ in range(len(first))]
+        poison = [None, b"", b"not json", b"{}", b'{"v":2}', b"\xff" * 100, b"[" * 3_000]
+        for value in [record.value for record in records] + poison:
+            await producer.send_and_wait(topic, value, key=b"x", partition=0)
+        second = await road.submit(tenant, 20)
+        await road.ended(second, 30)
+    finally:
+        await consumer.stop()
+        await producer.stop()
+    await until(lambda: dead_messages(road, len(poison)), 15, "the poison is kept")
+    assert len(road.mock.calls) == len(first) + len(second)
+    await road.assert_whole([*first, *second])
+
+
+async def dead_messages(road: Road, count: int) -> bool:
+    return bool((await road.sql("SELECT count(*) FROM dead_message"))[0]["count"] == count)
+
+
+async def test_executors_join_leave_and_restart_one_after_the_other_under_load(road: Road) -> None:
+    tenant = await ready(road, executors=3, max_concurrency=30)
+    ids = await road.submit(tenant, 400, seconds=0.3)
+    for old in list(road.processes["executor"]):
+        await road.start("executor")
+        await road.stop(old)
+    await road.ended(ids, 60)
+    (used,) = await road.sql("SELECT max(attempt) AS attempt, max(retries) AS retries FROM task")
+    assert used["retries"] == 0
+    assert len(road.mock.calls) <= len(ids) + 90  # a call that did not end in the drain is made again
+    await road.assert_whole(ids, 60)
+
+
+async def test_three_dispatchers_and_three_executors_publish_nothing_twice(road: Road) -> None:
+    await asyncio.gather(
+        road.start("api"), road.start("janitor"), road.start("dispatcher", 3), road.start("executor", 3)
+    )
+    tenant = await road.tenant()
+    for name in ("a", "b", "c"):
+        await road.model(tenant, name, max_concurrency=5, queue_limit=10_000)
+    ids = [task for name in ("a", "b", "c") for task in await road.submit(tenant, 300, name, seconds=0.02)]
+    most = 0
+    while sum((await road.statuses(ids))[word] for word in ("success",)) < len(ids):
+        rows = await road.sql("SELECT lane, count(*) FROM dispatch WHERE state = 1 GROUP BY lane")
+        most = max([most, *(row["count"] for row in rows)])
+    assert most <= 10  # the window of max_concurrency 5
+    assert max(road.mock.most_at_once.values()) <= 5
+    assert len(road.mock.calls) == len(ids)
+    (healed,) = await road.sql("SELECT count(*) FROM history WHERE kind IN ('heal', 'release')")
+    assert healed["count"] == 0
+    await road.assert_whole(ids)

@@ -1,0 +1,93 @@
+"""From REST to the completion event, and what callers rely on along the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tests.support.road import Road
+
+
+async def test_a_task_goes_from_rest_to_its_event(road: Road) -> None:
+    await road.start_all()
+    tenant = await road.tenant()
+    await road.model(tenant)
+    (task,) = await road.submit(tenant)
+    await road.ended([task])
+    await road.assert_whole([task])
+    (view,) = await road.views(tenant, [task])
+    content = Path(unquote(urlsplit(view["result"]["url"]).path)).read_bytes()
+    assert view["result"]["type"] == "png"
+    assert view["result"]["size"] == len(content)
+    (event,) = [event for event in await road.events() if event.key == task]
+    assert event.data["status"] == "success"
+    assert event.data["tenantId"] == str(tenant)
+    assert event.data["ossFile"] == view["result"]["url"]
+    assert len(road.mock.calls) == 1
+
+
+async def test_many_tasks_of_two_tenants_each_end_once(road: Road) -> None:
+    await road.start_all()
+    tenants = [await road.tenant(), await road.tenant()]
+    ids = []
+    for tenant in tenants:
+        await road.model(tenant, max_concurrency=7, queue_limit=5_000)
+        ids += await road.submit(tenant, 300)
+    await road.ended(ids, 60)
+    await road.assert_whole(ids)
+    assert len(road.mock.calls) == len(ids)
+    assert max(road.mock.most_at_once.values()) <= 7
+
+
+async def test_a_failing_call_is_tried_again_as_often_as_the_model_says(road: Road) -> None:
+    await road.start_all(executors=1)
+    tenant = await road.tenant()
+    await road.model(tenant, retry_times=2)
+    recovers = await road.submit(tenant, 3, fail=2)
+    gives_up = await road.submit(tenant, 2, fail=99)
+    refused = await road.submit(tenant, 2, fail=99, status=400)
+    await road.ended(recovers, 40)
+    await road.ended(gives_up, 40, status="failed")
+    await road.ended(refused, 10, status="failed")
+    await road.assert_whole([*recovers, *gives_up, *refused])
+    assert len(road.mock.calls) == 3 * 3 + 2 * 3 + 2
+    (dead,) = await road.sql("SELECT count(*) FROM dead_task")
+    assert dead["count"] == 4
+
+
+async def test_a_task_that_runs_is_canceled_at_the_model_and_its_late_result_is_thrown_away(road: Road) -> None:
+    await road.start_all(executors=1)
+    tenant = await road.tenant()
+    await road.model(tenant, max_concurrency=1)
+    running, waiting = await road.submit(tenant, 2, seconds=30)
+    from tests.support.road import until
+
+    await until(lambda: road.mock.calls, 10, "the first call begins")
+    verdicts = [(await road.call(tenant, "POST", f"/v1/tasks/{task}/cancel")).json() for task in (waiting, running)]
+    assert [verdict["verdict"] for verdict in verdicts] == ["canceled", "cancel_requested"]
+    await road.ended([running, waiting], 10, status="canceled")
+    again = (await road.call(tenant, "POST", f"/v1/tasks/{running}/cancel")).json()
+    assert again["verdict"] == "already_final"
+    assert road.mock.calls[0].ended is not None
+    await road.assert_whole([running, waiting])
+
+
+async def test_one_tenants_flood_does_not_hold_up_another(road: Road) -> None:
+    """decisions.md 35, small: 20 models flood two executors of 100 slots; the other tenant's tasks start at once."""
+    await road.start_all(executors=1)
+    await road.start("executor", executor_slots="100")
+    flood, other = await road.tenant(), await road.tenant()
+    for number in range(20):
+        await road.model(flood, f"f{number}", max_concurrency=50, queue_limit=5_000)
+    await road.model(other, "quiet", max_concurrency=10)
+    for number in range(20):
+        await road.submit(flood, 50, f"f{number}", seconds=1.0)
+    quiet = await road.submit(other, 20, "quiet")
+    await road.ended(quiet, 5)
+    rows = await road.sql(
+        "SELECT max(started_at - created_at) < interval '3 s' AS at_once FROM task WHERE public_id = ANY ($1::uuid[])",
+        quiet,
+    )
+    assert rows[0]["at_once"]
+    await road.ended(road.accepted, 60)
+    await road.assert_whole(road.accepted)

@@ -1,0 +1,307 @@
+"""The product as outsiders meet it: real servers, real processes, REST in, Kafka out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+import httpx
+from aiokafka import AIOKafkaConsumer
+
+from libs.common.embedded.ports import free_port
+from libs.common.embedded.postgres import EmbeddedPostgres
+from libs.common.embedded.redis import EmbeddedRedis
+from libs.common.embedded.server_process import ServerProcess
+from libs.common.embedded.service import ServiceProcess
+from tests.support.mock_model import MockModel, mock_model
+
+FINAL: Final = ("success", "failed", "timeout", "canceled")
+ROLES: Final = ("api", "dispatcher", "executor", "janitor")
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Servers:
+    """The stores of one road, in processes that tests may stop, freeze and kill."""
+
+    postgres: EmbeddedPostgres
+    redis: EmbeddedRedis
+    broker: ServerProcess
+    kind: str
+
+
+@dataclass
+class Event:
+    """A completion event as a consumer saw it."""
+
+    key: str
+    id: str
+    data: dict[str, Any]
+
+
+@dataclass
+class Road:
+    """Processes, clients and the truth about both."""
+
+    folder: Path
+    servers: Servers
+    database_url: str
+    prefix: str
+    mock: MockModel
+    processes: dict[str, list[ServiceProcess]] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
+    accepted: list[str] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of this road is told."""
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")},
+            "SLUICEWAY_DATABASE_URL": self.database_url,
+            "SLUICEWAY_REDIS_URL": self.servers.redis.address,
+            "SLUICEWAY_KAFKA_BOOTSTRAP": self.servers.broker.address,
+            "SLUICEWAY_BROKER": self.servers.kind,
+            "SLUICEWAY_TOPIC_PREFIX": self.prefix,
+            "SLUICEWAY_STORAGE_URL": (self.folder / "objects").as_uri(),
+            "SLUICEWAY_STAGING_DIR": str(self.folder / "staging"),
+            "SLUICEWAY_SECRET_KEYS": "t:" + base64.b64encode(b"t" * 32).decode(),
+            "SLUICEWAY_EGRESS_ALLOW": "127.0.0.0/8",
+            "SLUICEWAY_JANITOR_INTERVAL": "2",
+            "SLUICEWAY_DRAIN_SECONDS": "5",
+            "SLUICEWAY_FAILPOINTS_LOG": str(self.folder / "failpoints.log"),
+            "SLUICEWAY_LOG_LEVEL": "INFO",
+        }
+
+    async def start(self, role: str, count: int = 1, **settings: str) -> list[ServiceProcess]:
+        """Start `count` more processes of a role; settings by their short names."""
+        started = []
+        for _ in range(count):
+            own = {f"SLUICEWAY_{name.upper()}": value for name, value in settings.items()}
+            started.append(self._service(role, own))
+        await asyncio.gather(*(process.start() for process in started))
+        self.processes.setdefault(role, []).extend(started)
+        return started
+
+    def _service(self, role: str, own: dict[str, str]) -> ServiceProcess:
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        port = free_port()
+        own["SLUICEWAY_API_PORT" if role == "api" else "SLUICEWAY_HEALTH_PORT"] = str(port)
+        return ServiceProcess(
+            role,
+            next(_numbers),
+            (sys.executable, "-m", f"services.{role}"),
+            environment={**self.environment, **own},
+            port=port,
+            logs=logs,
+            drain_seconds=10,
+        )
+
+    async def start_all(self, executors: int = 2) -> None:
+        """One API, one dispatcher, one janitor, some executors."""
+        await asyncio.gather(
+            self.start("api"), self.start("dispatcher"), self.start("janitor"), self.start("executor", executors)
+        )
+
+    async def stop(self, process: ServiceProcess) -> None:
+        """End a process in good order and forget it."""
+        await process.stop()
+        self.processes[process.role].remove(process)
+
+    async def kill(self, process: ServiceProcess) -> None:
+        """kill -9, and forget it."""
+        await process.kill()
+        self.processes[process.role].remove(process)
+
+    async def died(self, process: ServiceProcess, seconds: float = 20) -> None:
+        """Wait until a process ended by itself (a failpoint), and forget it."""
+        await until(lambda: process.pid is None, seconds, f"{process.name} ends")
+        self.processes[process.role].remove(process)
+
+    def freeze(self, process: ServiceProcess) -> None:
+        os.kill(process.pid or 0, signal.SIGSTOP)
+
+    def thaw(self, process: ServiceProcess) -> None:
+        os.kill(process.pid or 0, signal.SIGCONT)
+
+    async def stop_all(self) -> None:
+        everything = [process for processes in self.processes.values() for process in processes]
+        await asyncio.gather(*(process.stop() for process in everything))
+        self.processes.clear()
+
+    # what a caller does
+
+    @property
+    def api(self) -> str:
+        return self.processes["api"][0].address
+
+    async def tenant(self) -> int:
+        """A tenant nobody else uses, with a key."""
+        number = 10_000 + next(_numbers)
+        answer = await self.command("keys", "create", "--tenant", str(number), "--json")
+        self.keys[number] = json.loads(answer[1])["key"]
+        return number
+
+    async def call(self, tenant: int, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """One REST call of a tenant."""
+        headers = {"Authorization": f"Bearer {self.keys[tenant]}", **arguments.pop("headers", {})}
+        async with httpx.AsyncClient(base_url=self.api, timeout=30) as client:
+            return await client.request(method, path, headers=headers, **arguments)
+
+    async def model(self, tenant: int, name: str = "m", **fields: Any) -> None:
+        """A model of the tenant, served by the mock under /<tenant>-<name>."""
+        body = {"name": name, "base_url": self.mock.url, "route": f"/{tenant}-{name}", **fields}
+        answer = await self.call(tenant, "POST", "/v1/models", json=body)
+        assert answer.status_code == 201, answer.text
+
+    async def submit(self, tenant: int, count: int = 1, model: str = "m", **payload: Any) -> list[str]:
+        """Hand in tasks; each payload carries a name that tells it apart at the model."""
+        ids: list[str] = []
+        for start in range(0, count, 1_000):
+            names = [f"{tenant}-{model}-{time.monotonic_ns()}-{n}" for n in range(start, min(count, start + 1_000))]
+            tasks = [{"model": model, "payload": {"name": name, **payload}} for name in names]
+            answer = await self.call(tenant, "POST", "/v1/tasks/batch", json={"tasks": tasks})
+            assert answer.is_success, answer.text
+            items = answer.json()["items"]
+            assert all("id" in item for item in items), [item for item in items if "id" not in item][:2]
+            ids += [item["id"] for item in items]
+        self.accepted += ids
+        return ids
+
+    async def views(self, tenant: int, ids: Sequence[str]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(ids), 1_000):
+            answer = await self.call(tenant, "POST", "/v1/tasks/read", json={"ids": list(ids[start : start + 1_000])})
+            assert answer.is_success, answer.text
+            found += answer.json()["items"]
+        return found
+
+    async def statuses(self, ids: Sequence[str]) -> Counter[str]:
+        """The statuses of tasks, from the database itself."""
+        rows = await self.sql("SELECT status FROM task_face WHERE public_id = ANY ($1::uuid[])", list(ids))
+        words = ("draft", "submitted", "queued", "processing", "generated", "migrating", *FINAL)
+        return Counter(words[row["status"]] for row in rows)
+
+    async def ended(self, ids: Sequence[str], seconds: float = 30, *, status: str | None = "success") -> None:
+        """Wait until every task has ended for good, as `status` where one is given."""
+
+        async def over() -> bool:
+            query = "SELECT count(*) FROM task_face WHERE public_id = ANY ($1::uuid[]) AND (open OR status < 6)"
+            return (await self.sql(query, list(ids)))[0]["count"] == 0
+
+        try:
+            await until(over, seconds, f"{len(ids)} tasks end")
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {await self.statuses(ids)}") from None
+        if status is not None:
+            assert await self.statuses(ids) == {status: len(ids)}
+
+    # what an auditor does
+
+    async def sql(self, query: str, *arguments: Any) -> list[Any]:
+        connection = await asyncpg.connect(self.database_url, timeout=10)
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """A command of the command line: exit code and output."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli", *arguments,
+            env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, errors = await process.communicate()
+        assert process.returncode in (0, 1), errors.decode()
+        return process.returncode or 0, out.decode()
+
+    async def events(self) -> list[Event]:
+        """Everything on the events topic now."""
+        consumer = AIOKafkaConsumer(
+            f"{self.prefix}.task.events",
+            bootstrap_servers=self.servers.broker.address,
+            group_id=None,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        found: list[Event] = []
+        try:
+            quiet = 0
+            while quiet < 2:
+                batches = await consumer.getmany(timeout_ms=500)
+                quiet = 0 if batches else quiet + 1
+                for record in itertools.chain.from_iterable(batches.values()):
+                    headers = dict(record.headers)
+                    found.append(Event(record.key.decode(), headers["ce_id"].decode(), json.loads(record.value)))
+        finally:
+            await consumer.stop()
+        return found
+
+    async def announced(self, ids: Sequence[str], seconds: float = 15) -> dict[str, set[str]]:
+        """Wait until the tasks' events left the outbox; returns the event ids by task."""
+
+        async def sent() -> bool:
+            query = "SELECT count(*) FROM event e JOIN task t ON t.id = e.task_id WHERE t.public_id = ANY ($1::uuid[])"
+            return (await self.sql(query, list(ids)))[0]["count"] == 0
+
+        await until(sent, seconds, "the events leave the outbox")
+        wanted = set(ids)
+        found: dict[str, set[str]] = {}
+        for event in await self.events():
+            if event.key in wanted:
+                found.setdefault(event.key, set()).add(event.id)
+        return found
+
+    async def assert_whole(self, ids: Sequence[str], seconds: float = 20) -> None:
+        """Every task has ended once with one event id, and the audit of all stores finds nothing."""
+        events = await self.announced(ids)
+        assert {task: len(found) for task, found in events.items()} == dict.fromkeys(ids, 1)
+        deadline = time.monotonic() + seconds
+        while True:  # gate and permits may heal for a moment after a fault: that is their promise
+            code, out = await self.command("audit", "--json")
+            report = json.loads(out)
+            if code == 0:
+                assert report["violations"] == []
+                assert report["checked"]
+                return
+            assert time.monotonic() < deadline, report["violations"][:5]
+            await asyncio.sleep(1)
+
+
+async def until(question: Callable[[], Any | Awaitable[Any]], seconds: float, what: str) -> None:
+    """Ask until the answer is true; AssertionError naming `what` after the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def open_road(folder: Path, servers: Servers, database_url: str, prefix: str) -> AsyncIterator[Road]:
+    """A road without processes yet; whatever it started is ended with it."""
+    (folder / "objects").mkdir(parents=True)
+    (folder / "staging").mkdir()
+    async with mock_model() as mock:
+        road = Road(folder, servers, database_url, prefix, mock)
+        try:
+            yield road
+        finally:
+            await road.stop_all()
