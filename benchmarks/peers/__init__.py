@@ -1,0 +1,1 @@
+"""The same HTTP call through other task queues."""

@@ -1,0 +1,33 @@
+"""Celery on Redis; late acknowledgement, as an accepted task must not be lost with its worker."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from celery import Celery
+
+from benchmarks.peers.http_call import PAYLOAD, call
+
+app = Celery("bench", broker=os.environ["BENCH_REDIS_URL"])
+app.conf.update(
+    task_acks_late=True, worker_prefetch_multiplier=16, task_ignore_result=True, worker_hijack_root_logger=False
+)
+_done = None
+
+
+@app.task(name="bench.call")
+def work(payload: str) -> None:
+    """Call the model, and count it in Redis as the run's own measure of progress."""
+    global _done
+    call()
+    if _done is None:
+        import redis
+
+        _done = redis.Redis.from_url(os.environ["BENCH_REDIS_URL"])
+    _done.incr("bench:done")
+
+
+if __name__ == "__main__":
+    for _ in range(int(sys.argv[1])):
+        work.delay(PAYLOAD.decode())
