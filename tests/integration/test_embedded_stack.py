@@ -20,6 +20,7 @@ from libs.common.embedded import running
 from libs.common.embedded.postgres_home import move_out, place_of
 from tests.support import servers
 from tests.support.processes import alive, offspring, until
+from tests.support.run_alone import run_alone
 
 Report = dict[str, Any]
 
@@ -139,7 +140,7 @@ def test_what_dies_is_back_at_its_address_and_reported(data: Path) -> None:
 def test_a_killed_supervisor_leaves_nothing_and_the_next_one_carries_on(data: Path) -> None:
     up = Up(data)
     first = up.ready()
-    servers.run_alone(_write(first["database"]))
+    run_alone(_write(first["database"]))
     key_ring = (data / "secrets").read_text()
     assert (data / "secrets").stat().st_mode & 0o077 == 0
     family = offspring(up.process.pid)
@@ -149,7 +150,7 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_one_carries_on(data: Pa
         second = again.ready()
         for name in ("api", "kafka", "database", "redis"):
             assert second[name] == first[name]
-        assert servers.run_alone(_read(second["database"])) == 7
+        assert run_alone(_read(second["database"])) == 7
         assert (data / "secrets").read_text() == key_ring
 
 

@@ -6,18 +6,16 @@ SLUICEWAY_KAFKA_BOOTSTRAP); tests make databases of their own there and empty th
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import os
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -29,8 +27,9 @@ from libs.common.embedded.postgres import EmbeddedPostgres
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
 from libs.common.embedded.tansu import EmbeddedTansu
+from tests.support.kafka_container import IMAGE, kafka_container
+from tests.support.run_alone import run_alone
 
-Result = TypeVar("Result")
 BrokerKind = Literal["kafka", "tansu"]
 
 
@@ -52,7 +51,6 @@ _REASONS = {
     "maven": "Maven artifacts: mvn and a JDK are here",
     "embedded": "from its wheel",
 }
-DOCKER_IMAGE = "apache/kafka:4.3.1"
 
 
 def choose_broker(environment: Mapping[str, str] = os.environ) -> BrokerChoice:
@@ -62,7 +60,7 @@ def choose_broker(environment: Mapping[str, str] = os.environ) -> BrokerChoice:
     if given:
         return BrokerChoice("environment", "tansu" if wanted == "tansu" else "kafka", f"the broker at {given}")
     if wanted != "tansu" and docker_answers():
-        return BrokerChoice("docker", "kafka", f"Apache Kafka {DOCKER_IMAGE.partition(':')[2]}")
+        return BrokerChoice("docker", "kafka", f"Apache Kafka {IMAGE.partition(':')[2]}")
     if wanted == "kafka" or (wanted is None and kafka_jars.can_fetch()):
         return BrokerChoice("maven", "kafka", f"Apache Kafka {kafka_jars.kafka_version()}")
     return BrokerChoice("embedded", "tansu", EmbeddedTansu(Path("unused")).version)
@@ -134,7 +132,7 @@ def broker_address(choice: BrokerChoice, folder: Path) -> Iterator[str]:
         case "environment":
             yield os.environ["SLUICEWAY_KAFKA_BOOTSTRAP"]
         case "docker":
-            with _kafka_container() as address:
+            with kafka_container() as address:
                 yield address
         case "maven":
             with running(EmbeddedKafka(folder / "kafka")) as server:
@@ -142,13 +140,6 @@ def broker_address(choice: BrokerChoice, folder: Path) -> Iterator[str]:
         case "embedded":
             with running(EmbeddedTansu(folder / "tansu")) as server:
                 yield server.address
-
-
-@contextmanager
-def _kafka_container() -> Iterator[str]:
-    kafka = importlib.import_module("testcontainers.kafka")
-    with kafka.KafkaContainer(DOCKER_IMAGE).with_kraft() as container:
-        yield container.get_bootstrap_server()
 
 
 @contextmanager
@@ -190,13 +181,3 @@ def empty_redis(url: str) -> None:
     """Forget everything in the database that the URL names."""
     with redis.Redis.from_url(url, socket_timeout=5) as client:
         client.flushdb()
-
-
-def run_alone(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run in a loop of its own that leaves the test runner's loop alone."""
-    loop = asyncio.new_event_loop()
-    try:
-        return loop.run_until_complete(coroutine)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()

@@ -6,6 +6,7 @@ import pytest
 
 from libs.common.embedded import kafka_jars
 from tests.support import servers
+from tests.support.kafka_container import variables
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,11 @@ def test_the_first_there_is_wins(
 def test_a_docker_client_without_an_engine_is_no_docker() -> None:
     assert not servers.docker_answers({"DOCKER_HOST": "unix:///nowhere/docker.sock"})
     assert not servers.docker_answers({"DOCKER_HOST": "tcp://127.0.0.1:1"})
+
+
+def test_the_container_gets_the_settings_of_the_embedded_broker() -> None:
+    given = variables(20_001, "localhost")
+    assert given["KAFKA_NODE_ID"] == "1"
+    assert given["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert given["KAFKA_ADVERTISED_LISTENERS"] == "PLAINTEXT://localhost:20001"
+    assert not any(value.count("$") for value in given.values())

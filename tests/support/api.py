@@ -1,0 +1,125 @@
+"""The API in this process, over real servers, as its callers meet it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import asyncpg
+import httpx
+
+from libs.common.runtime.health import Health
+from libs.common.settings import Settings
+from services.api.serving import ApiService
+from services.api.wiring import open_api
+
+ALL_SCOPES = ("submit", "read", "operate", "admin")
+NOWHERE = "127.0.0.1:1"  #: nothing listens on this port
+DEAD_POSTGRES = f"postgresql://{NOWHERE}/sluiceway"
+DEAD_REDIS = f"redis://{NOWHERE}/0"
+
+
+@dataclass
+class Api:
+    """A running API and what a test does with it."""
+
+    url: str
+    database_url: str
+    client: httpx.AsyncClient
+    service: ApiService
+    health: Health
+
+    async def key(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES, name: str = "") -> str:
+        """A fresh API key."""
+        key = f"sw_{secrets.token_urlsafe(32)}"
+        await self.sql("INSERT INTO tenant (id) VALUES ($1) ON CONFLICT DO NOTHING", tenant)
+        await self.sql(
+            "INSERT INTO api_key (tenant_id, name, digest, scopes) VALUES ($1, $2, $3, $4)",
+            tenant,
+            name,
+            sha256(key.encode()).digest(),
+            list(scopes),
+        )
+        return key
+
+    async def tenant(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES) -> Tenant:
+        """A tenant that calls."""
+        return Tenant(self, tenant, await self.key(tenant, scopes, name=f"user-of-{tenant}"))
+
+    async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
+        """Look behind the curtain."""
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *values)
+            return rows
+        finally:
+            await connection.close()
+
+
+@dataclass
+class Tenant:
+    """A caller with a key."""
+
+    api: Api
+    id: int
+    key: str
+
+    async def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """A request with the tenant's key."""
+        headers = {"Authorization": f"Bearer {self.key}", **arguments.pop("headers", {})}
+        return await self.api.client.request(method, path, headers=headers, **arguments)
+
+    async def model(self, name: str = "m", **fields: Any) -> dict[str, Any]:
+        """A new model."""
+        body = {"name": name, "base_url": "http://127.0.0.1:9", **fields}
+        answer = await self.call("POST", "/v1/models", json=body)
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    async def submit(self, model: str = "m", key: str | None = None, **fields: Any) -> httpx.Response:
+        """A create."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await self.call("POST", "/v1/tasks", headers=headers, json={"model": model, "payload": {}, **fields})
+
+    async def task(self, model: str = "m", **fields: Any) -> str:
+        """The id of a new task."""
+        answer = await self.submit(model, **fields)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+
+def settings(database_url: str, redis_url: str, **more: Any) -> Settings:
+    """Settings of an API on any free port."""
+    return Settings(
+        database_url=database_url,
+        redis_url=redis_url,
+        secret_keys="test:" + base64.b64encode(b"k" * 32).decode(),
+        api_port=0,
+        egress_allow="127.0.0.0/8",
+        drain_seconds=0,
+        **more,
+    )
+
+
+@asynccontextmanager
+async def running_api(
+    database_url: str, redis_url: str, *, truth: str | None = None, **more: Any
+) -> AsyncIterator[Api]:
+    """An API under way; `truth` is the database that keys are written to when `database_url` leads nowhere."""
+    health = Health("api")
+    async with open_api(settings(database_url, redis_url, **more), health) as service:
+        health.mark_started()
+        running = asyncio.create_task(service.run())
+        try:
+            async with httpx.AsyncClient(base_url=service.url, timeout=20, trust_env=False) as client:
+                yield Api(service.url, truth or database_url, client, service, health)
+        finally:
+            service.stop()
+            await running
