@@ -44,6 +44,9 @@ class QueueGate(Protocol):
     async def depths(self, lanes: Sequence[int]) -> list[int]:
         """How many slots of each lane are taken."""
 
+    async def missing(self, lane: int, members: Sequence[str]) -> list[str]:
+        """Those of these members that have no slot."""
+
     async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
         """A page of a lane's members; the next cursor is 0 at the end."""
 
@@ -75,6 +78,9 @@ class Permits(Protocol):
 
     async def in_use(self, lanes: Sequence[int]) -> list[int]:
         """How many permits of each lane are taken."""
+
+    async def missing(self, lane: int, tokens: Sequence[str]) -> list[str]:
+        """Those of these tokens that have no permit."""
 
     async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
         """A page of a lane's tokens; the next cursor is 0 at the end."""

@@ -54,14 +54,31 @@ class Attempt:
     staged: StagedFile | None
 
 
+@dataclass(frozen=True, slots=True)
+class HandedRow:
+    """An upload that another executor handed to us."""
+
+    id: int
+    lease: int
+    lane: int
+    model_id: int
+    size: int
+    phase: Phase
+
+
 class Attempts(Protocol):
     """Attempts, by batches. Every write compares the token: who has lost it changes nothing and is left out."""
+
+    executor: int  #: the number under which we start and hold; it changes when we were presumed dead and join again
 
     async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
         """Claim and start; stale, started and canceled messages are left out."""
 
+    async def started_many(self, claims: Sequence[Claim]) -> list[Attempt]:
+        """Those that an earlier start with the same tokens, whose answer was lost, did start."""
+
     async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
-        """(id, lease): remember that these wait for a permit with us; stale ones are left out."""
+        """(id, lease): remember that these wait for a permit with us; stale ones are left out. Asking twice is safe."""
 
     async def release_held(self, ids: Sequence[int]) -> list[Placed]:
         """Give back what waits here; same place in the queue."""
@@ -87,6 +104,15 @@ class Attempts(Protocol):
     async def call_again_many(self, rows: Sequence[tuple[Attempt, CallAgain]]) -> list[Placed]:
         """The staged output is lost."""
 
+    async def ends_recorded(self, attempts: Sequence[Attempt]) -> set[int]:
+        """Of ends whose answer was lost: those that were written."""
+
+    async def hand_over(self, rows: Sequence[tuple[Attempt, int]]) -> set[int]:
+        """Hand started uploads to the executor of that number: it has the store where their staged files lie."""
+
+    async def handed(self) -> list[HandedRow]:
+        """Uploads that others have handed to us."""
+
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         """Tokens that are still ours."""
 
@@ -98,12 +124,13 @@ class Attempts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedPartition:
-    """A partition with published rows that nobody has claimed."""
+    """A partition with published rows that nobody has claimed; `age` of the oldest in seconds, by PostgreSQL's clock."""
 
     lane: int
     model_id: int
     partition: int
     oldest: datetime
+    age: float
     rows: int
 
 
@@ -116,6 +143,7 @@ class WatchedBeat:
     beat: int
     reading: bool
     age: float
+    stores: tuple[str, ...] = ()  #: staging stores it can read
 
 
 class Membership(Protocol):
@@ -136,5 +164,5 @@ class Membership(Protocol):
     async def unclaimed(self) -> list[UnclaimedPartition]:
         """Partitions with published rows that nobody has claimed."""
 
-    async def oldest_unclaimed(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime | None]:
-        """For each (lane, partition, partitions): when its oldest unclaimed row was leased."""
+    async def read_from(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime]:
+        """For each (lane, partition, partitions): from when on its log must be read to miss nothing unclaimed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -51,7 +52,7 @@ class LostAttempt:
 
 @dataclass(frozen=True, slots=True)
 class OverdueAttempt:
-    """A running attempt far past its deadline, with what deciding about it needs."""
+    """A running attempt far past its deadline, with what deciding about it needs; ages in seconds."""
 
     id: int
     public_id: UUID
@@ -61,13 +62,14 @@ class OverdueAttempt:
     retries: int
     lost: int
     age: float
+    upload_age: float
     retry_times: int
     retry_queue_max_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
 class OpenRow:
-    """An open task on a page of them all; `waited` in seconds."""
+    """An open task on a page of them all; `waited` in seconds in its queue, `age` since its creation."""
 
     id: int
     lane: int
@@ -77,6 +79,25 @@ class OpenRow:
     paused: bool
     draft: bool
     waited: float
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSlot:
+    """An open task on a page of them all, as the gate sees it; `owns_slot` is false while it waits for a retry."""
+
+    id: int
+    lane: int
+    member: str
+    owns_slot: bool
+    ttl_ms: int
+
+
+class LaterPlace(NamedTuple):
+    """A place among the rows that wait for their time."""
+
+    due_at: datetime
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +113,22 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class BacklogFigure:
-    """Open rows of a model in one dispatch state."""
+class LaneFigure:
+    """A lane that has something ready or in flight; `oldest_seconds` is how long its next row has waited."""
 
+    lane: int
     model_id: int
-    state: int
-    rows: int
+    in_flight: int
     oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxFigure:
+    """What still has to leave by one channel; counted up to a limit."""
+
+    channel: str
+    rows: int
+    lag_seconds: float
 
 
 class Sweeps(Protocol):
@@ -113,8 +143,8 @@ class Sweeps(Protocol):
     async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
         """Back into the queue by id; those changed meanwhile are left out."""
 
-    async def put_off(self, retries: Sequence[DueRetry], seconds: float) -> None:
-        """Look again later."""
+    async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
+        """Look at each again after its seconds."""
 
     async def watch(self) -> list[WatchedBeat]:
         """Heartbeats of all executors that have not stopped."""
@@ -122,8 +152,8 @@ class Sweeps(Protocol):
     async def executors_with_work(self) -> set[int]:
         """Who is named by a running or held row."""
 
-    async def bury_executors(self, ids: Sequence[int]) -> list[int]:
-        """Presume these dead: they may not come back under their numbers."""
+    async def bury_executors(self, beats: Sequence[WatchedBeat]) -> list[int]:
+        """Presume these dead unless they have beaten since; returns who may not come back under their numbers."""
 
     async def rescue(self, executors: Sequence[int], lost_budget: int) -> list[Rescued]:
         """Take back what dead executors held or ran."""
@@ -131,8 +161,8 @@ class Sweeps(Protocol):
     async def lost_beyond_budget(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
         """What they ran that was lost too often already."""
 
-    async def overdue(self, grace_seconds: float, limit: int) -> list[OverdueAttempt]:
-        """Attempts far past their deadline."""
+    async def overdue(self, grace_seconds: float, upload_seconds: float, limit: int) -> list[OverdueAttempt]:
+        """Calls past their deadline, uploads that have lasted too long, both by more than the grace."""
 
     async def end_running(self, ends: Sequence[tuple[LostAttempt | OverdueAttempt, TaskStatus, str, str]]) -> set[int]:
         """End attempts from outside, fenced by their tokens; dead."""
@@ -144,7 +174,15 @@ class Sweeps(Protocol):
         """Open rows in the order of their ids."""
 
     async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
-        """(id, version) of what waits for deleted models."""
+        """(id, version) of what waits for deleted models: ready, on the road, or for a retry that is due."""
+
+    async def later_of_closed_lanes(
+        self, after: LaterPlace | None, limit: int
+    ) -> tuple[list[tuple[int, int]], LaterPlace | None]:
+        """The same among a page of the rows that wait for their time; where the next page begins, None at the end."""
+
+    async def requested_waiting(self, limit: int) -> list[tuple[int, int]]:
+        """(id, version) of tasks whose cancel was requested and that nobody runs any more."""
 
     async def end_waiting(self, endings: Sequence[Ending]) -> list[Slot]:
         """End tasks that nobody runs; returns the slots that go back."""
@@ -159,7 +197,8 @@ class Sweeps(Protocol):
         """Fetched tasks past expire_at."""
 
     async def unfetched_page(self, days: int, after: int, limit: int) -> tuple[list[int], int | None]:
-        """Old successes nobody fetched (and old canceled tasks) on a page of the oldest; the page's last id."""
+        """Old successes nobody fetched (and old canceled tasks) on a page of the oldest; the id to go on after, None
+        when nothing older remains."""
 
     async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
         """Dead tasks past their retention with their staged file."""
@@ -170,8 +209,14 @@ class Sweeps(Protocol):
     async def prune(self, limit: int) -> int:
         """Old idempotency keys, done cancel requests, long stopped executors; returns how many keys went."""
 
+    async def prune_dead_events(self, days: int, limit: int) -> int:
+        """Events that died that long ago."""
+
     async def fold_statistics(self, limit: int) -> int:
-        """Move counted calls into the daily table."""
+        """Move counted calls into the daily table; returns how many counts were moved."""
+
+    async def open_page(self, after: int, limit: int) -> list[OpenSlot]:
+        """Open tasks in the order of their ids, with their slots' lives."""
 
     async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
         """(lane, slot_ttl_ms) in order."""
@@ -182,5 +227,11 @@ class Sweeps(Protocol):
     async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
         """Tokens that no running attempt has."""
 
-    async def backlog(self) -> list[BacklogFigure]:
-        """Open rows by model and state."""
+    async def lane_figures(self) -> list[LaneFigure]:
+        """Lanes that have something ready or in flight. Costs by lanes and windows, not by how much waits."""
+
+    async def outbox_figures(self, count_limit: int) -> list[OutboxFigure]:
+        """What still has to leave, by channel."""
+
+    async def oldest_transaction_seconds(self) -> float:
+        """How long somebody has held a transaction open."""

@@ -127,6 +127,12 @@ class Tasks(Protocol):
     async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
         """Write each task with its payload and dispatch row, all in one transaction; answers in order."""
 
+    async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
+        """The earlier task that each one's key belongs to, in order; None for a key that is free. Every task has a key."""
+
+    async def final_among(self, tasks: Sequence[tuple[int, UUID]]) -> set[UUID]:
+        """Those of these (tenant, public id) that have come to their end, or are gone."""
+
     async def find_many(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[TaskView]:
         """The tenant's tasks among these; unknown ids are left out."""
 

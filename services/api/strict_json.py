@@ -164,4 +164,6 @@ def _inside(value: Any) -> Any:
 _TWICE: Final = "a name stands twice in one object"
 _TOO_DEEP: Final = f"nested deeper than {DEEPEST} levels"
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_scan: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).scan_once
+_scan: Final[Reader] = json.JSONDecoder(  # type: ignore[attr-defined]  # its C scanner, which says where a value ends
+    object_pairs_hook=_unique, parse_constant=_no_constant
+).scan_once

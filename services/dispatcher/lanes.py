@@ -172,7 +172,7 @@ class LaneBook:
         for row in turn.rows:
             given[row.lane].append(row)
             self._last_lease = max(self._last_lease, row.lease)
-        asked, self._asked = {lane.info.lane: lane for lane in self._asked}, []
+        asked = {lane.info.lane: lane for lane in self._asked}
         truncated = len(turn.rows) >= self._limit
         for seen in turn.rooms:
             lane = asked.pop(seen.lane)
@@ -182,15 +182,16 @@ class LaneBook:
         busy = set(turn.busy)
         for number, lane in asked.items():
             self._release(lane, number in busy)
+        self._end_turn()
         if self._measure:
             self._clear_at = self._clock() + max(_CLEAR_SECONDS, _CLEAR_SHARE * (self._clock() - self._asked_at))
             self._measure = False
 
     def abandon(self) -> None:
         """The turn of the last `take` failed: its lanes are asked again."""
-        asked, self._asked = self._asked, []
-        for lane in asked:
+        for lane in self._asked:
             self._release(lane, True)
+        self._end_turn()
 
     def _take_of(self, tenant: _Tenant) -> None:
         lanes = min(len(tenant.lanes), max(1, int(tenant.credit)), MAX_LANES - len(self._asked))
@@ -232,8 +233,12 @@ class LaneBook:
         again, lane.asked, lane.again = more or lane.again, 0, False
         if again:
             self._activate(lane)
-        elif not lane.tenant.lanes:
-            lane.tenant.credit = 0.0  # who has nothing to send saves nothing up
+
+    def _end_turn(self) -> None:
+        for lane in self._asked:
+            if not lane.tenant.in_ring:
+                lane.tenant.credit = 0.0  # who has nothing to send saves nothing up
+        self._asked = []
 
     def _activate(self, lane: _Lane) -> None:
         if lane.asked:

@@ -37,9 +37,17 @@ def road_template(road_servers: Servers) -> Iterator[str]:
 
 
 @pytest.fixture
-async def road(road_servers: Servers, road_template: str, tmp_path: Path) -> AsyncIterator[Road]:
-    """A road of this test's own: fresh database, empty Redis, topics of its own; no process runs yet."""
-    servers.empty_redis(road_servers.redis.address)
+def road_database(road_servers: Servers, road_template: str) -> Iterator[str]:
+    """The URL of a fresh database; whatever the test did to the servers, they run again afterwards."""
     with servers.clone(road_servers.postgres.address, road_template) as url:
-        async with open_road(tmp_path / "road", road_servers, url, f"t{uuid.uuid4().hex[:10]}") as opened:
-            yield opened
+        servers.empty_redis(road_servers.redis.address)
+        yield url
+        for server in (road_servers.postgres, road_servers.redis, road_servers.broker):
+            servers.run_alone(server.start())
+
+
+@pytest.fixture
+async def road(road_servers: Servers, road_database: str, tmp_path: Path) -> AsyncIterator[Road]:
+    """A road of this test's own: fresh database, empty Redis, topics of its own; no process runs yet."""
+    async with open_road(tmp_path / "road", road_servers, road_database, f"t{uuid.uuid4().hex[:10]}") as opened:
+        yield opened

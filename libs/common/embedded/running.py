@@ -109,9 +109,9 @@ def stop(data: Path, *, seconds: float) -> bool:
     pid = supervisor_pid(data)
     if pid is not None:
         _send(pid, signal.SIGTERM)
-        if not _until_free(data, pid, seconds=seconds):
+        if not _until_ended(data, pid, seconds=seconds):
             _send(pid, signal.SIGKILL)
-            _until_free(data, pid, seconds=5)
+            _until_ended(data, pid, seconds=5)
     end_leftovers(data)
     return pid is not None
 
@@ -141,10 +141,18 @@ def _send(pid: int, wish: signal.Signals) -> None:
         os.kill(pid, wish)
 
 
-def _until_free(data: Path, pid: int, *, seconds: float) -> bool:
+def _until_ended(data: Path, pid: int, *, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while supervisor_pid(data) == pid:
+    # The lock goes a moment before the process does.
+    while supervisor_pid(data) == pid or _runs(pid):
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

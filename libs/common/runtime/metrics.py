@@ -28,6 +28,7 @@ CounterName: TypeAlias = Literal[
     "sluiceway_fence_losses_total",
     "sluiceway_dead_messages_total",
     "sluiceway_heals_total",
+    "sluiceway_road_rebuilds_total",
     "sluiceway_rescues_total",
     "sluiceway_sweep_rows_total",
     "sluiceway_periodic_runs_total",
@@ -46,6 +47,7 @@ GaugeName: TypeAlias = Literal[
     "sluiceway_executor_held",
     "sluiceway_dependency_up",
     "sluiceway_loop_lag_seconds",
+    "sluiceway_event_relay_owner",
 ]
 HistogramName: TypeAlias = Literal[
     "sluiceway_http_request_seconds",
@@ -84,6 +86,7 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
     "sluiceway_fence_losses_total": Metric("Writes that found another owner's token and changed nothing.", ("step",)),
     "sluiceway_dead_messages_total": Metric("Records that could not be read and were kept as dead."),
     "sluiceway_heals_total": Metric("Read positions moved back to an unclaimed row."),
+    "sluiceway_road_rebuilds_total": Metric("Connections of a reader to Kafka made anew."),
     "sluiceway_rescues_total": Metric("Attempts taken from a silent executor."),
     "sluiceway_sweep_rows_total": Metric("Rows that a sweep changed.", ("sweep",)),
     "sluiceway_periodic_runs_total": Metric("Runs of a periodic action.", ("name", "result")),
@@ -102,6 +105,7 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "sluiceway_executor_held": Metric("Messages held here until a permit is free."),
     "sluiceway_dependency_up": Metric("1 when the last readiness check succeeded.", ("dependency",)),
     "sluiceway_loop_lag_seconds": Metric("How late the event loop's last tick was."),
+    "sluiceway_event_relay_owner": Metric("1 while this dispatcher is the one that sends events."),
 }
 HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
     "sluiceway_http_request_seconds": Metric("From request to answer.", ("route",), _STEP_SECONDS),

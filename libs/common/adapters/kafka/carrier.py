@@ -226,7 +226,10 @@ class _Consignment:
     def _append(self, batch: _Batch, index: int, record: Record) -> bool:
         builder, indexes = batch
         timestamp = record.timestamp_ms if record.timestamp_ms is not None else int(time.time() * 1000)
-        if builder.append(timestamp=timestamp, key=record.key, value=record.value, headers=record.headers) is None:
+        if (
+            builder.append(timestamp=timestamp, key=record.key, value=record.value, headers=list(record.headers))
+            is None
+        ):
             return False
         indexes.append(index)
         return True

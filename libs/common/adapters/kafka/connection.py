@@ -7,7 +7,7 @@ import ssl
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiokafka.conn import create_conn, collect_hosts
+from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 
 from libs.common.settings import Settings

@@ -64,7 +64,10 @@ class KafkaTopics:
 
     async def _create(self, admin: AIOKafkaAdminClient, plans: Mapping[str, TopicPlan]) -> list[str]:
         """Returns those that exist afterwards, as far as the broker's answer tells."""
-        new = [NewTopic(name, plan.partitions, self._replication, topic_configs=_config(plan)) for name, plan in plans.items()]
+        new = [
+            NewTopic(name, plan.partitions, self._replication, topic_configs=_config(plan))
+            for name, plan in plans.items()
+        ]
         answer = await admin.create_topics(new)
         there = []
         for name, code, *rest in answer.topic_errors:

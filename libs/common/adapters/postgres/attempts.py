@@ -16,7 +16,7 @@ from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dispatch_queue import placed
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import Phase
-from libs.common.ports_attempts import Attempt, Claim, UnclaimedPartition, WatchedBeat
+from libs.common.ports_attempts import Attempt, Claim, HandedRow, UnclaimedPartition, WatchedBeat
 from libs.common.ports_dispatch import Placed
 
 _DEAD_VALUE_LIMIT: Final = 1_048_576
@@ -27,7 +27,7 @@ class PostgresAttempts:
 
     def __init__(self, database: Database, executor: int, time_zone: str) -> None:
         self._database = database
-        self._executor = executor
+        self.executor = executor
         self._time_zone = time_zone
 
     async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
@@ -38,20 +38,26 @@ class PostgresAttempts:
             [claim.lease for claim in ordered],
             [claim.token for claim in ordered],
             [claim.timeout_seconds for claim in ordered],
-            self._executor,
+            self.executor,
             self._time_zone,
+        )
+        return [_attempt(row) for row in rows]
+
+    async def started_many(self, claims: Sequence[Claim]) -> list[Attempt]:
+        rows = await self._database.fetch(
+            "started_many", [claim.id for claim in claims], [claim.token for claim in claims]
         )
         return [_attempt(row) for row in rows]
 
     async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
         ordered = sorted(messages)
         rows = await self._database.fetch(
-            "hold_many", [message[0] for message in ordered], [message[1] for message in ordered], self._executor
+            "hold_many", [message[0] for message in ordered], [message[1] for message in ordered], self.executor
         )
         return {row["id"] for row in rows}
 
     async def release_held(self, ids: Sequence[int]) -> list[Placed]:
-        return placed(await self._database.fetch("release_held", sorted(ids), self._executor))
+        return placed(await self._database.fetch("release_held", sorted(ids), self.executor))
 
     async def release_many(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
         ordered = sorted(rows, key=lambda row: row[0].id)
@@ -137,6 +143,32 @@ class PostgresAttempts:
         )
         return placed(answers)
 
+    async def ends_recorded(self, attempts: Sequence[Attempt]) -> set[int]:
+        rows = await self._database.fetch(
+            "ends_recorded",
+            [attempt.id for attempt in attempts],
+            [attempt.number for attempt in attempts],
+            [attempt.token for attempt in attempts],
+        )
+        return {row["id"] for row in rows}
+
+    async def hand_over(self, rows: Sequence[tuple[Attempt, int]]) -> set[int]:
+        ordered = sorted(rows, key=lambda row: row[0].id)
+        answers = await self._database.fetch(
+            "hand_over",
+            [attempt.id for attempt, _ in ordered],
+            [attempt.token for attempt, _ in ordered],
+            [executor for _, executor in ordered],
+        )
+        return {row["id"] for row in answers}
+
+    async def handed(self) -> list[HandedRow]:
+        rows = await self._database.fetch("handed_rows", self.executor)
+        return [
+            HandedRow(row["id"], row["lease"], row["lane"], row["model_id"], row["input_size"], Phase(row["phase"]))
+            for row in rows
+        ]
+
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         rows = await self._database.fetch(
             "tokens_alive", [attempt.id for attempt in attempts], [attempt.token for attempt in attempts]
@@ -182,24 +214,27 @@ class PostgresMembership:
     async def unclaimed(self) -> list[UnclaimedPartition]:
         rows = await self._database.fetch("unclaimed_partitions")
         return [
-            UnclaimedPartition(row["lane"], row["model_id"], row["partition"], row["oldest"], row["rows"])
+            UnclaimedPartition(row["lane"], row["model_id"], row["partition"], row["oldest"], row["age"], row["rows"])
             for row in rows
         ]
 
-    async def oldest_unclaimed(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime | None]:
+    async def read_from(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime]:
         rows = await self._database.fetch(
-            "oldest_unclaimed",
+            "read_from",
             [lane for lane, _, _ in wanted],
             [partition for _, partition, _ in wanted],
             [partitions for _, _, partitions in wanted],
         )
-        found = {(row["lane"], row["partition"]): row["oldest"] for row in rows}
-        return [found.get((lane, partition)) for lane, partition, _ in wanted]
+        found = {(row["lane"], row["partition"]): row["since"] for row in rows}
+        return [found[lane, partition] for lane, partition, _ in wanted]
 
 
 def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
     """Heartbeat rows as others see them."""
-    return [WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"]) for row in rows]
+    return [
+        WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"], tuple(row["stores"]))
+        for row in rows
+    ]
 
 
 def _files(end: Finish) -> str | None:

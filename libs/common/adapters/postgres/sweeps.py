@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,11 +14,14 @@ from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_dispatch import Placed
 from libs.common.ports_sweeps import (
-    BacklogFigure,
     DueRetry,
     Ending,
+    LaneFigure,
+    LaterPlace,
     LostAttempt,
     OpenRow,
+    OpenSlot,
+    OutboxFigure,
     OverdueAttempt,
     Rescued,
     Slot,
@@ -25,6 +29,7 @@ from libs.common.ports_sweeps import (
 
 _PAGE: Final = 1_000
 _EXECUTOR_DAYS: Final = 30
+_FIRST: Final = LaterPlace(datetime(1970, 1, 1, tzinfo=UTC), 0)
 
 
 class PostgresSweeps:
@@ -43,8 +48,11 @@ class PostgresSweeps:
         rows = await self._database.fetch("requeue_retries", *_versions(retries))
         return {row["id"]: place for row, place in zip(rows, placed(rows), strict=True)}
 
-    async def put_off(self, retries: Sequence[DueRetry], seconds: float) -> None:
-        await self._database.fetch("put_off_retries", *_versions(retries), seconds)
+    async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
+        ordered = sorted(retries, key=lambda retry: retry[0].id)
+        await self._database.fetch(
+            "put_off_retries", *_versions([retry for retry, _ in ordered]), [seconds for _, seconds in ordered]
+        )
 
     async def watch(self) -> list[WatchedBeat]:
         return watched(await self._database.fetch("watch_beats"))
@@ -52,8 +60,9 @@ class PostgresSweeps:
     async def executors_with_work(self) -> set[int]:
         return {row["id"] for row in await self._database.fetch("executors_with_work")}
 
-    async def bury_executors(self, ids: Sequence[int]) -> list[int]:
-        return [row["id"] for row in await self._database.fetch("bury_executors", list(ids))]
+    async def bury_executors(self, beats: Sequence[WatchedBeat]) -> list[int]:
+        rows = await self._database.fetch("bury_executors", [beat.id for beat in beats], [beat.beat for beat in beats])
+        return [row["id"] for row in rows]
 
     async def rescue(self, executors: Sequence[int], lost_budget: int) -> list[Rescued]:
         held = await self._database.fetch("rescue_held", list(executors))
@@ -66,8 +75,9 @@ class PostgresSweeps:
         rows = await self._database.fetch("lost_beyond_budget", list(executors), lost_budget)
         return [LostAttempt(**row) for row in rows]
 
-    async def overdue(self, grace_seconds: float, limit: int) -> list[OverdueAttempt]:
-        return [OverdueAttempt(**row) for row in await self._database.fetch("overdue_running", grace_seconds, limit)]
+    async def overdue(self, grace_seconds: float, upload_seconds: float, limit: int) -> list[OverdueAttempt]:
+        rows = await self._database.fetch("overdue_running", grace_seconds, upload_seconds, limit)
+        return [OverdueAttempt(**row) for row in rows]
 
     async def end_running(self, ends: Sequence[tuple[LostAttempt | OverdueAttempt, TaskStatus, str, str]]) -> set[int]:
         ordered = sorted(ends, key=lambda end: end[0].id)
@@ -88,6 +98,8 @@ class PostgresSweeps:
         return {row["id"] for row in rows}
 
     async def retry_running(self, retries: Sequence[tuple[OverdueAttempt, float, bool, str, str]]) -> set[int]:
+        if not retries:
+            return set()
         ordered = sorted(retries, key=lambda retry: retry[0].id)
         attempts, delays, heads, codes, messages = (list(column) for column in zip(*ordered, strict=True))
         rows = await self._database.fetch(
@@ -106,9 +118,17 @@ class PostgresSweeps:
         return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit)]
 
     async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
-        waiting = await self._database.fetch("rows_of_closed_lanes", limit)
-        later = await self._database.fetch("later_rows_of_closed_lanes", limit)
-        return [(row["id"], row["version"]) for row in (*waiting, *later)]
+        return [(row["id"], row["version"]) for row in await self._database.fetch("rows_of_closed_lanes", limit)]
+
+    async def later_of_closed_lanes(
+        self, after: LaterPlace | None, limit: int
+    ) -> tuple[list[tuple[int, int]], LaterPlace | None]:
+        rows = await self._database.fetch("later_page", *(after or _FIRST), limit)
+        following = LaterPlace(rows[-1]["due_at"], rows[-1]["id"]) if len(rows) == limit else None
+        return [(row["id"], row["version"]) for row in rows if row["closed"]], following
+
+    async def requested_waiting(self, limit: int) -> list[tuple[int, int]]:
+        return [(row["id"], row["version"]) for row in await self._database.fetch("requested_waiting", limit)]
 
     async def end_waiting(self, endings: Sequence[Ending]) -> list[Slot]:
         ordered = sorted(endings, key=lambda ending: ending.id)
@@ -134,7 +154,8 @@ class PostgresSweeps:
 
     async def unfetched_page(self, days: int, after: int, limit: int) -> tuple[list[int], int | None]:
         rows = await self._database.fetch("unfetched_tasks", days, after, limit)
-        return [row["id"] for row in rows if row["over"]], rows[-1]["id"] if len(rows) == limit else None
+        full = len(rows) == limit and not rows[-1]["young"]
+        return [row["id"] for row in rows if row["over"]], rows[-1]["id"] if full else None
 
     async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
         return [(row["id"], row["staged"]) for row in await self._database.fetch("dead_over", days, limit)]
@@ -147,8 +168,17 @@ class PostgresSweeps:
         await self._database.fetch("prune_executors", _EXECUTOR_DAYS)
         return len(await self._database.fetch("prune_idempotency", limit))
 
+    async def prune_dead_events(self, days: int, limit: int) -> int:
+        return len(await self._database.fetch("prune_dead_events", days, limit))
+
     async def fold_statistics(self, limit: int) -> int:
-        return len(await self._database.fetch("fold_statistics", limit))
+        return int((await self._database.fetch("fold_statistics", limit))[0]["rows"])
+
+    async def open_page(self, after: int, limit: int) -> list[OpenSlot]:
+        return [
+            OpenSlot(row["id"], row["lane"], str(row["public_id"]), row["owns_slot"], row["slot_ttl_ms"])
+            for row in await self._database.fetch("open_page", after, limit)
+        ]
 
     async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
         return [(row["lane"], row["slot_ttl_ms"]) for row in await self._database.fetch("lanes_open", after, limit)]
@@ -159,9 +189,25 @@ class PostgresSweeps:
     async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
         return [row["token"] for row in await self._database.fetch("absent_permits", lane, list(tokens))]
 
-    async def backlog(self) -> list[BacklogFigure]:
-        rows = await self._database.fetch("backlog_figures")
-        return [BacklogFigure(row["model_id"], row["state"], row["rows"], row["oldest"]) for row in rows]
+    async def lane_figures(self) -> list[LaneFigure]:
+        waiting = {row["lane"]: row for row in await self._database.fetch("lanes_waiting")}
+        flying = {row["lane"]: row for row in await self._database.fetch("lanes_in_flight")}
+        return [
+            LaneFigure(
+                lane,
+                (waiting.get(lane) or flying[lane])["model_id"],
+                flying[lane]["rows"] if lane in flying else 0,
+                (waiting[lane]["oldest"] or 0.0) if lane in waiting else 0.0,
+            )
+            for lane in sorted(waiting.keys() | flying.keys())
+        ]
+
+    async def outbox_figures(self, count_limit: int) -> list[OutboxFigure]:
+        rows = await self._database.fetch("outbox_figures", count_limit)
+        return [OutboxFigure(row["channel"], row["rows"], row["lag"]) for row in rows]
+
+    async def oldest_transaction_seconds(self) -> float:
+        return float((await self._database.fetch("oldest_transaction"))[0]["seconds"])
 
 
 class PostgresOpenTasks:

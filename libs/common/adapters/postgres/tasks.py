@@ -73,6 +73,16 @@ class PostgresTasks:
             return _creations(tasks, rows, {})
         raise OutcomeUnknown("PostgreSQL is away since the commit: repeat the request with its Idempotency-Key")
 
+    async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
+        owners = _repeated(tasks, await self._database.fetch("read_keys", *_keys(tasks)))
+        return [owners.get(task.public_id) for task in tasks]
+
+    async def final_among(self, tasks: Sequence[tuple[int, UUID]]) -> set[UUID]:
+        rows = await self._database.fetch(
+            "still_open", [tenant_id for tenant_id, _ in tasks], [public_id for _, public_id in tasks]
+        )
+        return {public_id for _, public_id in tasks} - {row["public_id"] for row in rows}
+
     async def find_many(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[TaskView]:
         rows = await self._database.query("find_tasks", tenant_id=tenant_id, public_ids=list(public_ids))
         return [_view(row) for row in rows]
@@ -151,11 +161,15 @@ def _keys(tasks: Sequence[NewTask], *, bodies: bool = False) -> tuple[list[Any],
 async def _owners(transaction: HotTransaction, losers: Sequence[NewTask]) -> dict[UUID, Repeated]:
     if not losers:
         return {}
-    rows = await transaction.fetch("read_keys", *_keys(losers))
+    return _repeated(losers, await transaction.fetch("read_keys", *_keys(losers)))
+
+
+def _repeated(tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record]) -> dict[UUID, Repeated]:
+    """The owners of the tasks' keys, by the task that came too late."""
     found = {row["ordinal"] - 1: row for row in rows}
     return {
         task.public_id: Repeated(found[index]["public_id"], found[index]["body_hash"] == task.key.body_hash)
-        for index, task in enumerate(losers)
+        for index, task in enumerate(tasks)
         if index in found and task.key
     }
 

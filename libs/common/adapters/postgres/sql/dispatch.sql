@@ -124,8 +124,6 @@ WITH started AS (
   FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[]) AS m(id, lease, token, timeout)
   WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $5)
   RETURNING q.*
-), t AS MATERIALIZED (
-  SELECT t.id, t.tenant_id, t.model_id, t.creator, t.biz_name, t.input_ref, t.trace, t.created_at FROM started s JOIN task t ON t.id = s.id
 ), counted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (now() AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, count(*)
@@ -138,11 +136,35 @@ SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retrie
   i.payload, x.sealed
 FROM started s JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
 
+-- name: started_many
+-- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
+SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
+  s.staged, s.staged_size, s.staged_hash, s.staged_type, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
+  k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
+  extract(epoch FROM now() - k.created_at)::float8 AS age,
+  i.payload, x.sealed
+FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch s ON s.id = m.id AND s.token = m.token
+JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
+
 -- name: hold_many
--- Rows that wait for a permit with this executor. Those that are stale, started or held already are left out.
+-- Rows that wait for a permit with this executor; asking twice gives the same answer, because an answer may be lost.
+-- Those that are stale, started or held by another are left out.
 UPDATE dispatch q SET held_by = $3 FROM unnest($1::bigint[], $2::bigint[]) AS m(id, lease)
-WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
+WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $3)
 RETURNING q.id
+
+-- name: hand_over
+-- Uploads whose staged file lies in a store that only another executor has go to that executor, under the same lease:
+-- it finds them by handed_rows. $1 ids, $2 tokens, $3 executors.
+UPDATE dispatch q SET held_by = m.executor, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1
+FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS m(id, token, executor)
+WHERE q.id = m.id AND q.token = m.token AND q.phase >= 2
+RETURNING q.id
+
+-- name: handed_rows
+-- Uploads that others have handed to this executor.
+SELECT q.id, q.lease, q.lane, q.phase, q.input_size, l.model_id FROM dispatch q JOIN lane l ON l.id = q.lane
+WHERE q.state = 1 AND q.held_by = $1 AND q.token IS NULL AND q.phase >= 2
 
 -- name: release_held
 -- Give back what waited for a permit: same place in the queue.
@@ -158,17 +180,18 @@ SELECT id, lane, class, priority, position FROM back
 
 -- name: release_started
 -- Give back what was started but not called, or may be called again at no cost: no attempt is used up, the count in
--- the statistics is taken back where the model was not called. $1 ids, $2 tokens, $3 delays, $4 called, $5 reason, $6 time zone.
+-- the statistics is taken back where the model was not called. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
 WITH back AS (
   UPDATE dispatch q SET state = CASE WHEN m.delay > 0 THEN 2 ELSE 0 END,
     due_at = CASE WHEN m.delay > 0 THEN now() + make_interval(secs => m.delay) END,
     class = 0, lease = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1,
     attempt = q.attempt - CASE WHEN q.phase = 0 AND NOT m.called THEN 1 ELSE 0 END
-  FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[]) AS m(id, token, delay, called), dispatch o
+  FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[]) AS m(id, token, delay, called, reason), dispatch o
   WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
-  RETURNING q.id, q.lane, q.state, q.phase, q.class, q.priority, q.position, q.attempt, q.version, o.lease, o.started_at AS began, m.called
+  RETURNING q.id, q.lane, q.state, q.phase, q.class, q.priority, q.position, q.attempt, q.version, o.lease, o.started_at AS began, m.called,
+    m.reason
 ), h AS (
-  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, $5 FROM back
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, reason FROM back
 ), uncounted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (b.began AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, -count(*)
@@ -243,8 +266,6 @@ WITH m AS MATERIALIZED (
                        staged_size, error_code, error_message)
   SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, entered_at, leased_at, started_at,
          generated_at, migrating_at, staged_size, error_code, error_message FROM back
-), cc AS (
-  DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM back))
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'retry', attempt, version, lease, error_code FROM back
 )
@@ -286,25 +307,33 @@ WITH m AS MATERIALIZED (
 SELECT id, lane, class, priority, position FROM back
 
 -- name: unclaimed_partitions
--- Lanes with published rows that nobody has claimed: the truth behind the road's hints. Oldest first row of each
--- partition: (lane, partition, oldest). $1 partitions by lane come from the caller's own table of lanes.
+-- Partitions with published rows that nobody has claimed: the truth behind the road's hints. With each its oldest row,
+-- that row's age by this clock, and how many there are.
 WITH RECURSIVE busy(lane) AS (
   (SELECT lane FROM dispatch WHERE state = 1 ORDER BY lane LIMIT 1)
   UNION ALL
   SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > b.lane ORDER BY q.lane LIMIT 1)
   FROM busy b WHERE b.lane IS NOT NULL)
-SELECT l.id AS lane, l.model_id, (q.id % m.partitions)::int AS "partition", min(q.leased_at) AS oldest, count(*)::int AS rows
+SELECT l.id AS lane, l.model_id, (q.id % m.partitions)::int AS "partition", min(q.leased_at) AS oldest,
+  extract(epoch FROM now() - min(q.leased_at))::float8 AS age, count(*)::int AS rows
 FROM busy b JOIN lane l ON l.id = b.lane JOIN model m ON m.id = l.model_id
 JOIN dispatch q ON q.lane = l.id AND q.state = 1
 WHERE q.token IS NULL AND q.held_by IS NULL
 GROUP BY 1, 2, 3
 
--- name: oldest_unclaimed
--- For each (lane, partition): when its oldest published row that nobody claimed was leased.
-SELECT x.lane, x.partition, (
+-- name: read_from
+-- For each (lane, partition, partitions of its topic): the instant from which its log must be read so that nothing
+-- unclaimed is missed. Five seconds are more than a turn's transaction and a send take (ownership.md, R4).
+SELECT x.lane, x.partition, least(now() - interval '5 seconds', (
   SELECT min(q.leased_at) FROM dispatch q
-  WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % x.partitions = x.partition) AS oldest
+  WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % x.partitions = x.partition
+)) - interval '1 millisecond' AS since
 FROM unnest($1::int[], $2::int[], $3::int[]) AS x(lane, partition, partitions)
+
+-- name: ends_recorded
+-- Which of these attempts have their row: an end whose answer was lost is read back here. $1 ids, $2 attempts, $3 tokens.
+SELECT a.task_id AS id FROM unnest($1::bigint[], $2::int[], $3::uuid[]) AS m(id, attempt, token)
+JOIN attempt a ON a.task_id = m.id AND a.attempt = m.attempt::smallint AND a.token = m.token AND a.outcome <> 'lost'
 
 -- name: tokens_alive
 -- Which of these attempts are still ours: asked after an outage, the others are aborted.

@@ -19,8 +19,9 @@ UPDATE executor SET stopped_at = now(), reading = false WHERE id = $1
 SELECT id, name, beat, reading, stores, extract(epoch FROM now() - beat_at)::float8 AS age FROM executor WHERE stopped_at IS NULL
 
 -- name: bury_executors
--- Executors presumed dead by who watched them: they may not come back under this number.
-UPDATE executor SET stopped_at = now(), reading = false WHERE id = ANY ($1::int[]) AND stopped_at IS NULL RETURNING id
+-- Executors presumed dead by who watched them, unless they have beaten since: they may not come back under this number.
+UPDATE executor e SET stopped_at = now(), reading = false FROM unnest($1::int[], $2::bigint[]) AS m(id, beat)
+WHERE e.id = m.id AND e.beat = m.beat AND e.stopped_at IS NULL RETURNING e.id
 
 -- name: prune_executors
 -- Forget executors that stopped long ago. $1 days.

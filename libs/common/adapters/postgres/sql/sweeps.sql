@@ -1,14 +1,16 @@
 -- name: promote_due
--- Rows whose time has come are ready; $1 at most.
+-- Rows whose time has come are ready; $1 at most. A draft begins to wait now: its wait counts from when it was due.
 WITH due AS MATERIALIZED (
   SELECT id FROM dispatch WHERE state = 2 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
-UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1 WHERE q.id = ANY (ARRAY(SELECT id FROM due))
+UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1,
+  entered_at = CASE WHEN q.attempt = 0 AND q.sends = 0 THEN q.due_at ELSE q.entered_at END
+WHERE q.id = ANY (ARRAY(SELECT id FROM due))
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
 -- name: due_retries
 -- Failed rows whose retry is due: they need a gate slot first.
-SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, least(86400, 10 * m.expected_seconds)) * 1000 AS slot_ttl_ms
+SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
 FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
 WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
 
@@ -19,9 +21,9 @@ FROM unnest($1::bigint[], $2::int[]) AS m(id, version) WHERE q.id = m.id AND q.v
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
 -- name: put_off_retries
--- The gate is full: look again later. $3 seconds.
-UPDATE dispatch q SET due_at = now() + make_interval(secs => $3)
-FROM unnest($1::bigint[], $2::int[]) AS m(id, version) WHERE q.id = m.id AND q.version = m.version
+-- The gate is full: look again later, each after its own seconds. $1 ids, $2 versions, $3 seconds.
+UPDATE dispatch q SET due_at = now() + make_interval(secs => m.seconds)
+FROM unnest($1::bigint[], $2::int[], $3::float8[]) AS m(id, version, seconds) WHERE q.id = m.id AND q.version = m.version
 RETURNING q.id
 
 -- name: rescue_held
@@ -39,7 +41,8 @@ SELECT id, lane, class, priority, position FROM back
 
 -- name: rescue_running
 -- Attempts of silent executors: staged output goes on from where it is; the others get another attempt from the
--- budget for lost ones ($2), first in line. Those past the budget are left for fail_lost.
+-- budget for lost ones ($2), first in line. Those past the budget are left for lost_beyond_budget. The token comes back
+-- where its permit is free again: an open provider job (phase 1) keeps it.
 WITH lost AS MATERIALIZED (
   SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
     AND (o.phase >= 1 OR o.lost < $2) ORDER BY o.id
@@ -58,7 +61,7 @@ WITH lost AS MATERIALIZED (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail)
   SELECT id, 'rescue', attempt, version, lease, 'executor ' || executor || ', token ' || token FROM back
 )
-SELECT id, lane, class, priority, position, token FROM back
+SELECT id, lane, class, priority, position, CASE WHEN phase <> 1 THEN token END AS token FROM back
 
 -- name: lost_beyond_budget
 -- Attempts of silent executors that have used up the budget for lost ones: (id, token) for finish_many.
@@ -71,40 +74,62 @@ SELECT DISTINCT coalesce(q.executor, q.held_by) AS id FROM dispatch q
 WHERE q.state = 1 AND (q.token IS NOT NULL OR q.held_by IS NOT NULL)
 
 -- name: overdue_running
--- Attempts far past their deadline whose executor still beats: (id, token) to be ended. $1 seconds of grace, $2 limit.
+-- Attempts far past their deadline whose executor still beats: calls past `until`, uploads that outlived $2 seconds.
+-- $1 seconds of grace, $3 limit.
 SELECT q.id, q.public_id, q.lane, q.token, q.phase, q.retries, q.lost, extract(epoch FROM now() - t.created_at)::float8 AS age,
-  m.retry_times, m.retry_queue_max_seconds
+  coalesce(extract(epoch FROM now() - q.generated_at), 0)::float8 AS upload_age, m.retry_times, m.retry_queue_max_seconds
 FROM dispatch q JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id
-WHERE q.state = 1 AND q.token IS NOT NULL AND q.phase < 2 AND q.until < now() - make_interval(secs => $1) ORDER BY q.id LIMIT $2
+WHERE q.state = 1 AND q.token IS NOT NULL
+  AND CASE WHEN q.phase < 2 THEN q.until < now() - make_interval(secs => $1)
+           ELSE q.generated_at < now() - make_interval(secs => $1 + $2) END
+ORDER BY q.id LIMIT $3
 
 -- name: waiting_page
--- Open rows in the order of their ids, to find those that wait too long.
+-- Open rows in the order of their ids, to find those that wait too long. Ids grow with the time of creation: nothing
+-- after a row of age x is much older than x.
 SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle, l.paused OR tn.paused AS paused,
-  extract(epoch FROM now() - q.entered_at)::float8 AS waited, q.state = 2 AND q.attempt = 0 AND q.sends = 0 AS draft
-FROM dispatch q JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id WHERE q.id > $1 ORDER BY q.id LIMIT $2
+  extract(epoch FROM now() - q.entered_at)::float8 AS waited, extract(epoch FROM now() - t.created_at)::float8 AS age,
+  q.state = 2 AND q.attempt = 0 AND q.sends = 0 AS draft
+FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id
+WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
 -- name: rows_of_closed_lanes
--- What waits in lanes of deleted models. $1 limit.
-SELECT q.id, q.public_id, q.lane, q.version, q.state FROM lane l CROSS JOIN LATERAL (
-  SELECT * FROM dispatch q WHERE q.lane = l.id AND q.state = 0
-  UNION ALL SELECT * FROM dispatch q WHERE q.lane = l.id AND q.state = 1 AND q.token IS NULL) q
-WHERE l.closed ORDER BY q.id LIMIT $1
+-- What waits in lanes of deleted models: ready, on the road, or for a retry that is due. In no order: sorting would read
+-- a million rows for each thousand. Uploads that another executor was handed go on. $1 limit.
+(SELECT q.id, q.version FROM lane l CROSS JOIN LATERAL (
+  SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 0
+  UNION ALL SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 1 AND d.token IS NULL AND (d.phase < 2 OR d.held_by IS NULL)) q
+WHERE l.closed LIMIT $1)
+UNION ALL
+(SELECT q.id, q.version FROM dispatch q JOIN lane l ON l.id = q.lane WHERE q.state = 3 AND q.due_at <= now() AND l.closed LIMIT $1)
 
--- name: later_rows_of_closed_lanes
--- The same for rows that wait for a time or a retry.
-SELECT q.id, q.public_id, q.lane, q.version, q.state FROM dispatch q JOIN lane l ON l.id = q.lane
-WHERE q.state IN (2, 3) AND l.closed ORDER BY q.id LIMIT $1
+-- name: later_page
+-- Rows that wait for their time, a page after ($1 time, $2 id) in that order, and whether their model is deleted: these
+-- are not left waiting until they are due. $3 limit.
+SELECT q.id, q.version, q.due_at, l.closed FROM dispatch q JOIN lane l ON l.id = q.lane
+WHERE q.state = 2 AND (q.due_at, q.id) > ($1, $2) ORDER BY q.due_at, q.id LIMIT $3
+
+-- name: requested_waiting
+-- Tasks whose end was asked for while an executor ran them and that nobody runs any more: rescued, failed, parked or
+-- handed back in between. Requests are few. $1 limit.
+SELECT q.id, q.version FROM cancel_request c JOIN dispatch q ON q.id = c.task_id WHERE q.token IS NULL ORDER BY q.id LIMIT $1
 
 -- name: end_waiting
--- The end of tasks that nobody runs, if nothing happened to them since they were looked at.
+-- The end of tasks that nobody runs, if nothing happened to them since they were looked at. An attempt that had got as
+-- far as an output (a parked upload) gets its row.
 -- $1 ids, $2 versions, $3 statuses, $4 codes, $5 messages, $6 dead.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::boolean[])
     AS m(id, version, status, code, message, dead) ORDER BY id
 ), gone AS (
   DELETE FROM dispatch q USING m WHERE q.id = m.id AND q.version = m.version AND q.token IS NULL
-  RETURNING q.id, q.public_id, q.lane, q.state, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size, q.staged_hash, q.staged_type,
-    m.status, m.code, m.message, m.dead
+  RETURNING q.id, q.public_id, q.lane, q.state, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size,
+    q.staged_hash, q.staged_type, q.entered_at, q.generated_at, q.migrating_at, m.status, m.code, m.message, m.dead
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, CASE status WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END, entered_at, generated_at, migrating_at,
+         staged_size, code, message FROM gone WHERE phase >= 1
+  ON CONFLICT DO NOTHING
 ), t AS (
   UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = g.code, error_message = g.message
@@ -122,27 +147,45 @@ WITH m AS MATERIALIZED (
 SELECT id, public_id, lane, state FROM gone
 
 -- name: expired_tasks
--- Tasks whose time is over: fetched and past expire_at. Nothing that an event still waits for. $1 limit.
-SELECT t.id FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now()
-  AND NOT EXISTS (SELECT 1 FROM event e WHERE e.task_id = t.id) ORDER BY t.expire_at LIMIT $1
+-- Tasks whose time is over: fetched, past expire_at, and their event has left (see delete_tasks). $1 limit.
+WITH unsent AS MATERIALIZED (
+  SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
+)
+SELECT t.id FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND t.finished_at < (SELECT since FROM unsent)
+  AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
+ORDER BY t.expire_at LIMIT $1
 
 -- name: unfetched_tasks
--- Successes that nobody fetched for $1 days, among the $3 oldest tasks after $2: the whole page comes back, marked.
-SELECT p.id, p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < now() - make_interval(days => $1)
-  OR p.status = 9 AND p.finished_at < now() - make_interval(days => $1) AS over
-FROM (SELECT id, status, fetched_at, finished_at FROM task WHERE id > $2 ORDER BY id LIMIT $3) p
+-- Successes that nobody fetched for $1 days, and canceled tasks of that age, among the $3 oldest tasks after $2: the whole
+-- page comes back, marked. Ids grow with the time of creation: after a young one comes nothing that is over.
+SELECT p.id, coalesce((p.status = 6 AND p.fetched_at IS NULL OR p.status = 9) AND p.finished_at < now() - make_interval(days => $1), false) AS over,
+  p.created_at > now() - make_interval(days => $1) AS young
+FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id > $2 ORDER BY id LIMIT $3) p ORDER BY p.id
 
 -- name: dead_over
--- Dead tasks past their retention. $1 days, $2 limit.
-SELECT task_id AS id, staged FROM dead_task d WHERE died_at < now() - make_interval(days => $1)
-  AND NOT EXISTS (SELECT 1 FROM event e WHERE e.task_id = d.task_id) ORDER BY died_at LIMIT $2
+-- Dead tasks past their retention whose event has left (see delete_tasks). $1 days, $2 limit.
+WITH unsent AS MATERIALIZED (
+  SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
+)
+SELECT d.task_id AS id, d.staged FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
+  AND d.task_id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
+ORDER BY d.died_at LIMIT $2
 
 -- name: delete_tasks
--- Tasks and everything that is theirs; never an open one, never one that an event still waits for.
-WITH gone AS (
-  DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6
-    AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id) AND NOT EXISTS (SELECT 1 FROM event e WHERE e.task_id = t.id)
-  RETURNING t.id
+-- Tasks and everything that is theirs; never an open one. Never one whose event has not left: event rows have no index
+-- on their task, but they carry the end's very time, so what ended before the oldest one (a minute for transactions
+-- that overlap) has none, apart from those that died. Their calls stay counted: cleaned_calls balances the statistics.
+WITH unsent AS MATERIALIZED (
+  SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
+), gone AS (
+  DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6 AND t.finished_at < (SELECT since FROM unsent)
+    AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
+    AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
+  RETURNING t.id, t.tenant_id, t.creator, t.attempt
+), k AS (
+  INSERT INTO cleaned_calls (tenant_id, creator, calls)
+  SELECT tenant_id, creator, sum(attempt) FROM gone GROUP BY 1, 2 HAVING sum(attempt) > 0 ORDER BY 1, 2
+  ON CONFLICT (tenant_id, creator) DO UPDATE SET calls = cleaned_calls.calls + EXCLUDED.calls
 ), i AS (DELETE FROM task_input WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), s AS (DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), a AS (DELETE FROM attempt WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
@@ -162,19 +205,33 @@ RETURNING 1
 DELETE FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = c.task_id)
 
 -- name: fold_statistics
--- Counted calls move into the daily table: taken and added in one statement, so that each counts once. $1 limit.
+-- Counted calls move into the daily table: taken and added in one statement, so that each counts once. $1 limit; says
+-- how many rows were taken.
 WITH taken AS (
   DELETE FROM stat_delta WHERE id = ANY (ARRAY(SELECT id FROM stat_delta ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
   RETURNING day, tenant_id, creator, model_id, calls
 ), sums AS MATERIALIZED (
   SELECT t.day, t.tenant_id, t.creator, m.name AS model_name, sum(t.calls) AS calls
   FROM taken t JOIN model m ON m.id = t.model_id GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+), added AS (
+  INSERT INTO model_stat (day, tenant_id, creator, model_name, request_count)
+  SELECT * FROM sums
+  ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
+  SET request_count = model_stat.request_count + EXCLUDED.request_count, updated_at = now()
 )
-INSERT INTO model_stat (day, tenant_id, creator, model_name, request_count)
-SELECT * FROM sums
-ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
-SET request_count = model_stat.request_count + EXCLUDED.request_count, updated_at = now()
-RETURNING 1
+SELECT count(*)::int AS rows FROM taken
+
+-- name: prune_dead_events
+-- Events that died, once nobody can be expected to send them again. $1 days, $2 limit.
+DELETE FROM event WHERE id = ANY (ARRAY(
+  SELECT id FROM event WHERE dead_at IS NOT NULL AND dead_at < now() - make_interval(days => $1) ORDER BY dead_at LIMIT $2))
+RETURNING id
+
+-- name: open_page
+-- Open rows that own a gate slot, in the order of their ids. $1 after, $2 limit: the whole page comes back, marked.
+SELECT q.id, q.public_id, q.lane, q.state <> 3 AS owns_slot,
+  greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
 -- name: open_slots
 -- All open tasks of a lane that own a gate slot, by the indexes of their states; $1 lane.
@@ -182,7 +239,7 @@ SELECT q.public_id, x.slot_ttl_ms FROM (
   SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 0
   UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 1
   UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 2) q
-CROSS JOIN (SELECT greatest(3600, least(86400, 10 * m.expected_seconds))::bigint * 1000 AS slot_ttl_ms
+CROSS JOIN (SELECT greatest(3600, 10 * least(8640, m.expected_seconds))::bigint * 1000 AS slot_ttl_ms
             FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id = $1) x
 
 -- name: live_permits
@@ -192,7 +249,7 @@ FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL AND q.
 
 -- name: lanes_open
 -- Lanes that have any open row or may have leftovers in Redis: every lane that is not closed, or not yet empty.
-SELECT l.id AS lane, greatest(3600, least(86400, 10 * m.expected_seconds)) * 1000 AS slot_ttl_ms
+SELECT l.id AS lane, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
 FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
 
 -- name: absent_slots
@@ -207,7 +264,35 @@ WHERE NOT EXISTS (
 SELECT x.token FROM unnest($2::uuid[]) AS x(token)
 WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token = x.token)
 
--- name: backlog_figures
--- Ready, in flight and later rows and the oldest wait, per lane that has any: read by the janitor for the figures.
-SELECT l.model_id, q.state, count(*)::bigint AS rows, extract(epoch FROM now() - min(q.entered_at))::float8 AS oldest
-FROM dispatch q JOIN lane l ON l.id = q.lane GROUP BY 1, 2
+-- name: lanes_waiting
+-- Lanes with ready rows, and how long the next row of each has waited. A loose scan: it costs by lanes, not by rows.
+WITH RECURSIVE waiting(lane) AS (
+  (SELECT lane FROM dispatch WHERE state = 0 ORDER BY lane LIMIT 1)
+  UNION ALL
+  SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > w.lane ORDER BY q.lane LIMIT 1)
+  FROM waiting w WHERE w.lane IS NOT NULL)
+SELECT l.id AS lane, l.model_id, extract(epoch FROM now() - (
+  SELECT min(h.entered_at) FROM (
+    (SELECT q.entered_at FROM dispatch q WHERE q.state = 0 AND q.lane = l.id AND q.class = 0 ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1)
+    UNION ALL
+    (SELECT q.entered_at FROM dispatch q WHERE q.state = 0 AND q.lane = l.id AND q.class = 1 ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1)) h
+))::float8 AS oldest
+FROM waiting w JOIN lane l ON l.id = w.lane
+
+-- name: lanes_in_flight
+-- Rows in flight of each lane: windows bound how many there are.
+SELECT l.id AS lane, l.model_id, f.rows FROM (SELECT lane, count(*)::int AS rows FROM dispatch WHERE state = 1 GROUP BY lane) f
+JOIN lane l ON l.id = f.lane
+
+-- name: outbox_figures
+-- What still has to leave, counted up to $1: events, and batches that no broker has acknowledged yet.
+SELECT 'event' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e) AS rows,
+  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event WHERE dead_at IS NULL ORDER BY id LIMIT 1)), 0)::float8 AS lag
+UNION ALL
+SELECT 'dispatch', (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l),
+  coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8
+
+-- name: oldest_transaction
+-- How long the oldest open transaction of this database has been open, in seconds: it holds back every clean-up.
+SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8 AS seconds
+FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'

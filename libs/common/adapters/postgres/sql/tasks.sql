@@ -47,6 +47,11 @@ WHERE i.tenant_id = k.tenant_id AND i.route = k.route AND i.key_hash = k.key_has
 SELECT t.public_id, t.id, t.lane, t.status = 0 AS draft FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
 JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id
 
+-- name: still_open
+-- Which of these tasks have not come to their end: what callers wait for. task.status is final only at the end.
+SELECT t.public_id FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
+JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id WHERE t.status < 6
+
 -- name: find_tasks
 -- Tasks of one tenant by public id, as callers see them; unknown ids are left out.
 SELECT f.*, m.name AS model_name, e.name AS executor_name, e.beat_at AS heartbeat_at
@@ -100,7 +105,13 @@ WITH c AS MATERIALIZED (
   SELECT t.id FROM task t WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) ORDER BY t.id
 ), gone AS (
   DELETE FROM dispatch q USING c WHERE q.id = c.id AND q.token IS NULL
-  RETURNING q.id, q.public_id, q.lane, q.state, q.attempt, q.retries, q.version + 1 AS version
+  RETURNING q.id, q.public_id, q.lane, q.state, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged_size,
+    q.entered_at, q.generated_at, q.migrating_at
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, 'canceled', entered_at, generated_at, migrating_at, staged_size, 'canceled', 'canceled by the caller'
+  FROM gone WHERE phase >= 1
+  ON CONFLICT DO NOTHING
 ), t AS (
   UPDATE task t SET status = 9, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = 'canceled', error_message = 'canceled by the caller'

@@ -343,6 +343,14 @@ CREATE TABLE model_stat (
   PRIMARY KEY (day, tenant_id, creator, model_name)
 );
 
+-- Calls of tasks that are no longer stored: with them, calls counted = attempts begun, for ever (audit, I16).
+CREATE TABLE cleaned_calls (
+  tenant_id bigint NOT NULL,
+  creator text NOT NULL,
+  calls bigint NOT NULL,
+  PRIMARY KEY (tenant_id, creator)
+);
+
 CREATE TABLE quota_limit (
   tenant_id bigint NOT NULL,
   user_name text NOT NULL,

@@ -1,0 +1,160 @@
+"""Reading from Kafka by assignment, over bare aiokafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError, RecordTooLargeError
+
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.domain.errors import BrokerUnavailable
+from libs.common.ports_road import RoadRecord, Spot, Unreadable
+
+_BATCH: Final = 500
+_START_SECONDS: Final = 3.0
+_STOP_SECONDS: Final = 1.0
+_LOOK_UP_SECONDS: Final = 3.0
+_METADATA_SECONDS: Final = 0.5
+_METADATA_PAUSE: Final = 0.01
+
+
+class KafkaRoad:
+    """Implements ports_road.Road.
+
+    No group_id: with one, `assign` while the coordinator is away kills the consumer for ever (ownership.md, trap 1).
+    """
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+        self._consumer: AIOKafkaConsumer | None = None
+        self._assigned = asyncio.Event()
+
+    async def rebuild(self) -> None:
+        await self.close()
+        consumer = AIOKafkaConsumer(
+            **self._connection.arguments(),
+            client_id="sluiceway-executor",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=self._connection.fetch_wait_ms,
+            request_timeout_ms=10_000,
+            retry_backoff_ms=100,
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await consumer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await _stop(consumer)
+            raise BrokerUnavailable(f"no connection to Kafka: {type(error).__name__}") from error
+        except BaseException:
+            await asyncio.shield(_stop(consumer))
+            raise
+        self._consumer = consumer
+
+    async def close(self) -> None:
+        """Let go of the broker."""
+        consumer, self._consumer = self._consumer, None
+        self._assigned.clear()
+        if consumer is not None:
+            await _stop(consumer)
+
+    def assign(self, cursors: Mapping[Spot, int | None]) -> None:
+        consumer = self._consumer
+        if consumer is None:
+            return
+        if not cursors:
+            # Not assign([]): that makes the client ask for the metadata of every topic there is.
+            consumer.pause(*consumer.assignment())
+            return
+        consumer.assign([TopicPartition(*spot) for spot in cursors])
+        # In the same turn of the loop: nothing is ever fetched from a position that is not ours.
+        for spot, offset in cursors.items():
+            consumer.seek(TopicPartition(*spot), offset or 0)
+            if offset is None:
+                consumer.pause(TopicPartition(*spot))
+        self._assigned.set()
+
+    def seek(self, spot: Spot, offset: int) -> None:
+        if self._consumer is not None:
+            with suppress(IllegalStateError):
+                self._consumer.seek(TopicPartition(*spot), offset)
+                self._consumer.resume(TopicPartition(*spot))
+
+    async def read(self, seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
+        consumer = self._consumer
+        if consumer is None:
+            raise BrokerUnavailable("no connection to Kafka")
+        if not self._assigned.is_set():  # getmany without an assignment waits for ever
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._assigned.wait()
+            return {}
+        try:
+            records: Mapping[Spot, Sequence[RoadRecord]] = await consumer.getmany(
+                timeout_ms=int(seconds * 1_000), max_records=_BATCH
+            )
+        except RecordTooLargeError as error:
+            raise _unreadable(error) from error
+        except (KafkaError, ConsumerStoppedError) as error:
+            raise BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}") from error
+        return records
+
+    async def offsets(self, since: Mapping[Spot, int]) -> dict[Spot, int]:
+        consumer = self._consumer
+        if consumer is None:
+            raise BrokerUnavailable("no connection to Kafka")
+        try:
+            async with asyncio.timeout(_LOOK_UP_SECONDS):
+                known = await _known(consumer, since)
+                # The end first: a partition that has nothing of that time yet is read from there, and a record sent
+                # between the two questions is not missed (ownership.md, trap 7).
+                ends = await consumer.end_offsets(list(known.values()))
+                found = await consumer.offsets_for_times({place: since[spot] for spot, place in known.items()})
+        except (KafkaError, TimeoutError) as error:
+            raise BrokerUnavailable(f"Kafka does not say where to read: {type(error).__name__}") from error
+        return {spot: found[place].offset if found[place] else ends[place] for spot, place in known.items()}
+
+
+@asynccontextmanager
+async def open_road(connection: KafkaConnection) -> AsyncIterator[KafkaRoad]:
+    """A road that is closed at the end. The broker need not be there yet."""
+    road = KafkaRoad(connection)
+    try:
+        yield road
+    finally:
+        await asyncio.shield(road.close())
+
+
+async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot, Any]:
+    """Those that the client has metadata of; topics that were just assigned get a moment to appear.
+
+    Asked for any other, aiokafka would look for its leader until the request times out.
+    """
+    wanted = set(spots)
+    known: dict[Spot, Any] = {}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_METADATA_SECONDS):
+            while True:
+                for spot in wanted - known.keys():
+                    if spot.partition in (consumer.partitions_for_topic(spot.topic) or ()):
+                        known[spot] = TopicPartition(*spot)
+                if len(known) == len(wanted):
+                    break
+                await asyncio.sleep(_METADATA_PAUSE)
+    return known
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    with suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(_STOP_SECONDS):
+            await consumer.stop()
+
+
+def _unreadable(error: RecordTooLargeError) -> Unreadable:
+    _, place, offset, size = error.args
+    return Unreadable(Spot(place.topic, place.partition), offset, f"record is larger than a fetch of {size} bytes")

@@ -1,0 +1,1 @@
+"""Redis: the doorman. Whatever it holds can be rebuilt from PostgreSQL."""

@@ -1,0 +1,193 @@
+"""Where a model is called: base_url and route as one address that cannot point anywhere else."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from libs.common.domain.errors import Invalid
+
+ADDRESS_LIMIT: Final = 4_096
+
+_PORTS: Final = {"http": 80, "https": 443}
+#: Control characters and spaces vanish in some parsers; a backslash is a slash for others.
+_FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\]")
+_HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+#: Parsers take a host whose last label looks like a number for an IPv4 address, in every form that C ever knew.
+_NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+_PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._[]?"
+_STRING_OR_SPACE: Final = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
+
+
+class InvalidEndpoint(Invalid):
+    """An address that a model cannot have."""
+
+    def __init__(self, code: str, message: str, *, field: str = "/base_url") -> None:
+        super().__init__(code, message, field=field)
+
+
+class InvalidQuery(ValueError):
+    """A payload that cannot become a query string; the message shows nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address ready to be requested: ASCII, numeric hosts in their one plain form."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port: all of an address that may stand in an error or a log."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{self.port}")
+
+    @property
+    def shown(self) -> str:
+        """The address without its query, which may hold a payload."""
+        return self.url.partition("?")[0]
+
+
+def join_endpoint(base_url: str, route: str = "") -> Endpoint:
+    """base_url and route joined by exactly one `/`; the route cannot change the host. Raises InvalidEndpoint."""
+    base_url, route = base_url.strip(), route.strip()
+    base = parse_endpoint(base_url)
+    if not route:
+        return base
+    if "?" in base_url:
+        raise InvalidEndpoint("endpoint_query", "base_url has a query, so route must be empty", field="/route")
+    try:
+        joined = parse_endpoint(f"{base_url.rstrip('/')}/{route.lstrip('/')}")
+    except InvalidEndpoint as error:
+        raise InvalidEndpoint(error.code, f"with route: {error.message}", field="/route") from None
+    if joined.origin != base.origin:
+        raise InvalidEndpoint("endpoint_origin", "route leads to another host than base_url", field="/route")
+    return joined
+
+
+def parse_endpoint(url: str) -> Endpoint:
+    """An absolute http or https address. Raises InvalidEndpoint, whose message does not repeat the address."""
+    if len(url) > ADDRESS_LIMIT:
+        raise InvalidEndpoint("endpoint_long", f"the address is longer than {ADDRESS_LIMIT} characters")
+    if _FORBIDDEN.search(url):
+        raise InvalidEndpoint("endpoint_characters", "the address has spaces, control characters or a backslash")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise InvalidEndpoint("endpoint_unreadable", "the address cannot be read: check host and port") from None
+    if parts.scheme not in _PORTS:
+        raise InvalidEndpoint("endpoint_scheme", "the address must start with http:// or https://")
+    if "@" in parts.netloc:
+        raise InvalidEndpoint("endpoint_user_info", "the address has a user name before an @: put keys into api_key")
+    if "#" in url:
+        raise InvalidEndpoint("endpoint_fragment", "the address has a #, which is never sent to a server")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise InvalidEndpoint("endpoint_port", "the address names no port after its colon")
+    return _endpoint(parts, _host(parts.hostname or ""), port)
+
+
+def follow(endpoint: Endpoint, location: str) -> Endpoint:
+    """Where a redirect from `endpoint` leads. Raises InvalidEndpoint."""
+    return parse_endpoint(urljoin(endpoint.url, location.partition("#")[0]))
+
+
+def with_query(url: str, payload: bytes) -> str:
+    """The address with a JSON object's top-level names as its query, after the query that it has.
+
+    Strings go in as they are, numbers as they are written, nested values as compact JSON; null is left out. Raises
+    InvalidQuery for anything but an object (or nothing).
+    """
+    if not payload.strip():
+        return url
+    query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in _members(payload))
+    if not query:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{query}"
+
+
+def _endpoint(parts: SplitResult, host: str, port: int | None) -> Endpoint:
+    try:
+        path = quote(parts.path or "/", safe=_PATH_SAFE)
+        query = quote(parts.query, safe=_PATH_SAFE)
+    except UnicodeEncodeError:  # a lone surrogate
+        raise InvalidEndpoint("endpoint_characters", "the address has characters that cannot be sent") from None
+    netloc = (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
+    url = f"{parts.scheme}://{netloc}{path}{'?' if query else ''}{query}"
+    return Endpoint(url, parts.scheme, host, port or _PORTS[parts.scheme])
+
+
+def _host(host: str) -> str:
+    try:
+        if ":" in host:
+            return str(ipaddress.IPv6Address(host)) if "%" not in host else _no_host()
+        host = host.encode("idna").decode() if not host.isascii() else host
+        if _NUMERIC.fullmatch(host):
+            return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
+    except (ValueError, OSError):
+        return _no_host()
+    if len(host) > 253 or not _HOST_NAME.fullmatch(host) or any(len(label) > 63 for label in host.split(".")):
+        return _no_host()
+    return host
+
+
+def _no_host() -> str:
+    raise InvalidEndpoint("endpoint_host", "the address has no host that could be called")
+
+
+def _members(payload: bytes) -> Iterator[tuple[str, str]]:
+    try:
+        text = payload.decode()
+        given = json.loads(text, object_pairs_hook=tuple)
+        if not text.lstrip().startswith("{"):
+            raise InvalidQuery("a GET model takes a JSON object: its names become the query")
+        written = _written_members(text)
+        members = list(zip(given, written, strict=True))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidQuery):
+            raise
+        raise InvalidQuery("the payload is not JSON") from None
+    for (name, value), raw in members:
+        if value is None:
+            continue
+        text = value if isinstance(value, str) else _compact(raw)
+        if not (_sendable(name) and _sendable(text)):
+            raise InvalidQuery("the payload has characters that cannot be sent")
+        yield name, text
+
+
+def _written_members(text: str) -> Iterator[str]:
+    """Each top-level value of a JSON object that is known to be well formed, as it is written."""
+    scan = json.JSONDecoder().scan_once
+    place = _after_space(text, _after_space(text, 0) + 1)
+    while text[place] != "}":
+        place = _after_space(text, scan(text, place)[1]) + 1  # the name and its colon
+        place = _after_space(text, place)
+        end = scan(text, place)[1]
+        yield text[place:end]
+        place = _after_space(text, end)
+        if text[place] == ",":
+            place = _after_space(text, place + 1)
+
+
+def _after_space(text: str, place: int) -> int:
+    while text[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+def _compact(raw: str) -> str:
+    return _STRING_OR_SPACE.sub(lambda match: match.group(1) or "", raw)
+
+
+def _sendable(text: str) -> bool:
+    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)

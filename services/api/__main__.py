@@ -1,0 +1,32 @@
+"""`python -m services.api`: settings from the environment."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+
+from libs.common.runtime import failpoints
+from libs.common.runtime.health import Health
+from libs.common.runtime.logging import configure_logging
+from libs.common.runtime.process import Address, serve
+from libs.common.settings import Settings
+from services.api.wiring import open_api
+
+
+def main() -> int:
+    """Answer requests until asked to stop; returns the exit code of the process."""
+    settings = Settings()
+    configure_logging("api", settings.log_level, settings.log_format)
+    failpoints.arm(settings.failpoints)
+    health = Health("api")
+    return serve(
+        open_api(settings, health),
+        drain=timedelta(seconds=settings.drain_seconds),
+        health=health,
+        # The API answers probes on its own port too, where balancers look for them.
+        probes=Address("127.0.0.1", 0),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""How models are made, changed and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, Protocol
+
+import orjson
+
+from libs.common.domain.errors import Conflict, Invalid, NotFound
+from libs.common.domain.model import Model, normalised
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports import Hints
+from libs.common.ports_tasks import KeyOwner, Models
+from services.api.problems import Problem
+from services.api.views import MASK
+
+#: Other changes of the same model that a change without If-Match gets past.
+_TRIES: Final = 5
+
+#: Refuses an address that models may not have: (base_url, route), raises Invalid.
+EndpointCheck = Callable[[str, str], Awaitable[None]]
+
+
+class Seal(Protocol):
+    """Encrypts what only its owner's rows may open."""
+
+    def seal(self, clear: bytes, owner: str) -> bytes:
+        """The sealed value."""
+
+
+class Administration:
+    """Models of the caller's tenant. What it changes holds here at once, and everywhere within a second."""
+
+    def __init__(
+        self,
+        models: Models,
+        cache: ModelCache,
+        hints: Hints,
+        *,
+        seal: Seal,
+        check_endpoint: EndpointCheck,
+        check_bindings: Callable[[str], object],
+        adapters: Collection[str],
+    ) -> None:
+        self._models = models
+        self._cache = cache
+        self._hints = hints
+        self._seal = seal
+        self._check_endpoint = check_endpoint
+        self._check_bindings = check_bindings
+        self._adapters = sorted(adapters)
+
+    async def create(self, caller: KeyOwner, given: dict[str, Any]) -> Model:
+        """A new model; raises Invalid, or Conflict when the name is taken."""
+        fields = self._stored(caller, given)
+        await self._check_endpoint(fields["base_url"], fields.get("route", ""))
+        return self._announce(await self._models.create(caller.tenant_id, caller.name, fields))
+
+    async def get(self, caller: KeyOwner, name: str) -> Model:
+        """A model by name; raises NotFound."""
+        model = await self._models.find(caller.tenant_id, name) if "\x00" not in name else None
+        if model is None:
+            raise NotFound("model_unknown", f"there is no model named {name!r}")
+        return model
+
+    async def page(self, caller: KeyOwner, before: int | None, limit: int) -> tuple[list[Model], int | None]:
+        """A page of models, newest first, and where the next one goes on."""
+        return await self._models.list_page(caller.tenant_id, before, limit)
+
+    async def change(
+        self, caller: KeyOwner, name: str, given: dict[str, Any], versions: Collection[int] | None
+    ) -> Model:
+        """Change the given fields, if the model has one of `versions` (None: whatever it has).
+
+        Raises Invalid, NotFound, Conflict when the new name is taken, Problem (412) for another version.
+        """
+        fields = self._stored(caller, given)
+        for _ in range(_TRIES):
+            current = await self.get(caller, name)
+            if versions is not None and current.version not in versions:
+                raise Problem("version_mismatch", f"The model has version {current.version} now.")
+            if not fields:
+                return current
+            if "base_url" in fields or "route" in fields:
+                await self._check_endpoint(fields.get("base_url", current.base_url), fields.get("route", current.route))
+            changed = await self._models.update(current, caller.name, fields)
+            if changed is not None:
+                return self._announce(changed)
+        raise Conflict("conflict", "the model is being changed by others, try again")
+
+    async def delete(self, caller: KeyOwner, name: str) -> None:
+        """Delete a model: its name is free, what waits in its queue fails; raises NotFound."""
+        deleted = await self._models.delete(caller.tenant_id, name, caller.name) if "\x00" not in name else None
+        if deleted is None:
+            raise NotFound("model_unknown", f"there is no model named {name!r}")
+        self._announce(deleted)
+
+    def _stored(self, caller: KeyOwner, given: dict[str, Any]) -> dict[str, Any]:
+        """The given fields as they are stored."""
+        fields = normalised(given)
+        if "adapter" in fields and fields["adapter"] not in self._adapters:
+            known = ", ".join(self._adapters)
+            raise Invalid("model_adapter", f"there is no such adapter; known are: {known}", field="/adapter")
+        if "adapter_config" in fields:
+            fields["adapter_config"] = orjson.dumps(fields["adapter_config"]).decode()
+        api_key = fields.pop("api_key", MASK)
+        if api_key != MASK:
+            self._check_bindings(api_key)
+            fields["bindings"] = self._seal.seal(api_key.encode(), f"tenant:{caller.tenant_id}") if api_key else None
+        return fields
+
+    def _announce(self, model: Model) -> Model:
+        self._cache.put(model)
+        self._hints.publish_soon("sw:models", str(model.id))
+        self._hints.publish_soon("sw:dispatch", "* models")
+        return model

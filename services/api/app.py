@@ -1,0 +1,163 @@
+"""The ASGI application: one gate for every request of /v1, then the framework or the hot route behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from typing import Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
+
+from libs.common.domain.errors import SluicewayError
+from libs.common.runtime import metrics
+from libs.common.runtime.health import Health
+from libs.common.runtime.logging import get_logger
+from services.api import openapi
+from services.api.answers import ProblemAnswer, send_problem
+from services.api.auth import Callers
+from services.api.bodies import ClientGone, header, read_body, replay
+from services.api.problems import problem_of
+from services.api.routes import docs, health, models, tasks
+from services.api.routes.context import UseCases
+from services.api.routes.create_task import CreateTask
+from services.api.tracing import trace_id_of, traceparent_of
+
+log = get_logger()
+
+_FACE: Final = "/v1/"
+_CREATE: Final = "/v1/tasks"
+_BATCH: Final = "/v1/tasks/batch"
+#: Names, keys and numbers around a payload.
+_AROUND_PAYLOAD: Final = 64 * 1024
+_BATCH_BYTES: Final = 16 * 2**20
+_VERSION: Final = "1"
+
+
+def rest_app() -> FastAPI:
+    """Everything but the hot route; its use cases and health are put into `app.state`."""
+    app = FastAPI(
+        title="Sluiceway",
+        version=_VERSION,
+        description=openapi.DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,
+    )
+    for router in (tasks.router, models.router, health.router, docs.router):
+        app.include_router(router)
+    for kind in (SluicewayError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer_problem)
+    described = openapi.document(app)
+    app.openapi = lambda: described  # type: ignore[method-assign]  # FastAPI's documented way to give its own
+    return app
+
+
+class Gateway:
+    """What uvicorn calls. On /v1 it knows the caller, the trace and the whole body before anything else runs."""
+
+    def __init__(
+        self, callers: Callers, create: CreateTask, cases: UseCases, health: Health, *, payload_limit: int
+    ) -> None:
+        self._callers = callers
+        self._create = create
+        self._health = health
+        self._body_limit = payload_limit + _AROUND_PAYLOAD
+        self._batch_limit = max(_BATCH_BYTES, self._body_limit)
+        self._rest = rest_app()
+        self._rest.state.use_cases = cases
+        self._rest.state.health = health
+        self._requests: dict[tuple[str, str, int], _Figures] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        answer = _Watched(send, closing=self._health.draining)
+        began = time.perf_counter()
+        try:
+            await self._answer(scope, receive, answer)
+        finally:
+            self._figures(scope, answer.status).count(time.perf_counter() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: _Watched) -> None:
+        scope["trace"] = trace = traceparent_of(header_or_none(scope, b"traceparent"))
+        try:
+            if scope["path"].startswith(_FACE):
+                await self._face(scope, receive, send, trace)
+            else:
+                await self._rest(scope, receive, send)
+        except ClientGone:
+            return
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.code == "internal":
+                log.error("request.failed", path=scope["path"], trace_id=trace_id_of(trace), exc_info=True)
+            if not send.status:
+                await send_problem(send, problem, trace_id_of(trace))
+
+    async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
+        scope["caller"] = caller = await self._callers.identify(header(scope, b"authorization"))
+        path, hot = scope["path"], scope["method"] == "POST"
+        body = await read_body(scope, receive, self._batch_limit if path == _BATCH else self._body_limit)
+        if hot and path == _CREATE:
+            await self._create.single(scope, body, caller, trace, send)
+        elif hot and path == _BATCH:
+            await self._create.batch(scope, body, caller, trace, send)
+        else:
+            await self._rest(scope, replay(body, receive), send)
+
+    def _figures(self, scope: Scope, status: int) -> _Figures:
+        route = scope.get("route")
+        path = getattr(route, "path_format", None) or (scope["path"] if scope["path"] in (_CREATE, _BATCH) else "other")
+        known = (path, scope["method"] if route or path != "other" else "other", status)
+        figures = self._requests.get(known)
+        if figures is None:
+            figures = self._requests[known] = _Figures(*known)
+        return figures
+
+
+class _Watched:
+    """A `send` that remembers the status, and asks keep-alive clients to leave while we drain."""
+
+    __slots__ = ("_closing", "_send", "status")
+
+    def __init__(self, send: Send, *, closing: bool) -> None:
+        self._send = send
+        self._closing = closing
+        self.status = 0
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self._closing:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+        return self._send(message)
+
+
+class _Figures:
+    """The counters of one route, method and status."""
+
+    __slots__ = ("_requests", "_seconds")
+
+    def __init__(self, route: str, method: str, status: int) -> None:
+        labels = {"route": route, "method": method, "status": str(status)}
+        self._requests = metrics.counter("sluiceway_http_requests_total").labels(**labels)
+        self._seconds = metrics.histogram("sluiceway_http_request_seconds").labels(route=route)
+
+    def count(self, seconds: float) -> None:
+        self._requests.inc()
+        self._seconds.observe(seconds)
+
+
+def header_or_none(scope: Scope, name: bytes) -> bytes | None:
+    """The header's first value, whatever else is wrong with the request."""
+    return next((value for key, value in scope["headers"] if key == name), None)
+
+
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    return ProblemAnswer(problem_of(error), trace_id_of(request.scope["trace"]))

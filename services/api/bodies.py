@@ -1,0 +1,93 @@
+"""Request bodies: read whole, within a size and a time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from starlette.types import Message, Receive, Scope
+
+from services.api.problems import Problem
+
+#: A client that drips its body is let go after this.
+BODY_SECONDS: Final = 30.0
+
+
+class ClientGone(Exception):
+    """The connection ended in the middle of the body: there is nobody to answer."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """A header's value; None when it is missing. Raises Problem (400) when it stands twice: which one is meant?"""
+    found: bytes | None = None
+    for key, value in scope["headers"]:
+        if key == name:
+            if found is not None:
+                raise Problem("invalid", f"The header {name.decode()} stands twice.")
+            found = value
+    return found
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The body, at most `limit` bytes of plain JSON; raises Problem (408, 413, 415) or ClientGone."""
+    announced = header(scope, b"content-length")
+    if announced is not None and int(announced) > limit:
+        raise _too_large(limit)
+    message = await receive() if announced != b"0" else _NOTHING
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        body = await _rest(body, receive, limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    if body:
+        _check_type(scope)
+    return body
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands out a body which was read already, then what follows."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return receive_again
+
+
+async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
+    parts, size, more = [first], len(first), True
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise _too_large(limit)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Problem("slow_body", f"The body did not arrive within {BODY_SECONDS:.0f} s.") from None
+    return b"".join(parts)
+
+
+def _check_type(scope: Scope) -> None:
+    coding = header(scope, b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
+        raise Problem("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
+    kind = header(scope, b"content-type")
+    if kind is None or kind == b"application/json":
+        return
+    essence = kind.partition(b";")[0].strip().lower()
+    if essence != b"application/json" and not (essence.startswith(b"application/") and essence.endswith(b"+json")):
+        raise Problem("unsupported_media_type", "Send the body as application/json.")
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("body_too_large", f"The body may have at most {limit} bytes.", headers={"Connection": "close"})
+
+
+_NOTHING: Final[Any] = {"type": "http.request", "body": b""}

@@ -1,0 +1,33 @@
+"""Cursors of lists: opaque to callers, one kind of list each."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Literal, TypeAlias
+
+from services.api.problems import Problem
+
+Kind: TypeAlias = Literal["task", "model"]
+
+
+def cursor_of(kind: Kind, before: int | None) -> str | None:
+    """The cursor of the page that goes on before an id; None when there is no such page."""
+    return None if before is None else base64.urlsafe_b64encode(f"{kind}:{before}".encode()).decode().rstrip("=")
+
+
+def before_of(kind: Kind, cursor: str | None) -> int | None:
+    """The id that a cursor goes on before; raises Problem (400) for one that we did not give."""
+    if cursor is None:
+        return None
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (binascii.Error, ValueError):
+        text = ""
+    named, _, number = text.partition(":")
+    if named != kind or not number.isdecimal() or int(number) >= 2**63:
+        raise Problem("bad_cursor", "Give next_cursor of the page before, unchanged.", errors=_WHERE)
+    return int(number)
+
+
+_WHERE = ({"parameter": "cursor", "detail": "is not a cursor of this list"},)

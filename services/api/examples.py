@@ -1,0 +1,132 @@
+"""One example for everything that is sent and answered on /v1."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import Body
+
+_ID: Final = "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10"
+_FILE: Final = {
+    "url": "s3://results/7/2026-11-23/01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10/1-0.wav",
+    "type": "wav",
+    "size": 31724,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "name": "1-0.wav",
+}
+
+
+def body(example: Any) -> Any:
+    """A request body with its example."""
+    return Body(openapi_examples={"usual": {"summary": "A usual request", "value": example}})
+
+
+MODEL_IN: Final = {
+    "name": "speech",
+    "base_url": "https://speech.example.com",
+    "route": "/v1/synthesize",
+    "api_key": "X-API-Key:secret",
+    "max_concurrency": 4,
+    "queue_limit": 1000,
+    "timeout_seconds": 120,
+    "retry_times": 2,
+}
+MODEL_CHANGE: Final = {"max_concurrency": 8, "enabled": True}
+MODEL: Final = {
+    "id": "12",
+    "name": "speech",
+    "base_url": "https://speech.example.com",
+    "route": "/v1/synthesize",
+    "http_method": "POST",
+    "enabled": True,
+    "max_concurrency": 4,
+    "queue_limit": 1000,
+    "timeout_seconds": 120,
+    "expected_seconds": 0,
+    "retry_times": 2,
+    "retry_queue_max_seconds": 0,
+    "auto_clean_seconds": 86400,
+    "adapter": "plain-http",
+    "poll_seconds": 3,
+    "job_timeout_seconds": 3600,
+    "price": 0,
+    "remark": "",
+    "version": 1,
+    "api_key": "********",
+    "adapter_config": {},
+}
+MODEL_PAGE: Final = {"items": [MODEL], "next_cursor": None}
+
+TASK_IN: Final = {"model": "speech", "payload": {"text": "Good morning"}, "biz_name": "greeting-17", "priority": 0}
+TASK_BATCH_IN: Final = {"tasks": [TASK_IN, {"model": "speach", "payload": {"text": "Good night"}}]}
+TASK_IDS: Final = {"ids": [_ID]}
+ACCEPTED: Final = {"id": _ID, "model": "speech", "status": "submitted", "code": 1, "progress": 16.67}
+BATCH: Final = {
+    "items": [
+        {"http_status": 202, **ACCEPTED, "replayed": False},
+        {
+            "http_status": 404,
+            "problem": {
+                "type": "urn:sluiceway:problem:model_unknown",
+                "title": "There is no such model",
+                "status": 404,
+                "code": "model_unknown",
+                "detail": "there is no model named 'speach'",
+                "errors": [{"pointer": "/model", "detail": "there is no model named 'speach'"}],
+                "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+            },
+        },
+    ]
+}
+TASK: Final = {
+    "id": _ID,
+    "model": "speech",
+    "status": "success",
+    "code": 6,
+    "progress": 100.0,
+    "unit_progress": None,
+    "result": {"url": _FILE["url"], "type": "wav", "size": 31724, "files": [_FILE]},
+    "error": None,
+    "attempt": 1,
+    "executor": None,
+    "heartbeat_at": None,
+    "provider_job_id": None,
+    "times": {
+        "created_at": "2026-11-23T09:00:00.000000Z",
+        "not_before": None,
+        "due_at": None,
+        "started_at": "2026-11-23T09:00:00.012000Z",
+        "generated_at": None,
+        "finished_at": "2026-11-23T09:00:04.512000Z",
+        "fetched_at": None,
+        "expire_at": None,
+    },
+    "creator": "shop",
+    "biz_name": "greeting-17",
+    "input_ref": "",
+    "priority": 0,
+    "version": 5,
+}
+TASK_ITEMS: Final = {"items": [TASK]}
+TASK_PAGE: Final = {"items": [TASK], "next_cursor": "dGFzazo0MQ"}
+CANCEL: Final = {"id": _ID, "verdict": "canceled", "status": "canceled"}
+ATTEMPTS: Final = {
+    "items": [
+        {
+            "attempt": 1,
+            "outcome": "failed",
+            "executor": "executor-1",
+            "entered_at": "2026-11-23T09:00:00.000000Z",
+            "leased_at": "2026-11-23T09:00:00.004000Z",
+            "started_at": "2026-11-23T09:00:00.012000Z",
+            "generated_at": None,
+            "migrating_at": None,
+            "ended_at": "2026-11-23T09:00:01.500000Z",
+            "staged_size": None,
+            "error": {"code": "model_status", "message": "the model answered 503"},
+        }
+    ]
+}
+HISTORY: Final = {
+    "items": [{"at": "2026-11-23T09:00:01.500000Z", "kind": "retry", "attempt": 1, "version": 4, "detail": ""}]
+}

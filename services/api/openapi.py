@@ -1,0 +1,121 @@
+"""The OpenAPI document: `python -m services.api.openapi > schemas/openapi.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, FastAPI, Header
+from fastapi.openapi.utils import get_openapi
+
+from services.api import examples
+from services.api.routes import models, tasks
+from services.api.routes.context import Submitter
+from services.api.routes.documented import answers
+from services.api.schemas import AcceptedOut, BatchOut, TaskBatchIn, TaskIn
+
+DESCRIPTION: Final = """Carries slow AI-model calls for many tenants.
+
+Hand in a task, go on with your life, and read its end here or on Kafka. Every request belongs to the tenant of its API
+key. Problems are `application/problem+json` (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC. 429 and 503
+say in `Retry-After` when to try again; nothing was done unless the code is `outcome_unknown`.
+"""
+_CREATE_ERRORS: Final = (
+    "bad_json",
+    "invalid",
+    "bad_idempotency_key",
+    "model_unknown",
+    "model_disabled",
+    "slow_body",
+    "body_too_large",
+    "payload_too_large",
+    "unsupported_media_type",
+    "idempotency_mismatch",
+    "queue_full",
+    "outcome_unknown",
+)
+_REPLAYED: Final = {
+    "Location": {"description": "Where the task is.", "schema": {"type": "string"}},
+    "Idempotent-Replayed": {
+        "description": "`true` when an earlier request with the same key made it.",
+        "schema": {"type": "string"},
+    },
+}
+IdempotencyHeader = Annotated[
+    str | None, Header(min_length=1, max_length=255, description="A name of yours for this request, kept for a day.")
+]
+
+#: Describes the routes that bypass the framework (routes/create_task.py); nothing is ever served from here.
+_described = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+
+@_described.post(
+    "",
+    summary="Create a task",
+    status_code=202,
+    responses=answers(AcceptedOut, examples.ACCEPTED, *_CREATE_ERRORS, status=202, headers=_REPLAYED),
+)
+def create_task(
+    task: Annotated[TaskIn, examples.body(examples.TASK_IN)],
+    caller: Submitter,
+    idempotency_key: IdempotencyHeader = None,
+) -> None:
+    """Accepts a task durably. Refused with 429 and nothing written when the model's queue is full.
+
+    The same Idempotency-Key returns the task that it made first, even when the queue is full now; with another body
+    it is refused.
+    """
+
+
+@_described.post(
+    "/batch",
+    summary="Create up to 1,000 tasks",
+    status_code=202,
+    responses={
+        **answers(BatchOut, examples.BATCH, "bad_json", "invalid", "bad_idempotency_key", "body_too_large", status=202),
+        207: {
+            "description": "Some tasks were refused: each place has its own verdict.",
+            "model": BatchOut,
+            "content": {"application/json": {"example": examples.BATCH}},
+        },
+    },
+)
+def create_tasks(
+    batch: Annotated[TaskBatchIn, examples.body(examples.TASK_BATCH_IN)],
+    caller: Submitter,
+    idempotency_key: IdempotencyHeader = None,
+) -> None:
+    """A verdict for each task in its place: accepted (202) or its own problem.
+
+    With an Idempotency-Key, repeating a batch that was accepted in part creates only what is missing.
+    """
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The document of the whole API, the bypassing routes included."""
+    described = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version=app.openapi_version,
+        description=app.description,
+        routes=[*_described.routes, *tasks.router.routes, *models.router.routes],
+    )
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)  # FastAPI's own validation answer: ours is a problem
+    for unused in ("HTTPValidationError", "ValidationError"):
+        described["components"]["schemas"].pop(unused, None)
+    return described
+
+
+def main() -> None:
+    """Print the document."""
+    from services.api.app import rest_app
+
+    json.dump(rest_app().openapi(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

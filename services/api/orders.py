@@ -1,0 +1,105 @@
+"""From the bytes of a create to orders: the form is checked here, once, for single and batch creates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from libs.common.ports_tasks import IdempotencyKey
+from services.api import strict_json
+from services.api.problems import Problem, pointed
+from services.api.schemas import BATCH_LIMIT, TaskIn
+from services.api.strict_json import BadJson, Payload
+from services.api.submission import Order
+
+CREATE_ROUTE: Final = "POST /v1/tasks"
+BATCH_ROUTE: Final = "POST /v1/tasks/batch"
+_KEY_LIMIT: Final = 255
+
+_TASK: Final = strict_json.members({"payload": strict_json.payload})
+_BATCH: Final = strict_json.members({"tasks": strict_json.elements(_TASK)})
+_check: Final = TypeAdapter(TaskIn).validate_python
+
+
+class Orders:
+    """Reads orders; `payload_limit` is in bytes."""
+
+    def __init__(self, payload_limit: int) -> None:
+        self._payload_limit = payload_limit
+
+    def single(self, body: bytes, trace: str, key: bytes | None) -> Order:
+        """The order of POST /v1/tasks; raises Problem (400, 413)."""
+        members = _read(body, _TASK)
+        return self._order(members, trace, _key(CREATE_ROUTE, key, body) if key is not None else None)
+
+    def batch(self, body: bytes, trace: str, key: bytes | None) -> list[Order | Problem]:
+        """The orders of POST /v1/tasks/batch, each or what is wrong with it; raises Problem when there is no list.
+
+        With an Idempotency-Key each place in the list has a key of its own: repeating a batch that was accepted in
+        part creates only what is missing.
+        """
+        members = _read(body, _BATCH)
+        items = members.get("tasks") if isinstance(members, dict) else None
+        if not isinstance(items, list) or not 1 <= len(items) <= BATCH_LIMIT or len(members) > 1:
+            raise _invalid([{"pointer": "/tasks", "detail": f"send an object with 1 to {BATCH_LIMIT} tasks alone"}])
+        if key is not None:
+            _check_key(key)
+        return [self._item(item, trace, key, place) for place, item in enumerate(items)]
+
+    def _item(self, item: Any, trace: str, key: bytes | None, place: int) -> Order | Problem:
+        try:
+            own = None if key is None else _key(BATCH_ROUTE, b"%s\n%d" % (key, place), _canonical(item), checked=True)
+            return self._order(item, trace, own)
+        except Problem as problem:
+            return problem
+
+    def _order(self, members: Any, trace: str, key: IdempotencyKey | None) -> Order:
+        try:
+            task = _check(members)
+        except ValidationError as error:
+            raise _invalid(pointed(error.errors(include_url=False, include_input=False))) from None
+        raw = task.payload.raw if isinstance(task.payload, Payload) else b""
+        if len(raw) > self._payload_limit:
+            raise Problem("payload_too_large", f"A payload may have at most {self._payload_limit} bytes.")
+        return Order(
+            model=task.model,
+            payload=raw,
+            biz_name=task.biz_name,
+            input_ref=task.input_ref,
+            priority=task.priority,
+            not_before=task.not_before,
+            trace=trace,
+            key=key,
+        )
+
+
+def _read(body: bytes, reader: strict_json.Reader) -> Any:
+    try:
+        return strict_json.read(body, reader)
+    except BadJson as error:
+        raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
+
+
+def _key(route: str, key: bytes, body: bytes, *, checked: bool = False) -> IdempotencyKey:
+    if not checked:
+        _check_key(key)
+    return IdempotencyKey(route, sha256(key).digest(), sha256(body).digest())
+
+
+def _check_key(key: bytes) -> None:
+    if not 1 <= len(key) <= _KEY_LIMIT or not all(32 < byte < 127 for byte in key):
+        raise Problem("bad_idempotency_key", f"An Idempotency-Key has 1 to {_KEY_LIMIT} visible ASCII characters.")
+
+
+def _canonical(item: Any) -> bytes:
+    """What makes two items of a batch the same: all their members, the payload to the byte."""
+    if not isinstance(item, dict):
+        return b""
+    return repr([(name, item[name]) for name in sorted(item)]).encode("utf-8", "backslashreplace")
+
+
+def _invalid(errors: Sequence[dict[str, str]]) -> Problem:
+    return Problem("invalid", "Something in the request is not valid.", errors=errors)

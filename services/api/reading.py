@@ -1,0 +1,64 @@
+"""How tasks are read: one, several, a list, and what happened to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from libs.common.domain.errors import NotFound
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_tasks import KeyOwner, TaskFilter, Tasks, TaskView
+from services.api.waiting import WaitRoom
+
+
+class Reading:
+    """Reads tasks of the caller's tenant. The first read of a success marks it as fetched; lists never do."""
+
+    def __init__(self, tasks: Tasks, room: WaitRoom) -> None:
+        self._tasks = tasks
+        self._room = room
+
+    async def one(self, caller: KeyOwner, public_id: UUID, *, wait_seconds: float = 0) -> TaskView:
+        """One task, at its end if that comes within the wait; raises NotFound."""
+        task = await self._find(caller, public_id)
+        if task.open and wait_seconds > 0:
+            await self._room.wait(caller.tenant_id, public_id, wait_seconds)
+            task = await self._find(caller, public_id)
+        await self._mark_fetched(caller, [task])
+        return task
+
+    async def several(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
+        """The tasks among these ids, in their order, each once."""
+        wanted = list(dict.fromkeys(public_ids))
+        found = {task.public_id: task for task in await self._tasks.find_many(caller.tenant_id, wanted)}
+        tasks = [found[public_id] for public_id in wanted if public_id in found]
+        await self._mark_fetched(caller, tasks)
+        return tasks
+
+    async def page(
+        self, caller: KeyOwner, wanted: TaskFilter, before: int | None, limit: int
+    ) -> tuple[list[TaskView], int | None]:
+        """A page of tasks, newest first, and where the next one goes on."""
+        return await self._tasks.list_page(caller.tenant_id, wanted, before, limit)
+
+    async def attempts(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
+        """Ended attempts, oldest first; raises NotFound."""
+        await self._find(caller, public_id)
+        return await self._tasks.list_attempts(caller.tenant_id, public_id)
+
+    async def history(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
+        """What happened beside the attempts, oldest first; raises NotFound."""
+        await self._find(caller, public_id)
+        return await self._tasks.list_history(caller.tenant_id, public_id)
+
+    async def _find(self, caller: KeyOwner, public_id: UUID) -> TaskView:
+        found = await self._tasks.find_many(caller.tenant_id, [public_id])
+        if not found:
+            raise NotFound("task_unknown", "there is no such task")
+        return found[0]
+
+    async def _mark_fetched(self, caller: KeyOwner, tasks: Sequence[TaskView]) -> None:
+        unread = [task.public_id for task in tasks if task.status is TaskStatus.SUCCESS and task.fetched_at is None]
+        if unread:
+            await self._tasks.mark_fetched(caller.tenant_id, unread)

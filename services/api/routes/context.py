@@ -1,0 +1,84 @@
+"""What every route gets: the use cases, and the caller with the right to be here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import Depends, Request, Response, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+
+from libs.common.domain.errors import NotFound
+from libs.common.domain.ids import parse_task_id
+from libs.common.ports_tasks import KeyOwner
+from services.api import strict_json
+from services.api.administration import Administration
+from services.api.auth import require
+from services.api.cancellation import Canceling
+from services.api.problems import Problem
+from services.api.reading import Reading
+from services.api.strict_json import BadJson
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the API can do."""
+
+    administration: Administration
+    reading: Reading
+    canceling: Canceling
+
+
+class StrictRoute(APIRoute):
+    """A route whose body is read as strict JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        try:
+            return strict_json.read(await self.body())
+        except BadJson as error:
+            raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
+
+
+#: For the document alone: the key was checked before any route was looked for.
+_bearer: Final = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="`sluiceway keys create` makes a key.")
+
+
+def _use_cases(request: Request) -> UseCases:
+    cases: UseCases = request.app.state.use_cases
+    return cases
+
+
+def _caller_with(scope: str) -> Callable[[Request], KeyOwner]:
+    def caller(request: Request, _key: Annotated[Any, Security(_bearer)] = None) -> KeyOwner:
+        owner: KeyOwner = request.scope["caller"]
+        require(owner, scope)
+        return owner
+
+    return caller
+
+
+def _task_id(task_id: str) -> UUID:
+    parsed = parse_task_id(task_id)
+    if parsed is None:
+        raise NotFound("task_unknown", "there is no such task")
+    return parsed
+
+
+Cases = Annotated[UseCases, Depends(_use_cases)]
+Submitter = Annotated[KeyOwner, Depends(_caller_with("submit"))]
+Reader = Annotated[KeyOwner, Depends(_caller_with("read"))]
+Admin = Annotated[KeyOwner, Depends(_caller_with("admin"))]
+TaskId = Annotated[UUID, Depends(_task_id)]

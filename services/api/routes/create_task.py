@@ -1,0 +1,56 @@
+"""POST /v1/tasks and POST /v1/tasks/batch: bare ASGI, because every task passes here (decision 31)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.types import Scope, Send
+
+from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
+from libs.common.ports_tasks import KeyOwner
+from services.api.answers import send_json
+from services.api.auth import require
+from services.api.bodies import header
+from services.api.orders import Orders
+from services.api.problems import Problem, problem_of
+from services.api.submission import Order, Submission
+from services.api.tracing import trace_id_of
+from services.api.views import accepted_view
+
+
+class CreateTask:
+    """Answers creates; raises what Submission and Orders raise."""
+
+    def __init__(self, submission: Submission, orders: Orders) -> None:
+        self._submission = submission
+        self._orders = orders
+
+    async def single(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
+        """202 with the task's address."""
+        require(caller, "submit")
+        order = self._orders.single(body, trace, header(scope, b"idempotency-key"))
+        accepted = await self._submission.submit(caller, order)
+        headers = [(b"location", b"/v1/tasks/" + str(accepted.public_id).encode())]
+        if accepted.replayed:
+            headers.append((b"idempotent-replayed", b"true"))
+        await send_json(send, 202, accepted_view(accepted.public_id, order.model, accepted.status), headers)
+
+    async def batch(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
+        """202 when all were accepted, else 207; a verdict for each task in its place."""
+        require(caller, "submit")
+        orders = self._orders.batch(body, trace, header(scope, b"idempotency-key"))
+        items = await asyncio.gather(*[self._verdict(order, caller, trace) for order in orders])
+        accepted = all(item["http_status"] == 202 for item in items)
+        await send_json(send, 202 if accepted else 207, {"items": items})
+
+    async def _verdict(self, order: Order | Problem, caller: KeyOwner, trace: str) -> dict[str, Any]:
+        try:
+            if isinstance(order, Problem):
+                raise order
+            accepted = await self._submission.submit(caller, order)
+        except (Problem, Refused, Unavailable, OutcomeUnknown) as error:
+            problem = problem_of(error)
+            return {"http_status": problem.status_code, "problem": problem.body(trace_id_of(trace))}
+        view = accepted_view(accepted.public_id, order.model, accepted.status)
+        return {"http_status": 202, **view, "replayed": accepted.replayed}

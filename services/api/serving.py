@@ -1,0 +1,105 @@
+"""The API as a service: uvicorn inside the life that every process has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from libs.common.runtime.logging import get_logger
+from libs.common.runtime.periodic import Periodic
+from services.api.waiting import WaitRoom
+
+log = get_logger()
+
+#: Between "not ready" and the end of listening: balancers notice, keep-alive clients are asked to leave.
+LEAD_SECONDS: Final = 1.0
+_KEEP_ALIVE_SECONDS: Final = 75
+_BACKLOG: Final = 2_048
+
+
+class ApiService:
+    """Answers requests until stopped; then those under way end, and waiting callers get what there is."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        room: WaitRoom,
+        refresh: Periodic,
+        listen: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        drain_seconds: float,
+    ) -> None:
+        self._listener = listener
+        self._room = room
+        self._refresh = refresh
+        self._listen = listen
+        self._lead = min(LEAD_SECONDS, drain_seconds / 4)
+        self._stopping = asyncio.Event()
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                backlog=_BACKLOG,
+            )
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        host, port = self._listener.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def run(self) -> None:
+        """Serve until stopped and every answer is out. A part that fails ends the process."""
+        async with asyncio.TaskGroup() as parts:
+            beside = [
+                parts.create_task(self._room.run(), name="wait-room"),
+                parts.create_task(self._refresh.run(), name="model-refresh"),
+                parts.create_task(self._listen(), name="model-hints"),
+            ]
+            leaving = parts.create_task(self._leave(), name="leaving")
+            log.info("api.listening", url=self.url)
+            await self._server.serve([self._listener])
+            for part in (*beside, leaving):
+                part.cancel()
+
+    def stop(self) -> None:
+        """Take no more; new connections are refused a moment later."""
+        self._room.close()
+        self._stopping.set()
+
+    async def _leave(self) -> None:
+        await self._stopping.wait()
+        await asyncio.sleep(self._lead)
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process: `runtime.process.serve` is the only one to handle them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is any free one. Raises OSError when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    listener.setblocking(False)
+    return listener

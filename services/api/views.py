@@ -1,0 +1,122 @@
+"""How tasks and models look on /v1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_tasks import TaskView
+
+MASK: Final = "********"
+_SHOWN_AS_STORED: Final = (
+    "name",
+    "base_url",
+    "route",
+    "http_method",
+    "enabled",
+    "max_concurrency",
+    "queue_limit",
+    "timeout_seconds",
+    "expected_seconds",
+    "retry_times",
+    "retry_queue_max_seconds",
+    "auto_clean_seconds",
+    "adapter",
+    "poll_seconds",
+    "job_timeout_seconds",
+    "price",
+    "remark",
+    "version",
+)
+
+
+def encoded(document: Any) -> bytes:
+    """JSON, times in RFC 3339 UTC."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
+
+
+def model_view(model: Model) -> dict[str, Any]:
+    """A model, its secret masked."""
+    shown = {name: getattr(model, name) for name in _SHOWN_AS_STORED}
+    return {
+        "id": str(model.id),
+        **shown,
+        "api_key": MASK if model.bindings else "",
+        "adapter_config": orjson.loads(model.adapter_config),
+    }
+
+
+def accepted_view(public_id: UUID, model_name: str, status: TaskStatus) -> dict[str, Any]:
+    """A task as it was accepted; a repeated request is answered with the same."""
+    return {
+        "id": str(public_id),
+        "model": model_name,
+        "status": status.word,
+        "code": int(status),
+        "progress": status.progress,
+    }
+
+
+def task_view(task: TaskView) -> dict[str, Any]:
+    """A task as it was before this read marked it as fetched."""
+    return {
+        "id": str(task.public_id),
+        "model": task.model_name,
+        "status": task.status.word,
+        "code": int(task.status),
+        "progress": task.status.progress,
+        "unit_progress": None,
+        "result": _result(task),
+        "error": _error(task.error_code, task.error_message),
+        "attempt": task.attempt,
+        "executor": task.executor_name,
+        "heartbeat_at": task.heartbeat_at,
+        "provider_job_id": None,
+        "times": {
+            "created_at": task.created_at,
+            "not_before": task.not_before,
+            "due_at": task.due_at,
+            "started_at": task.started_at,
+            "generated_at": task.generated_at,
+            "finished_at": task.finished_at,
+            "fetched_at": task.fetched_at,
+            "expire_at": task.expire_at,
+        },
+        "creator": task.creator,
+        "biz_name": task.biz_name,
+        "input_ref": task.input_ref,
+        "priority": task.priority,
+        "version": task.version,
+    }
+
+
+def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An ended attempt, without its token."""
+    names = ("entered_at", "leased_at", "started_at", "generated_at", "migrating_at", "ended_at", "staged_size")
+    return {
+        "attempt": row["attempt"],
+        "outcome": row["outcome"],
+        "executor": row["executor_name"],
+        **{name: row[name] for name in names},
+        "error": _error(row["error_code"], row["error_message"]),
+    }
+
+
+def history_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of a task's history."""
+    return {name: row[name] for name in ("at", "kind", "attempt", "version", "detail")}
+
+
+def _result(task: TaskView) -> dict[str, Any] | None:
+    if task.status is not TaskStatus.SUCCESS:
+        return None
+    return {"url": task.oss_file, "type": task.file_type, "size": task.file_size, "files": list(task.files)}
+
+
+def _error(code: str | None, message: str | None) -> dict[str, str] | None:
+    return {"code": code, "message": message or ""} if code else None

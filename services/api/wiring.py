@@ -1,0 +1,118 @@
+"""What the API is made of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Final
+
+from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresModels
+from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.hints import open_hints
+from libs.common.adapters.redis.queue_gate import RedisQueueGate
+from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
+from libs.common.adapters.secrets import KeyRing
+from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
+from libs.common.ports import Hints, QueueGate, SlotRequest, SlotVerdict
+from libs.common.ports_tasks import Creation, NewTask, Repeated, Tasks
+from libs.common.runtime.coalescer import Coalescer
+from libs.common.runtime.health import Health
+from libs.common.runtime.periodic import Periodic
+from libs.common.settings import Settings
+from services.api.administration import Administration
+from services.api.app import Gateway
+from services.api.auth import Callers
+from services.api.cancellation import Canceling
+from services.api.orders import Orders
+from services.api.reading import Reading
+from services.api.routes.context import UseCases
+from services.api.routes.create_task import CreateTask
+from services.api.serving import ApiService, open_listener
+from services.api.submission import Submission, TaskWriter
+from services.api.waiting import WaitRoom
+
+#: Two of each: while one flush waits for its answer the next one gathers.
+_FLUSHES: Final = 2
+_CLOSE_SECONDS: Final = 5.0
+
+
+@asynccontextmanager
+async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiService]:
+    """The API over real servers. Neither need be there yet: it is not ready until they are."""
+    ring = KeyRing(settings.secret_keys.get_secret_value())
+    async with (
+        open_database(settings.database_url.get_secret_value()) as database,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+        open_hints(redis) as hints,
+        open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
+        AsyncExitStack() as stack,
+    ):
+        tasks = PostgresTasks(database)
+        models = PostgresModels(
+            database, partitions_setting=settings.topic_partitions, executor_slots=settings.executor_slots
+        )
+        gate = RedisQueueGate(redis, rebuilder)
+
+        cache, room = ModelCache(models), WaitRoom(tasks.final_among)
+        create = CreateTask(await _submission(stack, cache, gate, tasks, hints), Orders(settings.payload_max_bytes))
+        cases = UseCases(
+            Administration(
+                models,
+                cache,
+                hints,
+                seal=ring,
+                check_endpoint=_any_endpoint,
+                check_bindings=_any_bindings,
+                adapters=("plain-http",),
+            ),
+            Reading(tasks, room),
+            Canceling(tasks, gate, hints),
+        )
+        gateway = Gateway(
+            Callers(PostgresApiKeys(database)), create, cases, health, payload_limit=settings.payload_max_bytes
+        )
+        health.need("postgres", lambda: database.fetch("database_now"))
+        health.need("redis", redis.ping)
+        refresh = Periodic("models", timedelta(seconds=REFRESH_SECONDS), cache.refresh)
+        listener = stack.enter_context(open_listener(settings.api_host, settings.api_port))
+        yield ApiService(
+            gateway,
+            listener,
+            room,
+            refresh,
+            lambda: hints.listen(["sw:models"], lambda _channel, _lines: refresh.trigger(), refresh.trigger),
+            drain_seconds=settings.drain_seconds,
+        )
+
+
+async def _submission(
+    stack: AsyncExitStack, cache: ModelCache, gate: QueueGate, tasks: Tasks, hints: Hints
+) -> Submission:
+    """The road of a create; its flushes end before the stores are closed."""
+    slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(
+        gate.take_many,
+        concurrency=_FLUSHES,
+        # A lane that is being rebuilt must not close the gate for its neighbours of the batch.
+        is_data_error=lambda error: isinstance(error, LaneUnknown),
+    )
+    writes: Coalescer[NewTask, Creation] = Coalescer(
+        TaskWriter(tasks, hints).write,
+        concurrency=_FLUSHES,
+        size_of=lambda task: len(task.payload),
+        is_data_error=is_data_error,
+        is_deadlock=is_deadlock,
+    )
+    earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
+    for coalescer in (slots, writes, earlier):
+        stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
+    return Submission(cache, gate, slots, writes, earlier)
+
+
+async def _any_endpoint(base_url: str, route: str) -> None: ...
+
+
+def _any_bindings(text: str) -> None: ...

@@ -1,0 +1,113 @@
+"""`sluiceway keys`: API keys of tenants."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.app import app
+from services.cli.wiring import complete
+
+_SCOPES = ("submit", "read", "operate", "admin")
+_ALL = ",".join(_SCOPES)
+_LARGEST_ID = 2**63
+
+keys = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+Tenant = Annotated[int, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Whose key it is.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@keys.command()
+def create(
+    tenant: Tenant,
+    name: Annotated[str, typer.Option("--name", help="Who uses it; becomes the creator of its tasks.")] = "",
+    scopes: Annotated[str, typer.Option("--scopes", help="Comma separated.")] = _ALL,
+    as_json: Json = False,
+) -> None:
+    """Make a key. It is shown this once: only its digest is stored."""
+    chosen = _chosen(scopes)
+    if len(name) > 64 or any(ord(character) < 32 for character in name):
+        raise typer.BadParameter("at most 64 characters, none of them a control character", param_hint="--name")
+    made = complete(_create(tenant, name, chosen))
+    if as_json:
+        print(json.dumps(made))
+        return
+    print(made["key"])
+
+
+@keys.command("list")
+def list_keys(tenant: Tenant, as_json: Json = False) -> None:
+    """Show a tenant's keys, without the keys themselves."""
+    rows = complete(_list(tenant))
+    if as_json:
+        print(json.dumps({"items": rows}))
+        return
+    for row in rows:
+        state = f"revoked {row['revoked_at']}" if row["revoked_at"] else "valid"
+        print(f"{row['id']:>6}  {row['name'] or '-':20}  {','.join(row['scopes']):32}  {state}")
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID - 1, help="id of `keys list`.")],
+    as_json: Json = False,
+) -> None:
+    """Make a key useless within a second; exit code 1 when there is no such valid key."""
+    revoked = complete(_revoke(key_id))
+    if as_json:
+        print(json.dumps({"id": key_id, "revoked": revoked}))
+    else:
+        print(f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}")
+    if not revoked:
+        raise typer.Exit(1)
+
+
+def _chosen(text: str) -> list[str]:
+    chosen = [scope.strip() for scope in text.split(",") if scope.strip()]
+    unknown = sorted(set(chosen) - set(_SCOPES))
+    if unknown or not chosen:
+        raise typer.BadParameter(f"choose of {', '.join(_SCOPES)}", param_hint="--scopes")
+    return [scope for scope in _SCOPES if scope in chosen]
+
+
+async def _create(tenant: int, name: str, scopes: list[str]) -> dict[str, Any]:
+    import secrets
+    from hashlib import sha256
+
+    from libs.common.settings import Settings
+    from services.cli.wiring import open_keys
+
+    key = f"sw_{secrets.token_urlsafe(32)}"
+    async with open_keys(Settings()) as stored:
+        key_id = await stored.create(tenant, name, sha256(key.encode()).digest(), scopes)
+    return {"id": key_id, "key": key, "tenant": str(tenant), "name": name, "scopes": scopes}
+
+
+async def _list(tenant: int) -> list[dict[str, Any]]:
+    from libs.common.settings import Settings
+    from services.cli.wiring import open_keys
+
+    async with open_keys(Settings()) as stored:
+        return [
+            {
+                "id": row["id"],
+                "tenant": str(row["tenant_id"]),
+                "name": row["name"],
+                "scopes": list(row["scopes"]),
+                "created_at": row["created_at"].isoformat(),
+                "revoked_at": row["revoked_at"].isoformat() if row["revoked_at"] else None,
+            }
+            for row in await stored.list_of(tenant)
+        ]
+
+
+async def _revoke(key_id: int) -> bool:
+    from libs.common.settings import Settings
+    from services.cli.wiring import open_keys
+
+    async with open_keys(Settings()) as stored:
+        return await stored.revoke(key_id)

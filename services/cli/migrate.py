@@ -1,0 +1,21 @@
+"""`sluiceway migrate`: the tables of this version."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from services.cli.app import app
+from services.cli.wiring import complete
+
+
+@app.command()
+def migrate(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Create or upgrade the tables; safe to run from many places at once."""
+    from libs.common.settings import Settings
+    from services.cli.wiring import upgrade
+
+    revision = complete(upgrade(Settings()))
+    print(json.dumps({"revision": revision}) if as_json else f"the database is at revision {revision}")

@@ -1,0 +1,90 @@
+"""`sluiceway topics`: the Kafka topics that this installation uses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.app import app
+
+if TYPE_CHECKING:
+    from libs.common.ports_dispatch import LaneInfo
+    from libs.common.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLine:
+    """One topic: what it should be, and what the broker has."""
+
+    topic: str
+    partitions: int
+    existing: int | None  #: partitions at the broker; None when the topic is not there
+    tenant: str | None = None
+    model: str | None = None
+    model_id: str | None = None
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.existing is None:
+            return "missing"
+        return "exists" if self.existing >= self.partitions else f"has only {self.existing}"
+
+
+@app.command()
+def topics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """List the topics of models, events and dead letters, and whether they exist.
+
+    A running dispatcher makes what is missing. Exit code 1 when the database or the broker cannot be reached.
+    """
+    import asyncio
+
+    from libs.common.domain.errors import OutcomeUnknown, Unavailable
+    from libs.common.settings import Settings
+
+    try:
+        lines = asyncio.run(_read(Settings()))
+    except (Unavailable, OutcomeUnknown) as error:
+        print(f"sluiceway: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    if as_json:
+        print(json.dumps({"topics": [asdict(line) | {"exists": line.existing is not None} for line in lines]}))
+        return
+    for line in lines:
+        owner = f"tenant {line.tenant}, model {line.model}" if line.model is not None else ""
+        print(f"{line.topic:60} {line.partitions:3}  {line.state:14} {owner}".rstrip())
+
+
+async def _read(settings: Settings) -> list[TopicLine]:
+    from libs.common.adapters.kafka.connection import KafkaConnection
+    from libs.common.adapters.kafka.topics import KafkaTopics
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
+
+    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
+        lanes = await PostgresDispatchQueue(database).lanes_changed(None)
+    topics = KafkaTopics(KafkaConnection.of(settings), client_id="sluiceway-cli", replication=1)
+    try:
+        existing = await topics.existing()
+    finally:
+        await topics.close()
+    return topic_lines(settings.topic_prefix, lanes, existing)
+
+
+def topic_lines(prefix: str, lanes: Iterable[LaneInfo], existing: dict[str, int]) -> list[TopicLine]:
+    """The topics of all models that are not deleted, then those of events and dead letters."""
+    from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
+
+    lines = []
+    for lane in sorted((lane for lane in lanes if not lane.closed), key=lambda lane: (lane.tenant_id, lane.model_name)):
+        name = model_topic(prefix, lane.model_id, lane.model_name)
+        owner = (str(lane.tenant_id), lane.model_name, str(lane.model_id))
+        lines.append(TopicLine(name, lane.partitions, existing.get(name), *owner))
+    for name, partitions in ((events_topic(prefix), EVENT_PARTITIONS), (dead_topic(prefix), 1)):
+        lines.append(TopicLine(name, partitions, existing.get(name)))
+    return lines

@@ -1,0 +1,46 @@
+"""What commands reach PostgreSQL by."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+# Every command imports this module, and SQLAlchemy takes its time: adapters are imported where they are used.
+if TYPE_CHECKING:
+    from libs.common.ports_tasks import ApiKeys
+    from libs.common.settings import Settings
+
+Result = TypeVar("Result")
+
+
+def complete(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run a command's work; a database that is away ends the command with one line and exit code 1."""
+    from libs.common.domain.errors import SluicewayError
+
+    try:
+        return asyncio.run(work)
+    except (SluicewayError, OSError) as error:
+        print(f"sluiceway: {error or type(error).__name__} (see SLUICEWAY_DATABASE_URL)", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
+    """The API keys of the configured database."""
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.models import PostgresApiKeys
+
+    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
+        yield PostgresApiKeys(database)
+
+
+async def upgrade(settings: Settings) -> str:
+    """Bring the configured database to this version's tables; returns the revision."""
+    from libs.common.adapters.postgres import migrate
+
+    return await migrate.upgrade(settings.database_url.get_secret_value())

@@ -1,0 +1,86 @@
+"""The dispatcher: due rows out to the model topics, completion events out to their consumers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from libs.common.ports import Hints
+from libs.common.ports_dispatch import Key
+from services.dispatcher.event_relay import EventRelay
+from services.dispatcher.lanes import LaneBook
+from services.dispatcher.relay import Relay
+from services.dispatcher.roads import Roads
+from services.dispatcher.topic_keeper import TopicKeeper
+
+CHANNEL: Final = "sw:dispatch"
+
+
+class Dispatcher:
+    """Everything that a dispatcher process does, until it is told to stop."""
+
+    def __init__(
+        self,
+        relay: Relay,
+        event_relay: EventRelay,
+        roads: Roads,
+        keeper: TopicKeeper,
+        book: LaneBook,
+        hints: Hints,
+    ) -> None:
+        self._relay = relay
+        self._event_relay = event_relay
+        self._roads = roads
+        self._keeper = keeper
+        self._book = book
+        self._hints = hints
+
+    async def run(self) -> None:
+        """Work until stopped; what is on its way then is settled first."""
+        async with asyncio.TaskGroup() as group:
+            helpers = [
+                group.create_task(self._roads.run(), name="roads"),
+                group.create_task(self._keeper.run(), name="topics"),
+                group.create_task(self._hints.listen([CHANNEL], self.hear, self._on_gap), name="hints"),
+            ]
+            stories = [
+                group.create_task(self._relay.run(), name="relay"),
+                group.create_task(self._event_relay.run(), name="events"),
+            ]
+            await asyncio.wait(stories)
+            for helper in helpers:
+                helper.cancel()
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._relay.stop()
+        self._event_relay.stop()
+
+    def hear(self, _channel: str, lines: Sequence[str]) -> None:
+        """Take hints in; what is no hint of ours is passed over."""
+        for line in lines:
+            with suppress(ValueError):
+                self._take(line.split(" "))
+        if self._book.has_work:
+            self._relay.wake()
+
+    def _take(self, words: list[str]) -> None:
+        match words:
+            case ["*", "events"]:
+                self._event_relay.wake()
+            case ["*", "models"]:
+                self._roads.look_soon()
+            case [lane, "room"]:
+                self._book.room(int(lane))
+            case [lane, "0" | "1" as klass, priority, position]:
+                if not self._book.work(int(lane), int(klass), Key(int(priority), int(position))):
+                    self._roads.look_soon()  # a model that we have not heard of yet
+            case _:
+                return
+
+    def _on_gap(self) -> None:
+        self._roads.look_soon()
+        self._relay.sweep_soon()
+        self._event_relay.wake()

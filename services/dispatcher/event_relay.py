@@ -1,0 +1,246 @@
+"""Completion events on their way to Kafka: one relay at a time, in order, deleted when they are acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from typing import Final
+
+from libs.common.contracts.topics import EVENT_PARTITIONS
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.ports_dispatch import Carrier, EventRow, Events, TopicPlan
+from libs.common.runtime.backoff import delay_after, reconnect_delays
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from libs.common.runtime.metrics import counter, gauge
+from services.dispatcher.event_records import event_record
+from services.dispatcher.topic_keeper import TopicKeeper
+
+log = get_logger()
+
+BATCH: Final = 500
+#: An event that the broker refused this often is dead.
+MAX_SENDS: Final = 20
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.5
+_GROWTH: Final = 1.6
+_SPACING: Final = 0.002
+#: How often the right to relay is asked for, or proved to be still ours.
+_HOLD_SECONDS: Final = 2.0
+_REFUSED_LOOK_SECONDS: Final = 1.0
+_CLEAR_SECONDS: Final = 1.0
+_CLEAR_SHARE: Final = 50
+
+
+class Gaps:
+    """Numbers below the cursor that were not there yet: their transactions may commit late (decision 15)."""
+
+    LIFE_SECONDS: Final = 10.0
+    _MOST: Final = 5_000
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[int, float] = {}
+
+    def missing(self) -> list[int]:
+        """The numbers to ask for, oldest first; those that never came are forgotten."""
+        now = self._clock()
+        while self._seen:
+            number = next(iter(self._seen))
+            if now - self._seen[number] <= self.LIFE_SECONDS:
+                break
+            del self._seen[number]
+        return list(self._seen)
+
+    def skipped(self, numbers: Iterable[int]) -> None:
+        """They were passed over."""
+        now = self._clock()
+        for number in numbers:
+            if len(self._seen) >= self._MOST:
+                return  # the cursor is cleared soon enough
+            self._seen.setdefault(number, now)
+
+    def found(self, numbers: Iterable[int]) -> None:
+        """They came after all."""
+        for number in numbers:
+            self._seen.pop(number, None)
+
+    def clear(self) -> None:
+        """Everything is read from the beginning."""
+        self._seen.clear()
+
+
+class EventRelay:
+    """Sends events while this process holds the right to."""
+
+    def __init__(
+        self,
+        events: Events,
+        carrier: Carrier,
+        keeper: TopicKeeper,
+        *,
+        topic: str,
+        source: str,
+        rng: Random,
+    ) -> None:
+        self._events = events
+        self._carrier = carrier
+        self._keeper = keeper
+        self._topic = topic
+        self._source = source
+        self._rng = rng
+        self._topic_there = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._gaps = Gaps()
+        self._cursor = 0
+        self._clear_at = 0.0
+        self._held_at = float("-inf")
+        self._holding = False
+        self._due_at = 0.0
+        self._pause_seconds = _FIRST_PAUSE
+
+    def wake(self) -> None:
+        """Events were written."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopped.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until stopped."""
+        self._keeper.want(self._topic, TopicPlan(EVENT_PARTITIONS), self._on_topic)
+        delays = reconnect_delays(self._rng)
+        while not self._stopped.is_set():
+            try:
+                if await self._may_send():
+                    await self._step()
+                delays = reconnect_delays(self._rng)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("events.database_away", cause=str(error))
+                await self._start_over(next(delays))
+            except Exception as error:
+                log.error("events.failed", error=type(error).__name__, message=str(error)[:500])
+                await self._start_over(next(delays))
+
+    async def pass_on(self) -> int:
+        """Send what is there now; returns how many events were acknowledged. Raises DatabaseUnavailable."""
+        began = time.monotonic()
+        cleared = self._clear_when_due(began)
+        rows = await self._events.after(self._cursor, BATCH, self._gaps.missing())
+        if cleared:
+            self._clear_at = began + max(_CLEAR_SECONDS, _CLEAR_SHARE * (time.monotonic() - began))
+        self._advance([row.id for row in rows])
+        if began >= self._due_at:
+            self._due_at = began + _REFUSED_LOOK_SECONDS
+            rows += await self._events.due(BATCH)
+        return await self._send(rows) if rows else 0
+
+    async def _may_send(self) -> bool:
+        """Whether the broker answers, the topic is there and this process is the relay; waits a little if not."""
+        now = time.monotonic()
+        if now - self._held_at > _HOLD_SECONDS:
+            held = self._holding
+            self._holding = await self._events.hold_relay()
+            self._held_at = now
+            gauge("sluiceway_event_relay_owner").set(self._holding)
+            if self._holding and not held:
+                self._clear()
+                log.info("events.relay_is_ours")
+        if not self._holding:
+            await self._pause(_HOLD_SECONDS)
+        elif not self._carrier.reachable and not await self._carrier.probe():
+            log.warning("events.broker_away", cause=self._carrier.last_error)
+            await self._pause(_LONGEST_PAUSE)
+        elif not self._topic_there.is_set():
+            await self._pause(_FIRST_PAUSE)
+        else:
+            return True
+        return False
+
+    async def _step(self) -> None:
+        self._wake.clear()
+        began = time.monotonic()
+        if await self.pass_on():
+            self._pause_seconds = _FIRST_PAUSE
+        else:
+            self._pause_seconds = min(self._pause_seconds * _GROWTH, _LONGEST_PAUSE)
+        try:
+            async with asyncio.timeout(self._pause_seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        await self._pause(began + _SPACING - time.monotonic())
+
+    async def _send(self, rows: Sequence[EventRow]) -> int:
+        await failpoint("dispatcher/before-event-publish")
+        records = [event_record(row, topic=self._topic, source=self._source) for row in rows]
+        verdicts = await self._carrier.send(records)
+        sent = [row.id for row, verdict in zip(rows, verdicts, strict=True) if verdict.acknowledged]
+        refused = [(row, verdict.refused) for row, verdict in zip(rows, verdicts, strict=True) if verdict.refused]
+        published = counter("sluiceway_events_published_total")
+        if sent:
+            await failpoint("dispatcher/before-event-delete")
+            await self._events.sent(sent)
+            self._keeper.trust(self._topic)
+            published.labels(result="acknowledged").inc(len(sent))
+        if refused:
+            await self._put_off(refused)
+            published.labels(result="refused").inc(len(refused))
+        if len(sent) + len(refused) < len(rows):
+            # They stay where they are and are read again from the beginning.
+            self._clear()
+            if self._carrier.reachable or await self._carrier.probe():
+                self._keeper.doubt(self._topic)
+        return len(sent)
+
+    async def _put_off(self, refused: Sequence[tuple[EventRow, str]]) -> None:
+        rows = [(row.id, delay_after(row.sends + 1, self._rng).total_seconds(), cause) for row, cause in refused]
+        dead = await self._events.refused(rows, MAX_SENDS)
+        log.warning("events.refused", events=len(rows), dead=len(dead), cause=refused[0][1])
+
+    def _advance(self, numbers: Sequence[int]) -> None:
+        new = sorted(number for number in numbers if number > self._cursor)
+        self._gaps.found(numbers)
+        if not new:
+            return
+        if self._cursor:  # else the beginning is unknown: everything that is there was read
+            there = set(new)
+            self._gaps.skipped(number for number in range(self._cursor + 1, new[-1]) if number not in there)
+        self._cursor = new[-1]
+
+    def _clear_when_due(self, now: float) -> bool:
+        if now < self._clear_at:
+            return False
+        self._clear()
+        return True
+
+    def _clear(self) -> None:
+        self._cursor = 0
+        self._gaps.clear()
+        self._clear_at = time.monotonic() + _CLEAR_SECONDS
+
+    async def _start_over(self, seconds: float) -> None:
+        self._clear()
+        self._held_at = float("-inf")
+        await self._pause(seconds)
+
+    def _on_topic(self, partitions: int | None) -> None:
+        if partitions is None:
+            self._topic_there.clear()
+        else:
+            self._topic_there.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; a stop cuts it short."""
+        if seconds <= 0 or self._stopped.is_set():
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,137 @@
+"""Where each lane's messages go: the topic of its model, which exists before the lane is ever asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from libs.common.contracts.topics import MODEL_RETENTION_MS, model_topic
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.ports_dispatch import DispatchQueue, LaneInfo, TopicPlan
+from libs.common.runtime.logging import get_logger
+from services.dispatcher.lanes import LaneBook
+from services.dispatcher.topic_keeper import TopicKeeper
+
+log = get_logger()
+
+_LOOK_SECONDS: Final = 1.0
+#: Changes are read by the time of their statement; their transaction may commit this much later.
+_LATE_COMMIT: Final = timedelta(seconds=10)
+#: What a change of a model does not tell, a tenant's weight, is read by reading everything.
+_ALL_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """A lane's way to its executors."""
+
+    topic: str
+    partitions: int
+    tenant_id: int
+    model_id: int
+
+
+class Roads:
+    """Keeps the lanes of the book and their topics in step with the models."""
+
+    def __init__(self, queue: DispatchQueue, book: LaneBook, keeper: TopicKeeper, *, topic_prefix: str) -> None:
+        self._queue = queue
+        self._book = book
+        self._keeper = keeper
+        self._prefix = topic_prefix
+        self._roads: dict[int, Road] = {}
+        self._known: dict[int, LaneInfo] = {}
+        self._newest: datetime | None = None
+        self._newest_at = 0.0
+        self._all_at = 0.0
+        self._news = asyncio.Event()
+
+    def of(self, lane: int) -> Road | None:
+        """The lane's road, if its topic exists."""
+        return self._roads.get(lane)
+
+    def look_soon(self) -> None:
+        """Models changed."""
+        self._news.set()
+
+    def look_at_topics(self) -> None:
+        """The broker was away, and may have lost its memory."""
+        self._keeper.look_at_all()
+
+    def trust(self, lanes: Iterable[int]) -> None:
+        """Their messages were acknowledged."""
+        for lane in lanes:
+            if (road := self._roads.get(lane)) is not None:
+                self._keeper.trust(road.topic)
+
+    def doubt(self, lanes: Iterable[int]) -> None:
+        """Their messages were not acknowledged although the broker answers."""
+        for lane in lanes:
+            if (road := self._roads.get(lane)) is not None:
+                self._keeper.doubt(road.topic)
+
+    async def run(self) -> None:
+        """Read changes every second, and at once when told, until cancelled."""
+        while True:
+            self._news.clear()
+            try:
+                await self.look()
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("lanes.not_read", cause=str(error))
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                continue
+
+    async def look(self) -> None:
+        """Read what changed since the last look. Raises DatabaseUnavailable."""
+        began = time.monotonic()
+        everything = self._newest is None or began - self._all_at > _ALL_SECONDS
+        infos = await self._queue.lanes_changed(None if everything else self._since(began))
+        if everything:
+            self._all_at = began
+        for info in infos:
+            if self._newest is None or info.changed_at > self._newest:
+                self._newest, self._newest_at = info.changed_at, began
+        changed = [info for info in infos if self._known.get(info.lane) != info]
+        self._book.learn(changed)
+        for info in changed:
+            self._learn(info)
+
+    def _since(self, now: float) -> datetime | None:
+        # By the database's clock: the newest change plus the time that has passed here since it was read.
+        assert self._newest is not None
+        return self._newest + timedelta(seconds=now - self._newest_at) - _LATE_COMMIT
+
+    def _learn(self, info: LaneInfo) -> None:
+        before = self._known.get(info.lane)
+        topic = model_topic(self._prefix, info.model_id, info.model_name)
+        if before is not None and (info.closed or before.model_name != info.model_name):
+            self._keeper.drop(model_topic(self._prefix, before.model_id, before.model_name))
+            self._book.close([info.lane])
+            self._roads.pop(info.lane, None)
+        self._known[info.lane] = info
+        if info.closed:
+            return
+        self._keeper.want(
+            topic, TopicPlan(info.partitions, MODEL_RETENTION_MS), partial(self._on_topic, info.lane, topic)
+        )
+        if info.lane in self._roads:
+            self._on_topic(info.lane, topic, self._roads[info.lane].partitions)
+
+    def _on_topic(self, lane: int, topic: str, partitions: int | None) -> None:
+        info = self._known[lane]
+        if info.closed or topic != model_topic(self._prefix, info.model_id, info.model_name):
+            return
+        if partitions is None:
+            # The road stays known: what was leased before still asks for it.
+            self._book.close([lane])
+            return
+        self._roads[lane] = Road(topic, min(partitions, info.partitions), info.tenant_id, info.model_id)
+        self._book.open([lane])

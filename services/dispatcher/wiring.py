@@ -1,0 +1,69 @@
+"""What the dispatcher is made of."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from random import Random
+
+from libs.common.adapters.kafka.carrier import KafkaCarrier
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue, PostgresEvents
+from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.hints import open_hints
+from libs.common.adapters.redis.queue_gate import RedisQueueGate
+from libs.common.adapters.redis.rebuild import open_rebuilder
+from libs.common.contracts.topics import events_topic
+from libs.common.domain.errors import BrokerUnavailable
+from libs.common.ports_dispatch import Carrier
+from libs.common.runtime.health import Health
+from libs.common.settings import Settings
+from services.dispatcher.dispatcher import Dispatcher
+from services.dispatcher.event_relay import EventRelay
+from services.dispatcher.lanes import LaneBook
+from services.dispatcher.publisher import Publisher
+from services.dispatcher.relay import Relay
+from services.dispatcher.roads import Roads
+from services.dispatcher.topic_keeper import TopicKeeper
+
+
+@asynccontextmanager
+async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[Dispatcher]:
+    """A dispatcher over real servers. None of them need be there yet: each is waited for."""
+    async with (
+        open_database(settings.database_url.get_secret_value()) as database,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+        open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
+        open_hints(redis) as hints,
+        AsyncExitStack() as closing,
+    ):
+        queue, events = PostgresDispatchQueue(database), PostgresEvents(database)
+        closing.push_async_callback(events.close)
+        connection = KafkaConnection.of(settings)
+        carrier = KafkaCarrier(connection, client_id="sluiceway-dispatcher")
+        closing.push_async_callback(carrier.close)
+        # A connection of its own: events and messages never wait for each other's answers.
+        event_carrier = KafkaCarrier(connection, client_id="sluiceway-events")
+        closing.push_async_callback(event_carrier.close)
+        topics = KafkaTopics(connection, client_id="sluiceway-topics", replication=settings.topic_replication)
+        closing.push_async_callback(topics.close)
+
+        rng, book, prefix = Random(), LaneBook(), settings.topic_prefix  # noqa: S311 - spreads retries
+        keeper = TopicKeeper(topics, rng)
+        roads = Roads(queue, book, keeper, topic_prefix=prefix)
+        publisher = Publisher(queue, carrier, RedisQueueGate(redis, rebuilder), hints, roads, rng)
+        relay = Relay(queue, carrier, publisher, book, roads, rng)
+        event_relay = EventRelay(
+            events, event_carrier, keeper, topic=events_topic(prefix), source=settings.event_source, rng=rng
+        )
+        health.need("postgres", lambda: database.fetch("database_now"))
+        health.need("kafka", lambda: _answering(carrier))
+        yield Dispatcher(relay, event_relay, roads, keeper, book, hints)
+
+
+async def _answering(carrier: Carrier) -> None:
+    if not carrier.reachable or not await carrier.probe():
+        raise BrokerUnavailable(carrier.last_error)

@@ -1,0 +1,334 @@
+"""The desk that everything read has to pass: started, held here, or dropped as stale.
+
+A batch is settled when PostgreSQL has answered for each of its messages; only then does the reading position move. The
+same claim is asked with the same tokens until it is answered, so a lost answer starts nothing twice and loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+from uuid import UUID, uuid4
+
+from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.domain.model import Model
+from libs.common.domain.settle import GiveBack
+from libs.common.domain.task import Phase
+from libs.common.ports import PermitRequest, Permits
+from libs.common.ports_attempts import Attempt, Attempts, Claim
+from libs.common.ports_dispatch import Placed
+from libs.common.runtime.coalescer import Coalescer
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from services.executor.admission.rotation import Arrival, Rotation
+from services.executor.admission.slots import Slots
+from services.executor.admission.waiting_room import WaitingRoom
+from services.executor.figures import Figures
+
+log = get_logger()
+
+#: A permit outlives its call by this much: staging, the quick part of an upload, and a late finish.
+PERMIT_GRACE_SECONDS: Final = 60
+#: What a redispatched upload is given until its row counts as overdue.
+UPLOAD_SECONDS: Final = 120
+_RETRY_SECONDS: Final = 0.2
+#: What a full executor has held for this long goes to others.
+HELD_WHILE_FULL_SECONDS: Final = 2.0
+_PUT_OFF_SECONDS: Final = 0.5
+
+Wanted = tuple[Arrival, Claim]
+
+
+class Closing(Unavailable):
+    """The process stops; what was not answered for will be read by others."""
+
+
+class Trust(Protocol):
+    """Whether we may start something."""
+
+    number: int
+
+    @property
+    def trusted(self) -> bool: ...
+    async def regain(self) -> None: ...
+
+
+class Hands(Protocol):
+    """Where started attempts go, and what is let go of."""
+
+    def __call__(self, attempt: Attempt, model: Model, *, has_permit: bool, over: Callable[[], None]) -> None: ...
+
+
+class Desk:
+    """Admission of one executor."""
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        permits: Permits,
+        slots: Slots,
+        *,
+        trust: Trust,
+        begin: Hands,
+        runs_here: Callable[[int, int], bool],
+        drop_permit: Callable[[int, UUID], None],
+        placed: Callable[[Sequence[Placed]], None],
+        figures: Figures,
+        start_bytes: int = 8 * 2**20,
+    ) -> None:
+        self.room = WaitingRoom()
+        self.closed = False  #: nothing more is started: the process drains, or has no place for outputs
+        self.others_read: Callable[[], bool] = lambda: True
+        self._attempts = attempts
+        self._permits = permits
+        self._slots = slots
+        self._trust = trust
+        self._begin = begin
+        self._runs_here = runs_here
+        self._drop_permit = drop_permit
+        self._placed = placed
+        self._figures = figures
+        self._rotation = Rotation()
+        self._wake = asyncio.Event()
+        self._ending = False
+        self._starved: set[int] = set()  #: lanes that were refused for want of slots
+        # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB (decisions.md 9).
+        self._starts: Coalescer[Wanted, Attempt | None] = Coalescer(
+            self._start_batch, max_bytes=start_bytes, size_of=lambda wanted: wanted[0].size, concurrency=2
+        )
+
+    # what is read
+
+    async def settle(self, arrivals: Sequence[Arrival]) -> None:
+        """Answer for every one of these. Raises Closing when the process ends before PostgreSQL answered."""
+        fresh = [arrival for arrival in arrivals if not self._is_here(arrival)]
+        # Who waits in a lane was there first; uploads wait for no permit.
+        behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
+        ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
+        chosen, late = self._rotation.choose(ahead, 0 if self.closed else self._slots.free)
+        refused = await self._admit(chosen)
+        await self._hold([*refused, *late, *behind])
+
+    def _is_here(self, arrival: Arrival) -> bool:
+        """A second copy of what runs or waits here already."""
+        return self.room.lease_of(arrival.id) == arrival.lease or self._runs_here(arrival.id, arrival.lease)
+
+    async def _admit(self, chosen: Sequence[Arrival]) -> list[Arrival]:
+        """Permit and start for each that gets them; returns those without a permit."""
+        if not chosen:
+            return []
+        self._slots.take(len(chosen))
+        idle = len(chosen)
+        try:
+            wanted, refused = await self._ask(chosen)
+            idle -= len(wanted)
+        finally:
+            self._slots.give_back(idle)
+        await self._start(wanted)
+        return refused
+
+    async def _ask(self, chosen: Sequence[Arrival]) -> tuple[list[Wanted], list[Arrival]]:
+        await failpoint("executor/before-permit")
+        wanted = [(arrival, _claim(arrival)) for arrival in chosen]
+        asking = [one for one in wanted if one[0].needs_permit]
+        if not asking:
+            return wanted, []
+        try:
+            verdicts = await self._permits.acquire_many([_permit(arrival, claim) for arrival, claim in asking])
+        except GateUnavailable as error:
+            log.warning("permits.unavailable", error=str(error)[:200])
+            verdicts = [False] * len(asking)
+        refused = [arrival for (arrival, _), granted in zip(asking, verdicts, strict=True) if not granted]
+        if not refused:
+            return wanted, []
+        for arrival in refused:
+            self._figures.refused(arrival.model.id)
+        without = {id(arrival) for arrival in refused}
+        return [one for one in wanted if id(one[0]) not in without], refused
+
+    async def _start(self, wanted: Sequence[Wanted]) -> None:
+        """Start those with a permit; slots and permits of those that were not ours go back."""
+        idle = {claim.token: arrival for arrival, claim in wanted}
+        unused: list[Attempt] = []
+        member = self._trust.number
+        try:
+            await failpoint("executor/before-claim")
+            unused = await self._claim(wanted)
+            self._figures.stale(len(wanted) - len(unused))
+            await failpoint("executor/after-claim")
+            if not self.closed and member == self._trust.number:
+                unused = [attempt for attempt in unused if not self._run(idle, attempt)]
+        finally:
+            for token, arrival in idle.items():
+                self._slots.give_back()
+                if arrival.needs_permit:
+                    self._drop_permit(arrival.lane, token)
+            await asyncio.shield(self._return([attempt for attempt in unused if attempt.token in idle]))
+
+    def _run(self, idle: dict[UUID, Arrival], attempt: Attempt) -> bool:
+        arrival = idle[attempt.token]
+        if attempt.lane != arrival.lane or (attempt.phase < Phase.GENERATED and not arrival.needs_permit):
+            # A message of a foreign sender: what it names is real, but its permit was taken elsewhere, or not at all.
+            log.warning("message.misleading", task=attempt.id, lane=attempt.lane)
+            return False
+        del idle[attempt.token]
+        self._figures.started(attempt)
+        self._begin(attempt, arrival.model, has_permit=arrival.needs_permit, over=self._slot_back)
+        return True
+
+    async def _claim(self, wanted: Sequence[Wanted]) -> list[Attempt]:
+        """Ask until it is answered, with the same tokens."""
+        unsure = False
+        while True:
+            if not self._trust.trusted:
+                await self._regain()
+            try:
+                answers = await self._starts.submit_many(wanted)
+                started = [attempt for attempt in answers if attempt is not None]
+                if unsure and len(started) < len(wanted):
+                    known = {attempt.token for attempt in started}
+                    rest = [claim for _, claim in wanted if claim.token not in known]
+                    started += await self._attempts.started_many(rest)
+            except OutcomeUnknown:
+                unsure = True
+            except DatabaseUnavailable:
+                pass
+            else:
+                return started
+            if self._ending:
+                raise Closing("stopping before PostgreSQL answered")
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _regain(self) -> None:
+        regaining = asyncio.ensure_future(self._trust.regain())
+        try:
+            while not regaining.done():
+                if self._ending:
+                    raise Closing("stopping before this executor was trusted again")
+                await asyncio.wait((regaining,), timeout=_RETRY_SECONDS)
+        finally:
+            regaining.cancel()
+
+    async def _start_batch(self, wanted: list[Wanted]) -> list[Attempt | None]:
+        started = {
+            attempt.token: attempt for attempt in await self._attempts.start_many([claim for _, claim in wanted])
+        }
+        return [started.get(claim.token) for _, claim in wanted]
+
+    async def _return(self, attempts: Sequence[Attempt]) -> None:
+        """Started, but not run: as if never started. If PostgreSQL is away now, silence or the deadline says it."""
+        if not attempts:
+            return
+        rows = [(attempt, GiveBack("not run", 0.0), False) for attempt in attempts]
+        try:
+            self._placed(await self._attempts.release_many(rows))
+        except (Unavailable, OutcomeUnknown) as error:
+            log.error("attempts.stranded", count=len(attempts), error=type(error).__name__)
+
+    async def _hold(self, arrivals: Sequence[Arrival]) -> None:
+        """Let PostgreSQL remember that these wait here; those that are not ours to hold are stale."""
+        if not arrivals:
+            return
+        await failpoint("executor/before-hold")
+        while True:
+            try:
+                held = await self._attempts.hold_many([(arrival.id, arrival.lease) for arrival in arrivals])
+            except (Unavailable, OutcomeUnknown) as error:
+                if self._ending:
+                    raise Closing("stopping before PostgreSQL answered") from error
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                break
+        self.room.put((arrival for arrival in arrivals if arrival.id in held), time.monotonic())
+        self._figures.stale(len(arrivals) - len(held))
+        self._wake.set()
+
+    # what waits here
+
+    def permit_free(self, lane: int) -> None:
+        """A permit of this lane went back."""
+        if self.room.wake(lane):
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Start what waits here as permits and slots become free, until cancelled."""
+        while True:
+            pause = self.room.next_look(time.monotonic())
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._look()
+            except Exception as error:
+                log.warning("admission.put_off", error=type(error).__name__, message=str(error)[:200])
+                await asyncio.sleep(_PUT_OFF_SECONDS)
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        if self.closed or self._slots.full:
+            await self._release_old(now)
+        if self.closed or not self._trust.trusted:
+            await asyncio.sleep(_RETRY_SECONDS)
+            return
+        candidates = self.room.candidates(now)
+        chosen, late = self._rotation.choose(candidates, self._slots.free)
+        self._starved.update(arrival.lane for arrival in late)
+        refused = await self._admit_held(chosen)
+        now = time.monotonic()
+        for lane in {arrival.lane for arrival in candidates}:
+            granted = not any(arrival.lane == lane for arrival in (*refused, *late))
+            self.room.looked(lane, now, granted=granted)
+
+    async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
+        refused = await self._admit(chosen)
+        waiting = {id(arrival) for arrival in refused}
+        for arrival in chosen:
+            if id(arrival) not in waiting:
+                self.room.remove(arrival.id)
+        return refused
+
+    async def _release_old(self, now: float) -> None:
+        """Others have room: what waited for long enough goes to them."""
+        if self.others_read():
+            await self.release(self.room.held_since(now - HELD_WHILE_FULL_SECONDS))
+
+    async def release(self, tasks: Sequence[int]) -> None:
+        """Give held rows back to their places. Raises Unavailable or OutcomeUnknown, and can be asked again then."""
+        if not tasks:
+            return
+        await failpoint("executor/before-hand-back")
+        self._placed(await self._attempts.release_held(tasks))
+        for task in tasks:
+            self.room.remove(task)
+
+    # the end
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self.closed = True
+
+    def give_up(self) -> None:
+        """Wait for no more answers: who still asks gets Closing."""
+        self._ending = True
+
+    def _slot_back(self) -> None:
+        self._slots.give_back()
+        if self._starved:
+            for lane in self._starved:
+                self.permit_free(lane)
+            self._starved.clear()
+
+
+def _claim(arrival: Arrival) -> Claim:
+    seconds = arrival.model.timeout_seconds if arrival.needs_permit else UPLOAD_SECONDS
+    return Claim(arrival.id, arrival.lease, uuid4(), seconds)
+
+
+def _permit(arrival: Arrival, claim: Claim) -> PermitRequest:
+    seconds = arrival.model.timeout_seconds + PERMIT_GRACE_SECONDS
+    return PermitRequest(arrival.lane, str(claim.token), arrival.model.max_concurrency, seconds * 1_000)

@@ -1,0 +1,70 @@
+"""Whose turn it is when there is less room than there are arrivals."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from libs.common.domain.model import Model
+from libs.common.domain.task import Phase
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A message of one of our partitions: what claiming it needs. The model is the topic's, not the message's."""
+
+    id: int
+    lease: int
+    size: int
+    phase: Phase
+    model: Model
+    held_at: float = 0.0
+
+    @property
+    def lane(self) -> int:
+        return self.model.lane
+
+    @property
+    def needs_permit(self) -> bool:
+        """Only a call needs one: what is generated already is only uploaded."""
+        return self.phase < Phase.GENERATED
+
+
+class Rotation:
+    """Tenants take turns, and inside a tenant its lanes; inside a lane first come, first served.
+
+    Never first in, first out over all: a tenant with many lanes would take every slot (decisions.md 21).
+    """
+
+    def __init__(self) -> None:
+        self._last_tenant = -1
+
+    def choose(self, arrivals: Sequence[Arrival], room: int) -> tuple[list[Arrival], list[Arrival]]:
+        """Those whose turn it is, at most `room`, and the others."""
+        if len(arrivals) <= room:
+            return list(arrivals), []
+        if room <= 0:
+            return [], list(arrivals)
+        chosen: list[Arrival] = []
+        tenants = self._by_turn(arrivals)
+        while tenants and len(chosen) < room:
+            tenant, lanes = tenants.popleft()
+            waiting = lanes.popleft()
+            chosen.append(waiting.popleft())
+            self._last_tenant = tenant
+            if waiting:
+                lanes.append(waiting)
+            if lanes:
+                tenants.append((tenant, lanes))
+        taken = {id(arrival) for arrival in chosen}
+        return chosen, [arrival for arrival in arrivals if id(arrival) not in taken]
+
+    def _by_turn(self, arrivals: Sequence[Arrival]) -> deque[tuple[int, deque[deque[Arrival]]]]:
+        """Tenants in the order of their numbers, beginning after the one that was served last."""
+        by_tenant: dict[int, dict[int, deque[Arrival]]] = {}
+        for arrival in arrivals:
+            lanes = by_tenant.setdefault(arrival.model.tenant_id, {})
+            lanes.setdefault(arrival.lane, deque()).append(arrival)
+        order = sorted(by_tenant, key=lambda tenant: (tenant <= self._last_tenant, tenant))
+        return deque((tenant, deque(by_tenant[tenant].values())) for tenant in order)

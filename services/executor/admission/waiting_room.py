@@ -1,0 +1,122 @@
+"""Rows that PostgreSQL remembers as held here, until a permit and a slot are free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from services.executor.admission.rotation import Arrival
+
+#: A lane is looked at again this long after a refusal; the release script's hint comes earlier as a rule.
+SHORTEST_POLL_SECONDS: Final = 0.25
+LONGEST_POLL_SECONDS: Final = 1.0
+#: How many permits are asked for at first when a lane is woken; while all are granted, twice as many.
+FIRST_ASK: Final = 4
+
+
+@dataclass(slots=True)
+class _Lane:
+    rows: dict[int, Arrival] = field(default_factory=dict)  #: by id, in the order of arrival
+    look_at: float = 0.0
+    poll: float = SHORTEST_POLL_SECONDS
+    ask: int = FIRST_ASK
+
+
+class WaitingRoom:
+    """Held rows by lane, first come, first served in each. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, _Lane] = {}
+        self._lane_of: dict[int, int] = {}
+        self._woken: set[int] = set()
+        self._scan_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._lane_of)
+
+    def __contains__(self, task: int) -> bool:
+        return task in self._lane_of
+
+    def lease_of(self, task: int) -> int | None:
+        """The lease under which a row is held here."""
+        lane = self._lane_of.get(task)
+        return None if lane is None else self._lanes[lane].rows[task].lease
+
+    def busy(self, lane: int) -> bool:
+        """Whether somebody waits in this lane: who comes later goes behind."""
+        return lane in self._lanes
+
+    def put(self, arrivals: Iterable[Arrival], now: float) -> None:
+        """Rows are held from now on; one that is there already, under an older lease, is replaced."""
+        for arrival in arrivals:
+            if arrival.id in self._lane_of:
+                self.remove(arrival.id)
+            lane = self._lanes.get(arrival.lane)
+            if lane is None:
+                lane = self._lanes[arrival.lane] = _Lane(look_at=now + SHORTEST_POLL_SECONDS)
+            arrival.held_at = now
+            lane.rows[arrival.id] = arrival
+            self._lane_of[arrival.id] = arrival.lane
+
+    def remove(self, task: int) -> None:
+        """A row is no longer held here; unknown ones are fine."""
+        number = self._lane_of.pop(task, None)
+        if number is None:
+            return
+        lane = self._lanes[number]
+        del lane.rows[task]
+        if not lane.rows:
+            del self._lanes[number]
+
+    def wake(self, lane: int) -> bool:
+        """A permit of this lane may be free; returns whether anybody waits for it."""
+        if lane not in self._lanes:
+            return False
+        self._woken.add(lane)
+        return True
+
+    def candidates(self, now: float) -> list[Arrival]:
+        """The first rows of each lane that is to be looked at now."""
+        due, self._woken = self._woken, set()
+        if now >= self._scan_at:
+            self._scan_at = now + SHORTEST_POLL_SECONDS
+            due.update(number for number, lane in self._lanes.items() if lane.look_at <= now)
+        found: list[Arrival] = []
+        for number in due & self._lanes.keys():
+            lane = self._lanes[number]
+            found.extend(islice(lane.rows.values(), lane.ask))
+        return found
+
+    def looked(self, number: int, now: float, *, granted: bool) -> None:
+        """A look at a lane is over: all that was asked for was granted, so ask for more at once; or not, so wait."""
+        lane = self._lanes.get(number)
+        if lane is None:
+            return
+        if granted:
+            lane.ask *= 2
+            lane.poll = SHORTEST_POLL_SECONDS
+            self._woken.add(number)
+        else:
+            lane.ask = FIRST_ASK
+            lane.look_at = now + lane.poll
+            lane.poll = min(lane.poll * 2, LONGEST_POLL_SECONDS)
+
+    def next_look(self, now: float) -> float | None:
+        """In how many seconds a lane may have to be looked at; None when nobody waits."""
+        if not self._lanes:
+            return None
+        return 0.0 if self._woken else max(0.0, self._scan_at - now)
+
+    def held_since(self, before: float) -> list[int]:
+        """Rows that have been held since before then."""
+        return [row.id for lane in self._lanes.values() for row in lane.rows.values() if row.held_at <= before]
+
+    def clear(self) -> list[int]:
+        """Forget all; returns their ids."""
+        held = list(self._lane_of)
+        self._lanes.clear()
+        self._lane_of.clear()
+        self._woken.clear()
+        return held

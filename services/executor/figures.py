@@ -1,0 +1,64 @@
+"""What the executor counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from libs.common.ports_attempts import Attempt
+from libs.common.runtime.metrics import counter, histogram
+
+
+class Figures:
+    """Metrics of the hot path, their labels looked up once per model."""
+
+    def __init__(self) -> None:
+        self._waits: dict[int, Any] = {}
+        self._runs: dict[int, Any] = {}
+        self._ends: dict[tuple[int, str], Any] = {}
+
+    def started(self, attempt: Attempt) -> None:
+        """An attempt began: how long its message was on the road and waited for a permit."""
+        wait = self._waits.get(attempt.model_id)
+        if wait is None:
+            wait = histogram("sluiceway_task_wait_seconds").labels(model=str(attempt.model_id))
+            self._waits[attempt.model_id] = wait
+        wait.observe((attempt.started_at - attempt.leased_at).total_seconds())
+
+    def ended(self, model_id: int, outcome: str, seconds: float, code: str) -> None:
+        """An attempt ended, after so many seconds here."""
+        key = (model_id, outcome)
+        end = self._ends.get(key)
+        if end is None:
+            end = self._ends[key] = counter("sluiceway_attempts_total").labels(model=str(model_id), outcome=outcome)
+        end.inc()
+        run = self._runs.get(model_id)
+        if run is None:
+            run = self._runs[model_id] = histogram("sluiceway_attempt_run_seconds").labels(model=str(model_id))
+        run.observe(seconds)
+        if code:
+            counter("sluiceway_attempt_errors_total").labels(code=code).inc()
+
+    def refused(self, model_id: int) -> None:
+        """No permit was free."""
+        counter("sluiceway_permit_refusals_total").labels(model=str(model_id)).inc()
+
+    def stale(self, count: int) -> None:
+        """Messages whose lease no longer stands."""
+        if count > 0:
+            counter("sluiceway_stale_messages_total").inc(count)
+
+    def fenced(self, step: str) -> None:
+        """A write found another owner's token."""
+        counter("sluiceway_fence_losses_total").labels(step=step).inc()
+
+    def dead_message(self) -> None:
+        """A record could not be read."""
+        counter("sluiceway_dead_messages_total").inc()
+
+    def healed(self) -> None:
+        """A reading position was moved back."""
+        counter("sluiceway_heals_total").inc()
+
+    def rebuilt(self) -> None:
+        """The connection to Kafka was made anew."""
+        counter("sluiceway_road_rebuilds_total").inc()

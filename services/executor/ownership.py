@@ -1,0 +1,112 @@
+"""Whose partition it is: a rendezvous hash over the executors whose heartbeats were seen to move.
+
+An executor lives while its beat moved within 6 s of *my own successful looks*. The clock of this view stands still
+while PostgreSQL cannot be asked, so an outage makes nobody look dead; a view that cannot be refreshed stays as it is.
+Age by the database's clock serves only for executors that I see for the first time. Two views may differ for a moment,
+and two executors read the same partition then: the claim in PostgreSQL decides, so that costs a few stale messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from libs.common.ports_attempts import WatchedBeat
+
+SILENT_SECONDS: Final = 6.0
+#: Between two looks the view's clock moves by at most this much: what is more was an outage, mine or the database's.
+_LONGEST_STEP_SECONDS: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    beat: int
+    moved_at: float
+    reading: bool
+    stores: tuple[str, ...]
+
+
+class BeatView:
+    """What one executor has seen of the others' heartbeats; times are of `observe`'s own clock."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, _Seen] = {}
+        self._clock = 0.0
+        self._looked_at: float | None = None
+
+    def observe(self, beats: Sequence[WatchedBeat], at: float) -> None:
+        """Take over one successful look at monotonic time `at`."""
+        if self._looked_at is not None:
+            self._clock += min(at - self._looked_at, _LONGEST_STEP_SECONDS)
+        self._looked_at = at
+        before, self._seen = self._seen, {}
+        for beat in beats:
+            known = before.get(beat.id)
+            if known is None:
+                moved_at = self._clock - beat.age
+            else:
+                moved_at = known.moved_at if known.beat == beat.beat else self._clock
+            self._seen[beat.id] = _Seen(beat.beat, moved_at, beat.reading, beat.stores)
+
+    def live(self) -> frozenset[int]:
+        """Executors that have not fallen silent."""
+        return frozenset(number for number, seen in self._seen.items() if self._lives(seen))
+
+    def readers(self) -> frozenset[int]:
+        """Those among them that take work: the hash is over these."""
+        return frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
+
+    def with_store(self, store: str, *, but: int) -> int | None:
+        """A live executor other than `but` that can read this staging store."""
+        fit = [
+            number
+            for number, seen in self._seen.items()
+            if number != but and seen.reading and store in seen.stores and self._lives(seen)
+        ]
+        return min(fit, default=None)
+
+    def stores_differ(self) -> bool:
+        """Whether some live executor reads other staging stores than another."""
+        return len({seen.stores for seen in self._seen.values() if self._lives(seen)}) > 1
+
+    def _lives(self, seen: _Seen) -> bool:
+        return self._clock - seen.moved_at <= SILENT_SECONDS
+
+
+class Ownership:
+    """Which partitions are mine."""
+
+    def __init__(self) -> None:
+        self.view = BeatView()
+        self._me = 0
+        self._readers: Collection[int] = ()
+        self._owners: dict[tuple[int, int], int | None] = {}
+
+    def update(self, me: int, *, reading: bool) -> bool:
+        """Take over what the view says by now, and whether I read; returns whether ownership may have moved.
+
+        Of myself I know more than the table says: I leave the hash at once when I stop reading.
+        """
+        readers = self.view.readers() - {me} | ({me} if reading else frozenset())
+        if readers == self._readers and me == self._me:
+            return False
+        self._me, self._readers, self._owners = me, readers, {}
+        return True
+
+    def mine(self, model_id: int, partition: int) -> bool:
+        """Whether I own this partition of a model's topic."""
+        key = (model_id, partition)
+        if key not in self._owners:
+            self._owners[key] = owner_of(model_id, partition, self._readers)
+        return self._me != 0 and self._owners[key] == self._me
+
+
+def owner_of(model_id: int, partition: int, readers: Collection[int]) -> int | None:
+    """The reader with the highest hash for this partition: when one comes or goes, only its own partitions move."""
+    return max(readers, key=lambda reader: (_weight(model_id, partition, reader), reader), default=None)
+
+
+def _weight(model_id: int, partition: int, reader: int) -> bytes:
+    return blake2b(b"%d %d %d" % (model_id, partition, reader), digest_size=8).digest()

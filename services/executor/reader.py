@@ -1,0 +1,179 @@
+"""The read loop: read, settle, move on. It never waits for a model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+import orjson
+
+from libs.common.contracts.dispatch_message import MalformedMessage, decode
+from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
+from libs.common.domain.model import Model
+from libs.common.domain.task import Phase
+from libs.common.ports_road import Road, RoadRecord, Spot, Unreadable
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from services.executor.admission.desk import Closing
+from services.executor.admission.rotation import Arrival
+from services.executor.figures import Figures
+from services.executor.positions import Place, Places
+
+log = get_logger()
+
+#: Longer than this without a turn, and the loop counts as hanging: others should read in its place.
+HANGS_SECONDS: Final = 3.0
+_WAIT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 0.3
+
+
+class Settler(Protocol):
+    """Where arrivals go."""
+
+    async def settle(self, arrivals: Sequence[Arrival]) -> None: ...
+
+
+class Models(Protocol):
+    """Models in memory."""
+
+    def known(self, model_id: int) -> Model | None: ...
+
+
+class DeadMessages(Protocol):
+    """Where unreadable records are kept."""
+
+    async def dead_message(
+        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
+    ) -> None: ...
+
+
+class Mender(Protocol):
+    """Who repairs the connection, and who reads a partition again."""
+
+    @property
+    def generation(self) -> int: ...
+    async def mend(self, cause: str, generation: int) -> None: ...
+    def read_again(self, places: Sequence[Place]) -> None: ...
+
+
+class Reader:
+    """Reads what is assigned, batch by batch; a batch is settled before the next is read."""
+
+    def __init__(
+        self,
+        road: Road,
+        places: Places,
+        desk: Settler,
+        models: Models,
+        graveyard: DeadMessages,
+        mender: Mender,
+        figures: Figures,
+    ) -> None:
+        self._road = road
+        self._places = places
+        self._desk = desk
+        self._models = models
+        self._graveyard = graveyard
+        self._mender = mender
+        self._figures = figures
+        self._stopping = False
+        self._turned_at = time.monotonic()
+
+    @property
+    def turns(self) -> bool:
+        """Whether the loop turned lately."""
+        return time.monotonic() - self._turned_at < HANGS_SECONDS
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopping = True
+
+    async def run(self) -> None:
+        """Read until stopped; what is in hand is settled first."""
+        while not self._stopping:
+            self._turned_at = time.monotonic()
+            generation = self._mender.generation
+            try:
+                batches = await self._road.read(_WAIT_SECONDS)
+            except BrokerUnavailable as error:
+                await self._mender.mend(str(error), generation)
+                continue
+            except Unreadable as error:
+                await self._skip(error)
+                continue
+            if batches:
+                await self._settle(batches)
+
+    async def _settle(self, batches: Mapping[Spot, Sequence[RoadRecord]]) -> None:
+        """Settle one batch; if that fails in an unforeseen way, read it again."""
+        taken = [(place, place.took(records[-1].offset + 1), records) for place, records in self._mine(batches)]
+        try:
+            arrivals = []
+            for place, _, records in taken:
+                arrivals += await self._arrivals(place, records)
+            await self._desk.settle(arrivals)
+        except Closing:
+            return
+        except Exception as error:
+            log.warning("reader.unsettled", error=type(error).__name__, message=str(error)[:200])
+            await asyncio.sleep(_RETRY_SECONDS)
+            self._mender.read_again([place for place, _, _ in taken])
+            return
+        now = time.monotonic()
+        for place, epoch, records in taken:
+            place.settle(records[-1].offset + 1, epoch)
+            place.busy_at = now
+
+    def _mine(self, batches: Mapping[Spot, Sequence[RoadRecord]]) -> list[tuple[Place, Sequence[RoadRecord]]]:
+        """Batches of partitions that are still assigned; what was fetched before that changed is not ours to read."""
+        found = []
+        for spot, records in batches.items():
+            place = self._places.at(spot)
+            if place is not None and records:
+                found.append((place, records))
+        return found
+
+    async def _arrivals(self, place: Place, records: Sequence[RoadRecord]) -> list[Arrival]:
+        model = self._models.known(place.model_id)
+        assert model is not None, "a partition is assigned only when its model is known"
+        arrivals = []
+        for record in records:
+            try:
+                message = decode(record.value)
+            except MalformedMessage as error:
+                await self._bury(place.spot, record, str(error))
+                continue
+            if record.timestamp < place.floor_ms:
+                continue  # its row was claimed before we began: the broker could not start at a time
+            phase = Phase.GENERATED if message.phase >= Phase.GENERATED else Phase.NONE
+            arrivals.append(Arrival(message.task, message.lease, max(0, message.size), phase, model))
+        return arrivals
+
+    async def _bury(self, spot: Spot, record: RoadRecord, cause: str) -> None:
+        """Keep bytes that nobody can understand, and go on behind them."""
+        log.warning("message.dead", topic=spot.topic, partition=spot.partition, offset=record.offset, cause=cause)
+        headers = orjson.dumps([[name, value.decode("utf-8", "replace")] for name, value in record.headers]).decode()
+        await self._keep(spot, record.offset, record.key, record.value, headers.replace("\\u0000", ""), cause)
+
+    async def _skip(self, error: Unreadable) -> None:
+        place = self._places.at(error.spot)
+        await self._keep(error.spot, error.offset, None, None, "[]", str(error))
+        if place is not None:
+            place.settle(error.offset + 1, place.took(error.offset + 1))
+
+    async def _keep(
+        self, spot: Spot, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
+    ) -> None:
+        await failpoint("executor/before-dead-message")
+        while True:
+            try:
+                await self._graveyard.dead_message(spot.topic, spot.partition, offset, key, value, headers, cause)
+            except (Unavailable, OutcomeUnknown) as error:
+                if self._stopping:
+                    raise Closing("stopping before PostgreSQL answered") from error
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                self._figures.dead_message()
+                return

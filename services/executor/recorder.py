@@ -1,0 +1,143 @@
+"""Writes down how attempts go and end, together with their neighbours, until PostgreSQL has answered.
+
+Every write is fenced by the attempt's token. An end whose answer was lost is read back: the row of the attempt says
+whether it was ours, and only then do slot and permit go back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar, assert_never
+
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.output import StagedFile
+from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
+from libs.common.ports_attempts import Attempt, Attempts
+from libs.common.ports_dispatch import Placed
+from libs.common.runtime.coalescer import Coalescer
+from libs.common.runtime.failpoints import failpoint
+from services.executor.figures import Figures
+
+_RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
+
+Item = TypeVar("Item")
+#: What the coalescers ask about errors: is it one bad row's fault, was it a deadlock.
+Verdict: TypeAlias = Callable[[BaseException], bool]
+
+
+class Recorder:
+    """One coalescer for each kind of end."""
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        figures: Figures,
+        placed: Callable[[Sequence[Placed]], None],
+        *,
+        is_data_error: Verdict,
+        is_deadlock: Verdict,
+    ) -> None:
+        self._attempts = attempts
+        self._figures = figures
+        self._placed = placed
+        self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "is_deadlock": is_deadlock}
+        self._finishes = self._gather(attempts.finish_many)
+        self._retries = self._gather(attempts.retry_many)
+        self._parks = self._gather(attempts.park_many)
+        self._generated = self._gather(attempts.generated_many)
+        self._hand_overs = self._gather(attempts.hand_over)
+        self._releases = Coalescer[tuple[Attempt, GiveBack, bool], bool](self._release, **self._verdicts)
+        self._call_agains = Coalescer[tuple[Attempt, CallAgain], bool](self._call_again, **self._verdicts)
+        self._migrating = Coalescer[Attempt, bool](self._migrate, **self._verdicts)
+        self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
+
+    async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
+        """Write an end; False when the attempt was not ours any more, and nothing was written."""
+        match settlement:
+            case Finish():
+                await failpoint("executor/before-finish")
+                mine = await self._write(self._finishes, (attempt, settlement), attempt)
+            case Retry():
+                await failpoint("executor/before-retry")
+                mine = await self._write(self._retries, (attempt, settlement), attempt)
+            case Park():
+                await failpoint("executor/before-park")
+                mine = await self._write(self._parks, (attempt, settlement))
+            case GiveBack():
+                await failpoint("executor/before-hand-back")
+                mine = await self._write(self._releases, (attempt, settlement, called))
+            case CallAgain():
+                await failpoint("executor/before-call-again")
+                mine = await self._write(self._call_agains, (attempt, settlement), attempt)
+            case _:
+                assert_never(settlement)
+        return self._seen(mine, type(settlement).__name__.lower())
+
+    async def generated(self, attempt: Attempt, staged: StagedFile) -> bool:
+        """Write where the output is staged, before it is uploaded."""
+        return self._seen(await self._write(self._generated, (attempt, staged)), "generated")
+
+    async def migrating(self, attempt: Attempt) -> bool:
+        """Write that the upload lasts."""
+        return self._seen(await self._write(self._migrating, attempt), "migrating")
+
+    async def hand_over(self, attempt: Attempt, executor: int) -> bool:
+        """Hand an upload to the executor that has its staging store."""
+        return self._seen(await self._write(self._hand_overs, (attempt, executor)), "hand_over")
+
+    async def close(self, timeout: float) -> None:
+        """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
+        everything = (
+            self._finishes, self._retries, self._parks, self._generated, self._hand_overs,
+            self._releases, self._call_agains, self._migrating, self._recorded,
+        )  # fmt: skip
+        await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
+
+    async def _write(self, line: Coalescer[Item, bool], item: Item, ends: Attempt | None = None) -> bool:
+        """Ask until it is answered. An end that was perhaps written before is looked up."""
+        unsure = False
+        tries = 0
+        while True:
+            try:
+                mine = await line.submit(item)
+                if not mine and unsure and ends is not None:
+                    mine = await self._recorded.submit(ends)
+            except OutcomeUnknown:
+                unsure = True
+            except Unavailable:
+                pass
+            else:
+                return mine
+            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+            tries += 1
+
+    def _seen(self, mine: bool, step: str) -> bool:
+        if not mine:
+            self._figures.fenced(step)
+        return mine
+
+    def _gather(
+        self, write: Callable[[Sequence[tuple[Attempt, Item]]], Awaitable[set[int]]]
+    ) -> Coalescer[tuple[Attempt, Item], bool]:
+        async def flush(rows: list[tuple[Attempt, Item]]) -> list[bool]:
+            mine = await write(rows)
+            return [attempt.id in mine for attempt, _ in rows]
+
+        return Coalescer(flush, **self._verdicts)
+
+    async def _release(self, rows: list[tuple[Attempt, GiveBack, bool]]) -> list[bool]:
+        self._placed(await self._attempts.release_many(rows))
+        return [True] * len(rows)
+
+    async def _call_again(self, rows: list[tuple[Attempt, CallAgain]]) -> list[bool]:
+        self._placed(await self._attempts.call_again_many(rows))
+        return [True] * len(rows)
+
+    async def _migrate(self, attempts: list[Attempt]) -> list[bool]:
+        mine = await self._attempts.migrating_many(attempts)
+        return [attempt.id in mine for attempt in attempts]
+
+    async def _read_back(self, attempts: list[Attempt]) -> list[bool]:
+        written = await self._attempts.ends_recorded(attempts)
+        return [attempt.id in written for attempt in attempts]

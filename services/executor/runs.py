@@ -1,0 +1,110 @@
+"""The attempts that run in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from uuid import UUID
+
+from libs.common.domain.model import Model
+from libs.common.ports_attempts import Attempt
+
+
+class Stop(Enum):
+    """Why a running attempt is interrupted."""
+
+    CANCELED = "canceled"  #: its caller wants it ended
+    DRAINED = "drained"  #: this process ends: hand it back
+    LOST = "lost"  #: it is not ours any more: leave no trace
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One running attempt."""
+
+    attempt: Attempt
+    model: Model
+    has_permit: bool
+    began: float
+    called: bool = False  #: the model was asked, or may have been
+    stop: Stop | None = None
+    ending: bool = False  #: its end is being recorded: too late to stop it
+    entered: bool = False  #: its story has begun; before that there is nothing to interrupt
+    pending: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    def interrupt(self, why: Stop) -> None:
+        """Stop it where it stands, unless its end is being recorded; the first reason counts, but LOST beats all."""
+        if self.ending:
+            return
+        if self.stop is None or (why is Stop.LOST and self.stop is not Stop.LOST):
+            self.stop = why
+            if self.entered and self.pending is not None:
+                self.pending.cancel()
+
+
+class Runs:
+    """Every attempt that runs here, each in an asyncio task of its own."""
+
+    def __init__(self, story: Callable[[Run], Awaitable[None]]) -> None:
+        self._story = story
+        self._by_token: dict[UUID, Run] = {}
+        self._by_task: dict[int, Run] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def begin(self, attempt: Attempt, model: Model, *, has_permit: bool, over: Callable[[], None]) -> None:
+        """Run an attempt; `over` is called when it has ended, whatever became of it."""
+        run = Run(attempt, model, has_permit, time.monotonic())
+        self._by_token[attempt.token] = self._by_task[attempt.id] = run
+        self._quiet.clear()
+
+        def ended(_pending: asyncio.Task[None]) -> None:
+            del self._by_token[attempt.token]
+            if self._by_task.get(attempt.id) is run:
+                del self._by_task[attempt.id]
+            if not self._by_token:
+                self._quiet.set()
+            over()
+
+        run.pending = asyncio.get_running_loop().create_task(self._tell(run), name="run")
+        run.pending.add_done_callback(ended)
+
+    def has(self, task: int, lease: int) -> bool:
+        """Whether this lease of a task runs here already."""
+        run = self._by_task.get(task)
+        return run is not None and run.attempt.lease == lease
+
+    def cancel(self, tasks: Iterable[int]) -> None:
+        """Their callers want these tasks ended; those that do not run here are left alone."""
+        for task in tasks:
+            run = self._by_task.get(task)
+            if run is not None:
+                run.interrupt(Stop.CANCELED)
+
+    def runs_here(self, task: int) -> bool:
+        """Whether the task runs here."""
+        return task in self._by_task
+
+    def attempts(self) -> list[Attempt]:
+        """All that run."""
+        return [run.attempt for run in self._by_token.values()]
+
+    def interrupt_all(self, why: Stop, *, but: frozenset[UUID] | set[UUID] = frozenset()) -> None:
+        """Stop all, or all but these tokens."""
+        for token, run in list(self._by_token.items()):
+            if token not in but:
+                run.interrupt(why)
+
+    async def quiet(self) -> None:
+        """Wait until nothing runs."""
+        await self._quiet.wait()
+
+    async def _tell(self, run: Run) -> None:
+        run.entered = True  # a task that is cancelled before its first step would never tell its end
+        await self._story(run)

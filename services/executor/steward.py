@@ -1,0 +1,301 @@
+"""Which partitions are read, and from where: hints, the sweep behind them, the healer, the rebuild.
+
+Reading starts where PostgreSQL's oldest unclaimed row says (by time), never at a commit and never at an end; positions
+are remembered only while the partition stays mine (ownership.md 4). The sweep compares PostgreSQL's unclaimed rows with
+what is read: rows of a partition that is not assigned assign it, rows that stay although it is read send the position
+back, and if that does not help, the connection itself is made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from libs.common.contracts.topics import model_topic
+from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports_attempts import Membership, UnclaimedPartition
+from libs.common.ports_road import Road, Spot
+from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.logging import get_logger
+from services.executor.figures import Figures
+from services.executor.hint_lines import numbers
+from services.executor.ownership import Ownership
+from services.executor.positions import Place, Places
+
+log = get_logger()
+
+SWEEP_SECONDS: Final = 1.0
+#: A partition that saw nothing for this long is no longer fetched; its position is remembered.
+IDLE_SECONDS: Final = 30.0
+#: A row that nobody claims is suspicious when it and the assignment of its partition are older than this.
+SUSPICIOUS_SECONDS: Final = 2.0
+#: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
+REBUILD_SECONDS: Final = 10.0
+
+
+class Steward:
+    """Keeps the road's assignment right. The only one who assigns, seeks and rebuilds."""
+
+    def __init__(
+        self,
+        road: Road,
+        places: Places,
+        ownership: Ownership,
+        membership: Membership,
+        models: ModelCache,
+        topic_prefix: str,
+        figures: Figures,
+    ) -> None:
+        self._road = road
+        self._places = places
+        self._ownership = ownership
+        self._membership = membership
+        self._models = models
+        self._prefix = topic_prefix
+        self._figures = figures
+        self._me = 0
+        self._reading = False
+        self._hinted: set[tuple[int, int]] = set()
+        self._wake = asyncio.Event()
+        self._sweep_at = 0.0
+        self._broken = "not connected yet"
+        self._mended = asyncio.Event()
+        self._generation = 0
+        self._rebuilt_at = 0.0
+        self._rng = random.Random()  # noqa: S311  spreads reconnects
+
+    # what others tell
+
+    def hinted(self, lines: Iterable[str]) -> None:
+        """`<model_id> <partition>`: a record was sent there."""
+        now = time.monotonic()
+        for line in lines:
+            named = numbers(line)
+            if len(named) != 2:
+                continue
+            place = self._places.find(named[0], named[1])
+            if place is not None and place.assigned:
+                place.busy_at = now
+            else:
+                self._hinted.add((named[0], named[1]))
+                self._wake.set()
+
+    def look(self) -> None:
+        """Somebody joined or left, or hints were lost: sweep now."""
+        self._sweep_at = 0.0
+        self._wake.set()
+
+    def become(self, me: int, *, reading: bool) -> None:
+        """Who I am, and whether I read. Under a new number everything is forgotten."""
+        if me != self._me:
+            self._places.clear()
+            self._road.assign({})
+        if (me, reading) != (self._me, self._reading):
+            self._me, self._reading = me, reading
+            self._reown()
+            self.look()
+
+    @property
+    def generation(self) -> int:
+        """Which connection it is."""
+        return self._generation
+
+    async def mend(self, cause: str, generation: int) -> None:
+        """That connection is broken: returns when there is another one."""
+        if generation == self._generation:
+            self._break(cause)
+            await self._mended.wait()
+
+    def read_again(self, places: Sequence[Place]) -> None:
+        """What is in hand of these could not be settled."""
+        for place in places:
+            place.again()
+            if place.assigned and place.cursor is not None:
+                self._road.seek(place.spot, place.cursor)
+
+    @property
+    def broken(self) -> str:
+        """Why there is no connection to Kafka; empty when there is one."""
+        return self._broken
+
+    def _break(self, cause: str) -> None:
+        if not self._broken:
+            self._broken = cause
+            self._mended.clear()
+        self._wake.set()
+
+    # the loop
+
+    async def run(self) -> None:
+        """Assign and heal until cancelled."""
+        delays = reconnect_delays(self._rng)
+        while True:
+            await self._rest()
+            try:
+                if self._broken:
+                    await self._rebuild()
+                    delays = reconnect_delays(self._rng)
+                if time.monotonic() >= self._sweep_at:
+                    self._sweep_at = time.monotonic() + SWEEP_SECONDS
+                    await self._sweep()
+                await self._follow_hints()
+            except BrokerUnavailable as error:
+                log.warning("road.unavailable", message=str(error))
+                self._break(str(error))
+                await asyncio.sleep(next(delays))
+            except (Unavailable, OutcomeUnknown, TimeoutError) as error:
+                # A view that cannot be refreshed stays; so does the assignment.
+                log.warning("road.sweep_failed", error=type(error).__name__)
+            except Exception as error:
+                log.error("road.surprise", error=type(error).__name__, exc_info=True)
+                await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _rest(self) -> None:
+        if not self._broken:
+            try:
+                async with asyncio.timeout(max(0.0, self._sweep_at - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
+
+    async def _rebuild(self) -> None:
+        self._generation += 1
+        await self._road.rebuild()
+        log.info("road.open", after=self._broken)
+        self._figures.rebuilt()
+        self._broken, self._rebuilt_at = "", time.monotonic()
+        for place in self._places.assigned():
+            place.assigned_at = self._rebuilt_at
+        self._assign()
+        self._mended.set()
+
+    # sweeping
+
+    async def _sweep(self) -> None:
+        async with asyncio.timeout(3):
+            beats = await self._membership.watch()
+        self._ownership.view.observe(beats, time.monotonic())
+        self._reown()
+        async with asyncio.timeout(3):
+            unclaimed = await self._membership.unclaimed()
+        now = time.monotonic()
+        wanted = [place for row in unclaimed if (place := await self._place(row.model_id, row.partition, now))]
+        self._drop_idle(now)
+        await self._activate(wanted)
+        await self._heal(unclaimed)
+
+    def _reown(self) -> None:
+        """Forget what is not mine any more."""
+        if not self._ownership.update(self._me, reading=self._reading):
+            return
+        lost = [place for place in self._places if not self._ownership.mine(*place.key)]
+        self._release(lost, forget=True)
+
+    def _drop_idle(self, now: float) -> None:
+        self._release([place for place in self._places.assigned() if now - place.busy_at > IDLE_SECONDS], forget=False)
+
+    def _release(self, places: Sequence[Place], *, forget: bool) -> None:
+        changed = any(place.assigned for place in places)
+        for place in places:
+            place.assigned = False
+            if forget:
+                self._places.forget(place)
+        if changed:
+            self._assign()
+
+    # assigning
+
+    async def _follow_hints(self) -> None:
+        hinted, self._hinted = self._hinted, set()
+        now = time.monotonic()
+        await self._activate([place for key in hinted if (place := await self._place(*key, now))])
+
+    async def _place(self, model_id: int, partition: int, now: float) -> Place | None:
+        """The partition, if it is mine; it is busy now."""
+        if not self._ownership.mine(model_id, partition):
+            return None
+        model = await self._models.by_id(model_id)
+        if model is None or partition < 0:
+            return None
+        spot = Spot(model_topic(self._prefix, model_id, model.name), partition)
+        place = self._places.find(model_id, partition)
+        if place is None or place.spot != spot:
+            place = Place(spot, model_id, model.lane)
+            self._places.put(place)
+        place.busy_at = now
+        return place
+
+    async def _activate(self, places: Sequence[Place]) -> None:
+        """Read these too; those that were never read, or whose beginning was not found yet, are looked up by time."""
+        sleeping = [place for place in places if not place.assigned]
+        now = time.monotonic()
+        for place in sleeping:
+            place.assigned, place.assigned_at = True, now
+        if sleeping:
+            self._assign()
+        unknown = [place for place in places if place.cursor is None]
+        if unknown:
+            await self._look_up(unknown)
+
+    def _assign(self) -> None:
+        # Assigning replaces everything, so each partition is sought to where it stands, in the same turn of the loop.
+        self._road.assign({place.spot: place.cursor for place in self._places.assigned()})
+
+    async def _look_up(self, places: Sequence[Place]) -> None:
+        models = [self._models.known(place.model_id) for place in places]
+        wanted = [
+            (place.lane, place.spot.partition, model.partitions if model else 1)
+            for place, model in zip(places, models, strict=True)
+        ]
+        async with asyncio.timeout(3):
+            since = await self._membership.read_from(wanted)
+        floors = {place.spot: int(at.timestamp() * 1_000) for place, at in zip(places, since, strict=True)}
+        offsets = await self._road.offsets(floors)
+        for place in places:
+            offset = offsets.get(place.spot)
+            if offset is None:
+                log.warning("road.partition_missing", topic=place.spot.topic, partition=place.spot.partition)
+            else:
+                self._begin(place, offset, floors[place.spot])
+
+    def _begin(self, place: Place, offset: int, floor_ms: int) -> None:
+        place.start(offset, floor_ms)
+        if place.assigned:
+            self._road.seek(place.spot, offset)
+
+    # healing
+
+    async def _heal(self, unclaimed: Sequence[UnclaimedPartition]) -> None:
+        now = time.monotonic()
+        suspects = [(place, row) for row in unclaimed if (place := self._suspect(row, now))]
+        if not suspects:
+            return
+        floors = {place.spot: int(row.oldest.timestamp() * 1_000) - 1 for place, row in suspects}
+        offsets = await self._road.offsets(floors)
+        for place, row in suspects:
+            place.heal.looked(now)
+            offset = offsets.get(place.spot)
+            if offset is not None and place.cursor is not None and offset < place.cursor:
+                log.warning(
+                    "road.healed", topic=place.spot.topic, partition=place.spot.partition,
+                    position=place.cursor, offset=offset, age=round(row.age, 1),
+                )  # fmt: skip
+                self._figures.healed()
+                self._begin(place, offset, floors[place.spot])
+        hopeless = [place for place, _ in suspects if place.heal.hopeless()]
+        if hopeless and now - self._rebuilt_at > REBUILD_SECONDS:
+            self._break("looking again did not help")
+
+    def _suspect(self, row: UnclaimedPartition, now: float) -> Place | None:
+        """The partition, if it should have been read up to this row by now."""
+        place = self._places.find(row.model_id, row.partition)
+        if place is None or not place.assigned or place.cursor is None:
+            return None
+        if row.age <= SUSPICIOUS_SECONDS or now - place.assigned_at <= SUSPICIOUS_SECONDS:
+            return None
+        return place if place.heal.due(row.oldest, now) else None
