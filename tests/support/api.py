@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,6 +15,9 @@ from typing import Any
 import asyncpg
 import httpx
 
+from libs.common.adapters.redis import keys
+from libs.common.adapters.redis.connection import RedisServer, open_redis
+from libs.common.adapters.redis.hints import RedisHints, open_hints
 from libs.common.runtime.health import Health
 from libs.common.settings import Settings
 from services.api.serving import ApiService
@@ -31,9 +35,12 @@ class Api:
 
     url: str
     database_url: str
+    redis_url: str
     client: httpx.AsyncClient
     service: ApiService
     health: Health
+    hints: RedisHints
+    redis: RedisServer
 
     async def key(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES, name: str = "") -> str:
         """A fresh API key."""
@@ -51,6 +58,23 @@ class Api:
     async def tenant(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES) -> Tenant:
         """A tenant that calls."""
         return Tenant(self, tenant, await self.key(tenant, scopes, name=f"user-of-{tenant}"))
+
+    async def gate_depths(self, lanes: Sequence[int]) -> list[int]:
+        """How many slots of each lane are taken."""
+        return [int(depth) for depth in await self.redis.command_many([("ZCARD", keys.gate(lane)) for lane in lanes])]
+
+    async def heard_by(self, channels: int) -> None:
+        """Return when that many channels of ours have listeners."""
+
+        async def subscribed() -> bool:
+            (names,) = await self.redis.command_many([("PUBSUB", "CHANNELS", "sw:*")])
+            return len(names) >= channels
+
+        await until_true(subscribed)
+
+    def waiting(self) -> int:
+        """How many callers wait for the end of a task."""
+        return self.service.room.waiting
 
     async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         """Look behind the curtain."""
@@ -83,9 +107,11 @@ class Tenant:
         made: dict[str, Any] = answer.json()
         return made
 
-    async def submit(self, model: str = "m", key: str | None = None, **fields: Any) -> httpx.Response:
+    async def submit(
+        self, model: str = "m", key: str | None = None, headers: dict[str, str] | None = None, **fields: Any
+    ) -> httpx.Response:
         """A create."""
-        headers = {} if key is None else {"Idempotency-Key": key}
+        headers = {**(headers or {}), **({} if key is None else {"Idempotency-Key": key})}
         return await self.call("POST", "/v1/tasks", headers=headers, json={"model": model, "payload": {}, **fields})
 
     async def task(self, model: str = "m", **fields: Any) -> str:
@@ -114,12 +140,33 @@ async def running_api(
 ) -> AsyncIterator[Api]:
     """An API under way; `truth` is the database that keys are written to when `database_url` leads nowhere."""
     health = Health("api")
-    async with open_api(settings(database_url, redis_url, **more), health) as service:
+    async with (
+        open_redis(redis_url) as redis,
+        open_hints(redis) as hints,
+        open_api(settings(database_url, redis_url, **more), health) as service,
+    ):
         health.mark_started()
         running = asyncio.create_task(service.run())
         try:
             async with httpx.AsyncClient(base_url=service.url, timeout=20, trust_env=False) as client:
-                yield Api(service.url, truth or database_url, client, service, health)
+                yield Api(service.url, truth or database_url, redis_url, client, service, health, hints, redis)
         finally:
             service.stop()
             await running
+
+
+async def until(question: Callable[[], bool], seconds: float = 5) -> None:
+    """Return when the answer is yes; AssertionError when it never is."""
+
+    async def ask() -> bool:
+        return question()
+
+    await until_true(ask, seconds)
+
+
+async def until_true(question: Callable[[], Awaitable[bool]], seconds: float = 5) -> None:
+    """The same for a question that takes its time."""
+    deadline = time.monotonic() + seconds
+    while not await question():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.01)

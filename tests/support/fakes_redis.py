@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -163,7 +164,12 @@ class FakeHints:
         on_lines: Callable[[str, list[str]], Awaitable[None] | None],
         on_gap: Callable[[], None] | None = None,
     ) -> None:
-        self._listeners.append((channels, on_lines))
+        listener = (channels, on_lines)
+        self._listeners.append(listener)
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self._listeners.remove(listener)
 
 
 class FakeOpenTasks:

@@ -33,6 +33,7 @@ class MemoryQueue:
     def __init__(self, windows: dict[int, int]) -> None:
         self.windows = windows
         self.rows: dict[int, Row] = {}
+        self._lanes: dict[int, dict[int, Row]] = {lane: {} for lane in windows}
         self.open_leases: set[int] = set()
         self.locked: set[int] = set()
         self.asked: list[list[LaneAsk]] = []
@@ -50,18 +51,22 @@ class MemoryQueue:
             number = next(self._ids)
             key = Key(priority, number if position is None else position)
             new.append(Row(number, lane, klass, key))
-            self.rows[number] = new[-1]
+            self.rows[number] = self._lanes[lane][number] = new[-1]
         return new
 
     def finish(self, id_: int) -> int:
         """A running task ends; returns its lane."""
-        return self.rows.pop(id_).lane
+        return self._pop(id_).lane
+
+    def _pop(self, id_: int) -> Row:
+        row = self.rows.pop(id_)
+        return self._lanes[row.lane].pop(id_)
 
     def in_flight(self, lane: int) -> list[Row]:
-        return [row for row in self.rows.values() if row.lane == lane and row.lease is not None]
+        return [row for row in self._lanes[lane].values() if row.lease is not None]
 
     def ready(self, lane: int) -> list[Row]:
-        return [row for row in self.rows.values() if row.lane == lane and row.lease is None and row.due is None]
+        return [row for row in self._lanes[lane].values() if row.lease is None and row.due is None]
 
     async def new_dispatcher(self) -> int:
         return 1
@@ -131,7 +136,7 @@ class MemoryQueue:
         return answer
 
     async def bury_refused(self, ids: Sequence[int], message: str) -> list[tuple[UUID, int]]:
-        return [(row.public_id, row.lane) for row in map(self.rows.pop, ids)]
+        return [(row.public_id, row.lane) for row in map(self._pop, ids)]
 
 
 def lane_info(

@@ -20,6 +20,8 @@ from typing import Any, Final
 import asyncpg
 import httpx
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from libs.common.embedded.ports import free_port
 from libs.common.embedded.postgres import EmbeddedPostgres
@@ -109,6 +111,13 @@ class Road:
             logs=logs,
             drain_seconds=10,
         )
+
+    async def launch(self, role: str, **settings: str) -> ServiceProcess:
+        """Start one process of a role without waiting until it serves: it may die first."""
+        process = self._service(role, {f"SLUICEWAY_{name.upper()}": value for name, value in settings.items()})
+        await process.launch()
+        self.processes.setdefault(role, []).append(process)
+        return process
 
     async def start_all(self, executors: int = 2) -> None:
         """One API, one dispatcher, one janitor, some executors."""
@@ -227,6 +236,15 @@ class Road:
         out, errors = await process.communicate()
         assert process.returncode in (0, 1), errors.decode()
         return process.returncode or 0, out.decode()
+
+    async def topic_setting(self, topic: str, name: str, value: str) -> None:
+        """Change one setting of a topic at the broker."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers.broker.address)
+        await admin.start()
+        try:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {name: value})])
+        finally:
+            await admin.close()
 
     async def events(self) -> list[Event]:
         """Everything on the events topic now."""

@@ -1,0 +1,340 @@
+"""Each failpoint: the process dies there, another takes over, every accepted task ends once, and the audit is clean.
+
+The registry is the list of cases: a name without a scenario fails, and so does one that its scenario does not strike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from libs.common.embedded.service import ServiceProcess
+from libs.common.runtime.failpoints import FAILPOINTS
+from tests.support.road import Road, until
+
+Scenario: TypeAlias = Callable[[Road, ServiceProcess], Awaitable[Sequence[str]]]
+
+
+async def plain(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Some tasks of a new model."""
+    tenant = await road.tenant()
+    await road.model(tenant, max_concurrency=4)
+    return await road.submit(tenant, 8, seconds=0.1)
+
+
+async def narrow(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """More tasks than permits: some are held."""
+    tenant = await road.tenant()
+    await road.model(tenant, max_concurrency=1)
+    return await road.submit(tenant, 4, seconds=0.5)
+
+
+async def failing_once(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """The first call fails, a retry follows."""
+    tenant = await road.tenant()
+    await road.model(tenant, retry_times=2)
+    return await road.submit(tenant, 3, fail=1)
+
+
+async def scheduled(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Tasks whose time is yet to come."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    body = {"model": "m", "payload": {"name": "later"}, "not_before": "2999-01-01T00:00:00Z"}
+    task = (await road.call(tenant, "POST", "/v1/tasks", json=body)).json()["id"]
+    await road.sql("UPDATE dispatch SET due_at = now() WHERE public_id = $1::uuid", task)
+    return [task]
+
+
+async def poison(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Bytes that are no message of ours, between good tasks."""
+    ids = list(await plain(road, _))
+    await road.ended(ids)
+    (model,) = await road.sql("SELECT id FROM model")
+    producer = AIOKafkaProducer(bootstrap_servers=road.servers.broker.address, acks="all")
+    await producer.start()
+    try:
+        await producer.send_and_wait(f"{road.prefix}.model.{model['id']}-m", b"not ours", partition=0)
+    finally:
+        await producer.stop()
+    tenant = next(iter(road.keys))
+    return [*ids, *await road.submit(tenant, 3)]
+
+
+async def executor_dies(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Work of a killed executor has to be rescued."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    ids = await road.submit(tenant, 4, seconds=1)
+    await until(lambda: road.mock.calls, 15, "calls run")
+    await road.kill(road.processes["executor"][0])
+    await road.start("executor")
+    return ids
+
+
+async def executor_stops(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """An executor is told to stop while a call outlasts its drain."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    ids = await road.submit(tenant, 2, seconds=8)
+    await until(lambda: road.mock.calls, 15, "calls run")
+    os.kill(process.pid or 0, signal.SIGTERM)
+    return ids
+
+
+async def canceled(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """A waiting task is canceled; the caller whose connection broke asks again."""
+    tenant = await road.tenant()
+    await road.model(tenant, max_concurrency=1)
+    first, second = await road.submit(tenant, 2, seconds=2)
+    with pytest.raises(httpx.TransportError):
+        await road.call(tenant, "POST", f"/v1/tasks/{second}/cancel")
+    await road.start("api")
+    road.processes["api"] = road.processes["api"][-1:]
+    await road.call(tenant, "POST", f"/v1/tasks/{second}/cancel")
+    return [first, second]
+
+
+async def created_with_key(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A create whose connection breaks is repeated with its Idempotency-Key."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    body, headers = {"model": "m", "payload": {"name": "once"}}, {"Idempotency-Key": uuid.uuid4().hex}
+    with pytest.raises(httpx.TransportError):
+        await road.call(tenant, "POST", "/v1/tasks", json=body, headers=headers)
+    await road.died(process)
+    await road.start("api")
+    answer = await road.call(tenant, "POST", "/v1/tasks", json=body, headers=headers)
+    assert answer.status_code == 202, answer.text
+    (rows,) = await road.sql("SELECT count(*) FROM task")
+    assert rows["count"] == 1
+    return [answer.json()["id"]]
+
+
+async def broker_away(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """The broker goes while rows are due."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    first = await road.submit(tenant)
+    await road.ended(first)
+    await road.servers.broker.stop()
+    second = await road.submit(tenant, 3)
+    await until(lambda: process.pid is None, 30, "the dispatcher gives up a send")
+    await road.servers.broker.start()
+    return [*first, *second]
+
+
+async def refused_by_the_broker(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """The broker takes no message of this topic, for the message's own sake, until it is told better."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    first = await road.submit(tenant)
+    await road.ended(first)
+    (model,) = await road.sql("SELECT id FROM model")
+    topic = f"{road.prefix}.model.{model['id']}-m"
+    await road.topic_setting(topic, "max.message.bytes", "10")
+    second = await road.submit(tenant, 2)
+    refused = "SELECT count(*) FROM dispatch WHERE sends > 0"
+    await until(lambda: process.pid is None or _counted(road, refused), 15, "the broker refuses")
+    if process.pid is None:
+        await road.died(process)
+        await road.start("dispatcher")
+        await until(lambda: _counted(road, refused), 15, "the broker refuses")
+    await road.sql("UPDATE dispatch SET sends = 19, due_at = now()")
+    return [*first, *second]
+
+
+async def _counted(road: Road, query: str) -> bool:
+    return bool((await road.sql(query))[0]["count"])
+
+
+async def staging_lost(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """An executor dies with a staged output, and the output is lost with it."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    await road.kill(process)
+    (first,) = await road.start("executor", failpoints="executor/after-generated:1:exit")
+    ids = await road.submit(tenant)
+    await road.died(first)
+    shutil.rmtree(road.folder / "staging")
+    (road.folder / "staging").mkdir()
+    await process.launch()
+    road.processes["executor"].append(process)
+    return ids
+
+
+async def another_staging_store(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """Outputs staged in a store that only the other executor has."""
+    tenant = await road.tenant()
+    for number in range(6):
+        await road.model(tenant, f"s{number}")
+    await road.kill(process)
+    other = {"staging_store": "other", "staging_dir": str(road.folder / "other")}
+    (first,) = await road.start("executor", failpoints="executor/after-generated:*:exit", **other)
+    ids = [task for number in range(6) for task in await road.submit(tenant, 1, f"s{number}")]
+    await road.died(first)
+    await process.launch()
+    road.processes["executor"].append(process)
+    await road.start("executor", **other)
+    return ids
+
+
+async def overdue(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """An attempt runs far past its deadline, and its executor does not notice."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    road.mock.hold()
+    ids = await road.submit(tenant)
+    await until(lambda: road.mock.calls, 15, "the call runs")
+    await road.sql("UPDATE dispatch SET until = now() - interval '1 hour'")
+    return ids
+
+
+async def waiting_too_long(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """A task waits longer than anybody wants."""
+    tenant = await road.tenant()
+    await road.model(tenant, max_concurrency=1)
+    ids = await road.submit(tenant, 5, seconds=3)
+    await road.sql("UPDATE dispatch SET entered_at = now() - interval '2 days' WHERE token IS NULL")
+    return ids
+
+
+async def dispatcher_dies(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """A dispatcher died between taking and sending."""
+    await road.kill(road.processes["dispatcher"][0])
+    tenant = await road.tenant()
+    await road.model(tenant)
+    ids = await road.submit(tenant, 3)
+    (victim,) = await road.start("dispatcher", failpoints="dispatcher/after-lease:1:exit")
+    await road.died(victim)
+    await road.sql("UPDATE lease SET taken_at = now() - interval '1 minute'")
+    await road.start("dispatcher")
+    return ids
+
+
+async def lost_on_the_road(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Messages that the log does not hold: their lease numbers are of no record."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    executors = list(road.processes["executor"])
+    for executor in executors:
+        await road.stop(executor)
+    ids = await road.submit(tenant, 3)
+    published = "SELECT count(*) FROM dispatch WHERE state = 1 AND NOT EXISTS (SELECT 1 FROM lease)"
+    await until(lambda: _counted(road, published), 15, "the messages are published")
+    await road.sql("UPDATE dispatch SET lease = lease + 1000000, leased_at = now() - interval '1 minute'")
+    await road.sql("SELECT setval('lease_ids', 2000000)")
+    await road.start("executor")
+    return ids
+
+
+async def expired(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """A fetched task whose time is over goes; another stays."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    gone, stays = await road.submit(tenant, 2)
+    await road.ended([gone, stays])
+    await road.announced([gone, stays])
+    await road.views(tenant, [gone])
+    await road.sql("UPDATE task SET expire_at = now() - interval '1 s' WHERE expire_at IS NOT NULL")
+    return [stays]
+
+
+AWAY = {"oss_url": "http://127.0.0.1:9"}  # a file service that is not there
+SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
+    "api/gate-taken": (created_with_key, {}),
+    "api/before-commit": (created_with_key, {}),
+    "api/after-commit": (created_with_key, {}),
+    "api/before-cancel": (canceled, {}),
+    "api/after-cancel": (canceled, {}),
+    "dispatcher/before-lease": (plain, {}),
+    "dispatcher/after-lease": (plain, {}),
+    "dispatcher/after-publish": (plain, {}),
+    "dispatcher/before-give-back": (broker_away, {}),
+    "dispatcher/before-postpone": (refused_by_the_broker, {}),
+    "dispatcher/before-bury": (refused_by_the_broker, {}),
+    "dispatcher/before-event-publish": (plain, {}),
+    "dispatcher/before-event-delete": (plain, {}),
+    "dispatcher/before-topic": (plain, {}),
+    "executor/before-permit": (plain, {}),
+    "executor/before-claim": (plain, {}),
+    "executor/after-claim": (plain, {}),
+    "executor/before-hold": (narrow, {}),
+    "executor/before-call": (plain, {}),
+    "executor/after-call": (plain, {}),
+    "executor/before-generated": (plain, {}),
+    "executor/after-generated": (plain, {}),
+    "executor/after-upload": (plain, {}),
+    "executor/before-finish": (plain, {}),
+    "executor/after-finish": (plain, {}),
+    "executor/before-retry": (failing_once, {}),
+    "executor/before-park": (plain, AWAY),
+    "executor/before-migrating": (plain, AWAY),
+    "executor/before-call-again": (staging_lost, {}),
+    "executor/before-hand-over": (another_staging_store, {}),
+    "executor/before-join": (plain, {}),
+    "executor/before-leave": (executor_stops, {}),
+    "executor/before-hand-back": (executor_stops, {}),
+    "executor/before-dead-message": (poison, {}),
+    "executor/before-beat": (plain, {}),
+    "janitor/before-promote": (scheduled, {}),
+    "janitor/before-requeue": (failing_once, {}),
+    "janitor/before-rescue": (executor_dies, {}),
+    "janitor/before-end-overdue": (overdue, {}),
+    "janitor/before-end-waiting": (waiting_too_long, {}),
+    "janitor/before-heal": (dispatcher_dies, {}),
+    "janitor/before-republish": (lost_on_the_road, {}),
+    "janitor/before-reconcile": (plain, {}),
+    "janitor/before-delete": (expired, {}),
+    "janitor/before-prune": (plain, {}),
+    "janitor/before-statistics": (plain, {}),
+}
+#: Ends that are no success are the point of these.
+OTHER_ENDS = {overdue, waiting_too_long, refused_by_the_broker, canceled}
+#: Struck in every run; the others belong to the long tier.
+SHORT = {
+    "api/gate-taken",
+    "api/after-commit",
+    "dispatcher/after-publish",
+    "dispatcher/before-event-delete",
+    "executor/after-claim",
+    "executor/after-generated",
+    "executor/after-upload",
+    "executor/after-finish",
+    "janitor/before-requeue",
+}
+
+
+def test_every_failpoint_of_the_registry_has_a_scenario() -> None:
+    assert set(SCENARIOS) == set(FAILPOINTS)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SHORT else [pytest.mark.long]) for n in SCENARIOS])
+async def test_a_process_dies_at(name: str, road: Road) -> None:
+    scenario, settings = SCENARIOS[name]
+    role = name.partition("/")[0]
+    await asyncio.gather(
+        *(road.start(other) for other in ("api", "dispatcher", "executor", "janitor") if other != role)
+    )
+    victim = await road.launch(role, failpoints=f"{name}:1:exit", **settings)
+    if role == "api":
+        await victim.until_ready()
+    ids = await scenario(road, victim)
+    if victim in road.processes[role]:
+        await road.died(victim, 60)
+    if not road.processes[role]:
+        await road.start(role)
+    road.mock.let_go()
+    await road.ended(ids, 90, status=None if scenario in OTHER_ENDS else "success")
+    await road.assert_whole(ids, 60)
+    assert f"{name} 1 exit" in (road.folder / "failpoints.log").read_text()
