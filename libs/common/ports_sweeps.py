@@ -13,11 +13,12 @@ from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_dispatch import Placed
 
 
-class Slot(NamedTuple):
-    """A gate slot that goes back."""
+class Ended(NamedTuple):
+    """A task that was ended; `owned_slot` says whether a gate slot goes back (a failed task has none)."""
 
     lane: int
     member: str
+    owned_slot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +185,8 @@ class Sweeps(Protocol):
     async def requested_waiting(self, limit: int) -> list[tuple[int, int]]:
         """(id, version) of tasks whose cancel was requested and that nobody runs any more."""
 
-    async def end_waiting(self, endings: Sequence[Ending]) -> list[Slot]:
-        """End tasks that nobody runs; returns the slots that go back."""
+    async def end_waiting(self, endings: Sequence[Ending]) -> list[Ended]:
+        """End tasks that nobody runs, if they are still as they were looked at; returns those."""
 
     async def heal_leases(self, older_than_seconds: float) -> list[Placed]:
         """Rows of dispatchers that died between taking and acknowledgement."""

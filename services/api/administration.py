@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+import json
+from collections.abc import Collection
 from typing import Any, Final, Protocol
 
-import orjson
-
+from libs.common.domain.endpoint import join_endpoint
 from libs.common.domain.errors import Conflict, Invalid, NotFound
+from libs.common.domain.header_bindings import parse_bindings
 from libs.common.domain.model import Model, normalised
+from libs.common.domain.model_errors import EgressRefused
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import Hints
 from libs.common.ports_tasks import KeyOwner, Models
@@ -17,9 +19,7 @@ from services.api.views import MASK
 
 #: Other changes of the same model that a change without If-Match gets past.
 _TRIES: Final = 5
-
-#: Refuses an address that models may not have: (base_url, route), raises Invalid.
-EndpointCheck = Callable[[str, str], Awaitable[None]]
+_CONFIG_LIMIT: Final = 65_536
 
 
 class Seal(Protocol):
@@ -27,6 +27,13 @@ class Seal(Protocol):
 
     def seal(self, clear: bytes, owner: str) -> bytes:
         """The sealed value."""
+
+
+class Guard(Protocol):
+    """Knows which addresses may be called."""
+
+    async def check_resolved(self, url: str) -> None:
+        """Raises EgressRefused for an address that is private now."""
 
 
 class Administration:
@@ -39,16 +46,14 @@ class Administration:
         hints: Hints,
         *,
         seal: Seal,
-        check_endpoint: EndpointCheck,
-        check_bindings: Callable[[str], object],
+        guard: Guard,
         adapters: Collection[str],
     ) -> None:
         self._models = models
         self._cache = cache
         self._hints = hints
         self._seal = seal
-        self._check_endpoint = check_endpoint
-        self._check_bindings = check_bindings
+        self._guard = guard
         self._adapters = sorted(adapters)
 
     async def create(self, caller: KeyOwner, given: dict[str, Any]) -> Model:
@@ -96,6 +101,13 @@ class Administration:
             raise NotFound("model_unknown", f"there is no model named {name!r}")
         self._announce(deleted)
 
+    async def _check_endpoint(self, base_url: str, route: str) -> None:
+        endpoint = join_endpoint(base_url, route)
+        try:
+            await self._guard.check_resolved(endpoint.url)
+        except EgressRefused as error:
+            raise Invalid("endpoint_private", str(error), field="/base_url") from None
+
     def _stored(self, caller: KeyOwner, given: dict[str, Any]) -> dict[str, Any]:
         """The given fields as they are stored."""
         fields = normalised(given)
@@ -103,10 +115,10 @@ class Administration:
             known = ", ".join(self._adapters)
             raise Invalid("model_adapter", f"there is no such adapter; known are: {known}", field="/adapter")
         if "adapter_config" in fields:
-            fields["adapter_config"] = orjson.dumps(fields["adapter_config"]).decode()
+            fields["adapter_config"] = _config_text(fields["adapter_config"])
         api_key = fields.pop("api_key", MASK)
         if api_key != MASK:
-            self._check_bindings(api_key)
+            parse_bindings(api_key)
             fields["bindings"] = self._seal.seal(api_key.encode(), f"tenant:{caller.tenant_id}") if api_key else None
         return fields
 
@@ -115,3 +127,14 @@ class Administration:
         self._hints.publish_soon("sw:models", str(model.id))
         self._hints.publish_soon("sw:dispatch", "* models")
         return model
+
+
+def _config_text(config: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(config, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise Invalid("model_adapter_config", "a number is out of range", field="/adapter_config") from None
+    if len(text) > _CONFIG_LIMIT:
+        message = f"adapter_config may have at most {_CONFIG_LIMIT} characters"
+        raise Invalid("model_adapter_config", message, field="/adapter_config")
+    return text

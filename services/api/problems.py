@@ -43,16 +43,19 @@ class Problem(HTTPException):
         self.code = code
         self.errors = tuple(errors)
 
-    def body(self, trace_id: str) -> dict[str, Any]:
-        """The members of the problem document."""
+    def body(self, trace_id: str, *, inside: str = "") -> dict[str, Any]:
+        """The members of the problem document; pointers lead to what lies at the pointer `inside`."""
         known = CODES.get(self.code)
+        errors = [
+            {**error, "pointer": inside + error["pointer"]} if "pointer" in error else error for error in self.errors
+        ]
         return {
             "type": TYPE_PREFIX + self.code,
             "title": known.title if known else HTTPStatus(self.status_code).phrase,
             "status": self.status_code,
             "code": self.code,
             "detail": self.detail,
-            "errors": list(self.errors),
+            "errors": errors,
             "trace_id": trace_id,
         }
 

@@ -37,7 +37,7 @@ class ApiService:
         drain_seconds: float,
     ) -> None:
         self._listener = listener
-        self._room = room
+        self.room = room
         self._refresh = refresh
         self._listen = listen
         self._lead = min(LEAD_SECONDS, drain_seconds / 4)
@@ -68,7 +68,7 @@ class ApiService:
         """Serve until stopped and every answer is out. A part that fails ends the process."""
         async with asyncio.TaskGroup() as parts:
             beside = [
-                parts.create_task(self._room.run(), name="wait-room"),
+                parts.create_task(self.room.run(), name="wait-room"),
                 parts.create_task(self._refresh.run(), name="model-refresh"),
                 parts.create_task(self._listen(), name="model-hints"),
             ]
@@ -80,7 +80,7 @@ class ApiService:
 
     def stop(self) -> None:
         """Take no more; new connections are refused a moment later."""
-        self._room.close()
+        self.room.close()
         self._stopping.set()
 
     async def _leave(self) -> None:

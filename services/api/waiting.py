@@ -44,11 +44,13 @@ class WaitRoom:
         self._order = itertools.count()
         self._somebody = asyncio.Event()
         self._closed = asyncio.Event()
+        self.waiting = 0  #: callers, at this moment
 
     async def wait(self, tenant_id: int, public_id: UUID, seconds: float) -> None:
         """Return when the task has ended, after `seconds`, or when the room closes; whichever comes first."""
         waiter = _Waiter(tenant_id, public_id, self._clock())
         self._schedule(waiter)
+        self.waiting += 1
         try:
             async with asyncio.timeout(seconds):
                 await waiter.ended.wait()
@@ -56,6 +58,7 @@ class WaitRoom:
             return
         finally:
             waiter.gone = True
+            self.waiting -= 1
 
     def close(self) -> None:
         """Let everybody go, at once and from now on."""

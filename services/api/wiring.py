@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Final
 
+from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresModels
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
@@ -35,6 +36,8 @@ from services.api.serving import ApiService, open_listener
 from services.api.submission import Submission, TaskWriter
 from services.api.waiting import WaitRoom
 
+#: How models can be called.
+ADAPTERS: Final = ("plain-http",)
 #: Two of each: while one flush waits for its answer the next one gathers.
 _FLUSHES: Final = 2
 _CLOSE_SECONDS: Final = 5.0
@@ -44,6 +47,7 @@ _CLOSE_SECONDS: Final = 5.0
 async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiService]:
     """The API over real servers. Neither need be there yet: it is not ready until they are."""
     ring = KeyRing(settings.secret_keys.get_secret_value())
+    guard = EgressGuard.from_setting(settings.egress_allow)
     async with (
         open_database(settings.database_url.get_secret_value()) as database,
         open_redis(settings.redis_url.get_secret_value()) as redis,
@@ -60,15 +64,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         cache, room = ModelCache(models), WaitRoom(tasks.final_among)
         create = CreateTask(await _submission(stack, cache, gate, tasks, hints), Orders(settings.payload_max_bytes))
         cases = UseCases(
-            Administration(
-                models,
-                cache,
-                hints,
-                seal=ring,
-                check_endpoint=_any_endpoint,
-                check_bindings=_any_bindings,
-                adapters=("plain-http",),
-            ),
+            Administration(models, cache, hints, seal=ring, guard=guard, adapters=ADAPTERS),
             Reading(tasks, room),
             Canceling(tasks, gate, hints),
         )
@@ -110,9 +106,3 @@ async def _submission(
     for coalescer in (slots, writes, earlier):
         stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
     return Submission(cache, gate, slots, writes, earlier)
-
-
-async def _any_endpoint(base_url: str, route: str) -> None: ...
-
-
-def _any_bindings(text: str) -> None: ...

@@ -8,11 +8,13 @@ from pkgutil import iter_modules
 import services.cli
 from services.cli.app import app
 
+_NO_COMMANDS = ("app", "wiring")
+
 
 def main() -> None:
     """Run the command that the arguments name."""
     for module in iter_modules(services.cli.__path__):
-        if module.name != "__main__":
+        if "_" not in module.name and module.name not in _NO_COMMANDS:
             import_module(f"services.cli.{module.name}")
     app(prog_name="sluiceway")
 

@@ -1,7 +1,8 @@
 """The typer application that every command registers on.
 
 A command lives in services/cli/<noun>.py and says `@app.command()`. All those modules are imported at every
-call, so a command imports what is slow (SQLAlchemy, Kafka clients, servers) inside its function.
+call, so a command imports what is slow (SQLAlchemy, HTTP and Kafka clients, servers) inside its function.
+Modules with an underscore in their name, such as demo_run, hold a command's longer story and are not imported.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ TRUST_SECONDS: Final = 6.0
 _RETRY_SECONDS: Final = 0.5
 #: A beat that is not answered by then is tried again on another connection.
 _ANSWER_SECONDS: Final = 2.5
+_LATE_SECONDS: Final = 1.0
 
 
 class Owner(Protocol):
@@ -44,6 +45,9 @@ class Owner(Protocol):
 
     def reading(self) -> bool:
         """Whether we take work."""
+
+    def told(self, *, reading: bool) -> None:
+        """The table says this of us now."""
 
     def cancel(self, tasks: Sequence[int]) -> None:
         """Somebody wants these tasks stopped."""
@@ -74,6 +78,8 @@ class Heartbeat:
         self._identity = identity
         self._clock = clock
         self._trusted_from = float("-inf")
+        self._asked_at: float | None = None  #: when a beat was sent that is not answered yet
+        self._failed = False
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
 
@@ -98,6 +104,12 @@ class Heartbeat:
     def trusted(self) -> bool:
         """Whether something new may be started."""
         return self._clock() - self._trusted_from < TRUST_SECONDS
+
+    @property
+    def answering(self) -> bool:
+        """Whether PostgreSQL answers our beats at the moment."""
+        late = self._asked_at is not None and self._clock() - self._asked_at > _LATE_SECONDS
+        return not self._failed and not late
 
     async def regain(self) -> None:
         """Wait until something new may be started."""
@@ -126,25 +138,33 @@ class Heartbeat:
             await self._membership.leave()
 
     async def _beat(self, owner: Owner) -> bool:
-        began = self._clock()
-        running, held = owner.load()
+        began = self._asked_at = self._clock()
         try:
             await failpoint("executor/before-beat")
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                canceled = await self._membership.beat(running, held, owner.reading())
-            if canceled is None:
-                log.warning("executor.presumed_dead", executor=self.number)
-                owner.buried(await self.join())
-                return True
-            if not self.trusted:
-                await owner.sort_out()
+            await self._ask(owner, began)
         except (Unavailable, OutcomeUnknown, TimeoutError, FailpointRaised) as error:
             log.warning("executor.beat_failed", executor=self.number, error=type(error).__name__)
-            return False
+            self._failed = True
+        else:
+            self._failed = False
+        self._asked_at = None
+        return not self._failed
+
+    async def _ask(self, owner: Owner, began: float) -> None:
+        (running, held), reading = owner.load(), owner.reading()
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            canceled = await self._membership.beat(running, held, reading)
+        if canceled is None:
+            log.warning("executor.presumed_dead", executor=self.number)
+            owner.buried(await self.join())
+            return
+        if not self.trusted:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await owner.sort_out()
         self._trust(began)
+        owner.told(reading=reading)
         if canceled:
             owner.cancel(canceled)
-        return True
 
     def _trust(self, since: float) -> None:
         self._trusted_from = max(self._trusted_from, since)

@@ -23,8 +23,6 @@ from services.executor.positions import Place, Places
 
 log = get_logger()
 
-#: Longer than this without a turn, and the loop counts as hanging: others should read in its place.
-HANGS_SECONDS: Final = 3.0
 _WAIT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.3
 
@@ -79,21 +77,22 @@ class Reader:
         self._mender = mender
         self._figures = figures
         self._stopping = False
-        self._turned_at = time.monotonic()
-
-    @property
-    def turns(self) -> bool:
-        """Whether the loop turned lately."""
-        return time.monotonic() - self._turned_at < HANGS_SECONDS
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.turned_at = time.monotonic()  #: when the loop last began a turn
 
     def stop(self) -> None:
-        """Read no more."""
+        """Settle nothing more than what is in hand."""
         self._stopping = True
+
+    async def idle(self) -> None:
+        """Wait until nothing is in hand."""
+        await self._idle.wait()
 
     async def run(self) -> None:
         """Read until stopped; what is in hand is settled first."""
         while not self._stopping:
-            self._turned_at = time.monotonic()
+            self.turned_at = time.monotonic()
             generation = self._mender.generation
             try:
                 batches = await self._road.read(_WAIT_SECONDS)
@@ -103,8 +102,12 @@ class Reader:
             except Unreadable as error:
                 await self._skip(error)
                 continue
-            if batches:
-                await self._settle(batches)
+            if batches and not self._stopping:
+                self._idle.clear()
+                try:
+                    await self._settle(batches)
+                finally:
+                    self._idle.set()
 
     async def _settle(self, batches: Mapping[Spot, Sequence[RoadRecord]]) -> None:
         """Settle one batch; if that fails in an unforeseen way, read it again."""

@@ -10,6 +10,8 @@ from enum import Enum
 from uuid import UUID
 
 from libs.common.domain.model import Model
+from libs.common.domain.output import StagedFile
+from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt
 
 
@@ -29,9 +31,13 @@ class Run:
     model: Model
     has_permit: bool
     began: float
+    phase: Phase = Phase.NONE  #: how far it has durably come
+    staged: StagedFile | None = None  #: where its output lies; PostgreSQL knows it from phase `generated` on
+    generated_at: float | None = None  #: when it was recorded, if it was here
     called: bool = False  #: the model was asked, or may have been
     stop: Stop | None = None
     ending: bool = False  #: its end is being recorded: too late to stop it
+    side: asyncio.Task[None] | None = field(default=None, repr=False)  #: shows meanwhile that the upload lasts
     entered: bool = False  #: its story has begun; before that there is nothing to interrupt
     pending: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -60,7 +66,8 @@ class Runs:
 
     def begin(self, attempt: Attempt, model: Model, *, has_permit: bool, over: Callable[[], None]) -> None:
         """Run an attempt; `over` is called when it has ended, whatever became of it."""
-        run = Run(attempt, model, has_permit, time.monotonic())
+        staged = attempt.staged if attempt.phase >= Phase.GENERATED else None
+        run = Run(attempt, model, has_permit, time.monotonic(), attempt.phase, staged)
         self._by_token[attempt.token] = self._by_task[attempt.id] = run
         self._quiet.clear()
 
@@ -94,6 +101,10 @@ class Runs:
     def attempts(self) -> list[Attempt]:
         """All that run."""
         return [run.attempt for run in self._by_token.values()]
+
+    def tokens(self) -> set[UUID]:
+        """The tokens of all that run."""
+        return set(self._by_token)
 
     def interrupt_all(self, why: Stop, *, but: frozenset[UUID] | set[UUID] = frozenset()) -> None:
         """Stop all, or all but these tokens."""

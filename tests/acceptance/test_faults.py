@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.support.road import Road, until
 
 
@@ -195,3 +197,56 @@ async def test_three_dispatchers_and_three_executors_publish_nothing_twice(road:
     (healed,) = await road.sql("SELECT count(*) FROM history WHERE kind IN ('heal', 'release')")
     assert healed["count"] == 0
     await road.assert_whole(ids)
+
+
+async def test_a_reader_hangs_while_its_process_lives(road: Road) -> None:
+    await asyncio.gather(road.start("api"), road.start("dispatcher"), road.start("janitor"))
+    await asyncio.gather(
+        road.start("executor", failpoints="executor/before-permit:1:delay=60000"), road.start("executor")
+    )
+    tenant = await road.tenant()
+    ids = []
+    for number in range(4):  # each has a topic of its own, so that both executors own some
+        await road.model(tenant, f"h{number}")
+        ids += await road.submit(tenant, 5, f"h{number}")
+    await road.ended(ids, 60)
+    assert len(road.mock.calls) == len(ids)
+    await road.assert_whole(ids, 60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_the_broker_is_stopped_for_half_a_minute_under_load(road: Road) -> None:
+    tenant = await ready(road, max_concurrency=20)
+    ids = []
+    for second in range(40):
+        if second == 3:
+            await road.servers.broker.stop()
+        if second == 33:
+            await road.servers.broker.start()
+        ids += await road.submit(tenant, 20, seconds=0.05)
+        await asyncio.sleep(1)
+    await road.ended(ids, 120)
+    assert len(road.mock.calls) == len(ids)
+    await road.assert_whole(ids, 60)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_a_flood_of_twenty_thousand_starts_beside_another_tenant(road: Road) -> None:
+    await road.start_all()
+    flood, other = await road.tenant(), await road.tenant()
+    await road.model(flood, max_concurrency=50, queue_limit=50_000)
+    await road.model(other, max_concurrency=10)
+    many = await road.submit(flood, 20_000, seconds=0.02)
+    few = []
+    for _ in range(10):
+        few += await road.submit(other, 3)
+        await asyncio.sleep(0.5)
+    query = "SELECT count(*) FROM task WHERE public_id = ANY ($1::uuid[]) AND started_at IS NULL"
+    assert (await road.sql(query, few))[0]["count"] <= 3  # all but the newest have begun long before the flood ends
+    assert (await road.statuses(many))["submitted"] > 5_000
+    await road.ended(few, 30)
+    await road.ended(many, 400)
+    assert len(road.mock.calls) == len(many) + len(few)
+    await road.assert_whole([*many, *few], 120)

@@ -51,7 +51,7 @@ def report(data: Path, *arguments: str, **settings: str) -> dict[str, Any]:
     return shown
 
 
-@pytest.mark.parametrize("broker", ["tansu", "kafka"])
+@pytest.mark.parametrize("broker", ["tansu", pytest.param("kafka", marks=pytest.mark.long)])
 def test_the_stack_is_ready_when_up_returns_and_gone_when_down_does(
     data: Path, broker: str, broker_choice: servers.BrokerChoice
 ) -> None:
@@ -82,6 +82,7 @@ def test_what_dies_is_ready_again_within_ten_seconds(data: Path) -> None:
     assert "janitor-1 ended with code -9" in log
 
 
+@pytest.mark.long
 def test_a_killed_supervisor_takes_everything_with_it_and_addresses_stay(data: Path) -> None:
     first = report(data, "up", "--detach")
     family = offspring(first["pid"])
@@ -93,6 +94,7 @@ def test_a_killed_supervisor_takes_everything_with_it_and_addresses_stay(data: P
         assert second[name] == first[name]
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_is_named_and_nothing_stays(data: Path) -> None:
     first = report(data, "up", "--detach")
     other = data.parent / "other"

@@ -30,7 +30,7 @@ class Case:
 
 
 @pytest.fixture(params=["fake", "real"])
-async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
+async def case(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Case]:
     if request.param == "fake":
         fake = FakePermits()
 
@@ -44,7 +44,7 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
         yield Case(fake, lapse, wakes)
         return
     async with (
-        open_doors(request.getfixturevalue("redis_url")) as doors,
+        open_doors(redis_url) as doors,
         open_ear(doors.redis, keys.PERMIT_CHANNEL) as ear,
     ):
 
@@ -182,3 +182,11 @@ async def test_tokens_are_found_page_by_page(case: Case) -> None:
         if not cursor:
             break
     assert sorted(found) == tokens
+
+
+async def test_tells_which_tokens_have_no_permit(case: Case) -> None:
+    await case.acquire(1, "a", "b")
+    await case.permits.rename_many([(1, "a", "c", LONG_MS)])
+    await case.lapse(1, "b")
+    assert await case.permits.missing(1, ["a", "b", "c"]) == ["a", "b"]
+    assert await case.permits.missing(1, ["c"]) == []

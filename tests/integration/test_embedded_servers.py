@@ -42,7 +42,13 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
 
 
 @pytest.mark.parametrize(
-    "kind", [EmbeddedPostgres, EmbeddedRedis, EmbeddedTansu, pytest.param(EmbeddedKafka, marks=with_java)]
+    "kind",
+    [
+        EmbeddedPostgres,
+        EmbeddedRedis,
+        EmbeddedTansu,
+        pytest.param(EmbeddedKafka, marks=[with_java, pytest.mark.long]),
+    ],
 )
 async def test_a_server_serves_at_one_address_through_stops_and_kills(kind: type[ServerProcess], make: Make) -> None:
     server = make(kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,6 +25,7 @@ from services.api.serving import ApiService
 from services.api.wiring import open_api
 
 ALL_SCOPES = ("submit", "read", "operate", "admin")
+_tenants = itertools.count(1_001)
 NOWHERE = "127.0.0.1:1"  #: nothing listens on this port
 DEAD_POSTGRES = f"postgresql://{NOWHERE}/sluiceway"
 DEAD_REDIS = f"redis://{NOWHERE}/0"
@@ -34,13 +36,12 @@ class Api:
     """A running API and what a test does with it."""
 
     url: str
-    database_url: str
-    redis_url: str
     client: httpx.AsyncClient
     service: ApiService
     health: Health
     hints: RedisHints
     redis: RedisServer
+    pool: asyncpg.Pool[asyncpg.Record]
 
     async def key(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES, name: str = "") -> str:
         """A fresh API key."""
@@ -55,13 +56,10 @@ class Api:
         )
         return key
 
-    async def tenant(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES) -> Tenant:
-        """A tenant that calls."""
+    async def tenant(self, tenant: int | None = None, scopes: Sequence[str] = ALL_SCOPES) -> Tenant:
+        """A tenant that calls; a new one unless named."""
+        tenant = next(_tenants) if tenant is None else tenant
         return Tenant(self, tenant, await self.key(tenant, scopes, name=f"user-of-{tenant}"))
-
-    async def gate_depths(self, lanes: Sequence[int]) -> list[int]:
-        """How many slots of each lane are taken."""
-        return [int(depth) for depth in await self.redis.command_many([("ZCARD", keys.gate(lane)) for lane in lanes])]
 
     async def heard_by(self, channels: int) -> None:
         """Return when that many channels of ours have listeners."""
@@ -78,12 +76,8 @@ class Api:
 
     async def sql(self, statement: str, *values: Any) -> list[asyncpg.Record]:
         """Look behind the curtain."""
-        connection = await asyncpg.connect(self.database_url)
-        try:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *values)
-            return rows
-        finally:
-            await connection.close()
+        rows: list[asyncpg.Record] = await self.pool.fetch(statement, *values)
+        return rows
 
 
 @dataclass
@@ -113,6 +107,28 @@ class Tenant:
         """A create."""
         headers = {**(headers or {}), **({} if key is None else {"Idempotency-Key": key})}
         return await self.call("POST", "/v1/tasks", headers=headers, json={"model": model, "payload": {}, **fields})
+
+    async def stored(self) -> list[asyncpg.Record]:
+        """Its tasks as they lie in the tables, oldest first."""
+        return await self.api.sql(
+            "SELECT t.*, i.payload, d.id IS NOT NULL AS open, t.xmin::text AS made_by FROM task t"
+            " JOIN task_input i ON i.task_id = t.id LEFT JOIN dispatch d ON d.id = t.id"
+            " WHERE t.tenant_id = $1 ORDER BY t.id",
+            self.id,
+        )
+
+    async def events(self) -> list[int]:
+        """The statuses that its completion events announce."""
+        rows = await self.api.sql(
+            "SELECT e.status FROM event e JOIN task t ON t.id = e.task_id WHERE t.tenant_id = $1 ORDER BY e.id", self.id
+        )
+        return [row["status"] for row in rows]
+
+    async def slots(self) -> int:
+        """How many gate slots its tasks hold."""
+        lanes = await self.api.sql("SELECT id FROM lane WHERE tenant_id = $1", self.id)
+        counts = await self.api.redis.command_many([("ZCARD", keys.gate(lane["id"])) for lane in lanes])
+        return sum(int(count) for count in counts)
 
     async def task(self, model: str = "m", **fields: Any) -> str:
         """The id of a new task."""
@@ -148,8 +164,11 @@ async def running_api(
         health.mark_started()
         running = asyncio.create_task(service.run())
         try:
-            async with httpx.AsyncClient(base_url=service.url, timeout=20, trust_env=False) as client:
-                yield Api(service.url, truth or database_url, redis_url, client, service, health, hints, redis)
+            async with (
+                asyncpg.create_pool(truth or database_url, min_size=0, max_size=4) as pool,
+                httpx.AsyncClient(base_url=service.url, timeout=20, trust_env=False, verify=False) as client,
+            ):
+                yield Api(service.url, client, service, health, hints, redis, pool)
         finally:
             service.stop()
             await running

@@ -48,9 +48,11 @@ class FakeSet:
     def restore(self, owner: str, ttl_ms: int) -> None:
         self.ends[owner] = max(self.ends.get(owner, 0), self._clock() + ttl_ms)
 
+    def has(self, owner: str) -> bool:
+        return self.ends.get(owner, 0) > self._clock()
+
     def count(self) -> int:
-        now = self._clock()
-        return sum(end > now for end in self.ends.values())
+        return sum(map(self.has, self.ends))
 
 
 class _Lanes:
@@ -74,6 +76,10 @@ class _Lanes:
         self._check()
         for owner, ttl_ms in owners:
             self.lane(lane).restore(owner, ttl_ms)
+
+    async def missing(self, lane: int, owners: Sequence[str]) -> list[str]:
+        self._check()
+        return [owner for owner in owners if not self.lane(lane).has(owner)]
 
     async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
         self._check()

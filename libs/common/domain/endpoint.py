@@ -19,9 +19,11 @@ _PORTS: Final = {"http": 80, "https": 443}
 #: Control characters and spaces vanish in some parsers; a backslash is a slash for others.
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\]")
 _HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+_BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 #: Parsers take a host whose last label looks like a number for an IPv4 address, in every form that C ever knew.
 _NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._[]?"
+_JSON_SPACE: Final = " \t\r\n"
 _STRING_OR_SPACE: Final = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
 
 
@@ -91,6 +93,8 @@ def parse_endpoint(url: str) -> Endpoint:
         raise InvalidEndpoint("endpoint_user_info", "the address has a user name before an @: put keys into api_key")
     if "#" in url:
         raise InvalidEndpoint("endpoint_fragment", "the address has a #, which is never sent to a server")
+    if "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc):
+        raise _no_host()
     if port == 0 or parts.netloc.endswith(":"):
         raise InvalidEndpoint("endpoint_port", "the address names no port after its colon")
     return _endpoint(parts, _host(parts.hostname or ""), port)
@@ -109,10 +113,16 @@ def with_query(url: str, payload: bytes) -> str:
     """
     if not payload.strip():
         return url
-    query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in _members(payload))
-    if not query:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}{query}"
+    try:
+        text = payload.decode().strip(_JSON_SPACE)
+        if not isinstance(json.loads(text, parse_constant=_no_json), dict):
+            raise InvalidQuery("a GET model takes a JSON object: its names become the query")
+        query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in _members(text))
+    except InvalidQuery:
+        raise
+    except (ValueError, RecursionError):  # a lone surrogate is a ValueError, too
+        raise InvalidQuery("the payload is not JSON that can be sent") from None
+    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 def _endpoint(parts: SplitResult, host: str, port: int | None) -> Endpoint:
@@ -129,58 +139,39 @@ def _endpoint(parts: SplitResult, host: str, port: int | None) -> Endpoint:
 def _host(host: str) -> str:
     try:
         if ":" in host:
-            return str(ipaddress.IPv6Address(host)) if "%" not in host else _no_host()
-        host = host.encode("idna").decode() if not host.isascii() else host
+            return str(ipaddress.IPv6Address(host))
+        if not host.isascii():
+            host = host.encode("idna").decode().lower()
         if _NUMERIC.fullmatch(host):
             return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
     except (ValueError, OSError):
-        return _no_host()
-    if len(host) > 253 or not _HOST_NAME.fullmatch(host) or any(len(label) > 63 for label in host.split(".")):
-        return _no_host()
+        raise _no_host() from None
+    if len(host) > 253 or any(len(label) > 63 for label in host.split(".")) or not _HOST_NAME.fullmatch(host):
+        raise _no_host()
     return host
 
 
-def _no_host() -> str:
-    raise InvalidEndpoint("endpoint_host", "the address has no host that could be called")
+def _no_host() -> InvalidEndpoint:
+    return InvalidEndpoint("endpoint_host", "the address has no host that could be called")
 
 
-def _members(payload: bytes) -> Iterator[tuple[str, str]]:
-    try:
-        text = payload.decode()
-        given = json.loads(text, object_pairs_hook=tuple)
-        if not text.lstrip().startswith("{"):
-            raise InvalidQuery("a GET model takes a JSON object: its names become the query")
-        written = _written_members(text)
-        members = list(zip(given, written, strict=True))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InvalidQuery):
-            raise
-        raise InvalidQuery("the payload is not JSON") from None
-    for (name, value), raw in members:
-        if value is None:
-            continue
-        text = value if isinstance(value, str) else _compact(raw)
-        if not (_sendable(name) and _sendable(text)):
-            raise InvalidQuery("the payload has characters that cannot be sent")
-        yield name, text
-
-
-def _written_members(text: str) -> Iterator[str]:
-    """Each top-level value of a JSON object that is known to be well formed, as it is written."""
-    scan = json.JSONDecoder().scan_once
-    place = _after_space(text, _after_space(text, 0) + 1)
+def _members(text: str) -> Iterator[tuple[str, str]]:
+    """Names and values of a well-formed JSON object, each value as it is written: 1.0 and 1e2 stay what they are."""
+    decode = json.JSONDecoder().raw_decode
+    place = _after_space(text, 1)
     while text[place] != "}":
-        place = _after_space(text, scan(text, place)[1]) + 1  # the name and its colon
-        place = _after_space(text, place)
-        end = scan(text, place)[1]
-        yield text[place:end]
+        name, place = decode(text, place)
+        start = _after_space(text, _after_space(text, place) + 1)  # behind the colon
+        value, end = decode(text, start)
+        if value is not None:
+            yield name, value if isinstance(value, str) else _compact(text[start:end])
         place = _after_space(text, end)
         if text[place] == ",":
             place = _after_space(text, place + 1)
 
 
 def _after_space(text: str, place: int) -> int:
-    while text[place] in " \t\r\n":
+    while text[place] in _JSON_SPACE:
         place += 1
     return place
 
@@ -189,5 +180,5 @@ def _compact(raw: str) -> str:
     return _STRING_OR_SPACE.sub(lambda match: match.group(1) or "", raw)
 
 
-def _sendable(text: str) -> bool:
-    return not any(0xD800 <= ord(character) <= 0xDFFF for character in text)
+def _no_json(constant: str) -> None:
+    raise InvalidQuery(f"{constant} is not JSON")

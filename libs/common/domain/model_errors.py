@@ -2,6 +2,7 @@
 
 OutputError
 |-- ModelError               the call; `retryable` says whether the same call may do better later
+|   `-- EgressRefused        its address is one that this deployment does not call
 |-- StagingFull              staging takes nothing now: admit no work
 |-- StagedLost               the staged output is gone or is not what was written
 `-- UploadFailed             storage did not take the output; `retryable` as above
@@ -26,6 +27,13 @@ class OutputError(SluicewayError):
 
 class ModelError(OutputError):
     """The model call failed."""
+
+
+class EgressRefused(ModelError):
+    """The address is private, reserved or a cloud's metadata, and SLUICEWAY_EGRESS_ALLOW does not list it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("egress_refused", message, retryable=False)
 
 
 class StagingFull(OutputError):

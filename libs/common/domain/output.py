@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +27,23 @@ class StoredFile:
     size: int
     sha256: bytes
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResultName:
+    """What a result is named after. Every upload of one output has the same name, so a repeated one replaces it."""
+
+    tenant_id: int
+    created_at: datetime  #: of the task
+    task: UUID
+    attempt: int
+    index: int = 0
+
+    def key(self, extension: str) -> str:
+        """Its name in an object store: tenant/date/task/attempt-index.ext, the date in UTC."""
+        day = self.created_at.astimezone(UTC).date().isoformat()
+        return f"{self.tenant_id}/{day}/{self.task}/{self.attempt}-{self.index}.{extension}"
+
+    def file_name(self, extension: str) -> str:
+        """Its name at the HTTP file service (contract 5): asynch_<unix seconds>_<unique>.<ext>."""
+        return f"asynch_{int(self.created_at.timestamp())}_{self.task.hex}-{self.attempt}-{self.index}.{extension}"

@@ -7,16 +7,18 @@ from typing import Any
 
 from starlette.types import Scope, Send
 
-from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
 from libs.common.ports_tasks import KeyOwner
+from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
 from services.api.auth import require
 from services.api.bodies import header
 from services.api.orders import Orders
-from services.api.problems import Problem, problem_of
+from services.api.problems import Problem, pointer, problem_of
 from services.api.submission import Order, Submission
 from services.api.tracing import trace_id_of
 from services.api.views import accepted_view
+
+log = get_logger()
 
 
 class CreateTask:
@@ -40,17 +42,22 @@ class CreateTask:
         """202 when all were accepted, else 207; a verdict for each task in its place."""
         require(caller, "submit")
         orders = self._orders.batch(body, trace, header(scope, b"idempotency-key"))
-        items = await asyncio.gather(*[self._verdict(order, caller, trace) for order in orders])
+        items = await asyncio.gather(
+            *[self._verdict(order, place, caller, trace) for place, order in enumerate(orders)]
+        )
         accepted = all(item["http_status"] == 202 for item in items)
         await send_json(send, 202 if accepted else 207, {"items": items})
 
-    async def _verdict(self, order: Order | Problem, caller: KeyOwner, trace: str) -> dict[str, Any]:
+    async def _verdict(self, order: Order | Problem, place: int, caller: KeyOwner, trace: str) -> dict[str, Any]:
         try:
             if isinstance(order, Problem):
                 raise order
             accepted = await self._submission.submit(caller, order)
-        except (Problem, Refused, Unavailable, OutcomeUnknown) as error:
+        except Exception as error:  # whatever it is: the neighbours' verdicts must not be lost with it
             problem = problem_of(error)
-            return {"http_status": problem.status_code, "problem": problem.body(trace_id_of(trace))}
+            if problem.code == "internal":
+                log.error("request.failed", path="/v1/tasks/batch", trace_id=trace_id_of(trace), exc_info=True)
+            body = problem.body(trace_id_of(trace), inside=pointer("tasks", place))
+            return {"http_status": problem.status_code, "problem": body}
         view = accepted_view(accepted.public_id, order.model, accepted.status)
         return {"http_status": 202, **view, "replayed": accepted.replayed}

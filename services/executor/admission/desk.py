@@ -138,7 +138,10 @@ class Desk:
         try:
             verdicts = await self._permits.acquire_many([_permit(arrival, claim) for arrival, claim in asking])
         except GateUnavailable as error:
+            # Some may have been granted before the answer was lost.
             log.warning("permits.unavailable", error=str(error)[:200])
+            for arrival, claim in asking:
+                self._drop_permit(arrival.lane, claim.token)
             verdicts = [False] * len(asking)
         refused = [arrival for (arrival, _), granted in zip(asking, verdicts, strict=True) if not granted]
         if not refused:
@@ -251,6 +254,11 @@ class Desk:
         """A permit of this lane went back."""
         if self.room.wake(lane):
             self._wake.set()
+
+    def look_at_all(self) -> None:
+        """Hints may have been lost."""
+        self.room.wake_all()
+        self._wake.set()
 
     async def run(self) -> None:
         """Start what waits here as permits and slots become free, until cancelled."""

@@ -77,6 +77,10 @@ class WaitingRoom:
         self._woken.add(lane)
         return True
 
+    def wake_all(self) -> None:
+        """Permits of any lane may be free."""
+        self._woken.update(self._lanes)
+
     def candidates(self, now: float) -> list[Arrival]:
         """The first rows of each lane that is to be looked at now."""
         due, self._woken = self._woken, set()

@@ -216,13 +216,17 @@ time.sleep(60)
         [sys.executable, "-c", parent_script, "-c", SCRIPT, "works", "20"], stderr=subprocess.PIPE, text=True
     )
     child = Child(parent)
+    orphan = None
     try:
-        child.until("process.started")
+        orphan = child.until("process.started")["pid"]
         parent.kill()
         assert child.until("process.asked_to_stop")["signal"] == "SIGTERM"
         assert child.until("example.exit")["code"] == 0
+        orphan = None
     finally:
         parent.kill()
+        if orphan is not None:
+            os.kill(orphan, signal.SIGKILL)
         parent.communicate()
 
 

@@ -15,6 +15,7 @@ from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_dispatch import Placed
 from libs.common.ports_sweeps import (
     DueRetry,
+    Ended,
     Ending,
     LaneFigure,
     LaterPlace,
@@ -24,7 +25,6 @@ from libs.common.ports_sweeps import (
     OutboxFigure,
     OverdueAttempt,
     Rescued,
-    Slot,
 )
 
 _PAGE: Final = 1_000
@@ -130,7 +130,7 @@ class PostgresSweeps:
     async def requested_waiting(self, limit: int) -> list[tuple[int, int]]:
         return [(row["id"], row["version"]) for row in await self._database.fetch("requested_waiting", limit)]
 
-    async def end_waiting(self, endings: Sequence[Ending]) -> list[Slot]:
+    async def end_waiting(self, endings: Sequence[Ending]) -> list[Ended]:
         ordered = sorted(endings, key=lambda ending: ending.id)
         rows = await self._database.fetch(
             "end_waiting",
@@ -141,7 +141,7 @@ class PostgresSweeps:
             [ending.message for ending in ordered],
             [ending.dead for ending in ordered],
         )
-        return [Slot(row["lane"], str(row["public_id"])) for row in rows if row["state"] != DispatchState.RETRY]
+        return [Ended(row["lane"], str(row["public_id"]), row["state"] != DispatchState.RETRY) for row in rows]
 
     async def heal_leases(self, older_than_seconds: float) -> list[Placed]:
         return placed(await self._database.fetch("heal_leases", older_than_seconds))

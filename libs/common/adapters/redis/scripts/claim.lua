@@ -1,3 +1,4 @@
+#!lua
 -- claim: give owners a place in a lane's set, in order, or say that the lane is full.
 -- KEYS     set (owner -> end of its place, in ms), known, and for permits: waiting
 -- ARGV     ticket, limit, life of a place in ms, owner ...

@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 -- count: how many places of a lane are taken.
 -- KEYS     set, known
 -- ARGV     ticket

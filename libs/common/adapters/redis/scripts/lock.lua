@@ -1,3 +1,4 @@
+#!lua
 -- lock: let one process at a time rebuild an unknown lane.
 -- KEYS     known, lock
 -- ARGV     ticket, the process's own token, life of the lock in ms

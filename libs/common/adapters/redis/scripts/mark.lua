@@ -1,3 +1,4 @@
+#!lua
 -- mark: say that a lane is complete again, and unlock it.
 -- KEYS     known, lock, waiting
 -- ARGV     ticket, the locker's token, life of `waiting` in ms

@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 -- missing: who of these owners has no place in a lane's set.
 -- KEYS     set, known
 -- ARGV     ticket, owner ...

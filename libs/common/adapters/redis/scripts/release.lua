@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- release: take owners out of a lane's set and, if permits became free and somebody waits, wake the lane once.
 -- KEYS     set, and for permits: waiting
 -- ARGV     ticket, lane, channel of the wake, owner ...

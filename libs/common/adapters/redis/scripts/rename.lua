@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- rename: hand places over to new owners.
 -- KEYS     set, known
 -- ARGV     ticket, then for each: old owner, new owner, life of the place in ms

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- renew: prolong places that are past half of their life.
 -- KEYS     set, known
 -- ARGV     ticket, life of a place in ms, owner ...

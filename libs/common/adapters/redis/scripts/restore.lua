@@ -1,3 +1,4 @@
+#!lua
 -- restore: add owners that PostgreSQL knows.
 -- KEYS     set, and while a lane is rebuilt: lock
 -- ARGV     ticket, life of the lock in ms, then for each: owner, life of its place in ms

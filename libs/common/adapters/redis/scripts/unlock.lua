@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- unlock: let others rebuild the lane, since this process could not.
 -- KEYS     lock
 -- ARGV     ticket, the locker's token

@@ -1,0 +1,125 @@
+"""The HTTP client of a process: one aiohttp session, told to do nothing that we have not asked for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
+
+from libs.common.adapters.egress import EgressGuard, refusal
+
+if TYPE_CHECKING:
+    from aiohttp.connector import AddrInfoType, Connection
+    from aiohttp.tracing import Trace
+
+CONNECT_SECONDS: Final = 10.0
+#: Shorter than what servers keep an idle connection (gunicorn 2 s, uvicorn and Node 5 s), so that a request hardly
+#: ever meets a connection that is being closed: we may not send it a second time.
+KEEPALIVE_SECONDS: Final = 1.5
+_READ_BUFFER: Final = 64 * 1024  #: aiohttp stops reading at twice as much
+_HEADERS_LIMIT: Final = 256
+_DNS_SECONDS: Final = 10
+
+#: Dead peers and half-open connections are found within 30 s, however long a model thinks.
+_KEEPALIVE_PROBES: Final = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+
+
+class Broken(Exception):
+    """A connection that could not be made or did not hold; carries the client's own error, unfit for a log."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
+@asynccontextmanager
+async def open_http_client(guard: EgressGuard | None) -> AsyncIterator[ClientSession]:
+    """A session without cookies, proxies from the environment, decompression, redirects' baggage or second tries.
+
+    With a guard it reaches only what that permits and raises EgressRefused else; None is for addresses that
+    operators set. Requests raise Broken where aiohttp would raise an error of the connection.
+    """
+    connector = GuardedConnector(guard)
+    async with ClientSession(
+        connector=connector,
+        cookie_jar=DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        read_bufsize=_READ_BUFFER,
+        max_headers=_HEADERS_LIMIT,
+        middlewares=(_once,),
+    ) as session:
+        yield session
+
+
+async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+    """Aiohttp sends idempotent requests again when a kept connection breaks (aio-libs/aiohttp#10790), and a GET may
+    cost as much as a POST here. It does so for its own errors only, so they leave as another one.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientError, OSError) as error:
+        raise Broken(error) from None
+
+
+class _Dial:
+    """What became of one attempt to connect."""
+
+    __slots__ = ("host", "permitted", "refused")
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.permitted = 0
+        self.refused = 0
+
+
+_dialled: ContextVar[_Dial] = ContextVar("dialled")
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Asks the guard about every address in the moment of dialling it.
+
+    A refusal inside aiohttp would come out as one of many failures to connect; here it is an EgressRefused, unless
+    another address of the same name was permitted and failed by itself.
+    """
+
+    def __init__(self, guard: EgressGuard | None) -> None:
+        super().__init__(
+            limit=0,  # the executor's slots are the limit
+            ttl_dns_cache=_DNS_SECONDS,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            socket_factory=self._socket,
+        )
+        self._guard = guard
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+        dial = _Dial(req.url.raw_host or "")
+        before = _dialled.set(dial)  # the tasks that race for the fastest address inherit it
+        try:
+            return await super().connect(req, traces, timeout)
+        except (aiohttp.ClientError, OSError):
+            if dial.refused and not dial.permitted:
+                raise refusal(dial.host, req.url.port or 0) from None
+            raise
+        finally:
+            _dialled.reset(before)
+
+    def _socket(self, address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, place = address
+        dial = _dialled.get()
+        if self._guard is not None and not self._guard.permits(dial.host, str(place[0]), int(place[1])):
+            dial.refused += 1
+            raise ConnectionRefusedError("not permitted")
+        dial.permitted += 1
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEPALIVE_PROBES:
+            if hasattr(socket, option):  # macOS names them otherwise
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return made

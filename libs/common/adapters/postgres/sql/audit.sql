@@ -1,0 +1,258 @@
+-- Checks of reliability.md, section 3. Those with $1 and $2 look at the tasks with $1 < id <= $2, so that each costs the
+-- same however much is stored. A violation is a row (id, subject, detail); $3 is how long a repair may take, in seconds.
+
+-- name: audit_last_id
+-- Where the walk ends.
+SELECT greatest((SELECT coalesce(max(id), 0) FROM task), (SELECT coalesce(max(id), 0) FROM dispatch)) AS id
+
+-- name: audit_next_id
+-- The end of the slice after $1 that has $2 tasks; null for the last one.
+SELECT id FROM task WHERE id > $1 ORDER BY id OFFSET $2 LIMIT 1
+
+-- name: audit_counts
+-- How much a slice has to look at.
+SELECT
+  (SELECT count(*) FROM task WHERE id > $1 AND id <= $2) AS tasks,
+  (SELECT count(*) FROM dispatch WHERE id > $1 AND id <= $2) AS open,
+  (SELECT count(*) FROM attempt WHERE task_id > $1 AND task_id <= $2) AS attempts,
+  (SELECT count(*) FROM dead_task WHERE task_id > $1 AND task_id <= $2) AS dead
+
+-- name: audit_open_without_row
+-- I3: an open task has a dispatch row.
+SELECT t.id, t.public_id::text AS subject, 'status ' || t.status || ', but no dispatch row' AS detail
+FROM task t LEFT JOIN dispatch d ON d.id = t.id WHERE t.id > $1 AND t.id <= $2 AND t.status < 6 AND d.id IS NULL LIMIT 1000
+
+-- name: audit_row_without_open
+-- I3: a dispatch row has an open task, in its own lane.
+SELECT d.id, d.public_id::text AS subject, CASE
+  WHEN t.id IS NULL THEN 'a dispatch row without a task'
+  WHEN t.status >= 6 THEN 'status ' || t.status || ' is final, but a dispatch row is there'
+  ELSE 'task and dispatch row differ in public id or lane' END AS detail
+FROM dispatch d LEFT JOIN task t ON t.id = d.id
+WHERE d.id > $1 AND d.id <= $2 AND (t.id IS NULL OR t.status >= 6 OR t.public_id <> d.public_id OR t.lane <> d.lane) LIMIT 1000
+
+-- name: audit_orphans
+-- I4: nothing open waits without somebody or some time that will move it on.
+SELECT x.id, x.subject, x.detail FROM (
+  SELECT d.id, d.public_id::text AS subject, CASE
+    WHEN l.id IS NULL THEN 'its lane does not exist'
+    WHEN d.state IN (2, 3) AND d.due_at < now() - make_interval(secs => $3)
+      THEN 'was due at ' || d.due_at || ' and still waits'
+    WHEN l.closed AND (d.state = 0 OR d.state = 1 AND d.token IS NULL AND d.held_by IS NULL) AND m.deleted_at < now() - make_interval(secs => $3)
+      THEN 'its model was deleted and it still waits'
+    WHEN d.state = 1 AND (d.token IS NOT NULL OR d.held_by IS NOT NULL) AND (e.id IS NULL OR e.stopped_at < now() - make_interval(secs => $3))
+      THEN 'belongs to executor ' || coalesce(d.executor, d.held_by) || ', which is gone'
+    WHEN d.state = 1 AND (d.token IS NOT NULL OR d.held_by IS NOT NULL) AND e.stopped_at IS NULL AND e.beat_at < now() - make_interval(secs => $3)
+      THEN 'belongs to executor ' || coalesce(d.executor, d.held_by) || ', which is silent'
+    WHEN d.state = 1 AND d.token IS NOT NULL AND d.phase < 2 AND d.until < now() - make_interval(secs => $3 + 30)
+      THEN 'runs past its deadline ' || d.until
+    END AS detail
+  FROM dispatch d LEFT JOIN lane l ON l.id = d.lane LEFT JOIN model m ON m.id = l.model_id
+  LEFT JOIN executor e ON e.id = coalesce(d.executor, d.held_by) WHERE d.id > $1 AND d.id <= $2) x
+WHERE x.detail IS NOT NULL LIMIT 1000
+
+-- name: audit_stuck_leases
+-- I4: a batch is acknowledged or healed. $1 seconds.
+SELECT id, 'lease ' || id AS subject, 'taken at ' || taken_at || ' and neither acknowledged nor healed' AS detail
+FROM lease WHERE taken_at < now() - make_interval(secs => $1) LIMIT 1000
+
+-- name: audit_attempt_numbers
+-- I5: ended attempts are numbered without gaps; only one that a busy model answered (given back, recorded) has no row.
+SELECT x.id, x.public_id::text AS subject, CASE WHEN a.attempt IS NULL THEN 'attempt ' || g.number || ' of ' || x.ended || ' has no row'
+  ELSE 'attempt ' || a.attempt || ' has a row, but only ' || x.ended || ' ended' END AS detail
+FROM (
+  SELECT t.id, t.public_id, CASE WHEN d.id IS NULL THEN t.attempt
+    ELSE d.attempt - CASE WHEN d.token IS NOT NULL OR d.phase >= 1 THEN 1 ELSE 0 END END AS ended
+  FROM task t LEFT JOIN dispatch d ON d.id = t.id WHERE t.id > $1 AND t.id <= $2) x
+CROSS JOIN LATERAL (SELECT generate_series(1, x.ended) AS number UNION SELECT attempt FROM attempt WHERE task_id = x.id) g
+LEFT JOIN attempt a ON a.task_id = x.id AND a.attempt = g.number
+WHERE a.attempt > x.ended OR a.attempt IS NULL
+  AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = x.id AND h.kind = 'release' AND h.attempt = g.number)
+LIMIT 1000
+
+-- name: audit_ends
+-- I5: the last attempt ended as the task did, and only a success has a successful attempt, one.
+SELECT t.id, t.public_id::text AS subject, 'status ' || t.status || ', but ' || s.n || ' successful attempts' ||
+  CASE WHEN t.status = 6 THEN ', the last attempt is ' || t.attempt ELSE '' END AS detail
+FROM task t CROSS JOIN LATERAL (SELECT count(*) AS n, max(a.attempt) AS last FROM attempt a WHERE a.task_id = t.id AND a.outcome = 'success') s
+WHERE t.id > $1 AND t.id <= $2 AND (t.status = 6 AND (s.n <> 1 OR s.last <> t.attempt) OR t.status <> 6 AND s.n > 0)
+LIMIT 1000
+
+-- name: audit_versions
+-- I5: a task's recorded steps have growing versions, none beyond its present one.
+SELECT x.id, x.subject, x.detail FROM (
+  SELECT t.id, t.public_id::text AS subject, CASE
+    WHEN h.version > coalesce(d.version, t.version) THEN 'step ' || h.kind || ' has version ' || h.version || ', the task only ' || coalesce(d.version, t.version)
+    WHEN h.version <= lag(h.version) OVER (PARTITION BY h.task_id ORDER BY h.id)
+      THEN 'step ' || h.kind || ' has version ' || h.version || ', not more than the step before' END AS detail
+  FROM history h JOIN task t ON t.id = h.task_id LEFT JOIN dispatch d ON d.id = t.id WHERE h.task_id > $1 AND h.task_id <= $2) x
+WHERE x.detail IS NOT NULL LIMIT 1000
+
+-- name: audit_times
+-- I5: nothing within an attempt happened before what it follows from.
+SELECT a.task_id AS id, coalesce(t.public_id::text, 'task ' || a.task_id) AS subject, 'the times of attempt ' || a.attempt || ' are not in order' AS detail
+FROM attempt a LEFT JOIN task t ON t.id = a.task_id WHERE a.task_id > $1 AND a.task_id <= $2
+  AND (a.leased_at > a.started_at OR a.started_at > a.ended_at OR a.generated_at > a.migrating_at OR a.generated_at > a.ended_at
+       OR a.migrating_at > a.ended_at OR a.entered_at > a.ended_at)
+LIMIT 1000
+
+-- name: audit_sends
+-- I8: nothing is sent more often than allowed. $3 sends.
+SELECT id, public_id::text AS subject, sends || ' sends of its dispatch row' AS detail FROM dispatch WHERE id > $1 AND id <= $2 AND sends > $3 LIMIT 1000
+
+-- name: audit_event_sends
+-- I8: an event that was sent as often as allowed is dead. $1 sends.
+SELECT id, 'event ' || id AS subject, sends || ' sends, and not dead' AS detail FROM event
+WHERE sends > $1 OR sends = $1 AND dead_at IS NULL LIMIT 1000
+
+-- name: audit_unclaimed
+-- I10: what is published is claimed or held, while somebody has read all the time; $3 seconds.
+SELECT d.id, d.public_id::text AS subject, 'published at ' || d.leased_at || ' under lease ' || d.lease || ', and nobody claimed it' AS detail
+FROM dispatch d WHERE d.id > $1 AND d.id <= $2 AND d.state = 1 AND d.token IS NULL AND d.held_by IS NULL
+  AND d.leased_at < now() - make_interval(secs => $3) AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = d.lease)
+  AND EXISTS (SELECT 1 FROM executor e WHERE e.stopped_at IS NULL AND e.reading AND e.beat_at > now() - interval '6 seconds'
+              AND e.started_at < now() - make_interval(secs => $3))
+LIMIT 1000
+
+-- name: audit_stale_tokens
+-- I15: an attempt that was taken from an executor was not ended by it.
+SELECT a.task_id AS id, coalesce(t.public_id::text, 'task ' || a.task_id) AS subject,
+  'attempt ' || a.attempt || ' was ended by token ' || a.token || ', which had been rescued before' AS detail
+FROM attempt a JOIN history h ON h.task_id = a.task_id AND h.kind = 'rescue' AND right(h.detail, 36) = a.token::text
+LEFT JOIN task t ON t.id = a.task_id
+WHERE a.task_id > $1 AND a.task_id <= $2 AND a.outcome <> 'lost' LIMIT 1000
+
+-- name: audit_tokens_twice
+-- I15: a token names one attempt. Over everything, since two tasks may share one.
+SELECT max(x.id) AS id, 'token ' || x.token AS subject, count(*) || ' attempts have it' AS detail FROM (
+  SELECT task_id AS id, token FROM attempt WHERE token IS NOT NULL UNION ALL SELECT id, token FROM dispatch WHERE token IS NOT NULL) x
+GROUP BY x.token HAVING count(*) > 1 LIMIT 1000
+
+-- name: audit_statistics
+-- I16: calls counted = attempts begun, by tenant and creator (a model may have been renamed between two folds). Tasks that
+-- were cleaned are balanced by cleaned_calls. In one statement, because calls begin all the time.
+WITH counted AS (
+  SELECT tenant_id, creator, sum(calls)::bigint AS n FROM (
+    SELECT tenant_id, creator, calls::bigint AS calls FROM stat_delta UNION ALL SELECT tenant_id, creator, request_count FROM model_stat) s GROUP BY 1, 2
+), begun AS (
+  SELECT tenant_id, creator, sum(n)::bigint AS n FROM (
+    SELECT t.tenant_id, t.creator, sum(coalesce(d.attempt, t.attempt)) AS n FROM task t LEFT JOIN dispatch d ON d.id = t.id GROUP BY 1, 2
+    UNION ALL SELECT tenant_id, creator, calls FROM cleaned_calls) b GROUP BY 1, 2
+)
+SELECT coalesce(c.tenant_id, b.tenant_id) AS id, 'tenant ' || coalesce(c.tenant_id, b.tenant_id) || ', creator ' || quote_literal(coalesce(c.creator, b.creator)) AS subject,
+  coalesce(c.n, 0) || ' calls counted, ' || coalesce(b.n, 0) || ' attempts begun' AS detail
+FROM counted c FULL JOIN begun b ON b.tenant_id = c.tenant_id AND b.creator = c.creator
+WHERE coalesce(c.n, 0) <> coalesce(b.n, 0) LIMIT 1000
+
+-- name: audit_dead
+-- I27: every final failure is listed as dead, with the version of its end and its payload; nothing else is.
+SELECT coalesce(t.id, x.task_id) AS id, coalesce(t.public_id::text, 'task ' || x.task_id) AS subject, CASE
+  WHEN t.id IS NULL THEN 'listed as dead, but there is no such task'
+  WHEN x.task_id IS NULL THEN 'status ' || t.status || ' and not listed as dead'
+  WHEN t.status NOT IN (7, 8) THEN 'listed as dead with status ' || t.status
+  WHEN x.version <> t.version THEN 'listed as dead with version ' || x.version || ', it has ' || t.version
+  ELSE 'dead without its payload: it cannot be replayed' END AS detail
+FROM (SELECT * FROM task WHERE id > $1 AND id <= $2) t
+FULL JOIN (SELECT * FROM dead_task WHERE task_id > $1 AND task_id <= $2) x ON x.task_id = t.id
+LEFT JOIN task_input i ON i.task_id = x.task_id
+WHERE (t.status IN (7, 8) OR x.task_id IS NOT NULL)
+  AND (t.id IS NULL OR x.task_id IS NULL OR t.status NOT IN (7, 8) OR x.version <> t.version OR i.task_id IS NULL) LIMIT 1000
+
+-- name: audit_events_of_nobody
+-- I7: an event on its way out announces an end that was written.
+SELECT e.id, coalesce(t.public_id::text, 'task ' || e.task_id) AS subject, 'event ' || e.id || ' announces status ' || e.status ||
+  ' of version ' || e.version || ', ' || CASE WHEN t.id IS NULL THEN 'but there is no such task' ELSE 'the task has status ' || t.status || ' of version ' || t.version END AS detail
+FROM event e LEFT JOIN task t ON t.id = e.task_id LEFT JOIN dispatch d ON d.id = t.id
+WHERE t.id IS NULL
+  OR (e.version <> t.version OR e.status <> t.status OR d.id IS NOT NULL)
+    AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'replay' AND h.version > e.version)
+LIMIT 1000
+
+-- name: audit_finals
+-- Ends of a slice that began to be kept at $3: what their events must say, and whether these still wait to leave.
+SELECT t.public_id, t.tenant_id, t.creator, t.biz_name, t.version, t.status, t.attempt, t.finished_at, t.oss_file, t.file_type, t.file_size,
+  t.error_code, e.task_id IS NOT NULL AS waiting
+FROM task t LEFT JOIN (SELECT DISTINCT task_id, version FROM event WHERE task_id > $1 AND task_id <= $2) e ON e.task_id = t.id AND e.version = t.version
+WHERE t.id > $1 AND t.id <= $2 AND t.status >= 6 AND t.finished_at >= $3
+
+-- name: audit_tasks_now
+-- The same for tasks that events name: $1 tenants, $2 public ids. Earlier ends of a task need a recorded replay.
+SELECT t.public_id, t.tenant_id, t.creator, t.biz_name, coalesce(d.version, t.version) AS version, t.status, t.attempt, t.finished_at, t.oss_file,
+  t.file_type, t.file_size, t.error_code, (SELECT max(h.version) FROM history h WHERE h.task_id = t.id AND h.kind = 'replay') AS replayed
+FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
+JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id LEFT JOIN dispatch d ON d.id = t.id
+
+-- name: audit_shortest_life
+-- No task is cleaned sooner after its end than this many seconds.
+SELECT coalesce(min(auto_clean_seconds), 86400)::int AS seconds FROM model
+
+-- name: audit_results
+-- Successes of a slice with the files that they promise.
+SELECT t.public_id, t.oss_file, t.file_size, t.files, a.staged_size FROM task t
+LEFT JOIN attempt a ON a.task_id = t.id AND a.attempt = t.attempt
+WHERE t.id > $1 AND t.id <= $2 AND t.status = 6
+
+-- name: audit_staging_owners
+-- Which of these staged references ($1) and tasks ($2) somebody still needs: an open task, or a dead one that keeps its file.
+SELECT d.staged, d.public_id FROM dispatch d WHERE d.staged = ANY ($1::text[]) OR d.public_id = ANY ($2::uuid[])
+UNION ALL
+SELECT x.staged, t.public_id FROM dead_task x JOIN task t ON t.id = x.task_id WHERE x.staged = ANY ($1::text[])
+
+-- name: audit_lanes
+-- A page of lanes with the limit of their gate. $1 after, $2 how many.
+SELECT l.id AS lane, m.name AS model, l.tenant_id, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
+
+-- name: audit_open_members
+-- Open tasks of a slice that own a gate slot, and those that hold a permit.
+SELECT d.lane, d.public_id, d.token, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
+  CASE WHEN d.token IS NOT NULL AND d.phase < 2 AND d.until > now() THEN (extract(epoch FROM d.until - now()) * 1000)::bigint END AS permit_ttl_ms
+FROM dispatch d JOIN lane l ON l.id = d.lane JOIN model m ON m.id = l.model_id WHERE d.id > $1 AND d.id <= $2 AND d.state <> 3
+
+-- name: audit_model_topics
+-- Models whose topics may hold records.
+SELECT id, name FROM model WHERE deleted_at IS NULL OR deleted_at > now() - interval '1 hour' ORDER BY id
+
+-- name: audit_claimed
+-- Which of these messages (task, lease) are no longer waiting to be claimed.
+SELECT w.task, w.lease FROM unnest($1::bigint[], $2::bigint[]) AS w(task, lease)
+WHERE NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = w.task AND d.lease = w.lease AND d.token IS NULL AND d.held_by IS NULL)
+
+-- name: audit_buried
+-- Which of these offsets of a topic's partition have their row among the dead messages. $1 topic, $2 partition, $3 offsets.
+SELECT "offset" FROM dead_message WHERE topic = $1 AND "partition" = $2 AND "offset" = ANY ($3::bigint[])
+
+-- name: audit_keys_of_nobody
+-- I2: an idempotency key names a task that exists. $1 seconds: no task is cleaned sooner.
+SELECT 0::bigint AS id, i.public_id::text AS subject, 'an idempotency key of tenant ' || i.tenant_id || ' names it, but there is no such task' AS detail
+FROM idempotency i LEFT JOIN task t ON t.tenant_id = i.tenant_id AND t.public_id = i.public_id
+WHERE t.id IS NULL AND i.created_at > now() - make_interval(secs => $1) LIMIT 1000
+
+-- name: fix_open_without_row
+-- Give a task that lost its dispatch row a new one, at the tail of its lane, recorded; returns it if it needs a slot.
+WITH lost AS (
+  SELECT t.* FROM task t WHERE t.id = $1 AND t.status < 6 AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
+    AND EXISTS (SELECT 1 FROM task_input i WHERE i.task_id = t.id)
+), begun AS (
+  SELECT l.*, coalesce((SELECT max(a.attempt) FROM attempt a WHERE a.task_id = l.id), 0) AS last,
+    greatest(l.version, coalesce((SELECT max(h.version) FROM history h WHERE h.task_id = l.id), 0)) + 1 AS next FROM lost l
+), row AS (
+  INSERT INTO dispatch (id, public_id, lane, state, priority, position, attempt, retries, version, input_size)
+  SELECT b.id, b.public_id, b.lane, 0, b.priority, b.id, b.last, b.retries, b.next, (SELECT length(payload) FROM task_input WHERE task_id = b.id)
+  FROM begun b RETURNING id, public_id, lane, attempt, version
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'heal', attempt, version, 'audit: its dispatch row was lost' FROM row
+)
+SELECT r.lane, r.public_id::text AS member, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+FROM row r JOIN lane l ON l.id = r.lane JOIN model m ON m.id = l.model_id
+
+-- name: fix_row_without_open
+-- Drop a dispatch row that no open task stands behind, recorded, unless an attempt runs.
+WITH gone AS (
+  DELETE FROM dispatch d WHERE d.id = $1 AND d.token IS NULL AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = d.id AND t.status < 6)
+  RETURNING d.id, d.attempt, d.version
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, detail)
+  SELECT g.id, 'drop', g.attempt, t.version, 'audit: a dispatch row of a task that is over' FROM gone g JOIN task t ON t.id = g.id
+)
+SELECT id FROM gone

@@ -1,0 +1,88 @@
+"""What the executor asks of the world for one call: the model, the staging store, the place of results."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+from uuid import UUID
+
+from libs.common.domain.output import ResultName, StagedFile, StoredFile
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One call of a model. What may hold secrets or a caller's data is kept out of its repr."""
+
+    base_url: str
+    route: str
+    method: str  #: POST or GET
+    timeout_seconds: float
+    payload: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  #: from the model's api_key
+    deadline: float | None = None  #: an end before the timeout's, by the event loop's clock
+
+
+@dataclass(frozen=True, slots=True)
+class UploadCredentials:
+    """What the task's creator may show to the file service."""
+
+    authorization: str = field(default="", repr=False)
+    user_info: str = field(default="", repr=False)
+
+
+class StagingWriter(Protocol):
+    """One output on its way into staging. Used as a context, it leaves nothing behind unless committed."""
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file."""
+
+    async def commit(self, content_type: str = "") -> StagedFile:
+        """Keep it durably; the type is sniffed from its bytes, `content_type` is a last hint. Raises StagingFull."""
+
+    async def discard(self) -> None:
+        """Forget it; harmless after `commit`."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Staging(Protocol):
+    """Outputs between the model's answer and their place in storage."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes nothing now: admit no work."""
+
+    def create(self, task: UUID, attempt: int) -> StagingWriter:
+        """Begin an output. Raises StagingFull."""
+
+    def holds(self, reference: str) -> bool:
+        """Whether the reference is one of this store's."""
+
+    async def read(self, staged: StagedFile) -> bytes:
+        """A small output as a whole. Raises StagedLost when it is gone or is not what was written."""
+
+    def chunks(self, staged: StagedFile) -> AsyncIterator[bytes]:
+        """An output of any size. Raises StagedLost before the last chunk of one that is not what was written."""
+
+    async def remove(self, reference: str) -> None:
+        """Delete an output; deleting twice, or one that lies in another store, changes nothing."""
+
+
+class ModelAdapter(Protocol):
+    """One way to call models."""
+
+    async def invoke(self, call: ModelCall, sink: StagingWriter) -> StagedFile:
+        """Call the model once and stage its answer. Raises ModelError and StagingFull."""
+
+
+class ResultStore(Protocol):
+    """Where results are kept for good."""
+
+    async def put(self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None) -> StoredFile:
+        """Store a staged output; storing it again replaces it. Raises UploadFailed and StagedLost."""

@@ -1,0 +1,125 @@
+"""Puts an executor together from what the world offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports import Hints, Permits, QueueGate
+from libs.common.ports_attempts import Attempts, Membership
+from libs.common.ports_execution import ModelAdapter, ResultStore, Staging
+from libs.common.ports_road import Road
+from services.executor import hint_lines
+from services.executor.admission.desk import Desk
+from services.executor.admission.slots import Slots
+from services.executor.calls import ModelCalls, Opener
+from services.executor.endings import Endings
+from services.executor.execution import Execution
+from services.executor.executor import Executor
+from services.executor.figures import Figures
+from services.executor.heartbeat import Heartbeat, Identity
+from services.executor.letting_go import LettingGo
+from services.executor.ownership import Ownership
+from services.executor.positions import Places
+from services.executor.reader import Reader
+from services.executor.recorder import Recorder, Verdict
+from services.executor.runs import Runs
+from services.executor.steward import Steward
+from services.executor.uploads import IN_LINE_SECONDS, ResultUploads
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside the process that an executor talks to."""
+
+    attempts: Attempts
+    membership: Membership
+    permits: Permits
+    gate: QueueGate
+    hints: Hints
+    road: Road
+    models: ModelCache
+    adapters: Mapping[str, ModelAdapter]
+    staging: Staging
+    results: ResultStore
+    open_sealed: Opener
+    is_data_error: Verdict
+    is_deadlock: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator decides; seconds."""
+
+    identity: Identity
+    topic_prefix: str
+    drain_seconds: float
+    upload_max_seconds: int
+    upload_in_line_seconds: float = IN_LINE_SECONDS
+
+
+def assemble(world: World, rules: Rules) -> Executor:
+    """One executor, not running yet."""
+    figures, ownership, places = Figures(), Ownership(), Places()
+    slots = Slots(rules.identity.slots)
+    placed = partial(hint_lines.tell_placed, world.hints)
+    heartbeat = Heartbeat(world.membership, rules.identity)
+    letting_go = LettingGo(world.permits, world.gate)
+    endings = Endings(letting_go, world.hints, figures)
+    recorder = Recorder(
+        world.attempts, figures, placed, is_data_error=world.is_data_error, is_deadlock=world.is_deadlock
+    )
+    uploads = ResultUploads(
+        world.results,
+        world.staging,
+        recorder,
+        ownership.view,
+        me=lambda: heartbeat.number,
+        permit_back=endings.permit_back,
+        open_sealed=world.open_sealed,
+        in_line_seconds=rules.upload_in_line_seconds,
+    )
+    late: list[Callable[[], None]] = []  # the executor itself, which is made last
+    execution = Execution(
+        ModelCalls(world.adapters, world.staging, world.open_sealed),
+        uploads,
+        recorder,
+        heartbeat,
+        upload_max_seconds=rules.upload_max_seconds,
+        staging_full=lambda: late[0](),
+        over=endings.over,
+    )
+    runs = Runs(execution.run)
+    desk = Desk(
+        world.attempts,
+        world.permits,
+        slots,
+        trust=heartbeat,
+        begin=runs.begin,
+        runs_here=runs.has,
+        drop_permit=letting_go.permit,
+        placed=placed,
+        figures=figures,
+    )
+    steward = Steward(world.road, places, ownership, world.membership, world.models, rules.topic_prefix, figures)
+    reader = Reader(world.road, places, desk, world.models, world.attempts, steward, figures)
+    executor = Executor(
+        heartbeat=heartbeat,
+        attempts=world.attempts,
+        ownership=ownership,
+        steward=steward,
+        reader=reader,
+        desk=desk,
+        slots=slots,
+        runs=runs,
+        recorder=recorder,
+        letting_go=letting_go,
+        models=world.models,
+        hints=world.hints,
+        staging_full=lambda: world.staging.full,
+        drain_seconds=rules.drain_seconds,
+    )
+    late.append(executor.lacks_staging)
+    return executor

@@ -1,0 +1,70 @@
+"""How a model is called for a task: what it is sent, with which headers, by which adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import orjson
+
+from libs.common.domain.header_bindings import parse_bindings
+from libs.common.domain.model import Model
+from libs.common.domain.model_errors import ModelError
+from libs.common.domain.output import StagedFile
+from libs.common.ports_attempts import Attempt
+from libs.common.ports_execution import ModelAdapter, ModelCall, Staging
+from services.executor.runs import Run
+
+#: Opens a sealed value for its owner; raises ValueError.
+Opener = Callable[[bytes, str], bytes]
+
+_EMPTY: Final = (b"", b"null", b"{}", b'""')
+
+
+class ModelCalls:
+    """Calls models by the adapter that each names."""
+
+    def __init__(self, adapters: Mapping[str, ModelAdapter], staging: Staging, open_sealed: Opener) -> None:
+        self._adapters = adapters
+        self._staging = staging
+        self._open_sealed = open_sealed
+        self._headers: dict[int, tuple[bytes, tuple[tuple[str, str], ...]]] = {}
+
+    async def call(self, run: Run) -> StagedFile:
+        """Call the model within its time and stage the answer. Raises ModelError or StagingFull."""
+        model, attempt = run.model, run.attempt
+        adapter = self._adapters.get(model.adapter)
+        if adapter is None:
+            raise ModelError("unknown_adapter", f"there is no adapter {model.adapter!r}", retryable=False)
+        call = ModelCall(
+            base_url=model.base_url,
+            route=model.route,
+            method=model.http_method,
+            timeout_seconds=model.timeout_seconds,
+            payload=_payload(attempt),
+            headers=self._headers_of(model),
+        )
+        async with self._staging.create(attempt.public_id, attempt.number) as sink:
+            return await adapter.invoke(call, sink)
+
+    def _headers_of(self, model: Model) -> tuple[tuple[str, str], ...]:
+        if model.bindings is None:
+            return ()
+        known = self._headers.get(model.id)
+        if known is not None and known[0] == model.bindings:
+            return known[1]
+        try:
+            text = self._open_sealed(model.bindings, f"tenant:{model.tenant_id}").decode()
+            headers = parse_bindings(text)
+        except ValueError as error:
+            raise ModelError(
+                "api_key_unreadable", f"the model's api_key cannot be read: {error}", retryable=False
+            ) from error
+        self._headers[model.id] = (model.bindings, headers)
+        return headers
+
+
+def _payload(attempt: Attempt) -> bytes:
+    if attempt.input_ref and attempt.payload.strip() in _EMPTY:
+        return orjson.dumps({"inputRef": attempt.input_ref})
+    return attempt.payload

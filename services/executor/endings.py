@@ -1,0 +1,72 @@
+"""What the rest of the world learns when an attempt has ended."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from libs.common.domain.outcome import Failed, Outcome, UploadPending
+from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
+from libs.common.ports import Hints
+from libs.common.runtime.logging import get_logger
+from services.executor import hint_lines
+from services.executor.figures import Figures
+from services.executor.letting_go import LettingGo
+from services.executor.runs import Run
+
+log = get_logger()
+
+_WORDS: Final[dict[type[Settlement], str]] = {
+    Retry: "retry",
+    Park: "parked",
+    GiveBack: "handed_back",
+    CallAgain: "staging_lost",
+}
+
+
+class Endings:
+    """Permit and slot go back, the dispatcher hears of room and events, figures and one log line remain."""
+
+    def __init__(self, letting_go: LettingGo, hints: Hints, figures: Figures) -> None:
+        self._letting_go = letting_go
+        self._hints = hints
+        self._figures = figures
+
+    def permit_back(self, run: Run) -> None:
+        """Its call is over; saying so twice is harmless."""
+        if run.has_permit:
+            run.has_permit = False
+            self._letting_go.permit(run.attempt.lane, run.attempt.token)
+
+    def over(self, run: Run, outcome: Outcome | None, settlement: Settlement | None) -> None:
+        """The attempt ended; without a settlement it was not ours any more, and only what is ours goes back."""
+        self.permit_back(run)
+        if settlement is not None:
+            if isinstance(settlement, Finish | Retry):
+                self._letting_go.slot(run.attempt)
+            if isinstance(settlement, Finish):
+                hint_lines.tell_events(self._hints)
+            hint_lines.tell_room(self._hints, run.attempt.lane)
+        self._remember(run, outcome, settlement)
+
+    def _remember(self, run: Run, outcome: Outcome | None, settlement: Settlement | None) -> None:
+        seconds = time.monotonic() - run.began
+        word, code = _word(settlement), outcome.code if isinstance(outcome, Failed | UploadPending) else ""
+        self._figures.ended(run.attempt.model_id, word, seconds, code)
+        log.info(
+            "attempt.ended",
+            task_id=str(run.attempt.public_id),
+            tenant=run.attempt.tenant_id,
+            model=run.model.name,
+            attempt=run.attempt.number,
+            outcome=word,
+            code=code or None,
+            seconds=round(seconds, 3),
+            trace=run.attempt.trace,
+        )
+
+
+def _word(settlement: Settlement | None) -> str:
+    if settlement is None:
+        return "lost"
+    return settlement.status.word if isinstance(settlement, Finish) else _WORDS[type(settlement)]

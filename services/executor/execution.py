@@ -1,0 +1,235 @@
+"""One attempt of one task, told from the call to the record."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Final, Protocol, TypeVar
+
+from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
+from libs.common.domain.outcome import (
+    Canceled,
+    Failed,
+    HandedBack,
+    Outcome,
+    ResultFile,
+    StagingGone,
+    Succeeded,
+    UploadPending,
+)
+from libs.common.domain.output import StagedFile
+from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
+from libs.common.domain.settle import Run as Course
+from libs.common.domain.task import Phase, TaskStatus
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from services.executor.recorder import Recorder
+from services.executor.runs import Run, Stop
+
+log = get_logger()
+
+Result = TypeVar("Result")
+
+#: Jitter only adds: tasks that failed together must not come back as a wall.
+_JITTER: Final = 0.25
+_STAGING_FULL_SECONDS: Final = 5.0
+
+
+class NotOurs(Exception):
+    """The attempt's token no longer stands: whatever we would write, nobody would take."""
+
+
+class HandedOver(Exception):
+    """Another executor goes on with the upload."""
+
+
+class Calls(Protocol):
+    """The model services."""
+
+    async def call(self, run: Run) -> StagedFile:
+        """Call the model within its time and stage the answer. Raises ModelError or StagingFull."""
+
+
+class Uploads(Protocol):
+    """The way of a staged output to where it is kept."""
+
+    async def upload(self, run: Run, staged: StagedFile) -> ResultFile | UploadPending:
+        """Upload, in line for a while. Raises StagedLost or HandedOver."""
+
+    async def discard(self, staged: StagedFile) -> None:
+        """The staged output is needed no more."""
+
+
+class Trust(Protocol):
+    """Whether a model may be called."""
+
+    @property
+    def trusted(self) -> bool: ...
+    async def regain(self) -> None: ...
+
+
+class Execution:
+    """Invoke, stage, upload, and what that means for the task."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        uploads: Uploads,
+        recorder: Recorder,
+        trust: Trust,
+        *,
+        upload_max_seconds: int,
+        staging_full: Callable[[], None],
+        over: Callable[[Run, Outcome | None, Settlement | None], None],
+    ) -> None:
+        self._calls = calls
+        self._uploads = uploads
+        self._recorder = recorder
+        self._trust = trust
+        self._upload_max_seconds = upload_max_seconds
+        self._staging_full = staging_full
+        self._over = over
+        self._rng = random.Random()  # noqa: S311  spreads retries
+
+    async def run(self, run: Run) -> None:
+        """From the call to the record. Whatever happens on the way is an outcome."""
+        outcome = await self._outcome_of(run)
+        run.ending = True
+        settlement = await self._record(run, outcome) if outcome is not None else None
+        self._over(run, outcome, settlement)
+        if run.staged is not None and not _keeps_staged(run, settlement):
+            await self._uploads.discard(run.staged)
+
+    # how it goes
+
+    async def _outcome_of(self, run: Run) -> Outcome | None:
+        """How the attempt ended; None when it is not ours any more."""
+        try:
+            if run.stop is not None:
+                return _interrupted(run.stop)
+            staged = run.staged or await self._generate(run)
+            return await self._upload(run, staged)
+        except asyncio.CancelledError:
+            if run.stop is None:
+                raise
+            return _interrupted(run.stop)
+        except (NotOurs, HandedOver):
+            return None
+        except ModelError as error:
+            return _failed(error)
+        except StagingFull as error:
+            self._staging_full()
+            return HandedBack(error.code, _STAGING_FULL_SECONDS)
+        except StagedLost as error:
+            return StagingGone(error.message)
+        except Exception as error:
+            log.error("attempt.surprise", task_id=str(run.attempt.public_id), error=type(error).__name__, exc_info=True)
+            return Failed("internal", f"unexpected {type(error).__name__}", retryable=True)
+
+    async def _generate(self, run: Run) -> StagedFile:
+        """Call the model, stage its answer, and let PostgreSQL know where it lies before anything else happens."""
+        await failpoint("executor/before-call")
+        if not self._trust.trusted:
+            await self._trust.regain()
+        run.called = True
+        staged = run.staged = await self._calls.call(run)
+        await failpoint("executor/after-call")
+        await _uninterrupted(self._generated(run, staged))
+        await failpoint("executor/after-generated")
+        return staged
+
+    async def _generated(self, run: Run, staged: StagedFile) -> None:
+        await failpoint("executor/before-generated")
+        if not await self._recorder.generated(run.attempt, staged):
+            raise NotOurs
+        run.phase, run.generated_at = Phase.GENERATED, time.monotonic()
+
+    async def _upload(self, run: Run, staged: StagedFile) -> Outcome:
+        stored = await self._uploads.upload(run, staged)
+        await failpoint("executor/after-upload")
+        return stored if isinstance(stored, UploadPending) else Succeeded((stored,))
+
+    # what it means
+
+    async def _record(self, run: Run, outcome: Outcome) -> Settlement | None:
+        """Write what becomes of the task; None when that was not ours to say."""
+        if run.side is not None:
+            await asyncio.wait((run.side,))
+        settlement = self._spread(settle(_course(run), outcome, self._policy(run)))
+        try:
+            mine = await self._recorder.end(run.attempt, settlement, called=run.called)
+        except Exception as error:
+            # Never for want of PostgreSQL: that is waited for. Once more, with nothing in it that could be at fault.
+            log.error("attempt.unrecorded", task_id=str(run.attempt.public_id), error=type(error).__name__)
+            settlement = Finish(TaskStatus.FAILED, "internal", "the attempt's end could not be recorded", dead=True)
+            mine = await self._recorder.end(run.attempt, settlement, called=run.called)
+        await failpoint("executor/after-finish")
+        return settlement if mine else None
+
+    def _policy(self, run: Run) -> RetryPolicy:
+        return RetryPolicy(run.model.retry_times, run.model.retry_queue_max_seconds, self._upload_max_seconds)
+
+    def _spread(self, settlement: Settlement) -> Settlement:
+        if isinstance(settlement, Retry | Park | GiveBack) and settlement.delay:
+            return replace(settlement, delay=settlement.delay * (1 + _JITTER * self._rng.random()))
+        return settlement
+
+
+def _course(run: Run) -> Course:
+    now = time.monotonic()
+    since_staged = now - run.generated_at if run.generated_at is not None else run.attempt.upload_age + now - run.began
+    return Course(
+        phase=run.phase,
+        retries=run.attempt.retries,
+        lost=run.attempt.lost,
+        age=run.attempt.age + now - run.began,
+        upload_age=since_staged if run.phase >= Phase.GENERATED else 0.0,
+    )
+
+
+def _interrupted(why: Stop) -> Outcome | None:
+    match why:
+        case Stop.CANCELED:
+            return Canceled()
+        case Stop.DRAINED:
+            return HandedBack("executor stops")
+        case Stop.LOST:
+            return None
+
+
+def _failed(error: ModelError) -> Outcome:
+    return Failed(error.code, storable(error.message), error.retryable, error.retry_after)
+
+
+def storable(text: str) -> str:
+    """The same text without what PostgreSQL cannot keep."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
+
+
+def _keeps_staged(run: Run, settlement: Settlement | None) -> bool:
+    """Whether somebody still needs the staged output: only if PostgreSQL knows of it, and the task goes on with it."""
+    if run.phase < Phase.GENERATED:
+        return False
+    match settlement:
+        case None | Park() | GiveBack():
+            return True
+        case Finish(dead=dead):
+            return dead
+        case _:
+            return False
+
+
+async def _uninterrupted(step: Coroutine[Any, Any, Result]) -> Result:
+    """A step that is not left half done: an interruption waits for its end."""
+    doing = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        if not doing.done():
+            await asyncio.wait((doing,))
+        if not doing.cancelled():
+            doing.exception()  # seen
+        raise

@@ -1,0 +1,294 @@
+"""The executor: reads what is dispatched, runs what it may, and drains in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports import Hints
+from libs.common.ports_attempts import Attempts
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from libs.common.runtime.periodic import Periodic
+from services.executor import hint_lines
+from services.executor.admission.desk import Desk
+from services.executor.admission.rotation import Arrival
+from services.executor.admission.slots import Slots
+from services.executor.heartbeat import Heartbeat
+from services.executor.letting_go import LettingGo
+from services.executor.ownership import Ownership
+from services.executor.reader import Reader
+from services.executor.recorder import Recorder
+from services.executor.runs import Runs, Stop
+from services.executor.steward import Steward
+from services.executor.watchdog import Watchdog
+
+log = get_logger()
+
+CHANNELS: Final = (
+    hint_lines.ROAD, hint_lines.PERMIT, hint_lines.EXECUTORS, hint_lines.MODELS, hint_lines.CANCEL,
+)  # fmt: skip
+_POSTURE_SECONDS: Final = 0.25
+_MODELS_SECONDS: Final = 1.0
+_HANDED_SECONDS: Final = 2.0
+#: What is kept of the time to drain for handing back what did not end.
+_MARGIN_SHARE: Final = 0.2
+_LONGEST_MARGIN: Final = 3.0
+_LAST_WORDS_SECONDS: Final = 2.0
+
+
+class Executor:
+    """Everything that one executor process does, until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        heartbeat: Heartbeat,
+        attempts: Attempts,
+        ownership: Ownership,
+        steward: Steward,
+        reader: Reader,
+        desk: Desk,
+        slots: Slots,
+        runs: Runs,
+        recorder: Recorder,
+        letting_go: LettingGo,
+        models: ModelCache,
+        hints: Hints,
+        staging_full: Callable[[], bool],
+        drain_seconds: float,
+    ) -> None:
+        self.heartbeat = heartbeat
+        self.runs = runs
+        self.desk = desk
+        self.steward = steward
+        self._attempts = attempts
+        self._ownership = ownership
+        self._reader = reader
+        self._slots = slots
+        self._recorder = recorder
+        self._letting_go = letting_go
+        self._models = models
+        self._hints = hints
+        self._staging_full = staging_full
+        self._margin = min(_LONGEST_MARGIN, drain_seconds * _MARGIN_SHARE)
+        self._drain_until = drain_seconds - self._margin
+        self._stopping = asyncio.Event()
+        self._posture = False
+        self._told = False
+        self._watchdog = Watchdog()
+        self._model_news = Periodic("models", timedelta(seconds=_MODELS_SECONDS), models.refresh)
+        desk.others_read = lambda: bool(ownership.view.readers() - {heartbeat.number})
+
+    # the life
+
+    async def run(self) -> None:
+        """Work until stopped; then let what runs end, hand back what does not, and leave."""
+        loops: list[asyncio.Task[None]] = []
+        try:
+            if await self._join():
+                loops = self._begin()
+                await self._until_stopped(loops)
+                await self._drain()
+        finally:
+            await self._end(loops)
+
+    def stop(self) -> None:
+        """Take no more."""
+        self.desk.close()
+        self._reader.stop()
+        self._stopping.set()
+
+    async def _join(self) -> bool:
+        """Become a member; False when we were told to stop before PostgreSQL let us."""
+        await failpoint("executor/before-join")
+        joining = asyncio.create_task(self.heartbeat.join(), name="join")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            joining.cancel()
+        if not joining.done() or joining.cancelled():
+            return False
+        self._attempts.executor = joining.result()
+        return True
+
+    def _begin(self) -> list[asyncio.Task[None]]:
+        loops = {
+            "beat": self.heartbeat.run(self),
+            "models": self._model_news.run(),
+            "posture": self._keep_posture(),
+            "steward": self.steward.run(),
+            "reader": self._reader.run(),
+            "admission": self.desk.run(),
+            "handed": self._take_handed(),
+            "hints": self._hints.listen(CHANNELS, self._hear, self._on_gap),
+        }
+        return [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+
+    async def _until_stopped(self, loops: Sequence[asyncio.Task[None]]) -> None:
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            done, _ = await asyncio.wait((*loops, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        for loop in done - {stopping}:
+            if not self._stopping.is_set():
+                loop.result()  # raises what ended it
+                raise RuntimeError(f"the loop {loop.get_name()} ended")
+
+    # what is true now
+
+    async def _keep_posture(self) -> None:
+        while True:
+            self._take_posture()
+            await asyncio.sleep(_POSTURE_SECONDS)
+
+    def _take_posture(self) -> None:
+        """Read or not: full, out of staging, hanging and stopping executors leave their partitions to others."""
+        stopping, staging_full = self._stopping.is_set(), self._staging_full()
+        self.desk.closed = stopping or staging_full
+        hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
+        posture = not (stopping or staging_full or hangs or self._slots.full)
+        self.steward.become(self.heartbeat.number, reading=posture)
+        if posture != self._posture:
+            log.info("executor.reading" if posture else "executor.not_reading", hangs=hangs, running=len(self.runs))
+            self._posture = posture
+            self.heartbeat.soon()
+
+    def lacks_staging(self) -> None:
+        """Staging took an output no more."""
+        self._take_posture()
+
+    # what the heartbeat asks and says
+
+    def load(self) -> tuple[int, int]:
+        """How many attempts run, and how many rows are held here."""
+        return len(self.runs), len(self.desk.room)
+
+    def reading(self) -> bool:
+        """Whether we take work."""
+        return self._posture
+
+    def told(self, *, reading: bool) -> None:
+        """The table says so now: those who share the partitions should look."""
+        if reading != self._told:
+            self._told = reading
+            self._hints.publish_soon(hint_lines.EXECUTORS, f"{'join' if reading else 'leave'} {self.heartbeat.number}")
+
+    def cancel(self, tasks: Sequence[int]) -> None:
+        """Somebody wants these tasks stopped."""
+        self.runs.cancel(tasks)
+
+    async def sort_out(self) -> None:
+        """We were silent for long: abort what is not ours any more. Raises Unavailable or OutcomeUnknown."""
+        running = self.runs.attempts()
+        alive = await self._attempts.alive(running) if running else set()
+        log.warning("executor.was_silent", running=len(running), lost=len(running) - len(alive))
+        self.runs.interrupt_all(Stop.LOST, but=alive | (self.runs.tokens() - {run.token for run in running}))
+
+    def buried(self, number: int) -> None:
+        """We were presumed dead: abort and forget everything; `number` is who we are from now on."""
+        self.runs.interrupt_all(Stop.LOST)
+        self.desk.room.clear()
+        self._attempts.executor = number
+        self._told = False
+        self.steward.become(number, reading=self._posture)
+
+    # what others say
+
+    def _hear(self, channel: str, lines: list[str]) -> None:
+        match channel:
+            case hint_lines.ROAD:
+                self.steward.hinted(lines)
+            case hint_lines.PERMIT:
+                for lane in _numbers(lines):
+                    self.desk.permit_free(lane)
+            case hint_lines.EXECUTORS:
+                self.steward.look()
+            case hint_lines.MODELS:
+                self._model_news.trigger()
+            case hint_lines.CANCEL:
+                if any(self.runs.runs_here(task) for task in _numbers(lines)):
+                    self.heartbeat.soon()  # the table says whether it is true
+
+    def _on_gap(self) -> None:
+        self.steward.look()
+        self.desk.look_at_all()
+        self._model_news.trigger()
+        self.heartbeat.soon()
+
+    async def _take_handed(self) -> None:
+        """Uploads that others hand us because we have their staging store; nobody asks while all have the same."""
+        while True:
+            await asyncio.sleep(_HANDED_SECONDS)
+            if not self._ownership.view.stores_differ() or self.desk.closed:
+                continue
+            try:
+                arrivals = []
+                for row in await self._attempts.handed():
+                    model = await self._models.by_id(row.model_id)
+                    if model is not None:
+                        arrivals.append(Arrival(row.id, row.lease, row.size, row.phase, model))
+                await self.desk.settle(arrivals)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("executor.handed_not_read", error=type(error).__name__)
+
+    # the end
+
+    async def _drain(self) -> None:
+        """Leave the hash at once, give back what only waits, let what runs end while there is time."""
+        began = time.monotonic()
+        self._take_posture()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.5, self._margin)):
+                await self._reader.idle()
+        self.desk.give_up()
+        await self._release_held(self._margin)
+        left = self._drain_until - (time.monotonic() - began)
+        log.info("executor.draining", running=len(self.runs), seconds=round(left, 1))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
+                await self.runs.quiet()
+
+    async def _release_held(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.5, seconds)):
+                while True:
+                    try:
+                        await self.desk.release(self.desk.room.held_since(float("inf")))
+                    except (Unavailable, OutcomeUnknown):
+                        await asyncio.sleep(_POSTURE_SECONDS)
+                    else:
+                        return
+
+    async def _end(self, loops: Sequence[asyncio.Task[None]]) -> None:
+        """Hand back what still runs, say the last things, stop. Short: it may run inside a cancellation."""
+        self.stop()
+        self.desk.give_up()
+        if len(self.runs):
+            log.info("executor.handing_back", running=len(self.runs))
+            self.runs.interrupt_all(Stop.DRAINED)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(_LAST_WORDS_SECONDS, self._margin)):
+                    await self.runs.quiet()
+        await asyncio.gather(self._recorder.close(_LAST_WORDS_SECONDS), self._letting_go.close(_LAST_WORDS_SECONDS))
+        for loop in loops:
+            loop.cancel()
+        if loops:
+            await asyncio.wait(loops, timeout=_LAST_WORDS_SECONDS)
+            await failpoint("executor/before-leave")
+            with suppress(Unavailable, OutcomeUnknown, TimeoutError):
+                await self.heartbeat.leave()
+                self._hints.publish_soon(hint_lines.EXECUTORS, f"leave {self.heartbeat.number}")
+
+
+def _numbers(lines: Sequence[str]) -> list[int]:
+    return [number for line in lines for number in hint_lines.numbers(line)]

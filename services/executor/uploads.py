@@ -1,0 +1,140 @@
+"""From staging to where results are kept: tried in line for a while, then parked.
+
+The call is over; nothing here calls the model. An upload that lasts longer than a second is shown as such and gives its
+permit back: a slow store must not keep the model idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import orjson
+
+from libs.common.domain.model_errors import StagedLost, UploadFailed
+from libs.common.domain.outcome import ResultFile, UploadPending
+from libs.common.domain.output import ResultName, StagedFile
+from libs.common.domain.task import Phase
+from libs.common.ports_attempts import Attempt
+from libs.common.ports_execution import ResultStore, Staging, UploadCredentials
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from libs.common.runtime.metrics import histogram
+from services.executor.calls import Opener
+from services.executor.execution import HandedOver, storable
+from services.executor.recorder import Recorder
+from services.executor.runs import Run
+
+log = get_logger()
+
+IN_LINE_SECONDS: Final = 30.0
+SHOWN_AFTER_SECONDS: Final = 1.0
+_FIRST_PAUSE: Final = 0.25
+_LONGEST_PAUSE: Final = 8.0
+
+
+class Others(Protocol):
+    """Who else lives, and what stores they read."""
+
+    def with_store(self, store: str, *, but: int) -> int | None: ...
+
+
+class ResultUploads:
+    """Uploads staged outputs."""
+
+    def __init__(
+        self,
+        store: ResultStore,
+        staging: Staging,
+        recorder: Recorder,
+        others: Others,
+        *,
+        me: Callable[[], int],
+        permit_back: Callable[[Run], None],
+        open_sealed: Opener,
+        in_line_seconds: float = IN_LINE_SECONDS,
+    ) -> None:
+        self._store = store
+        self._staging = staging
+        self._recorder = recorder
+        self._others = others
+        self._me = me
+        self._permit_back = permit_back
+        self._open_sealed = open_sealed
+        self._in_line_seconds = in_line_seconds
+        self._rng = random.Random()  # noqa: S311  spreads retries
+        self._seconds = histogram("sluiceway_upload_seconds")
+
+    async def upload(self, run: Run, staged: StagedFile) -> ResultFile | UploadPending:
+        """Upload, in line for a while. Raises StagedLost or HandedOver."""
+        if not self._staging.holds(staged.reference):
+            await self._hand_over(run, staged)
+        shown = asyncio.get_running_loop().call_later(SHOWN_AFTER_SECONDS, self._show, run)
+        try:
+            return await self._try(run, staged)
+        finally:
+            shown.cancel()
+
+    async def discard(self, staged: StagedFile) -> None:
+        """The staged output is needed no more; what cannot be deleted now is the janitor's."""
+        try:
+            await self._staging.remove(staged.reference)
+        except OSError as error:
+            log.warning("staging.not_removed", reference=staged.reference, error=type(error).__name__)
+
+    async def _try(self, run: Run, staged: StagedFile) -> ResultFile | UploadPending:
+        name = ResultName(run.attempt.tenant_id, run.attempt.created_at, run.attempt.public_id, run.attempt.number)
+        credentials = self._credentials(run.attempt)
+        end = time.monotonic() + self._in_line_seconds
+        pause = _FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                stored = await self._store.put(name, staged, credentials)
+            except UploadFailed as error:
+                pending = UploadPending(error.code, storable(error.message), permanent=not error.retryable)
+            else:
+                self._seconds.observe(time.monotonic() - began)
+                return ResultFile(stored.url, stored.file_type, stored.size, stored.sha256.hex(), stored.name)
+            if pending.permanent or time.monotonic() + pause > end:
+                return pending
+            log.info("upload.failed", task_id=str(run.attempt.public_id), code=pending.code, again_in=pause)
+            await asyncio.sleep(pause * (1 + 0.25 * self._rng.random()))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _credentials(self, attempt: Attempt) -> UploadCredentials | None:
+        """What the task's creator may show to the file service; None when it left nothing that can be read."""
+        if attempt.sealed is None:
+            return None
+        try:
+            opened = orjson.loads(self._open_sealed(attempt.sealed, f"task:{attempt.public_id}"))
+        except ValueError as error:
+            log.error("credentials.unreadable", task_id=str(attempt.public_id), message=str(error)[:200])
+            return None
+        return UploadCredentials(opened.get("authorization", ""), opened.get("x_user_info", ""))
+
+    def _show(self, run: Run) -> None:
+        run.side = asyncio.get_running_loop().create_task(self._migrating(run), name="migrating")
+
+    async def _migrating(self, run: Run) -> None:
+        try:
+            await failpoint("executor/before-migrating")
+            if await self._recorder.migrating(run.attempt):
+                run.phase = Phase.MIGRATING
+        except Exception as error:
+            log.warning("upload.not_shown", task_id=str(run.attempt.public_id), error=type(error).__name__)
+        self._permit_back(run)
+
+    async def _hand_over(self, run: Run, staged: StagedFile) -> None:
+        """Another executor's store has it: that one goes on. Raises HandedOver, or StagedLost when nobody lives."""
+        store = staged.reference.partition(":")[0]
+        other = self._others.with_store(store, but=self._me())
+        if other is None:
+            raise StagedLost(f"no live executor reads the staging store {store!r}")
+        await failpoint("executor/before-hand-over")
+        if await self._recorder.hand_over(run.attempt, other):
+            log.info("upload.handed_over", task_id=str(run.attempt.public_id), executor=other)
+        raise HandedOver

@@ -1,0 +1,72 @@
+"""Expiry: tasks whose time is over go, with everything that is theirs; never a result object.
+
+fetched successes     auto_clean_seconds after they were fetched
+others, and canceled  SLUICEWAY_UNFETCHED_DAYS after their end (0: never)
+dead tasks            SLUICEWAY_DEAD_DAYS after their death, and then their staged files
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from libs.common.ports_sweeps import Sweeps
+from libs.common.runtime.failpoints import failpoint
+from services.janitor.report import did
+from services.janitor.staged_files import StagedFiles
+
+_SLICE: Final = 500
+_SLICES: Final = 10
+
+
+class Expiry:
+    """Deletes in slices, so that no statement holds many rows for long."""
+
+    def __init__(self, sweeps: Sweeps, staged: StagedFiles, *, unfetched_days: int, dead_days: int) -> None:
+        self._sweeps = sweeps
+        self._staged = staged
+        self._unfetched_days = unfetched_days
+        self._dead_days = dead_days
+        self._after = 0
+
+    async def fetched(self) -> int:
+        """One round over what was fetched; returns how many tasks went."""
+        gone = 0
+        for _ in range(_SLICES):
+            ids = await self._sweeps.expired(_SLICE)
+            gone += len(await self._delete(ids))
+            if len(ids) < _SLICE:
+                break
+        return did("expired", gone)
+
+    async def unfetched(self) -> int:
+        """One page of the oldest tasks; returns how many went. The walk begins again when what follows is young."""
+        if not self._unfetched_days:
+            return 0
+        gone = 0
+        for _ in range(_SLICES):
+            ids, following = await self._sweeps.unfetched_page(self._unfetched_days, self._after, _SLICE)
+            gone += len(await self._delete(ids))
+            self._after = following or 0
+            if not ids or following is None:
+                break
+        return did("unfetched", gone)
+
+    async def dead(self) -> int:
+        """One round over dead tasks; returns how many went."""
+        gone = 0
+        for _ in range(_SLICES):
+            over = await self._sweeps.dead_over(self._dead_days, _SLICE)
+            deleted = set(await self._delete([id_ for id_, _ in over]))
+            gone += len(deleted)
+            # Only after the row, and only of rows that went: a replay may have taken the task back meanwhile.
+            await self._staged.remove([staged for id_, staged in over if staged is not None and id_ in deleted])
+            if len(over) < _SLICE:
+                break
+        return did("dead", gone)
+
+    async def _delete(self, ids: Sequence[int]) -> list[int]:
+        if not ids:
+            return []
+        await failpoint("janitor/before-delete")
+        return await self._sweeps.delete_tasks(ids)

@@ -1,0 +1,132 @@
+"""Leaks: slots and permits that no open task owns go back.
+
+A process that died between Redis and PostgreSQL leaves a place behind that nobody owns. It would lapse, but a slot
+lives for an hour. Only what PostgreSQL did not know in two looks 30 s apart is removed: a create takes its slot before
+its row is written, and no transaction of ours lasts that long.
+
+The lanes are visited in turn, and a round reads at most a fixed number of places, also in the middle of a lane; so a
+million open tasks make the turn longer, never a round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from libs.common.domain.errors import GateUnavailable
+from libs.common.ports import Permits, QueueGate
+from libs.common.ports_sweeps import Sweeps
+from libs.common.runtime.failpoints import failpoint
+from services.janitor.report import did
+
+APART_SECONDS: Final = 30.0
+_LANES: Final = 500
+_PAGE: Final = 1_000
+#: Places that a round reads: some 0.1 s of PostgreSQL for the look-ups.
+_BUDGET: Final = 10_000
+#: Suspects that one lane may have at a time.
+_SUSPECTS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """One kind of places: how they are counted, listed, judged and given back."""
+
+    name: str
+    count: Callable[[Sequence[int]], Awaitable[list[int]]]
+    members: Callable[[int, int, int], Awaitable[tuple[int, list[str]]]]
+    absent: Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
+    release: Callable[[Sequence[tuple[int, str]]], Awaitable[None]]
+
+
+def slots(sweeps: Sweeps, gate: QueueGate) -> Places:
+    """Gate slots, owned by open tasks."""
+    return Places("slots-freed", gate.depths, gate.members, sweeps.absent_slots, gate.release_many)
+
+
+def permits(sweeps: Sweeps, semaphore: Permits) -> Places:
+    """Permits, owned by running attempts."""
+    return Places("permits-freed", semaphore.in_use, semaphore.members, sweeps.absent_permits, semaphore.release_many)
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A lane in the middle of which the last round stopped."""
+
+    lane: int
+    cursor: int = 0
+    absent: set[str] = field(default_factory=set)
+
+
+class Leaks:
+    """Finds and frees leaked places of one kind."""
+
+    def __init__(self, sweeps: Sweeps, places: Places, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sweeps = sweeps
+        self._places = places
+        self._clock = clock
+        self._after = 0
+        self._lanes: list[int] = []
+        self._visit: _Visit | None = None
+        self._suspects: dict[int, dict[str, float]] = {}
+
+    async def sweep(self) -> int:
+        """One round; returns how many places were freed. Ends early while Redis is away."""
+        budget, freed = _BUDGET, 0
+        try:
+            if not self._lanes and self._visit is None:
+                await self._next_lanes()
+            while budget > 0 and (self._visit is not None or self._lanes):
+                visit = self._visit or _Visit(self._lanes.pop(0))
+                self._visit = visit
+                budget -= await self._read(visit)
+                if visit.cursor == 0:
+                    self._visit = None
+                    freed += await self._judge(visit)
+        except GateUnavailable:
+            self._visit = None
+        return did(self._places.name, freed)
+
+    async def _next_lanes(self) -> None:
+        """The next lanes that have any place taken."""
+        page = [lane for lane, _ in await self._sweeps.lanes_page(self._after, _LANES)]
+        self._after = page[-1] if len(page) == _LANES else 0
+        if page:
+            self._lanes = await self._taken(page)
+            for lane in set(page).difference(self._lanes):
+                self._suspects.pop(lane, None)
+
+    async def _taken(self, lanes: list[int]) -> list[int]:
+        try:
+            numbers = await self._places.count(lanes)
+        except GateUnavailable:
+            return lanes  # one of them cannot be counted: the others are not to wait for it
+        return [lane for lane, number in zip(lanes, numbers, strict=True) if number]
+
+    async def _read(self, visit: _Visit) -> int:
+        visit.cursor, page = await self._places.members(visit.lane, visit.cursor, _PAGE)
+        owners: dict[UUID, str] = {}
+        for member in page:
+            try:
+                owners[UUID(member)] = member
+            except ValueError:
+                visit.absent.add(member)  # nobody of ours is called that
+        if owners:
+            absent = await self._places.absent(visit.lane, list(owners))
+            visit.absent.update(owners[owner] for owner in absent)
+        return max(len(page), 1)
+
+    async def _judge(self, visit: _Visit) -> int:
+        now, known = self._clock(), self._suspects.pop(visit.lane, {})
+        suspects = {member: known.get(member, now) for member in sorted(visit.absent)[:_SUSPECTS]}
+        leaked = [member for member, since in suspects.items() if now - since >= APART_SECONDS]
+        if leaked:
+            await failpoint("janitor/before-reconcile")
+            await self._places.release([(visit.lane, member) for member in leaked])
+        waiting = {member: since for member, since in suspects.items() if now - since < APART_SECONDS}
+        if waiting:
+            self._suspects[visit.lane] = waiting
+        return len(leaked)

@@ -1,0 +1,33 @@
+"""Promote: drafts, refused rows and parked uploads are ready when their time has come."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libs.common.ports_sweeps import Sweeps
+from libs.common.runtime.failpoints import failpoint
+from services.janitor.report import did
+from services.janitor.wake import Wake
+
+_PAGE: Final = 1_000
+_PAGES: Final = 20
+
+
+class Promote:
+    """Makes due rows ready."""
+
+    def __init__(self, sweeps: Sweeps, wake: Wake) -> None:
+        self._sweeps = sweeps
+        self._wake = wake
+
+    async def sweep(self) -> int:
+        """One round; returns how many rows became ready."""
+        moved = 0
+        for _ in range(_PAGES):
+            await failpoint("janitor/before-promote")
+            placed = await self._sweeps.promote_due(_PAGE)
+            self._wake.placed(placed)
+            moved += len(placed)
+            if len(placed) < _PAGE:
+                break
+        return did("promote", moved)

@@ -1,0 +1,32 @@
+"""Prune: rows that have served, in slices."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from libs.common.ports_sweeps import Sweeps
+from libs.common.runtime.failpoints import failpoint
+from services.janitor.report import did
+
+_PAGE: Final = 1_000
+_PAGES: Final = 10
+
+
+class Prune:
+    """Idempotency keys of yesterday, cancel requests of tasks that are over, executors of last month, dead events."""
+
+    def __init__(self, sweeps: Sweeps, *, dead_days: int) -> None:
+        self._sweeps = sweeps
+        self._dead_days = dead_days
+
+    async def sweep(self) -> int:
+        """One round; returns how many keys and events went."""
+        gone = 0
+        for _ in range(_PAGES):
+            await failpoint("janitor/before-prune")
+            page = await self._sweeps.prune(_PAGE)
+            gone += page
+            if page < _PAGE:
+                break
+        gone += await self._sweeps.prune_dead_events(self._dead_days, _PAGE)
+        return did("prune", gone)

@@ -1,0 +1,22 @@
+"""The demo as a newcomer runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.timeout(180)
+async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", "demo", "--tasks", "2", "--keep", str(tmp_path),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, errors = await process.communicate()
+    assert process.returncode == 0, (out + errors).decode()[-3_000:]
+    assert "8 tasks succeeded, 8 files open, 8 events arrived" in out.decode()
+    kept = [file for file in (tmp_path / "objects").rglob("*") if file.is_file()]
+    assert sorted(file.suffix for file in kept) == [".png"] * 4 + [".wav"] * 4

@@ -1,0 +1,33 @@
+"""One API over real servers for each test module; every test is a tenant of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support import servers
+from tests.support.api import Api, Tenant, running_api
+
+
+@pytest.fixture(scope="package")
+def stores(postgres_server: str, template_database: str, redis_server: str) -> Iterator[tuple[str, str]]:
+    """The URLs of a database and a Redis."""
+    servers.empty_redis(redis_server)
+    with servers.clone(postgres_server, template_database) as database_url:
+        yield database_url, redis_server
+
+
+@pytest_asyncio.fixture(scope="package", loop_scope="package")
+async def api(stores: tuple[str, str]) -> AsyncIterator[Api]:
+    async with running_api(*stores) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def tenant(api: Api) -> Tenant:
+    """A new tenant with a model `m`."""
+    caller = await api.tenant()
+    await caller.model("m")
+    return caller

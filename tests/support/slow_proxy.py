@@ -1,0 +1,68 @@
+"""A TCP proxy that holds answers back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+
+class SlowProxy:
+    """Passes requests on at once and answers after `delay` seconds; with `silent` they never come."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.delay = 0.0
+        self.silent = False
+        self.url = ""
+        self._host = host
+        self._port = port
+        self._links: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = asyncio.current_task()
+        assert link is not None
+        self._links.add(link)
+        up_reader, up_writer = await asyncio.open_connection(self._host, self._port)
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pass_on(reader, up_writer, slowly=False))
+                both.create_task(self._pass_on(up_reader, writer, slowly=True))
+        finally:
+            self._links.discard(link)
+            writer.close()
+            up_writer.close()
+
+    async def close(self) -> None:
+        for link in self._links:
+            link.cancel()
+        if self._links:
+            await asyncio.wait(self._links)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slowly: bool) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                if slowly and self.silent:
+                    continue
+                if slowly and self.delay:
+                    await asyncio.sleep(self.delay)
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def slow_proxy(redis_url: str) -> AsyncIterator[SlowProxy]:
+    """A proxy before the server of this URL; `url` is what clients use instead."""
+    server = urlsplit(redis_url)
+    assert server.hostname is not None
+    proxy = SlowProxy(server.hostname, server.port or 6379)
+    listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    credentials, at, _ = server.netloc.rpartition("@")
+    proxy.url = server._replace(netloc=f"{credentials}{at}127.0.0.1:{port}").geturl()
+    try:
+        yield proxy
+    finally:
+        listener.close()
+        await proxy.close()
