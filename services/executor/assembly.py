@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,14 +81,12 @@ def assemble(world: World, rules: Rules) -> Executor:
         open_sealed=world.open_sealed,
         in_line_seconds=rules.upload_in_line_seconds,
     )
-    late: list[Callable[[], None]] = []  # the executor itself, which is made last
     execution = Execution(
         ModelCalls(world.adapters, world.staging, world.open_sealed),
         uploads,
         recorder,
         heartbeat,
         upload_max_seconds=rules.upload_max_seconds,
-        staging_full=lambda: late[0](),
         over=endings.over,
     )
     runs = Runs(execution.run)
@@ -105,7 +103,7 @@ def assemble(world: World, rules: Rules) -> Executor:
     )
     steward = Steward(world.road, places, ownership, world.membership, world.models, rules.topic_prefix, figures)
     reader = Reader(world.road, places, desk, world.models, world.attempts, steward, figures)
-    executor = Executor(
+    return Executor(
         heartbeat=heartbeat,
         attempts=world.attempts,
         ownership=ownership,
@@ -118,8 +116,6 @@ def assemble(world: World, rules: Rules) -> Executor:
         letting_go=letting_go,
         models=world.models,
         hints=world.hints,
-        staging_full=lambda: world.staging.full,
+        staging_full=lambda: world.staging.full or execution.lacks_staging,
         drain_seconds=rules.drain_seconds,
     )
-    late.append(executor.lacks_staging)
-    return executor

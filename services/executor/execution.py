@@ -82,7 +82,6 @@ class Execution:
         trust: Trust,
         *,
         upload_max_seconds: int,
-        staging_full: Callable[[], None],
         over: Callable[[Run, Outcome | None, Settlement | None], None],
     ) -> None:
         self._calls = calls
@@ -90,7 +89,7 @@ class Execution:
         self._recorder = recorder
         self._trust = trust
         self._upload_max_seconds = upload_max_seconds
-        self._staging_full = staging_full
+        self._no_staging_until = 0.0
         self._over = over
         self._rng = random.Random()  # noqa: S311  spreads retries
 
@@ -102,6 +101,11 @@ class Execution:
         self._over(run, outcome, settlement)
         if run.staged is not None and not _keeps_staged(run, settlement):
             await self._uploads.discard(run.staged)
+
+    @property
+    def lacks_staging(self) -> bool:
+        """Whether staging refused an output a moment ago: no call should be begun."""
+        return time.monotonic() < self._no_staging_until
 
     # how it goes
 
@@ -121,7 +125,7 @@ class Execution:
         except ModelError as error:
             return _failed(error)
         except StagingFull as error:
-            self._staging_full()
+            self._no_staging_until = time.monotonic() + _STAGING_FULL_SECONDS
             return HandedBack(error.code, _STAGING_FULL_SECONDS)
         except StagedLost as error:
             return StagingGone(error.message)

@@ -163,10 +163,6 @@ class Executor:
             self._posture = posture
             self.heartbeat.soon()
 
-    def lacks_staging(self) -> None:
-        """Staging took an output no more."""
-        self._take_posture()
-
     # what the heartbeat asks and says
 
     def load(self) -> tuple[int, int]:

@@ -138,7 +138,7 @@ async def test_renewing_adds_nobody(case: Case) -> None:
 
 async def test_restoring_adds_past_the_limit_and_takes_nothing_away(case: Case) -> None:
     await case.take(1, "a", "b")
-    await case.gate.restore(1, [("b", 10), ("c", LONG_MS), ("d", LONG_MS)])
+    await case.gate.restore(1, [("b", 0), ("c", LONG_MS), ("d", LONG_MS)])
     assert await case.gate.depths([1]) == [4]
     assert await case.take(1, "e", "b") == [FULL, HELD]
 

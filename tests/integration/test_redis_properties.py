@@ -27,8 +27,19 @@ renames = st.tuples(st.just("rename"), owners, owners)
 gate_histories = st.lists(st.one_of(claims, claims, releases, lapses, renewals, restores), max_size=20)
 permit_histories = st.lists(st.one_of(claims, claims, releases, lapses, renames, restores), max_size=20)
 one_server_for_all = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+async def test_renewing_writes_only_what_is_past_half_of_its_life(redis_url: str) -> None:
+    async with open_doors(redis_url) as doors:
+        requests = [SlotRequest(1, "fresh", 2, LONG_MS), SlotRequest(1, "old", 2, LONG_MS // 4)]
+        await doors.gate.take_many(requests)
+        before = [float(await doors.command("ZSCORE", keys.gate(1), member)) for member in ("fresh", "old")]
+        await doors.gate.renew_many(1, ["fresh", "old"], LONG_MS)
+        after = [float(await doors.command("ZSCORE", keys.gate(1), member)) for member in ("fresh", "old")]
+        assert after[0] == before[0]
+        assert after[1] >= before[1] + LONG_MS * 3 // 4
 
 
 class Model:

@@ -344,18 +344,25 @@ SELECT q.token FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispat
 SELECT nextval('dispatcher_ids')::int AS id
 
 -- name: bury_refused
--- Rows that the broker refused too often: their tasks fail as undeliverable, dead, with their event.
+-- Rows that the broker refused too often: their tasks fail as undeliverable, dead, with their event. One whose output was
+-- staged keeps the file for a replay, and its attempt gets its row.
 WITH gone AS (
   DELETE FROM dispatch q WHERE q.id = ANY ($1::bigint[]) AND q.token IS NULL AND q.sends > 0
-  RETURNING q.id, q.public_id, q.lane, q.attempt, q.retries, q.version + 1 AS version
+  RETURNING q.id, q.public_id, q.lane, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size, q.staged_hash,
+    q.staged_type, q.entered_at, q.generated_at, q.migrating_at
+), a AS (
+  INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, 'failed', entered_at, generated_at, migrating_at, staged_size, 'undeliverable', $2 FROM gone WHERE phase >= 1
+  ON CONFLICT DO NOTHING
 ), t AS (
   UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = g.id
 ), dd AS (
-  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version)
-  SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version FROM gone g JOIN task k ON k.id = g.id
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
+  SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type
+  FROM gone g JOIN task k ON k.id = g.id
 ), ss AS (
-  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE staged IS NULL))
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone

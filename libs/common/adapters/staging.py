@@ -1,0 +1,259 @@
+"""The staging store: model outputs on a local or shared disk until they have been uploaded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID
+
+from libs.common.adapters.disk_sync import DiskSync
+from libs.common.adapters.staging_writer import INLINE_BYTES, PART, OutputWriter
+from libs.common.domain.model_errors import StagedLost, StagingFull
+from libs.common.domain.output import StagedFile
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
+
+_Made = TypeVar("_Made")
+
+CHUNK_BYTES: Final = 1024 * 1024
+_PROBE: Final = ".probe"
+_THREADS: Final = 4
+#: Names are made here and only here; anything else in a reference points outside or at nothing of ours.
+_NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9]{1,10}-[0-9a-f]{8}(?:\.part)?")
+_STORE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEntry:
+    """A file as it lies in the store, finished or not; `age` in seconds since its last write."""
+
+    reference: str
+    size: int
+    age: float
+    finished: bool
+
+
+class Staging:
+    """Outputs in one folder, which several processes may share; a reference is `store id:name`.
+
+    Names are never used twice, so what a presumed-dead executor still does here touches nobody else's output. With
+    `durable`, small outputs are on disk when `commit` returns; without it they may be lost, and are then found to be
+    lost, if the machine (not the process) goes down within seconds. Large outputs are always synced.
+    """
+
+    def __init__(
+        self, root: Path, store_id: str, *, max_file_bytes: int, max_total_bytes: int, durable: bool = True
+    ) -> None:
+        if not _STORE_ID.fullmatch(store_id):
+            raise ValueError("the name of a staging store has letters, digits, dots, dashes and underscores")
+        self.root = root
+        self.store_id = store_id
+        self.max_file_bytes = max_file_bytes
+        self.durable = durable
+        self.disk = DiskSync()
+        self._max_total_bytes = max_total_bytes
+        self._usage = 0
+        self._refused = ""
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="staging")
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @property
+    def usage(self) -> int:
+        """Bytes in the store: as last measured, and what this process did since."""
+        return self._usage
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes nothing now: over its size, or the disk refused the last write."""
+        return bool(self._refused) or self._usage >= self._max_total_bytes
+
+    def create(self, task: UUID, attempt: int) -> OutputWriter:
+        """Begin an output. Raises StagingFull."""
+        if self.full:
+            raise self.refusal()
+        return OutputWriter(self, f"{task.hex}-{attempt}-{os.urandom(4).hex()}")
+
+    def holds(self, reference: str) -> bool:
+        """Whether the reference is one of this store's."""
+        return reference.partition(":")[0] == self.store_id
+
+    async def read(self, staged: StagedFile) -> bytes:
+        """A small output as a whole. Raises StagedLost when it is gone or is not what was written."""
+        path = self._path(staged.reference)
+        if staged.size <= INLINE_BYTES:
+            return _read(path, staged)
+        return await self.in_thread(lambda: _read(path, staged))
+
+    async def chunks(self, staged: StagedFile) -> AsyncIterator[bytes]:
+        """An output of any size, CHUNK_BYTES at a time.
+
+        The last chunk comes only after the whole was found to be what was written, else StagedLost: who passes it on
+        has then not yet passed on a complete output.
+        """
+        if staged.size <= CHUNK_BYTES:
+            yield await self.read(staged)
+            return
+        descriptor = _open(self._path(staged.reference))
+        try:
+            digest, size, held = sha256(), 0, b""
+            while chunk := await self.in_thread(lambda: _next_chunk(descriptor, size, digest)):
+                if held:
+                    yield held
+                held = chunk
+                size += len(chunk)
+            _compare(staged, size, digest.digest())
+            yield held
+        finally:
+            os.close(descriptor)
+
+    async def verified_path(self, staged: StagedFile) -> Path:
+        """Where an output lies, after its content was compared. Raises StagedLost."""
+        async for _ in self.chunks(staged):
+            pass
+        return self._path(staged.reference)
+
+    async def remove(self, reference: str) -> None:
+        """Delete an output; deleting twice, or one that lies in another store, changes nothing."""
+        if not self.holds(reference):
+            return
+        path = self._path(reference)
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+            path.unlink()
+            self._usage = max(0, self._usage - size)
+
+    async def entries(self) -> list[StagedEntry]:
+        """All that lies in the store, for the audit and for cleaning up after processes that died."""
+        return await self.in_thread(self._scan)
+
+    async def remove_unfinished(self, older_than: float) -> int:
+        """Delete what nobody has written to for so many seconds and never finished; returns how many."""
+        stale = [entry for entry in await self.entries() if not entry.finished and entry.age > older_than]
+        for entry in stale:
+            await self.remove(entry.reference)
+        return len(stale)
+
+    async def measure(self) -> int:
+        """Count anew, since several processes may share the folder, and try a disk that refused; gives the usage."""
+        self._usage = sum(entry.size for entry in await self.entries())
+        if self._refused:
+            with suppress(OSError):
+                await self.in_thread(self._probe)
+                self._refused = ""
+        return self._usage
+
+    async def close(self) -> None:
+        """Let go of the threads."""
+        await self.disk.close()
+        self._pool.shutdown(wait=False)
+
+    def count(self, size: int) -> None:
+        """Bytes were written or, negative, deleted."""
+        self._usage = max(0, self._usage + size)
+
+    def refusal(self, error: OSError | None = None) -> StagingFull:
+        """What to raise when it takes nothing; with the disk's error it stays full until `measure` finds otherwise."""
+        if error is not None:
+            self._refused = error.strerror or type(error).__name__
+        reason = self._refused or f"{self._usage} of {self._max_total_bytes} bytes are in use"
+        return StagingFull(f"staging takes nothing: {reason}")
+
+    def in_thread(self, work: Callable[[], _Made]) -> asyncio.Future[_Made]:
+        """Run what blocks for long beside the loop."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _path(self, reference: str) -> Path:
+        store, _, name = reference.partition(":")
+        if store != self.store_id or not _NAME.fullmatch(name):
+            raise StagedLost("the staged output lies in another store")
+        return self.root / name
+
+    def _scan(self) -> list[StagedEntry]:
+        now, found = time.time(), []
+        with os.scandir(self.root) as listing:
+            for item in listing:
+                if not _NAME.fullmatch(item.name):
+                    continue
+                with suppress(FileNotFoundError):
+                    state = item.stat(follow_symlinks=False)
+                    reference = f"{self.store_id}:{item.name}"
+                    finished = not item.name.endswith(PART)
+                    found.append(StagedEntry(reference, state.st_size, max(0.0, now - state.st_mtime), finished))
+        return found
+
+    def _probe(self) -> None:
+        path = self.root / f"{_PROBE}-{os.getpid()}"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(descriptor, bytes(INLINE_BYTES))
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def open_staging(
+    root: Path, store_id: str, *, max_file_bytes: int, max_total_bytes: int, durable: bool = True
+) -> AsyncIterator[Staging]:
+    """A store that knows its usage, closed at the end."""
+    staging = Staging(root, store_id, max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, durable=durable)
+    try:
+        await staging.measure()
+        yield staging
+    finally:
+        await staging.close()
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StagedLost(f"the staged output cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path, staged: StagedFile) -> bytes:
+    descriptor = _open(path)
+    try:
+        parts = []
+        # one byte more than expected, so that a file that grew is noticed, too
+        wanted = staged.size + 1
+        while wanted and (part := os.read(descriptor, wanted)):
+            parts.append(part)
+            wanted -= len(part)
+    except OSError as error:
+        raise StagedLost(f"the staged output cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    content = b"".join(parts)
+    _compare(staged, len(content), sha256(content).digest())
+    return content
+
+
+def _next_chunk(descriptor: int, place: int, digest: HASH) -> bytes:
+    """By position: if the reader was cancelled and its descriptor now is another file's, nothing moves in that."""
+    try:
+        chunk = os.pread(descriptor, CHUNK_BYTES, place)
+    except OSError as error:
+        raise StagedLost(f"the staged output cannot be read: {error.strerror}") from None
+    digest.update(chunk)
+    return chunk
+
+
+def _compare(staged: StagedFile, size: int, digest: bytes) -> None:
+    if size != staged.size:
+        raise StagedLost(f"the staged output has {size} bytes where {staged.size} were written")
+    if digest != staged.sha256:
+        raise StagedLost("the staged output is not what was written: its hash differs")

@@ -1,0 +1,152 @@
+"""One output on its way into the staging store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from libs.common.adapters.file_type import HEAD_BYTES, sniff
+from libs.common.domain.model_errors import ModelError
+from libs.common.domain.output import StagedFile
+
+if TYPE_CHECKING:
+    from libs.common.adapters.staging import Staging
+
+#: Up to here a file is written in the loop: it costs less than waking a thread.
+INLINE_BYTES: Final = 64 * 1024
+#: From here on bytes go to disk instead of waiting in memory.
+SPILL_BYTES: Final = 256 * 1024
+PART: Final = ".part"  #: ends the name of what is not finished
+
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class OutputWriter:
+    """Bytes in, a StagedFile out. Used as a context, it leaves nothing behind unless committed.
+
+    A small output is one write under its final name, known to nobody before `commit` returns. A large one grows as
+    `<name>.part` and is renamed when it is complete and on disk.
+    """
+
+    def __init__(self, staging: Staging, name: str) -> None:
+        self._staging = staging
+        self._name = name
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._size = 0
+        self._head = b""
+        self._digest = sha256()
+        self._descriptor: int | None = None
+        self._left: str | None = None  #: the file that `discard` has to delete
+        self._working: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file."""
+        self._size += len(chunk)
+        if self._size > self._staging.max_file_bytes:
+            raise ModelError(
+                "answer_too_large", f"the output is larger than {self._staging.max_file_bytes} bytes", retryable=False
+            )
+        self._buffer.append(chunk)
+        self._buffered += len(chunk)
+        if self._buffered >= SPILL_BYTES:
+            if self._staging.full:
+                raise self._staging.refusal()
+            await self._beside_the_loop(self._append, self._taken())
+
+    async def commit(self, content_type: str = "") -> StagedFile:
+        """Keep it. Raises StagingFull; then nothing is kept."""
+        try:
+            await self._finish()
+            if self._staging.durable:
+                descriptor, self._descriptor = self._descriptor, None
+                await self._staging.disk.keep(descriptor, self._staging.root)
+        except OSError as error:
+            raise self._staging.refusal(error) from None
+        self._left = None
+        self._close()
+        self._staging.count(self._size)
+        kind = sniff(self._head, complete=self._size <= HEAD_BYTES, content_type=content_type)
+        reference = f"{self._staging.store_id}:{self._name}"
+        return StagedFile(reference, self._size, self._digest.digest(), kind.extension, kind.mime)
+
+    def discard(self) -> None:
+        """Forget it; harmless after `commit`."""
+        if self._working is not None and not self._working.done():
+            self._working.add_done_callback(lambda _: self.discard())  # a thread still writes to the file
+            return
+        self._buffer.clear()
+        self._close()
+        if self._left is not None:
+            with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
+                (self._staging.root / self._left).unlink()
+            self._left = None
+
+    async def _finish(self) -> None:
+        if self._left is not None:
+            await self._beside_the_loop(self._finish_large, self._taken())
+        elif self._buffered <= INLINE_BYTES:
+            self._write_small(self._taken())
+        else:
+            await self._beside_the_loop(self._write_small, self._taken())
+
+    def _write_small(self, content: bytes) -> None:
+        self._create(self._name)
+        self._append(content)
+
+    def _append(self, content: bytes) -> None:
+        descriptor = self._descriptor if self._descriptor is not None else self._create(self._name + PART)
+        if not self._head:
+            self._head = content[:HEAD_BYTES]
+        self._digest.update(content)
+        _write_all(descriptor, content)
+
+    def _finish_large(self, content: bytes) -> None:
+        self._append(content)
+        assert self._descriptor is not None
+        os.fsync(self._descriptor)
+        root = self._staging.root
+        os.rename(root / (self._name + PART), root / self._name)
+        self._left = self._name
+
+    def _create(self, name: str) -> int:
+        self._descriptor = os.open(self._staging.root / name, _CREATE, 0o644)
+        self._left = name
+        return self._descriptor
+
+    def _taken(self) -> bytes:
+        content = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
+        self._buffer, self._buffered = [], 0
+        return content
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    async def _beside_the_loop(self, step: Callable[[bytes], None], content: bytes) -> None:
+        """Shielded: a cancelled caller must not close a file that the thread is writing to."""
+        self._working = self._staging.in_thread(lambda: step(content))
+        try:
+            await asyncio.shield(self._working)
+        except OSError as error:
+            raise self._staging.refusal(error) from None
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    written = os.write(descriptor, content)
+    while written < len(content):  # a full disk takes a part first and refuses then
+        written += os.write(descriptor, memoryview(content)[written:])

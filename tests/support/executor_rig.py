@@ -1,0 +1,339 @@
+"""An executor inside the test's own loop, over real stores, with a model and a result store that tests steer."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.road import KafkaRoad, open_road
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
+from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
+from libs.common.adapters.postgres.models import PostgresModels
+from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
+from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.adapters.redis.connection import RedisServer, open_redis
+from libs.common.adapters.redis.hints import RedisHints, open_hints
+from libs.common.adapters.redis.permits import RedisPermits
+from libs.common.adapters.redis.queue_gate import RedisQueueGate
+from libs.common.adapters.redis.rebuild import open_rebuilder
+from libs.common.contracts.dispatch_message import DispatchMessage
+from libs.common.contracts.topics import model_topic, partition_of
+from libs.common.domain.model import Model
+from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull, UploadFailed
+from libs.common.domain.output import ResultName, StagedFile, StoredFile
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, TopicPlan
+from libs.common.ports_execution import ModelCall, UploadCredentials
+from libs.common.ports_tasks import Created, NewTask
+from services.executor.assembly import Rules, World, assemble
+from services.executor.executor import Executor
+from services.executor.heartbeat import Identity
+
+_START = Key(-32768, 0)
+_tenants = itertools.count(1)
+
+
+async def until(question: Callable[[], Any | Awaitable[Any]], what: str, seconds: float = 10) -> Any:
+    """Ask until the answer is true; AssertionError naming `what` after the deadline."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return answer
+        assert time.monotonic() < end, f"not within {seconds:.0f} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class FakeModel:
+    """Answers a call with its payload, as the test wants."""
+
+    calls: list[bytes] = field(default_factory=list)
+    running: int = 0
+    most: int = 0
+    held: asyncio.Event | None = None
+    errors: list[ModelError] = field(default_factory=list)
+
+    async def invoke(self, call: ModelCall, sink: FakeWriter) -> StagedFile:
+        self.calls.append(call.payload)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            if self.held is not None:
+                await self.held.wait()
+            if self.errors:
+                raise self.errors.pop(0)
+            await sink.write(b"out of " + call.payload)
+            return await sink.commit("text/plain")
+        finally:
+            self.running -= 1
+
+
+class FakeWriter:
+    def __init__(self, staging: FakeStaging, path: str) -> None:
+        self._staging, self._path, self._parts = staging, path, [b""]
+
+    async def write(self, chunk: bytes) -> None:
+        if self._staging.refuses:
+            raise StagingFull("no room")
+        self._parts.append(chunk)
+
+    async def commit(self, content_type: str = "") -> StagedFile:
+        content = b"".join(self._parts)
+        reference = f"{self._staging.store}:{self._path}"
+        self._staging.files[reference] = content
+        return StagedFile(reference, len(content), hashlib.sha256(content).digest(), "txt", content_type)
+
+    async def discard(self) -> None: ...
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+@dataclass
+class FakeStaging:
+    """Staging in memory."""
+
+    store: str = "local"
+    files: dict[str, bytes] = field(default_factory=dict)
+    full: bool = False
+    refuses: bool = False
+
+    def create(self, task: UUID, attempt: int) -> FakeWriter:
+        return FakeWriter(self, f"{task}/{attempt}-{uuid4().hex[:6]}")
+
+    def holds(self, reference: str) -> bool:
+        return reference.startswith(f"{self.store}:")
+
+    async def read(self, staged: StagedFile) -> bytes:
+        content = self.files.get(staged.reference)
+        if content is None or hashlib.sha256(content).digest() != staged.sha256:
+            raise StagedLost("it is gone")
+        return content
+
+    async def chunks(self, staged: StagedFile) -> AsyncIterator[bytes]:
+        yield await self.read(staged)
+
+    async def remove(self, reference: str) -> None:
+        self.files.pop(reference, None)
+
+
+@dataclass
+class FakeResults:
+    """A result store in memory, over one staging."""
+
+    staging: FakeStaging
+    stored: dict[str, bytes] = field(default_factory=dict)
+    errors: list[UploadFailed] = field(default_factory=list)
+    down: UploadFailed | None = None
+    credentials: list[UploadCredentials | None] = field(default_factory=list)
+    seconds: float = 0.0
+
+    async def put(self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None) -> StoredFile:
+        self.credentials.append(credentials)
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+        if self.down is not None:
+            raise self.down
+        if self.errors:
+            raise self.errors.pop(0)
+        content = await self.staging.read(staged)
+        key = name.key(staged.file_type)
+        self.stored[key] = content
+        return StoredFile(f"memory://{key}", staged.file_type, staged.size, staged.sha256, key)
+
+
+@dataclass
+class Running:
+    """A running executor of the rig."""
+
+    executor: Executor
+    pending: asyncio.Task[None]
+    road: KafkaRoad
+    staging: FakeStaging
+    results: FakeResults
+
+    @property
+    def number(self) -> int:
+        return self.executor.heartbeat.number
+
+    async def stop(self) -> None:
+        self.executor.stop()
+        await asyncio.wait_for(self.pending, 20)
+
+
+@dataclass
+class Rig:
+    """The stores, and what tests do to them in place of the API and the dispatcher."""
+
+    database_url: str
+    redis_url: str
+    connection: KafkaConnection
+    prefix: str
+    database: Database
+    redis: RedisServer
+    hints: RedisHints
+    producer: AIOKafkaProducer
+    topics: KafkaTopics
+    permits: RedisPermits
+    gate: RedisQueueGate
+    closing: AsyncExitStack
+    model: FakeModel = field(default_factory=FakeModel)
+    started: list[Running] = field(default_factory=list)
+
+    async def make_model(self, partitions: int = 1, **fields: Any) -> Model:
+        """A model of a tenant of its own, with its topic."""
+        tenant = fields.pop("tenant", None) or 1_000 + next(_tenants)
+        named = {"name": f"m{next(_tenants)}", "base_url": "http://127.0.0.1:1", "max_concurrency": 4} | fields
+        models = PostgresModels(self.database, partitions_setting=partitions)
+        model = await models.create(tenant, "", named)
+        await self.topics.ensure({model_topic(self.prefix, model.id, model.name): TopicPlan(partitions, None)})
+        return model
+
+    async def make_tasks(self, model: Model, count: int = 1, payload: bytes = b'{"a":1}', **fields: Any) -> list[int]:
+        """Tasks as the API would accept them, without gate slots; returns their internal ids."""
+        tasks = [NewTask(uuid4(), model.tenant_id, model.lane, payload, **fields) for _ in range(count)]
+        created = await PostgresTasks(self.database).create_many(tasks)
+        return [one.id for one in created if isinstance(one, Created)]
+
+    async def lease(self, model: Model, batch: int = 500) -> list[LeasedRow]:
+        """Take what the window allows, as a dispatcher's turn would, acknowledged at once."""
+        queue = PostgresDispatchQueue(self.database)
+        ask = LaneAsk(model.lane, batch, 0, _START, _START)
+        turn = await queue.lease_due([ask], batch, 1, [])
+        await queue.close_leases(list({row.lease for row in turn.rows}))
+        return list(turn.rows)
+
+    async def send(self, model: Model, rows: Sequence[LeasedRow], *, hint: bool = True, **changes: Any) -> None:
+        """Publish rows; `changes` falsify their messages."""
+        topic = model_topic(self.prefix, model.id, model.name)
+        for row in rows:
+            message = DispatchMessage(
+                row.id, row.lane, model.tenant_id, model.id, row.attempt, row.lease, row.phase, row.input_size
+            )
+            partition = partition_of(row.id, model.partitions)
+            await self.raw(
+                topic, partition, replace(message, **changes).encode(), int(row.leased_at.timestamp() * 1_000)
+            )
+            if hint:
+                self.hints.publish_soon("sw:road", f"{model.id} {partition}")
+
+    async def raw(self, topic: str, partition: int, value: bytes | None, timestamp_ms: int | None = None) -> int:
+        """Publish bytes; returns their offset."""
+        sent = await self.producer.send_and_wait(topic, value, key=b"k", partition=partition, timestamp_ms=timestamp_ms)
+        return int(sent.offset)
+
+    async def dispatch(self, model: Model, *, hint: bool = True) -> list[LeasedRow]:
+        """Lease and publish what is due."""
+        rows = await self.lease(model)
+        await self.send(model, rows, hint=hint)
+        return rows
+
+    async def executor(
+        self,
+        slots: int = 100,
+        drain: float = 2.0,
+        stores: tuple[str, ...] = ("local",),
+        in_line: float = 30.0,
+        **changes: Any,
+    ) -> Running:
+        """Start an executor; `changes` replace parts of its world."""
+        staging = changes.pop("staging", None) or FakeStaging(stores[0])
+        results = changes.pop("results", None) or FakeResults(staging)
+        beat = await self.closing.enter_async_context(open_database(self.database_url, hot_connections=2))
+        road = await self.closing.enter_async_context(open_road(self.connection))
+        world = World(
+            attempts=PostgresAttempts(self.database, 0, "UTC"),
+            membership=PostgresMembership(beat),
+            permits=self.permits,
+            gate=self.gate,
+            hints=self.hints,
+            road=road,
+            models=ModelCache(PostgresModels(self.database)),
+            adapters={"plain-http": self.model},
+            staging=staging,
+            results=results,
+            open_sealed=lambda sealed, owner: sealed,
+            is_data_error=is_data_error,
+            is_deadlock=is_deadlock,
+        )
+        identity = Identity(f"rig-{len(self.started)}", slots, stores, "test")
+        executor = assemble(replace(world, **changes), Rules(identity, self.prefix, drain, 86_400, in_line))
+        pending = asyncio.create_task(executor.run())
+        running = Running(executor, pending, road, staging, results)
+        self.started.append(running)
+        await until(lambda: pending.done() or (executor.reading() and not executor.steward.broken), "it reads")
+        return running
+
+    async def sql(self, query: str, *arguments: Any) -> list[Any]:
+        connection = await asyncpg.connect(self.database_url, timeout=5)
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+    async def statuses(self, ids: Sequence[int]) -> dict[int, int]:
+        rows = await self.sql("SELECT id, status FROM task_face WHERE id = ANY ($1::bigint[])", list(ids))
+        return {row["id"]: row["status"] for row in rows}
+
+    async def ended(self, ids: Sequence[int], status: int = 6, seconds: float = 10) -> None:
+        """Wait until all of these have that status."""
+
+        async def over() -> bool:
+            return set((await self.statuses(ids)).values()) == {status}
+
+        try:
+            await until(over, f"{len(ids)} tasks have status {status}", seconds)
+        except AssertionError as late:
+            raise AssertionError(f"{late}: {await self.statuses(ids)}") from None
+
+    @property
+    def sweeps(self) -> PostgresSweeps:
+        return PostgresSweeps(self.database)
+
+
+@asynccontextmanager
+async def open_rig(database_url: str, redis_url: str, bootstrap: str, kind: str, prefix: str) -> AsyncIterator[Rig]:
+    """A rig whose executors are stopped at the end."""
+    connection = KafkaConnection(bootstrap=(bootstrap,), broker=kind)
+    async with (
+        open_database(database_url) as database,
+        open_redis(redis_url) as redis,
+        open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
+        open_hints(redis) as hints,
+        AsyncExitStack() as closing,
+    ):
+        topics = KafkaTopics(connection, client_id="rig", replication=1)
+        closing.push_async_callback(topics.close)
+        producer = AIOKafkaProducer(**connection.arguments(), enable_idempotence=False)
+        await producer.start()
+        closing.push_async_callback(producer.stop)
+        rig = Rig(
+            database_url, redis_url, connection, prefix, database, redis, hints, producer, topics,
+            RedisPermits(redis, rebuilder), RedisQueueGate(redis, rebuilder), closing,
+        )  # fmt: skip
+        try:
+            yield rig
+        finally:
+            if rig.model.held is not None:
+                rig.model.held.set()
+            for running in rig.started:
+                running.executor.stop()
+            await asyncio.gather(*(running.pending for running in rig.started), return_exceptions=True)
