@@ -109,14 +109,17 @@ class AuditedTasks(Protocol):
     async def tasks_now(self, wanted: Sequence[tuple[int, UUID]]) -> list[TaskEnd]:
         """The tasks (tenant, public id) as they are now; open ones too."""
 
+    async def cleaned(self, owners: Sequence[tuple[int, str]]) -> dict[tuple[int, str], int]:
+        """How many tasks of these (tenant, creator) are no longer stored; left out where none is."""
+
     async def shortest_life_seconds(self) -> int:
         """No task is cleaned sooner after its end."""
 
     async def promises(self, part: Slice) -> list[Promise]:
         """The successes of a slice."""
 
-    async def staging_owners(self, references: Sequence[str], tasks: Sequence[UUID]) -> tuple[set[str], set[UUID]]:
-        """Which of these staged references, and of these tasks' files, somebody still needs."""
+    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
+        """Which of these staged files (reference, task) an open or a dead task still needs."""
 
     async def lanes(self, after: int, limit: int) -> list[AuditedLane]:
         """A page of lanes."""
@@ -187,20 +190,24 @@ class Objects(Protocol):
         """What lies there, read to its end; None when nothing does."""
 
 
-class StagedEntry(NamedTuple):
-    """A file in staging."""
+class StagedEntry(Protocol):
+    """A file in staging: `age` seconds since its last write, and whose output it is."""
 
-    reference: str
-    task: UUID | None  #: whose output it is, where its name tells
-    age_seconds: float
-    unfinished: bool  #: still being written, or left behind by who died writing it
+    @property
+    def reference(self) -> str: ...
+    @property
+    def task(self) -> UUID: ...
+    @property
+    def age(self) -> float: ...
+    @property
+    def finished(self) -> bool: ...
 
 
 class StagedListing(Protocol):
     """The staging store, listed."""
 
-    def entries(self, older_than_seconds: float) -> AsyncIterator[list[StagedEntry]]:
-        """Files that nobody has touched for so long, in pages."""
+    async def entries(self) -> Sequence[StagedEntry]:
+        """All that lies in the store, finished or not."""
 
     async def remove(self, reference: str) -> None:
-        """Delete a file; deleting twice changes nothing."""
+        """Delete an output; deleting twice, or one that lies in another store, changes nothing."""

@@ -207,6 +207,9 @@ class Sweeps(Protocol):
     async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
         """Delete tasks with everything that is theirs."""
 
+    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
+        """Which of these staged files (reference, task) an open or a dead task still needs."""
+
     async def prune(self, limit: int) -> int:
         """Old idempotency keys, done cancel requests, long stopped executors; returns how many keys went."""
 

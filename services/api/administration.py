@@ -106,7 +106,7 @@ class Administration:
         try:
             await self._guard.check_resolved(endpoint.url)
         except EgressRefused as error:
-            raise Invalid("endpoint_private", str(error), field="/base_url") from None
+            raise Invalid(error.code, str(error), field="/base_url") from None
 
     def _stored(self, caller: KeyOwner, given: dict[str, Any]) -> dict[str, Any]:
         """The given fields as they are stored."""

@@ -11,6 +11,8 @@ from services.api.problems import Problem
 
 #: A client that drips its body is let go after this.
 BODY_SECONDS: Final = 30.0
+#: A refused body up to this size is still received and dropped: hanging up at once would cost the client the answer.
+_DROPPED_BYTES: Final = 64 * 2**20
 
 
 class ClientGone(Exception):
@@ -32,7 +34,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The body, at most `limit` bytes of plain JSON; raises Problem (408, 413, 415) or ClientGone."""
     announced = header(scope, b"content-length")
     if announced is not None and int(announced) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, hang_up=int(announced) > _DROPPED_BYTES)
     message = await receive() if announced != b"0" else _NOTHING
     if message["type"] == "http.disconnect":
         raise ClientGone
@@ -40,7 +42,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if message.get("more_body"):
         body = await _rest(body, receive, limit)
     if len(body) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, hang_up=False)
     if body:
         _check_type(scope)
     return body
@@ -67,10 +69,11 @@ async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
-                    raise _too_large(limit)
+                    raise _too_large(limit, hang_up=True)
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise Problem("slow_body", f"The body did not arrive within {BODY_SECONDS:.0f} s.") from None
+        detail = f"The body did not arrive within {BODY_SECONDS:.0f} s."
+        raise Problem("slow_body", detail, headers=_HANG_UP) from None
     return b"".join(parts)
 
 
@@ -86,8 +89,10 @@ def _check_type(scope: Scope) -> None:
         raise Problem("unsupported_media_type", "Send the body as application/json.")
 
 
-def _too_large(limit: int) -> Problem:
-    return Problem("body_too_large", f"The body may have at most {limit} bytes.", headers={"Connection": "close"})
+def _too_large(limit: int, *, hang_up: bool) -> Problem:
+    detail = f"The body may have at most {limit} bytes."
+    return Problem("body_too_large", detail, headers=_HANG_UP if hang_up else None)
 
 
+_HANG_UP: Final = {"Connection": "close"}
 _NOTHING: Final[Any] = {"type": "http.request", "body": b""}

@@ -8,8 +8,10 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, FastAPI, Header
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from services.api import examples
+from services.api.problems import CONTENT_TYPE
 from services.api.routes import models, tasks
 from services.api.routes.context import Submitter
 from services.api.routes.documented import answers
@@ -34,6 +36,14 @@ _CREATE_ERRORS: Final = (
     "idempotency_mismatch",
     "queue_full",
     "outcome_unknown",
+)
+_BATCH_ERRORS: Final = (
+    "bad_json",
+    "invalid",
+    "bad_idempotency_key",
+    "slow_body",
+    "body_too_large",
+    "unsupported_media_type",
 )
 _REPLAYED: Final = {
     "Location": {"description": "Where the task is.", "schema": {"type": "string"}},
@@ -73,7 +83,7 @@ def create_task(
     summary="Create up to 1,000 tasks",
     status_code=202,
     responses={
-        **answers(BatchOut, examples.BATCH, "bad_json", "invalid", "bad_idempotency_key", "body_too_large", status=202),
+        **answers(BatchOut, examples.BATCH, *_BATCH_ERRORS, status=202),
         207: {
             "description": "Some tasks were refused: each place has its own verdict.",
             "model": BatchOut,
@@ -94,19 +104,30 @@ def create_tasks(
 
 def document(app: FastAPI) -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
+    routes = [route for router in (_described, tasks.router, models.router) for route in router.routes]
     described = get_openapi(
         title=app.title,
         version=app.version,
         openapi_version=app.openapi_version,
         description=app.description,
-        routes=[*_described.routes, *tasks.router.routes, *models.router.routes],
+        routes=routes,
     )
-    for operations in described["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)  # FastAPI's own validation answer: ours is a problem
+    for route in routes:
+        if isinstance(route, APIRoute):
+            for method in route.methods:
+                _mend(described["paths"][route.path_format][method.lower()], route)
     for unused in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(unused, None)
     return described
+
+
+def _mend(operation: dict[str, Any], route: APIRoute) -> None:
+    if CONTENT_TYPE not in operation["responses"].get("422", {}).get("content", {}):
+        operation["responses"].pop("422", None)  # FastAPI's own answer to what is invalid; ours is 400
+    for status, answer in route.responses.items():
+        media = answer.get("content", {}).get("application/json", {})
+        if "example" in media:  # FastAPI leaves their nulls out
+            operation["responses"][str(status)]["content"]["application/json"]["example"] = media["example"]
 
 
 def main() -> None:

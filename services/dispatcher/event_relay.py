@@ -38,7 +38,7 @@ class Gaps:
     """Numbers below the cursor that were not there yet: their transactions may commit late (decision 15)."""
 
     LIFE_SECONDS: Final = 10.0
-    _MOST: Final = 5_000
+    _MOST: Final = 1_000
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

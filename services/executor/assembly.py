@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,6 +47,7 @@ class World:
     open_sealed: Opener
     is_data_error: Verdict
     is_deadlock: Verdict
+    upkeep: Callable[[], Awaitable[object]]  #: what staging wants done now and then
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         letting_go=letting_go,
         models=world.models,
         hints=world.hints,
+        upkeep=world.upkeep,
         staging_full=lambda: world.staging.full or execution.lacks_staging,
         drain_seconds=rules.drain_seconds,
     )

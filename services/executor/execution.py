@@ -36,6 +36,8 @@ Result = TypeVar("Result")
 #: Jitter only adds: tasks that failed together must not come back as a wall.
 _JITTER: Final = 0.25
 _STAGING_FULL_SECONDS: Final = 5.0
+#: How adapters call a call that used up its time: the task's status is `timeout` then, not `failed`.
+_TIMEOUT_CODE: Final = "model_timeout"
 
 
 class NotOurs(Exception):
@@ -205,7 +207,13 @@ def _interrupted(why: Stop) -> Outcome | None:
 
 
 def _failed(error: ModelError) -> Outcome:
-    return Failed(error.code, storable(error.message), error.retryable, error.retry_after)
+    return Failed(
+        error.code,
+        storable(error.message),
+        error.retryable,
+        retry_after=error.retry_after,
+        timed_out=error.code == _TIMEOUT_CODE,
+    )
 
 
 def storable(text: str) -> str:

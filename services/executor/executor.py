@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import Hints
 from libs.common.ports_attempts import Attempts
@@ -37,6 +37,9 @@ CHANNELS: Final = (
 _POSTURE_SECONDS: Final = 0.25
 _MODELS_SECONDS: Final = 1.0
 _HANDED_SECONDS: Final = 2.0
+_UPKEEP_SECONDS: Final = 10.0
+#: Others read in place of a reader that hangs; one that hangs for so long wants a restart.
+_HOPELESS_SECONDS: Final = 60.0
 #: What is kept of the time to drain for handing back what did not end.
 _MARGIN_SHARE: Final = 0.2
 _LONGEST_MARGIN: Final = 3.0
@@ -61,6 +64,7 @@ class Executor:
         letting_go: LettingGo,
         models: ModelCache,
         hints: Hints,
+        upkeep: Callable[[], Awaitable[object]],
         staging_full: Callable[[], bool],
         drain_seconds: float,
     ) -> None:
@@ -83,6 +87,7 @@ class Executor:
         self._posture = False
         self._told = False
         self._watchdog = Watchdog()
+        self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
         self._model_news = Periodic("models", timedelta(seconds=_MODELS_SECONDS), models.refresh)
         desk.others_read = lambda: bool(ownership.view.readers() - {heartbeat.number})
 
@@ -124,6 +129,7 @@ class Executor:
         loops = {
             "beat": self.heartbeat.run(self),
             "models": self._model_news.run(),
+            "upkeep": self._upkeep.run(),
             "posture": self._keep_posture(),
             "steward": self.steward.run(),
             "reader": self._reader.run(),
@@ -162,6 +168,16 @@ class Executor:
             log.info("executor.reading" if posture else "executor.not_reading", hangs=hangs, running=len(self.runs))
             self._posture = posture
             self.heartbeat.soon()
+
+    @property
+    def hangs_for_long(self) -> bool:
+        """Whether the read loop hangs so long that only a new process helps."""
+        return self._watchdog.stuck > _HOPELESS_SECONDS
+
+    async def needs_kafka(self) -> None:
+        """Raises BrokerUnavailable while there is no connection to Kafka."""
+        if self.steward.broken:
+            raise BrokerUnavailable(self.steward.broken)
 
     # what the heartbeat asks and says
 

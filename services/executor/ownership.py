@@ -59,13 +59,13 @@ class BeatView:
         return frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
 
     def with_store(self, store: str, *, but: int) -> int | None:
-        """A live executor other than `but` that can read this staging store."""
+        """A live executor other than `but` that can read this staging store, if possible one that takes work."""
         fit = [
-            number
+            (not seen.reading, number)
             for number, seen in self._seen.items()
-            if number != but and seen.reading and store in seen.stores and self._lives(seen)
+            if number != but and store in seen.stores and self._lives(seen)
         ]
-        return min(fit, default=None)
+        return min(fit)[1] if fit else None
 
     def stores_differ(self) -> bool:
         """Whether some live executor reads other staging stores than another."""

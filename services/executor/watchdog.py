@@ -20,7 +20,7 @@ class Watchdog:
         self._clock = clock
         self._looked_at = clock()
         self._turned_at = 0.0
-        self._stuck = 0.0
+        self.stuck = 0.0  #: seconds without a turn while heartbeats were answered
 
     def hangs(self, turned_at: float, *, answering: bool) -> bool:
         """Look again: when the loop last turned, and whether PostgreSQL answers heartbeats now."""
@@ -28,7 +28,7 @@ class Watchdog:
         # A frozen process must not count its sleep as the loop's.
         passed, self._looked_at = min(now - self._looked_at, 1.0), now
         if turned_at != self._turned_at:
-            self._turned_at, self._stuck = turned_at, 0.0
+            self._turned_at, self.stuck = turned_at, 0.0
         elif answering:
-            self._stuck += passed
-        return self._stuck >= HANGS_SECONDS
+            self.stuck += passed
+        return self.stuck >= HANGS_SECONDS

@@ -128,6 +128,19 @@ async def test_renewing_prolongs_what_is_past_half_of_its_life(case: Case) -> No
     assert await case.take(1, "old") == [HELD]
 
 
+async def test_asking_again_prolongs_what_is_held(case: Case) -> None:
+    await case.take(1, "old", ttl_ms=300)
+    assert await case.take(1, "old") == [HELD]
+    assert await case.take(1, "old", ttl_ms=1) == [HELD]  # and never shortens it
+    await case.take(1, "marker", ttl_ms=300)
+
+    async def marker_lapsed() -> bool:
+        return await case.gate.depths([1]) == [1]
+
+    await eventually(marker_lapsed, what="the marker lapsed")
+    assert await case.take(1, "old") == [HELD]
+
+
 async def test_renewing_adds_nobody(case: Case) -> None:
     await case.take(1, "a", "b")
     await case.gate.release_many([(1, "a")])

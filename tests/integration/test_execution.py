@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
+import orjson
 import pytest
 
-from tests.support.executor_rig import Rig, open_rig, until
+from libs.common.domain.model_errors import ModelError, UploadFailed, UploadUnauthorized
+from libs.common.domain.task import TaskStatus
+from libs.common.runtime import failpoints
+from tests.support.executor_rig import Rig, Through, answer_lost, open_rig, until
 from tests.support.servers import BrokerChoice
 
 
@@ -16,15 +21,392 @@ async def rig(
 ) -> AsyncIterator[Rig]:
     async with open_rig(database_url, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
         yield rig
+    failpoints.arm("")
 
 
 async def test_a_task_runs_once_and_leaves_a_result(rig: Rig) -> None:
     model = await rig.make_model()
-    await rig.executor()
-    ids = await rig.make_tasks(model, 3)
+    running = await rig.executor()
+    ids = await rig.make_tasks(model, 3, b'{"say":"hi"}')
+    await rig.take_slots(model, ids)
     await rig.dispatch(model)
     await rig.ended(ids)
-    assert len(rig.model.calls) == 3
-    events = await rig.sql("SELECT * FROM event ORDER BY id")
-    assert len(events) == 3
-    await until(lambda: rig.permits.in_use([model.lane]), "in use")
+    assert rig.model.calls == [b'{"say":"hi"}'] * 3
+    assert set(running.results.stored.values()) == {b'out of {"say":"hi"}'}
+    assert running.staging.files == {}
+    await rig.nothing_taken(model)
+    tasks = await rig.sql("SELECT * FROM task")
+    assert {task["oss_file"] for task in tasks} == {f"memory://{key}" for key in running.results.stored}
+    assert {task["attempt"] for task in tasks} == {1}
+    assert [row["outcome"] for row in await rig.sql("SELECT outcome FROM attempt")] == ["success"] * 3
+    assert len(await rig.sql("SELECT 1 FROM event")) == 3
+    assert (await rig.sql("SELECT sum(calls) AS calls FROM stat_delta"))[0]["calls"] == 3
+
+
+async def test_an_empty_payload_is_replaced_by_its_reference(rig: Rig) -> None:
+    model = await rig.make_model()
+    await rig.executor()
+    ids = await rig.make_tasks(model, 1, b"{}", input_ref="s3://in/1")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert orjson.loads(rig.model.calls[0]) == {"inputRef": "s3://in/1"}
+
+
+async def test_a_passing_failure_waits_for_its_retry_without_a_slot(rig: Rig) -> None:
+    model = await rig.make_model(retry_times=1)
+    running = await rig.executor()
+    rig.model.errors.append(ModelError("model_503", "not\x00 now", retryable=True, retry_after=20))
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await rig.ended(ids, TaskStatus.FAILED)
+    await rig.nothing_taken(model)
+    row = (await rig.sql("SELECT *, extract(epoch FROM due_at - now())::int AS due_in FROM dispatch"))[0]
+    assert (row["state"], row["retries"], row["error_code"], row["error_message"]) == (3, 1, "model_503", "not now")
+    assert 17 <= row["due_in"] <= 25
+    assert running.staging.files == {}
+
+
+async def test_a_permanent_failure_is_dead_at_once(rig: Rig) -> None:
+    model = await rig.make_model(retry_times=5)
+    await rig.executor()
+    rig.model.errors.append(ModelError("model_400", "bad input", retryable=False))
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await rig.ended(ids, TaskStatus.FAILED)
+    await rig.nothing_taken(model)
+    assert len(await rig.sql("SELECT 1 FROM dead_task WHERE error_code = 'model_400'")) == 1
+    assert len(await rig.sql("SELECT 1 FROM event WHERE status = 7")) == 1
+
+
+async def test_a_short_upload_outage_is_tried_through_in_line(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.results.errors += [UploadFailed("storage_500", "no", retryable=True)] * 2
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 1
+
+
+async def test_a_long_upload_outage_parks_the_output_and_calls_the_model_once(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor(in_line=0.3)
+    running.results.down = UploadFailed("storage_503", "down", retryable=True)
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+
+    async def parked() -> bool:
+        rows = await rig.sql("SELECT state, phase, staged FROM dispatch")
+        return [(row["state"], row["phase"]) for row in rows] == [(2, 2)]
+
+    await until(parked, "it is parked")
+
+    async def slot_only() -> bool:
+        return await rig.taken(model) == (1, 0)
+
+    await until(slot_only, "the slot stays, the permit goes back")
+    assert len(running.staging.files) == 1
+    # Somebody else uses the permit meanwhile: the redispatched upload needs none.
+    other = await rig.make_tasks(model)
+    rig.model.held = asyncio.Event()
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1, "the other task is being called")
+    running.results.down = None
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 2
+    rig.model.held.set()
+    await rig.ended(other)
+    assert running.staging.files == {}
+    assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1, 1]
+
+
+async def test_a_refused_credential_ends_the_task_and_keeps_its_output(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.results.down = UploadUnauthorized("token expired")
+    ids = await rig.make_tasks(model)
+    await rig.sql(
+        "INSERT INTO task_secret (task_id, sealed) VALUES ($1, $2)",
+        ids[0], orjson.dumps({"authorization": "Bearer a", "x_user_info": "{}"}),
+    )  # fmt: skip
+    await rig.dispatch(model)
+    await rig.ended(ids, TaskStatus.FAILED)
+    credentials = running.results.credentials[0]
+    assert credentials is not None
+    assert (credentials.authorization, credentials.user_info) == ("Bearer a", "{}")
+    dead = (await rig.sql("SELECT * FROM dead_task"))[0]
+    assert dead["error_code"] == "upload_unauthorized"
+    assert dead["staged"] in running.staging.files
+
+
+async def test_a_lasting_upload_is_shown_and_gives_its_permit_back(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.results.seconds = 1.6
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await rig.ended(ids, TaskStatus.MIGRATING)
+
+    async def slot_only() -> bool:
+        return await rig.taken(model) == (1, 0)
+
+    await until(slot_only, "the permit goes back")
+    await rig.ended(ids)
+    assert (await rig.sql("SELECT migrating_at FROM attempt"))[0]["migrating_at"] is not None
+    await rig.nothing_taken(model)
+
+
+async def test_a_lost_output_is_called_for_once_more_and_recorded(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor(in_line=0.1)
+    running.results.down = UploadFailed("storage_503", "down", retryable=True)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: running.staging.files, "the output is staged")
+
+    async def parked() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2"))
+
+    await until(parked, "it is parked")
+    running.staging.files.clear()
+    running.results.down = None
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+
+    async def ready_again() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0 AND phase = 0 AND class = 0"))
+
+    await until(ready_again, "it is ready for another call")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 2
+    outcomes = await rig.sql("SELECT attempt, outcome FROM attempt ORDER BY attempt")
+    assert [(row["attempt"], row["outcome"]) for row in outcomes] == [(1, "staging_lost"), (2, "success")]
+
+
+async def test_an_upload_goes_to_the_executor_that_has_its_store(rig: Rig) -> None:
+    model = await rig.make_model()
+    first = await rig.executor(in_line=0.1, stores=("here",))
+    first.results.down = UploadFailed("storage_503", "down", retryable=True)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def parked() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2"))
+
+    await until(parked, "it is parked")
+    second = await rig.executor(stores=("there",))
+    first.results.down = None
+    await until(lambda: second.executor._ownership.view.stores_differ(), "they see each other")
+    # The one without the file shall read it.
+    first.executor._slots.take(100)
+    await until(lambda: second.executor._ownership.view.readers() == {second.number}, "only the second one reads")
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+
+    async def handed_over() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE held_by = $1", first.number))
+
+    await until(handed_over, "it is handed over")
+    first.executor._slots.give_back(100)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 1
+    assert first.results.stored
+    assert not second.results.stored
+
+
+async def test_an_upload_whose_store_nobody_has_is_called_for_again(rig: Rig) -> None:
+    model = await rig.make_model()
+    ids = await rig.make_tasks(model)
+    await rig.sql(
+        "UPDATE dispatch SET phase = 2, attempt = 1, staged = 'gone:1', staged_size = 1, staged_hash = 'x',"
+        " staged_type = 'txt text/plain', generated_at = now()"
+    )
+    await rig.executor()
+    await rig.dispatch(model)
+
+    async def ready_again() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0 AND phase = 0"))
+
+    await until(ready_again, "it is ready for another call")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+
+
+async def test_a_canceled_call_is_aborted(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running, "the model is called")
+    await rig.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", ids[0])
+    rig.hints.publish_soon("sw:cancel", str(ids[0]))
+    await rig.ended(ids, TaskStatus.CANCELED, seconds=1.5)
+    assert rig.model.running == 0
+    assert running.staging.files == {}
+    await rig.nothing_taken(model)
+    assert await rig.sql("SELECT 1 FROM cancel_request") == []
+
+
+async def test_who_lost_its_token_writes_nothing(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running, "the model is called")
+    await rig.sql("UPDATE dispatch SET token = gen_random_uuid(), executor = 999")
+    rig.model.held.set()
+    await until(lambda: len(running.executor.runs) == 0, "the attempt is over")
+    assert await rig.statuses(ids) == {ids[0]: TaskStatus.PROCESSING}
+    assert await rig.sql("SELECT 1 FROM event") == []
+    assert running.staging.files == {}
+    assert (await rig.taken(model))[0] == 1
+
+
+async def test_an_executor_presumed_dead_drops_everything_and_comes_back(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running, "the model is called")
+    before = running.number
+    await rig.sql("UPDATE executor SET stopped_at = now()")
+    running.executor.heartbeat.soon()
+    await until(lambda: running.number != before, "it has a new number")
+    await until(lambda: rig.model.running == 0, "its call is aborted")
+    assert await rig.statuses(ids) == {ids[0]: TaskStatus.PROCESSING}
+    await rig.sweeps.rescue([before], 3)
+    rig.model.held.set()
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert (await rig.sql("SELECT executor, attempt FROM task"))[0]["executor"] == running.number
+
+
+async def test_after_a_silence_only_what_is_still_ours_goes_on(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 2)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2, "the model is called")
+    await rig.sql("UPDATE dispatch SET token = gen_random_uuid(), executor = 999 WHERE id = $1", ids[0])
+    running.executor.heartbeat._trusted_from = float("-inf")
+    running.executor.heartbeat.soon()
+    await until(lambda: rig.model.running == 1, "the lost one is aborted")
+    rig.model.held.set()
+    await rig.ended(ids[1:])
+    assert (await rig.statuses(ids))[ids[0]] == TaskStatus.PROCESSING
+
+
+async def test_nothing_new_is_started_while_heartbeats_fail(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    heartbeat = running.executor.heartbeat
+    real, heartbeat._membership = heartbeat._membership, Through(heartbeat._membership, beat=_unanswered)
+    heartbeat.soon()
+    await until(lambda: heartbeat._failed, "a beat fails")
+    heartbeat._trusted_from = float("-inf")
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await asyncio.sleep(0.7)
+    assert rig.model.calls == []
+    assert await rig.statuses(ids) == {ids[0]: TaskStatus.QUEUED}
+    heartbeat._membership = real
+    await rig.ended(ids)
+
+
+async def _unanswered(*_: object) -> None:
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("method", ["finish_many", "generated_many", "start_many"])
+async def test_a_lost_answer_changes_nothing(rig: Rig, method: str) -> None:
+    model = await rig.make_model()
+    running = await rig.executor(attempts=answer_lost(method))
+    ids = await rig.make_tasks(model, 2)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    await rig.nothing_taken(model)
+    assert len(rig.model.calls) == 2
+    assert running.staging.files == {}
+    assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1, 1]
+
+
+async def test_draining_lets_short_calls_end_and_hands_long_ones_back(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=2, retry_times=0)
+    running = await rig.executor(drain=1.5)
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 4)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2, "two are called")
+    await until(lambda: len(running.executor.desk.room) == 2, "two are held")
+    number = running.number
+    await running.stop()
+    rows = await rig.sql("SELECT id, state, attempt, retries, token, held_by, class FROM dispatch ORDER BY id")
+    assert [(row["state"], row["token"], row["held_by"], row["retries"]) for row in rows] == [(0, None, None, 0)] * 4
+    assert [row["attempt"] for row in rows] == [1, 1, 0, 0]
+    assert await rig.taken(model) == (4, 0)
+    assert (await rig.sql("SELECT stopped_at FROM executor WHERE id = $1", number))[0]["stopped_at"] is not None
+    rig.model.held.set()
+    await rig.executor()
+    for _ in range(2):
+        await rig.dispatch(model)
+    await rig.ended(ids)
+
+
+async def test_a_call_that_ends_in_time_is_not_handed_back(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor(drain=5)
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running, "it is called")
+    running.executor.stop()
+    await until(lambda: not running.executor.reading(), "it leaves the hash")
+    rig.model.held.set()
+    await asyncio.wait_for(running.pending, 3)
+    assert await rig.statuses(ids) == {ids[0]: TaskStatus.SUCCESS}
+
+
+async def test_without_room_in_staging_nothing_is_called(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.staging.full = True
+    await until(lambda: not running.executor.reading(), "it stops reading")
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await asyncio.sleep(0.5)
+    assert rig.model.calls == []
+    running.staging.full = False
+    await rig.ended(ids)
+
+
+async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.staging.refuses = True
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def put_off() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2 AND retries = 0 AND attempt = 1"))
+
+    await until(put_off, "it is put off")
+    assert not running.executor.reading() or running.executor._staging_full()
+    assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING

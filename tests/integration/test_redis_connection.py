@@ -184,6 +184,7 @@ async def test_cancelled_callers_leave_no_answer_for_others(redis_url: str) -> N
                     assert answer is (TAKEN if lane % 2 else FULL), lane
         # Whoever was cancelled left, but what it had sent was done and read: no lane is over its limit.
         assert max(await doors.gate.depths(range(200))) == 1
+        assert proxy.connections <= 8  # and none cost us its connection
 
 
 async def test_a_cancelled_call_is_finished_before_closing(redis_url: str) -> None:
@@ -196,6 +197,7 @@ async def test_a_cancelled_call_is_finished_before_closing(redis_url: str) -> No
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == "redis-flight"]
         with pytest.raises(GateUnavailable, match="closed"):
             await doors.redis.ping()
     async with open_doors(redis_url) as doors:

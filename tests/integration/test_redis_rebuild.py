@@ -139,6 +139,7 @@ async def test_without_postgresql_it_stays_closed_and_opens_soon_after(doors: Do
     for _ in range(3):
         with pytest.raises(LaneUnknown, match="could not be rebuilt"):
             await take(doors, 1, "b")
+    assert source.tries == 1  # PostgreSQL is left alone for a while
     assert await doors.command("EXISTS", keys.lock(1)) == 0  # others may try
     source.error = None
 

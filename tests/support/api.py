@@ -139,15 +139,15 @@ class Tenant:
 
 def settings(database_url: str, redis_url: str, **more: Any) -> Settings:
     """Settings of an API on any free port."""
-    return Settings(
-        database_url=database_url,
-        redis_url=redis_url,
-        secret_keys="test:" + base64.b64encode(b"k" * 32).decode(),
-        api_port=0,
-        egress_allow="127.0.0.0/8",
-        drain_seconds=0,
-        **more,
-    )
+    told = {
+        "database_url": database_url,
+        "redis_url": redis_url,
+        "secret_keys": "test:" + base64.b64encode(b"k" * 32).decode(),
+        "api_port": 0,
+        "egress_allow": "127.0.0.0/8",
+        "drain_seconds": 0,
+    }
+    return Settings(**{**told, **more})
 
 
 @asynccontextmanager

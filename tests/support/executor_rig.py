@@ -31,16 +31,19 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.contracts.dispatch_message import DispatchMessage
 from libs.common.contracts.topics import model_topic, partition_of
+from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull, UploadFailed
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.operations.model_cache import ModelCache
+from libs.common.ports import SlotRequest
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, TopicPlan
 from libs.common.ports_execution import ModelCall, UploadCredentials
 from libs.common.ports_tasks import Created, NewTask
 from services.executor.assembly import Rules, World, assemble
 from services.executor.executor import Executor
 from services.executor.heartbeat import Identity
+from services.executor.positions import Places
 
 _START = Key(-32768, 0)
 _tenants = itertools.count(1)
@@ -174,6 +177,10 @@ class Running:
     def number(self) -> int:
         return self.executor.heartbeat.number
 
+    @property
+    def places(self) -> Places:
+        return self.executor.steward._places
+
     async def stop(self) -> None:
         self.executor.stop()
         await asyncio.wait_for(self.pending, 20)
@@ -213,6 +220,24 @@ class Rig:
         created = await PostgresTasks(self.database).create_many(tasks)
         return [one.id for one in created if isinstance(one, Created)]
 
+    async def take_slots(self, model: Model, ids: Sequence[int]) -> None:
+        """Gate slots, as the API takes them before it writes."""
+        rows = await self.sql("SELECT public_id FROM task WHERE id = ANY ($1::bigint[])", list(ids))
+        requests = [SlotRequest(model.lane, str(row["public_id"]), 1_000, 600_000) for row in rows]
+        await self.gate.take_many(requests)
+
+    async def taken(self, model: Model) -> tuple[int, int]:
+        """Gate slots and permits of the model's lane that are taken."""
+        return (await self.gate.depths([model.lane]))[0], (await self.permits.in_use([model.lane]))[0]
+
+    async def nothing_taken(self, model: Model) -> None:
+        """Wait until gate and permits of the lane are empty."""
+
+        async def empty() -> bool:
+            return await self.taken(model) == (0, 0)
+
+        await until(empty, "slots and permits went back")
+
     async def lease(self, model: Model, batch: int = 500) -> list[LeasedRow]:
         """Take what the window allows, as a dispatcher's turn would, acknowledged at once."""
         queue = PostgresDispatchQueue(self.database)
@@ -221,8 +246,10 @@ class Rig:
         await queue.close_leases(list({row.lease for row in turn.rows}))
         return list(turn.rows)
 
-    async def send(self, model: Model, rows: Sequence[LeasedRow], *, hint: bool = True, **changes: Any) -> None:
-        """Publish rows; `changes` falsify their messages."""
+    async def send(
+        self, model: Model, rows: Sequence[LeasedRow], *, hint: bool = True, lies: dict[str, int] | None = None
+    ) -> None:
+        """Publish rows; `lies` falsify their messages."""
         topic = model_topic(self.prefix, model.id, model.name)
         for row in rows:
             message = DispatchMessage(
@@ -230,7 +257,7 @@ class Rig:
             )
             partition = partition_of(row.id, model.partitions)
             await self.raw(
-                topic, partition, replace(message, **changes).encode(), int(row.leased_at.timestamp() * 1_000)
+                topic, partition, replace(message, **(lies or {})).encode(), int(row.leased_at.timestamp() * 1_000)
             )
             if hint:
                 self.hints.publish_soon("sw:road", f"{model.id} {partition}")
@@ -273,9 +300,13 @@ class Rig:
             open_sealed=lambda sealed, owner: sealed,
             is_data_error=is_data_error,
             is_deadlock=is_deadlock,
+            upkeep=_nothing,
         )
         identity = Identity(f"rig-{len(self.started)}", slots, stores, "test")
-        executor = assemble(replace(world, **changes), Rules(identity, self.prefix, drain, 86_400, in_line))
+        for name, change in changes.items():
+            made = change(getattr(world, name)) if callable(change) else change
+            world = replace(world, **{name: made})
+        executor = assemble(world, Rules(identity, self.prefix, drain, 86_400, in_line))
         pending = asyncio.create_task(executor.run())
         running = Running(executor, pending, road, staging, results)
         self.started.append(running)
@@ -307,6 +338,46 @@ class Rig:
     @property
     def sweeps(self) -> PostgresSweeps:
         return PostgresSweeps(self.database)
+
+
+async def _nothing() -> None:
+    """Memory needs no upkeep."""
+
+
+class Through:
+    """The real thing, with some methods of the test's own."""
+
+    def __init__(self, real: Any, **own: Any) -> None:
+        self._real = real
+        self.__dict__.update(own)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._real, name, value)
+
+
+def answer_lost(method: str, times: int = 1) -> Callable[[Any], Through]:
+    """Make a port's method do its work, and lose the answer the first times."""
+
+    def change(real: Any) -> Through:
+        left = times
+
+        async def lossy(*arguments: Any) -> Any:
+            nonlocal left
+            answer = await getattr(real, method)(*arguments)
+            if left > 0:
+                left -= 1
+                raise OutcomeUnknown("the answer is lost")
+            return answer
+
+        return Through(real, **{method: lossy})
+
+    return change
 
 
 @asynccontextmanager

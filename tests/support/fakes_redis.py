@@ -179,12 +179,13 @@ class FakeHints:
 
 
 class FakeOpenTasks:
-    """Implements ports.OpenTaskSource; counts how often it was read, and raises `error` if one is set."""
+    """Implements ports.OpenTaskSource; counts tries and reads, and raises `error` if one is set."""
 
     def __init__(self) -> None:
         self.slots: dict[int, list[tuple[str, int]]] = {}
         self.permits: dict[int, list[tuple[str, int]]] = {}
         self.reads = 0
+        self.tries = 0
         self.error: Exception | None = None
         #: Awaited before each page of slots: lets a test act half-way.
         self.before_page: Callable[[int], Awaitable[None]] | None = None
@@ -198,6 +199,7 @@ class FakeOpenTasks:
             yield slots[start : start + PAGE]
 
     async def live_permits(self, lane: int) -> list[tuple[str, int]]:
+        self.tries += 1
         if self.error is not None:
             raise self.error
         return self.permits.get(lane, [])

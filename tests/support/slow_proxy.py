@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from urllib.parse import urlsplit
 
 
@@ -15,23 +15,24 @@ class SlowProxy:
         self.delay = 0.0
         self.silent = False
         self.url = ""
+        self.connections = 0  #: made since the start
         self._host = host
         self._port = port
         self._links: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
-        up_reader, up_writer = await asyncio.open_connection(self._host, self._port)
-        try:
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass_on(reader, up_writer, slowly=False))
-                both.create_task(self._pass_on(up_reader, writer, slowly=True))
-        finally:
-            self._links.discard(link)
-            writer.close()
-            up_writer.close()
+        # A cancelled handler makes asyncio complain about its callback.
+        with closing(writer), suppress(asyncio.CancelledError):
+            up_reader, up_writer = await asyncio.open_connection(self._host, self._port)
+            with closing(up_writer):
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._pass_on(reader, up_writer, slowly=False))
+                    both.create_task(self._pass_on(up_reader, writer, slowly=True))
+        self._links.discard(link)
 
     async def close(self) -> None:
         for link in self._links:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -35,9 +36,10 @@ _STORE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class StagedEntry:
-    """A file as it lies in the store, finished or not; `age` in seconds since its last write."""
+    """A file as it lies in the store, finished or not; `age` in seconds since its last write, `task` whose it is."""
 
     reference: str
+    task: UUID
     size: int
     age: float
     finished: bool
@@ -106,7 +108,7 @@ class Staging:
         descriptor = _open(self._path(staged.reference))
         try:
             digest, size, held = sha256(), 0, b""
-            while chunk := await self.in_thread(lambda: _next_chunk(descriptor, size, digest)):
+            while chunk := await self.in_thread(partial(_next_chunk, descriptor, size, digest)):
                 if held:
                     yield held
                 held = chunk
@@ -188,7 +190,8 @@ class Staging:
                     state = item.stat(follow_symlinks=False)
                     reference = f"{self.store_id}:{item.name}"
                     finished = not item.name.endswith(PART)
-                    found.append(StagedEntry(reference, state.st_size, max(0.0, now - state.st_mtime), finished))
+                    age = max(0.0, now - state.st_mtime)
+                    found.append(StagedEntry(reference, UUID(item.name[:32]), state.st_size, age, finished))
         return found
 
     def _probe(self) -> None:

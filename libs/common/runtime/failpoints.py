@@ -52,6 +52,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "executor/before-beat": "A heartbeat is about to be written.",
     "janitor/before-promote": "Tasks whose time has come are about to become due.",
     "janitor/before-requeue": "Due retries have their slots, they are not in the queue yet.",
+    "janitor/before-put-off": "Due retries found the gate full and are about to be put off.",
     "janitor/before-rescue": "Work of a silent executor is about to be taken from it.",
     "janitor/before-end-overdue": "Attempts past their deadline are about to be ended.",
     "janitor/before-end-waiting": "Tasks that waited too long are about to be ended.",

@@ -8,7 +8,6 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from services.api.problems import CODES, CONTENT_TYPE, Problem
-from services.api.schemas import ProblemOut
 
 _TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 #: What every operation can answer.
@@ -50,7 +49,6 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
     shown = {code: {"value": Problem(code, CODES[code].title + ".").body(_TRACE)} for code in codes}
     described: dict[str, Any] = {
         "description": "; ".join(f"`{code}`: {CODES[code].title}" for code in codes) + ".",
-        "model": ProblemOut,
         "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}, "examples": shown}},
     }
     if status in (429, 503):

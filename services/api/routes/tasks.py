@@ -39,7 +39,9 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=StrictRoute)
 @router.post(
     "/read",
     summary="Read several tasks",
-    responses=answers(TaskItems, examples.TASK_ITEMS, "bad_json", "invalid", "body_too_large"),
+    responses=answers(
+        TaskItems, examples.TASK_ITEMS, "bad_json", "invalid", "body_too_large", "unsupported_media_type"
+    ),
 )
 async def read_tasks(
     asked: Annotated[TaskIdsIn, examples.body(examples.TASK_IDS)], caller: Reader, cases: Cases

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from libs.common.domain.model_errors import StagedLost
+from libs.common.ports_audit import StagedListing
 from libs.common.ports_sweeps import Sweeps
 from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
 from services.janitor.report import did
-from services.janitor.staged_files import StagedFiles
+
+log = get_logger()
 
 _SLICE: Final = 500
 _SLICES: Final = 10
@@ -22,9 +26,9 @@ _SLICES: Final = 10
 class Expiry:
     """Deletes in slices, so that no statement holds many rows for long."""
 
-    def __init__(self, sweeps: Sweeps, staged: StagedFiles, *, unfetched_days: int, dead_days: int) -> None:
+    def __init__(self, sweeps: Sweeps, staging: StagedListing, *, unfetched_days: int, dead_days: int) -> None:
         self._sweeps = sweeps
-        self._staged = staged
+        self._staging = staging
         self._unfetched_days = unfetched_days
         self._dead_days = dead_days
         self._after = 0
@@ -60,7 +64,7 @@ class Expiry:
             deleted = set(await self._delete([id_ for id_, _ in over]))
             gone += len(deleted)
             # Only after the row, and only of rows that went: a replay may have taken the task back meanwhile.
-            await self._staged.remove([staged for id_, staged in over if staged is not None and id_ in deleted])
+            await self._remove([staged for id_, staged in over if staged is not None and id_ in deleted])
             if len(over) < _SLICE:
                 break
         return did("dead", gone)
@@ -70,3 +74,11 @@ class Expiry:
             return []
         await failpoint("janitor/before-delete")
         return await self._sweeps.delete_tasks(ids)
+
+    async def _remove(self, references: Sequence[str]) -> None:
+        """What this fails to remove, or dies before, is a stray file later (strays.py)."""
+        for reference in references:
+            try:
+                await self._staging.remove(reference)
+            except (OSError, StagedLost) as error:
+                log.warning("staged.not_removed", reference=reference, error=type(error).__name__)

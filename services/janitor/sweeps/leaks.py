@@ -76,6 +76,7 @@ class Leaks:
     async def sweep(self) -> int:
         """One round; returns how many places were freed. Ends early while Redis is away."""
         budget, freed = _BUDGET, 0
+        await failpoint("janitor/before-reconcile")
         try:
             if not self._lanes and self._visit is None:
                 await self._next_lanes()
@@ -124,7 +125,6 @@ class Leaks:
         suspects = {member: known.get(member, now) for member in sorted(visit.absent)[:_SUSPECTS]}
         leaked = [member for member, since in suspects.items() if now - since >= APART_SECONDS]
         if leaked:
-            await failpoint("janitor/before-reconcile")
             await self._places.release([(visit.lane, member) for member in leaked])
         waiting = {member: since for member, since in suspects.items() if now - since < APART_SECONDS}
         if waiting:

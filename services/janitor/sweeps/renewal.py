@@ -73,7 +73,7 @@ class SlotRenewal:
         over = {str(member) for member in await self._sweeps.absent_slots(lane, [UUID(member) for member in missing])}
         still = [(member, members[member]) for member in missing if member not in over]
         if still:
-            await failpoint("janitor/before-restore")
+            await failpoint("janitor/before-reconcile")
             await self._gate.restore(lane, still)
         return len(still)
 
@@ -108,7 +108,7 @@ class PermitRenewal:
         over = {str(token) for token in await self._sweeps.absent_permits(lane, [UUID(token) for token in missing])}
         still = [(token, live[token]) for token in missing if token not in over]
         if still:
-            await failpoint("janitor/before-restore")
+            await failpoint("janitor/before-reconcile")
             await self._permits.restore(lane, still)
         return len(still)
 

@@ -1,7 +1,8 @@
 """Rescue: what a dead executor held or ran goes back into the queue.
 
 Every second, whatever the interval of the other sweeps. An executor is dead when its beats stopped moving (beats.py),
-or when it stopped and rows still name it: it was cut off while draining, or a janitor died between burying and rescuing.
+or when it stopped and rows still name it: it was cut off while draining, or a janitor died between burying and
+rescuing.
 
     rows that it held            same place in the queue
     attempts with staged output  go on from there, nothing is called again
@@ -65,7 +66,7 @@ class Rescue:
         return await self._take_from(sorted(gone)) if gone else 0
 
     async def _bury(self, silent: Sequence[WatchedBeat]) -> set[int]:
-        await failpoint("janitor/before-bury")
+        await failpoint("janitor/before-rescue")
         buried = set(await self._sweeps.bury_executors(silent))
         for beat in silent:
             if beat.id in buried:
@@ -85,7 +86,7 @@ class Rescue:
         return did("rescue", len(rescued), executors=list(executors), running=len(tokens)) + len(lost)
 
     async def _give_up(self, lost: Sequence[LostAttempt]) -> None:
-        await failpoint("janitor/before-end-lost")
+        await failpoint("janitor/before-rescue")
         ended = await self._sweeps.end_running([(attempt, TaskStatus.FAILED, CODE, _MESSAGE) for attempt in lost])
         over = [attempt for attempt in lost if attempt.id in ended]
         await self._returns.give(

@@ -56,15 +56,19 @@ class PostgresAudit:
         tenants, tasks = [tenant for tenant, _ in wanted], [task for _, task in wanted]
         return [_end(row) for row in await self._fetch("audit_tasks_now", tenants, tasks)]
 
+    async def cleaned(self, owners: Sequence[tuple[int, str]]) -> dict[tuple[int, str], int]:
+        rows = await self._fetch("audit_cleaned", [tenant for tenant, _ in owners], [creator for _, creator in owners])
+        return {(row["tenant_id"], row["creator"]): row["tasks"] for row in rows}
+
     async def shortest_life_seconds(self) -> int:
         return int((await self._fetch("audit_shortest_life"))[0]["seconds"])
 
     async def promises(self, part: Slice) -> list[Promise]:
         return [_promise(row) for row in await self._fetch("audit_results", *part)]
 
-    async def staging_owners(self, references: Sequence[str], tasks: Sequence[UUID]) -> tuple[set[str], set[UUID]]:
-        rows = await self._fetch("audit_staging_owners", list(references), list(tasks))
-        return {row["staged"] for row in rows}, {row["public_id"] for row in rows}
+    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
+        references, tasks = [reference for reference, _ in files], [task for _, task in files]
+        return {row["reference"] for row in await self._fetch("needed_staged", references, tasks)}
 
     async def lanes(self, after: int, limit: int) -> list[AuditedLane]:
         return [AuditedLane(**row) for row in await self._fetch("audit_lanes", after, limit)]

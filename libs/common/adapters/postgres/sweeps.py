@@ -163,6 +163,10 @@ class PostgresSweeps:
     async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
         return [row["id"] for row in await self._database.fetch("delete_tasks", sorted(ids))]
 
+    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
+        references, tasks = [reference for reference, _ in files], [task for _, task in files]
+        return {row["reference"] for row in await self._database.fetch("needed_staged", references, tasks)}
+
     async def prune(self, limit: int) -> int:
         await self._database.fetch("prune_cancel_requests")
         await self._database.fetch("prune_executors", _EXECUTOR_DAYS)

@@ -130,14 +130,14 @@ GROUP BY x.token HAVING count(*) > 1 LIMIT 1000
 
 -- name: audit_statistics
 -- I16: calls counted = attempts begun, by tenant and creator (a model may have been renamed between two folds). Tasks that
--- were cleaned are balanced by cleaned_calls. In one statement, because calls begin all the time.
+-- were cleaned are balanced by `cleaned`. In one statement, because calls begin all the time.
 WITH counted AS (
   SELECT tenant_id, creator, sum(calls)::bigint AS n FROM (
     SELECT tenant_id, creator, calls::bigint AS calls FROM stat_delta UNION ALL SELECT tenant_id, creator, request_count FROM model_stat) s GROUP BY 1, 2
 ), begun AS (
   SELECT tenant_id, creator, sum(n)::bigint AS n FROM (
     SELECT t.tenant_id, t.creator, sum(coalesce(d.attempt, t.attempt)) AS n FROM task t LEFT JOIN dispatch d ON d.id = t.id GROUP BY 1, 2
-    UNION ALL SELECT tenant_id, creator, calls FROM cleaned_calls) b GROUP BY 1, 2
+    UNION ALL SELECT tenant_id, creator, calls FROM cleaned) b GROUP BY 1, 2
 )
 SELECT coalesce(c.tenant_id, b.tenant_id) AS id, 'tenant ' || coalesce(c.tenant_id, b.tenant_id) || ', creator ' || quote_literal(coalesce(c.creator, b.creator)) AS subject,
   coalesce(c.n, 0) || ' calls counted, ' || coalesce(b.n, 0) || ' attempts begun' AS detail
@@ -182,6 +182,11 @@ SELECT t.public_id, t.tenant_id, t.creator, t.biz_name, coalesce(d.version, t.ve
 FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
 JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id LEFT JOIN dispatch d ON d.id = t.id
 
+-- name: audit_cleaned
+-- How many tasks of a tenant's creator were cleaned. $1 tenants, $2 creators.
+SELECT w.tenant_id, w.creator, c.tasks FROM unnest($1::bigint[], $2::text[]) AS w(tenant_id, creator)
+JOIN cleaned c ON c.tenant_id = w.tenant_id AND c.creator = w.creator
+
 -- name: audit_shortest_life
 -- No task is cleaned sooner after its end than this many seconds.
 SELECT coalesce(min(auto_clean_seconds), 86400)::int AS seconds FROM model
@@ -191,12 +196,6 @@ SELECT coalesce(min(auto_clean_seconds), 86400)::int AS seconds FROM model
 SELECT t.public_id, t.oss_file, t.file_size, t.files, a.staged_size FROM task t
 LEFT JOIN attempt a ON a.task_id = t.id AND a.attempt = t.attempt
 WHERE t.id > $1 AND t.id <= $2 AND t.status = 6
-
--- name: audit_staging_owners
--- Which of these staged references ($1) and tasks ($2) somebody still needs: an open task, or a dead one that keeps its file.
-SELECT d.staged, d.public_id FROM dispatch d WHERE d.staged = ANY ($1::text[]) OR d.public_id = ANY ($2::uuid[])
-UNION ALL
-SELECT x.staged, t.public_id FROM dead_task x JOIN task t ON t.id = x.task_id WHERE x.staged = ANY ($1::text[])
 
 -- name: audit_lanes
 -- A page of lanes with the limit of their gate. $1 after, $2 how many.

@@ -174,7 +174,7 @@ ORDER BY d.died_at LIMIT $2
 -- name: delete_tasks
 -- Tasks and everything that is theirs; never an open one. Never one whose event has not left: event rows have no index
 -- on their task, but they carry the end's very time, so what ended before the oldest one (a minute for transactions
--- that overlap) has none, apart from those that died. Their calls stay counted: cleaned_calls balances the statistics.
+-- that overlap) has none, apart from those that died. They stay counted: `cleaned` balances statistics and events.
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 ), gone AS (
@@ -183,9 +183,9 @@ WITH unsent AS MATERIALIZED (
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
   RETURNING t.id, t.tenant_id, t.creator, t.attempt
 ), k AS (
-  INSERT INTO cleaned_calls (tenant_id, creator, calls)
-  SELECT tenant_id, creator, sum(attempt) FROM gone GROUP BY 1, 2 HAVING sum(attempt) > 0 ORDER BY 1, 2
-  ON CONFLICT (tenant_id, creator) DO UPDATE SET calls = cleaned_calls.calls + EXCLUDED.calls
+  INSERT INTO cleaned (tenant_id, creator, tasks, calls)
+  SELECT tenant_id, creator, count(*), sum(attempt) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
+  ON CONFLICT (tenant_id, creator) DO UPDATE SET tasks = cleaned.tasks + EXCLUDED.tasks, calls = cleaned.calls + EXCLUDED.calls
 ), i AS (DELETE FROM task_input WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), s AS (DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), a AS (DELETE FROM attempt WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
@@ -220,6 +220,13 @@ WITH taken AS (
   SET request_count = model_stat.request_count + EXCLUDED.request_count, updated_at = now()
 )
 SELECT count(*)::int AS rows FROM taken
+
+-- name: needed_staged
+-- Which of these staged files ($1 references, $2 their tasks) somebody still needs: an open task, or a dead one for a replay.
+SELECT m.reference FROM unnest($1::text[], $2::uuid[]) AS m(reference, task) JOIN (
+  SELECT d.public_id FROM dispatch d WHERE d.public_id = ANY ($2::uuid[])) o ON o.public_id = m.task
+UNION
+SELECT x.staged FROM dead_task x WHERE x.staged = ANY ($1::text[])
 
 -- name: prune_dead_events
 -- Events that died, once nobody can be expected to send them again. $1 days, $2 limit.

@@ -343,10 +343,12 @@ CREATE TABLE model_stat (
   PRIMARY KEY (day, tenant_id, creator, model_name)
 );
 
--- Calls of tasks that are no longer stored: with them, calls counted = attempts begun, for ever (audit, I16).
-CREATE TABLE cleaned_calls (
+-- How many tasks are no longer stored, and their calls. With them calls counted = attempts begun, for ever, and an event
+-- of an unknown task is told from one of a task that was cleaned (audit, I16 and I7).
+CREATE TABLE cleaned (
   tenant_id bigint NOT NULL,
   creator text NOT NULL,
+  tasks bigint NOT NULL,
   calls bigint NOT NULL,
   PRIMARY KEY (tenant_id, creator)
 );

@@ -1,0 +1,1 @@
+"""Ways to call models, one module for each."""

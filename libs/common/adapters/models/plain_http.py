@@ -1,0 +1,211 @@
+"""The plain model call: one request out, its answer into staging."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from io import BytesIO
+from typing import Final
+
+from aiohttp import ClientError, ClientResponse, ClientSession
+from multidict import CIMultiDict
+from yarl import URL
+
+from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.http_client import Broken, open_http_client
+from libs.common.adapters.models.decoding import decoder_for
+from libs.common.adapters.models.refusals import Cleaner, connection_error, status_error
+from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, InvalidQuery, follow, join_endpoint, with_query
+from libs.common.domain.header_bindings import InvalidBindings, check_bindings
+from libs.common.domain.model_errors import ModelError
+from libs.common.domain.output import StagedFile
+from libs.common.ports_execution import ModelCall, StagingWriter
+
+REDIRECTS_LIMIT: Final = 5
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_FOLLOWED: Final = frozenset({307, 308})  #: these keep method and body
+_REASON_SECONDS: Final = 2.0  #: how long the text of a refusal is waited for
+_LARGE_BODY: Final = 512 * 1024  #: aiohttp wants larger bodies as files, written piece by piece
+
+_HEADERS: Final = CIMultiDict({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "sluiceway"})
+_POST_HEADERS: Final = CIMultiDict({**_HEADERS, "Content-Type": "application/json"})
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerLimits:
+    """The most that is taken of one answer, in bytes: as they come over the wire, and unpacked."""
+
+    wire_bytes: int
+    decoded_bytes: int
+
+
+class PlainHttp:
+    """Calls a model once: never a second time on its own, whatever happens to the connection.
+
+    One deadline covers everything from the look-up of the name to the last byte. A non-empty answer of class 2xx is
+    the output. Everything else is a ModelError with a code: model_timeout, model_unreachable, model_http_<status>,
+    egress_refused, redirect_refused, answer_too_large, bad_answer, empty_output, bad_address, bad_payload,
+    bad_bindings. None of them shows a header's value or a query.
+    """
+
+    def __init__(self, session: ClientSession, limits: AnswerLimits) -> None:
+        self._session = session
+        self._limits = limits
+
+    async def invoke(self, call: ModelCall, sink: StagingWriter) -> StagedFile:
+        """Call the model and stage its answer. Raises ModelError and StagingFull."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + call.timeout_seconds
+        if call.deadline is not None:
+            end = min(end, call.deadline)
+        try:
+            async with asyncio.timeout_at(end):
+                content_type = await self._call(call, end, sink)
+        except TimeoutError:
+            raise ModelError(
+                "model_timeout", f"no complete answer within {call.timeout_seconds:g} s", retryable=True
+            ) from None
+        return await sink.commit(content_type)
+
+    async def _call(self, call: ModelCall, end: float, sink: StagingWriter) -> str:
+        """The request and those that same-origin redirects lead to; gives the answer's Content-Type."""
+        endpoint, headers, body = _prepared(call)
+        for _ in range(REDIRECTS_LIMIT + 1):
+            response = await self._request(call.method, endpoint, headers, body)
+            try:
+                if 200 <= response.status < 300:
+                    await self._receive(response, endpoint, sink)
+                    return response.headers.get("Content-Type", "")
+                if response.status not in _REDIRECTS:
+                    raise await _refused(response, call, end)
+                endpoint = _next_endpoint(endpoint, response)
+            finally:
+                response.close()  # a connection that has given its whole answer is back in the pool by now
+        raise ModelError("redirect_refused", f"the model redirects more than {REDIRECTS_LIMIT} times", retryable=False)
+
+    async def _request(
+        self, method: str, endpoint: Endpoint, headers: CIMultiDict[str], body: bytes | None
+    ) -> ClientResponse:
+        data = BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+        try:
+            return await self._session.request(
+                method, _url(endpoint), data=data, headers=headers, allow_redirects=False
+            )
+        except Broken as broken:
+            raise connection_error(endpoint, broken.error) from None
+        except ClientError as error:
+            raise connection_error(endpoint, error) from None
+
+    async def _receive(self, response: ClientResponse, endpoint: Endpoint, sink: StagingWriter) -> None:
+        """Pass the body on as it comes; at most a buffer of it is in memory."""
+        limits, content = self._limits, response.content
+        if (response.content_length or 0) > limits.wire_bytes:
+            raise _too_large(limits.wire_bytes)
+        decoder = decoder_for(response.headers.getall("Content-Encoding", ()))
+        wire = decoded = 0
+        try:
+            while chunk := await content.readany():
+                wire += len(chunk)
+                if wire > limits.wire_bytes:
+                    raise _too_large(limits.wire_bytes)
+                if decoder is None:
+                    await sink.write(chunk)
+                    continue
+                for piece in decoder.decode(chunk):
+                    decoded += len(piece)
+                    if decoded > limits.decoded_bytes:
+                        raise _too_large(limits.decoded_bytes)
+                    await sink.write(piece)
+        except (ClientError, OSError) as error:
+            raise connection_error(endpoint, error) from None
+        if decoder is not None:
+            decoder.finish()
+        if not (wire if decoder is None else decoded):
+            raise ModelError("empty_output", f"the model answered {response.status} without content", retryable=False)
+
+
+@asynccontextmanager
+async def open_plain_http(guard: EgressGuard, limits: AnswerLimits) -> AsyncIterator[PlainHttp]:
+    """The adapter on a session of its own."""
+    async with open_http_client(guard) as session:
+        yield PlainHttp(session, limits)
+
+
+def _prepared(call: ModelCall) -> tuple[Endpoint, CIMultiDict[str], bytes | None]:
+    """Everything that can be wrong with a call before anybody hears of it."""
+    try:
+        check_bindings(call.headers)
+        endpoint = _joined(call.base_url, call.route)
+        if call.method != "GET":
+            return endpoint, _merged(_POST_HEADERS, call.headers), call.payload
+        url = with_query(endpoint.url, call.payload)
+        return Endpoint(url, endpoint.scheme, endpoint.host, endpoint.port), _merged(_HEADERS, call.headers), None
+    except InvalidBindings as error:
+        raise ModelError("bad_bindings", error.message, retryable=False) from None
+    except InvalidEndpoint as error:
+        raise ModelError("bad_address", error.message, retryable=False) from None
+    except InvalidQuery as error:
+        raise ModelError("bad_payload", str(error), retryable=False) from None
+
+
+@lru_cache(maxsize=4_096)
+def _joined(base_url: str, route: str) -> Endpoint:
+    return join_endpoint(base_url, route)
+
+
+def _url(endpoint: Endpoint) -> URL:
+    """As it is, without a second opinion on its escapes; yarl must see the same host in it as we did."""
+    url = URL(endpoint.url, encoded=True)
+    if (url.scheme, url.host, url.port) != (endpoint.scheme, endpoint.host, endpoint.port):
+        raise ModelError("bad_address", "the model's address can be read in two ways", retryable=False)
+    return url
+
+
+def _merged(base: CIMultiDict[str], bindings: tuple[tuple[str, str], ...]) -> CIMultiDict[str]:
+    if not bindings:
+        return base
+    headers = base.copy()
+    for name, value in bindings:
+        headers[name] = value
+    return headers
+
+
+def _next_endpoint(endpoint: Endpoint, response: ClientResponse) -> Endpoint:
+    """Where a redirect leads, if it may be followed; a refusal names its target, but not the target's query."""
+    status, location = response.status, response.headers.get("Location", "")
+    try:
+        target = follow(endpoint, location)
+    except InvalidEndpoint:
+        raise ModelError(
+            "redirect_refused", f"the model redirects ({status}) to no readable address", retryable=False
+        ) from None
+    if status in _FOLLOWED and location and target.origin == endpoint.origin:
+        return target
+    why = "another origin" if target.origin != endpoint.origin else "with a change of method"
+    raise ModelError(
+        "redirect_refused", f"the model redirects ({status}, {why}) to {target.shown}, not followed", retryable=False
+    )
+
+
+async def _refused(response: ClientResponse, call: ModelCall, end: float) -> ModelError:
+    """The status decides; what the body says is added if it comes soon."""
+    cleaner = Cleaner.of(value for _, value in call.headers)
+    body = b""
+    try:
+        # a little before the call's own end, which would turn the refusal into a timeout
+        async with asyncio.timeout_at(min(end - 0.05, asyncio.get_running_loop().time() + _REASON_SECONDS)):
+            while len(body) < cleaner.wanted_bytes and (chunk := await response.content.readany()):
+                body += chunk
+    except (ClientError, OSError):  # TimeoutError is one
+        pass
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        body = b"(compressed)"
+    return status_error(response.status, response.headers, cleaner.clean(body), now=datetime.now(UTC))
+
+
+def _too_large(limit: int) -> ModelError:
+    return ModelError("answer_too_large", f"the model's answer is larger than {limit} bytes", retryable=False)

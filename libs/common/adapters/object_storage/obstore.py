@@ -1,0 +1,161 @@
+"""Results in an object store: a local folder, S3, Google Cloud Storage, Azure, or memory, by the URL's scheme."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, MemoryStore, from_url
+
+from libs.common.adapters.object_storage.local_folder import LocalFolder
+from libs.common.adapters.staging import Staging
+from libs.common.domain.model_errors import UploadFailed
+from libs.common.domain.output import ResultName, StagedFile, StoredFile
+from libs.common.ports_execution import UploadCredentials
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+PUT_BYTES: Final = 1024 * 1024  #: up to here an object is one request
+PART_BYTES: Final = 8 * 1024 * 1024
+_PARTS_AT_ONCE: Final = 2
+_SECONDS: Final = 60.0
+_BYTES_PER_SECOND: Final = 1024 * 1024  #: what the slowest link that we wait for carries
+
+#: A store's own retries are short: the executor tries again itself, and parks what lasts longer.
+_RETRY: Final[RetryConfig] = {
+    "max_retries": 2,
+    "retry_timeout": timedelta(seconds=15),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+_CLIENT: Final[ClientConfig] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=30)}
+#: Browsers run these; a bucket that is served as a site must not show them in place.
+_ACTIVE: Final = frozenset({"html", "svg", "xml"})
+
+
+class BadStorageUrl(ValueError):
+    """SLUICEWAY_STORAGE_URL names no store that could be opened."""
+
+
+class ObjectStorage:
+    """Puts staged outputs under their names into one store; the same name again replaces the object.
+
+    `public_url` is the prefix under which readers find the objects, if that is not the store's own address.
+    """
+
+    def __init__(self, url: str, staging: Staging, *, public_url: str = "") -> None:
+        self._staging = staging
+        self._store = _open(url)
+        self._folder = _folder(url, staging)
+        self._base = (public_url or url).rstrip("/")
+
+    async def put(
+        self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None = None
+    ) -> StoredFile:
+        """Store an output. Raises UploadFailed, and StagedLost when it is no longer what was staged."""
+        key = name.key(staged.file_type)
+        try:
+            async with asyncio.timeout(_SECONDS + staged.size / _BYTES_PER_SECOND):
+                await self._put(key, staged)
+        except (PermissionDeniedError, UnauthenticatedError):
+            raise _failed("upload_denied", "the object store does not accept the service's own credentials") from None
+        except TimeoutError:
+            raise _failed("upload_timeout", "the object store did not take the result in time") from None
+        except (BaseError, OSError, ValueError, NotImplementedError) as error:
+            raise _failed("upload_unreachable", f"the object store failed: {_kind(error)}") from None
+        return StoredFile(self.address(key), staged.file_type, staged.size, staged.sha256, key.rpartition("/")[2])
+
+    def address(self, key: str) -> str:
+        """Where the object of a key can be read: a durable address, nothing in it expires."""
+        return f"{self._base}/{quote(key)}"
+
+    async def head(self, key: str) -> int | None:
+        """The size of an object, None when there is none."""
+        try:
+            return int((await obstore.head_async(self._store, key))["size"])
+        except FileNotFoundError:
+            return None
+
+    async def read(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+        return bytes(await (await obstore.get_async(self._store, key)).bytes_async())
+
+    async def keys(self, prefix: str = "") -> AsyncIterator[tuple[str, int]]:
+        """Every object below a prefix, with its size."""
+        async for page in obstore.list(self._store, prefix or None):
+            for found in page:
+                yield found["path"], found["size"]
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; deleting twice changes nothing. Results that callers know are never deleted by us."""
+        try:
+            await obstore.delete_async(self._store, key)
+        except FileNotFoundError:
+            return
+
+    async def _put(self, key: str, staged: StagedFile) -> None:
+        if self._folder is not None and await self._folder.take(await self._staging.verified_path(staged), key):
+            return
+        attributes = None if self._folder is not None else _attributes(staged)
+        if staged.size <= PUT_BYTES:
+            content = await self._staging.read(staged)
+            await obstore.put_async(self._store, key, content, attributes=attributes, use_multipart=False)
+            return
+        # an error of the source, StagedLost among them, aborts the upload before the object exists
+        await obstore.put_async(
+            self._store,
+            key,
+            self._staging.chunks(staged),
+            attributes=attributes,
+            chunk_size=PART_BYTES,
+            max_concurrency=_PARTS_AT_ONCE,
+        )
+
+
+def _open(url: str) -> ObjectStore:
+    scheme = urlsplit(url).scheme
+    if scheme == "file":
+        return LocalStore(_path(url), mkdir=True)
+    if scheme == "memory":
+        return MemoryStore()
+    if scheme not in ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"):
+        raise BadStorageUrl("SLUICEWAY_STORAGE_URL must begin with file:///, s3://, gs:// or az://")
+    try:
+        return from_url(url, client_options=_CLIENT, retry_config=_RETRY)
+    except (BaseError, ValueError) as error:
+        raise BadStorageUrl(f"SLUICEWAY_STORAGE_URL cannot be opened: {_kind(error)}") from None
+
+
+def _folder(url: str, staging: Staging) -> LocalFolder | None:
+    if urlsplit(url).scheme != "file":
+        return None
+    return LocalFolder(_path(url), staging.disk if staging.durable else None)
+
+
+def _path(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise BadStorageUrl("SLUICEWAY_STORAGE_URL of a local folder is file:///followed/by/its/path")
+    return Path(unquote(parts.path))
+
+
+def _attributes(staged: StagedFile) -> dict[str, Any]:
+    attributes = {"Content-Type": staged.mime}
+    if staged.file_type in _ACTIVE:
+        attributes["Content-Disposition"] = "attachment"
+    return attributes
+
+
+def _kind(error: Exception) -> str:
+    """The first line alone: the rest of obstore's texts is its source in detail, addresses and headers included."""
+    return str(error).split("\n", 1)[0][:200] or type(error).__name__
+
+
+def _failed(code: str, message: str) -> UploadFailed:
+    return UploadFailed(code, message, retryable=True)

@@ -1,0 +1,119 @@
+"""What the executor is made of."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.road import open_road
+from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.object_storage.obstore import ObjectStorage
+from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
+from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.models import PostgresModels
+from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.hints import open_hints
+from libs.common.adapters.redis.permits import RedisPermits
+from libs.common.adapters.redis.queue_gate import RedisQueueGate
+from libs.common.adapters.redis.rebuild import open_rebuilder
+from libs.common.adapters.secrets import KeyRing, SealError
+from libs.common.adapters.staging import Staging, open_staging
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports_execution import ResultStore
+from libs.common.runtime.health import Health
+from libs.common.runtime.metrics import read_gauge_from
+from libs.common.settings import Settings
+from services.executor.assembly import Rules, World, assemble
+from services.executor.calls import Opener
+from services.executor.executor import Executor
+from services.executor.heartbeat import Identity
+
+
+@asynccontextmanager
+async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Executor]:
+    """An executor over real servers. None of them need be there yet: each is waited for."""
+    limits = AnswerLimits(settings.output_max_bytes, settings.output_max_bytes)
+    address = settings.database_url.get_secret_value()
+    async with (
+        open_database(address) as database,
+        # Heartbeats on connections that work cannot use up, however slow PostgreSQL is.
+        open_database(address, hot_connections=2) as beats,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+        open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
+        open_hints(redis) as hints,
+        open_road(KafkaConnection.of(settings)) as road,
+        _open_staging(settings) as staging,
+        open_plain_http(EgressGuard.from_setting(settings.egress_allow), limits) as plain_http,
+    ):
+        world = World(
+            attempts=PostgresAttempts(database, 0, settings.timezone),
+            membership=PostgresMembership(beats),
+            permits=RedisPermits(redis, rebuilder),
+            gate=RedisQueueGate(redis, rebuilder),
+            hints=hints,
+            road=road,
+            models=ModelCache(PostgresModels(database)),
+            adapters={"plain-http": plain_http},
+            staging=staging,
+            results=_results(settings, staging),
+            open_sealed=_opener(settings),
+            is_data_error=is_data_error,
+            is_deadlock=is_deadlock,
+            upkeep=staging.measure,
+        )
+        executor = assemble(world, _rules(settings))
+        health.need("postgres", lambda: beats.fetch("watch_beats"))
+        health.need("redis", redis.ping)
+        health.need("kafka", executor.needs_kafka)
+        health.must_turn("reader", lambda: not executor.hangs_for_long)
+        read_gauge_from("sluiceway_executor_slots", lambda: float(settings.executor_slots))
+        read_gauge_from("sluiceway_executor_running", lambda: float(executor.load()[0]))
+        read_gauge_from("sluiceway_executor_held", lambda: float(executor.load()[1]))
+        yield executor
+
+
+def _rules(settings: Settings) -> Rules:
+    identity = Identity(
+        name=f"{socket.gethostname()}-{os.getpid()}",
+        slots=settings.executor_slots,
+        stores=(settings.staging_store,),
+        version=version("sluiceway"),
+    )
+    return Rules(identity, settings.topic_prefix, settings.drain_seconds, settings.upload_max_seconds)
+
+
+@asynccontextmanager
+async def _open_staging(settings: Settings) -> AsyncIterator[Staging]:
+    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
+    async with open_staging(
+        folder,
+        settings.staging_store,
+        max_file_bytes=settings.output_max_bytes,
+        max_total_bytes=settings.staging_max_bytes,
+    ) as staging:
+        yield staging
+
+
+def _results(settings: Settings, staging: Staging) -> ResultStore:
+    if not settings.storage_url:
+        raise ValueError("SLUICEWAY_STORAGE_URL is not set: results need a place, for example file:///var/lib/results")
+    return ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+
+
+def _opener(settings: Settings) -> Opener:
+    keys = settings.secret_keys.get_secret_value()
+    if keys:
+        return KeyRing(keys).open
+
+    def closed(_sealed: bytes, _owner: str) -> bytes:
+        raise SealError("SLUICEWAY_SECRET_KEYS is not set")
+
+    return closed

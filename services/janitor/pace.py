@@ -1,0 +1,105 @@
+"""Which sweeps there are, and how often each runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import Final, TypeAlias
+
+from libs.common.ports import Hints, OpenTaskSource, Permits, QueueGate
+from libs.common.ports_audit import StagedListing
+from libs.common.ports_sweeps import Sweeps
+from libs.common.runtime.periodic import Periodic
+from libs.common.settings import Settings
+from services.janitor.beats import BeatWatch
+from services.janitor.endings import Endings
+from services.janitor.maintenance import Maintenance
+from services.janitor.returns import Returns
+from services.janitor.sweeps.expiry import Expiry
+from services.janitor.sweeps.figures import Figures
+from services.janitor.sweeps.leaks import Leaks, permits, slots
+from services.janitor.sweeps.overdue import Overdue
+from services.janitor.sweeps.promote import Promote
+from services.janitor.sweeps.prune import Prune
+from services.janitor.sweeps.renewal import PermitRenewal, SlotRenewal
+from services.janitor.sweeps.republish import Republish
+from services.janitor.sweeps.rescue import Rescue
+from services.janitor.sweeps.retries import Retries
+from services.janitor.sweeps.statistics import Statistics
+from services.janitor.sweeps.strays import Strays
+from services.janitor.sweeps.waits import Cancels, ClosedLanes, TooLong
+from services.janitor.wake import Wake
+
+Action: TypeAlias = Callable[[], Awaitable[object]]
+
+_EVERY_SECOND: Final = timedelta(seconds=1)
+#: Listing a whole store is dear, and strays do no harm but take room.
+_STRAYS: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What the sweeps work on. The rescue has connections of its own: no other sweep may make it late."""
+
+    sweeps: Sweeps
+    rescue: Sweeps
+    source: OpenTaskSource
+    gate: QueueGate
+    permits: Permits
+    hints: Hints
+    staging: StagedListing
+
+
+def assemble(stores: Stores, settings: Settings) -> Maintenance:
+    """A janitor of all sweeps."""
+    returns, wake, watch = Returns(stores.gate, stores.permits), Wake(stores.hints), BeatWatch()
+    endings, rng = Endings(stores.sweeps, returns, wake), Random()  # noqa: S311 - spreads retries
+    at_once: dict[str, Action] = {
+        "promote": Promote(stores.sweeps, wake).sweep,
+        "retries": Retries(stores.sweeps, stores.gate, returns, wake, rng).sweep,
+        "cancels": Cancels(stores.sweeps, endings).sweep,
+    }
+    republish = Republish(stores.sweeps, wake, watch)
+    overdue = Overdue(stores.sweeps, returns, wake, rng, upload_seconds=settings.upload_max_seconds)
+    by_interval: dict[str, Action] = {
+        "heal": republish.heal_leases,
+        "republish": republish.republish_lost,
+        "overdue": overdue.sweep,
+        "waited-too-long": TooLong(stores.sweeps, endings, max_wait_seconds=settings.max_wait_seconds).sweep,
+        "model-deleted": ClosedLanes(stores.sweeps, endings).sweep,
+        **_reconcile(stores, settings.janitor_interval),
+        **_clean(stores, settings),
+        "statistics": Statistics(stores.sweeps).sweep,
+        "figures": Figures(stores.sweeps, stores.gate, stores.permits).sweep,
+    }
+    interval = timedelta(seconds=settings.janitor_interval)
+    return Maintenance(
+        [
+            # Without jitter: the promise of the lease (10 s and one look) counts on it.
+            Periodic("rescue", _EVERY_SECOND, Rescue(stores.rescue, returns, wake, watch).look, jitter=0),
+            *(Periodic(name, _EVERY_SECOND, action) for name, action in at_once.items()),
+            *(Periodic(name, interval, action) for name, action in by_interval.items()),
+            Periodic("strays", _STRAYS, Strays(stores.sweeps, stores.staging).sweep),
+        ]
+    )
+
+
+def _reconcile(stores: Stores, interval_seconds: float) -> dict[str, Action]:
+    return {
+        "slot-renewal": SlotRenewal(stores.sweeps, stores.gate, interval_seconds=interval_seconds).sweep,
+        "permit-renewal": PermitRenewal(stores.sweeps, stores.permits, stores.source).sweep,
+        "slot-leaks": Leaks(stores.sweeps, slots(stores.sweeps, stores.gate)).sweep,
+        "permit-leaks": Leaks(stores.sweeps, permits(stores.sweeps, stores.permits)).sweep,
+    }
+
+
+def _clean(stores: Stores, settings: Settings) -> dict[str, Action]:
+    expiry = Expiry(stores.sweeps, stores.staging, unfetched_days=settings.unfetched_days, dead_days=settings.dead_days)
+    return {
+        "expired": expiry.fetched,
+        "unfetched": expiry.unfetched,
+        "dead": expiry.dead,
+        "prune": Prune(stores.sweeps, dead_days=settings.dead_days).sweep,
+    }

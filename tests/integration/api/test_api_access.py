@@ -1,0 +1,119 @@
+"""Who may do what over REST, and that no tenant ever meets another's things."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from services.api.app import rest_app
+from tests.support.api import Api, Tenant, until_true
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+#: Every operation of the document: the scope that it needs, and a request that would succeed for the owner.
+OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
+    ("POST", "/v1/tasks"): ("submit", {"model": "m", "payload": {}}),
+    ("POST", "/v1/tasks/batch"): ("submit", {"tasks": [{"model": "m"}]}),
+    ("GET", "/v1/tasks"): ("read", None),
+    ("POST", "/v1/tasks/read"): ("read", {"ids": ["{task_id}"]}),
+    ("GET", "/v1/tasks/{task_id}"): ("read", None),
+    ("GET", "/v1/tasks/{task_id}/attempts"): ("read", None),
+    ("GET", "/v1/tasks/{task_id}/history"): ("read", None),
+    ("POST", "/v1/tasks/{task_id}/cancel"): ("submit", None),
+    ("POST", "/v1/models"): ("admin", {"name": "n", "base_url": "http://127.0.0.1:9"}),
+    ("GET", "/v1/models"): ("read", None),
+    ("GET", "/v1/models/{name}"): ("read", None),
+    ("PATCH", "/v1/models/{name}"): ("admin", {"price": 1}),
+    ("DELETE", "/v1/models/{name}"): ("admin", None),
+}
+
+
+async def test_the_matrix_is_complete() -> None:
+    paths = rest_app().openapi()["paths"]
+    assert {(method.upper(), path) for path, operations in paths.items() for method in operations} == set(OPERATIONS)
+
+
+async def perform(caller: Tenant, operation: tuple[str, str], task: str) -> httpx.Response:
+    method, path = operation
+    _, body = OPERATIONS[operation]
+    if body == {"ids": ["{task_id}"]}:
+        body = {"ids": [task]}
+    more = {} if body is None else {"json": body}
+    return await caller.call(method, path.format(task_id=task, name="m"), **more)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
+async def test_an_operation_needs_its_scope_and_no_other(api: Api, operation: tuple[str, str]) -> None:
+    owner = await api.tenant()
+    await owner.model("m")
+    task = await owner.task()
+    scope, _ = OPERATIONS[operation]
+    others = [other for other in ("submit", "read", "operate", "admin") if other != scope]
+    refused = await perform(await api.tenant(owner.id, others), operation, task)
+    assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+    allowed = await perform(await api.tenant(owner.id, [scope]), operation, task)
+    assert allowed.is_success, allowed.text
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
+async def test_another_tenant_sees_and_changes_nothing(api: Api, operation: tuple[str, str]) -> None:
+    owner, stranger = await api.tenant(), await api.tenant()
+    made = await owner.model("m")
+    task = await owner.task(biz_name="secret-name")
+    before = (await owner.call("GET", f"/v1/tasks/{task}")).json()
+    answer = await perform(stranger, operation, task)
+    assert "secret-name" not in answer.text
+    assert task not in answer.text or answer.status_code == 404
+    if operation in {("GET", "/v1/tasks"), ("GET", "/v1/models"), ("POST", "/v1/tasks/read")}:
+        assert answer.json()["items"] == []
+    elif operation == ("POST", "/v1/tasks/batch"):
+        assert answer.json()["items"][0]["http_status"] == 404
+    elif operation != ("POST", "/v1/models"):
+        assert answer.status_code == 404
+    assert (await owner.call("GET", f"/v1/tasks/{task}")).json() == before
+    assert (await owner.call("GET", "/v1/models/m")).json() == made
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None, "", "Bearer", "Bearer sw_x", "Basic c3dfOg==", "Bearer sw_" + "A" * 43, "sw_" + "A" * 43,
+        "Bearer sw_" + "A" * 44, "Bearer " + "A" * 65_000, "Bearer sw_" + "é" * 43,
+    ],
+    ids=lambda value: str(value)[:24],
+)  # fmt: skip
+async def test_no_key_or_a_wrong_one_is_refused(api: Api, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    for method, path in (("GET", "/v1/tasks"), ("POST", "/v1/tasks"), ("GET", "/v1/nothing")):
+        answer = await api.client.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["code"] == "unauthenticated"
+        assert "AAAA" not in answer.text
+
+
+async def test_a_key_sent_twice_is_refused(tenant: Tenant) -> None:
+    twice = [("Authorization", f"Bearer {tenant.key}")] * 2
+    answer = await tenant.api.client.get("/v1/tasks", headers=twice)
+    assert answer.status_code == 400
+
+
+async def test_a_revoked_key_stops_working_within_a_second(tenant: Tenant) -> None:
+    assert (await tenant.call("GET", "/v1/tasks")).status_code == 200
+    await tenant.api.sql("UPDATE api_key SET revoked_at = now() WHERE tenant_id = $1", tenant.id)
+
+    async def refused() -> bool:
+        return (await tenant.call("GET", "/v1/tasks")).status_code == 401
+
+    await until_true(refused, seconds=1.5)
+
+
+async def test_ids_of_tenants_may_be_any_64_bit_number(api: Api) -> None:
+    for number in (-(2**63), 0, 2**63 - 1):
+        tenant = await api.tenant(number)
+        await tenant.model(f"m{uuid4()}")
+        assert (await tenant.call("GET", "/v1/models")).json()["items"]

@@ -1,0 +1,229 @@
+"""What strangers send: never a 500, always a problem, never half a task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from services.api import bodies
+from tests.support.api import Tenant
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+MEGABYTE = 2**20
+
+
+def assert_problem(answer: Any, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert set(problem) == {"type", "title", "status", "code", "detail", "errors", "trace_id"}
+    assert (problem["type"], problem["status"]) == (f"urn:sluiceway:problem:{problem['code']}", status)
+    assert problem["code"] == code
+    assert len(problem["trace_id"]) == 32
+    return problem
+
+
+async def send(tenant: Tenant, content: Any, path: str = "/v1/tasks", **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return await tenant.call("POST", path, content=content, headers={"Content-Type": "application/json", **named})
+
+
+async def raw(tenant: Tenant) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = tenant.api.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+def head(tenant: Tenant, *headers: str) -> bytes:
+    lines = ["POST /v1/tasks HTTP/1.1", "Host: h", f"Authorization: Bearer {tenant.key}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"hello", b"\xff", b'{"model":"m","payload":NaN}', b'{"model":"m","model":"m"}',
+     b'{"model":"m","payload":{"a":1,"a":2}}', b"[" * MEGABYTE,
+     b'{"model":"m","payload":' + b"[" * 1_000 + b"]" * 1_000 + b"}", b'{"model":"m","payload":"\\ud800"}',
+     b'{"model":"m"', b"{'model':'m'}", b'{"model":"m","payload":1e}'],
+    ids=lambda body: repr(body[:30]),
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/tasks/batch", "/v1/models", "/v1/tasks/read"])
+async def test_what_is_no_strict_json(tenant: Tenant, body: bytes, path: str) -> None:
+    answer = await send(tenant, body, path)
+    code = "invalid" if body == b"" and path in ("/v1/models", "/v1/tasks/read") else "bad_json"
+    assert_problem(answer, 400, code)
+    assert not await tenant.stored()
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ([], ""), ("m", ""), (5, ""), (None, ""), ({}, "/model"), ({"model": None}, "/model"), ({"model": 5}, "/model"),
+        ({"model": ""}, "/model"), ({"model": "x" * 129}, "/model"), ({"model": "m\x00"}, "/model"),
+        ({"model": "m", "biz_name": "a\x00b"}, "/biz_name"), ({"model": "m", "biz_name": None}, "/biz_name"),
+        ({"model": "m", "biz_name": "x" * 513}, "/biz_name"), ({"model": "m", "input_ref": ["x"]}, "/input_ref"),
+        ({"model": "m", "input_ref": "\x00"}, "/input_ref"), ({"model": "m", "priority": "1"}, "/priority"),
+        ({"model": "m", "priority": 1.0}, "/priority"), ({"model": "m", "priority": 32_768}, "/priority"),
+        ({"model": "m", "priority": 2**63}, "/priority"), ({"model": "m", "priority": True}, "/priority"),
+        ({"model": "m", "not_before": "2026-02-30T00:00:00Z"}, "/not_before"),
+        ({"model": "m", "not_before": "2026-02-03T00:00:00"}, "/not_before"),
+        ({"model": "m", "not_before": 1_700_000_000}, "/not_before"),
+        ({"model": "m", "not_before": "soon"}, "/not_before"),
+        ({"model": "m", "not_before": "9999-12-31T23:59:59Z"}, "/not_before"),
+        ({"model": "m", "a/b~c": 1}, "/a~1b~0c"), ({"model": "m", "tenant_id": 1}, "/tenant_id"),
+        ({"model": "m", "start_by": "2030-01-01T00:00:00Z"}, "/start_by"),
+    ],
+    ids=repr,
+)  # fmt: skip
+async def test_what_breaks_a_rule_is_pointed_at(tenant: Tenant, body: Any, pointer: str) -> None:
+    problem = assert_problem(await send(tenant, json.dumps(body)), 400, "invalid")
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    batch = await send(tenant, json.dumps({"tasks": [body]}), "/v1/tasks/batch")
+    assert batch.status_code == 207
+    (item,) = batch.json()["items"]
+    assert item["problem"]["errors"][0]["pointer"] == f"/tasks/0{pointer}"
+    assert not await tenant.stored()
+
+
+async def test_nul_and_odd_characters_in_a_payload_are_fine(tenant: Tenant) -> None:
+    raw = '{"a\\u0000":"\\u0000\u202e"}'.encode()
+    assert (await send(tenant, b'{"model":"m","payload":' + raw + b"}")).status_code == 202
+    (row,) = await tenant.stored()
+    assert row["payload"] == raw
+
+
+class TestSize:
+    async def test_a_payload_of_the_limit_passes_and_one_byte_more_does_not(self, tenant: Tenant) -> None:
+        text = b'"' + b"x" * (MEGABYTE - 2) + b'"'
+        assert (await send(tenant, b'{"model":"m","payload":' + text + b"}")).status_code == 202
+        over = await send(tenant, b'{"model":"m","payload":"x' + text[1:] + b"}")
+        assert_problem(over, 413, "payload_too_large")
+        assert len(await tenant.stored()) == 1
+
+    async def test_a_body_over_the_limit_is_refused_before_it_is_read(self, tenant: Tenant) -> None:
+        body = b'{"model":"m","payload":1}' + b" " * (2 * MEGABYTE)
+        assert_problem(await send(tenant, body), 413, "body_too_large")
+
+    async def test_nor_is_a_chunked_one_read_to_its_end(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        writer.write(head(tenant, "Transfer-Encoding: chunked"))
+        sent = 0
+        with suppress(ConnectionError):
+            while not reader.at_eof() and sent < 40 * MEGABYTE:
+                writer.write(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+                await writer.drain()
+                sent += 65_536
+        assert sent < 10 * MEGABYTE
+        writer.close()
+
+    async def test_a_chunked_body_of_a_fair_size_is_read(self, tenant: Tenant) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            for part in (b'{"model":', b'"m","pay', b'load":[1.0', b"]}"):
+                yield part
+                await asyncio.sleep(0)
+
+        assert (await send(tenant, chunks())).status_code == 202
+        assert [row["payload"] for row in await tenant.stored()] == [b"[1.0]"]
+
+    async def test_a_large_batch_passes(self, tenant: Tenant) -> None:
+        tasks = [{"model": "m", "payload": "x" * 500_000} for _ in range(20)]
+        answer = await send(tenant, json.dumps({"tasks": tasks}), "/v1/tasks/batch")
+        assert answer.status_code == 202
+
+    async def test_a_body_that_drips_is_given_up(self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
+        reader, writer = await raw(tenant)
+        writer.write(head(tenant, "Content-Length: 100") + b'{"model":')
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"slow_body" in answer
+        writer.close()
+
+
+class TestHttp:
+    @pytest.mark.parametrize(
+        ("kind", "status"),
+        [
+            ("application/json; charset=utf-8", 202), ("APPLICATION/JSON", 202), ("application/vnd.x+json", 202),
+            ("text/plain", 415), ("application/x-www-form-urlencoded", 415), ("multipart/form-data; boundary=x", 415),
+            ("application/jsonp", 415), (";", 415),
+        ],
+    )  # fmt: skip
+    async def test_content_types(self, tenant: Tenant, kind: str, status: int) -> None:
+        answer = await tenant.call("POST", "/v1/tasks", content=b'{"model":"m"}', headers={"Content-Type": kind})
+        assert answer.status_code == status
+        if status == 415:
+            assert_problem(answer, 415, "unsupported_media_type")
+
+    async def test_a_body_without_a_type_is_taken_for_json(self, tenant: Tenant) -> None:
+        answer = await tenant.call("POST", "/v1/tasks", content=b'{"model":"m"}')
+        assert answer.status_code == 202
+        answer = await tenant.call("POST", "/v1/models", content=b'{"name":"n","base_url":"http://127.0.0.1"}')
+        assert answer.status_code == 201
+
+    async def test_compressed_bodies_are_refused(self, tenant: Tenant) -> None:
+        answer = await send(tenant, b"\x1f\x8b", Content_Encoding="gzip")
+        assert_problem(answer, 415, "unsupported_media_type")
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("PUT", "/v1/tasks"), ("DELETE", "/v1/tasks"), ("HEAD", "/v1/tasks"), ("TRACE", "/v1/tasks"),
+            ("OPTIONS", "/v1/models"), ("POST", "/v1/models/m"), ("PUT", "/v1/models/m"), ("PATCH", "/v1/tasks/batch"),
+        ],
+    )  # fmt: skip
+    async def test_methods_that_are_not_offered(self, tenant: Tenant, method: str, path: str) -> None:
+        answer = await tenant.call(method, path)
+        assert answer.status_code == 405
+        assert answer.headers["allow"]
+        assert answer.headers["content-type"] == "application/problem+json"
+        if method != "HEAD":
+            assert_problem(answer, 405, "method_not_allowed")
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/v1/", "/v1/nothing", "/v1/tasks/", "/v1//tasks", "/v1/%2e%2e/tasks", "/v1/tasks%00", "/v1/tasks/a/b/c"],
+    )
+    async def test_paths_that_lead_nowhere(self, tenant: Tenant, path: str) -> None:
+        answer = await tenant.call("GET", path)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+
+    async def test_the_trace_of_the_caller_is_in_the_problem(self, tenant: Tenant) -> None:
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        for path in ("/v1/nothing", "/v1/tasks/x", "/nothing"):
+            answer = await tenant.call("GET", path, headers={"traceparent": trace})
+            assert answer.json()["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"GET /v1/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+            b"POST /v1/tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /v1/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            b"GET /v1/tasks HTTP/9.9\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01",
+        ],
+        ids=lambda sent: repr(sent[:30]),
+    )
+    async def test_broken_http_hurts_nobody(self, tenant: Tenant, sent: bytes) -> None:
+        reader, writer = await raw(tenant)
+        writer.write(sent)
+        answer = await asyncio.wait_for(reader.read(200), 5)
+        writer.close()
+        assert b" 500 " not in answer
+        assert (await tenant.submit()).status_code == 202
+
+    async def test_who_leaves_in_the_middle_of_the_body_creates_nothing(self, tenant: Tenant) -> None:
+        _, writer = await raw(tenant)
+        writer.write(head(tenant, "Content-Length: 100") + b'{"model":"m"}')
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await tenant.submit()).status_code == 202
+        assert len(await tenant.stored()) == 1

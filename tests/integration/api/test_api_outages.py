@@ -1,0 +1,183 @@
+"""Stores that are away: 503 fast, with Retry-After, nothing half done; and everything back without a hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.common.adapters.postgres.migrate import upgrade
+from libs.common.embedded.postgres import EmbeddedPostgres
+from libs.common.embedded.redis import EmbeddedRedis
+from libs.common.runtime import failpoints
+from tests.support import servers
+from tests.support.api import DEAD_POSTGRES, DEAD_REDIS, Api, Tenant, running_api, until_true
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+async def assert_unavailable(answer: Any, began: float, code: str = "unavailable") -> None:
+    assert (answer.status_code, answer.json()["code"]) == (503, code), answer.text
+    assert int(answer.headers["retry-after"]) >= 1
+    assert time.monotonic() - began < 2.5
+
+
+async def ready(api: Api) -> dict[str, str]:
+    answer = await api.client.get("/readyz")
+    checks: dict[str, str] = answer.json()["checks"]
+    assert (answer.status_code == 200) == all(verdict == "ok" for verdict in checks.values())
+    return checks
+
+
+async def test_without_redis_nothing_is_accepted_and_reading_goes_on(tenant: Tenant, stores: tuple[str, str]) -> None:
+    known = await tenant.submit(key="k")
+    task = known.json()["id"]
+    async with running_api(stores[0], DEAD_REDIS) as api:
+        there = Tenant(api, tenant.id, tenant.key)
+        began = time.monotonic()
+        await assert_unavailable(await there.submit(), began)
+        began = time.monotonic()
+        answer = await there.call("POST", "/v1/tasks/batch", json={"tasks": [{"model": "m"}] * 3})
+        assert [item["http_status"] for item in answer.json()["items"]] == [503] * 3
+        assert time.monotonic() - began < 2.5
+        assert len(await tenant.stored()) == 1
+        assert (await there.call("GET", f"/v1/tasks/{task}")).status_code == 200
+        assert (await there.call("GET", "/v1/tasks")).status_code == 200
+        # A repeated request was accepted before: Redis is not needed to say so.
+        replay = await there.submit(key="k")
+        assert (replay.status_code, replay.json()) == (202, known.json())
+        # What waits can be canceled; its slot is left to reconcile.
+        assert (await there.call("POST", f"/v1/tasks/{task}/cancel")).json()["verdict"] == "canceled"
+        assert (await ready(api))["redis"] != "ok"
+        assert (await api.client.get("/livez")).status_code == 200
+    assert await tenant.slots() == 1
+
+
+async def test_without_postgres_every_call_is_refused_fast(tenant: Tenant, stores: tuple[str, str]) -> None:
+    async with running_api(DEAD_POSTGRES, stores[1], truth=stores[0]) as api:
+        there = Tenant(api, tenant.id, tenant.key)
+        for method, path in (("POST", "/v1/tasks"), ("GET", "/v1/tasks"), ("GET", "/v1/models/m")):
+            began = time.monotonic()
+            await assert_unavailable(await there.call(method, path), began)
+        assert (await ready(api))["postgres"] != "ok"
+        assert (await api.client.get("/livez")).status_code == 200
+        assert (await api.client.get("/openapi.json")).status_code == 200
+
+
+async def test_postgres_dies_and_comes_back(servers_folder: Path, stores: tuple[str, str]) -> None:
+    server = EmbeddedPostgres(servers_folder / "api-postgres")
+    await server.start()
+    try:
+        await upgrade(server.address)
+        other_redis = stores[1].rpartition("/")[0] + "/1"  # lanes of another database have the same numbers
+        servers.empty_redis(other_redis)
+        async with running_api(server.address, other_redis) as api:
+            tenant = await api.tenant()
+            await tenant.model("m")
+            task = await tenant.task()
+            assert await tenant.slots() == 1
+            await server.kill()
+            for _ in range(3):  # the key is remembered, then it is not; both ways
+                began = time.monotonic()
+                await assert_unavailable(await tenant.submit(), began)
+                began = time.monotonic()
+                assert (await tenant.call("GET", f"/v1/tasks/{task}")).status_code == 503
+                assert time.monotonic() - began < 2.5
+            await server.start()
+
+            async def accepts() -> bool:
+                return (await tenant.submit()).status_code == 202
+
+            await until_true(accepts, seconds=10)
+            await until_true(lambda: _ready(api), seconds=10)
+            assert len(await tenant.stored()) == 2
+            assert await tenant.slots() == 2  # refused creates gave theirs back
+    finally:
+        await server.stop()
+        server.remove()
+
+
+async def test_redis_hangs_dies_and_forgets(servers_folder: Path, stores: tuple[str, str]) -> None:
+    server = EmbeddedRedis(servers_folder / "api-redis")
+    await server.start()
+    try:
+        async with running_api(stores[0], server.address) as api:
+            tenant = await api.tenant()
+            await tenant.model("m", queue_limit=3)
+            await tenant.task()
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGSTOP)
+            began = time.monotonic()
+            await assert_unavailable(await tenant.submit(), began)
+            os.kill(server.pid, signal.SIGCONT)
+
+            async def accepts() -> bool:
+                return (await tenant.submit()).status_code == 202
+
+            await until_true(accepts, seconds=10)
+            # Its memory is gone, the limit is not: the gate is rebuilt from PostgreSQL before it answers. (Until then
+            # the slot of the refused create may be taken: Redis got to it after it woke up. Reconcile's work.)
+            await api.redis.command_many([("FLUSHALL",)])
+            assert (await tenant.submit()).status_code == 202
+            assert (await tenant.submit()).status_code == 429
+            assert await tenant.slots() == 3
+            await server.kill()
+            began = time.monotonic()
+            await assert_unavailable(await tenant.submit(), began)
+            await server.start()
+            await until_true(lambda: _ready(api), seconds=10)
+            assert (await tenant.submit()).status_code == 429
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "tasks"),
+    [
+        ("api/gate-taken:1:raise", 500, "internal", 0),
+        ("api/before-commit:1:raise", 500, "internal", 0),
+        ("api/before-commit:1:cancel", 503, "outcome_unknown", 0),
+        ("api/after-commit:1:raise", 500, "internal", 1),
+        ("api/after-commit:1:cancel", 503, "outcome_unknown", 1),
+    ],
+)
+async def test_a_create_cut_off_half_way_keeps_its_slot_and_its_key_tells_the_truth(
+    tenant: Tenant, fault: str, status: int, code: str, tasks: int
+) -> None:
+    failpoints.arm(fault)
+    try:
+        cut = await tenant.submit(key="k")
+        assert (cut.status_code, cut.json()["code"]) == (status, code)
+        assert len(await tenant.stored()) == tasks
+        assert await tenant.slots() == 1  # nobody here can tell: reconcile decides
+    finally:
+        failpoints.arm("")
+    again = await tenant.submit(key="k")
+    assert again.status_code == 202
+    assert ("idempotent-replayed" in again.headers) == bool(tasks)
+    assert len(await tenant.stored()) == 1
+
+
+async def test_a_lock_held_on_the_table_does_not_hold_the_caller(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.submission._WRITE_SECONDS", 0.5)
+    async with tenant.api.pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE task IN SHARE MODE")
+        answer = await tenant.submit()
+        assert (answer.status_code, answer.json()["code"]) == (503, "outcome_unknown")
+    # The write went on without its caller; the slot belongs to the task.
+
+    async def written() -> bool:
+        return len(await tenant.stored()) == 1
+
+    await until_true(written)
+    assert await tenant.slots() == 1
+
+
+async def _ready(api: Api) -> bool:
+    return all(verdict == "ok" for verdict in (await ready(api)).values())

@@ -1,0 +1,333 @@
+"""Reading without a consumer group: where reading starts, who reads, and what happens when the road is bad."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from libs.common.contracts.topics import model_topic
+from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_road import RoadRecord, Spot
+from libs.common.runtime.metrics import REGISTRY
+from tests.support.executor_rig import Rig, Running, Through, open_rig, until
+from tests.support.servers import BrokerChoice
+
+
+@pytest.fixture
+async def rig(
+    database_url: str, redis_url: str, kafka_bootstrap: str, broker_choice: BrokerChoice, topic_prefix: str
+) -> AsyncIterator[Rig]:
+    async with open_rig(database_url, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
+        yield rig
+
+
+def figure(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
+
+
+def place_of(running: Running, model_id: int, partition: int = 0) -> Any:
+    return running.places.find(model_id, partition)
+
+
+async def test_rows_without_a_hint_are_found_by_the_sweep(rig: Rig) -> None:
+    model = await rig.make_model(partitions=3)
+    ids = await rig.make_tasks(model, 6)
+    await rig.dispatch(model, hint=False)
+    await rig.executor()
+    await rig.ended(ids, seconds=3)
+
+
+async def test_a_hint_makes_a_new_model_usable_at_once(rig: Rig) -> None:
+    await rig.executor()
+    model = await rig.make_model()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids, seconds=2)
+
+
+async def test_reading_starts_at_the_oldest_unclaimed_row(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=50)
+    await rig.make_tasks(model, 30)
+    topic = model_topic(rig.prefix, model.id, model.name)
+    rows = await rig.lease(model)
+    for row in rows[:20]:  # long ago, and claimed since
+        await rig.raw(topic, 0, b"old", int((row.leased_at - timedelta(hours=1)).timestamp() * 1_000))
+    await rig.send(model, rows, hint=False)
+    running = await rig.executor()
+    await rig.ended([row.id for row in rows])
+    if rig.connection.broker == "kafka":
+        assert await rig.sql("SELECT 1 FROM dead_message") == []
+    assert place_of(running, model.id).settled == 20 + 30
+
+
+async def test_copies_and_replays_change_nothing(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=10)
+    running = await rig.executor()
+    ids = await rig.make_tasks(model, 5)
+    rows = await rig.lease(model)
+    await rig.send(model, [*rows, *rows])
+    await rig.ended(ids)
+    place = place_of(running, model.id)
+    await until(lambda: place.settled == 10, "all copies are settled")
+    running.executor.steward._begin(place, 0, 0)
+    await until(lambda: place.settled == 10, "the topic is read once more")
+    assert len(rig.model.calls) == 5
+    assert len(await rig.sql("SELECT 1 FROM event")) == 5
+    await rig.nothing_taken(model)
+
+
+async def test_what_cannot_be_read_is_kept_and_does_not_stop_the_rest(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    bad = [None, b"", b"\xff\x00\xfe", b"[]", b'{"v":2}', b'{"v":1,"task":"1"}', b"x" * 300_000]
+    for value in bad:
+        await rig.raw(topic, 0, value)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    dead = await rig.sql('SELECT topic, "partition", "offset", value, cause FROM dead_message ORDER BY "offset"')
+    assert [row["value"] for row in dead] == bad
+    assert {row["topic"] for row in dead} == {topic}
+    assert all(row["cause"] for row in dead)
+    place = place_of(running, model.id)
+    running.executor.steward._begin(place, 0, 0)
+    await until(lambda: place.settled == len(bad) + 1, "the topic is read once more")
+    assert len(await rig.sql("SELECT 1 FROM dead_message")) == len(bad)
+
+
+async def test_a_message_that_names_another_tenant_and_model_runs_as_its_row_says(rig: Rig) -> None:
+    model, other = await rig.make_model(), await rig.make_model()
+    await rig.executor()
+    ids = await rig.make_tasks(model)
+    rows = await rig.lease(model)
+    lies = {"tenant": other.tenant_id, "model": other.id, "lane": other.lane, "size": 0}
+    await rig.send(model, rows, lies=lies)
+    await rig.ended(ids)
+    assert (await rig.sql("SELECT tenant_id FROM task"))[0]["tenant_id"] == model.tenant_id
+    await rig.nothing_taken(model)
+    await rig.nothing_taken(other)
+
+
+async def test_a_message_in_a_foreign_topic_is_given_back(rig: Rig) -> None:
+    model, other = await rig.make_model(), await rig.make_model()
+    await rig.executor()
+    ids = await rig.make_tasks(model)
+    rows = await rig.lease(model)
+    await rig.send(other, rows)
+
+    async def ready() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0 AND attempt = 0"))
+
+    await until(ready, "it is ready again")
+    assert rig.model.calls == []
+    assert (await rig.sql("SELECT coalesce(sum(calls), 0) AS calls FROM stat_delta"))[0]["calls"] == 0
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    await rig.nothing_taken(other)
+
+
+async def test_a_message_that_lies_about_its_phase_gets_no_call_without_a_permit(rig: Rig) -> None:
+    model = await rig.make_model()
+    await rig.executor()
+    await rig.make_tasks(model)
+    rows = await rig.lease(model)
+    await rig.send(model, rows, lies={"phase": 2})
+
+    async def ready() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0 AND attempt = 0"))
+
+    await until(ready, "it is ready again")
+    assert rig.model.calls == []
+
+
+async def test_a_skipped_row_is_healed(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    first = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(first)
+    place = place_of(running, model.id)
+    heals = figure("sluiceway_heals_total")
+    rows_of = await rig.make_tasks(model, 3)
+    rows = await rig.lease(model)
+    running.road._consumer.pause(*running.road._consumer.assignment())  # type: ignore[union-attr]
+    await rig.send(model, rows)
+    running.executor.steward._begin(place, place.settled + 3, 0)
+    await rig.ended(rows_of, seconds=6)
+    assert figure("sluiceway_heals_total") > heals
+
+
+async def test_a_position_beyond_a_log_that_began_anew_is_healed(rig: Rig) -> None:
+    """The row is older than the assignment; on a broker that never says "out of range" only the healer helps."""
+    model = await rig.make_model()
+    running = await rig.executor()
+    first = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(first)
+    place = place_of(running, model.id)
+    running.executor.steward._begin(place, place.settled + 1_000, 0)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids, seconds=6)
+
+
+async def test_a_connection_that_says_nothing_is_made_anew(rig: Rig) -> None:
+    model = await rig.make_model()
+    silent = True
+
+    def change(real: Any) -> Through:
+        builds = 0
+
+        async def read(seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
+            if silent:
+                await asyncio.sleep(min(seconds, 0.1))
+                return {}
+            records: Mapping[Spot, Sequence[RoadRecord]] = await real.read(seconds)
+            return records
+
+        async def rebuild() -> None:
+            nonlocal silent, builds
+            builds += 1
+            silent = builds == 1
+            await real.rebuild()
+
+        return Through(real, read=read, rebuild=rebuild)
+
+    running = await rig.executor(road=change)
+    running.executor.steward._rebuilt_at = float("-inf")
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids, seconds=12)
+    assert not silent
+
+
+async def test_an_error_of_the_client_makes_a_new_connection(rig: Rig) -> None:
+    model = await rig.make_model()
+    failing = [BrokerUnavailable("reading from Kafka failed")] * 2
+
+    def change(real: Any) -> Through:
+        async def read(seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
+            if failing:
+                raise failing.pop()
+            records: Mapping[Spot, Sequence[RoadRecord]] = await real.read(seconds)
+            return records
+
+        return Through(real, read=read)
+
+    await rig.executor(road=change)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert not failing
+
+
+async def test_a_batch_that_cannot_be_settled_is_read_again(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    settle, failures = running.executor.desk.settle, [RuntimeError("a surprise")]
+
+    async def failing(arrivals: Any) -> None:
+        if failures:
+            raise failures.pop()
+        await settle(arrivals)
+
+    running.executor.desk.settle = failing  # type: ignore[method-assign]
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+
+
+async def test_two_executors_share_the_models_and_read_each_once(rig: Rig) -> None:
+    models = [await rig.make_model() for _ in range(8)]
+    first, second = await rig.executor(), await rig.executor()
+    both = {first.number, second.number}
+    for running in (first, second):
+        await until(lambda seen=running: seen.executor._ownership.view.readers() == both, "they see each other")
+    ids = []
+    for model in models:
+        ids += await rig.make_tasks(model, 2)
+        await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == len(ids)
+    owners = [{running.number for running in (first, second) if place_of(running, model.id)} for model in models]
+    assert all(len(owner) == 1 for owner in owners)
+    assert {number for owner in owners for number in owner} == both
+
+
+async def test_a_clean_stop_hands_its_partitions_over_at_once(rig: Rig) -> None:
+    model = await rig.make_model()
+    first, second = await rig.executor(), await rig.executor()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    owner, heir = (first, second) if place_of(first, model.id) else (second, first)
+    await owner.stop()
+    more = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(more, seconds=2.5)
+    assert place_of(heir, model.id) is not None
+
+
+async def test_the_partitions_of_a_silent_executor_pass_on(rig: Rig) -> None:
+    model = await rig.make_model()
+    first, second = await rig.executor(), await rig.executor()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    owner = first if place_of(first, model.id) else second
+
+    async def gone(*_: object) -> None:
+        raise DatabaseUnavailable("killed")
+
+    heartbeat = owner.executor.heartbeat
+    heartbeat._membership = Through(heartbeat._membership, beat=gone)
+    owner.road._consumer.pause(*owner.road._consumer.assignment())  # type: ignore[union-attr]
+    owner.road.assign = owner.road.seek = lambda *_: None  # type: ignore[method-assign,assignment]
+    more = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(more, seconds=9)
+
+
+async def test_a_reader_that_hangs_while_it_beats_loses_its_partitions_and_keeps_its_calls(rig: Rig) -> None:
+    model = await rig.make_model()
+    first, second = await rig.executor(), await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1, "the model is called")
+    owner = first if place_of(first, model.id) else second
+
+    async def hangs(_seconds: float) -> dict[Spot, Sequence[RoadRecord]]:
+        await asyncio.Event().wait()
+        return {}
+
+    owner.road.read = hangs  # type: ignore[method-assign,assignment]
+    await until(lambda: not owner.executor.reading(), "it leaves the hash")
+    more = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2, "the other one reads")
+    rig.model.held.set()
+    await rig.ended([*ids, *more])
+    assert len(rig.model.calls) == 2
+
+
+async def test_an_idle_partition_is_let_go_and_remembered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.steward.IDLE_SECONDS", 0.5)
+    model = await rig.make_model()
+    running = await rig.executor()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    place = place_of(running, model.id)
+    await until(lambda: not place.assigned, "it is let go")
+    more = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(more, seconds=2)
+    assert place_of(running, model.id) is place
+    assert (await rig.statuses(more))[more[0]] == TaskStatus.SUCCESS

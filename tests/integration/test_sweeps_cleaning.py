@@ -1,0 +1,203 @@
+"""What goes when its time is over, and what is counted: expiry, statistics, pruning, stray files, figures."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+
+from libs.common.runtime import failpoints, metrics
+from libs.common.runtime.failpoints import FailpointRaised
+from services.janitor.sweeps.expiry import Expiry
+from services.janitor.sweeps.figures import Figures
+from services.janitor.sweeps.prune import Prune
+from services.janitor.sweeps.statistics import Statistics
+from services.janitor.sweeps.strays import Strays
+from tests.support.house import House, open_house
+
+
+@pytest.fixture
+async def house(database_url: str, redis_url: str) -> AsyncIterator[House]:
+    async with open_house(database_url, redis_url) as opened:
+        yield opened
+    failpoints.arm("")
+
+
+def expiry_of(house: House, *, unfetched_days: int = 90, dead_days: int = 30) -> Expiry:
+    return Expiry(house.sweeps, house.staging, unfetched_days=unfetched_days, dead_days=dead_days)
+
+
+async def stored(house: House) -> set[int]:
+    return {row["id"] for row in await house.sql("SELECT id FROM task")}
+
+
+async def test_fetched_tasks_go_when_their_time_is_over_with_all_that_is_theirs(house: House) -> None:
+    model = await house.model()
+    over, young, unsent = (await house.done(model, 2)) + (await house.done(model, 1))
+    await house.sql("UPDATE task SET expire_at = now() - interval '1 s', fetched_at = now() WHERE id <> $1", young.id)
+    await house.sql("UPDATE task SET expire_at = now() + interval '1 h' WHERE id = $1", young.id)
+    await house.sql("UPDATE task SET finished_at = now() - interval '1 h' WHERE id = $1", over.id)
+    # this one's event has not left: nothing that ended about then is deleted
+    await house.sql(
+        "INSERT INTO event (task_id, version, status, attempt) SELECT id, version, 6, 1 FROM task WHERE id = $1",
+        unsent.id,
+    )
+    failpoints.arm("janitor/before-delete:1:raise")
+    with pytest.raises(FailpointRaised):
+        await expiry_of(house).fetched()
+    assert await expiry_of(house).fetched() == 1
+    assert await stored(house) == {young.id, unsent.id}
+    for table, column in (("attempt", "task_id"), ("task_input", "task_id"), ("history", "task_id")):
+        assert await house.value(f"SELECT count(*) FROM {table} WHERE {column} = $1", over.id) == 0
+    await house.sql("DELETE FROM event")
+    assert await expiry_of(house).fetched() == 1
+    (cleaned,) = await house.sql("SELECT tasks, calls FROM cleaned")
+    assert tuple(cleaned) == (2, 2)
+
+
+async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House) -> None:
+    model = await house.model()
+    first, second = await house.done(model, 2)
+    await house.sql("UPDATE task SET expire_at = now() - interval '1 s', finished_at = now() - interval '1 h'")
+    await house.sql(
+        "INSERT INTO event (task_id, version, status, attempt, dead_at) VALUES ($1, 9, 6, 1, now() - interval '40 days')",
+        first.id,
+    )
+    assert await expiry_of(house).fetched() == 1
+    assert await stored(house) == {first.id}
+    assert await house.sweeps.delete_tasks([first.id, second.id]) == []
+    assert await Prune(house.sweeps, dead_days=30).sweep() == 1
+    assert await expiry_of(house).fetched() == 1
+
+
+async def test_an_open_task_is_never_deleted(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await house.running(model, await house.executor())
+    assert await house.sweeps.delete_tasks([attempt.id]) == []
+
+
+async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_days(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.janitor.sweeps.expiry._SLICE", 2)
+    model = await house.model()
+    attempts = await house.done(model, 4)
+    ids = [attempt.id for attempt in attempts]
+    await house.sql("UPDATE task SET created_at = now() - interval '91 days', finished_at = now() - interval '91 days'")
+    await house.sql("UPDATE task SET fetched_at = now() WHERE id = $1", ids[1])
+    await house.sql("UPDATE task SET status = 9, files = NULL WHERE id = $1", ids[2])
+    await house.sql("UPDATE task SET created_at = now(), finished_at = now() WHERE id = $1", ids[3])
+    assert await expiry_of(house, unfetched_days=0).unfetched() == 0
+    expiry = expiry_of(house)
+    assert await expiry.unfetched() + await expiry.unfetched() + await expiry.unfetched() == 2
+    assert await stored(house) == {ids[1], ids[3]}
+
+
+async def test_dead_tasks_go_after_their_days_and_then_their_files(house: House) -> None:
+    model = await house.model()
+    old, young = await house.running(model, await house.executor(), 2)
+    files = [await house.stage(attempt) for attempt in (old, young)]
+    for attempt in (old, young):
+        await house.bury(attempt)
+    await house.sql("DELETE FROM event")
+    await house.sql("UPDATE task SET finished_at = now() - interval '31 days' WHERE id = $1", old.id)
+    await house.sql("UPDATE dead_task SET died_at = now() - interval '31 days' WHERE task_id = $1", old.id)
+    assert await expiry_of(house).dead() == 1
+    assert await expiry_of(house).dead() == 0
+    assert await stored(house) == {young.id}
+    assert house.staging.removed == [files[0].reference]
+
+
+async def test_counts_are_folded_once_by_two_janitors(house: House, database_url: str, redis_url: str) -> None:
+    model = await house.model()
+    await house.running(model, await house.executor(), 3)
+    await house.sql(
+        "INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls) SELECT '2026-01-01', tenant_id, creator, model_id, 1 FROM stat_delta"
+    )
+    failpoints.arm("janitor/before-statistics:1:raise")
+    with pytest.raises(FailpointRaised):
+        await Statistics(house.sweeps).sweep()
+    async with open_house(database_url, redis_url) as other:
+        import asyncio
+
+        moved = await asyncio.gather(Statistics(house.sweeps).sweep(), Statistics(other.sweeps).sweep())
+    assert sum(moved) == 2
+    rows = await house.sql("SELECT day::text, request_count, creator FROM model_stat ORDER BY day")
+    assert [(row["request_count"], row["creator"]) for row in rows] == [(1, "c"), (3, "c")]
+    await house.running(model, await house.executor(), 1)
+    assert await Statistics(house.sweeps).sweep() == 1
+    assert await house.value("SELECT sum(request_count) FROM model_stat") == 5
+    assert await Statistics(house.sweeps).sweep() == 0
+
+
+async def test_old_rows_are_pruned(house: House) -> None:
+    model = await house.model()
+    (running,) = await house.running(model, await house.executor())
+    await house.sql(
+        "INSERT INTO idempotency (tenant_id, route, key_hash, body_hash, public_id, created_at) SELECT 1, 'r', int8send(n), '', $1,"
+        " now() - CASE WHEN n > 2 THEN interval '25 h' ELSE interval '23 h' END FROM generate_series(1, 5) n",
+        uuid4(),
+    )
+    await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1), (999999)", running.id)
+    await house.sql(
+        "INSERT INTO executor (id, name, slots, stopped_at) VALUES (777, 'old', 1, now() - interval '31 days')"
+    )
+    failpoints.arm("janitor/before-prune:1:raise")
+    with pytest.raises(FailpointRaised):
+        await Prune(house.sweeps, dead_days=30).sweep()
+    assert await Prune(house.sweeps, dead_days=30).sweep() == 3
+    assert await house.value("SELECT count(*) FROM idempotency") == 2
+    assert await house.value("SELECT array_agg(task_id) FROM cancel_request") == [running.id]
+    assert await house.value("SELECT count(*) FROM executor WHERE id = 777") == 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    reference: str
+    task: UUID
+    age: float
+    finished: bool
+
+
+async def test_staged_files_of_nobody_go_and_those_of_open_and_dead_tasks_stay(house: House) -> None:
+    model = await house.model()
+    open_, dead, done = await house.running(model, await house.executor(), 3)
+    files = {attempt.id: await house.stage(attempt) for attempt in (dead, done)}
+    await house.bury(dead)
+    await house.finish(done)
+    stray = f"local:{uuid4().hex}-1-00000000"
+    house.staging.entries_ = [
+        Entry(files[dead.id].reference, dead.public_id, 9_999, True),
+        Entry(files[done.id].reference, done.public_id, 9_999, True),
+        Entry("local:unrecorded", open_.public_id, 9_999, True),
+        Entry(stray, uuid4(), 9_999, True),
+        Entry("local:young", uuid4(), 500, True),
+        Entry("local:growing", uuid4(), 80_000, False),
+        Entry("local:left", uuid4(), 100_000, False),
+    ]
+    assert await Strays(house.sweeps, house.staging).sweep() == 3
+    assert set(house.staging.removed) == {files[done.id].reference, stray, "local:left"}
+
+
+async def test_figures_say_what_waits_and_what_runs(house: House) -> None:
+    model, idle = await house.model(), await house.model()
+    await house.running(model, await house.executor(), 2)
+    await house.tasks(model, 3)
+    await house.sql("UPDATE dispatch SET entered_at = now() - interval '100 s' WHERE state = 0")
+    await Figures(house.sweeps, house.gate, house.permits).sweep()
+    text = metrics.exposition().decode()
+    figure = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if not line.startswith("#")
+    }
+    label = f'{{model="{model.id}"}}'
+    assert figure[f"sluiceway_backlog_tasks{label}"] == 3
+    assert figure[f"sluiceway_tasks_in_flight{label}"] == 2
+    assert figure[f"sluiceway_permits_in_use{label}"] == 2
+    assert 100 <= figure[f"sluiceway_backlog_oldest_seconds{label}"] < 200
+    assert f'sluiceway_backlog_tasks{{model="{idle.id}"}}' not in figure
+    assert figure['sluiceway_outbox_rows{channel="event"}'] == 0
+    assert figure["sluiceway_oldest_transaction_seconds"] >= 0
