@@ -114,7 +114,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     )
     for route in routes:
         if isinstance(route, APIRoute):
-            for method in route.methods:
+            for method in route.methods or ():
                 _mend(described["paths"][route.path_format][method.lower()], route)
     for unused in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(unused, None)

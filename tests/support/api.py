@@ -23,6 +23,7 @@ from libs.common.runtime.health import Health
 from libs.common.settings import Settings
 from services.api.serving import ApiService
 from services.api.wiring import open_api
+from tests.support.openapi import assert_described
 
 ALL_SCOPES = ("submit", "read", "operate", "admin")
 _tenants = itertools.count(1_001)
@@ -91,7 +92,9 @@ class Tenant:
     async def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """A request with the tenant's key."""
         headers = {"Authorization": f"Bearer {self.key}", **arguments.pop("headers", {})}
-        return await self.api.client.request(method, path, headers=headers, **arguments)
+        answer = await self.api.client.request(method, path, headers=headers, **arguments)
+        assert_described(answer)
+        return answer
 
     async def model(self, name: str = "m", **fields: Any) -> dict[str, Any]:
         """A new model."""

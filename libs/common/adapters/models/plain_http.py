@@ -16,9 +16,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, open_http_client
 from libs.common.adapters.models.decoding import decoder_for
-from libs.common.adapters.models.refusals import Cleaner, connection_error, status_error
+from libs.common.adapters.models.refusals import connection_error, status_error
 from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, InvalidQuery, follow, join_endpoint, with_query
 from libs.common.domain.header_bindings import InvalidBindings, check_bindings
 from libs.common.domain.model_errors import ModelError
@@ -96,9 +97,9 @@ class PlainHttp:
                 method, _url(endpoint), data=data, headers=headers, allow_redirects=False
             )
         except Broken as broken:
-            raise connection_error(endpoint, broken.error) from None
+            raise connection_error(endpoint.origin, broken.error) from None
         except ClientError as error:
-            raise connection_error(endpoint, error) from None
+            raise connection_error(endpoint.origin, error) from None
 
     async def _receive(self, response: ClientResponse, endpoint: Endpoint, sink: StagingWriter) -> None:
         """Pass the body on as it comes; at most a buffer of it is in memory."""
@@ -121,7 +122,7 @@ class PlainHttp:
                         raise _too_large(limits.decoded_bytes)
                     await sink.write(piece)
         except (ClientError, OSError) as error:
-            raise connection_error(endpoint, error) from None
+            raise connection_error(endpoint.origin, error) from None
         if decoder is not None:
             decoder.finish()
         if not (wire if decoder is None else decoded):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +40,8 @@ _CLIENT: Final[ClientConfig] = {"connect_timeout": timedelta(seconds=5), "timeou
 #: Browsers run these; a bucket that is served as a site must not show them in place.
 _ACTIVE: Final = frozenset({"html", "svg", "xml"})
 
+_STATUS: Final = re.compile(r"status code: ([0-9]{3})")
+
 
 class BadStorageUrl(ValueError):
     """SLUICEWAY_STORAGE_URL names no store that could be opened."""
@@ -53,7 +57,7 @@ class ObjectStorage:
         self._staging = staging
         self._store = _open(url)
         self._folder = _folder(url, staging)
-        self._base = (public_url or url).rstrip("/")
+        self._base = (public_url or url).rstrip("/") + "/"
 
     async def put(
         self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None = None
@@ -63,17 +67,17 @@ class ObjectStorage:
         try:
             async with asyncio.timeout(_SECONDS + staged.size / _BYTES_PER_SECOND):
                 await self._put(key, staged)
-        except (PermissionDeniedError, UnauthenticatedError):
-            raise _failed("upload_denied", "the object store does not accept the service's own credentials") from None
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise _failed("upload_denied", "the object store does not accept the service's own credentials") from error
         except TimeoutError:
             raise _failed("upload_timeout", "the object store did not take the result in time") from None
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
-            raise _failed("upload_unreachable", f"the object store failed: {_kind(error)}") from None
+            raise _failed("upload_unreachable", f"the object store failed: {_reason(error)}") from error
         return StoredFile(self.address(key), staged.file_type, staged.size, staged.sha256, key.rpartition("/")[2])
 
     def address(self, key: str) -> str:
         """Where the object of a key can be read: a durable address, nothing in it expires."""
-        return f"{self._base}/{quote(key)}"
+        return self._base + quote(key)
 
     async def head(self, key: str) -> int | None:
         """The size of an object, None when there is none."""
@@ -129,7 +133,7 @@ def _open(url: str) -> ObjectStore:
     try:
         return from_url(url, client_options=_CLIENT, retry_config=_RETRY)
     except (BaseError, ValueError) as error:
-        raise BadStorageUrl(f"SLUICEWAY_STORAGE_URL cannot be opened: {_kind(error)}") from None
+        raise BadStorageUrl(f"SLUICEWAY_STORAGE_URL cannot be opened: {str(error).splitlines()[0]}") from error
 
 
 def _folder(url: str, staging: Staging) -> LocalFolder | None:
@@ -152,9 +156,12 @@ def _attributes(staged: StagedFile) -> dict[str, Any]:
     return attributes
 
 
-def _kind(error: Exception) -> str:
-    """The first line alone: the rest of obstore's texts is its source in detail, addresses and headers included."""
-    return str(error).split("\n", 1)[0][:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    """Its status or its kind: tenants read this, and its text names addresses that are the operator's."""
+    status = _STATUS.search(str(error))
+    if status is not None:
+        return f"it answered {status[1]}"
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
 
 
 def _failed(code: str, message: str) -> UploadFailed:

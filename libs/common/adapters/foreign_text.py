@@ -1,0 +1,46 @@
+"""Text of the other side, made fit for our errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+SHOWN_CHARACTERS: Final = 500
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_SHORTEST_SECRET: Final = 4  #: masking `1` or `on` would only make the text unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaner:
+    """Makes the other side's text fit for an error: secrets masked, as JSON shows them too, control characters gone."""
+
+    variants: tuple[str, ...]
+
+    @classmethod
+    def of(cls, secrets: Iterable[str]) -> Cleaner:
+        """A model may repeat a credential without its scheme: `Bearer abc` as `abc`."""
+        parts = {part for secret in secrets for part in (secret, secret.rpartition(" ")[2])}
+        shown = parts | {json.dumps(part)[1:-1] for part in parts}
+        return cls(tuple(sorted((part for part in shown if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)))
+
+    @property
+    def wanted_bytes(self) -> int:
+        """How much of a body is needed so that a secret which begins in the shown part is seen whole."""
+        return 4 * (SHOWN_CHARACTERS + self._longest)
+
+    def clean(self, body: bytes) -> str:
+        """The first SHOWN_CHARACTERS of a body of which at most `wanted_bytes` are given."""
+        text = body[: self.wanted_bytes].decode("utf-8", "replace")
+        for secret in self.variants:
+            text = text.replace(secret, "***")
+        if self.variants and len(body) >= self.wanted_bytes:
+            text = text[: -self._longest]  # what was cut there may be the first part of a secret
+        return _CONTROL.sub(" ", text).strip()[:SHOWN_CHARACTERS]
+
+    @property
+    def _longest(self) -> int:
+        return len(self.variants[0]) if self.variants else 0

@@ -1,0 +1,96 @@
+"""What the file service answered."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from libs.common.adapters.file_type import TYPES
+from libs.common.adapters.foreign_text import Cleaner
+from libs.common.domain.model_errors import UploadFailed
+from libs.common.domain.output import StagedFile, StoredFile
+
+ANSWER_BYTES: Final = 256 * 1024
+_URL_LIMIT: Final = 2_048
+_NAME_LIMIT: Final = 255
+_UNFIT: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
+_DENIED: Final = re.compile(r"40[13]([0-9]{2})?")  #: 401, 403, and with a cause behind it
+
+
+class Refused(Exception):
+    """The credentials were not accepted."""
+
+
+def read_answer(answer: bytes, staged: StagedFile, file_name: str, cleaner: Cleaner) -> StoredFile:
+    """The stored file; size and type are the service's where it gives usable ones, else what was staged.
+
+    The answer may be bare or inside {code, message, data}; names are matched without regard to case. Raises
+    UploadFailed, and Refused for a code of the 401 and 403 kinds.
+    """
+    outer = _fields(_parsed(answer))
+    code = outer.get("code")
+    if code not in (None, "", 0, "0"):
+        if _DENIED.fullmatch(str(code)):
+            raise Refused
+        message = cleaner.clean(str(outer.get("message") or outer.get("msg") or "").encode("utf-8", "replace"))
+        raise _unusable(f"refused the upload with code {cleaner.clean(str(code).encode())}: {message}")
+    inner = outer if isinstance(outer.get("fileurl"), str) else _fields(outer.get("data"))
+    return StoredFile(
+        url=_address(inner.get("fileurl")),
+        file_type=_type(inner.get("fileformat")) or staged.file_type,
+        size=_size(inner.get("filesize")) or staged.size,
+        sha256=staged.sha256,
+        name=_name(inner.get("filename")) or file_name,
+    )
+
+
+def _parsed(answer: bytes) -> Any:
+    if len(answer) > ANSWER_BYTES:
+        raise _unusable("gave an answer that is too long")
+    try:
+        return orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        raise _unusable("gave an answer that is not JSON") from None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name.lower(): inner for name, inner in value.items()} if isinstance(value, dict) else {}
+
+
+def _address(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _unusable("gave no fileURL")
+    value = value.strip()
+    if len(value) > _URL_LIMIT or _UNFIT.search(value):
+        raise _unusable("gave a fileURL that is no address")
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise _unusable("gave a fileURL that is no absolute http address")
+    return value
+
+
+def _type(value: Any) -> str:
+    text = value.strip().lower().lstrip(".") if isinstance(value, str) else ""
+    return text if text in TYPES else ""
+
+
+def _size(value: Any) -> int:
+    """Zero for what is none: nothing empty is ever uploaded."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():
+        value = int(value[:18])
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _name(value: Any) -> str:
+    return value if isinstance(value, str) and len(value) <= _NAME_LIMIT and value.isprintable() else ""
+
+
+def _unusable(what: str) -> UploadFailed:
+    return UploadFailed("upload_answer", f"the file service {what}", retryable=True)

@@ -1,0 +1,50 @@
+"""Holds answers against the OpenAPI document: status documented, media type and body as described."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import httpx
+from jsonschema import Draft202012Validator
+
+from services.api.app import rest_app
+
+_LARGEST = 200_000  #: checking more takes longer than the test
+
+
+def assert_described(answer: httpx.Response) -> None:
+    """AssertionError or ValidationError when an answer of a known operation is not what the document says."""
+    operation = _operation(answer.request.method, answer.request.url.raw_path.decode().partition("?")[0])
+    if operation is None:
+        return
+    path, method = operation
+    assert str(answer.status_code) in _document()["paths"][path][method]["responses"], (operation, answer.text[:500])
+    if answer.content and len(answer.content) < _LARGEST:
+        kind = answer.headers["content-type"]
+        _validator(path, method, str(answer.status_code), kind).validate(answer.json())
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return rest_app().openapi()
+
+
+@cache
+def _templates() -> list[tuple[re.Pattern[str], str]]:
+    paths = sorted(_document()["paths"], key=lambda path: "{" in path)
+    return [(re.compile(re.sub(r"\{name\}", ".+", re.sub(r"\{task_id\}", "[^/]+", path))), path) for path in paths]
+
+
+def _operation(method: str, path: str) -> tuple[str, str] | None:
+    for template, known in _templates():
+        if template.fullmatch(path) and method.lower() in _document()["paths"][known]:
+            return known, method.lower()
+    return None
+
+
+@cache
+def _validator(path: str, method: str, status: str, kind: str) -> Draft202012Validator:
+    schema = _document()["paths"][path][method]["responses"][status]["content"][kind]["schema"]
+    return Draft202012Validator({**schema, "components": _document()["components"]})
