@@ -127,6 +127,12 @@ class AuditedTasks(Protocol):
     async def open_members(self, part: Slice) -> list[OpenMember]:
         """Open tasks of a slice that own a slot."""
 
+    async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
+        """Members that have no open task of the lane that owns a slot."""
+
+    async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
+        """Tokens that no running attempt of the lane has."""
+
     async def models(self) -> list[tuple[int, str]]:
         """(id, name) of models whose topics may hold records."""
 

@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO
 from urllib.parse import unquote, urlsplit
 
 import httpx
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -67,7 +68,7 @@ class Show:
         self.console.print(f"[bold cyan]{time.monotonic() - self._began:5.1f} s[/] {text}")
 
     def progress(self, tasks: list[Carried]) -> Table:
-        table = Table(title="on the road", title_justify="left")
+        table = Table(title="on the road", title_justify="left", box=SIMPLE)
         for heading in ("tenant", "model", "waiting", "running", "success", "other", "events"):
             table.add_column(heading, justify="right" if heading not in ("tenant", "model") else "left")
         for tenant in TENANTS:
@@ -81,13 +82,13 @@ class Show:
         return table
 
     def results(self, tasks: list[Carried]) -> None:
-        table = Table(title="results", title_justify="left")
+        table = Table(title="results", title_justify="left", box=SIMPLE)
         for heading in ("tenant", "model", "task", "status", "waited", "ran", "file", "event"):
             table.add_column(heading, no_wrap=True)
         for task in tasks:
             times = task.view["times"]
             waited, ran = _between(times, "created", "started"), _between(times, "started", "finished")
-            row = (task.id[-12:], task.status, waited, ran, task.opened, task.event_id[-14:])
+            row = (f"..{task.id[-8:]}", task.status, waited, ran, task.opened, f"..{task.event_id[-10:]}")
             table.add_row(str(task.tenant), task.model, *row)
         self.console.print(table)
         self.console.print(f"results lie in {Path(_path(tasks[0])).parents[3]} until the demo ends")

@@ -147,7 +147,8 @@ class Executor:
             stopping.cancel()
         for loop in done - {stopping}:
             if not self._stopping.is_set():
-                loop.result()  # raises what ended it
+                if not loop.cancelled():
+                    loop.result()  # raises what ended it
                 raise RuntimeError(f"the loop {loop.get_name()} ended")
 
     # what is true now

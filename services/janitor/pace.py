@@ -36,7 +36,7 @@ Action: TypeAlias = Callable[[], Awaitable[object]]
 
 _EVERY_SECOND: Final = timedelta(seconds=1)
 #: Listing a whole store is dear, and strays do no harm but take room.
-_STRAYS: Final = timedelta(minutes=10)
+_STRAYS: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)

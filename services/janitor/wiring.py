@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from libs.common.adapters.postgres.database import open_database
@@ -14,7 +15,7 @@ from libs.common.adapters.redis.permits import RedisPermits
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.staging import open_staging
-from libs.common.ports_audit import StagedEntry, StagedListing
+from libs.common.ports_audit import StagedListing
 from libs.common.runtime.health import Health
 from libs.common.settings import Settings
 from services.janitor.maintenance import Maintenance
@@ -48,25 +49,12 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
         yield assemble(stores, settings)
 
 
-@asynccontextmanager
-async def _open_staging(settings: Settings) -> AsyncIterator[StagedListing]:
-    if not settings.staging_dir:
-        yield NoStaging()
-        return
-    async with open_staging(
-        Path(settings.staging_dir),
+def _open_staging(settings: Settings) -> AbstractAsyncContextManager[StagedListing]:
+    # The folder that executors of this host use; that of another host is cleaned over there.
+    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
+    return open_staging(
+        folder,
         settings.staging_store,
         max_file_bytes=settings.output_max_bytes,
         max_total_bytes=settings.staging_max_bytes,
-    ) as staging:
-        yield staging
-
-
-class NoStaging:
-    """For a janitor that reaches no staging store: that of another host is cleaned over there."""
-
-    async def entries(self) -> Sequence[StagedEntry]:
-        return []
-
-    async def remove(self, reference: str) -> None:
-        """Nothing of ours."""
+    )

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from libs.common.embedded.service import ServiceProcess
 from tests.support.road import Road, until
 
 
@@ -34,10 +35,10 @@ async def test_an_executor_is_killed_in_its_calls(road: Road) -> None:
     await road.assert_whole(ids, 60)
 
 
-async def owner_of(road: Road, executor: int) -> object:
+async def owner_of(road: Road, executor: int) -> ServiceProcess:
     """The process behind an executor's number: its log names it."""
     (row,) = await road.sql("SELECT name FROM executor WHERE id = $1", executor)
-    pid = int(row["name"].rpartition(":")[2])
+    pid = int(row["name"].rpartition("-")[2])
     return next(process for process in road.processes["executor"] if process.pid == pid)
 
 
@@ -188,7 +189,7 @@ async def test_three_dispatchers_and_three_executors_publish_nothing_twice(road:
         await road.model(tenant, name, max_concurrency=5, queue_limit=10_000)
     ids = [task for name in ("a", "b", "c") for task in await road.submit(tenant, 300, name, seconds=0.02)]
     most = 0
-    while sum((await road.statuses(ids))[word] for word in ("success",)) < len(ids):
+    while (await road.statuses(ids))["success"] < len(ids):
         rows = await road.sql("SELECT lane, count(*) FROM dispatch WHERE state = 1 GROUP BY lane")
         most = max([most, *(row["count"] for row in rows)])
     assert most <= 10  # the window of max_concurrency 5

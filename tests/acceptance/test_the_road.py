@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tests.support.road import Road
+from tests.support.road import Road, until
 
 
 async def test_a_task_goes_from_rest_to_its_event(road: Road) -> None:
@@ -60,8 +60,6 @@ async def test_a_task_that_runs_is_canceled_at_the_model_and_its_late_result_is_
     tenant = await road.tenant()
     await road.model(tenant, max_concurrency=1)
     running, waiting = await road.submit(tenant, 2, seconds=30)
-    from tests.support.road import until
-
     await until(lambda: road.mock.calls, 10, "the first call begins")
     verdicts = [(await road.call(tenant, "POST", f"/v1/tasks/{task}/cancel")).json() for task in (waiting, running)]
     assert [verdict["verdict"] for verdict in verdicts] == ["canceled", "cancel_requested"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import RedisHints, open_hints
 from libs.common.embedded.redis import EmbeddedRedis
+from libs.common.ports import Hints
 from tests.support.redis_doors import eventually, open_ear
 from tests.support.waiting import until
 
@@ -39,7 +40,8 @@ async def open_pair(url: str) -> AsyncIterator[RedisHints]:
 @asynccontextmanager
 async def listening(url: str, listener: Listener, *channels: str) -> AsyncIterator[asyncio.Task[None]]:
     async with open_redis(url, seconds=5) as redis, open_hints(redis) as hints:
-        task = asyncio.create_task(hints.listen(channels, listener.on_lines, listener.on_gap))
+        port: Hints = hints
+        task = asyncio.create_task(port.listen(channels, listener.on_lines, listener.on_gap))
 
         async def subscribed() -> bool:
             (counts,) = await redis.command_many([("PUBSUB", "NUMSUB", *channels)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -16,13 +16,6 @@ from services.janitor.sweeps.prune import Prune
 from services.janitor.sweeps.statistics import Statistics
 from services.janitor.sweeps.strays import Strays
 from tests.support.house import House, open_house
-
-
-@pytest.fixture
-async def house(database_url: str, redis_url: str) -> AsyncIterator[House]:
-    async with open_house(database_url, redis_url) as opened:
-        yield opened
-    failpoints.arm("")
 
 
 def expiry_of(house: House, *, unfetched_days: int = 90, dead_days: int = 30) -> Expiry:
@@ -62,7 +55,8 @@ async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House)
     first, second = await house.done(model, 2)
     await house.sql("UPDATE task SET expire_at = now() - interval '1 s', finished_at = now() - interval '1 h'")
     await house.sql(
-        "INSERT INTO event (task_id, version, status, attempt, dead_at) VALUES ($1, 9, 6, 1, now() - interval '40 days')",
+        "INSERT INTO event (task_id, version, status, attempt, dead_at)"
+        " VALUES ($1, 9, 6, 1, now() - interval '40 days')",
         first.id,
     )
     assert await expiry_of(house).fetched() == 1
@@ -110,18 +104,17 @@ async def test_dead_tasks_go_after_their_days_and_then_their_files(house: House)
     assert house.staging.removed == [files[0].reference]
 
 
-async def test_counts_are_folded_once_by_two_janitors(house: House, database_url: str, redis_url: str) -> None:
+async def test_counts_are_folded_once_by_two_janitors(house: House, redis_url: str) -> None:
     model = await house.model()
     await house.running(model, await house.executor(), 3)
     await house.sql(
-        "INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls) SELECT '2026-01-01', tenant_id, creator, model_id, 1 FROM stat_delta"
+        "INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)"
+        " SELECT '2026-01-01', tenant_id, creator, model_id, 1 FROM stat_delta"
     )
     failpoints.arm("janitor/before-statistics:1:raise")
     with pytest.raises(FailpointRaised):
         await Statistics(house.sweeps).sweep()
-    async with open_house(database_url, redis_url) as other:
-        import asyncio
-
+    async with open_house(house.database_url, redis_url) as other:
         moved = await asyncio.gather(Statistics(house.sweeps).sweep(), Statistics(other.sweeps).sweep())
     assert sum(moved) == 2
     rows = await house.sql("SELECT day::text, request_count, creator FROM model_stat ORDER BY day")
@@ -136,7 +129,8 @@ async def test_old_rows_are_pruned(house: House) -> None:
     model = await house.model()
     (running,) = await house.running(model, await house.executor())
     await house.sql(
-        "INSERT INTO idempotency (tenant_id, route, key_hash, body_hash, public_id, created_at) SELECT 1, 'r', int8send(n), '', $1,"
+        "INSERT INTO idempotency (tenant_id, route, key_hash, body_hash, public_id, created_at)"
+        " SELECT 1, 'r', int8send(n), '', $1,"
         " now() - CASE WHEN n > 2 THEN interval '25 h' ELSE interval '23 h' END FROM generate_series(1, 5) n",
         uuid4(),
     )
@@ -173,9 +167,9 @@ async def test_staged_files_of_nobody_go_and_those_of_open_and_dead_tasks_stay(h
         Entry(files[done.id].reference, done.public_id, 9_999, True),
         Entry("local:unrecorded", open_.public_id, 9_999, True),
         Entry(stray, uuid4(), 9_999, True),
-        Entry("local:young", uuid4(), 500, True),
-        Entry("local:growing", uuid4(), 80_000, False),
-        Entry("local:left", uuid4(), 100_000, False),
+        Entry("local:young", uuid4(), 50, True),
+        Entry("local:growing", open_.public_id, 80_000, False),
+        Entry("local:left", uuid4(), 61, False),
     ]
     assert await Strays(house.sweeps, house.staging).sweep() == 3
     assert set(house.staging.removed) == {files[done.id].reference, stray, "local:left"}

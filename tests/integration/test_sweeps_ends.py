@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from services.janitor.sweeps.overdue import Overdue
 from services.janitor.sweeps.waits import ClosedLanes, TooLong
-from tests.support.house import House, open_house
+from tests.support.house import House
 
 DAY = 86_400
-
-
-@pytest.fixture
-async def house(database_url: str, redis_url: str) -> AsyncIterator[House]:
-    async with open_house(database_url, redis_url) as opened:
-        yield opened
-    failpoints.arm("")
 
 
 def overdue_of(house: House) -> Overdue:
@@ -77,19 +70,14 @@ async def test_an_upload_that_outlives_its_limit_is_dead_and_keeps_its_file(hous
 async def test_what_waits_too_long_times_out_wherever_it_waits(house: House) -> None:
     model = await house.model(max_concurrency=20, retry_times=3)
     executor = await house.executor()
-    (running, retry) = await house.running(model, executor, 2)
+    running, retry, parked = await house.running(model, executor, 3)
     await house.fail(retry, delay=3_600)
-    ready, held, published, fresh, draft = await house.tasks(model, 5)
-    (parked,) = await house.running(model, executor)
     await house.park(parked)
-    await house.sql("UPDATE dispatch SET state = 0, lease = NULL WHERE id = ANY ($1::bigint[])", [ready, fresh])
+    ready, held, published, fresh, draft = await house.tasks(model, 5)
     rows = await house.lease(model)
     await house.hold(executor, [row for row in rows if row.id == held])
-    back = [row.id for row in rows if row.id in (ready, fresh, draft)]
-    await house.sql("UPDATE dispatch SET state = 0, lease = NULL WHERE id = ANY ($1::bigint[])", back)
-    await house.sql(
-        "UPDATE dispatch SET state = 2, due_at = now() + interval '9 days', lease = NULL WHERE id = $1", draft
-    )
+    await house.unlease([row.id for row in rows if row.id in (ready, fresh, draft)])
+    await house.sql("UPDATE dispatch SET state = 2, due_at = now() + interval '9 days' WHERE id = $1", draft)
     await house.sql("UPDATE task SET created_at = now() - interval '3 days'")
     await house.sql("UPDATE dispatch SET entered_at = now() - interval '2 days' WHERE id <> $1", fresh)
     before = await house.taken(model)
@@ -151,8 +139,7 @@ async def test_waiting_work_of_a_deleted_model_fails_and_running_work_goes_on(ho
     staged = await house.park(parked)
     ready, published, draft = await house.tasks(model, 3)
     rows = await house.lease(model)
-    back = [row.id for row in rows if row.id in (ready, draft)]
-    await house.sql("UPDATE dispatch SET state = 0, lease = NULL WHERE id = ANY ($1::bigint[])", back)
+    await house.unlease([row.id for row in rows if row.id in (ready, draft)])
     await house.sql("UPDATE dispatch SET state = 2, due_at = now() + interval '9 days' WHERE id = $1", draft)
     (other,) = await house.tasks(alive)
     await delete(house, model)
@@ -179,9 +166,8 @@ async def test_a_cancel_that_overtakes_the_sweep_wins(house: House) -> None:
     rows = await house.sweeps.rows_of_closed_lanes(10)
     (public,) = await house.sql("SELECT public_id FROM task")
     assert await PostgresTasks(house.database).cancel_waiting(model.tenant_id, [public["public_id"]])
-    from services.janitor.sweeps.waits import _deleted
-
-    assert await house.endings.write("x", [_deleted(*row) for row in rows]) == 0
+    endings = [Ending(*row, TaskStatus.FAILED, "model_deleted", "", dead=True) for row in rows]
+    assert await house.endings.write("x", endings) == 0
     assert (await house.row(task))["status"] == 9
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from random import Random
 
 import pytest
@@ -19,13 +18,6 @@ from services.janitor.sweeps.republish import Republish
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.retries import Retries
 from tests.support.house import SLOT_MS, House, open_house
-
-
-@pytest.fixture
-async def house(database_url: str, redis_url: str) -> AsyncIterator[House]:
-    async with open_house(database_url, redis_url) as opened:
-        yield opened
-    failpoints.arm("")
 
 
 def retries_of(house: House) -> Retries:
@@ -53,7 +45,7 @@ async def test_due_retries_take_a_slot_and_stand_where_their_failure_put_them(ho
     first, last = await house.state(head[0]), await house.state(tail[0])
     assert (first["state"], first["class"], first["retries"]) == (0, 0, 1)
     assert (last["state"], last["class"]) == (0, 1)
-    assert last["position"] > later.id
+    assert last["position"] > tail[0]
     assert (await house.state(later.id))["state"] == 3
     assert await house.members(model) == set(await house.public([*head, *tail]))
     assert f"{model.lane} 0 0 {head[0]}" in house.hinted
@@ -135,12 +127,10 @@ async def test_a_cancel_between_slot_and_queue_frees_the_slot(house: House) -> N
     assert await house.taken(model) == (0, 0)
 
 
-async def test_the_loser_of_two_janitors_does_not_free_the_winners_slot(
-    house: House, database_url: str, redis_url: str
-) -> None:
+async def test_the_loser_of_two_janitors_does_not_free_the_winners_slot(house: House, redis_url: str) -> None:
     model = await house.model()
     tasks = await failed(house, model, 3)
-    async with open_house(database_url, redis_url) as other:
+    async with open_house(house.database_url, redis_url) as other:
         due = await house.sweeps.due_retries(10)
         loser = retries_of(house)
         # takes the slots first, and loses the rows: the other janitor finds the slots held and goes on
@@ -153,15 +143,13 @@ async def test_the_loser_of_two_janitors_does_not_free_the_winners_slot(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_never_over_the_limit_with_two_janitors_and_callers(
-    house: House, database_url: str, redis_url: str, seed: int
-) -> None:
+async def test_never_over_the_limit_with_two_janitors_and_callers(house: House, redis_url: str, seed: int) -> None:
     """Whatever the order: the gate is never over its limit, and afterwards slots = open tasks that own one."""
     rng = Random(seed)
     model = await house.model(queue_limit=5, max_concurrency=50)
     tasks = await failed(house, model, 12)
     most = 0
-    async with open_house(database_url, redis_url) as other:
+    async with open_house(house.database_url, redis_url) as other:
         sweeps = [retries_of(house), retries_of(other)]
 
         async def sweep() -> None:
@@ -206,10 +194,9 @@ async def test_what_is_due_becomes_ready_and_a_draft_begins_to_wait(house: House
     model = await house.model()
     draft, refused, later = await house.tasks(model, 3)
     await house.sql("UPDATE task SET created_at = now() - interval '9 days'")
-    await house.sql(
-        "UPDATE dispatch SET entered_at = now() - interval '9 days', state = 2, due_at = now() + interval '1 h'"
-    )
-    await house.sql("UPDATE dispatch SET sends = 1 WHERE id = $1", refused)
+    await house.sql("UPDATE dispatch SET entered_at = now() - interval '9 days'")
+    await house.sql("UPDATE dispatch SET state = 2, due_at = now() + interval '1 h'")
+    await house.sql("UPDATE dispatch SET sends = 1, leased_at = now() WHERE id = $1", refused)
     await house.make_overdue([draft, refused])
     promote = Promote(house.sweeps, house.wake)
     failpoints.arm("janitor/before-promote:1:raise")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from libs.common.adapters.postgres.tasks import PostgresTasks
@@ -16,13 +14,6 @@ from services.janitor.beats import BeatWatch
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.waits import Cancels
 from tests.support.house import House, open_house
-
-
-@pytest.fixture
-async def house(database_url: str, redis_url: str) -> AsyncIterator[House]:
-    async with open_house(database_url, redis_url) as opened:
-        yield opened
-    failpoints.arm("")
 
 
 def rescue_of(house: House) -> Rescue:
@@ -133,10 +124,10 @@ async def test_dying_at_any_step_leaves_work_for_the_next_look(house: House) -> 
     assert await house.taken(model) == (1, 0)
 
 
-async def test_two_janitors_rescue_once(house: House, database_url: str, redis_url: str) -> None:
+async def test_two_janitors_rescue_once(house: House, redis_url: str) -> None:
     model, dead = await house.model(), await house.executor()
     await house.running(model, dead, 4)
-    async with open_house(database_url, redis_url) as other:
+    async with open_house(house.database_url, redis_url) as other:
         first, second = rescue_of(house), rescue_of(other)
         taken = 0
         for _ in range(12):

@@ -11,10 +11,14 @@ import json
 import random
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
+from libs.common.adapters.redis.rebuild import LaneUnknown
 from libs.common.ports import PermitRequest, SlotRequest, SlotVerdict
 from tests.support.fakes_redis import FakeOpenTasks
 from tests.support.redis_doors import LONG_MS, Doors, open_doors
+
+_PAUSE = 0.05
 
 
 async def crowd(url: str, name: str) -> None:
@@ -48,7 +52,10 @@ async def _churn(doors: Doors, name: str, lane: int, limit: int, rounds: int) ->
     highest = taken = 0
     for turn in range(rounds):
         members = [f"{name}-{turn}-{number}" for number in range(rng.randint(1, 10))]
-        verdicts = await doors.gate.take_many([SlotRequest(lane, member, limit, LONG_MS) for member in members])
+        try:
+            verdicts = await doors.gate.take_many([SlotRequest(lane, member, limit, LONG_MS) for member in members])
+        except LaneUnknown:
+            continue
         won = [m for m, verdict in zip(members, verdicts, strict=True) if verdict is SlotVerdict.TAKEN]
         taken += len(won)
         mine.update(won)
@@ -61,13 +68,19 @@ async def _churn(doors: Doors, name: str, lane: int, limit: int, rounds: int) ->
 
 
 async def _take(doors: Doors, lane: int, member: str, limit: int) -> bool:
-    (verdict,) = await doors.gate.take_many([SlotRequest(lane, member, limit, LONG_MS)])
-    return verdict is SlotVerdict.TAKEN
+    while True:
+        with suppress(LaneUnknown):  # on a busy machine the rebuild takes longer than anybody waits
+            (verdict,) = await doors.gate.take_many([SlotRequest(lane, member, limit, LONG_MS)])
+            return verdict is SlotVerdict.TAKEN
+        await asyncio.sleep(_PAUSE)
 
 
 async def _acquire(doors: Doors, lane: int, token: str, limit: int) -> bool:
-    (granted,) = await doors.permits.acquire_many([PermitRequest(lane, token, limit, LONG_MS)])
-    return granted
+    while True:
+        with suppress(LaneUnknown):
+            (granted,) = await doors.permits.acquire_many([PermitRequest(lane, token, limit, LONG_MS)])
+            return granted
+        await asyncio.sleep(_PAUSE)
 
 
 def _say(facts: Mapping[str, object]) -> None:

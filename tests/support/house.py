@@ -94,6 +94,17 @@ class House:
         """The lines that dispatchers heard."""
         return [line for channel, line in self.hints.lines if channel == "sw:dispatch"]
 
+    async def empty(self) -> None:
+        """Forget everything that tests before this one wrote."""
+        tables = await self.sql(
+            "SELECT relname FROM pg_stat_user_tables WHERE relname NOT IN ('lane', 'model', 'alembic_version')"
+        )
+        await self.sql(
+            "WITH " + ", ".join(f"{row['relname']}_ AS (DELETE FROM {row['relname']})" for row in tables)
+            + " DELETE FROM lane"
+        )  # fmt: skip
+        await self.sql("DELETE FROM model")
+
     # what callers and dispatchers do
 
     async def model(self, **fields: Any) -> Model:
@@ -122,6 +133,12 @@ class House:
         if acknowledged:
             await self.queue.close_leases(list({row.lease for row in turn.rows}))
         return list(turn.rows)
+
+    async def unlease(self, ids: Sequence[int]) -> None:
+        """As if these had never been taken."""
+        await self.sql(
+            "UPDATE dispatch SET state = 0, lease = NULL, leased_at = NULL WHERE id = ANY ($1::bigint[])", list(ids)
+        )
 
     # what executors do
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ class Staging:
             return _read(path, staged)
         return await self.in_thread(lambda: _read(path, staged))
 
-    async def chunks(self, staged: StagedFile) -> AsyncIterator[bytes]:
+    async def chunks(self, staged: StagedFile) -> AsyncGenerator[bytes, None]:
         """An output of any size, CHUNK_BYTES at a time.
 
         The last chunk comes only after the whole was found to be what was written, else StagedLost: who passes it on

@@ -51,7 +51,7 @@ class OutputWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.discard()
+        self._drop()
 
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file."""
@@ -83,17 +83,9 @@ class OutputWriter:
         reference = f"{self._staging.store_id}:{self._name}"
         return StagedFile(reference, self._size, self._digest.digest(), kind.extension, kind.mime)
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         """Forget it; harmless after `commit`."""
-        if self._working is not None and not self._working.done():
-            self._working.add_done_callback(lambda _: self.discard())  # a thread still writes to the file
-            return
-        self._buffer.clear()
-        self._close()
-        if self._left is not None:
-            with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
-                (self._staging.root / self._left).unlink()
-            self._left = None
+        self._drop()
 
     async def _finish(self) -> None:
         if self._left is not None:
@@ -126,6 +118,17 @@ class OutputWriter:
         self._descriptor = os.open(self._staging.root / name, _CREATE, 0o644)
         self._left = name
         return self._descriptor
+
+    def _drop(self) -> None:
+        if self._working is not None and not self._working.done():
+            self._working.add_done_callback(lambda _: self._drop())  # a thread still writes to the file
+            return
+        self._buffer.clear()
+        self._close()
+        if self._left is not None:
+            with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
+                (self._staging.root / self._left).unlink()
+            self._left = None
 
     def _taken(self) -> bytes:
         content = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)

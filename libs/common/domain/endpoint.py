@@ -86,7 +86,7 @@ def parse_endpoint(url: str) -> Endpoint:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise InvalidEndpoint("endpoint_unreadable", "the address cannot be read: check host and port") from None
+        raise _unreadable() from None
     if parts.scheme not in _PORTS:
         raise InvalidEndpoint("endpoint_scheme", "the address must start with http:// or https://")
     if "@" in parts.netloc:
@@ -102,7 +102,11 @@ def parse_endpoint(url: str) -> Endpoint:
 
 def follow(endpoint: Endpoint, location: str) -> Endpoint:
     """Where a redirect from `endpoint` leads. Raises InvalidEndpoint."""
-    return parse_endpoint(urljoin(endpoint.url, location.partition("#")[0]))
+    try:
+        target = urljoin(endpoint.url, location.partition("#")[0])
+    except ValueError:
+        raise _unreadable() from None
+    return parse_endpoint(target)
 
 
 def with_query(url: str, payload: bytes) -> str:
@@ -149,6 +153,10 @@ def _host(host: str) -> str:
     if len(host) > 253 or any(len(label) > 63 for label in host.split(".")) or not _HOST_NAME.fullmatch(host):
         raise _no_host()
     return host
+
+
+def _unreadable() -> InvalidEndpoint:
+    return InvalidEndpoint("endpoint_unreadable", "the address cannot be read: check host and port")
 
 
 def _no_host() -> InvalidEndpoint:

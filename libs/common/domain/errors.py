@@ -9,7 +9,8 @@ SluicewayError
 |-- Unavailable              a store cannot be reached; nothing is half done
 |   |-- DatabaseUnavailable
 |   |-- GateUnavailable
-|   `-- BrokerUnavailable
+|   |-- BrokerUnavailable
+|   `-- StorageUnavailable
 |-- OutcomeUnknown           the connection was lost while committing
 `-- IllegalTransition        an arrow that the state machine does not have
 """
@@ -65,6 +66,10 @@ class GateUnavailable(Unavailable):
 
 class BrokerUnavailable(Unavailable):
     """Kafka cannot be reached; what was to be sent stays due."""
+
+
+class StorageUnavailable(Unavailable):
+    """The object store or the staging store cannot be read."""
 
 
 class OutcomeUnknown(SluicewayError):

@@ -161,7 +161,7 @@ def _joined(base_url: str, route: str) -> Endpoint:
 def _url(endpoint: Endpoint) -> URL:
     """As it is, without a second opinion on its escapes; yarl must see the same host in it as we did."""
     url = URL(endpoint.url, encoded=True)
-    if (url.scheme, url.host, url.port) != (endpoint.scheme, endpoint.host, endpoint.port):
+    if (url.scheme, url.raw_host, url.port) != (endpoint.scheme, endpoint.host, endpoint.port):
         raise ModelError("bad_address", "the model's address can be read in two ways", retryable=False)
     return url
 

@@ -16,7 +16,7 @@ from yarl import URL
 from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, open_http_client
 from libs.common.adapters.models.refusals import connection_error, retry_after
-from libs.common.adapters.object_storage.upload_answer import ANSWER_BYTES, Refused, read_answer
+from libs.common.adapters.object_storage.upload_answer import ANSWER_BYTES, NotAccepted, read_answer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging
 from libs.common.domain.endpoint import join_endpoint
 from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
@@ -51,12 +51,12 @@ class FileService:
         """
         given = credentials or UploadCredentials()
         file_name = name.file_name(staged.file_type)
-        for authorization in dict.fromkeys(filter(None, (given.authorization, self._authorization))) or {"": None}:
+        for authorization in dict.fromkeys((given.authorization or self._authorization, self._authorization)):
             shown = UploadCredentials(authorization, given.user_info)
             try:
                 async with asyncio.timeout(_SECONDS + staged.size / _BYTES_PER_SECOND):
                     return await self._upload(file_name, staged, shown)
-            except Refused:
+            except NotAccepted:
                 continue
             except TimeoutError:
                 raise UploadFailed("upload_timeout", f"{_WHO} did not answer in time", retryable=True) from None
@@ -76,7 +76,7 @@ class FileService:
             response.close()
         status = response.status
         if status in (401, 403):
-            raise Refused
+            raise NotAccepted
         if 200 <= status < 300:
             return read_answer(answer, staged, file_name, cleaner)
         if 300 <= status < 400:

@@ -55,9 +55,10 @@ class ObjectStorage:
 
     def __init__(self, url: str, staging: Staging, *, public_url: str = "") -> None:
         self._staging = staging
-        self._store = _open(url)
+        self._store = open_store(url)
         self._folder = _folder(url, staging)
-        self._base = (public_url or url).rstrip("/") + "/"
+        base = public_url or url
+        self._base = base if base.endswith("/") else base + "/"
 
     async def put(
         self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None = None
@@ -122,7 +123,8 @@ class ObjectStorage:
         )
 
 
-def _open(url: str) -> ObjectStore:
+def open_store(url: str) -> ObjectStore:
+    """The store that a URL names. Raises BadStorageUrl."""
     scheme = urlsplit(url).scheme
     if scheme == "file":
         return LocalStore(_path(url), mkdir=True)

@@ -20,7 +20,7 @@ _UNFIT: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 _DENIED: Final = re.compile(r"40[13]([0-9]{2})?")  #: 401, 403, and with a cause behind it
 
 
-class Refused(Exception):
+class NotAccepted(Exception):
     """The credentials were not accepted."""
 
 
@@ -28,13 +28,13 @@ def read_answer(answer: bytes, staged: StagedFile, file_name: str, cleaner: Clea
     """The stored file; size and type are the service's where it gives usable ones, else what was staged.
 
     The answer may be bare or inside {code, message, data}; names are matched without regard to case. Raises
-    UploadFailed, and Refused for a code of the 401 and 403 kinds.
+    UploadFailed, and NotAccepted for a code of the 401 and 403 kinds.
     """
     outer = _fields(_parsed(answer))
     code = outer.get("code")
     if code not in (None, "", 0, "0"):
         if _DENIED.fullmatch(str(code)):
-            raise Refused
+            raise NotAccepted
         message = cleaner.clean(str(outer.get("message") or outer.get("msg") or "").encode("utf-8", "replace"))
         raise _unusable(f"refused the upload with code {cleaner.clean(str(code).encode())}: {message}")
     inner = outer if isinstance(outer.get("fileurl"), str) else _fields(outer.get("data"))
@@ -61,19 +61,19 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _address(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
+    address = value.strip() if isinstance(value, str) else ""
+    if not address:
         raise _unusable("gave no fileURL")
-    value = value.strip()
-    if len(value) > _URL_LIMIT or _UNFIT.search(value):
+    if len(address) > _URL_LIMIT or _UNFIT.search(address):
         raise _unusable("gave a fileURL that is no address")
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(address)
         host = parts.hostname
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https"):
         raise _unusable("gave a fileURL that is no absolute http address")
-    return value
+    return address
 
 
 def _type(value: Any) -> str:

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from libs.common.domain.output import StagedFile
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dispatch_queue import placed
+from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt, Claim, HandedRow, UnclaimedPartition, WatchedBeat

@@ -76,6 +76,12 @@ class PostgresAudit:
     async def open_members(self, part: Slice) -> list[OpenMember]:
         return [_member(row) for row in await self._fetch("audit_open_members", *part)]
 
+    async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
+        return [row["member"] for row in await self._fetch("absent_slots", list(members), lane)]
+
+    async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
+        return [row["token"] for row in await self._fetch("absent_permits", lane, list(tokens))]
+
     async def models(self) -> list[tuple[int, str]]:
         return [(row["id"], row["name"]) for row in await self._fetch("audit_model_topics")]
 

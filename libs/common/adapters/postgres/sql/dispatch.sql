@@ -86,12 +86,16 @@ RETURNING q.id, q.lane, q.sends
 
 -- name: heal_leases
 -- A dispatcher died between taking and acknowledgement: its rows are due again. $1 seconds, longer than a send may last.
+-- It waits for nobody's row, so it cannot deadlock: who has a row locked is moving it, and a row that stays where it is
+-- after all has no lease any more and is found by republish_lost.
 WITH dead AS (
   DELETE FROM lease WHERE taken_at < now() - make_interval(secs => $1) RETURNING id
+), lost AS MATERIALIZED (
+  SELECT o.id, o.lease FROM dispatch o WHERE o.state = 1 AND o.lease = ANY (ARRAY(SELECT id FROM dead))
+    AND o.token IS NULL AND o.held_by IS NULL FOR UPDATE SKIP LOCKED
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
-  FROM dispatch o WHERE o.state = 1 AND o.lease = ANY (ARRAY(SELECT id FROM dead)) AND q.id = o.id
-    AND q.lease = o.lease AND q.token IS NULL AND q.held_by IS NULL
+  FROM lost o WHERE q.id = o.id
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'dispatcher lost' FROM back
@@ -99,12 +103,14 @@ WITH dead AS (
 SELECT lane, class, priority, position FROM back
 
 -- name: republish_lost
--- Published, never picked up: the log does not hold it any more. $1 seconds of age, $2 rows at most.
+-- Published, never picked up: the log does not hold it any more. $1 seconds of age, $2 rows at most. OFFSET 0: asked for
+-- the order of the key outright, the planner walks the whole table in that order.
 WITH lost AS MATERIALIZED (
-  SELECT o.id, o.lease FROM dispatch o
-  WHERE o.state = 1 AND o.token IS NULL AND o.held_by IS NULL AND o.leased_at < now() - make_interval(secs => $1)
-    AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease)
-  ORDER BY o.id LIMIT $2
+  SELECT * FROM (
+    SELECT o.id, o.lease FROM dispatch o
+    WHERE o.state = 1 AND o.token IS NULL AND o.held_by IS NULL AND o.leased_at < now() - make_interval(secs => $1)
+      AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease) OFFSET 0) f
+  ORDER BY f.id LIMIT $2
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
   FROM lost o WHERE q.id = o.id AND q.lease = o.lease AND q.token IS NULL AND q.held_by IS NULL
@@ -314,12 +320,11 @@ WITH RECURSIVE busy(lane) AS (
   UNION ALL
   SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > b.lane ORDER BY q.lane LIMIT 1)
   FROM busy b WHERE b.lane IS NOT NULL)
-SELECT l.id AS lane, l.model_id, (q.id % m.partitions)::int AS "partition", min(q.leased_at) AS oldest,
-  extract(epoch FROM now() - min(q.leased_at))::float8 AS age, count(*)::int AS rows
+SELECT l.id AS lane, l.model_id, p.partition, p.oldest, extract(epoch FROM now() - p.oldest)::float8 AS age, p.rows
 FROM busy b JOIN lane l ON l.id = b.lane JOIN model m ON m.id = l.model_id
-JOIN dispatch q ON q.lane = l.id AND q.state = 1
-WHERE q.token IS NULL AND q.held_by IS NULL
-GROUP BY 1, 2, 3
+CROSS JOIN LATERAL (
+  SELECT (q.id % m.partitions)::int AS "partition", min(q.leased_at) AS oldest, count(*)::int AS rows FROM dispatch q
+  WHERE q.lane = b.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL GROUP BY 1) p
 
 -- name: read_from
 -- For each (lane, partition, partitions of its topic): the instant from which its log must be read so that nothing

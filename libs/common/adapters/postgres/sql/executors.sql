@@ -3,11 +3,14 @@
 INSERT INTO executor (id, name, slots, stores, version) VALUES (nextval('executor_ids'), $1, $2, $3, $4) RETURNING id
 
 -- name: beat
--- One heartbeat: I am alive, this full; answers which of my attempts somebody wants canceled.
+-- One heartbeat: I am alive, this full; answers which of my attempts somebody wants canceled. LIMIT 1 keeps the few
+-- requests the outer side of the join: the other way round every beat reads the whole queue.
 WITH b AS (
   UPDATE executor SET beat = beat + 1, beat_at = now(), running = $2, held = $3, reading = $4 WHERE id = $1 AND stopped_at IS NULL RETURNING id
 )
-SELECT b.id, ARRAY(SELECT c.task_id FROM cancel_request c JOIN dispatch q ON q.id = c.task_id WHERE q.executor = $1 AND q.token IS NOT NULL) AS canceled
+SELECT b.id, ARRAY(
+  SELECT c.task_id FROM cancel_request c
+  CROSS JOIN LATERAL (SELECT 1 FROM dispatch d WHERE d.id = c.task_id AND d.executor = $1 AND d.token IS NOT NULL LIMIT 1) mine) AS canceled
 FROM b
 
 -- name: leave_executors

@@ -1,10 +1,11 @@
 -- name: promote_due
 -- Rows whose time has come are ready; $1 at most. A draft begins to wait now: its wait counts from when it was due.
+-- What was leased before is no draft: it was refused, parked, or handed back for a while.
 WITH due AS MATERIALIZED (
   SELECT id FROM dispatch WHERE state = 2 AND due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1,
-  entered_at = CASE WHEN q.attempt = 0 AND q.sends = 0 THEN q.due_at ELSE q.entered_at END
+  entered_at = CASE WHEN q.attempt = 0 AND q.leased_at IS NULL THEN q.due_at ELSE q.entered_at END
 WHERE q.id = ANY (ARRAY(SELECT id FROM due))
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
@@ -27,9 +28,11 @@ FROM unnest($1::bigint[], $2::int[], $3::float8[]) AS m(id, version, seconds) WH
 RETURNING q.id
 
 -- name: rescue_held
--- Rows that waited for a permit with silent executors: same place in the queue.
+-- Rows that waited for a permit with silent executors: same place in the queue. OFFSET 0, here and below: asked for the
+-- order of the key outright, the planner walks the whole table in that order instead of sorting what is in flight.
 WITH lost AS MATERIALIZED (
-  SELECT o.id, o.held_by, o.lease FROM dispatch o WHERE o.state = 1 AND o.held_by = ANY ($1::int[]) AND o.token IS NULL ORDER BY o.id
+  SELECT * FROM (SELECT o.id, o.held_by, o.lease FROM dispatch o
+                 WHERE o.state = 1 AND o.held_by = ANY ($1::int[]) AND o.token IS NULL OFFSET 0) f ORDER BY f.id
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, held_by = NULL, version = q.version + 1
   FROM lost WHERE q.id = lost.id AND q.held_by = lost.held_by AND q.lease = lost.lease AND q.token IS NULL
@@ -44,8 +47,8 @@ SELECT id, lane, class, priority, position FROM back
 -- budget for lost ones ($2), first in line. Those past the budget are left for lost_beyond_budget. The token comes back
 -- where its permit is free again: an open provider job (phase 1) keeps it.
 WITH lost AS MATERIALIZED (
-  SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
-    AND (o.phase >= 1 OR o.lost < $2) ORDER BY o.id
+  SELECT * FROM (SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
+                   AND (o.phase >= 1 OR o.lost < $2) OFFSET 0) f ORDER BY f.id
 ), back AS (
   UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL,
     lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,
@@ -65,8 +68,8 @@ SELECT id, lane, class, priority, position, CASE WHEN phase <> 1 THEN token END 
 
 -- name: lost_beyond_budget
 -- Attempts of silent executors that have used up the budget for lost ones: (id, token) for finish_many.
-SELECT o.id, o.public_id, o.lane, o.token FROM dispatch o
-WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL AND o.phase = 0 AND o.lost >= $2 ORDER BY o.id
+SELECT * FROM (SELECT o.id, o.public_id, o.lane, o.token FROM dispatch o
+  WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL AND o.phase = 0 AND o.lost >= $2 OFFSET 0) f ORDER BY f.id
 
 -- name: executors_with_work
 -- Who is named by any running or held row: a dead process may have stopped before its rows were rescued.
@@ -78,18 +81,18 @@ WHERE q.state = 1 AND (q.token IS NOT NULL OR q.held_by IS NOT NULL)
 -- $1 seconds of grace, $3 limit.
 SELECT q.id, q.public_id, q.lane, q.token, q.phase, q.retries, q.lost, extract(epoch FROM now() - t.created_at)::float8 AS age,
   coalesce(extract(epoch FROM now() - q.generated_at), 0)::float8 AS upload_age, m.retry_times, m.retry_queue_max_seconds
-FROM dispatch q JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id
-WHERE q.state = 1 AND q.token IS NOT NULL
-  AND CASE WHEN q.phase < 2 THEN q.until < now() - make_interval(secs => $1)
-           ELSE q.generated_at < now() - make_interval(secs => $1 + $2) END
-ORDER BY q.id LIMIT $3
+FROM (SELECT * FROM (
+  SELECT * FROM dispatch d WHERE d.state = 1 AND d.token IS NOT NULL
+    AND CASE WHEN d.phase < 2 THEN d.until < now() - make_interval(secs => $1)
+             ELSE d.generated_at < now() - make_interval(secs => $1 + $2) END OFFSET 0) f ORDER BY f.id LIMIT $3) q
+JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id ORDER BY q.id
 
 -- name: waiting_page
 -- Open rows in the order of their ids, to find those that wait too long. Ids grow with the time of creation: nothing
 -- after a row of age x is much older than x.
 SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle, l.paused OR tn.paused AS paused,
   extract(epoch FROM now() - q.entered_at)::float8 AS waited, extract(epoch FROM now() - t.created_at)::float8 AS age,
-  q.state = 2 AND q.attempt = 0 AND q.sends = 0 AS draft
+  q.state = 2 AND q.attempt = 0 AND q.leased_at IS NULL AS draft
 FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id
 WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
@@ -111,12 +114,14 @@ WHERE q.state = 2 AND (q.due_at, q.id) > ($1, $2) ORDER BY q.due_at, q.id LIMIT 
 
 -- name: requested_waiting
 -- Tasks whose end was asked for while an executor ran them and that nobody runs any more: rescued, failed, parked or
--- handed back in between. Requests are few. $1 limit.
-SELECT q.id, q.version FROM cancel_request c JOIN dispatch q ON q.id = c.task_id WHERE q.token IS NULL ORDER BY q.id LIMIT $1
+-- handed back in between. Requests are few, and LIMIT 1 keeps them the outer side of the join. $1 limit.
+SELECT q.id, q.version FROM cancel_request c
+CROSS JOIN LATERAL (SELECT d.id, d.version FROM dispatch d WHERE d.id = c.task_id AND d.token IS NULL LIMIT 1) q
+ORDER BY c.task_id LIMIT $1
 
 -- name: end_waiting
 -- The end of tasks that nobody runs, if nothing happened to them since they were looked at. An attempt that had got as
--- far as an output (a parked upload) gets its row.
+-- far as an output (a parked upload) gets its row; a cancel is remembered as cancel_waiting does.
 -- $1 ids, $2 versions, $3 statuses, $4 codes, $5 messages, $6 dead.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::boolean[])
@@ -130,6 +135,8 @@ WITH m AS MATERIALIZED (
   SELECT id, attempt, CASE status WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END, entered_at, generated_at, migrating_at,
          staged_size, code, message FROM gone WHERE phase >= 1
   ON CONFLICT DO NOTHING
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone WHERE status = 9
 ), t AS (
   UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = g.code, error_message = g.message
@@ -267,9 +274,9 @@ WHERE NOT EXISTS (
   JOIN dispatch q ON q.id = t.id AND q.lane = l.id WHERE l.id = $2 AND q.state <> 3)
 
 -- name: absent_permits
--- Which of these permit tokens no running attempt of the lane has.
+-- Which of these permit tokens no running attempt of the lane has. EXCEPT reads the lane once, NOT EXISTS once a token.
 SELECT x.token FROM unnest($2::uuid[]) AS x(token)
-WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token = x.token)
+EXCEPT SELECT q.token FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL
 
 -- name: lanes_waiting
 -- Lanes with ready rows, and how long the next row of each has waited. A loose scan: it costs by lanes, not by rows.

@@ -96,6 +96,7 @@ WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY h.id
 INSERT INTO cancel_request (task_id)
 SELECT d.id FROM task t JOIN dispatch d ON d.id = t.id
 WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) AND d.token IS NOT NULL
+ORDER BY d.id
 ON CONFLICT DO NOTHING
 RETURNING task_id
 

@@ -160,7 +160,8 @@ CREATE TABLE dispatch (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 CREATE INDEX dispatch_ready ON dispatch (lane, class, priority, position) WHERE state = 0;
 CREATE INDEX dispatch_in_flight ON dispatch (lane, lease) WHERE state = 1;
-CREATE INDEX dispatch_later ON dispatch (due_at) WHERE state = 2;
+CREATE INDEX dispatch_later ON dispatch (due_at, id) WHERE state = 2;
+CREATE INDEX dispatch_later_lane ON dispatch (lane) WHERE state = 2;
 CREATE INDEX dispatch_retry ON dispatch (due_at) WHERE state = 3;
 
 -- A dispatcher's batch between taking and acknowledgement: published = in flight and its lease row is gone.
@@ -369,7 +370,7 @@ CREATE TABLE quota_usage (
 );
 
 -- The status that callers see, derived from the one place that owns each part (decision 1).
-CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, sends smallint)
+CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, leased boolean)
 RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
   WHEN state IS NULL THEN stored
@@ -378,14 +379,14 @@ RETURN CASE
   WHEN phase = 2 THEN 4
   WHEN started OR phase = 1 THEN 3
   WHEN state = 1 THEN 2
-  WHEN state = 2 AND attempt = 0 AND sends = 0 THEN 0
+  WHEN state = 2 AND attempt = 0 AND NOT leased THEN 0
   ELSE 1
 END::smallint;
 
 -- A task as callers read it: what is open comes from its dispatch row, what is final from the task.
 CREATE VIEW task_face AS
 SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name, t.input_ref, t.priority,
-  task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.sends) AS status,
+  task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL) AS status,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, coalesce(d.version, t.version) AS version,
   t.not_before, t.start_by, t.deadline, t.created_at,
   coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, coalesce(d.started_at, t.started_at) AS started_at,

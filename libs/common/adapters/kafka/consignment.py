@@ -1,0 +1,187 @@
+"""One batch of records on its way: which producer calls it takes, and what each answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeAlias
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    BrokerResponseError,
+    ClusterAuthorizationFailedError,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    InvalidTopicError,
+    OutOfOrderSequenceNumber,
+    PolicyViolationError,
+    TopicAuthorizationFailedError,
+    UnknownProducerId,
+)
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from libs.common.ports_dispatch import Record, SendVerdict
+
+_Place: TypeAlias = tuple[str, int]
+_Batch: TypeAlias = tuple[BatchBuilder, list[int]]
+
+#: Larger than any broker takes; keeps one record from occupying the connection until the deadline.
+RECORD_BYTES: Final = 16 * 1024 * 1024
+UNSENT: Final = SendVerdict(False)
+_ACKNOWLEDGED: Final = SendVerdict(True)
+#: A topic that was just made may need a moment to be known to the broker that we ask.
+_METADATA_PAUSES: Final = (0.0, 0.02, 0.1)
+#: Refusals that hold for every record of the topic; others may be the fault of one record of the batch.
+_TOPIC_REFUSALS: Final = (
+    ClusterAuthorizationFailedError,
+    InvalidTopicError,
+    PolicyViolationError,
+    TopicAuthorizationFailedError,
+)
+#: Not the records' fault but the producer's: a new one will do.
+_PRODUCER_FAULTS: Final = (
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
+    OutOfOrderSequenceNumber,
+    UnknownProducerId,
+)
+_partitioner: Final = DefaultPartitioner()
+
+
+class Consignment:
+    """One batch on its way: fills in `verdicts` as answers come."""
+
+    def __init__(self, producer: AIOKafkaProducer, records: Sequence[Record], verdicts: list[SendVerdict]) -> None:
+        self._producer = producer
+        self._records = records
+        self._verdicts = verdicts
+        self._failure: BaseException | None = None
+
+    async def send(self) -> list[int]:
+        """Returns when every record has its verdict, but for those of a batch that was refused because of one of them.
+
+        Raises what made the broker fail to answer for some.
+        """
+        suspects = await self._send_batches(self._batches(await self._places()))
+        if self._failure is not None:
+            raise self._failure
+        return suspects
+
+    async def _places(self) -> dict[int, _Place]:
+        """Topic and partition of each record; those whose topic is not there are left out.
+
+        `send()` of a producer waits seconds for such a topic: it is never asked about one (kafka.md 4).
+        """
+        await self._learn({(record.topic, record.partition) for record in self._records})
+        places: dict[int, _Place] = {}
+        for index, record in enumerate(self._records):
+            if len(record.value) > RECORD_BYTES:
+                self._verdicts[index] = SendVerdict(False, f"{len(record.value)} bytes are too large")
+                continue
+            partition = self._partition(record)
+            if partition is not None:
+                places[index] = (record.topic, partition)
+            elif record.topic in self._producer.client.cluster.unauthorized_topics:
+                self._verdicts[index] = SendVerdict(False, "TopicAuthorizationFailedError")
+        return places
+
+    async def _learn(self, places: Iterable[tuple[str, int | None]]) -> None:
+        client = self._producer.client
+        for pause in _METADATA_PAUSES:
+            missing = {topic for topic, partition in places if not self._is_known(topic, partition)}
+            if not missing:
+                return
+            await asyncio.sleep(pause)
+            for topic in missing:
+                client.add_topic(topic)
+            await client.force_metadata_update()
+
+    def _is_known(self, topic: str, partition: int | None) -> bool:
+        available = self._producer.client.cluster.available_partitions_for_topic(topic)
+        return bool(available) and (partition is None or partition in available)
+
+    def _partition(self, record: Record) -> int | None:
+        cluster = self._producer.client.cluster
+        available = cluster.available_partitions_for_topic(record.topic)
+        if not available:
+            return None
+        if record.partition is not None:
+            return record.partition if record.partition in available else None
+        every = sorted(cluster.partitions_for_topic(record.topic))
+        chosen: int = _partitioner(record.key, every, every)
+        return chosen if chosen in available else None
+
+    def _batches(self, places: dict[int, _Place]) -> dict[_Place, list[_Batch]]:
+        batches: dict[_Place, list[_Batch]] = defaultdict(list)
+        for index, place in places.items():
+            record, of_place = self._records[index], batches[place]
+            if not of_place or not self._append(of_place[-1], index, record):
+                of_place.append((self._producer.create_batch(), []))
+                self._append(of_place[-1], index, record)
+        return batches
+
+    def _append(self, batch: _Batch, index: int, record: Record) -> bool:
+        builder, indexes = batch
+        timestamp = record.timestamp_ms if record.timestamp_ms is not None else int(time.time() * 1000)
+        if (
+            builder.append(timestamp=timestamp, key=record.key, value=record.value, headers=list(record.headers))
+            is None
+        ):
+            return False
+        indexes.append(index)
+        return True
+
+    async def _send_batches(self, batches: dict[_Place, list[_Batch]]) -> list[int]:
+        """Send and wait; returns the records of refused batches of several."""
+        flights: dict[asyncio.Future[object], list[int]] = {}
+        for turn in range(max(map(len, batches.values()), default=0)):
+            for (topic, partition), of_place in batches.items():
+                if turn < len(of_place):
+                    builder, indexes = of_place[turn]
+                    flight = await self._producer.send_batch(builder, topic, partition=partition)
+                    flight.add_done_callback(_look_at)
+                    flights[flight] = indexes
+        suspects: list[int] = []
+        try:
+            if flights:
+                await asyncio.wait(flights)
+        finally:  # at the deadline too: what was acknowledged by then is on the road
+            for flight, indexes in flights.items():
+                if flight.done():
+                    suspects += self._judge(flight, indexes)
+        return suspects
+
+    def _judge(self, flight: asyncio.Future[object], indexes: Iterable[int]) -> list[int]:
+        error = flight.exception()
+        many = list(indexes)
+        if error is None:
+            for index in many:
+                self._verdicts[index] = _ACKNOWLEDGED
+        elif not _is_refusal(error):
+            self._failure = error
+        elif len(many) > 1 and not isinstance(error, _TOPIC_REFUSALS):
+            return many
+        else:
+            for index in many:
+                self._verdicts[index] = SendVerdict(False, cause_of(error))
+        return []
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """The broker took the question and said no, and will say no again."""
+    refused = isinstance(error, BrokerResponseError) and not error.retriable
+    return refused and not isinstance(error, _PRODUCER_FAULTS)
+
+
+def cause_of(error: BaseException) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
+
+
+def _look_at(flight: asyncio.Future[object]) -> None:
+    """Its error is read even if the deadline came first, so that nobody logs it as lost."""
+    if not flight.cancelled():
+        flight.exception()

@@ -1,0 +1,131 @@
+"""The doorman's sets against PostgreSQL: slots are open tasks, permits are live attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Protocol
+from uuid import UUID
+
+from libs.common.operations.audit_findings import Findings, Fix, Violation
+from libs.common.ports import Permits, QueueGate
+from libs.common.ports_audit import AuditedLane, AuditedTasks, OpenMember
+
+_LANES: Final = 500
+_PAGE: Final = 1_000
+
+
+class _Places(Protocol):
+    """What gate and permits have in common."""
+
+    async def missing(self, lane: int, members: Sequence[str], /) -> list[str]: ...
+    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]: ...
+    async def release_many(self, places: Sequence[tuple[int, str]], /) -> None: ...
+    async def restore(self, lane: int, places: Sequence[tuple[str, int]], /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Slots or permits: their name, where they are, and which of them nobody owns."""
+
+    name: str
+    places: _Places
+    absent: Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
+    owner: str
+
+
+class GateChecks:
+    """I11 and I13. Looking at a lane that Redis has forgotten makes the doorman rebuild it first."""
+
+    name = "redis"
+
+    def __init__(self, tasks: AuditedTasks, gate: QueueGate, permits: Permits) -> None:
+        self._tasks = tasks
+        self._gate = gate
+        self._permits = permits
+        self._slots = _Kind("slot", gate, tasks.absent_slots, "open task")
+        self._tokens = _Kind("permit", permits, tasks.absent_permits, "running attempt")
+
+    async def run(self, found: Findings) -> None:
+        for invariant in ("I11", "I13"):
+            found.looked(invariant, 0)
+        await self._check_lanes(found)
+        async for part in self._tasks.slices():
+            await self._check_owners(await self._tasks.open_members(part), found)
+
+    async def _check_lanes(self, found: Findings) -> None:
+        """Who is in Redis has a row in PostgreSQL."""
+        after = 0
+        while page := await self._tasks.lanes(after, _LANES):
+            after = page[-1].lane
+            numbers = [lane.lane for lane in page]
+            depths, running = await self._gate.depths(numbers), await self._permits.in_use(numbers)
+            for lane, depth, permits in zip(page, depths, running, strict=True):
+                ghosts = await self._ghosts(lane.lane, self._slots, found) if depth else 0
+                if permits:
+                    await self._ghosts(lane.lane, self._tokens, found)
+                self._check_limit(lane, depth, ghosts, found)
+
+    async def _ghosts(self, lane: int, kind: _Kind, found: Findings) -> int:
+        cursor, ghosts = 0, 0
+        while True:
+            cursor, page = await kind.places.members(lane, cursor, _PAGE)
+            ghosts += await self._judge(lane, kind, page, found)
+            found.looked("I13", len(page))
+            if cursor == 0:
+                return ghosts
+
+    async def _judge(self, lane: int, kind: _Kind, page: Sequence[str], found: Findings) -> int:
+        owners = {owner: member for member in page if (owner := _uuid(member)) is not None}
+        absent = [owners[owner] for owner in await kind.absent(lane, list(owners))] if owners else []
+        absent += [member for member in page if _uuid(member) is None]
+        # One that has lapsed counts no more, dropped or not.
+        lapsed = set(await kind.places.missing(lane, absent)) if absent else set()
+        ghosts = [member for member in absent if member not in lapsed]
+        for member in ghosts:
+            release: Fix = partial(_release, kind.places, lane, member)
+            detail = f"a {kind.name} of lane {lane} that no {kind.owner} has"
+            found.add(Violation("I13", f"{kind.name} {member}", detail, f"give the {kind.name} back", release))
+        return len(ghosts)
+
+    def _check_limit(self, lane: AuditedLane, depth: int, ghosts: int, found: Findings) -> None:
+        # Open tasks may be more than the limit: it was lowered, or the gate was restored from PostgreSQL (decision 22).
+        found.looked("I11")
+        if depth > lane.queue_limit and ghosts:
+            subject = f"gate of model {lane.model!r} of tenant {lane.tenant_id}"
+            detail = f"{depth} slots taken of {lane.queue_limit}, {ghosts} of them by no open task"
+            found.add(Violation("I11", subject, detail, "give the slots back that nobody owns (I13)"))
+
+    async def _check_owners(self, members: Iterable[OpenMember], found: Findings) -> None:
+        """Who has a row in PostgreSQL is in Redis."""
+        slots: dict[int, dict[str, int]] = {}
+        tokens: dict[int, dict[str, int]] = {}
+        for member in members:
+            slots.setdefault(member.lane, {})[member.member] = member.slot_ttl_ms
+            if member.token is not None and member.permit_ttl_ms is not None:
+                tokens.setdefault(member.lane, {})[member.token] = member.permit_ttl_ms
+        for kind, lanes in ((self._slots, slots), (self._tokens, tokens)):
+            for lane, owners in lanes.items():
+                found.looked("I13", len(owners))
+                for member in await kind.places.missing(lane, list(owners)):
+                    restore: Fix = partial(_restore, kind.places, lane, member, owners[member])
+                    detail = f"the {kind.owner} has no {kind.name} in lane {lane}"
+                    found.add(Violation("I13", f"{kind.name} {member}", detail, f"put the {kind.name} back", restore))
+
+
+async def _release(places: _Places, lane: int, member: str) -> bool:
+    await places.release_many([(lane, member)])
+    return True
+
+
+async def _restore(places: _Places, lane: int, member: str, ttl_ms: int) -> bool:
+    await places.restore(lane, [(member, ttl_ms)])
+    return True
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

@@ -1,0 +1,168 @@
+"""`python -m services.api` and the commands around it, as an operator meets them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import pytest
+
+from libs.common.embedded.ports import free_port
+from tests.support.api import DEAD_POSTGRES, Api, until_true
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+def environment(stores: tuple[str, str], **more: str) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
+    return {
+        **own,
+        "SLUICEWAY_DATABASE_URL": stores[0],
+        "SLUICEWAY_REDIS_URL": stores[1],
+        "SLUICEWAY_SECRET_KEYS": "test:" + base64.b64encode(b"k" * 32).decode(),
+        "SLUICEWAY_EGRESS_ALLOW": "127.0.0.0/8",
+        **more,
+    }
+
+
+async def command(stores: tuple[str, str], *arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.cli",
+        *arguments,
+        env=environment(stores),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def api_process(stores: tuple[str, str], **more: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A process of its own and its URL, ready."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.api",
+        env=environment(stores, SLUICEWAY_API_PORT=str(port), SLUICEWAY_PARENT_PID=str(os.getpid()), **more),
+        stderr=subprocess.PIPE,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+
+        async def ready() -> bool:
+            assert process.returncode is None
+            with suppress(httpx.TransportError):
+                async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as client:
+                    return (await client.get("/readyz")).status_code == 200
+            return False
+
+        await until_true(ready, seconds=30)
+        yield process, url
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_keys_are_made_listed_and_revoked(api: Api, stores: tuple[str, str]) -> None:
+    code, out, _ = await command(stores, "keys", "create", "--tenant", "-77", "--name", "shop", "--json")
+    assert code == 0
+    made = json.loads(out)
+    assert made["key"].startswith("sw_")
+    assert len(made["key"]) == 46
+    assert made == {**made, "tenant": "-77", "name": "shop", "scopes": ["submit", "read", "operate", "admin"]}
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert (await api.client.get("/v1/tasks", headers=headers)).status_code == 200
+    (row,) = await api.sql("SELECT digest FROM api_key WHERE id = $1", made["id"])
+    assert made["key"].encode() not in row["digest"]
+
+    code, out, _ = await command(stores, "keys", "list", "--tenant", "-77", "--json")
+    (listed,) = json.loads(out)["items"]
+    assert (listed["id"], listed["revoked_at"]) == (made["id"], None)
+    assert made["key"] not in out
+
+    assert (await command(stores, "keys", "revoke", str(made["id"])))[0] == 0
+    assert (await command(stores, "keys", "revoke", str(made["id"])))[0] == 1
+
+    async def refused() -> bool:
+        return (await api.client.get("/v1/tasks", headers=headers)).status_code == 401
+
+    await until_true(refused, seconds=2)
+    assert (await command(stores, "keys", "create", "--tenant", "1", "--scopes", "fly"))[0] == 2
+
+
+async def test_migrate_and_config(stores: tuple[str, str]) -> None:
+    code, out, _ = await command(stores, "migrate", "--json")
+    assert (code, json.loads(out)) == (0, {"revision": "0001"})
+    code, out, err = await command((DEAD_POSTGRES, stores[1]), "migrate")
+    assert code == 1
+    assert "SLUICEWAY_DATABASE_URL" in err
+    assert "Traceback" not in err
+    code, out, _ = await command(stores, "config", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["SLUICEWAY_SECRET_KEYS"] == "********"
+    password = stores[0].partition("@")[0].rpartition(":")[2]
+    assert password not in out
+
+
+async def test_a_task_passes_and_the_process_leaves_gracefully(api: Api, stores: tuple[str, str]) -> None:
+    tenant = await api.tenant()
+    headers = {"Authorization": f"Bearer {tenant.key}"}
+    async with (
+        api_process(stores) as (process, url),
+        httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, verify=False, timeout=20) as client,
+    ):
+        body: dict[str, Any] = {"name": "m", "base_url": "http://127.0.0.1:9"}
+        assert (await client.post("/v1/models", json=body)).status_code == 201
+        created = await client.post("/v1/tasks", json={"model": "m", "payload": 1})
+        assert created.status_code == 202
+        location = created.headers["location"]
+        waiting = asyncio.create_task(client.get(location, headers={"Prefer": "wait=60"}))
+
+        metrics = (await client.get("/metrics")).text
+        assert 'sluiceway_http_requests_total{method="POST",route="/v1/tasks",status="202"} 1.0' in metrics
+        assert "sluiceway_tasks_created_total{" in metrics
+        process.send_signal(signal.SIGTERM)
+        answer = await waiting
+        assert answer.status_code == 200
+        assert answer.json()["status"] == "submitted"
+        # Still listening for a moment, so that balancers and keep-alive clients can leave.
+        drained = await client.get("/readyz")
+        assert drained.status_code == 503
+        assert drained.headers["connection"] == "close"
+        assert (await client.get(location)).status_code == 200
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SLUICEWAY_SECRET_KEYS", ""), ("SLUICEWAY_EGRESS_ALLOW", "10.0.0.0/99"), ("SLUICEWAY_API_PORT", "x")],
+)
+async def test_a_setting_that_cannot_be_used_ends_the_process_and_is_named(
+    stores: tuple[str, str], name: str, value: str
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "services.api",
+        env=environment(stores, **{"SLUICEWAY_API_PORT": "0", name: value}),
+        stderr=subprocess.PIPE,
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert name.removeprefix("SLUICEWAY_").encode() in err.upper()

@@ -1,0 +1,27 @@
+"""What the janitor's and the auditor's tests share: one database, emptied for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from libs.common.runtime import failpoints
+from tests.support import servers
+from tests.support.house import House, open_house
+
+
+@pytest.fixture(scope="session")
+def house_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The URL of a migrated database; cloning one for each test would take most of their time."""
+    with servers.clone(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+async def house(house_database: str, redis_url: str) -> AsyncIterator[House]:
+    """A janitor's view of empty stores."""
+    async with open_house(house_database, redis_url) as opened:
+        await opened.empty()
+        yield opened
+    failpoints.arm("")

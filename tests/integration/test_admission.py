@@ -1,0 +1,214 @@
+"""Permits, held rows and slots, on real stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.task import TaskStatus
+from libs.common.ports import PermitRequest
+from libs.common.runtime import failpoints
+from tests.support.executor_rig import Rig, Running, Through, answer_lost, open_rig, until
+from tests.support.servers import BrokerChoice
+
+
+@pytest.fixture
+async def rig(
+    database_url: str, redis_url: str, kafka_bootstrap: str, broker_choice: BrokerChoice, topic_prefix: str
+) -> AsyncIterator[Rig]:
+    async with open_rig(database_url, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
+        yield rig
+    failpoints.arm("")
+
+
+def held(running: Running) -> int:
+    return len(running.executor.desk.room)
+
+
+async def test_never_more_calls_than_permits_and_the_others_are_held(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=2)
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 6)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2 and held(running) == 2, "two run, two wait")
+    rows = await rig.sql("SELECT held_by FROM dispatch WHERE held_by IS NOT NULL")
+    assert [row["held_by"] for row in rows] == [running.number] * 2
+    rig.model.held.set()
+    await until(lambda: rig.model.running == 0, "they end")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert rig.model.most == 2
+    assert len(rig.model.calls) == 6
+    assert held(running) == 0
+    await rig.nothing_taken(model)
+
+
+async def test_a_permit_that_goes_back_wakes_another_executor(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=1)
+    first = await rig.executor()
+    rig.model.held = asyncio.Event()
+    await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1, "one runs")
+    second = await rig.executor()
+    both = {first.number, second.number}
+    await until(lambda: first.executor._ownership.view.readers() == both, "they see each other")
+    # Whoever does not run it shall hold the next one.
+    first.executor._slots.take(99)
+    await until(lambda: second.executor._ownership.view.readers() == {second.number}, "the second one reads alone")
+    more = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: held(second) == 1, "the second one waits")
+    rig.model.held.set()
+    await rig.ended(more, seconds=2)
+    first.executor._slots.give_back(99)
+
+
+async def test_while_redis_is_away_rows_are_held_and_nothing_is_called(rig: Rig) -> None:
+    model = await rig.make_model()
+    away = True
+
+    def change(real: Any) -> Through:
+        async def acquire_many(requests: Sequence[PermitRequest]) -> list[bool]:
+            if away:
+                raise GateUnavailable("away")
+            granted: list[bool] = await real.acquire_many(requests)
+            return granted
+
+        return Through(real, acquire_many=acquire_many)
+
+    running = await rig.executor(permits=change)
+    ids = await rig.make_tasks(model, 3)
+    await rig.dispatch(model)
+    await until(lambda: held(running) == 3, "all are held")
+    assert rig.model.calls == []
+    away = False
+    await rig.ended(ids, seconds=3)
+
+
+async def test_a_lost_answer_to_a_hold_strands_nothing(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor(attempts=answer_lost("hold_many"))
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 3)
+    await rig.dispatch(model)
+    await until(lambda: held(running) == 2, "two are held")
+    rig.model.held.set()
+    await rig.ended(ids)
+
+
+async def test_two_owners_of_one_partition_run_each_task_once(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=3)
+    first, second = await rig.executor(), await rig.executor()
+    for running in (first, second):
+        ownership = running.executor._ownership
+        ownership.mine = lambda *_: True  # type: ignore[method-assign]
+        running.executor.steward.look()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 6)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 3, "three run")
+    # The losers of the start gave back their own permits only.
+    await until(lambda: held(first) + held(second) == 3, "three wait")
+    assert (await rig.taken(model))[1] == 3
+    rig.model.held.set()
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 6
+    assert rig.model.most == 3
+    await rig.nothing_taken(model)
+
+
+async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=10)
+    first = await rig.executor(slots=2)
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 5)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2 and held(first) == 3, "two run, three wait for slots")
+    await until(lambda: not first.executor.reading(), "it leaves the hash")
+    # Alone it keeps what it holds; with somebody else there it lets go.
+    assert held(first) == 3
+    await rig.executor(slots=10)
+
+    async def ready() -> bool:
+        return len(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0")) == 3
+
+    await until(ready, "they are given back", 6)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 5, "the other one runs them")
+    rig.model.held.set()
+    await rig.ended(ids)
+    await until(lambda: first.executor.reading(), "it reads again")
+
+
+async def test_freed_slots_go_to_tenants_in_turn(rig: Rig) -> None:
+    flood = await rig.make_model(max_concurrency=60)
+    quiet = await rig.make_model(max_concurrency=60)
+    running = await rig.executor(slots=1)
+    rig.model.held = asyncio.Event()
+    many = await rig.make_tasks(flood, 12, b'"flood"')
+    await rig.dispatch(flood)
+    await until(lambda: held(running) == 11, "one runs, the others wait")
+    few = await rig.make_tasks(quiet, 1, b'"quiet"')
+    rows = await rig.lease(quiet)
+    # It is full and reads no more: hand it the row as a batch that was on its way.
+    await running.executor.desk.settle([_arrival(quiet, row) for row in rows])
+    rig.model.held.set()
+    await rig.ended([*many, *few])
+    assert rig.model.calls.index(b'"quiet"') <= 2
+
+
+def _arrival(model: Any, row: Any) -> Any:
+    from libs.common.domain.task import Phase
+    from services.executor.admission.rotation import Arrival
+
+    return Arrival(row.id, row.lease, row.input_size, Phase.NONE, model)
+
+
+async def test_large_payloads_are_started_in_slices(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=40)
+    sizes: list[int] = []
+
+    def change(real: Any) -> Through:
+        async def start_many(claims: Sequence[Any]) -> Any:
+            started = await real.start_many(claims)
+            sizes.append(sum(len(attempt.payload) for attempt in started))
+            return started
+
+        return Through(real, start_many=start_many)
+
+    await rig.executor(attempts=change)
+    ids = await rig.make_tasks(model, 20, b'"' + b"x" * 1_000_000 + b'"')
+    await rig.dispatch(model)
+    await rig.ended(ids, seconds=20)
+    assert max(sizes) <= 8 * 2**20
+    assert len(sizes) >= 3
+
+
+@pytest.mark.parametrize("point", ["before-permit", "before-claim", "after-claim", "before-hold"])
+@pytest.mark.parametrize("action", ["raise", "cancel"])
+async def test_a_surprise_at_the_desk_loses_nothing(rig: Rig, point: str, action: str) -> None:
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor()
+    failpoints.arm(f"executor/{point}:1:{action}")
+    ids = await rig.make_tasks(model, 3)
+
+    async def over() -> bool:
+        await rig.dispatch(model)
+        return set((await rig.statuses(ids)).values()) == {TaskStatus.SUCCESS}
+
+    if action == "cancel":
+        # A loop that is cancelled from within ends the process, in good order; another one goes on.
+        await rig.dispatch(model)
+        with pytest.raises(RuntimeError):
+            await asyncio.wait_for(running.pending, 10)
+        await rig.executor()
+    await until(over, "all end", 12)
+    assert len(rig.model.calls) == 3
+    assert running.executor._slots.used == 0
+    await rig.nothing_taken(model)

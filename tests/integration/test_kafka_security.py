@@ -1,0 +1,84 @@
+"""Kafka with passwords and TLS: the right settings work, wrong ones are told apart, refused topics are refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from libs.common.adapters.kafka.carrier import KafkaCarrier
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.embedded import kafka_jars
+from libs.common.ports_dispatch import Record, TopicPlan
+from libs.common.settings import Settings
+from tests.support.broker import connection_to
+from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, self_signed
+
+
+@pytest.fixture
+async def broker(servers_folder: Path) -> AsyncIterator[SecureKafka]:
+    if not kafka_jars.can_fetch():
+        pytest.skip("needs Apache Kafka: Maven and a JDK")
+    server = SecureKafka(servers_folder / "secure")
+    await server.start()
+    yield server
+    await server.kill()
+
+
+def settings_for(broker: SecureKafka, password: str = PASSWORD, ca_file: str = "") -> Settings:
+    return Settings(
+        kafka_bootstrap=broker.secure_address,
+        kafka_security="SASL_SSL",
+        kafka_sasl_mechanism="PLAIN",
+        kafka_username=USER,
+        kafka_password=SecretStr(password),
+        kafka_ca_file=ca_file or str(broker.ca_file),
+    )
+
+
+async def test_passwords_tls_and_refused_topics(broker: SecureKafka, tmp_path: Path) -> None:
+    good = KafkaConnection.of(settings_for(broker))
+    assert await good.diagnose() == ""
+    assert PASSWORD not in repr(good)
+
+    wrong_password = KafkaConnection.of(settings_for(broker, password="wrong"))
+    assert "uthenticat" in await said_by_a_carrier(wrong_password)
+
+    other_ca = tmp_path / "other.pem"
+    other_ca.write_bytes(self_signed()[0])
+    unknown_ca = KafkaConnection.of(settings_for(broker, ca_file=str(other_ca)))
+    assert "certificate verify failed" in await said_by_a_carrier(unknown_ca)
+
+    plaintext = replace(good, security="PLAINTEXT", ssl_context=None)
+    assert broker.secure_address in await said_by_a_carrier(plaintext)
+
+    await topic_refusals(broker, good)
+
+
+async def said_by_a_carrier(connection: KafkaConnection) -> str:
+    carrier = KafkaCarrier(connection, client_id="test")
+    assert not await carrier.probe()
+    await carrier.close()
+    return carrier.last_error
+
+
+async def topic_refusals(broker: SecureKafka, good: KafkaConnection) -> None:
+    """User app may not write."""
+    topics = KafkaTopics(connection_to(broker), client_id="t", replication=1)
+    await topics.ensure({"secret": TopicPlan(1)})
+    await topics.close()
+    # An account that may write nowhere gets no idempotent producer at all: that is said, and nothing is burnt.
+    carrier = KafkaCarrier(good, client_id="t")
+    assert not any(verdict.refused for verdict in await carrier.send([Record("secret", 0, b"k", b"v")]))
+    assert "ClusterAuthorizationFailed" in carrier.last_error
+    await carrier.close()
+    carrier = KafkaCarrier(replace(good, broker="tansu"), client_id="t")  # without idempotence
+    verdicts = await carrier.send([Record("secret", 0, b"k", b"v")] * 3)
+    assert [verdict.acknowledged for verdict in verdicts] == [False] * 3
+    assert all("TopicAuthorizationFailed" in verdict.refused for verdict in verdicts)
+    assert carrier.reachable
+    await carrier.close()

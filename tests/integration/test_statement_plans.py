@@ -1,0 +1,95 @@
+"""What runs all the time reads what is in flight or asked for, never the whole queue, whatever the statistics say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from libs.common.adapters.postgres.database import open_database
+
+READY = 5_000
+IN_FLIGHT = 40
+#: Rows that one statement may look at here: several looks at what is in flight, nothing like the whole queue.
+FEW = 10 * IN_FLIGHT
+QUEUE = f"""
+INSERT INTO tenant (id) VALUES (1);
+INSERT INTO model (id, tenant_id, name, base_url) SELECT g, 1, 'm' || g, 'http://model' FROM generate_series(1, 20) g;
+INSERT INTO lane (model_id, tenant_id, window_size) SELECT id, 1, 4 FROM model ORDER BY id;
+INSERT INTO task (id, public_id, tenant_id, model_id, lane, status)
+SELECT g, gen_random_uuid(), 1, 1 + g % 20, 1 + g % 20, 1 FROM generate_series(1, {READY + IN_FLIGHT}) g;
+INSERT INTO task_input SELECT id, '' FROM task;
+INSERT INTO dispatch (id, public_id, lane, state, position) SELECT id, public_id, lane, 0, id FROM task;
+INSERT INTO executor (id, name, slots) VALUES (1, 'one', 9);
+INSERT INTO cancel_request (task_id) VALUES (1), (120), (121);
+INSERT INTO lease (id, dispatcher, taken_at) VALUES (7, 1, now() - interval '1 hour');
+UPDATE dispatch SET state = 1, lease = 6 + id % 2, leased_at = now() - interval '1 hour'
+  WHERE id % {READY // IN_FLIGHT + 1} = 0;
+UPDATE dispatch SET held_by = 1 WHERE state = 1 AND id % 3 = 0;
+UPDATE dispatch SET token = gen_random_uuid(), executor = 1, started_at = now(), until = now()
+  WHERE state = 1 AND id % 3 = 1;
+"""
+STATEMENTS = {
+    "beat": "1, 0, 0, true",
+    "heal_leases": "60",
+    "republish_lost": "30, 100",
+    "unclaimed_partitions": "",
+    "handed_rows": "1",
+    "executors_with_work": "",
+    "rescue_held": "'{1}'",
+    "rescue_running": "'{1}', 3",
+    "lost_beyond_budget": "'{1}', 0",
+    "overdue_running": "0, 0, 100",
+    "requested_waiting": "100",
+    "prune_cancel_requests": "",
+    "lanes_with_work": "",
+    "lanes_waiting": "",
+    "lanes_in_flight": "",
+}
+
+
+@pytest.fixture
+async def queue(database_url: str) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[Any]]:
+    """A connection as the hot pool has them, to a queue of which little is in flight."""
+    async with open_database(database_url) as database, database.pool.acquire() as connection:
+        await connection.execute("ALTER TABLE dispatch SET (autovacuum_enabled = false)")
+        await connection.execute(QUEUE)
+        for name, arguments in STATEMENTS.items():
+            await connection.execute(f"PREPARE {name} AS {database.statement(name)}")
+            assert arguments or "$1" not in database.statement(name)
+        yield connection
+
+
+async def rows_read(connection: Any, name: str) -> int:
+    arguments = STATEMENTS[name]
+    asked = connection.transaction()
+    await asked.start()
+    try:
+        call = f"{name}({arguments})" if arguments else name
+        answer = await connection.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE {call}")
+    finally:
+        await asked.rollback()
+    return _read(json.loads(answer)[0]["Plan"])
+
+
+def _read(node: dict[str, Any]) -> int:
+    removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Join Filter", 0)
+    here = (node["Actual Rows"] + removed) * node["Actual Loops"] if "Relation Name" in node or removed else 0
+    return int(here) + sum(_read(child) for child in node.get("Plans", ()))
+
+
+async def test_no_statement_of_every_second_walks_the_queue(queue: Any) -> None:
+    blind = {name: await rows_read(queue, name) for name in STATEMENTS}
+    await queue.execute("ANALYZE")
+    informed = {name: await rows_read(queue, name) for name in STATEMENTS}
+    await queue.execute("TRUNCATE cancel_request; ANALYZE cancel_request")
+    unasked = {name: await rows_read(queue, name) for name in STATEMENTS}
+    walks = {
+        name: (blind[name], informed[name], unasked[name])
+        for name in STATEMENTS
+        if max(blind[name], informed[name], unasked[name]) > FEW
+    }
+    assert not walks

@@ -1,0 +1,243 @@
+"""Two statements on one dispatch row at the same moment: the second sees what the first has made of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from libs.common.domain.output import StagedFile
+from libs.common.domain.settle import CallAgain, Finish, GiveBack
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Attempt, Claim
+from libs.common.ports_sweeps import Ending, LostAttempt, OverdueAttempt
+from tests.support.queue_desk import TENANT, QueueDesk, open_desk
+
+Answer = TypeVar("Answer")
+Second = Callable[[QueueDesk, Attempt], Coroutine[Any, Any, object]]
+#: A statement's name and its arguments.
+Call = tuple[Any, ...]
+
+EXECUTOR = 7
+STAGED = StagedFile("local:/a/b", 10, b"h" * 32, "png", "image/png")
+
+
+@pytest.fixture
+async def desk(database_url: str) -> AsyncIterator[QueueDesk]:
+    async with open_desk(database_url) as desk:
+        yield desk
+
+
+async def overtaken(desk: QueueDesk, second: Coroutine[Any, Any, Answer], statement: Call) -> Answer:
+    """Run `statement`, and before it is committed `second`, which must wait for it; the answer of `second`."""
+    async with desk.database.transaction() as first:
+        await first.fetch(*statement)
+        waiting = asyncio.create_task(second)
+        async with asyncio.timeout(5):
+            while not await _somebody_waits(desk):
+                assert not waiting.done(), f"it did not wait: {await waiting}"
+    return await asyncio.wait_for(waiting, 5)
+
+
+async def _somebody_waits(desk: QueueDesk) -> bool:
+    return bool(
+        await desk.sql(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' LIMIT 1"
+        )
+    )
+
+
+async def leased(desk: QueueDesk, count: int = 1) -> list[int]:
+    lane = await desk.lane(concurrency=count)
+    await desk.create(lane, count)
+    return await desk.lease(lane)
+
+
+async def running(desk: QueueDesk) -> Attempt:
+    """A task whose only attempt runs."""
+    (attempt,) = await desk.start(await leased(desk))
+    return attempt
+
+
+def start_of(desk: QueueDesk, id_: int) -> Call:
+    return "start_many", [id_], [desk.leases[id_]], [uuid4()], [60], EXECUTOR, "UTC"
+
+
+def success_of(attempt: Attempt) -> Call:
+    one: list[object] = [None]
+    return ("finish_many", [attempt.id], [attempt.token], [6], one, one, ["u"], ["png"], [1], one, [False])
+
+
+def staged_of(attempt: Attempt) -> Call:
+    return "generated_many", [attempt.id], [attempt.token], ["local:/a/b"], [1], [b"h"], ["png image/png"]
+
+
+async def _rescue(desk: QueueDesk, _: Attempt) -> object:
+    return await desk.sweeps.rescue([EXECUTOR], 3)
+
+
+async def _retry_overdue(desk: QueueDesk, attempt: Attempt) -> object:
+    overdue = OverdueAttempt(
+        attempt.id, attempt.public_id, attempt.lane, attempt.token, attempt.phase, 0, 0, 9.0, 0.0, 1, 0
+    )
+    return await desk.sweeps.retry_running([(overdue, 1.0, True, "timeout", "too long")])
+
+
+async def _end_lost(desk: QueueDesk, attempt: Attempt) -> object:
+    lost = LostAttempt(attempt.id, attempt.public_id, attempt.lane, attempt.token)
+    return await desk.sweeps.end_running([(lost, TaskStatus.FAILED, "executor_lost", "gone")])
+
+
+async def _hand_back(desk: QueueDesk, attempt: Attempt) -> object:
+    return await desk.executor.release_many([(attempt, GiveBack("drain", 0.0), False)])
+
+
+async def _end_again(desk: QueueDesk, attempt: Attempt) -> object:
+    return await desk.executor.finish_many([(attempt, Finish(TaskStatus.CANCELED, "canceled", "by the caller"))])
+
+
+@pytest.mark.parametrize("second", [_rescue, _retry_overdue, _end_lost, _hand_back, _end_again])
+async def test_the_first_end_wins_and_is_announced_once(desk: QueueDesk, second: Second) -> None:
+    attempt = await running(desk)
+    answer = await overtaken(desk, second(desk, attempt), success_of(attempt))
+    assert not answer
+    assert await desk.row(attempt.id) is None
+    assert [row["outcome"] for row in await desk.sql("SELECT outcome FROM attempt")] == ["success"]
+    assert [row["status"] for row in await desk.sql("SELECT status FROM event")] == [6]
+    assert [row["calls"] for row in await desk.sql("SELECT calls FROM stat_delta")] == [1]
+    assert await desk.history(attempt.id) == []
+
+
+async def test_a_rescue_keeps_the_output_that_was_staged_at_that_moment(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    (rescued,) = await overtaken(desk, desk.sweeps.rescue([EXECUTOR], 3), staged_of(attempt))
+    assert rescued.token == attempt.token
+    row = await desk.row(attempt.id)
+    assert row is not None
+    assert (row["state"], row["phase"], row["staged"], row["lost"], row["token"]) == (0, 2, "local:/a/b", 0, None)
+    assert await desk.sql("SELECT * FROM attempt") == [], "the attempt goes on where it is"
+
+
+async def test_a_cancel_that_meets_a_start_becomes_a_request(desk: QueueDesk) -> None:
+    (id_,) = await leased(desk)
+    public_id = await desk.public_id(id_)
+    assert await overtaken(desk, desk.tasks.cancel_waiting(TENANT, [public_id]), start_of(desk, id_)) == []
+    assert await desk.tasks.request_cancel(TENANT, [public_id]) == 1
+    row = await desk.row(id_)
+    assert row is not None
+    assert row["token"] is not None
+
+
+async def test_a_start_that_meets_an_end_starts_and_counts_nothing(desk: QueueDesk) -> None:
+    (id_,) = await leased(desk)
+    row = await desk.row(id_)
+    assert row is not None
+    end = ("end_waiting", [id_], [row["version"]], [8], ["wait_timeout"], ["too long"], [True])
+    assert await overtaken(desk, desk.start([id_]), end) == []
+    assert await desk.sql("SELECT * FROM stat_delta") == []
+    assert await desk.sql("SELECT * FROM attempt") == []
+
+
+async def test_a_row_that_is_being_started_or_held_is_neither_given_back_nor_published_again(desk: QueueDesk) -> None:
+    first, second, third = await leased(desk, 3)
+    lease = desk.leases[first]
+    hold = ("hold_many", [second], [lease], EXECUTOR)
+    assert await overtaken(desk, desk.queue.give_back(lease, [first]), start_of(desk, first)) == []
+    assert await overtaken(desk, desk.queue.give_back(lease, [second]), hold) == []
+    await desk.queue.close_leases([lease])
+    assert await overtaken(desk, desk.sweeps.republish_lost(0.0, 10), start_of(desk, third)) == []
+    assert [row["kind"] for row in await desk.sql("SELECT kind FROM history")] == []
+
+
+async def test_healing_waits_for_nobodys_row(desk: QueueDesk) -> None:
+    # It takes rows in another order than batches by id do: waiting, the two could deadlock.
+    busy, idle = await leased(desk, 2)
+    async with desk.database.transaction() as other:
+        await other.fetch(*start_of(desk, busy))
+        healed = await asyncio.wait_for(desk.sweeps.heal_leases(0.0), 2)
+    assert [place.key.position for place in healed] == [idle]
+    row = await desk.row(busy)
+    assert row is not None
+    assert row["token"] is not None
+
+
+async def test_a_row_that_healing_left_is_published_again(desk: QueueDesk) -> None:
+    (id_,) = await leased(desk)
+    other = await asyncpg.connect(desk.url)
+    try:
+        async with other.transaction():
+            await other.execute("SELECT 1 FROM dispatch WHERE id = $1 FOR UPDATE", id_)
+            assert await desk.sweeps.heal_leases(0.0) == []
+    finally:
+        await other.close()
+    (place,) = await desk.sweeps.republish_lost(0.0, 10)
+    assert place.key.position == id_
+
+
+async def test_one_message_twice_in_a_batch_starts_and_counts_once(desk: QueueDesk) -> None:
+    (id_,) = await leased(desk)
+    claims = [Claim(id_, lease, uuid4(), 60) for lease in (desk.leases[id_], desk.leases[id_], desk.leases[id_] - 1)]
+    (attempt,) = await desk.executor.start_many(claims)
+    assert attempt.number == 1
+    assert [row["calls"] for row in await desk.sql("SELECT calls FROM stat_delta")] == [1]
+
+
+async def test_what_is_handed_back_for_a_while_is_no_draft(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    await desk.sql("UPDATE dispatch SET entered_at = now() - interval '1 hour'")
+    await desk.executor.release_many([(attempt, GiveBack("staging_full", 5.0), False)])
+    (view,) = await desk.tasks.find_many(TENANT, [attempt.public_id])
+    assert view.status is TaskStatus.SUBMITTED
+    (row,) = await desk.sweeps.waiting_page(0, 10)
+    assert not row.draft
+    await desk.sql("UPDATE dispatch SET due_at = now()")
+    await desk.sweeps.promote_due(10)
+    (row,) = await desk.sweeps.waiting_page(0, 10)
+    assert row.waited >= 3600, "its wait goes on"
+
+
+async def test_a_cancel_that_the_janitor_carries_out_is_remembered(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    assert await desk.tasks.request_cancel(TENANT, [attempt.public_id]) == 1
+    await desk.sweeps.rescue([EXECUTOR], 3)
+    ((id_, version),) = await desk.sweeps.requested_waiting(10)
+    ending = Ending(id_, version, TaskStatus.CANCELED, "canceled", "canceled by the caller", dead=False)
+    assert len(await desk.sweeps.end_waiting([ending])) == 1
+    assert await desk.history(id_) == ["rescue", "cancel"]
+
+
+async def test_attempts_have_one_row_each_however_long_a_task_lives(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    (id_,) = await desk.create(lane)
+    versions = [1]
+
+    async def again() -> Attempt:
+        assert await desk.lease(lane) == [id_]
+        (attempt,) = await desk.start([id_])
+        versions.append(attempt.version)
+        return attempt
+
+    await again()
+    await desk.sweeps.rescue([EXECUTOR], 3)  # 1 is lost
+    handed_back = await again()
+    await desk.executor.release_many([(handed_back, GiveBack("drain", 0.0), False)])  # 2 never was
+    staged = await again()  # 2
+    await desk.executor.generated_many([(staged, STAGED)])
+    await desk.sweeps.rescue([EXECUTOR], 3)  # 2 goes on
+    staging_lost = await again()
+    await desk.executor.call_again_many([(staging_lost, CallAgain("gone"))])  # 2 is over
+    drained = await again()
+    await desk.executor.release_many([(drained, GiveBack("drain", 0.0), True)])  # 3 was called
+    last = await again()  # 4
+    await desk.executor.finish_many([(last, Finish(TaskStatus.SUCCESS))])
+    rows = await desk.sql("SELECT attempt, outcome FROM attempt ORDER BY attempt")
+    assert [tuple(row) for row in rows] == [(1, "lost"), (2, "staging_lost"), (4, "success")]
+    (task,) = await desk.sql("SELECT attempt, version FROM task WHERE id = $1", id_)
+    calls = await desk.sql("SELECT sum(calls) AS calls FROM stat_delta")
+    assert task["attempt"] == calls[0]["calls"] == 4
+    versions.append(task["version"])
+    assert versions == sorted(set(versions))
