@@ -18,7 +18,8 @@ from libs.common.runtime.logging import get_logger
 from services.api import openapi
 from services.api.answers import ProblemAnswer, send_problem
 from services.api.auth import Callers
-from services.api.bodies import ClientGone, header, read_body, replay
+from services.api.bodies import ClientGone, read_body, replay
+from services.api.headers import named_headers
 from services.api.problems import problem_of
 from services.api.routes import docs, health, models, tasks
 from services.api.routes.context import UseCases
@@ -85,7 +86,7 @@ class Gateway:
             self._figures(scope, answer.status).count(time.perf_counter() - began)
 
     async def _answer(self, scope: Scope, receive: Receive, send: _Watched) -> None:
-        scope["trace"] = trace = traceparent_of(header_or_none(scope, b"traceparent"))
+        scope["trace"] = trace = traceparent_of(_traceparent(scope))
         try:
             if scope["path"].startswith(_FACE):
                 await self._face(scope, receive, send, trace)
@@ -101,9 +102,10 @@ class Gateway:
                 await send_problem(send, problem, trace_id_of(trace))
 
     async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
-        scope["caller"] = caller = await self._callers.identify(header(scope, b"authorization"))
+        scope["named"] = named = named_headers(scope)
+        scope["caller"] = caller = await self._callers.identify(named.get(b"authorization"))
         path, hot = scope["path"], scope["method"] == "POST"
-        body = await read_body(scope, receive, self._batch_limit if path == _BATCH else self._body_limit)
+        body = await read_body(named, receive, self._batch_limit if path == _BATCH else self._body_limit)
         if hot and path == _CREATE:
             await self._create.single(scope, body, caller, trace, send)
         elif hot and path == _BATCH:
@@ -154,9 +156,9 @@ class _Figures:
         self._seconds.observe(seconds)
 
 
-def header_or_none(scope: Scope, name: bytes) -> bytes | None:
-    """The header's first value, whatever else is wrong with the request."""
-    return next((value for key, value in scope["headers"] if key == name), None)
+def _traceparent(scope: Scope) -> bytes | None:
+    """Before anything can be wrong with the request: problems name the trace."""
+    return next((value for name, value in scope["headers"] if name == b"traceparent"), None)
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:

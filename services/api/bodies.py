@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.types import Message, Receive, Scope
+from starlette.types import Message, Receive
 
 from services.api.problems import Problem
 
@@ -19,20 +20,9 @@ class ClientGone(Exception):
     """The connection ended in the middle of the body: there is nobody to answer."""
 
 
-def header(scope: Scope, name: bytes) -> bytes | None:
-    """A header's value; None when it is missing. Raises Problem (400) when it stands twice: which one is meant?"""
-    found: bytes | None = None
-    for key, value in scope["headers"]:
-        if key == name:
-            if found is not None:
-                raise Problem("invalid", f"The header {name.decode()} stands twice.")
-            found = value
-    return found
-
-
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(named: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """The body, at most `limit` bytes of plain JSON; raises Problem (408, 413, 415) or ClientGone."""
-    announced = header(scope, b"content-length")
+    announced = named.get(b"content-length")
     if announced is not None and int(announced) > limit:
         raise _too_large(limit, hang_up=int(announced) > _DROPPED_BYTES)
     message = await receive() if announced != b"0" else _NOTHING
@@ -44,7 +34,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit, hang_up=False)
     if body:
-        _check_type(scope)
+        _check_type(named)
     return body
 
 
@@ -77,11 +67,11 @@ async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_type(scope: Scope) -> None:
-    coding = header(scope, b"content-encoding")
+def _check_type(named: Mapping[bytes, bytes]) -> None:
+    coding = named.get(b"content-encoding")
     if coding is not None and coding.lower() != b"identity":
         raise Problem("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
-    kind = header(scope, b"content-type")
+    kind = named.get(b"content-type")
     if kind is None or kind == b"application/json":
         return
     essence = kind.partition(b";")[0].strip().lower()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Final, assert_never
@@ -100,19 +100,19 @@ class Submission:
 
     async def submit(self, caller: KeyOwner, order: Order) -> Accepted:
         """Accept one task. Raises Refused, Unavailable or OutcomeUnknown; see above for what each one promises."""
-        task = _new_task(caller, order)
+        _check_time(order)
+        public_id = uuid7()
         try:
             model = await self._open_model(caller, order.model)
-            task = replace(task, lane=model.lane)
-            await self._take_slot(model, task)
+            await self._take_slot(model, str(public_id))
         except (Refused, GateUnavailable):
             # Not now; but a repeated request was accepted long ago.
-            earlier = await self._earlier.submit(task) if task.key else None
+            earlier = await self._earlier.submit(_new_task(public_id, 0, caller, order)) if order.key else None
             if earlier is None:
                 raise
             return _replayed(earlier, order)
         await failpoint("api/gate-taken")
-        return await self._write(model, task, order)
+        return await self._write(model, _new_task(public_id, model.lane, caller, order), order)
 
     async def _open_model(self, caller: KeyOwner, name: str) -> Model:
         model = await self._models.by_name(caller.tenant_id, name)
@@ -122,8 +122,8 @@ class Submission:
             raise Conflict("model_disabled", f"the model {name!r} takes no new tasks", field="/model")
         return model
 
-    async def _take_slot(self, model: Model, task: NewTask) -> None:
-        wanted = SlotRequest(model.lane, str(task.public_id), model.queue_limit, model.slot_ttl_ms)
+    async def _take_slot(self, model: Model, member: str) -> None:
+        wanted = SlotRequest(model.lane, member, model.queue_limit, model.slot_ttl_ms)
         if await self._slots.submit(wanted) is SlotVerdict.FULL:
             _refusals(model.id).inc()
             raise Exhausted(
@@ -134,14 +134,10 @@ class Submission:
 
     async def _write(self, model: Model, task: NewTask, order: Order) -> Accepted:
         try:
-            # What is submitted goes on without us: the slot stays, as with any outcome that nobody knows.
-            async with asyncio.timeout(_WRITE_SECONDS):
-                creation = await self._writes.submit(task)
+            creation = await self._writes.submit(task)
         except Unavailable:
             await self._give_back(task)
             raise
-        except TimeoutError as error:
-            raise OutcomeUnknown("PostgreSQL takes too long") from error
         match creation:
             case Created():
                 _creations(model.id).inc()
@@ -169,14 +165,32 @@ class TaskWriter:
     def __init__(self, tasks: Tasks, hints: Hints) -> None:
         self._tasks = tasks
         self._hints = hints
+        self._writing: set[asyncio.Task[list[Creation]]] = set()
 
     async def write(self, batch: Sequence[NewTask]) -> list[Creation]:
-        """All tasks of the batch in one transaction; raises what Tasks.create_many raises."""
+        """All tasks of the batch in one transaction; raises what Tasks.create_many raises.
+
+        OutcomeUnknown also when PostgreSQL is slow: the transaction goes on, its callers are not kept waiting.
+        """
+        writing = asyncio.create_task(self._commit(batch), name="create-tasks")
+        self._writing.add(writing)
+        writing.add_done_callback(self._settled)
+        done, _ = await asyncio.wait([writing], timeout=_WRITE_SECONDS)
+        if not done:
+            raise OutcomeUnknown("PostgreSQL takes too long")
+        return writing.result()
+
+    async def _commit(self, batch: Sequence[NewTask]) -> list[Creation]:
         await failpoint("api/before-commit")
         creations = await self._tasks.create_many(batch)
         await failpoint("api/after-commit")
         self._nudge(batch, creations)
         return creations
+
+    def _settled(self, writing: asyncio.Task[list[Creation]]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # seen; its callers may have been told that nobody knows
 
     def _nudge(self, batch: Sequence[NewTask], creations: Sequence[Creation]) -> None:
         lowest: dict[int, tuple[int, int]] = {}
@@ -188,14 +202,16 @@ class TaskWriter:
             self._hints.publish_soon("sw:dispatch", f"{lane} {_FRESH} {priority} {position}")
 
 
-def _new_task(caller: KeyOwner, order: Order) -> NewTask:
-    """The task that the order may become; its lane is not known yet."""
+def _check_time(order: Order) -> None:
     if order.not_before is not None and order.not_before - datetime.now(UTC) > _LATEST:
         raise Invalid("invalid", "not_before is more than a year ahead", field="/not_before")
+
+
+def _new_task(public_id: UUID, lane: int, caller: KeyOwner, order: Order) -> NewTask:
     return NewTask(
-        public_id=uuid7(),
+        public_id=public_id,
         tenant_id=caller.tenant_id,
-        lane=0,
+        lane=lane,
         payload=order.payload,
         creator=caller.name,
         biz_name=order.biz_name,

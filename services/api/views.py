@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from uuid import UUID
 
 import orjson
 
@@ -33,6 +32,10 @@ _SHOWN_AS_STORED: Final = (
     "remark",
     "version",
 )
+_ACCEPTED: Final = {
+    status.value: {"status": status.word, "code": int(status), "progress": status.progress}
+    for status in (TaskStatus.DRAFT, TaskStatus.SUBMITTED)
+}
 
 
 def encoded(document: Any) -> bytes:
@@ -51,15 +54,9 @@ def model_view(model: Model) -> dict[str, Any]:
     }
 
 
-def accepted_view(public_id: UUID, model_name: str, status: TaskStatus) -> dict[str, Any]:
+def accepted_view(task_id: str, model_name: str, status: TaskStatus) -> dict[str, Any]:
     """A task as it was accepted; a repeated request is answered with the same."""
-    return {
-        "id": str(public_id),
-        "model": model_name,
-        "status": status.word,
-        "code": int(status),
-        "progress": status.progress,
-    }
+    return {"id": task_id, "model": model_name, **_ACCEPTED[status.value]}
 
 
 def task_view(task: TaskView) -> dict[str, Any]:

@@ -204,6 +204,7 @@ class Rig:
     closing: AsyncExitStack
     model: FakeModel = field(default_factory=FakeModel)
     started: list[Running] = field(default_factory=list)
+    stagings: dict[str, FakeStaging] = field(default_factory=dict)  #: shared by executors of the same store
 
     async def make_model(self, partitions: int = 1, **fields: Any) -> Model:
         """A model of a tenant of its own, with its topic."""
@@ -282,7 +283,7 @@ class Rig:
         **changes: Any,
     ) -> Running:
         """Start an executor; `changes` replace parts of its world."""
-        staging = changes.pop("staging", None) or FakeStaging(stores[0])
+        staging = self.stagings.setdefault(stores[0], FakeStaging(stores[0]))
         results = changes.pop("results", None) or FakeResults(staging)
         beat = await self.closing.enter_async_context(open_database(self.database_url, hot_connections=2))
         road = await self.closing.enter_async_context(open_road(self.connection))

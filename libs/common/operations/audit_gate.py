@@ -108,10 +108,10 @@ class GateChecks:
         for kind, lanes in ((self._slots, slots), (self._tokens, tokens)):
             for lane, owners in lanes.items():
                 found.looked("I13", len(owners))
-                for member in await kind.places.missing(lane, list(owners)):
-                    restore: Fix = partial(_restore, kind.places, lane, member, owners[member])
+                for owner in await kind.places.missing(lane, list(owners)):
+                    restore: Fix = partial(_restore, kind.places, lane, owner, owners[owner])
                     detail = f"the {kind.owner} has no {kind.name} in lane {lane}"
-                    found.add(Violation("I13", f"{kind.name} {member}", detail, f"put the {kind.name} back", restore))
+                    found.add(Violation("I13", f"{kind.name} {owner}", detail, f"put the {kind.name} back", restore))
 
 
 async def _release(places: _Places, lane: int, member: str) -> bool:

@@ -112,5 +112,3 @@ def open_ledger() -> Iterator[Ledger]:
         yield Ledger(connection)
     finally:
         connection.close()
-
-

@@ -11,7 +11,6 @@ from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
 from services.api.auth import require
-from services.api.bodies import header
 from services.api.orders import Orders
 from services.api.problems import Problem, pointer, problem_of
 from services.api.submission import Order, Submission
@@ -31,17 +30,18 @@ class CreateTask:
     async def single(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 with the task's address."""
         require(caller, "submit")
-        order = self._orders.single(body, trace, header(scope, b"idempotency-key"))
+        order = self._orders.single(body, trace, scope["named"].get(b"idempotency-key"))
         accepted = await self._submission.submit(caller, order)
-        headers = [(b"location", b"/v1/tasks/" + str(accepted.public_id).encode())]
+        task_id = str(accepted.public_id)
+        headers = [(b"location", b"/v1/tasks/" + task_id.encode())]
         if accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
-        await send_json(send, 202, accepted_view(accepted.public_id, order.model, accepted.status), headers)
+        await send_json(send, 202, accepted_view(task_id, order.model, accepted.status), headers)
 
     async def batch(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 when all were accepted, else 207; a verdict for each task in its place."""
         require(caller, "submit")
-        orders = self._orders.batch(body, trace, header(scope, b"idempotency-key"))
+        orders = self._orders.batch(body, trace, scope["named"].get(b"idempotency-key"))
         items = await asyncio.gather(
             *[self._verdict(order, place, caller, trace) for place, order in enumerate(orders)]
         )
@@ -59,5 +59,5 @@ class CreateTask:
                 log.error("request.failed", path="/v1/tasks/batch", trace_id=trace_id_of(trace), exc_info=True)
             body = problem.body(trace_id_of(trace), inside=pointer("tasks", place))
             return {"http_status": problem.status_code, "problem": body}
-        view = accepted_view(accepted.public_id, order.model, accepted.status)
+        view = accepted_view(str(accepted.public_id), order.model, accepted.status)
         return {"http_status": 202, **view, "replayed": accepted.replayed}

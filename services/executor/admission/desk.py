@@ -93,7 +93,7 @@ class Desk:
         self._rotation = Rotation()
         self._wake = asyncio.Event()
         self._ending = False
-        self._starved: set[int] = set()  #: lanes that were refused for want of slots
+        self._starved: set[int] = set()  #: lanes that wait for nothing but a slot
         # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB (decisions.md 9).
         self._starts: Coalescer[Wanted, Attempt | None] = Coalescer(
             self._start_batch, max_bytes=start_bytes, size_of=lambda wanted: wanted[0].size, concurrency=2
@@ -108,6 +108,7 @@ class Desk:
         behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
         ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
         chosen, late = self._rotation.choose(ahead, 0 if self.closed else self._slots.free)
+        self._starved.update(arrival.lane for arrival in late)
         refused = await self._admit(chosen)
         await self._hold([*refused, *late, *behind])
 

@@ -1,7 +1,7 @@
 """Strays: staged files that nobody needs any longer.
 
-An executor removes what it uploaded; what a dead one left behind, finished or not, is removed here once its task is over
-and no dead task names it. A file of an open task is never touched: it may be recorded in the next moment.
+An executor removes what it uploaded; what a dead one left behind, finished or not, is removed here once its task is
+over and no dead task names it. A file of an open task is never touched: it may be recorded in the next moment.
 """
 
 from __future__ import annotations

@@ -154,9 +154,7 @@ def test_following(location: str, expected: str) -> None:
     assert follow(parse_endpoint("http://model:81/a/run"), location).url == expected
 
 
-@pytest.mark.parametrize(
-    "location", ["javascript:alert(1)", "file:///x", "http://[", "http://u@h/", "http://a b/", "\n"]
-)
+@pytest.mark.parametrize("location", ["javascript:alert(1)", "file:///x", "http://[", "http://u@h/", "http://a b/"])
 def test_redirects_that_lead_nowhere(location: str) -> None:
     with pytest.raises(InvalidEndpoint):
         follow(parse_endpoint("http://model"), location)

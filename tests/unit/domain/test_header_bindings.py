@@ -101,7 +101,8 @@ def test_any_text_gives_fit_headers_or_a_refusal(text: str) -> None:
 
 
 @given(st.text(min_size=8, alphabet=st.characters(min_codepoint=33)))
-def test_refusals_repeat_nothing_of_what_was_given(secret: str) -> None:
+def test_refusals_repeat_nothing_of_what_was_given(tail: str) -> None:
+    secret = f"canary{tail}"
     for text in (f"X Y:{secret}", f"X:{secret}\x01", f'X:"{secret}', f"Host:{secret}", f"X:{secret},x:{secret}"):
         refusal = _read(text)
-        assert isinstance(refusal, tuple) or secret not in refusal.message
+        assert isinstance(refusal, tuple) or "canary" not in refusal.message

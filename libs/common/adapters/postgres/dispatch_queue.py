@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from libs.common.adapters.postgres.database import UNREACHABLE, Database
+from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
     EventRow,
@@ -98,15 +100,20 @@ class PostgresEvents:
             else:
                 return True
         connection = await self._database.acquire()
-        if await connection.fetchval(self._database.statement("become_relay")):
+        try:
+            ours: bool = await connection.fetchval(self._database.statement("become_relay"), timeout=5)
+        except UNREACHABLE as error:
+            _end(connection)
+            raise DatabaseUnavailable(f"nobody can say who relays: {type(error).__name__}") from error
+        if ours:
             self._holder = connection
-            return True
-        await self._database.pool.release(connection)
-        return False
+        else:
+            await self._database.pool.release(connection)
+        return ours
 
     def _drop_holder(self) -> None:
         connection, self._holder = self._holder, None
-        connection.terminate()
+        _end(connection)
 
     async def close(self) -> None:
         """Give the right up."""
@@ -126,6 +133,12 @@ class PostgresEvents:
         ids, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
         answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends)
         return [row["id"] for row in answers if row["dead"]]
+
+
+def _end(connection: Any) -> None:
+    """Cut a connection off; one that died already is in the pool's hands."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:

@@ -1,0 +1,141 @@
+"""Kafka's topics as an auditor reads them: from the start to where they end now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.domain.errors import BrokerUnavailable
+from libs.common.ports_audit import FirstRecord, LogRecord
+
+_START_SECONDS: Final = 5.0
+_LOOK_UP_SECONDS: Final = 15.0
+_STOP_SECONDS: Final = 2.0
+#: A broker that gives nothing for so long, although there is something, is away.
+_SILENCE_SECONDS: Final = 15.0
+_POLL_MS: Final = 300
+_BATCH: Final = 2_000
+
+
+class KafkaLog:
+    """Implements ports_audit.Log, over a consumer of its own for each reading."""
+
+    def __init__(self, connection: KafkaConnection) -> None:
+        self._connection = connection
+
+    async def begins(self, topic: str) -> list[FirstRecord]:
+        async with self._reading([topic]) as (consumer, places):
+            firsts = []
+            for place in places:
+                batch = await _fetch(consumer, 1, place) if await _has_any(consumer, place) else []
+                firsts += [FirstRecord(record.offset, record.timestamp_ms) for record in batch]
+            return firsts
+
+    async def read(self, topics: Sequence[str]) -> AsyncIterator[list[LogRecord]]:
+        async with self._reading(topics) as (consumer, places):
+            if not places:
+                return
+            ends = await _asked(consumer.end_offsets(places))
+            loop = asyncio.get_running_loop()
+            heard = loop.time()
+            while True:
+                batch = await _fetch(consumer, _BATCH)
+                if batch:
+                    heard = loop.time()
+                    yield batch
+                # Also the empty fetch: Tansu says that its logs end sooner than they do.
+                elif await _reached(consumer, ends):
+                    return
+                elif loop.time() - heard > _SILENCE_SECONDS:
+                    raise BrokerUnavailable("Kafka gives nothing although there is more to read")
+
+    @asynccontextmanager
+    async def _reading(self, topics: Sequence[str]) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
+        """A consumer at the start of those topics that exist (asking for others might create them)."""
+        existing = KafkaTopics(self._connection, client_id="sluiceway-audit", replication=1)
+        try:
+            partitions = await existing.existing()
+        finally:
+            await existing.close()
+        places = [TopicPartition(topic, number) for topic in topics for number in range(partitions.get(topic, 0))]
+        consumer = await self._start()
+        try:
+            if places:
+                consumer.assign(places)
+                await _asked(consumer.seek_to_beginning(*places))
+            yield consumer, places
+        finally:
+            await asyncio.shield(_stop(consumer))
+
+    async def _start(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **self._connection.arguments(),
+            client_id="sluiceway-audit",
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=self._connection.fetch_wait_ms,
+            request_timeout_ms=10_000,
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await consumer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            await _stop(consumer)
+            cause = await self._connection.diagnose() or type(error).__name__
+            raise BrokerUnavailable(f"no connection to Kafka: {cause}") from error
+        except BaseException:
+            await asyncio.shield(_stop(consumer))
+            raise
+        return consumer
+
+
+async def _fetch(consumer: AIOKafkaConsumer, records: int, *places: TopicPartition) -> list[LogRecord]:
+    deadline = _LOOK_UP_SECONDS if places else None
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while True:
+        batches: dict[Any, list[Any]] = await _asked(
+            consumer.getmany(*places, timeout_ms=_POLL_MS, max_records=records)
+        )
+        if batches or deadline is None or loop.time() - began > deadline:
+            return [_record(record) for batch in batches.values() for record in batch]
+
+
+async def _has_any(consumer: AIOKafkaConsumer, place: TopicPartition) -> bool:
+    begins, ends = await _asked(consumer.beginning_offsets([place])), await _asked(consumer.end_offsets([place]))
+    return bool(ends[place] > begins[place])
+
+
+async def _reached(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> bool:
+    for place, end in ends.items():
+        if await _asked(consumer.position(place)) < end:
+            return False
+    return True
+
+
+async def _asked(question: Any) -> Any:
+    try:
+        async with asyncio.timeout(_LOOK_UP_SECONDS):
+            return await question
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise BrokerUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    with suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(_STOP_SECONDS):
+            await consumer.stop()
+
+
+def _record(record: Any) -> LogRecord:
+    return LogRecord(
+        record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, tuple(record.headers)
+    )

@@ -1,0 +1,87 @@
+"""Results and staged files: what a success promises is there as recorded, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from libs.common.operations.audit_findings import Findings, Fix, Violation
+from libs.common.ports_audit import AuditedTasks, Objects, Promise, PromisedFile, StagedListing
+
+_AT_ONCE: Final = 8
+_PAGE: Final = 1_000
+#: The janitor looks every minute at what is older than one.
+GRACE_SECONDS: Final = 180.0
+
+
+class ResultChecks:
+    """I17 and I19: reads every object to its end. Results at a file service of others cannot be read."""
+
+    name = "objects"
+
+    def __init__(self, tasks: AuditedTasks, objects: Objects) -> None:
+        self._tasks = tasks
+        self._objects = objects
+
+    async def run(self, found: Findings) -> None:
+        for invariant in ("I17", "I19"):
+            found.looked(invariant, 0)
+        async for part in self._tasks.slices():
+            promises = await self._tasks.promises(part)
+            for start in range(0, len(promises), _AT_ONCE):
+                await asyncio.gather(*(self._check(promise, found) for promise in promises[start : start + _AT_ONCE]))
+
+    async def _check(self, promise: Promise, found: Findings) -> None:
+        found.looked("I19")
+        subject = str(promise.public_id)
+        first = promise.files[0] if promise.files else None
+        if first is None or first.url != promise.oss_file or first.size != promise.file_size:
+            found.add(Violation("I19", subject, "a success whose row and list of files differ"))
+        if len(promise.files) == 1 and promise.staged_size is not None and promise.staged_size != promise.file_size:
+            detail = f"{promise.staged_size} bytes were staged, {promise.file_size} are recorded"
+            found.add(Violation("I17", subject, detail))
+        for file in promise.files:
+            if self._objects.holds(file.url):
+                await self._compare(subject, file, found)
+
+    async def _compare(self, subject: str, file: PromisedFile, found: Findings) -> None:
+        found.looked("I17")
+        there = await self._objects.find(file.url)
+        if there is None:
+            found.add(Violation("I19", subject, f"its result is gone: {file.url}"))
+        elif there.size != file.size:
+            detail = f"its result has {there.size} bytes, {file.size} are recorded: {file.url}"
+            found.add(Violation("I19", subject, detail))
+        elif file.sha256 and there.sha256 != file.sha256:
+            found.add(Violation("I17", subject, f"its result is not what was staged, the hash differs: {file.url}"))
+
+
+class StagingChecks:
+    """I20: staged files belong to open tasks, or wait for a replay of dead ones."""
+
+    name = "staging"
+
+    def __init__(self, tasks: AuditedTasks, staging: StagedListing) -> None:
+        self._tasks = tasks
+        self._staging = staging
+
+    async def run(self, found: Findings) -> None:
+        entries = await self._staging.entries()
+        found.looked("I20", len(entries))
+        old = [entry for entry in entries if entry.age > GRACE_SECONDS]
+        for start in range(0, len(old), _PAGE):
+            page = old[start : start + _PAGE]
+            needed = await self._tasks.needed_staged([(entry.reference, entry.task) for entry in page])
+            self._report([entry.reference for entry in page if entry.reference not in needed], found)
+
+    def _report(self, strays: Sequence[str], found: Findings) -> None:
+        for reference in strays:
+            remove: Fix = partial(_remove, self._staging, reference)
+            found.add(Violation("I20", reference, "a staged file that no task needs", "delete the file", remove))
+
+
+async def _remove(staging: StagedListing, reference: str) -> bool:
+    await staging.remove(reference)
+    return True

@@ -1,0 +1,73 @@
+"""`sluiceway audit`: whether all stores tell the same story."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.app import app
+
+if TYPE_CHECKING:
+    from libs.common.operations.audit import Report
+    from libs.common.settings import Settings
+
+
+@app.command()
+def audit(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired safely.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Look again until it is clean.")] = False,
+    wait_seconds: Annotated[float, typer.Option("--wait-seconds", min=0, help="How long --wait waits at most.")] = 60.0,
+) -> None:
+    """Check the invariants over PostgreSQL, Redis, Kafka, results and staging.
+
+    Exit code 1 when something is wrong, or when a store could not be looked at.
+    """
+    from libs.common.runtime.logging import configure_logging
+    from libs.common.settings import Settings
+
+    settings = Settings()
+    configure_logging("audit", "ERROR", settings.log_format)
+    report = asyncio.run(_run(settings, wait_seconds if wait else 0.0, fix))
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        _show(report)
+    raise typer.Exit(0 if report.clean else 1)
+
+
+async def _run(settings: Settings, wait_seconds: float, fix: bool) -> Report:
+    from libs.common.domain.errors import Unavailable
+    from libs.common.operations.audit import Report
+    from services.cli.audit_wiring import open_audit
+
+    try:
+        async with open_audit(settings) as opened:
+            return await opened.run(wait_seconds=wait_seconds, fix=fix)
+    except Unavailable as error:
+        return Report([], {}, {"postgres": str(error)})
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if report.violations:
+        table = Table(title="violations", title_justify="left")
+        for heading in ("invariant", "subject", "detail", "repair"):
+            table.add_column(heading, overflow="fold")
+        for violation in report.violations:
+            table.add_row(*violation.as_dict().values())
+        console.print(table)
+    for repaired in report.repaired:
+        console.print(f"repaired {repaired.invariant} {repaired.subject}: {repaired.repair}", highlight=False)
+    for store, why in report.unchecked.items():
+        print(f"sluiceway: could not look at {store}: {why}", file=sys.stderr)
+    looked = ", ".join(f"{invariant} {number}" for invariant, number in report.as_dict()["checked"].items())
+    verdict = "clean" if report.clean else f"{len(report.violations)} violations"
+    console.print(f"{verdict}; looked at {looked or 'nothing'}", highlight=False)
