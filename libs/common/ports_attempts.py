@@ -144,6 +144,7 @@ class WatchedBeat:
     reading: bool
     age: float
     stores: tuple[str, ...] = ()  #: staging stores it can read
+    free: int = 0  #: slots it had left
 
 
 class Membership(Protocol):

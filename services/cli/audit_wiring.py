@@ -6,37 +6,41 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-# Every command imports this module, and drivers take their time: adapters are imported where they are used.
-if TYPE_CHECKING:
-    from libs.common.operations.audit import Audit, Check
-    from libs.common.ports_audit import AuditedTasks
-    from libs.common.settings import Settings
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.log import KafkaLog
+from libs.common.adapters.object_storage.audited import AuditedObjects
+from libs.common.adapters.postgres.audit import open_audit_database
+from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.permits import RedisPermits
+from libs.common.adapters.redis.queue_gate import RedisQueueGate
+from libs.common.adapters.redis.rebuild import open_rebuilder
+from libs.common.adapters.staging import open_staging
+from libs.common.contracts.topics import events_topic
+from libs.common.operations.audit import Audit, Check
+from libs.common.operations.audit_database import DatabaseChecks
+from libs.common.operations.audit_events import EventChecks
+from libs.common.operations.audit_gate import GateChecks
+from libs.common.operations.audit_objects import ResultChecks, StagingChecks
+from libs.common.operations.audit_road import RoadChecks
+from libs.common.ports_audit import AuditedTasks
+from libs.common.settings import Settings
+
+#: An auditor is in no hurry: what is merely slow is not away.
+_REDIS_SECONDS = 5.0
 
 
 @asynccontextmanager
 async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
     """An audit over the configured stores. Raises DatabaseUnavailable; the others may be away, which it then says."""
-    from libs.common.adapters.postgres.audit import open_audit_database
-    from libs.common.adapters.postgres.database import open_database
-    from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
-    from libs.common.adapters.redis.connection import open_redis
-    from libs.common.adapters.redis.permits import RedisPermits
-    from libs.common.adapters.redis.queue_gate import RedisQueueGate
-    from libs.common.adapters.redis.rebuild import open_rebuilder
-    from libs.common.adapters.staging import open_staging
-    from libs.common.operations.audit import Audit
-    from libs.common.operations.audit_database import DatabaseChecks
-    from libs.common.operations.audit_gate import GateChecks
-    from libs.common.operations.audit_objects import StagingChecks
-
     database_url = settings.database_url.get_secret_value()
     folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
     async with (
         open_audit_database(database_url) as tasks,
         open_database(database_url, hot_connections=2) as database,
-        open_redis(settings.redis_url.get_secret_value(), seconds=5.0) as redis,
+        open_redis(settings.redis_url.get_secret_value(), seconds=_REDIS_SECONDS) as redis,
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
         open_staging(
             folder,
@@ -46,35 +50,20 @@ async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
         ) as staging,
     ):
         gate, permits = RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder)
+        log = KafkaLog(KafkaConnection.of(settings))
         yield Audit(
             [
                 DatabaseChecks(tasks, gate),
                 GateChecks(tasks, gate, permits),
-                *_kafka_checks(settings, tasks),
+                EventChecks(tasks, log, events_topic(settings.topic_prefix)),
+                RoadChecks(tasks, log, settings.topic_prefix),
                 *_result_checks(settings, tasks),
                 StagingChecks(tasks, staging),
             ]
         )
 
 
-def _kafka_checks(settings: Settings, tasks: AuditedTasks) -> list[Check]:
-    from libs.common.adapters.kafka.connection import KafkaConnection
-    from libs.common.adapters.kafka.log import KafkaLog
-    from libs.common.contracts.topics import events_topic
-    from libs.common.operations.audit_events import EventChecks
-    from libs.common.operations.audit_road import RoadChecks
-
-    log = KafkaLog(KafkaConnection.of(settings))
-    return [
-        EventChecks(tasks, log, events_topic(settings.topic_prefix)),
-        RoadChecks(tasks, log, settings.topic_prefix),
-    ]
-
-
 def _result_checks(settings: Settings, tasks: AuditedTasks) -> list[Check]:
-    from libs.common.adapters.object_storage.audited import AuditedObjects
-    from libs.common.operations.audit_objects import ResultChecks
-
     if not settings.storage_url:
         return []  # results lie at a file service, which only its own operators can list
     objects = AuditedObjects(settings.storage_url, public_url=settings.storage_public_url)

@@ -89,7 +89,7 @@ class Executor:
         self._watchdog = Watchdog()
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
         self._model_news = Periodic("models", timedelta(seconds=_MODELS_SECONDS), models.refresh)
-        desk.others_read = lambda: bool(ownership.view.readers() - {heartbeat.number})
+        desk.room_elsewhere = self._room_elsewhere
 
     # the life
 
@@ -158,12 +158,19 @@ class Executor:
             self._take_posture()
             await asyncio.sleep(_POSTURE_SECONDS)
 
+    def _room_elsewhere(self) -> bool:
+        return self._ownership.view.room_elsewhere(self.heartbeat.number)
+
     def _take_posture(self) -> None:
-        """Read or not: full, out of staging, hanging and stopping executors leave their partitions to others."""
+        """Read or not: full, out of staging, hanging and stopping executors leave their partitions to others.
+
+        Where all are full they all read on: only of what is held here can the tenants' rotation choose.
+        """
         stopping, staging_full = self._stopping.is_set(), self._staging_full()
         self.desk.closed = stopping or staging_full
         hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
-        posture = not (stopping or staging_full or hangs or self._slots.full)
+        full = self._slots.full and self._room_elsewhere()
+        posture = not (stopping or staging_full or hangs or full)
         self.steward.become(self.heartbeat.number, reading=posture)
         if posture != self._posture:
             log.info("executor.reading" if posture else "executor.not_reading", hangs=hangs, running=len(self.runs))
@@ -184,7 +191,7 @@ class Executor:
 
     def load(self) -> tuple[int, int]:
         """How many attempts run, and how many rows are held here."""
-        return len(self.runs), len(self.desk.room)
+        return self._slots.used, len(self.desk.room)
 
     def reading(self) -> bool:
         """Whether we take work."""

@@ -26,6 +26,7 @@ class _Seen:
     moved_at: float
     reading: bool
     stores: tuple[str, ...]
+    free: int
 
 
 class BeatView:
@@ -48,7 +49,7 @@ class BeatView:
                 moved_at = self._clock - beat.age
             else:
                 moved_at = known.moved_at if known.beat == beat.beat else self._clock
-            self._seen[beat.id] = _Seen(beat.beat, moved_at, beat.reading, beat.stores)
+            self._seen[beat.id] = _Seen(beat.beat, moved_at, beat.reading, beat.stores, beat.free)
 
     def live(self) -> frozenset[int]:
         """Executors that have not fallen silent."""
@@ -57,6 +58,12 @@ class BeatView:
     def readers(self) -> frozenset[int]:
         """Those among them that take work: the hash is over these."""
         return frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
+
+    def room_elsewhere(self, me: int) -> bool:
+        """Whether another executor takes work and has slots left."""
+        return any(
+            number != me and seen.reading and seen.free > 0 and self._lives(seen) for number, seen in self._seen.items()
+        )
 
     def with_store(self, store: str, *, but: int) -> int | None:
         """A live executor other than `but` that can read this staging store, if possible one that takes work."""

@@ -20,6 +20,7 @@ from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Attempt
 from libs.common.runtime import failpoints
 from tests.support.broker import records_on
 from tests.support.dispatcher_bench import running_dispatcher, until_true
@@ -50,9 +51,17 @@ def disarm() -> object:
 async def ended(desk: QueueDesk, lane: int, count: int, end: Finish) -> list[int]:
     """Tasks that ran and ended."""
     ids = await desk.create(lane, count, creator="anna", biz_name="shop")
-    await desk.lease(lane)
-    await desk.executor.finish_many([(attempt, end) for attempt in await desk.start(ids)])
+    await desk.executor.finish_many([(attempt, end) for attempt in await started(desk, lane, ids)])
     return ids
+
+
+async def started(desk: QueueDesk, lane: int, ids: list[int]) -> list[Attempt]:
+    """Leased by this test or by the dispatcher that runs beside it, and started."""
+    await desk.lease(lane)
+    rows = await desk.sql("SELECT id, lease FROM dispatch WHERE id = ANY ($1::bigint[]) AND state = 1 ORDER BY id", ids)
+    attempts = await desk.start(ids, leases=[row["lease"] for row in rows])
+    assert len(attempts) == len(ids)
+    return attempts
 
 
 async def events_left(desk: QueueDesk) -> int:
@@ -117,8 +126,7 @@ async def test_late_commits_are_not_skipped(desk: QueueDesk, connection: KafkaCo
         ids = await ended(desk, lane, 20, Finish(TaskStatus.SUCCESS))
         await until_true(lambda: _none_left(desk))
         slow = await desk.create(lane, 2)
-        await desk.lease(lane)
-        attempts = await desk.start(slow)
+        attempts = await started(desk, lane, slow)
         async with desk.database.transaction() as transaction:
             await transaction.fetch("events_refused", [], [], [], 1)  # the transaction is open
             await transaction.fetch("finish_many", *_finish(attempts))
@@ -130,11 +138,11 @@ async def test_late_commits_are_not_skipped(desk: QueueDesk, connection: KafkaCo
     assert set(found.values()) == {1}
 
 
-def _finish(attempts: list[object]) -> tuple[list[object], ...]:
+def _finish(attempts: list[Attempt]) -> tuple[list[object], ...]:
     count = len(attempts)
     return (
-        [attempt.id for attempt in attempts],  # type: ignore[attr-defined]
-        [attempt.token for attempt in attempts],  # type: ignore[attr-defined]
+        [attempt.id for attempt in attempts],
+        [attempt.token for attempt in attempts],
         [6] * count,
         *[[None] * count for _ in range(6)],
         [False] * count,

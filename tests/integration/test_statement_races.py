@@ -241,3 +241,12 @@ async def test_attempts_have_one_row_each_however_long_a_task_lives(desk: QueueD
     assert task["attempt"] == calls[0]["calls"] == 4
     versions.append(task["version"])
     assert versions == sorted(set(versions))
+
+
+async def test_of_two_first_reads_at_once_one_is_the_first(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    await desk.executor.finish_many([(attempt, Finish(TaskStatus.SUCCESS))])
+    reads = await asyncio.gather(*(desk.tasks.mark_fetched(TENANT, [attempt.public_id]) for _ in range(4)))
+    assert sorted(map(len, reads)) == [0, 0, 0, 1]
+    (task,) = await desk.sql("SELECT expire_at - fetched_at AS kept FROM task")
+    assert task["kept"].total_seconds() == 86_400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
@@ -73,6 +74,7 @@ class House:
 
     database_url: str
     database: Database
+    auditor: Any  #: a plain connection, for what tests look at and break
     redis: RedisServer
     gate: RedisQueueGate
     permits: RedisPermits
@@ -88,6 +90,7 @@ class House:
         self.wake = Wake(self.hints)
         self.endings = Endings(self.sweeps, self.returns, self.wake)
         self.rng = Random(7)
+        self._asking = asyncio.Lock()
 
     @property
     def hinted(self) -> list[str]:
@@ -223,11 +226,8 @@ class House:
     # what a test looks at
 
     async def sql(self, query: str, *arguments: Any) -> list[Any]:
-        connection = await asyncpg.connect(self.database_url, timeout=5)
-        try:
-            return list(await connection.fetch(query, *arguments))
-        finally:
-            await connection.close()
+        async with self._asking:
+            return list(await self.auditor.fetch(query, *arguments))
 
     async def value(self, query: str, *arguments: Any) -> Any:
         """The one value that a query gives."""
@@ -264,4 +264,9 @@ async def open_house(database_url: str, redis_url: str) -> AsyncIterator[House]:
         open_redis(redis_url, seconds=5.0) as redis,
         open_rebuilder(redis, PostgresOpenTasks(database), second_pass_seconds=3_600) as rebuilder,
     ):
-        yield House(database_url, database, redis, RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder))
+        gate, permits = RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder)
+        auditor = await asyncpg.connect(database_url, timeout=10)
+        try:
+            yield House(database_url, database, auditor, redis, gate, permits)
+        finally:
+            await auditor.close(timeout=5)

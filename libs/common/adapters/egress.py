@@ -55,7 +55,7 @@ _METADATA_NAMES: Final = frozenset(
         "metadata.tencentyun.com",
     }
 )  # fmt: skip
-_PORT: Final = re.compile(r"(?P<rest>.+[^:]):(?P<port>[0-9]{1,5})|\[(?P<v6>[^\]]+)\](?::(?P<v6port>[0-9]{1,5}))?")
+_PORT: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::(?P<v6port>[0-9]{1,5}))?|(?P<rest>.+[^:]):(?P<port>[0-9]{1,5})")
 _RESOLVE_SECONDS: Final = 2.0
 
 

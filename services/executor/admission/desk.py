@@ -80,7 +80,7 @@ class Desk:
     ) -> None:
         self.room = WaitingRoom()
         self.closed = False  #: nothing more is started: the process drains, or has no place for outputs
-        self.others_read: Callable[[], bool] = lambda: True
+        self.room_elsewhere: Callable[[], bool] = lambda: True
         self._attempts = attempts
         self._permits = permits
         self._slots = slots
@@ -302,8 +302,8 @@ class Desk:
         return refused
 
     async def _release_old(self, now: float) -> None:
-        """Others have room: what waited for long enough goes to them."""
-        if self.others_read():
+        """What waited for long enough goes to others, if they have room."""
+        if self.room_elsewhere():
             await self.release(self.room.held_since(now - HELD_WHILE_FULL_SECONDS))
 
     async def release(self, tasks: Sequence[int]) -> None:

@@ -11,9 +11,9 @@ from services.executor.ownership import BeatView, Ownership, owner_of
 
 
 def beat(
-    number: int, count: int, *, reading: bool = True, age: float = 1.0, stores: tuple[str, ...] = ("a",)
+    number: int, count: int, *, reading: bool = True, age: float = 1.0, stores: tuple[str, ...] = ("a",), free: int = 5
 ) -> WatchedBeat:
-    return WatchedBeat(number, f"executor-{number}", count, reading, age, stores)
+    return WatchedBeat(number, f"executor-{number}", count, reading, age, stores, free)
 
 
 def test_an_executor_lives_while_its_beat_moves() -> None:
@@ -74,6 +74,13 @@ def test_a_full_executor_takes_an_upload_only_if_no_other_can() -> None:
     view.observe([beat(1, 1, reading=False), beat(2, 1)], at=0.0)
     assert view.with_store("a", but=3) == 2
     assert view.with_store("a", but=2) == 1
+
+
+def test_room_elsewhere_is_that_of_others_who_live_and_read() -> None:
+    view = BeatView()
+    view.observe([beat(1, 1), beat(2, 1, free=0), beat(3, 1, reading=False), beat(4, 1, age=60.0)], at=0.0)
+    assert not view.room_elsewhere(1)
+    assert view.room_elsewhere(2)
 
 
 @pytest.mark.parametrize("executors", [1, 2, 5])

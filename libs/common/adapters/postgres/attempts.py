@@ -232,7 +232,7 @@ class PostgresMembership:
 def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
     """Heartbeat rows as others see them."""
     return [
-        WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"], tuple(row["stores"]))
+        WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"], tuple(row["stores"]), row["free"])
         for row in rows
     ]
 

@@ -19,7 +19,8 @@ UPDATE executor SET stopped_at = now(), reading = false WHERE id = $1
 
 -- name: watch_beats
 -- The beats of all executors that have not stopped, and the database's clock.
-SELECT id, name, beat, reading, stores, extract(epoch FROM now() - beat_at)::float8 AS age FROM executor WHERE stopped_at IS NULL
+SELECT id, name, beat, reading, stores, slots - running AS free, extract(epoch FROM now() - beat_at)::float8 AS age
+FROM executor WHERE stopped_at IS NULL
 
 -- name: bury_executors
 -- Executors presumed dead by who watched them, unless they have beaten since: they may not come back under this number.

@@ -74,11 +74,14 @@ ORDER BY f.id DESC LIMIT :limit
 SELECT id FROM task WHERE tenant_id = :tenant_id AND id < :before ORDER BY id DESC OFFSET :examine - 1 LIMIT 1
 
 -- name: mark_fetched
--- The first read of a success by its tenant: remembers it, and starts the time until it is cleaned.
+-- The first read of a success by its tenant: remembers it, and starts the time until it is cleaned. Rows are locked in
+-- the order of their ids: two callers read the same batch at the same time.
 UPDATE task t SET fetched_at = now(), expire_at = now() + make_interval(secs => m.auto_clean_seconds)
-FROM model m
-WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[]))
-  AND t.status = 6 AND t.fetched_at IS NULL AND m.id = t.model_id
+FROM (
+  SELECT k.id FROM task k WHERE k.tenant_id = :tenant_id AND k.public_id = ANY (CAST(:public_ids AS uuid[]))
+    AND k.status = 6 AND k.fetched_at IS NULL
+  ORDER BY k.id FOR NO KEY UPDATE) f, model m
+WHERE t.id = f.id AND m.id = t.model_id
 RETURNING t.public_id
 
 -- name: list_attempts

@@ -1,0 +1,64 @@
+"""Unpacking of compressed answers: everything comes out as it went in, in pieces that stay small."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.common.adapters.models.decoding import PIECE_BYTES, decoder_for
+from libs.common.domain.model_errors import ModelError
+from tests.support.misbehaving_model import bare_deflate, gzip_bomb
+
+
+def _unpacked(encoding: str, packed: bytes, size: int) -> bytes:
+    decoder = decoder_for([encoding])
+    assert decoder is not None
+    pieces = [piece for place in range(0, len(packed), size) for piece in decoder.decode(packed[place : place + size])]
+    decoder.finish()
+    assert all(0 < len(piece) <= PIECE_BYTES for piece in pieces)
+    return b"".join(pieces)
+
+
+@given(st.lists(st.binary(max_size=3_000), max_size=4), st.integers(1, 200), st.integers(0, 20))
+def test_gzip_in_any_chunks_and_members(parts: list[bytes], size: int, padding: int) -> None:
+    packed = b"".join(map(gzip.compress, parts)) + bytes(padding if parts else 0)
+    assert _unpacked("gzip", packed, size) == b"".join(parts)
+
+
+@given(st.binary(max_size=3_000), st.integers(1, 200))
+def test_deflate_with_and_without_its_wrapper(body: bytes, size: int) -> None:
+    assert _unpacked("deflate", zlib.compress(body), size) == body
+    assert _unpacked("Deflate", bare_deflate(body), size) == body
+
+
+def test_a_bomb_comes_in_small_pieces() -> None:
+    packed = gzip_bomb(20)
+    assert len(packed) < 25_000
+    assert len(_unpacked("gzip", packed, len(packed))) == 20 * 2**20
+
+
+@given(st.binary(min_size=1, max_size=300), st.sampled_from(["gzip", "deflate"]))
+def test_noise_is_unpacked_or_refused(noise: bytes, encoding: str) -> None:
+    decoder = decoder_for([encoding])
+    assert decoder is not None
+    try:
+        list(decoder.decode(noise))
+        decoder.finish()
+    except ModelError as error:
+        assert error.code == "bad_answer"  # noqa: PT017  either end is fine
+
+
+@pytest.mark.parametrize("lines", [[], [""], ["identity"], ["identity, identity"], [" , "]])
+def test_plain_answers_need_no_decoder(lines: list[str]) -> None:
+    assert decoder_for(lines) is None
+
+
+@pytest.mark.parametrize("lines", [["br"], ["gzip, br"], ["gzip", "gzip"], ["gzip," * 10 + "gzip"], ["zstd"], ["x"]])
+def test_other_encodings_are_refused(lines: list[str]) -> None:
+    with pytest.raises(ModelError) as refusal:
+        decoder_for(lines)
+    assert (refusal.value.code, refusal.value.retryable) == ("bad_answer", False)

@@ -1,0 +1,39 @@
+"""Text of the other side in our errors: short, printable, without secrets."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.common.adapters.foreign_text import SHOWN_CHARACTERS, Cleaner
+
+_SECRETS = st.text(alphabet='QXZ\u00fc"\\', min_size=4, max_size=60)
+
+
+def test_credentials_are_masked_with_and_without_their_scheme() -> None:
+    cleaner = Cleaner.of(["Bearer QQQQ-1234", "true"])
+    assert cleaner.clean(b"Bearer QQQQ-1234, QQQQ-1234, true") == "***, ***, ***"
+
+
+def test_values_too_short_to_be_secrets_stay_readable() -> None:
+    assert Cleaner.of(["1", "on"]).clean(b"1 on 1") == "1 on 1"
+
+
+@given(_SECRETS, st.lists(st.text(alphabet="abc \n\x00", max_size=700), max_size=12), st.booleans())
+def test_no_secret_is_ever_seen(secret: str, between: list[str], as_json: bool) -> None:
+    cleaner = Cleaner.of([secret])
+    shown = json.dumps(secret)[1:-1] if as_json else secret
+    cleaned = cleaner.clean(shown.join(["", *between, ""]).encode()[: cleaner.wanted_bytes])
+    assert len(cleaned) <= SHOWN_CHARACTERS
+    assert not set(cleaned) & set("QXZ\u00fc")
+    assert cleaned.isprintable()
+
+
+@given(st.binary(max_size=3_000))
+def test_any_bytes_become_printable_text(body: bytes) -> None:
+    cleaned = Cleaner.of([]).clean(body)
+    assert len(cleaned) <= SHOWN_CHARACTERS
+    assert not any(ord(character) < 32 for character in cleaned)
+    cleaned.encode()
