@@ -63,9 +63,8 @@ async def scene(stores: Audited) -> Scene:
     # the topic reaches back long before the rest: their events are missed if they are not there
     await house.sql("UPDATE task SET finished_at = finished_at - interval '1 h' WHERE id = $1", early.id)
     await house.sql("UPDATE event SET finished_at = finished_at - interval '1 h'")
-    await house.sql(
-        "UPDATE attempt SET ended_at = ended_at - interval '1 h', entered_at = NULL, leased_at = NULL, started_at = NULL"
-    )
+    await house.sql("UPDATE attempt SET entered_at = NULL, leased_at = NULL, started_at = NULL")
+    await house.sql("UPDATE attempt SET ended_at = ended_at - interval '1 h'")
     succeeded, dead, running = await house.running(model, executor, 3)
     await house.stage(succeeded, b"result")
     result = await stores.succeed(succeeded)

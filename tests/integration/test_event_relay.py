@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import asyncpg
 import jsonschema
 import pytest
 from aiokafka import ConsumerRecord
@@ -57,8 +58,13 @@ async def ended(desk: QueueDesk, lane: int, count: int, end: Finish) -> list[int
 
 async def started(desk: QueueDesk, lane: int, ids: list[int]) -> list[Attempt]:
     """Leased by this test or by the dispatcher that runs beside it, and started."""
-    await desk.lease(lane)
-    rows = await desk.sql("SELECT id, lease FROM dispatch WHERE id = ANY ($1::bigint[]) AND state = 1 ORDER BY id", ids)
+    rows: list[asyncpg.Record] = []
+    async with asyncio.timeout(10):
+        while len(rows) < len(ids):
+            await desk.lease(lane)
+            rows = await desk.sql(
+                "SELECT id, lease FROM dispatch WHERE id = ANY ($1::bigint[]) AND state = 1 ORDER BY id", ids
+            )
     attempts = await desk.start(ids, leases=[row["lease"] for row in rows])
     assert len(attempts) == len(ids)
     return attempts

@@ -17,7 +17,8 @@ from libs.common.domain.outcome import (
 )
 from libs.common.domain.task import Phase, TaskStatus, become
 
-#: An attempt whose executor died may be tried this often more; the caller's retry_times stays untouched (decision 2).
+#: An attempt that was lost, with its executor or its staged output, may be tried this often more; the caller's
+#: retry_times stays untouched (decision 2).
 LOST_BUDGET: Final = 3
 #: Stored messages of errors are cut to this many characters (contract 6).
 MESSAGE_LIMIT: Final = 2_000
@@ -110,6 +111,8 @@ def settle(run: Run, outcome: Outcome, policy: RetryPolicy) -> Settlement:
         case HandedBack(reason, after):
             return GiveBack(reason, after)
         case StagingGone(message):
+            if run.lost >= LOST_BUDGET:  # a store that loses everything must not buy calls for ever
+                return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), "staging_lost", message, dead=True)
             return CallAgain(message[:MESSAGE_LIMIT])
         case UploadPending():
             return _settle_upload(run, outcome, policy)

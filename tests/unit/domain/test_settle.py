@@ -8,6 +8,7 @@ from hypothesis import strategies as some
 
 from libs.common.domain.outcome import Canceled, Failed, HandedBack, ResultFile, StagingGone, Succeeded, UploadPending
 from libs.common.domain.settle import (
+    LOST_BUDGET,
     MESSAGE_LIMIT,
     CallAgain,
     Finish,
@@ -93,3 +94,8 @@ def test_messages_are_cut() -> None:
 
 def test_backoff_doubles_up_to_its_cap() -> None:
     assert [backoff_seconds(n) for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 32, 32]
+
+
+def test_staging_that_loses_everything_does_not_buy_calls_for_ever() -> None:
+    end = settle(Run(Phase.GENERATED, 0, LOST_BUDGET, 1.0), StagingGone("no file"), ONCE)
+    assert end == Finish(TaskStatus.FAILED, "staging_lost", "no file", dead=True)

@@ -30,7 +30,7 @@ def connection_error(who: str, error: Exception) -> ModelError:
             return _unreachable(who, "no connection in time")
         case aiohttp.ClientConnectorError():
             code = error.os_error.errno  # its text may name the address that was dialled
-            return _unreachable(who, os.strerror(code).lower() if code else "no connection")
+            return _unreachable(who, os.strerror(code).lower() if code and code > 0 else "no connection")
         case aiohttp.ClientPayloadError():
             return _unreachable(who, "the connection broke in the middle of its answer")
         case aiohttp.ClientResponseError():

@@ -59,18 +59,26 @@ class PostgresTasks:
         return _creations(tasks, rows, repeated)
 
     async def _read_back(self, tasks: Sequence[NewTask]) -> list[Creation]:
-        """The commit's answer was lost: what stands in the table is what happened (reliability.md, class 10)."""
+        """The commit's answer was lost: what stands in the tables is what happened (its rows are written in one transaction).
+
+        The server may still be committing when it is first looked, so only the last look can say "nothing".
+        """
+        looked = False
         for pause in _READ_BACK_PAUSES:
             await asyncio.sleep(pause)
             try:
                 rows = await self._database.fetch(
                     "written_tasks", [task.tenant_id for task in tasks], [task.public_id for task in tasks]
                 )
+                keyed = [task for task in tasks if task.key]
+                owners = _repeated(keyed, await self._database.fetch("read_keys", *_keys(keyed))) if keyed else {}
             except (DatabaseUnavailable, OutcomeUnknown):
                 continue
-            if not rows:
-                raise DatabaseUnavailable("the connection broke before the tasks were written")
-            return _creations(tasks, rows, {})
+            looked = True
+            if rows or owners:
+                return _creations(tasks, rows, owners)
+        if looked:
+            raise DatabaseUnavailable("the connection broke before the tasks were written")
         raise OutcomeUnknown("PostgreSQL is away since the commit: repeat the request with its Idempotency-Key")
 
     async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:

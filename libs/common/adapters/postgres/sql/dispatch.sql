@@ -296,7 +296,7 @@ SELECT id FROM back
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS m(id, token, message) ORDER BY id
 ), back AS (
-  UPDATE dispatch q SET state = 0, class = 0, phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
+  UPDATE dispatch q SET state = 0, class = 0, phase = 0, lost = q.lost + 1, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
     generated_at = NULL, migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL,
     until = NULL, entered_at = now(), version = q.version + 1, error_code = 'staging_lost', error_message = m.message
   FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token

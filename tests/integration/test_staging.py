@@ -1,0 +1,315 @@
+"""The staging store on a real disk, and what is left of it when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from libs.common.adapters import disk_sync, staging_writer
+from libs.common.adapters.staging import CHUNK_BYTES, Staging, open_staging
+from libs.common.adapters.staging_writer import INLINE_BYTES, SPILL_BYTES
+from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
+from libs.common.domain.output import StagedFile
+from tests.support.waiting import until
+
+_MIB = 2**20
+_SIZES = [0, 1, 2_048, INLINE_BYTES, INLINE_BYTES + 1, SPILL_BYTES - 1, SPILL_BYTES, 3 * CHUNK_BYTES + 5]
+
+
+@pytest.fixture(params=[True, False], ids=["durable", "quick"])
+async def staging(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Staging]:
+    async with open_staging(
+        tmp_path / "staging", "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB, durable=request.param
+    ) as staging:
+        yield staging
+
+
+def _content(size: int) -> bytes:
+    return (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * (size // 256 + 1))[:size]
+
+
+async def _staged(staging: Staging, content: bytes, chunk: int = 50_000, task: UUID | None = None) -> StagedFile:
+    async with staging.create(task or uuid4(), 1) as sink:
+        for place in range(0, len(content), chunk):
+            await sink.write(content[place : place + chunk])
+        return await sink.commit()
+
+
+async def _read(staging: Staging, staged: StagedFile) -> bytes:
+    async with aclosing(staging.chunks(staged)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+def _path(staging: Staging, staged: StagedFile) -> Path:
+    return staging.root / staged.reference.partition(":")[2]
+
+
+@pytest.mark.parametrize("size", _SIZES)
+async def test_what_goes_in_comes_out(staging: Staging, size: int) -> None:
+    content = _content(size)
+    staged = await _staged(staging, content)
+    assert (staged.size, staged.sha256) == (size, hashlib.sha256(content).digest())
+    assert staged.file_type == ("png" if size > 7 else staged.file_type)
+    assert await staging.read(staged) == content
+    assert await _read(staging, staged) == content
+    assert (await staging.verified_path(staged)).read_bytes() == content
+    assert staging.usage == size
+
+
+async def test_two_outputs_of_one_attempt_do_not_meet(staging: Staging) -> None:
+    """A presumed-dead executor may still be at work on the same attempt."""
+    task = uuid4()
+    first, second = await _staged(staging, b"one", task=task), await _staged(staging, b"two", task=task)
+    await staging.remove(first.reference)
+    assert await staging.read(second) == b"two"
+
+
+async def test_removing_is_idempotent(staging: Staging) -> None:
+    staged = await _staged(staging, b"x" * 100)
+    for _ in range(2):
+        await staging.remove(staged.reference)
+    assert staging.usage == 0
+    assert await staging.entries() == []
+    with pytest.raises(StagedLost):
+        await staging.read(staged)
+
+
+@pytest.mark.parametrize("size", [100, INLINE_BYTES + 100, 2 * CHUNK_BYTES + 100])
+@pytest.mark.parametrize("fault", ["flipped", "shorter", "longer", "gone", "a folder", "a link"])
+async def test_what_is_not_as_it_was_written_is_lost(staging: Staging, size: int, fault: str) -> None:
+    staged = await _staged(staging, _content(size))
+    path = _path(staging, staged)
+    content = path.read_bytes()
+    path.unlink()
+    match fault:
+        case "flipped":
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        case "shorter":
+            path.write_bytes(content[:-1])
+        case "longer":
+            path.write_bytes(content + b"x")
+        case "a folder":
+            path.mkdir()
+        case "a link":
+            path.symlink_to("/etc/hostname")
+    with pytest.raises(StagedLost):
+        await staging.read(staged)
+    with pytest.raises(StagedLost):
+        await staging.verified_path(staged)
+    passed = []
+    with pytest.raises(StagedLost):
+        async with aclosing(staging.chunks(staged)) as chunks:
+            async for chunk in chunks:
+                passed.append(chunk)
+    assert sum(map(len, passed)) < size
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "local:../../etc/passwd",
+        "local:/etc/passwd",
+        "local:",
+        "local:.",
+        "local:..",
+        "local:a/b",
+        "local:0123456789abcdef0123456789abcdef-1-0123456\x00",
+        "local:0123456789abcdef0123456789abcdef-1-01234567/../x",
+        "local:0123456789abcdef0123456789abcdef-1-01234567\n",
+    ],
+)
+async def test_no_reference_leads_out_of_the_folder(staging: Staging, reference: str) -> None:
+    (staging.root.parent / "outside").write_text("secret")
+    with pytest.raises(StagedLost):
+        await staging.read(StagedFile(reference, 6, b"", "txt", "text/plain"))
+    with pytest.raises(StagedLost):
+        await staging.remove(reference)
+
+
+async def test_references_of_other_stores_are_left_alone(staging: Staging) -> None:
+    staged = await _staged(staging, b"x")
+    other = replace(staged, reference=staged.reference.replace("local", "elsewhere"))
+    assert staging.holds(staged.reference)
+    assert not staging.holds(other.reference)
+    await staging.remove(other.reference)
+    with pytest.raises(StagedLost):
+        await staging.read(other)
+    assert await staging.read(staged) == b"x"
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a/b", "\u00fc", "x" * 65])
+async def test_a_store_needs_a_plain_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="staging store"):
+        Staging(tmp_path, name, max_file_bytes=1, max_total_bytes=1)
+
+
+# outputs that come to nothing
+
+
+@pytest.mark.parametrize("size", [0, 100, 2 * SPILL_BYTES])
+async def test_what_is_not_committed_leaves_nothing(staging: Staging, size: int) -> None:
+    with pytest.raises(RuntimeError):
+        async with staging.create(uuid4(), 1) as sink:
+            await sink.write(_content(size))
+            raise RuntimeError
+    sink = staging.create(uuid4(), 2)
+    await sink.write(_content(size))
+    await sink.discard()
+    await sink.discard()
+    assert await staging.entries() == []
+    assert staging.usage == 0
+
+
+async def test_an_output_over_the_cap_is_refused_for_good(staging: Staging) -> None:
+    with pytest.raises(ModelError) as refusal:
+        await _staged(staging, _content(8 * _MIB + 1))
+    assert (refusal.value.code, refusal.value.retryable) == ("answer_too_large", False)
+    assert await staging.entries() == []
+
+
+async def test_a_writer_cancelled_while_a_thread_writes_leaves_nothing(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread cannot be stopped: its file must be closed and deleted behind it, never under it."""
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    write_all = staging_writer._write_all
+    closed: list[int] = []
+
+    def slow(descriptor: int, content: bytes) -> None:
+        loop.call_soon_threadsafe(inside.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(5)
+        os.fstat(descriptor)  # still open
+        write_all(descriptor, content)
+        closed.append(descriptor)
+
+    monkeypatch.setattr(staging_writer, "_write_all", slow)
+    writing = asyncio.ensure_future(_staged(staging, _content(2 * SPILL_BYTES), chunk=SPILL_BYTES))
+    await inside.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    go_on.set()
+    await until(lambda: closed and not list(staging.root.iterdir()))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(closed[0])
+
+
+async def test_unfinished_files_of_processes_that_died_are_deleted(staging: Staging) -> None:
+    finished = await _staged(staging, b"keep")
+    task = uuid4()
+    part = staging.root / f"{task.hex}-1-01234567.part"
+    part.write_bytes(b"half")
+    (staging.root / "notes.txt").write_text("not ours")
+    assert {(entry.task, entry.size, entry.finished) for entry in await staging.entries()} >= {(task, 4, False)}
+    assert await staging.remove_unfinished(older_than=60) == 0
+    os.utime(part, (1, 1))
+    assert await staging.remove_unfinished(older_than=60) == 1
+    assert [entry.reference for entry in await staging.entries()] == [finished.reference]
+    assert (staging.root / "notes.txt").exists()
+
+
+# full and broken disks
+
+
+async def test_a_full_store_takes_nothing_until_something_is_removed(staging: Staging) -> None:
+    kept = [await _staged(staging, _content(7 * _MIB)) for _ in range(3)]
+    assert staging.full
+    with pytest.raises(StagingFull, match="22020096 of 20971520"):
+        staging.create(uuid4(), 1)
+    await staging.remove(kept[0].reference)
+    assert not staging.full
+    await _staged(staging, b"x")
+
+
+async def test_usage_counts_what_other_processes_put_there(staging: Staging, tmp_path: Path) -> None:
+    async with open_staging(
+        staging.root, "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB, durable=False
+    ) as other:
+        staged = await _staged(other, _content(5 * _MIB))
+        assert staging.usage == 0
+        assert await staging.measure() == 5 * _MIB
+        assert await staging.read(staged) == _content(5 * _MIB)
+        await staging.remove(staged.reference)
+        assert await other.measure() == 0
+
+
+@pytest.mark.parametrize("size", [100, INLINE_BYTES + 1, 2 * SPILL_BYTES])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+async def test_a_disk_that_refuses_makes_the_store_full_until_it_is_measured(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, size: int, code: int
+) -> None:
+    def refuse(descriptor: int, content: bytes) -> None:
+        os.write(descriptor, content[:10])
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(staging_writer, "_write_all", refuse)
+        with pytest.raises(StagingFull, match=os.strerror(code)):
+            await _staged(staging, _content(size))
+    assert await staging.entries() == []
+    assert staging.full
+    with pytest.raises(StagingFull):
+        staging.create(uuid4(), 1)
+    await staging.measure()
+    assert not staging.full
+    await _staged(staging, _content(size))
+
+
+async def test_a_disk_that_cannot_sync_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with open_staging(tmp_path, "local", max_file_bytes=_MIB, max_total_bytes=_MIB) as staging:
+        with monkeypatch.context() as broken:
+            broken.setattr(disk_sync.os, "fsync", refuse)
+            with pytest.raises(StagingFull, match="Input/output"):
+                await _staged(staging, b"x")
+            await staging.measure()
+            assert staging.full, "a probe that fails must not open the store"
+        assert await staging.entries() == []
+        await staging.measure()
+        assert not staging.full
+
+
+async def test_a_folder_that_vanished_is_full_not_a_crash(staging: Staging) -> None:
+    staging.root.rmdir()
+    with pytest.raises(StagingFull):
+        await _staged(staging, b"x")
+    staging.root.mkdir()
+    await staging.measure()
+    await _staged(staging, b"x")
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full here")
+def test_a_partial_write_ends_in_the_disks_error() -> None:
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            staging_writer._write_all(descriptor, b"x")
+    finally:
+        os.close(descriptor)
+
+
+async def test_many_at_once_share_their_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs: list[list[object]] = []
+    sync = disk_sync._sync
+
+    def counted(batch: list[disk_sync._Kept]) -> list[OSError | None]:
+        syncs.append([*batch])
+        return sync(batch)
+
+    monkeypatch.setattr(disk_sync, "_sync", counted)
+    async with open_staging(tmp_path, "local", max_file_bytes=_MIB, max_total_bytes=_MIB) as staging:
+        await asyncio.gather(*(_staged(staging, b"x") for _ in range(50)))
+    assert sum(map(len, syncs)) == 50
+    assert len(syncs) < 10
