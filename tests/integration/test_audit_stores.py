@@ -66,7 +66,7 @@ async def test_a_topic_is_read_from_its_start_to_its_end(connection: KafkaConnec
 
 async def test_stores_that_are_away_are_told_by_name() -> None:
     log = KafkaLog(KafkaConnection(bootstrap=(f"127.0.0.1:{free_port()}",)))
-    with pytest.raises(BrokerUnavailable, match="127.0.0.1"):
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1"):
         await everything(log, "any")
     with pytest.raises(DatabaseUnavailable):
         async with open_audit_database(f"postgresql://x:y@127.0.0.1:{free_port()}/z"):
@@ -132,11 +132,12 @@ async def test_the_command_finds_says_and_repairs(house: House, environment: dic
     assert "ghost" not in await house.members(model)
 
 
-async def test_a_store_that_cannot_be_looked_at_is_no_clean_bill(environment: dict[str, str]) -> None:
+async def test_a_store_that_cannot_be_looked_at_is_no_clean_bill(house: House, environment: dict[str, str]) -> None:
+    await house.model()
     away = environment | {"SLUICEWAY_REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     code, out, _ = await command(away, "audit", "--json")
     report = json.loads(out)
     assert code == 1
     assert report["violations"] == []
-    assert "Redis cannot be reached" in report["unchecked"]["redis"]
+    assert "Redis" in report["unchecked"]["redis"]
     assert "I3" in report["checked"]

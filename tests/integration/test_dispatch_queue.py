@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from libs.common.domain.outcome import ResultFile
@@ -92,10 +93,11 @@ async def test_lanes_that_somebody_has_locked_are_left_to_them(desk: QueueDesk) 
     lanes = [await desk.lane(), await desk.lane()]
     for lane in lanes:
         await desk.create(lane)
-    async with desk.database.transaction() as other:
-        assert (await other.fetch("lock_lanes", lanes[:1]))[0]["lanes"] == lanes[:1]
-        asks = [LaneAsk(lane, 9, 0, FIRST, FIRST) for lane in lanes]
-        turn = await desk.queue.lease_due(asks, 100, 1, [])
+    other = await asyncpg.connect(desk.url)
+    await other.execute("SELECT pg_advisory_lock(7001, $1)", lanes[0])
+    asks = [LaneAsk(lane, 9, 0, FIRST, FIRST) for lane in lanes]
+    turn = await desk.queue.lease_due(asks, 100, 1, [])
+    await other.close()
     assert turn.busy == lanes[:1]
     assert {row.lane for row in turn.rows} == {lanes[1]}
 

@@ -6,12 +6,11 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from libs.common.runtime.coalescer import Coalescer
 
-_Kept: TypeAlias = tuple[int | None, tuple[Path, ...]]
+_Kept: TypeAlias = tuple[int | None, tuple[str, ...]]
 
 _CLOSE_SECONDS: Final = 10.0
 
@@ -26,7 +25,7 @@ class DiskSync:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="disk-sync")
         self._coalescer: Coalescer[_Kept, OSError | None] = Coalescer(self._flush)
 
-    async def keep(self, descriptor: int | None, *folders: Path) -> None:
+    async def keep(self, descriptor: int | None, *folders: str) -> None:
         """Return once the file and the entries of these folders are on disk. Takes over the descriptor.
 
         Raises OSError when the disk refuses.
@@ -66,7 +65,7 @@ def _sync_file(descriptor: int | None) -> OSError | None:
     return None
 
 
-def _sync_folder(folder: Path) -> OSError | None:
+def _sync_folder(folder: str) -> OSError | None:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

@@ -73,7 +73,7 @@ class OutputWriter:
             await self._finish()
             if self._staging.durable:
                 descriptor, self._descriptor = self._descriptor, None
-                await self._staging.disk.keep(descriptor, self._staging.root)
+                await self._staging.disk.keep(descriptor, self._staging.path(""))
         except OSError as error:
             raise self._staging.refusal(error) from None
         self._left = None
@@ -110,12 +110,12 @@ class OutputWriter:
         self._append(content)
         assert self._descriptor is not None
         os.fsync(self._descriptor)
-        root = self._staging.root
-        os.rename(root / (self._name + PART), root / self._name)
+        path = self._staging.path(self._name)
+        os.rename(path + PART, path)
         self._left = self._name
 
     def _create(self, name: str) -> int:
-        self._descriptor = os.open(self._staging.root / name, _CREATE, 0o644)
+        self._descriptor = os.open(self._staging.path(name), _CREATE, 0o644)
         self._left = name
         return self._descriptor
 
@@ -127,7 +127,7 @@ class OutputWriter:
         self._close()
         if self._left is not None:
             with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
-                (self._staging.root / self._left).unlink()
+                os.unlink(self._staging.path(self._left))
             self._left = None
 
     def _taken(self) -> bytes:

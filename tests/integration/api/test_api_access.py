@@ -86,7 +86,7 @@ async def test_another_tenant_sees_and_changes_nothing(api: Api, operation: tupl
     ids=lambda value: str(value)[:24],
 )  # fmt: skip
 async def test_no_key_or_a_wrong_one_is_refused(api: Api, authorization: str | None) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    headers = [] if authorization is None else [(b"Authorization", authorization.encode("latin-1"))]
     for method, path in (("GET", "/v1/tasks"), ("POST", "/v1/tasks"), ("GET", "/v1/nothing")):
         answer = await api.client.request(method, path, headers=headers)
         assert answer.status_code == 401

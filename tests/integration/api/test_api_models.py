@@ -264,7 +264,7 @@ class TestReadAndDelete:
         deleted = await tenant.call("DELETE", "/v1/models/m")
         assert (deleted.status_code, deleted.content) == (204, b"")
         for method in ("GET", "PATCH", "DELETE"):
-            body = {"json": {}} if method == "PATCH" else {}
+            body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
             gone = await tenant.call(method, "/v1/models/m", **body)
             assert (gone.status_code, gone.json()["code"]) == (404, "model_unknown")
         assert (await tenant.call("GET", f"/v1/tasks/{task}")).json()["model"] == "m"

@@ -82,6 +82,7 @@ class TestRead:
         items = (await tenant.call("POST", "/v1/tasks/read", json={"ids": asked})).json()["items"]
         assert [item["id"] for item in items] == [ids[2], ids[1]]
         assert [str(row["public_id"]) for row in await tenant.stored() if row["fetched_at"]] == [ids[1]]
+        bad: Any
         for bad in ({"ids": []}, {"ids": ["x"] * 1_001}, {"ids": [1]}, {"ids": "x"}, {}, []):
             assert (await tenant.call("POST", "/v1/tasks/read", json=bad)).status_code == 400
 

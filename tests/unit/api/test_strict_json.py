@@ -15,7 +15,7 @@ from services.api.strict_json import DEEPEST, BadJson, Payload
 TASK = strict_json.members({"payload": strict_json.payload})
 BATCH = strict_json.members({"tasks": strict_json.elements(TASK)})
 
-text = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(text, inner, max_size=5),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from libs.common.ports_execution import UploadCredentials
 _WHO: Final = "the file service"
 _SECONDS: Final = 60.0
 _BYTES_PER_SECOND: Final = 1024 * 1024  #: what the slowest link that we wait for carries
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: The same file will not be taken tomorrow either. Anything else may be a service that is down or set up wrongly.
 _FINAL_STATUSES: Final = frozenset({400, 413, 415, 422})
 
@@ -51,7 +53,7 @@ class FileService:
         """
         given = credentials or UploadCredentials()
         file_name = name.file_name(staged.file_type)
-        for authorization in dict.fromkeys((given.authorization or self._authorization, self._authorization)):
+        for authorization in self._authorizations(given):
             shown = UploadCredentials(authorization, given.user_info)
             try:
                 async with asyncio.timeout(_SECONDS + staged.size / _BYTES_PER_SECOND):
@@ -65,6 +67,10 @@ class FileService:
             if given.authorization
             else f"{_WHO} wants credentials: the task has none, SLUICEWAY_OSS_AUTHORIZATION is not accepted or not set"
         )
+
+    def _authorizations(self, given: UploadCredentials) -> list[str]:
+        """The task's, then the service's; without either the file service may still take uploads from anybody."""
+        return list(dict.fromkeys(filter(None, (given.authorization, self._authorization)))) or [""]
 
     async def _upload(self, file_name: str, staged: StagedFile, shown: UploadCredentials) -> StoredFile:
         body = _Multipart(self._staging, staged, file_name)
@@ -155,7 +161,7 @@ def _headers(body: _Multipart, shown: UploadCredentials) -> CIMultiDict[str]:
         }
     )
     for name, value in (("Authorization", shown.authorization), ("X-User-Info", shown.user_info)):
-        if not value.isprintable():
+        if _CONTROL.search(value):
             raise UploadFailed("upload_credentials", f"{name} has characters that no header may have", retryable=False)
         if value:
             headers[name] = _as_received(value)

@@ -23,47 +23,52 @@ class LocalFolder:
     """
 
     def __init__(self, root: Path, disk: DiskSync | None) -> None:
-        self._root = root
+        self._prefix = os.path.join(root, "")
         self._disk = disk
 
-    def path(self, key: str) -> Path:
-        """Where the object of a key lies."""
-        return self._root / key
-
-    async def take(self, staged: Path, key: str) -> bool:
+    async def take(self, staged: str, key: str) -> bool:
         """Give the staged file its final name, in place of an older object of that name; False where that cannot be.
 
         With a disk the names are on it when this returns. Raises OSError.
         """
-        target = self._root / key
+        folder, _, name = key.rpartition("/")
+        folder = self._prefix + folder
         try:
-            _link(staged, target)
+            _make(folder)
+            _link(staged, folder, name)
         except OSError as error:
             if error.errno in _CANNOT_LINK:
                 return False
             raise
         if self._disk is not None:
-            await self._disk.keep(None, target.parent, target.parent.parent)
+            await self._disk.keep(None, folder, os.path.dirname(folder))
         return True
 
 
-def _link(staged: Path, target: Path) -> None:
+def _make(folder: str) -> None:
+    """A task has a folder of its own, so it is new as a rule and nothing needs to be looked up first."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+
+
+def _link(staged: str, folder: str, name: str) -> None:
+    target = f"{folder}/{name}"
     try:
         os.link(staged, target)
-    except FileNotFoundError:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(staged, target)
-    except FileExistsError:
-        if not target.samefile(staged):
-            _replace(staged, target)
+    except FileExistsError:  # an earlier upload of the same attempt, whose end was never recorded
+        if not os.path.samefile(staged, target):
+            _replace(staged, target, beside=f"{folder}/.{name}.{os.urandom(4).hex()}")
 
 
-def _replace(staged: Path, target: Path) -> None:
-    """An earlier upload of the same attempt, whose end was never recorded."""
-    beside = target.with_name(f".{target.name}.{os.urandom(4).hex()}")
+def _replace(staged: str, target: str, beside: str) -> None:
     os.link(staged, beside)
     try:
         os.rename(beside, target)
-    finally:
-        with suppress(FileNotFoundError):
-            beside.unlink()
+    except OSError:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise

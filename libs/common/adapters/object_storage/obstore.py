@@ -36,7 +36,12 @@ _RETRY: Final[RetryConfig] = {
     "retry_timeout": timedelta(seconds=15),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
-_CLIENT: Final[ClientConfig] = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=30)}
+#: Whether it is plain http is the operator's choice by AWS_ENDPOINT_URL; options given here silence AWS_ALLOW_HTTP.
+_CLIENT: Final[ClientConfig] = {
+    "allow_http": True,
+    "connect_timeout": timedelta(seconds=5),
+    "timeout": timedelta(seconds=30),
+}
 #: Browsers run these; a bucket that is served as a site must not show them in place.
 _ACTIVE: Final = frozenset({"html", "svg", "xml"})
 
@@ -91,7 +96,7 @@ class ObjectStorage:
         """The whole object. Raises FileNotFoundError."""
         return bytes(await (await obstore.get_async(self._store, key)).bytes_async())
 
-    async def keys(self, prefix: str = "") -> AsyncIterator[tuple[str, int]]:
+    async def listing(self, prefix: str = "") -> AsyncIterator[tuple[str, int]]:
         """Every object below a prefix, with its size."""
         async for page in obstore.list(self._store, prefix or None):
             for found in page:

@@ -11,6 +11,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.common.adapters.postgres.statements import Statements
@@ -105,6 +106,8 @@ class Database:
             async with self._engine.begin() as connection:
                 result = await connection.execute(text(statement), values)
                 return result.all() if result.returns_rows else []
+        except PoolTimeout as error:
+            raise DatabaseUnavailable("every connection to PostgreSQL is busy") from error
         except (InterfaceError, *UNREACHABLE) as error:
             raise _lost(error) from error
         except DBAPIError as error:

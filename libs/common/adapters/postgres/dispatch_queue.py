@@ -24,6 +24,10 @@ from libs.common.ports_dispatch import (
     Turn,
 )
 
+#: Kinds of the rows that a turn answers.
+_LANE: Final = 0
+_TAKEN: Final = 1
+_BUSY: Final = 2
 _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
@@ -39,15 +43,10 @@ class PostgresDispatchQueue:
     async def lease_due(
         self, asks: Sequence[LaneAsk], batch: int, dispatcher: int, acknowledged: Sequence[int]
     ) -> Turn:
-        async with self._database.transaction() as transaction:
-            # The lock comes in a statement before the count: a lock taken inside the counting statement protects
-            # nothing, because that statement's snapshot is older than the lock (dispatch.md, trap 5).
-            locked = set((await transaction.fetch("lock_lanes", [ask.lane for ask in asks]))[0]["lanes"])
-            mine = [ask for ask in asks if ask.lane in locked]
-            rows = await transaction.fetch("lease_due", *_ask_columns(mine), batch, dispatcher, list(acknowledged))
-        rooms = [LaneRoom(row["lane"], row["room"], row["low"]) for row in rows if row["summary"]]
-        busy = [ask.lane for ask in asks if ask.lane not in locked]
-        return Turn(rooms, [_leased(row) for row in rows if not row["summary"]], busy)
+        rows = await self._database.fetch("lease_due", *_ask_columns(asks), batch, dispatcher, list(acknowledged))
+        rooms = [LaneRoom(row["lane"], row["room"], row["low"]) for row in rows if row["kind"] == _LANE]
+        taken = [_leased(row) for row in rows if row["kind"] == _TAKEN]
+        return Turn(rooms, taken, [row["lane"] for row in rows if row["kind"] == _BUSY])
 
     async def close_leases(self, leases: Sequence[int]) -> None:
         await self._database.fetch("close_leases", list(leases))

@@ -59,7 +59,7 @@ class PostgresTasks:
         return _creations(tasks, rows, repeated)
 
     async def _read_back(self, tasks: Sequence[NewTask]) -> list[Creation]:
-        """The commit's answer was lost: what stands in the tables is what happened (its rows are written in one transaction).
+        """The commit's answer was lost: what stands in the tables is what happened, all rows or none.
 
         The server may still be committing when it is first looked, so only the last look can say "nothing".
         """
@@ -75,7 +75,8 @@ class PostgresTasks:
             except (DatabaseUnavailable, OutcomeUnknown):
                 continue
             looked = True
-            if rows or owners:
+            # Keys of earlier tasks alone prove nothing about the others: only a row of ours says that we committed.
+            if rows or len(owners) == len(tasks):
                 return _creations(tasks, rows, owners)
         if looked:
             raise DatabaseUnavailable("the connection broke before the tasks were written")

@@ -255,3 +255,19 @@ WITH gone AS (
   SELECT g.id, 'drop', g.attempt, t.version, 'audit: a dispatch row of a task that is over' FROM gone g JOIN task t ON t.id = g.id
 )
 SELECT id FROM gone
+
+-- name: doctor_server
+-- What the doctor asks of a server.
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
+  pg_is_in_recovery() AS standby, current_setting('synchronous_commit') AS durable, current_setting('autovacuum') AS autovacuum,
+  extract(epoch FROM clock_timestamp())::float8 AS now,
+  coalesce((SELECT max(extract(epoch FROM now() - xact_start)) FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend'), 0)::float8 AS oldest
+
+-- name: doctor_readers
+-- How many executors are alive and take work.
+SELECT count(*)::int FROM executor WHERE stopped_at IS NULL AND reading AND beat_at > now() - interval '10 s'
+
+-- name: doctor_models
+-- Models whose topics must be there.
+SELECT id, name FROM model WHERE deleted_at IS NULL ORDER BY id

@@ -1,52 +1,8 @@
--- name: lock_lanes
--- The lanes that nobody else takes rows from now, ours until the transaction ends. A statement of its own: the count
--- that the lock protects needs a later snapshot (dispatch.md, trap 5).
-SELECT coalesce(array_agg(l), '{}') AS lanes FROM unnest($1::int[]) AS l WHERE pg_try_advisory_xact_lock(7001, l)
-
 -- name: lease_due
--- One turn: per lane count the room, take the heads of both classes one to one, mark them in flight under a new lease
--- number, and forget the leases that were acknowledged.
--- $1 lanes, $2 quanta, $3 lowest lease in flight, $4 $5 and $6 $7 head cursors of class 0 and 1, $8 batch, $9 dispatcher, $10 acknowledged
-WITH closed AS (
-  DELETE FROM lease WHERE id = ANY ($10::bigint[])
-), want AS MATERIALIZED (
-  SELECT l.id AS lane, x.quantum, x.turn, greatest(least(l.window_size - f.n, x.quantum), 0) AS take,
-         l.window_size - f.n AS room, f.low, x.pri0, x.pos0, x.pri1, x.pos1
-  FROM unnest($1::int[], $2::int[], $3::bigint[], $4::smallint[], $5::bigint[], $6::smallint[], $7::bigint[])
-    WITH ORDINALITY AS x(lane, quantum, low, pri0, pos0, pri1, pos1, turn)
-  JOIN lane l ON l.id = x.lane AND NOT l.paused AND NOT l.closed
-  JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
-  CROSS JOIN LATERAL (SELECT count(*)::int AS n, min(q.lease) AS low FROM dispatch q
-                      WHERE q.state = 1 AND q.lane = l.id AND q.lease >= x.low) f
-), pick AS MATERIALIZED (
-  SELECT h.id FROM want w CROSS JOIN LATERAL (
-    SELECT c.id, row_number() OVER (ORDER BY c.nth, c.class) AS nth FROM (
-      SELECT r.id, 0 AS class, row_number() OVER () AS nth FROM (
-        SELECT q.id FROM dispatch q
-        WHERE q.state = 0 AND q.lane = w.lane AND q.class = 0 AND (q.priority, q.position) >= (w.pri0, w.pos0)
-        ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r
-      UNION ALL
-      SELECT r.id, 1 AS class, row_number() OVER () AS nth FROM (
-        SELECT q.id FROM dispatch q
-        WHERE q.state = 0 AND q.lane = w.lane AND q.class = 1 AND (q.priority, q.position) >= (w.pri1, w.pos1)
-        ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r) c
-    ORDER BY c.nth, c.class LIMIT w.take) h
-  WHERE w.take > 0
-  ORDER BY h.nth::float8 / w.quantum, w.turn LIMIT $8
-), opened AS (
-  INSERT INTO lease (id, dispatcher) SELECT nextval('lease_ids'), $9::int FROM pick LIMIT 1 RETURNING id
-), mark AS (
-  UPDATE dispatch q SET state = 1, lease = (SELECT id FROM opened), leased_at = now(), version = q.version + 1
-  WHERE q.id = ANY (ARRAY(SELECT id FROM pick))
-  RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.lease, q.phase, q.input_size, q.leased_at
-)
-SELECT true AS summary, w.lane, w.room, w.low, NULL::bigint AS id, NULL::smallint AS class, NULL::smallint AS priority,
-       NULL::bigint AS position, NULL::smallint AS attempt, NULL::bigint AS lease, NULL::smallint AS phase,
-       NULL::int AS input_size, NULL::timestamptz AS leased_at
-FROM want w
-UNION ALL
-SELECT false, m.lane, NULL, NULL, m.id, m.class, m.priority, m.position, m.attempt, m.lease, m.phase, m.input_size, m.leased_at
-FROM mark m
+-- One turn, in one round trip: kind 0 is a lane with what was seen of it, 1 a row taken, 2 a lane that somebody else had
+-- locked. $1 lanes, $2 quanta, $3 lowest lease in flight, $4 $5 and $6 $7 head cursors of class 0 and 1, $8 batch,
+-- $9 dispatcher, $10 acknowledged. The function stands with the tables.
+SELECT * FROM take_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: close_leases
 -- Forget acknowledged leases when no turn is due that would do it.

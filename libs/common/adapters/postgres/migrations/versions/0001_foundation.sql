@@ -396,3 +396,64 @@ SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name
   coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message,
   d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase
 FROM task t LEFT JOIN dispatch d ON d.id = t.id;
+
+-- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
+-- them in flight under a new lease number, and forget the leases that were acknowledged.
+-- A function, because a turn is four round trips otherwise. Not one statement: each statement in it has a snapshot of
+-- its own, and a count that is older than the lock that protects it overruns the window (dispatch.md, trap 5).
+CREATE FUNCTION take_turn(
+  a_lanes int[], a_quanta int[], a_lows bigint[], a_priority0 smallint[], a_position0 bigint[], a_priority1 smallint[],
+  a_position1 bigint[], a_batch int, a_dispatcher int, a_acknowledged bigint[])
+RETURNS TABLE (kind smallint, lane int, room int, low bigint, id bigint, class smallint, priority smallint, "position" bigint,
+  attempt smallint, lease bigint, phase smallint, input_size int, leased_at timestamptz)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+  a_mine boolean[];
+BEGIN
+  SELECT array_agg(pg_try_advisory_xact_lock(7001, l)) INTO a_mine FROM unnest(a_lanes) AS l;
+  RETURN QUERY
+  WITH closed AS (
+    DELETE FROM lease WHERE id = ANY (a_acknowledged)
+  ), want AS MATERIALIZED (
+    SELECT l.id AS lane, x.quantum, x.turn, greatest(least(l.window_size - f.n, x.quantum), 0) AS take,
+           l.window_size - f.n AS room, f.low, x.pri0, x.pos0, x.pri1, x.pos1
+    FROM unnest(a_lanes, a_quanta, a_lows, a_priority0, a_position0, a_priority1, a_position1, a_mine)
+      WITH ORDINALITY AS x(lane, quantum, low, pri0, pos0, pri1, pos1, mine, turn)
+    JOIN lane l ON l.id = x.lane AND x.mine AND NOT l.paused AND NOT l.closed
+    JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
+    CROSS JOIN LATERAL (SELECT count(*)::int AS n, min(q.lease) AS low FROM dispatch q
+                        WHERE q.state = 1 AND q.lane = l.id AND q.lease >= x.low) f
+  ), pick AS MATERIALIZED (
+    SELECT h.id FROM want w CROSS JOIN LATERAL (
+      SELECT c.id, row_number() OVER (ORDER BY c.nth, c.class) AS nth FROM (
+        SELECT r.id, 0 AS class, row_number() OVER () AS nth FROM (
+          SELECT q.id FROM dispatch q
+          WHERE q.state = 0 AND q.lane = w.lane AND q.class = 0 AND (q.priority, q.position) >= (w.pri0, w.pos0)
+          ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r
+        UNION ALL
+        SELECT r.id, 1 AS class, row_number() OVER () AS nth FROM (
+          SELECT q.id FROM dispatch q
+          WHERE q.state = 0 AND q.lane = w.lane AND q.class = 1 AND (q.priority, q.position) >= (w.pri1, w.pos1)
+          ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r) c
+      ORDER BY c.nth, c.class LIMIT w.take) h
+    WHERE w.take > 0
+    ORDER BY h.nth::float8 / w.quantum, w.turn LIMIT a_batch
+  ), opened AS (
+    INSERT INTO lease (id, dispatcher) SELECT nextval('lease_ids'), a_dispatcher FROM pick LIMIT 1 RETURNING id
+  ), mark AS (
+    UPDATE dispatch q SET state = 1, lease = (SELECT id FROM opened), leased_at = now(), version = q.version + 1
+    WHERE q.id = ANY (ARRAY(SELECT id FROM pick))
+    RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.lease, q.phase, q.input_size, q.leased_at
+  )
+  SELECT 0::smallint, w.lane, w.room, w.low, NULL::bigint, NULL::smallint, NULL::smallint, NULL::bigint, NULL::smallint,
+         NULL::bigint, NULL::smallint, NULL::int, NULL::timestamptz
+  FROM want w
+  UNION ALL
+  SELECT 1::smallint, m.lane, NULL, NULL, m.id, m.class, m.priority, m.position, m.attempt, m.lease, m.phase, m.input_size, m.leased_at
+  FROM mark m
+  UNION ALL
+  SELECT 2::smallint, x.lane, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+  FROM unnest(a_lanes, a_mine) AS x(lane, mine) WHERE NOT x.mine;
+END
+$$;

@@ -1,0 +1,112 @@
+"""How the doctor examines settings, secrets, the place of results and the staging folder."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+
+from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store
+from libs.common.adapters.secrets import BadKeyRing, KeyRing
+from libs.common.operations.doctor import Finding, advice, fine, problem
+from libs.common.settings import Settings, unknown_names
+
+_SECONDS: Final = 10.0
+_CONNECT_SECONDS: Final = 3.0
+#: Below this the next large output may not fit.
+_FREE_BYTES: Final = 2**30
+_FREE_SHARE: Final = 0.05
+
+
+async def examine_settings(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
+    """Every name is known, and what has no useful default is set."""
+    found = [
+        problem(f"{name} is no setting: it changes nothing", "check its spelling; `sluiceway config` shows them all")
+        for name in unknown_names(environment)
+    ]
+    if settings.failpoints:
+        found.append(advice("SLUICEWAY_FAILPOINTS is set: processes fail on purpose", "unset it outside of tests"))
+    if not settings.storage_url and not settings.oss_url:
+        do = "set SLUICEWAY_STORAGE_URL (file:///, s3://, gs://, az://) or SLUICEWAY_OSS_URL"
+        found.append(problem("results have no place", do))
+    return found or [fine("every setting is known and has a value that can be used")]
+
+
+async def examine_secrets(settings: Settings) -> list[Finding]:
+    """The key ring opens what it seals."""
+    try:
+        ring = KeyRing(settings.secret_keys.get_secret_value())
+        ring.open(ring.seal(b"probe", "doctor"), "doctor")
+    except BadKeyRing as error:
+        return [problem(str(error), "`sluiceway secrets new` prints a key; keep old keys at the end of the ring")]
+    return [fine("SLUICEWAY_SECRET_KEYS seals and opens")]
+
+
+async def examine_storage(settings: Settings) -> list[Finding]:
+    """The place of results takes an object, gives it back and deletes it."""
+    if settings.oss_url:
+        return [await _file_service(settings.oss_url)]
+    if not settings.storage_url:
+        return []
+    key = f".sluiceway-doctor/{uuid.uuid4().hex}"
+    try:
+        store = open_store(settings.storage_url)
+        async with asyncio.timeout(_SECONDS):
+            await obstore.put_async(store, key, b"probe")
+            there = bytes(await (await obstore.get_async(store, key)).bytes_async())
+            await obstore.delete_async(store, key)
+    except BadStorageUrl as error:
+        return [problem(str(error), "correct SLUICEWAY_STORAGE_URL")]
+    except (BaseError, OSError, TimeoutError) as error:
+        what = f"results cannot be stored: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        return [problem(what, "check SLUICEWAY_STORAGE_URL, its credentials and its rights")]
+    if there != b"probe":
+        return [problem("the object store gives back other bytes than it was given", "check what stands between")]
+    return [fine("results can be stored, read and deleted")]
+
+
+async def _file_service(url: str) -> Finding:
+    address = urlsplit(url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(address.hostname, port)
+    except (OSError, TimeoutError) as error:
+        what = f"the file service at {address.hostname}:{port} cannot be reached: {type(error).__name__}"
+        return problem(what, "check SLUICEWAY_OSS_URL; until it is back outputs wait in staging")
+    writer.close()
+    return fine(f"the file service at {address.hostname}:{port} takes connections")
+
+
+async def examine_staging(settings: Settings) -> list[Finding]:
+    """Outputs can be staged, and the disk has room for them."""
+    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe.write_bytes(b"probe")
+        probe.unlink()
+        disk = shutil.disk_usage(folder)
+    except OSError as error:
+        what = f"nothing can be written to {folder}: {error.strerror or type(error).__name__}"
+        return [problem(what, "check SLUICEWAY_STAGING_DIR and its rights: without it executors take no work")]
+    found = [fine(f"{folder} can be written to, {disk.free // 2**20} MiB are free")]
+    if disk.free < max(_FREE_BYTES, _FREE_SHARE * disk.total):
+        what = f"the disk of {folder} has {disk.free // 2**20} MiB left of {disk.total // 2**20}"
+        found.append(problem(what, "make room: when it is full executors take no work"))
+    elif disk.free < settings.staging_max_bytes:
+        what = f"{disk.free // 2**20} MiB are free, SLUICEWAY_STAGING_MAX_BYTES promises more"
+        found.append(advice(what, "lower it, so that executors stop taking work before the disk is full"))
+    if not settings.staging_dir:
+        what = "SLUICEWAY_STAGING_DIR is not set: outputs are staged in a temporary folder"
+        found.append(advice(what, "set it to a folder that survives a reboot, or such calls are made twice"))
+    return found

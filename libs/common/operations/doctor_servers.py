@@ -1,0 +1,205 @@
+"""How the doctor examines PostgreSQL, Redis and Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import asyncpg
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError
+
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.postgres import migrate
+from libs.common.adapters.postgres.database import UNREACHABLE
+from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.redis.connection import open_redis
+from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic, model_topic
+from libs.common.domain.errors import BrokerUnavailable, GateUnavailable
+from libs.common.operations.doctor import Finding, advice, fine, problem
+from libs.common.settings import Settings
+
+_POSTGRES_VERSION: Final = 15
+_REDIS_VERSION: Final = (7, 0)
+_SKEW_SECONDS: Final = 5.0
+_TRANSACTION_SECONDS: Final = 600.0
+_SECONDS: Final = 5.0
+_CONFIGS_AT_ONCE: Final = 100
+_STATEMENTS: Final = Statements.load()
+
+
+async def examine_postgres(settings: Settings) -> list[Finding]:
+    """Reachable, writable, new enough, with this version's tables, and with a clock like ours."""
+    url = settings.database_url.get_secret_value()
+    try:
+        connection = await asyncpg.connect(url, timeout=_SECONDS, command_timeout=_SECONDS)
+    except (*UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
+        what = f"cannot be reached: {_plain(error)}"
+        return [problem(what, "check SLUICEWAY_DATABASE_URL, and that the server runs and takes connections")]
+    try:
+        return [*await _server(connection), *await _tables(connection, url)]
+    finally:
+        await connection.close(timeout=_SECONDS)
+
+
+async def _server(connection: Any) -> list[Finding]:
+    began = time.time()
+    row = await connection.fetchrow(_STATEMENTS["doctor_server"])
+    skew = row["now"] - (began + time.time()) / 2
+    found = [fine(f"PostgreSQL {row['version']} answers")]
+    if row["major"] < _POSTGRES_VERSION:
+        found.append(problem(f"version {row['version']} is too old", f"upgrade to {_POSTGRES_VERSION} or newer"))
+    if row["standby"]:
+        found.append(problem("it is a standby and takes no writes", "point SLUICEWAY_DATABASE_URL at the primary"))
+    if row["durable"] == "off":
+        found.append(problem("synchronous_commit is off: accepted tasks may vanish in a crash", "set it to on"))
+    if row["autovacuum"] == "off":
+        found.append(problem("autovacuum is off: the queue's tables will grow for ever", "set autovacuum to on"))
+    if abs(skew) > _SKEW_SECONDS:
+        found.append(advice(f"its clock is {skew:+.0f} s from this machine's", "let both follow a time server"))
+    if row["oldest"] > _TRANSACTION_SECONDS:
+        what = f"a transaction has been open for {row['oldest']:.0f} s: nothing newer can be vacuumed"
+        found.append(advice(what, "find it in pg_stat_activity (xact_start) and end it"))
+    return found
+
+
+async def _tables(connection: Any, url: str) -> list[Finding]:
+    there, wanted = await migrate.revisions(url)
+    if not there:
+        return [problem("it has no tables of ours", "run `sluiceway migrate`")]
+    if there != wanted:
+        return [problem(f"its tables are at revision {there}, this version wants {wanted}", "run `sluiceway migrate`")]
+    reading = await connection.fetchval(_STATEMENTS["doctor_readers"])
+    found = [fine(f"the tables are at revision {there}")]
+    if not reading:
+        found.append(advice("no executor is alive: tasks are accepted, but none runs", "start `sluiceway executor`"))
+    return found
+
+
+async def examine_redis(settings: Settings) -> list[Finding]:
+    """Reachable, new enough, and never forgetting a slot that is taken."""
+    try:
+        return await _redis(settings)
+    except ValueError as error:
+        return [problem(f"SLUICEWAY_REDIS_URL is no address: {error}", "write redis://host:port/number")]
+
+
+async def _redis(settings: Settings) -> list[Finding]:
+    async with open_redis(settings.redis_url.get_secret_value(), seconds=_SECONDS) as redis:
+        try:
+            (server, memory) = await redis.command_many([("INFO", "server"), ("INFO", "memory")])
+        except GateUnavailable as error:
+            return [
+                problem(str(error), "check SLUICEWAY_REDIS_URL, and that the server runs; creates get 503 without it")
+            ]
+    facts = _facts(server) | _facts(memory)
+    name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
+    found = [fine(f"{name} answers")]
+    if tuple(int(part) for part in facts["redis_version"].split(".")[:2]) < _REDIS_VERSION:
+        found.append(problem(f"{name} is too old", "upgrade to Redis 7 or Valkey"))
+    policy = facts.get("maxmemory_policy", "unknown")
+    if policy != "noeviction":
+        what = f"maxmemory-policy is {policy}: it may forget slots and permits that are taken"
+        found.append(problem(what, "set maxmemory-policy to noeviction"))
+    used, limit = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
+    if limit and used > 0.8 * limit:
+        found.append(advice(f"{used} of {limit} bytes are used; when it is full creates get 503", "raise maxmemory"))
+    return found
+
+
+async def examine_kafka(settings: Settings, models: Sequence[tuple[int, str]]) -> list[Finding]:
+    """Reachable, with the topics of events and models as they must be."""
+    try:
+        connection = KafkaConnection.of(settings)
+    except OSError as error:
+        return [problem(f"SLUICEWAY_KAFKA_CA_FILE cannot be read: {_plain(error)}", "check its path and its rights")]
+    try:
+        cause = await connection.diagnose()
+    except ValueError as error:
+        cause = f"SLUICEWAY_KAFKA_BOOTSTRAP is no list of host:port ({error})"
+    if cause:
+        do = "check SLUICEWAY_KAFKA_BOOTSTRAP, _SECURITY, user and CA; until it is back tasks are accepted and wait"
+        return [problem(f"cannot be reached: {cause}", do)]
+    topics = KafkaTopics(connection, client_id="sluiceway-doctor", replication=1)
+    try:
+        existing = await topics.existing()
+    except BrokerUnavailable as error:
+        return [problem(f"does not list its topics: {error}", "check the rights of SLUICEWAY_KAFKA_USERNAME")]
+    finally:
+        await topics.close()
+    found = [fine(f"Kafka answers and has {len(existing)} topics"), *_events(settings, existing)]
+    wanted = [model_topic(settings.topic_prefix, id_, name) for id_, name in models]
+    missing = [name for name in wanted if name not in existing]
+    if missing:
+        what = f"{len(missing)} topics of models are missing, for example {missing[0]}"
+        found.append(advice(what, "a running dispatcher makes them; its log says what keeps it"))
+    return found + await _settings_of(connection, [name for name in wanted if name in existing])
+
+
+def _events(settings: Settings, existing: dict[str, int]) -> list[Finding]:
+    name = events_topic(settings.topic_prefix)
+    found = []
+    if name not in existing:
+        found.append(advice(f"topic {name} is missing", "a running dispatcher makes it; its log says what keeps it"))
+    elif existing[name] != EVENT_PARTITIONS:
+        what = f"topic {name} has {existing[name]} partitions instead of {EVENT_PARTITIONS}"
+        found.append(advice(what, "consumers may see a task's events out of order: make it anew while nothing runs"))
+    return found
+
+
+async def _settings_of(connection: KafkaConnection, topics: Sequence[str]) -> list[Finding]:
+    """Readers start by the records' own times: a topic that stamps them anew lets messages be missed."""
+    stamped = []
+    for start in range(0, len(topics), _CONFIGS_AT_ONCE):
+        # Tansu does not answer this question.
+        with suppress(KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError):
+            stamped += await _stamped(connection, topics[start : start + _CONFIGS_AT_ONCE])
+    if not stamped:
+        return []
+    what = f"topic {stamped[0]} stamps records with the broker's time"
+    return [problem(what, "set message.timestamp.type=CreateTime on the topics of models")]
+
+
+async def _stamped(connection: KafkaConnection, topics: Sequence[str]) -> list[str]:
+    admin = AIOKafkaAdminClient(**connection.arguments(), client_id="sluiceway-doctor")
+    await admin.start()
+    try:
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, {"message.timestamp.type": None}) for name in topics]
+        answers = await admin.describe_configs(wanted)
+    finally:
+        await admin.close()
+    return [
+        name
+        for answer in answers
+        for _, _, _, name, entries in answer.resources
+        if any(entry[0] == "message.timestamp.type" and entry[1] != "CreateTime" for entry in entries)
+    ]
+
+
+async def models_of(settings: Settings) -> list[tuple[int, str]]:
+    """(id, name) of the models that exist; none while the database cannot say."""
+    url = settings.database_url.get_secret_value()
+    try:
+        connection = await asyncpg.connect(url, timeout=_SECONDS, command_timeout=_SECONDS)
+    except (*UNREACHABLE, asyncpg.PostgresError, ValueError):
+        return []
+    try:
+        rows = await connection.fetch(_STATEMENTS["doctor_models"])
+        return [(row["id"], row["name"]) for row in rows]
+    except asyncpg.PostgresError:
+        return []
+    finally:
+        await connection.close(timeout=_SECONDS)
+
+
+def _facts(answer: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in answer.decode().splitlines() if ":" in line)
+    return {name: value for name, _, value in lines}
+
+
+def _plain(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ").partition("\n")[0][:300]

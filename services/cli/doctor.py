@@ -1,0 +1,67 @@
+"""`sluiceway doctor`: what is wrong here, and what to do next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.app import app
+
+if TYPE_CHECKING:
+    from libs.common.operations.doctor import Diagnosis
+    from libs.common.settings import Settings
+
+_MARKS = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Examine settings, servers, results and staging; exit code 1 when something keeps the product from working."""
+    from pydantic import ValidationError
+
+    from libs.common.operations.doctor import Diagnosis, problem
+    from libs.common.settings import PREFIX, Settings
+
+    try:
+        diagnosis = asyncio.run(_examine(Settings()))
+    except ValidationError as error:
+        wrong = [
+            problem(f"{PREFIX}{'_'.join(map(str, part['loc'])).upper()}: {part['msg']}", "correct this setting")
+            for part in error.errors(include_input=False)
+        ]
+        diagnosis = Diagnosis({"settings": wrong})
+    print(json.dumps(diagnosis.as_dict())) if as_json else _show(diagnosis)
+    raise typer.Exit(0 if diagnosis.healthy else 1)
+
+
+async def _examine(settings: Settings) -> Diagnosis:
+    from libs.common.operations import doctor_places as places
+    from libs.common.operations import doctor_servers as servers
+    from libs.common.operations.doctor import examine
+    from libs.common.runtime.logging import configure_logging
+
+    configure_logging("doctor", "ERROR", settings.log_format)
+    models = await servers.models_of(settings)
+    return await examine(
+        {
+            "settings": lambda: places.examine_settings(settings, os.environ),
+            "secrets": lambda: places.examine_secrets(settings),
+            "postgres": lambda: servers.examine_postgres(settings),
+            "redis": lambda: servers.examine_redis(settings),
+            "kafka": lambda: servers.examine_kafka(settings, models),
+            "storage": lambda: places.examine_storage(settings),
+            "staging": lambda: places.examine_staging(settings),
+        }
+    )
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    for name, found in diagnosis.findings.items():
+        for finding in found:
+            print(f"{_MARKS[finding.level]} {name:9} {finding.what}")
+            if finding.do:
+                print(f"{'':17} -> {finding.do}")

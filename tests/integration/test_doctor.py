@@ -1,0 +1,217 @@
+"""The doctor finds what is wrong with settings, servers and places, and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic, model_topic
+from libs.common.embedded.ports import free_port
+from libs.common.operations import doctor_places, doctor_servers
+from libs.common.operations.doctor import Diagnosis, Finding, examine
+from libs.common.ports_dispatch import TopicPlan
+from libs.common.settings import Settings
+from tests.support.house import House
+from tests.support.servers import BrokerChoice
+
+KEYS = "t:" + base64.b64encode(b"t" * 32).decode()
+
+
+def levels(found: list[Finding]) -> set[str]:
+    return {finding.level for finding in found}
+
+
+def told(found: list[Finding], word: str) -> Finding:
+    """The one finding that is no good news and has a word in it."""
+    (finding,) = [one for one in found if one.level != "ok" and word in one.what]
+    assert finding.do
+    return finding
+
+
+@pytest.fixture
+def settings(house: House, redis_url: str, tmp_path: Path, topic_prefix: str) -> Settings:
+    return Settings(
+        database_url=house.database_url,
+        redis_url=redis_url,
+        kafka_bootstrap=f"127.0.0.1:{free_port()}",
+        topic_prefix=topic_prefix,
+        storage_url=(tmp_path / "objects").as_uri(),
+        staging_dir=str(tmp_path / "staging"),
+        secret_keys=KEYS,
+    )
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    return settings.model_copy(update={name: _as_is(settings, name, value) for name, value in changes.items()})
+
+
+def _as_is(settings: Settings, name: str, value: Any) -> Any:
+    kind = type(getattr(settings, name))
+    return kind(value)
+
+
+async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, settings: Settings) -> None:
+    found = await doctor_servers.examine_postgres(settings)
+    assert levels(found) == {"ok", "advice"}
+    assert "executor" in told(found, "no executor").do
+    await house.executor()
+    assert levels(await doctor_servers.examine_postgres(settings)) == {"ok"}
+
+    await house.sql("UPDATE alembic_version SET version_num = '0000'")
+    try:
+        finding = told(await doctor_servers.examine_postgres(settings), "revision 0000")
+        assert (finding.level, finding.do) == ("problem", "run `sluiceway migrate`")
+    finally:
+        await house.sql("UPDATE alembic_version SET version_num = '0001'")
+    away = changed(settings, database_url=f"postgresql://x:secret@127.0.0.1:{free_port()}/y")
+    finding = told(await doctor_servers.examine_postgres(away), "cannot be reached")
+    assert "ConnectionRefusedError" in finding.what
+    assert "secret" not in finding.what
+
+
+async def test_a_database_without_tables(settings: Settings, postgres_server: str) -> None:
+    finding = told(await doctor_servers.examine_postgres(changed(settings, database_url=postgres_server)), "no tables")
+    assert finding.level == "problem"
+
+
+async def test_a_database_that_may_lose_what_it_accepted(house: House, settings: Settings) -> None:
+    name = await house.value("SELECT current_database()")
+    await house.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    try:
+        told(await doctor_servers.examine_postgres(settings), "synchronous_commit")
+    finally:
+        await house.sql(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+@pytest.fixture
+async def forgetful(house: House) -> AsyncIterator[None]:
+    await house.redis.command_many([("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")])
+    yield
+    await house.redis.command_many([("CONFIG", "SET", "maxmemory-policy", "noeviction")])
+
+
+async def test_redis_in_order_and_away(settings: Settings) -> None:
+    assert levels(await doctor_servers.examine_redis(settings)) == {"ok"}
+    away = changed(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")
+    assert told(await doctor_servers.examine_redis(away), "Redis").level == "problem"
+    told(await doctor_servers.examine_redis(changed(settings, redis_url="nonsense")), "no address")
+
+
+@pytest.mark.usefixtures("forgetful")
+async def test_a_redis_that_forgets(settings: Settings) -> None:
+    assert "noeviction" in told(await doctor_servers.examine_redis(settings), "allkeys-lru").do
+
+
+async def test_kafka_away_is_told_with_its_cause(settings: Settings) -> None:
+    finding = told(await doctor_servers.examine_kafka(settings, []), "cannot be reached")
+    assert "127.0.0.1" in finding.what
+    unreadable = changed(settings, kafka_ca_file="/none.pem", kafka_security="SSL")
+    told(await doctor_servers.examine_kafka(unreadable, []), "SLUICEWAY_KAFKA_CA_FILE")
+
+
+async def test_topics_of_kafka(settings: Settings, kafka_bootstrap: str, broker_choice: BrokerChoice) -> None:
+    here = changed(settings, kafka_bootstrap=kafka_bootstrap, broker=broker_choice.kind)
+    found = await doctor_servers.examine_kafka(here, [(1, "m")])
+    assert told(found, events_topic(here.topic_prefix)).level == "advice"
+    told(found, model_topic(here.topic_prefix, 1, "m"))
+    topics = KafkaTopics(KafkaConnection.of(here), client_id="test", replication=1)
+    try:
+        good = {events_topic(here.topic_prefix): EVENT_PARTITIONS, model_topic(here.topic_prefix, 1, "m"): 1}
+        await topics.ensure({name: TopicPlan(partitions, 3_600_000) for name, partitions in good.items()})
+        assert levels(await doctor_servers.examine_kafka(here, [(1, "m")])) == {"ok"}
+        other = changed(here, topic_prefix=f"{here.topic_prefix}x")
+        await topics.ensure({events_topic(other.topic_prefix): TopicPlan(3, None)})
+        told(await doctor_servers.examine_kafka(other, []), "3 partitions")
+    finally:
+        await topics.close()
+
+
+async def test_settings_secrets_and_places(settings: Settings, tmp_path: Path) -> None:
+    fine = {"SLUICEWAY_TOPIC_PREFIX": "x", "HOME": "/"}
+    assert levels(await doctor_places.examine_settings(settings, fine)) == {"ok"}
+    told(await doctor_places.examine_settings(settings, {"SLUICEWAY_TOPIC_PREFIXX": "x"}), "SLUICEWAY_TOPIC_PREFIXX")
+    told(await doctor_places.examine_settings(changed(settings, storage_url=""), {}), "no place")
+    told(await doctor_places.examine_settings(changed(settings, failpoints="x"), {}), "on purpose")
+
+    assert levels(await doctor_places.examine_secrets(settings)) == {"ok"}
+    assert "secrets new" in told(await doctor_places.examine_secrets(changed(settings, secret_keys="")), "empty").do
+
+    assert levels(await doctor_places.examine_storage(settings)) == {"ok"}
+    assert [path for path in (tmp_path / "objects").rglob("*") if path.is_file()] == []
+    (tmp_path / "file").write_text("")
+    blocked = (tmp_path / "file").as_uri()
+    assert levels(await doctor_places.examine_storage(changed(settings, storage_url=blocked))) == {"problem"}
+    assert levels(await doctor_places.examine_storage(changed(settings, storage_url="ftp://x"))) == {"problem"}
+    nobody = changed(settings, oss_url=f"http://127.0.0.1:{free_port()}")
+    told(await doctor_places.examine_storage(nobody), "file service")
+
+    assert "problem" not in levels(await doctor_places.examine_staging(settings))
+    blocked = str(tmp_path / "file" / "staging")
+    told(await doctor_places.examine_staging(changed(settings, staging_dir=blocked)), "nothing can be written")
+
+
+async def test_a_full_disk_is_seen_before_it_is_full(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Disk:
+        total, free = 100 * 2**30, 2 * 2**30
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Disk)
+    assert told(await doctor_places.examine_staging(settings), "left of").level == "problem"
+    Disk.free = 8 * 2**30
+    assert told(await doctor_places.examine_staging(settings), "promises more").level == "advice"
+
+
+async def test_an_examination_that_fails_hides_no_other() -> None:
+    async def breaks() -> list[Finding]:
+        raise RuntimeError("no idea")
+
+    async def works() -> list[Finding]:
+        return [Finding("ok", "fine")]
+
+    diagnosis = await examine({"a": breaks, "b": works})
+    assert not diagnosis.healthy
+    assert "no idea" in diagnosis.as_dict()["problems"][0]["what"]
+    assert diagnosis.as_dict()["ok"] == [{"check": "b", "what": "fine"}]
+    assert Diagnosis({"b": [Finding("advice", "x", "y")]}).healthy
+
+
+async def test_the_command(settings: Settings, kafka_bootstrap: str, broker_choice: BrokerChoice) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")} | {
+        "SLUICEWAY_DATABASE_URL": settings.database_url.get_secret_value(),
+        "SLUICEWAY_REDIS_URL": settings.redis_url.get_secret_value(),
+        "SLUICEWAY_KAFKA_BOOTSTRAP": kafka_bootstrap,
+        "SLUICEWAY_BROKER": broker_choice.kind,
+        "SLUICEWAY_STORAGE_URL": settings.storage_url,
+        "SLUICEWAY_STAGING_DIR": settings.staging_dir,
+        "SLUICEWAY_SECRET_KEYS": KEYS,
+    }
+    code, out = await command(environment, "--json")
+    diagnosis = json.loads(out)
+    assert (code, diagnosis["healthy"], diagnosis["problems"]) == (0, True, [])
+    assert {entry["check"] for entry in diagnosis["ok"]} == {
+        "settings", "secrets", "postgres", "redis", "kafka", "storage", "staging"
+    }  # fmt: skip
+    code, out = await command(environment | {"SLUICEWAY_SECRET_KEYS": "", "SLUICEWAY_TYPO": "1"})
+    assert code == 1
+    assert "PROBLEM settings  SLUICEWAY_TYPO" in out
+    assert "PROBLEM secrets" in out
+    code, out = await command(environment | {"SLUICEWAY_EXECUTOR_SLOTS": "many"}, "--json")
+    assert code == 1
+    assert "SLUICEWAY_EXECUTOR_SLOTS" in json.loads(out)["problems"][0]["what"]
+
+
+async def command(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", "doctor", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()

@@ -1,0 +1,96 @@
+"""The HTTP file service of contract 5, with faults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One request as the service saw it."""
+
+    authorization: str
+    user_info: str
+    part: str
+    file_name: str
+    content_type: str
+    content: bytes
+
+
+@dataclass
+class StandInFileService:
+    """`files` is what it keeps by name, `uploads` all that was sent to it; the other fields are its faults."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    uploads: list[Upload] = field(default_factory=list)
+    accepted: tuple[str, ...] = ()  #: values of Authorization; empty accepts all
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    answer: Any = None  #: in place of the right one
+    loses_answers: bool = False
+    hangs: bool = False
+    refuses_early: bool = False
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        if self.refuses_early:
+            return web.json_response({"message": "too large"}, status=413)
+        upload = await _upload(request)
+        self.uploads.append(upload)
+        if self.accepted and upload.authorization not in self.accepted:
+            return web.json_response({"message": f"{upload.authorization} is expired"}, status=401)
+        if self.hangs:
+            await self.released.wait()
+        if self.status != 200:
+            return web.Response(status=self.status, text="out of order", headers=self.headers)
+        if self.answer is not None:
+            return web.json_response(self.answer)
+        self.files[upload.file_name] = upload.content
+        if self.loses_answers:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response(
+            {"code": 0, "message": "OK", "data": {"fileURL": f"{self.url}/f/{upload.file_name}", "fileFormat": "png"}}
+        )
+
+
+async def _upload(request: web.Request) -> Upload:
+    assert request.content_length is not None, "some file services take no chunked requests"
+    reader = await request.multipart()
+    part = await reader.next()
+    assert part is not None
+    content = await part.read(decode=False)  # type: ignore[union-attr]
+    assert await reader.next() is None
+    return Upload(
+        request.headers.get("Authorization", ""),
+        request.headers.get("X-User-Info", ""),
+        part.name or "",  # type: ignore[union-attr]
+        part.filename or "",  # type: ignore[union-attr]
+        part.headers["Content-Type"],
+        bytes(content),
+    )
+
+
+@asynccontextmanager
+async def stand_in_file_service(path: str = "/oss/file/uploadFile") -> AsyncIterator[StandInFileService]:
+    """The service on a free port."""
+    service = StandInFileService()
+    app = web.Application(client_max_size=64 * 2**20)
+    app.router.add_post(path, service.serve)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    service.url = f"http://{host}:{port}"
+    try:
+        yield service
+    finally:
+        service.released.set()
+        await runner.cleanup()

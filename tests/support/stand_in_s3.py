@@ -1,0 +1,63 @@
+"""The few calls of S3 that uploads need, with faults: enough to see what goes over the wire, no object store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+
+@dataclass
+class StandInS3:
+    """Objects by key, the requests seen, and `status`: what every request is answered with while it is set."""
+
+    url: str = ""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    status: int = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        key, body = request.match_info["key"], await request.read()
+        self.requests.append(f"{request.method} {request.path_qs}")
+        if self.status:
+            return web.Response(status=self.status, text="<Error><Code>Told</Code></Error>")
+        if request.method == "POST" and "uploads" in request.query:
+            self.parts[key] = {}
+            self.headers[key] = dict(request.headers)
+            return web.Response(text=f"<R><Bucket>b</Bucket><Key>{key}</Key><UploadId>u1</UploadId></R>")
+        if request.method == "PUT" and "partNumber" in request.query:
+            self.parts[key][int(request.query["partNumber"])] = body
+            return web.Response(headers={"ETag": '"part"'})
+        if request.method == "POST":
+            self.objects[key] = b"".join(part for _, part in sorted(self.parts.pop(key).items()))
+            return web.Response(text='<R><Location>l</Location><ETag>"whole"</ETag></R>')
+        if request.method == "PUT":
+            self.objects[key], self.headers[key] = body, dict(request.headers)
+            return web.Response(headers={"ETag": '"whole"'})
+        if request.method == "DELETE":
+            self.parts.pop(key, None)
+            return web.Response(status=204)
+        return web.Response(status=404)
+
+
+@asynccontextmanager
+async def stand_in_s3() -> AsyncIterator[StandInS3]:
+    """The stand-in on a free port; buckets are the first part of the path."""
+    store = StandInS3()
+    app = web.Application(client_max_size=64 * 2**20)
+    app.router.add_route("*", "/{bucket}/{key:.*}", store.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    store.url = site.name
+    host, port = runner.addresses[0][:2]
+    store.url = f"http://{host}:{port}"
+    try:
+        yield store
+    finally:
+        await runner.cleanup()

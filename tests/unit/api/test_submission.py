@@ -1,0 +1,194 @@
+"""What becomes of a slot on every way that a create can end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from libs.common.domain.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    Exhausted,
+    GateUnavailable,
+    NotFound,
+    OutcomeUnknown,
+    Unavailable,
+)
+from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
+from libs.common.operations.model_cache import ModelCache
+from libs.common.ports import SlotRequest, SlotVerdict
+from libs.common.ports_tasks import Created, Creation, IdempotencyKey, KeyOwner, LaneClosed, NewTask, Repeated, Tasks
+from libs.common.runtime.coalescer import Coalescer
+from services.api import submission
+from services.api.submission import Order, Submission, TaskWriter
+from tests.support.fakes_redis import FakeHints, FakeQueueGate
+
+CALLER = KeyOwner(1, 7, "shop", frozenset({"submit"}))
+MODEL = Model(id=3, lane=5, tenant_id=7, name="m", base_url="http://m", queue_limit=2)
+KEY = IdempotencyKey("POST /v1/tasks", b"key", b"body")
+
+Behaviour = Callable[[NewTask, int], Creation]
+
+
+class Store:
+    """Answers creates by `behave`, and remembers who owns which key."""
+
+    def __init__(self) -> None:
+        self.behave: Behaviour = created
+        self.earlier: Repeated | None = None
+        self.batches: list[list[NewTask]] = []
+
+    async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
+        self.batches.append(list(tasks))
+        return [self.behave(task, number) for number, task in enumerate(tasks, 100)]
+
+    async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
+        return [self.earlier for _ in tasks]
+
+
+class NoModels:
+    async def find(self, tenant_id: int, name: str) -> Model | None:
+        return None
+
+
+class Desk:
+    """A submission over fakes."""
+
+    def __init__(self) -> None:
+        self.store, self.gate, self.hints = Store(), FakeQueueGate(), FakeHints()
+        self.cache = ModelCache(cast(Any, NoModels()))
+        self.cache.put(MODEL)
+        self.slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(self.gate.take_many)
+        self.writes: Coalescer[NewTask, Creation] = Coalescer(TaskWriter(cast(Tasks, self.store), self.hints).write)
+        earlier: Coalescer[NewTask, Repeated | None] = Coalescer(self.store.earlier_many)
+        self.submission = Submission(self.cache, self.gate, self.slots, self.writes, earlier)
+
+    async def submit(self, **order: Any) -> submission.Accepted:
+        return await self.submission.submit(CALLER, Order(**{"model": "m", "payload": b"{}", **order}))
+
+    @property
+    def taken(self) -> int:
+        return self.gate.lane(MODEL.lane).count()
+
+
+def created(task: NewTask, number: int) -> Creation:
+    return Created(task.public_id, number, task.lane, draft=False)
+
+
+def raising(error: Exception) -> Behaviour:
+    def behave(task: NewTask, number: int) -> Creation:
+        raise error
+
+    return behave
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+async def test_an_accepted_task_keeps_its_slot(desk: Desk) -> None:
+    accepted = await desk.submit(trace="t", biz_name="b")
+    assert (accepted.status, accepted.replayed) == (TaskStatus.SUBMITTED, False)
+    ((task,),) = desk.store.batches
+    assert (task.lane, task.tenant_id, task.creator, task.biz_name, task.trace) == (5, 7, "shop", "b", "t")
+    assert task.public_id == accepted.public_id
+    assert desk.taken == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "raised", "slots"),
+    [
+        (raising(DatabaseUnavailable("away")), DatabaseUnavailable, 0),
+        (raising(Unavailable("closed")), Unavailable, 0),
+        (raising(OutcomeUnknown("cut")), OutcomeUnknown, 1),
+        (raising(ValueError("a surprise")), ValueError, 1),
+        (lambda task, number: LaneClosed(), NotFound, 0),
+        (lambda task, number: Repeated(uuid4(), same_body=False), Conflict, 0),
+    ],
+)
+async def test_the_slot_goes_back_only_when_nothing_was_written(
+    desk: Desk, end: Behaviour, raised: type[Exception], slots: int
+) -> None:
+    desk.store.behave = end
+    with pytest.raises(raised):
+        await desk.submit(key=KEY)
+    assert desk.taken == slots
+
+
+async def test_a_repeated_key_gives_its_slot_back(desk: Desk) -> None:
+    first = submission.uuid7()
+    desk.store.behave = lambda task, number: Repeated(first, same_body=True)
+    accepted = await desk.submit(key=KEY, not_before=datetime.fromisoformat("2020-01-01T00:00:00Z"))
+    assert (accepted.public_id, accepted.replayed, accepted.status) == (first, True, TaskStatus.SUBMITTED)
+    assert desk.taken == 0
+
+
+@pytest.mark.parametrize("why", ["full", "disabled", "unknown", "away"])
+async def test_a_repeated_key_beats_every_refusal(desk: Desk, why: str) -> None:
+    first = submission.uuid7()
+    match why:
+        case "full":
+            for name in ("a", "b"):
+                desk.gate.lane(MODEL.lane).put(name, 60_000)
+            refusal: type[Exception] = Exhausted
+        case "disabled":
+            desk.cache.put(Model(**{**_fields(MODEL), "enabled": False, "version": 2}))
+            refusal = Conflict
+        case "unknown":
+            desk.cache.put(Model(**{**_fields(MODEL), "deleted": True, "version": 2}))
+            refusal = NotFound
+        case _:
+            desk.gate.available = False
+            refusal = GateUnavailable
+    for key in (None, KEY):
+        with pytest.raises(refusal):
+            await desk.submit(key=key)
+    desk.store.earlier = Repeated(first, same_body=True)
+    assert (await desk.submit(key=KEY)).public_id == first
+    with pytest.raises(refusal):
+        await desk.submit()
+    assert not desk.store.batches
+
+
+async def test_a_stopping_process_gives_the_slot_back(desk: Desk) -> None:
+    await desk.writes.close(1)
+    with pytest.raises(Unavailable):
+        await desk.submit()
+    assert desk.taken == 0
+
+
+async def test_neighbours_share_a_flush_and_a_hint(desk: Desk) -> None:
+    desk.cache.put(Model(**{**_fields(MODEL), "queue_limit": 50, "version": 2}))
+    await asyncio.gather(*[desk.submit(priority=priority) for priority in (5, 2, 2, 9)])
+    assert [len(batch) for batch in desk.store.batches] == [4]
+    assert desk.hints.lines == [("sw:dispatch", "5 1 2 101")]
+
+
+async def test_a_slow_commit_lets_its_callers_go_and_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission, "_WRITE_SECONDS", 0.05)
+    go_on = asyncio.Event()
+    prompt = desk.store.create_many
+
+    async def slow(tasks: Sequence[NewTask]) -> list[Creation]:
+        await go_on.wait()
+        return await prompt(tasks)
+
+    monkeypatch.setattr(desk.store, "create_many", slow)
+    with pytest.raises(OutcomeUnknown):
+        await desk.submit()
+    assert desk.taken == 1
+    (late,) = (task for task in asyncio.all_tasks() if task.get_name() == "create-tasks")
+    go_on.set()
+    await asyncio.wait_for(late, 2)
+    assert desk.hints.lines == [("sw:dispatch", "5 1 0 100")]
+
+
+def _fields(model: Model) -> dict[str, Any]:
+    return {name: getattr(model, name) for name in Model.__slots__}
