@@ -124,7 +124,7 @@ class Attempts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedPartition:
-    """A partition with published rows that nobody has claimed; `age` of the oldest in seconds, by PostgreSQL's clock."""
+    """A partition with published rows that nobody has claimed; `age` of the oldest in seconds."""
 
     lane: int
     model_id: int

@@ -128,7 +128,7 @@ class Tasks(Protocol):
         """Write each task with its payload and dispatch row, all in one transaction; answers in order."""
 
     async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
-        """The earlier task that each one's key belongs to, in order; None for a key that is free. Every task has a key."""
+        """The earlier task that each one's key belongs to, in order; None for a free key. Every task has a key."""
 
     async def final_among(self, tasks: Sequence[tuple[int, UUID]]) -> set[UUID]:
         """Those of these (tenant, public id) that have come to their end, or are gone."""

@@ -15,10 +15,14 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from libs.common.embedded.ports import free_port
+from services.cli import config, keys, migrate
+from services.cli.app import app
 from tests.support.api import DEAD_POSTGRES, Api, until_true
 
+assert config and keys and migrate  # imported for their commands
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
@@ -35,18 +39,10 @@ def environment(stores: tuple[str, str], **more: str) -> dict[str, str]:
 
 
 async def command(stores: tuple[str, str], *arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.cli",
-        *arguments,
-        env=environment(stores),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    """A command in a thread of this process: starting another one for each takes seconds."""
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment(stores))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from uuid_utils.compat import uuid7
 
 from libs.common.domain.errors import (
     Conflict,
@@ -123,7 +124,7 @@ async def test_the_slot_goes_back_only_when_nothing_was_written(
 
 
 async def test_a_repeated_key_gives_its_slot_back(desk: Desk) -> None:
-    first = submission.uuid7()
+    first = uuid7()
     desk.store.behave = lambda task, number: Repeated(first, same_body=True)
     accepted = await desk.submit(key=KEY, not_before=datetime.fromisoformat("2020-01-01T00:00:00Z"))
     assert (accepted.public_id, accepted.replayed, accepted.status) == (first, True, TaskStatus.SUBMITTED)
@@ -132,7 +133,7 @@ async def test_a_repeated_key_gives_its_slot_back(desk: Desk) -> None:
 
 @pytest.mark.parametrize("why", ["full", "disabled", "unknown", "away"])
 async def test_a_repeated_key_beats_every_refusal(desk: Desk, why: str) -> None:
-    first = submission.uuid7()
+    first = uuid7()
     match why:
         case "full":
             for name in ("a", "b"):
