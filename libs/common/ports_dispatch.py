@@ -147,8 +147,9 @@ class Events(Protocol):
     async def hold_relay(self) -> bool:
         """Be the one relay from now on, while the connection behind it lives; False when another one is."""
 
-    async def after(self, cursor: int, limit: int, missing: Sequence[int]) -> list[EventRow]:
-        """Events numbered above the cursor in order, and those of the missing numbers that exist by now."""
+    async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
+        """Events numbered above the cursor in order, and those of the missing numbers that exist by now; those that
+        were sent, which are neither, are forgotten on the way."""
 
     async def due(self, limit: int) -> list[EventRow]:
         """Refused events whose time has come again."""

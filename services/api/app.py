@@ -55,6 +55,7 @@ def rest_app() -> FastAPI:
         app.add_exception_handler(kind, _answer_problem)
     described = openapi.document(app)
     app.openapi = lambda: described  # type: ignore[method-assign]  # FastAPI's documented way to give its own
+    app.state.methods = openapi.Methods(described)
     return app
 
 
@@ -162,4 +163,8 @@ def _traceparent(scope: Scope) -> bytes | None:
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
-    return ProblemAnswer(problem_of(error), trace_id_of(request.scope["trace"]))
+    problem = problem_of(error)
+    methods = request.app.state.methods.of(request.url.path) if problem.status_code == 405 else []
+    if methods:  # the framework knows the methods of one route alone
+        problem.headers = {"Allow": ", ".join(methods)}
+    return ProblemAnswer(problem, trace_id_of(request.scope["trace"]))

@@ -16,7 +16,7 @@ SCOPES: Final = ("submit", "read", "operate", "admin")
 #: A revoked key is refused everywhere after this long.
 CACHE_SECONDS: Final = 1.0
 _MOST_REMEMBERED: Final = 10_000
-#: 256 random bits; such a key needs no slow hash (decision 31).
+#: 256 random bits; such a key needs no slow hash.
 _KEY: Final = re.compile(rb"[Bb]earer +(sw_[A-Za-z0-9_-]{43})")
 
 

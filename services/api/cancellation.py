@@ -37,7 +37,7 @@ class Cancellation:
 
 
 class Canceling:
-    """Ends tasks that wait, and asks for the end of those that run. The first terminal write wins (decision 25)."""
+    """Ends tasks that wait, and asks for the end of those that run. The first terminal write wins."""
 
     def __init__(self, tasks: Tasks, gate: QueueGate, hints: Hints) -> None:
         self._tasks = tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Annotated, Any, Final
 
@@ -15,7 +16,8 @@ from services.api.problems import CONTENT_TYPE
 from services.api.routes import models, tasks
 from services.api.routes.context import Submitter
 from services.api.routes.documented import answers
-from services.api.schemas import AcceptedOut, BatchOut, TaskBatchIn, TaskIn
+from services.api.schemas import TaskBatchIn, TaskIn
+from services.api.schemas_out import AcceptedOut, BatchOut
 
 DESCRIPTION: Final = """Carries slow AI-model calls for many tenants.
 
@@ -119,6 +121,23 @@ def document(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         described["components"]["schemas"].pop(unused, None)
     return described
+
+
+class Methods:
+    """Which methods a path has, the bypassing routes included: what `Allow` must say."""
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        # Literal paths first: /v1/tasks/batch is no task id.
+        paths = sorted(described["paths"].items(), key=lambda item: "{" in item[0])
+        self._known = [(_template(path), sorted(map(str.upper, operations))) for path, operations in paths]
+
+    def of(self, path: str) -> list[str]:
+        """The methods; empty for a path that is not described."""
+        return next((methods for template, methods in self._known if template.fullmatch(path)), [])
+
+
+def _template(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path).replace(r"\{task_id\}", "[^/]+").replace(r"\{name\}", ".+"), re.DOTALL)
 
 
 def _mend(operation: dict[str, Any], route: APIRoute) -> None:

@@ -1,9 +1,8 @@
-"""What callers of /v1 send and get, as pydantic models: validation of requests, and the OpenAPI document."""
+"""What callers of /v1 send, as pydantic models: they check requests and describe them in the OpenAPI document."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -20,9 +19,6 @@ API_KEY_LIMIT: Final = 16_384
 _SMALLEST_INT: Final = -2_147_483_647
 _LARGEST_INT: Final = 2_147_483_647
 
-StatusWord = Literal[
-    "draft", "submitted", "queued", "processing", "generated", "migrating", "success", "failed", "timeout", "canceled"
-]
 STATUS_BY_WORD: Final = {status.word: status for status in TaskStatus}
 
 
@@ -38,10 +34,16 @@ def _instant_text(value: Any) -> Any:
     return value
 
 
+def _integer(value: Any) -> Any:
+    """JSON knows one kind of number: 1.0 is the integer 1 (JSON Schema agrees), while true and "1" are none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, AfterValidator(_storable)]
+Integer = Annotated[int, BeforeValidator(_integer)]
 #: Text in JSON; pydantic's strict mode would want a datetime object, its lax mode would take numbers too.
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), Field(strict=False)]
-Int32 = Annotated[int, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
+Int32 = Annotated[Integer, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
 AnyJson = Annotated[Any, WithJsonSchema({"description": "Any JSON value, handed to the model byte for byte."})]
 
 
@@ -60,7 +62,7 @@ class TaskIn(_Request):
         "", max_length=BIZ_NAME_LIMIT, description="The caller's own name for it; can be filtered by."
     )
     input_ref: Text = Field("", max_length=INPUT_REF_LIMIT, description="Reference to input that lies elsewhere.")
-    priority: int = Field(0, ge=-32_768, le=32_767, description="Smaller starts first, inside one model.")
+    priority: Integer = Field(0, ge=-32_768, le=32_767, description="Smaller starts first, inside one model.")
     not_before: Instant | None = Field(None, description="Does not start earlier; at most a year ahead.")
 
 
@@ -101,7 +103,9 @@ class PageQuery(_Request):
 class ModelChange(_Request):
     """The fields of a model that a caller may set. Absent or null: unchanged, or the default of a new one."""
 
-    name: Text | None = Field(None, description="Routing key, unique inside the tenant.")
+    name: Text | None = Field(
+        None, min_length=1, max_length=NAME_LIMIT, description="Routing key, unique inside the tenant."
+    )
     base_url: Text | None = Field(None, min_length=1, max_length=2_048, description="Joined with route by one slash.")
     route: Text | None = Field(None, max_length=2_048)
     http_method: Text | None = Field(
@@ -135,210 +139,5 @@ class ModelChange(_Request):
 class ModelIn(ModelChange):
     """A model to be made."""
 
-    name: Text = Field(description="Routing key, unique inside the tenant.")
+    name: Text = Field(min_length=1, max_length=NAME_LIMIT, description="Routing key, unique inside the tenant.")
     base_url: Text = Field(min_length=1, max_length=2_048, description="Joined with route by one slash.")
-
-
-class ModelOut(BaseModel):
-    """A model as its tenant sees it."""
-
-    id: str
-    name: str
-    base_url: str
-    route: str
-    http_method: Literal["GET", "POST"]
-    api_key: Literal["", "********"] = Field(description="A mask; sending it back changes nothing.")
-    enabled: bool
-    max_concurrency: int
-    queue_limit: int
-    timeout_seconds: int
-    expected_seconds: int
-    retry_times: int
-    retry_queue_max_seconds: int
-    auto_clean_seconds: int
-    adapter: str
-    adapter_config: dict[str, Any]
-    poll_seconds: int
-    job_timeout_seconds: int
-    price: int
-    remark: str
-    version: int = Field(description="Grows with every change; also the ETag.")
-
-
-class ModelPage(BaseModel):
-    """Models, newest first."""
-
-    items: list[ModelOut]
-    next_cursor: str | None
-
-
-class FileOut(BaseModel):
-    """A file of a result."""
-
-    url: str
-    type: str
-    size: int
-    sha256: str
-    name: str
-
-
-class ResultOut(BaseModel):
-    """What a success produced; the first file's address, type and size, and all files."""
-
-    url: str
-    type: str
-    size: int
-    files: list[FileOut]
-
-
-class ErrorOut(BaseModel):
-    """Why the last attempt failed."""
-
-    code: str
-    message: str
-
-
-class TimesOut(BaseModel):
-    """Instants in UTC; null while they have not come."""
-
-    created_at: datetime
-    not_before: datetime | None
-    due_at: datetime | None = Field(description="When it goes on by itself: a draft's start, a failed attempt's retry.")
-    started_at: datetime | None
-    generated_at: datetime | None
-    finished_at: datetime | None
-    fetched_at: datetime | None
-    expire_at: datetime | None
-
-
-class TaskOut(BaseModel):
-    """A task as its tenant sees it."""
-
-    id: str
-    model: str
-    status: StatusWord
-    code: int = Field(ge=0, le=9, description="Number of the status.")
-    progress: float = Field(ge=0, le=100, description="Overall progress in percent.")
-    unit_progress: float | None = Field(description="The provider's own percentage, if it has one.")
-    result: ResultOut | None
-    error: ErrorOut | None
-    attempt: int
-    executor: str | None
-    heartbeat_at: datetime | None
-    provider_job_id: str | None
-    times: TimesOut
-    creator: str
-    biz_name: str
-    input_ref: str
-    priority: int
-    version: int = Field(description="Grows with every visible change; also the ETag.")
-
-
-class AcceptedOut(BaseModel):
-    """A task that was accepted."""
-
-    id: str
-    model: str
-    status: Literal["draft", "submitted"]
-    code: int
-    progress: float
-
-
-class ProblemErrorOut(BaseModel):
-    """One thing that is wrong, and where."""
-
-    detail: str
-    pointer: str | None = Field(None, description="JSON pointer into the body.")
-    parameter: str | None = Field(None, description="Name of a parameter.")
-
-
-class ProblemOut(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    code: str = Field(description="Stable, for programs.")
-    detail: str
-    errors: list[ProblemErrorOut]
-    trace_id: str
-
-
-class BatchItemOut(BaseModel):
-    """What became of one task of a batch: the accepted task, or its problem."""
-
-    http_status: int = Field(description="202, or the status of the problem.")
-    id: str | None = None
-    model: str | None = None
-    status: Literal["draft", "submitted"] | None = None
-    code: int | None = None
-    progress: float | None = None
-    replayed: bool | None = Field(None, description="True when the Idempotency-Key had made it before.")
-    problem: ProblemOut | None = None
-
-
-class BatchOut(BaseModel):
-    """Verdicts in the order of the request."""
-
-    items: list[BatchItemOut]
-
-
-class TaskPage(BaseModel):
-    """Tasks, newest first. A page may be short, even empty, and still have a next one."""
-
-    items: list[TaskOut]
-    next_cursor: str | None
-
-
-class TaskItems(BaseModel):
-    """Tasks in the order of the ids asked for."""
-
-    items: list[TaskOut]
-
-
-class CancelOut(BaseModel):
-    """What a cancel came to."""
-
-    id: str
-    verdict: Literal["canceled", "cancel_requested", "already_final"] = Field(
-        description="canceled: ended now. cancel_requested: its executor was asked to stop. already_final: too late."
-    )
-    status: StatusWord
-
-
-class AttemptOut(BaseModel):
-    """An attempt that has ended."""
-
-    attempt: int
-    outcome: Literal["success", "failed", "timeout", "canceled", "lost", "staging_lost"]
-    executor: str | None
-    entered_at: datetime | None
-    leased_at: datetime | None
-    started_at: datetime | None
-    generated_at: datetime | None
-    migrating_at: datetime | None
-    ended_at: datetime
-    staged_size: int | None
-    error: ErrorOut | None
-
-
-class AttemptItems(BaseModel):
-    """Ended attempts, oldest first."""
-
-    items: list[AttemptOut]
-
-
-class HistoryOut(BaseModel):
-    """Something that happened to a task beside its attempts."""
-
-    at: datetime
-    kind: str
-    attempt: int
-    version: int
-    detail: str
-
-
-class HistoryItems(BaseModel):
-    """Oldest first."""
-
-    items: list[HistoryOut]

@@ -33,7 +33,8 @@ from services.api.reading import Reading
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
 from services.api.serving import ApiService, open_listener
-from services.api.submission import Submission, TaskWriter
+from services.api.submission import Submission
+from services.api.task_writer import TaskWriter
 from services.api.waiting import WaitRoom
 
 #: How models can be called.

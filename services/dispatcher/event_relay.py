@@ -16,6 +16,7 @@ from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
 from services.dispatcher.event_records import event_record
+from services.dispatcher.pace import Pace
 from services.dispatcher.topic_keeper import TopicKeeper
 
 log = get_logger()
@@ -23,10 +24,10 @@ log = get_logger()
 BATCH: Final = 500
 #: An event that the broker refused this often is dead.
 MAX_SENDS: Final = 20
-_FIRST_PAUSE: Final = 0.01
+#: Hints wake it; this is how often it looks by itself: soon after events came, more and more seldom when none come.
+_FIRST_PAUSE: Final = 0.03
 _LONGEST_PAUSE: Final = 0.5
 _GROWTH: Final = 1.6
-_SPACING: Final = 0.002
 #: How often the right to relay is asked for, or proved to be still ours.
 _HOLD_SECONDS: Final = 2.0
 _REFUSED_LOOK_SECONDS: Final = 1.0
@@ -35,7 +36,7 @@ _CLEAR_SHARE: Final = 50
 
 
 class Gaps:
-    """Numbers below the cursor that were not there yet: their transactions may commit late (decision 15)."""
+    """Numbers below the cursor that were not there yet: their transactions may commit late."""
 
     LIFE_SECONDS: Final = 10.0
     _MOST: Final = 1_000
@@ -101,6 +102,8 @@ class EventRelay:
         self._holding = False
         self._due_at = 0.0
         self._pause_seconds = _FIRST_PAUSE
+        self._pace = Pace(BATCH)
+        self._acknowledged: list[int] = []
 
     def wake(self) -> None:
         """Events were written."""
@@ -126,12 +129,14 @@ class EventRelay:
             except Exception as error:
                 log.error("events.failed", error=type(error).__name__, message=str(error)[:500])
                 await self._start_over(next(delays))
+        await self._settle_at_last()
 
     async def pass_on(self) -> int:
         """Send what is there now; returns how many events were acknowledged. Raises DatabaseUnavailable."""
         began = time.monotonic()
-        cleared = self._clear_when_due(began)
-        rows = await self._events.after(self._cursor, BATCH, self._gaps.missing())
+        cleared = await self._clear_when_due(began)
+        rows = await self._events.after(self._cursor, BATCH, self._gaps.missing(), self._acknowledged)
+        self._acknowledged = []
         if cleared:
             self._clear_at = began + max(_CLEAR_SECONDS, _CLEAR_SHARE * (time.monotonic() - began))
         self._advance([row.id for row in rows])
@@ -139,6 +144,12 @@ class EventRelay:
             self._due_at = began + _REFUSED_LOOK_SECONDS
             rows += await self._events.due(BATCH)
         return await self._send(rows) if rows else 0
+
+    async def settle(self) -> None:
+        """Delete what was acknowledged. Raises DatabaseUnavailable."""
+        if self._acknowledged:
+            await self._events.sent(self._acknowledged)
+            self._acknowledged = []
 
     async def _may_send(self) -> bool:
         """Whether the broker answers, the topic is there and this process is the relay; waits a little if not."""
@@ -164,17 +175,16 @@ class EventRelay:
 
     async def _step(self) -> None:
         self._wake.clear()
-        began = time.monotonic()
-        if await self.pass_on():
-            self._pause_seconds = _FIRST_PAUSE
-        else:
-            self._pause_seconds = min(self._pause_seconds * _GROWTH, _LONGEST_PAUSE)
+        self._pace.begin()
+        sent = await self.pass_on()
+        self._pace.end(sent)
+        self._pause_seconds = _FIRST_PAUSE if sent else min(self._pause_seconds * _GROWTH, _LONGEST_PAUSE)
         try:
-            async with asyncio.timeout(self._pause_seconds):
+            async with asyncio.timeout(0 if sent == BATCH else self._pause_seconds):
                 await self._wake.wait()
         except TimeoutError:
             return
-        await self._pause(began + _SPACING - time.monotonic())
+        await self._pause(self._pace.pause())
 
     async def _send(self, rows: Sequence[EventRow]) -> int:
         await failpoint("dispatcher/before-event-publish")
@@ -185,7 +195,7 @@ class EventRelay:
         published = counter("sluiceway_events_published_total")
         if sent:
             await failpoint("dispatcher/before-event-delete")
-            await self._events.sent(sent)
+            self._acknowledged += sent  # the next read deletes them
             self._keeper.trust(self._topic)
             published.labels(result="acknowledged").inc(len(sent))
         if refused:
@@ -193,6 +203,7 @@ class EventRelay:
             published.labels(result="refused").inc(len(refused))
         if len(sent) + len(refused) < len(rows):
             # They stay where they are and are read again from the beginning.
+            await self.settle()
             self._clear()
             if self._carrier.reachable or await self._carrier.probe():
                 self._keeper.doubt(self._topic)
@@ -213,9 +224,10 @@ class EventRelay:
             self._gaps.skipped(number for number in range(self._cursor + 1, new[-1]) if number not in there)
         self._cursor = new[-1]
 
-    def _clear_when_due(self, now: float) -> bool:
+    async def _clear_when_due(self, now: float) -> bool:
         if now < self._clear_at:
             return False
+        await self.settle()  # else they would be read again
         self._clear()
         return True
 
@@ -224,7 +236,15 @@ class EventRelay:
         self._gaps.clear()
         self._clear_at = time.monotonic() + _CLEAR_SECONDS
 
+    async def _settle_at_last(self) -> None:
+        try:
+            await self.settle()
+        except (Unavailable, OutcomeUnknown) as error:
+            log.warning("events.not_deleted", events=len(self._acknowledged), cause=str(error))
+
     async def _start_over(self, seconds: float) -> None:
+        # What was acknowledged and not deleted is sent again, under the same ids.
+        self._acknowledged = []
         self._clear()
         self._held_at = float("-inf")
         await self._pause(seconds)

@@ -11,7 +11,7 @@ from typing import Final
 
 from libs.common.ports_dispatch import Key, LaneAsk, LaneInfo, LeasedRow, Turn
 
-#: Rows that one turn takes, about, and lanes that it names at most (dispatch.md: a row costs 10 us, a lane 15).
+#: Rows that one turn takes, about, and lanes that it names at most (a row costs 10 us, a lane 15).
 BATCH: Final = 500
 MAX_LANES: Final = 500
 _FIRST: Final = Key(-(2**15), -(2**63))
@@ -144,20 +144,21 @@ class LaneBook:
                 known.seen = _Seen.UNKNOWN
                 self._activate(known)
 
-    def take(self) -> list[LaneAsk]:
-        """The lanes of the next turn. Each `take` is followed by `settle` or `abandon`."""
+    def take(self, batch: int = BATCH) -> list[LaneAsk]:
+        """The lanes of the next turn of about `batch` rows. Each `take` is followed by `settle` or `abandon`."""
         self._clear_cursors_when_due()
-        count = min(len(self._ring), MAX_LANES)
+        lanes = min(batch, MAX_LANES)
+        count = min(len(self._ring), lanes)
         tenants = [self._ring.popleft() for _ in range(count)]
         weights = sum(tenant.weight for tenant in tenants)
         for tenant in tenants:
-            tenant.credit = min(tenant.credit + BATCH * tenant.weight / weights, BATCH)
-            self._take_of(tenant)
+            tenant.credit = min(tenant.credit + batch * tenant.weight / weights, batch)
+            self._take_of(tenant, lanes)
             tenant.in_ring = bool(tenant.lanes)
             if tenant.in_ring:
                 self._ring.append(tenant)
         asks = [self._ask(lane) for lane in self._asked]
-        self._limit = min(sum(ask.quantum for ask in asks), 2 * BATCH)
+        self._limit = min(sum(ask.quantum for ask in asks), 2 * batch)
         self._asked_at = self._clock()
         return asks
 
@@ -193,8 +194,8 @@ class LaneBook:
             self._release(lane, True)
         self._end_turn()
 
-    def _take_of(self, tenant: _Tenant) -> None:
-        lanes = min(len(tenant.lanes), max(1, int(tenant.credit)), MAX_LANES - len(self._asked))
+    def _take_of(self, tenant: _Tenant, most: int) -> None:
+        lanes = min(len(tenant.lanes), max(1, int(tenant.credit)), most - len(self._asked))
         if lanes <= 0 or tenant.credit < 1:
             return
         quantum = -int(-tenant.credit // lanes)
@@ -207,7 +208,7 @@ class LaneBook:
         if lane.epoch != self._epoch:
             self._forget(lane)
         for klass, key in enumerate(lane.hinted):
-            # A row that was committed late, came back or jumped stands behind the cursor (decision 14).
+            # A row that was committed late, came back or jumped stands behind the cursor.
             if key is not None and key < lane.heads[klass]:
                 lane.heads[klass] = key
             lane.hinted[klass] = None

@@ -15,15 +15,13 @@ from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
 from services.dispatcher.lanes import BATCH, LaneBook
+from services.dispatcher.pace import Pace
 from services.dispatcher.publisher import Publisher
 from services.dispatcher.roads import Roads
 
 log = get_logger()
 
-#: Turns begin this far apart; further while so many rows pass that a turn is worth waiting for (decision 14).
-_SPACING: Final = 0.002
-_BUSY_SPACING: Final = 0.015
-_BUSY_ROWS_A_SECOND: Final = 2_000.0
+_SMALLEST_BATCH: Final = 16
 _LOCKED_PAUSE: Final = 0.005
 #: One batch on its way while the next is taken: more would only be given back together when the broker goes.
 _SENDS_AT_ONCE: Final = 2
@@ -58,9 +56,8 @@ class Relay:
         self._room_to_send = asyncio.Semaphore(_SENDS_AT_ONCE)
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
-        self._began = 0.0
-        self._rate = 0.0
-        self._last_rows = 0
+        self._pace = Pace(BATCH)
+        self._batch = BATCH
         self._sweep_at = 0.0
 
     def wake(self) -> None:
@@ -104,7 +101,7 @@ class Relay:
         await self._room_to_send.acquire()
         sending = False
         try:
-            asks = self._book.take()
+            asks = self._book.take(self._batch)
             rows = await self._lease(asks) if asks else []
             if rows:
                 await failpoint("dispatcher/after-lease")
@@ -130,10 +127,9 @@ class Relay:
         if not self._book.has_work:
             await self._rest_idle()
             return
-        await self._space_turns()
-        before, self._began = self._began, time.monotonic()
-        self._last_rows = await self.turn()
-        self._rate += 0.3 * (self._last_rows / max(self._began - before, 1e-3) - self._rate)
+        await self._pause(self._pace.pause())
+        self._pace.begin()
+        self._pace.end(await self.turn())
 
     async def _lease(self, asks: Sequence[LaneAsk]) -> Sequence[LeasedRow]:
         done, self._acknowledged = self._acknowledged, []
@@ -168,6 +164,8 @@ class Relay:
         self._acknowledged.append(rows[0].lease)
         for place in back:
             self._book.work(*place)
+        # A broker that cannot take a batch in time gets smaller ones, lest the same batch go back for ever.
+        self._batch = max(self._batch // 2, _SMALLEST_BATCH) if back else min(self._batch * 2, BATCH)
 
     def _landed(self, send: asyncio.Task[None]) -> None:
         self._sends.discard(send)
@@ -185,13 +183,6 @@ class Relay:
             await self._close_leases()
         elif not self._acknowledged:
             await self._woken_within(seconds)
-
-    async def _space_turns(self) -> None:
-        """So that a turn is worth its commit: not at all while batches come full."""
-        if self._last_rows >= BATCH // 2:
-            return
-        spacing = _BUSY_SPACING if self._rate > _BUSY_ROWS_A_SECOND else _SPACING
-        await self._pause(self._began + spacing - time.monotonic())
 
     async def _sweep_when_due(self) -> None:
         began = time.monotonic()

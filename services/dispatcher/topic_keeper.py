@@ -22,7 +22,7 @@ log = get_logger()
 #: Told the partitions of a topic that can be used now, or None when it cannot.
 OnChange: TypeAlias = Callable[[int | None], None]
 
-_SLICE: Final = 100  # leaders of more show late (kafka.md 4)
+_SLICE: Final = 100  # leaders of more show late
 _RETRY_SECONDS: Final = 0.2
 _LONGEST_REST: Final = 30.0
 

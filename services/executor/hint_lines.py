@@ -17,7 +17,7 @@ CANCEL: Final = "sw:cancel"
 
 
 def tell_placed(hints: Hints, rows: Iterable[Placed]) -> None:
-    """Rows are ready again: the lowest key of each lane and class says where to look (decisions.md 14)."""
+    """Rows are ready again: the lowest key of each lane and class says where to look."""
     lowest: dict[tuple[int, int], Key] = {}
     for lane, klass, key in rows:
         known = lowest.get((lane, klass))

@@ -1,7 +1,7 @@
 """Which partitions are read, and from where: hints, the sweep behind them, the healer, the rebuild.
 
 Reading starts where PostgreSQL's oldest unclaimed row says (by time), never at a commit and never at an end; positions
-are remembered only while the partition stays mine (ownership.md 4). The sweep compares PostgreSQL's unclaimed rows with
+are remembered only while the partition stays mine. The sweep compares PostgreSQL's unclaimed rows with
 what is read: rows of a partition that is not assigned assign it, rows that stay although it is read send the position
 back, and if that does not help, the connection itself is made anew.
 """

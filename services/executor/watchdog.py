@@ -13,7 +13,7 @@ HANGS_SECONDS: Final = 3.0
 class Watchdog:
     """Counts only time in which heartbeats are answered: while PostgreSQL is away, waiting for it is no hanging.
 
-    A stuck owner that beats would keep its partitions for ever, republished rows included (ownership.md, trap 2).
+    A stuck owner that beats would keep its partitions for ever, republished rows included.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,7 +1,7 @@
 """Who is alive, judged by beats that were seen to move.
 
 An executor beats every 2 s. It is presumed dead after 10 s in which *this* janitor asked PostgreSQL successfully all
-the time and saw no beat (decisions.md 20):
+the time and saw no beat:
 
     asked . . . . . . . . . .      an answer every second
     beat  x   x   -   -   -   -    silence runs from the last beat that was seen
@@ -24,7 +24,7 @@ from libs.common.ports_attempts import WatchedBeat
 SILENCE_SECONDS: Final = 10.0
 #: Answers that come further apart than this are no continuous watch: we ask every second.
 _GAP_SECONDS: Final = 2.5
-#: Partitions of an executor that is silent for so long belong to others (ownership.md, R3).
+#: Partitions of an executor that is silent for so long belong to others.
 _READER_SECONDS: Final = 6.0
 
 

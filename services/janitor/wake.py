@@ -18,7 +18,7 @@ class Wake:
         self._hints = hints
 
     def placed(self, rows: Iterable[Placed]) -> None:
-        """Rows are ready: the lowest key of each lane and class says where to look (decisions.md 14)."""
+        """Rows are ready: the lowest key of each lane and class says where to look."""
         lowest: dict[tuple[int, int], Key] = {}
         for lane, klass, key in rows:
             known = lowest.get((lane, klass))

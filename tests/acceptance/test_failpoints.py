@@ -45,6 +45,17 @@ async def failing_once(road: Road, _: ServiceProcess) -> Sequence[str]:
     return await road.submit(tenant, 3, fail=1)
 
 
+async def retry_finds_the_gate_full(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """While a failed task waits for its retry, another one takes the only slot."""
+    tenant = await road.tenant()
+    await road.model(tenant, queue_limit=1, retry_times=5)
+    first = await road.submit(tenant, 1, fail=1)
+    failed = "SELECT count(*) FROM dispatch WHERE state = 3"
+    await until(lambda: _counted(road, failed), 15, "it fails")
+    await road.sql("UPDATE dispatch SET due_at = now() + interval '3 s'")
+    return [*first, *await road.submit(tenant, 1, seconds=6)]
+
+
 async def scheduled(road: Road, _: ServiceProcess) -> Sequence[str]:
     """Tasks whose time is yet to come."""
     tenant = await road.tenant()
@@ -288,6 +299,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "executor/before-beat": (plain, {}),
     "janitor/before-promote": (scheduled, {}),
     "janitor/before-requeue": (failing_once, {}),
+    "janitor/before-put-off": (retry_finds_the_gate_full, {}),
     "janitor/before-rescue": (executor_dies, {}),
     "janitor/before-end-overdue": (overdue, {}),
     "janitor/before-end-waiting": (waiting_too_long, {}),

@@ -71,7 +71,7 @@ async def test_a_task_that_runs_is_canceled_at_the_model_and_its_late_result_is_
 
 
 async def test_one_tenants_flood_does_not_hold_up_another(road: Road) -> None:
-    """decisions.md 35, small: 20 models flood two executors of 100 slots; the other tenant's tasks start at once."""
+    """20 models flood two executors of 100 slots; the other tenant's tasks start at once."""
     await road.start_all(executors=1)
     await road.start("executor", executor_slots="100")
     flood, other = await road.tenant(), await road.tenant()

@@ -1,4 +1,4 @@
-"""The HTTP file service of contract 5, with faults."""
+"""The HTTP file service, with faults."""
 
 from __future__ import annotations
 

@@ -25,5 +25,5 @@ def model_topic(prefix: str, model_id: int, name: str) -> str:
 
 
 def partition_of(task_id: int, partitions: int) -> int:
-    """Where a task's message goes (decision 15)."""
+    """Where a task's message goes."""
     return task_id % partitions

@@ -14,7 +14,7 @@ MAX_INT: Final = 2_147_483_647
 PARTITIONS_LIMIT: Final = 8
 DAY_SECONDS: Final = 86_400
 
-#: Zero and negative numbers of these fields mean the default (contract 2).
+#: Zero and negative numbers of these fields mean the default.
 POSITIVE_DEFAULTS: Final = {
     "max_concurrency": 10,
     "queue_limit": 1_000,
@@ -58,24 +58,24 @@ class Model:
 
     @property
     def slot_ttl_ms(self) -> int:
-        """How long a gate slot lives unrenewed: max(1 h, min(24 h, 10 x expected_seconds)) (contract 2)."""
+        """How long a gate slot lives unrenewed: max(1 h, min(24 h, 10 x expected_seconds))."""
         return max(3_600, min(DAY_SECONDS, 10 * self.expected_seconds)) * 1_000
 
 
 def window(max_concurrency: int) -> int:
-    """How many of a lane's rows may be in flight: its calls plus a small prefetch (decision 5)."""
+    """How many of a lane's rows may be in flight: its calls plus a small prefetch."""
     return max_concurrency + min(max(max_concurrency, 2), 64)
 
 
 def partitions(max_concurrency: int, slots: int) -> int:
-    """How many partitions a model's topic gets: one unless one executor's slots cannot carry it (kafka.md 6)."""
+    """How many partitions a model's topic gets: one unless one executor's slots cannot carry it."""
     if max_concurrency <= slots:
         return 1
     return min(-(-max_concurrency // slots) * 2, PARTITIONS_LIMIT)
 
 
 def normalised(fields: dict[str, Any]) -> dict[str, Any]:
-    """The given fields with contract 2's rules applied; raises Invalid naming the field that breaks one."""
+    """The given fields with the rules of model configuration applied; raises Invalid naming the field that breaks one."""
     clean = dict(fields)
     for name, default in POSITIVE_DEFAULTS.items():
         if name in clean and clean[name] <= 0:

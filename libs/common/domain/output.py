@@ -45,5 +45,5 @@ class ResultName:
         return f"{self.tenant_id}/{day}/{self.task}/{self.attempt}-{self.index}.{extension}"
 
     def file_name(self, extension: str) -> str:
-        """Its name at the HTTP file service (contract 5): asynch_<unix seconds>_<unique>.<ext>."""
+        """Its name at the HTTP file service: asynch_<unix seconds>_<unique>.<ext>."""
         return f"asynch_{int(self.created_at.timestamp())}_{self.task.hex}-{self.attempt}-{self.index}.{extension}"

@@ -18,16 +18,16 @@ from libs.common.domain.outcome import (
 from libs.common.domain.task import Phase, TaskStatus, become
 
 #: An attempt that was lost, with its executor or its staged output, may be tried this often more; the caller's
-#: retry_times stays untouched (decision 2).
+#: retry_times stays untouched.
 LOST_BUDGET: Final = 3
-#: Stored messages of errors are cut to this many characters (contract 6).
+#: Stored messages of errors are cut to this many characters.
 MESSAGE_LIMIT: Final = 2_000
 BACKOFF_CAP_SECONDS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """A model's rule for further attempts (contract 2)."""
+    """A model's rule for further attempts."""
 
     retry_times: int
     retry_queue_max_seconds: int
@@ -145,5 +145,5 @@ def goes_to_head(policy: RetryPolicy, age: float) -> bool:
 
 
 def backoff_seconds(failures: int) -> float:
-    """1, 2, 4, 8, 16, 32, 32 ... after the n-th failure (contract 6); callers add jitter upwards."""
+    """1, 2, 4, 8, 16, 32, 32 ... after the n-th failure; callers add jitter upwards."""
     return float(min(2 ** max(0, min(failures, 16) - 1), BACKOFF_CAP_SECONDS))

@@ -1,4 +1,4 @@
-"""The audit: invariants of reliability.md, section 3, over all stores.
+"""The audit: the invariants of docs/invariants.md, over all stores.
 
 Live traffic moves while we look, and two stores are never seen at one instant. So what is found is looked at a second
 time, a moment later, and only what both looks found is a violation. Numbers as in that page:
@@ -48,7 +48,7 @@ class Report:
         return not self.violations and not self.unchecked
 
     def as_dict(self) -> dict[str, Any]:
-        """faces.md's object; `unchecked` and `repaired` are left out when there is nothing in them."""
+        """The object that `--json` prints; `unchecked` and `repaired` are left out when there is nothing in them."""
         said: dict[str, Any] = {
             "violations": [violation.as_dict() for violation in self.violations],
             "checked": dict(sorted(self.checked.items(), key=lambda item: int(item[0][1:]))),

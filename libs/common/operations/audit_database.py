@@ -13,7 +13,7 @@ from libs.common.ports_audit import AuditedTasks, Finding, Slice
 
 #: Sweeps run every 10 s, leases heal after 15 s, the road after 30 s: what stands still for longer is not being healed.
 PATIENCE_SECONDS: Final = 60.0
-#: Sends of one row (contract 6).
+#: Sends of one row.
 MAX_SENDS: Final = 20
 
 Repair: TypeAlias = Callable[[int], Awaitable[bool]]

@@ -16,7 +16,7 @@ BY_HAND: Final = "needs an operator"
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant of reliability.md that does not hold, and what repairs it; `fix` does so if that is safe."""
+    """An invariant (docs/invariants.md) that does not hold, and what repairs it; `fix` does so if that is safe."""
 
     invariant: str
     subject: str

@@ -90,7 +90,7 @@ class GateChecks:
         return len(ghosts)
 
     def _check_limit(self, lane: AuditedLane, depth: int, ghosts: int, found: Findings) -> None:
-        # Open tasks may be more than the limit: it was lowered, or the gate was restored from PostgreSQL (decision 22).
+        # Open tasks may be more than the limit: it was lowered, or the gate was restored from PostgreSQL.
         found.looked("I11")
         if depth > lane.queue_limit and ghosts:
             subject = f"gate of model {lane.model!r} of tenant {lane.tenant_id}"

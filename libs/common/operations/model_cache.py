@@ -16,7 +16,7 @@ REFRESH_SECONDS: Final = 0.5
 class ModelCache:
     """Models by id and by (tenant, name). `refresh` every REFRESH_SECONDS, and at once on a hint, keeps it current.
 
-    A change holds in every process within a second (faces.md); a new model is found at its first use, because
+    A change holds in every process within a second; a new model is found at its first use, because
     who misses one asks PostgreSQL.
     """
 

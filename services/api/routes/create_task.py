@@ -1,4 +1,4 @@
-"""POST /v1/tasks and POST /v1/tasks/batch: bare ASGI, because every task passes here (decision 31)."""
+"""POST /v1/tasks and POST /v1/tasks/batch: bare ASGI, because every task passes here."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from services.api.conditions import etag, is_known, wanted_versions
 from services.api.cursors import before_of, cursor_of
 from services.api.routes.context import Admin, Cases, Reader, StrictRoute
 from services.api.routes.documented import answers
-from services.api.schemas import ModelChange, ModelIn, ModelOut, ModelPage, PageQuery
+from services.api.schemas import ModelChange, ModelIn, PageQuery
+from services.api.schemas_out import ModelOut, ModelPage
 from services.api.views import model_view
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)

@@ -17,17 +17,8 @@ from services.api.cursors import before_of, cursor_of
 from services.api.problems import Problem
 from services.api.routes.context import Cases, Reader, StrictRoute, Submitter, TaskId
 from services.api.routes.documented import answers
-from services.api.schemas import (
-    STATUS_BY_WORD,
-    AttemptItems,
-    CancelOut,
-    HistoryItems,
-    TaskIdsIn,
-    TaskItems,
-    TaskOut,
-    TaskPage,
-    TaskQuery,
-)
+from services.api.schemas import STATUS_BY_WORD, TaskIdsIn, TaskQuery
+from services.api.schemas_out import AttemptItems, CancelOut, HistoryItems, TaskItems, TaskOut, TaskPage
 from services.api.views import attempt_view, history_view, task_view
 
 LONGEST_WAIT_SECONDS: Final = 60.0

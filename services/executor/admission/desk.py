@@ -94,7 +94,7 @@ class Desk:
         self._wake = asyncio.Event()
         self._ending = False
         self._starved: set[int] = set()  #: lanes that wait for nothing but a slot
-        # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB (decisions.md 9).
+        # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB.
         self._starts: Coalescer[Wanted, Attempt | None] = Coalescer(
             self._start_batch, max_bytes=start_bytes, size_of=lambda wanted: wanted[0].size, concurrency=2
         )

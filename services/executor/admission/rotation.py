@@ -34,7 +34,7 @@ class Arrival:
 class Rotation:
     """Tenants take turns, and inside a tenant its lanes; inside a lane first come, first served.
 
-    Never first in, first out over all: a tenant with many lanes would take every slot (decisions.md 21).
+    Never first in, first out over all: a tenant with many lanes would take every slot.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from services.janitor.wake import Wake
 
 #: Longer than a send may last (4.5 s) and a dispatcher may stand still before others notice.
 LEASE_SECONDS: Final = 15.0
-#: Longer than a takeover of partitions (6 s and a look) and what a healer needs (ownership.md, R6).
+#: Longer than a takeover of partitions (6 s and a look) and what a healer needs.
 LOST_SECONDS: Final = 30.0
 _PAGE: Final = 1_000
 _PAGES: Final = 20

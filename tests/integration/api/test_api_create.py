@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 class TestCreate:
     async def test_a_task_is_accepted_and_reads_as_it_was_sent(self, tenant: Tenant) -> None:
         answer = await tenant.submit(
-            payload={"text": "hello"}, biz_name="b-1", input_ref="ref", priority=-3, headers={"traceparent": TRACE}
+            payload={"text": "hello"}, biz_name="b-1", input_ref="ref", priority=-3.0, headers={"traceparent": TRACE}
         )
         accepted = answer.json()
         assert answer.status_code == 202

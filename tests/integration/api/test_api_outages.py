@@ -165,7 +165,7 @@ async def test_a_create_cut_off_half_way_keeps_its_slot_and_its_key_tells_the_tr
 async def test_a_lock_held_on_the_table_does_not_hold_the_caller(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.api.submission._WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("services.api.task_writer._WRITE_SECONDS", 0.5)
     async with tenant.api.pool.acquire() as connection, connection.transaction():
         await connection.execute("LOCK TABLE task IN SHARE MODE")
         answer = await tenant.submit()

@@ -26,8 +26,9 @@ from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import SlotRequest, SlotVerdict
 from libs.common.ports_tasks import Created, Creation, IdempotencyKey, KeyOwner, LaneClosed, NewTask, Repeated, Tasks
 from libs.common.runtime.coalescer import Coalescer
-from services.api import submission
-from services.api.submission import Order, Submission, TaskWriter
+from services.api import task_writer
+from services.api.submission import Accepted, Order, Submission
+from services.api.task_writer import TaskWriter
 from tests.support.fakes_redis import FakeHints, FakeQueueGate
 
 CALLER = KeyOwner(1, 7, "shop", frozenset({"submit"}))
@@ -70,7 +71,7 @@ class Desk:
         earlier: Coalescer[NewTask, Repeated | None] = Coalescer(self.store.earlier_many)
         self.submission = Submission(self.cache, self.gate, self.slots, self.writes, earlier)
 
-    async def submit(self, **order: Any) -> submission.Accepted:
+    async def submit(self, **order: Any) -> Accepted:
         return await self.submission.submit(CALLER, Order(**{"model": "m", "payload": b"{}", **order}))
 
     @property
@@ -173,7 +174,7 @@ async def test_neighbours_share_a_flush_and_a_hint(desk: Desk) -> None:
 
 
 async def test_a_slow_commit_lets_its_callers_go_and_goes_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submission, "_WRITE_SECONDS", 0.05)
+    monkeypatch.setattr(task_writer, "_WRITE_SECONDS", 0.05)
     go_on = asyncio.Event()
     prompt = desk.store.create_many
 

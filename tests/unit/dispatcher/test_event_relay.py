@@ -37,8 +37,9 @@ class FakeEvents:
         self._fail_when_down()
         return self.ours
 
-    async def after(self, cursor: int, limit: int, missing: Sequence[int]) -> list[EventRow]:
-        self._fail_when_down()
+    async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
+        assert all(number <= cursor and number not in missing for number in sent if number in self.rows)
+        await self.sent(sent)
         self.reads.append((cursor, list(missing)))
         late = [self.rows[number] for number in missing if number in self.rows]
         return late + [self.rows[number] for number in sorted(self.rows) if number > cursor][:limit]

@@ -226,3 +226,16 @@ async def test_a_model_that_comes_is_read_at_once_when_told_and_its_topic_made()
         await until(lambda: len(bench.published()) == 3)
         assert {record.topic for record in bench.carrier.sent} == {"p.model.7-ein-modell"}
         assert {record.partition for record in bench.carrier.sent} == {0, 1, 2}
+
+
+async def test_batches_shrink_while_the_broker_cannot_take_them_and_grow_again() -> None:
+    bench = Bench(lanes=1, window=10_000)
+    async with bench.running():
+        bench.carrier.ignores = {TOPIC.format(1)}
+        bench.create(1, 2_000)
+        await until(lambda: len(bench.queue.asked) >= 4, 15)
+        quanta = [asks[0].quantum for asks in bench.queue.asked]
+        assert quanta[-1] <= quanta[0] / 4
+        bench.carrier.ignores = set()
+        await until(lambda: len(bench.published()) == 2_000, 45)
+        assert max(asks[0].quantum for asks in bench.queue.asked[-3:]) > 100

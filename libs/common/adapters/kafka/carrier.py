@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from libs.common.runtime.logging import get_logger
 
 log = get_logger()
 
-#: An idempotent producer never gives up by itself (kafka.md 5), so this deadline is ours.
+#: An idempotent producer never gives up by itself so this deadline is ours.
 DEADLINE_SECONDS: Final = 4.5
 _OPEN_SECONDS: Final = 3.0
 _PROBE_SECONDS: Final = 2.0
@@ -39,11 +40,13 @@ class _Line:
 
 class KafkaCarrier:
     """Implements ports_dispatch.Carrier. A producer that failed anything is closed hard and built anew: it would keep
-    records that we give back, and send them later (kafka.md 5)."""
+    records that we give back, and send them later."""
 
     def __init__(self, connection: KafkaConnection, *, client_id: str) -> None:
         self._connection = connection
         self._client_id = client_id
+        # It says every try of every partition, thousands in an outage; we say every batch.
+        logging.getLogger("aiokafka.producer.sender").setLevel(logging.CRITICAL)
         self._line: _Line | None = None
         self._opening = asyncio.Lock()
         self._reachable = False

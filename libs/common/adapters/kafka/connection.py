@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from libs.common.settings import Settings
 
 _DIAGNOSE_SECONDS: Final = 3.0
-#: How long a fetch may wait at the broker (kafka.md 6): Tansu does not wake a waiting fetch when a record comes.
+#: How long a fetch may wait at the broker: Tansu does not wake a waiting fetch when a record comes.
 _FETCH_WAIT_MS: Final = {"kafka": 50, "tansu": 20}
 
 

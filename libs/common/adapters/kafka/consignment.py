@@ -73,7 +73,7 @@ class Consignment:
     async def _places(self) -> dict[int, _Place]:
         """Topic and partition of each record; those whose topic is not there are left out.
 
-        `send()` of a producer waits seconds for such a topic: it is never asked about one (kafka.md 4).
+        `send()` of a producer waits seconds for such a topic: it is never asked about one.
         """
         await self._learn({(record.topic, record.partition) for record in self._records})
         places: dict[int, _Place] = {}

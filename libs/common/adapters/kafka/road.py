@@ -25,7 +25,7 @@ _METADATA_PAUSE: Final = 0.01
 class KafkaRoad:
     """Implements ports_road.Road.
 
-    No group_id: with one, `assign` while the coordinator is away kills the consumer for ever (ownership.md, trap 1).
+    No group_id: with one, `assign` while the coordinator is away kills the consumer for ever.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
@@ -112,7 +112,7 @@ class KafkaRoad:
             async with asyncio.timeout(_LOOK_UP_SECONDS):
                 known = await _known(consumer, since)
                 # The end first: a partition that has nothing of that time yet is read from there, and a record sent
-                # between the two questions is not missed (ownership.md, trap 7).
+                # between the two questions is not missed.
                 ends = await consumer.end_offsets(list(known.values()))
                 found = await consumer.offsets_for_times({place: since[spot] for spot, place in known.items()})
         except (KafkaError, TimeoutError) as error:

@@ -23,12 +23,12 @@ _OPEN_SECONDS: Final = 5.0
 _REQUEST_SECONDS: Final = 60.0
 _LEADER_SECONDS: Final = 2.0
 _LEADER_PAUSE: Final = 0.02
-#: Tansu takes any name (kafka.md 4), so the rules are checked here.
+#: Tansu takes any name, so the rules are checked here.
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class KafkaTopics:
-    """Implements ports_dispatch.Topics. At most a hundred topics a call: leaders of more come slowly (kafka.md 4)."""
+    """Implements ports_dispatch.Topics. At most a hundred topics a call: leaders of more come slowly."""
 
     def __init__(self, connection: KafkaConnection, *, client_id: str, replication: int) -> None:
         self._connection = connection
@@ -134,7 +134,7 @@ def _is_valid(name: str) -> bool:
 def _config(plan: TopicPlan) -> dict[str, str]:
     if plan.retention_ms is None:
         return {}
-    # The record's time is the row's, by the database's clock: readers start by it (decision 16).
+    # The record's time is the row's, by the database's clock: readers start by it.
     return {"retention.ms": str(plan.retention_ms), "message.timestamp.type": "CreateTime"}
 
 

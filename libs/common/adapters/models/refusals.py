@@ -13,7 +13,7 @@ import aiohttp
 
 from libs.common.domain.model_errors import ModelError
 
-RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})  #: and every 5xx (contract 2)
+RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})  #: and every 5xx
 _LONGEST_WAIT: Final = 86_400.0
 
 

@@ -1,4 +1,4 @@
-"""Results at the HTTP file service of contract 5: one multipart upload, its answer's fileURL is the result."""
+"""Results at the HTTP file service: one multipart upload, its answer's fileURL is the result."""
 
 from __future__ import annotations
 

@@ -119,8 +119,9 @@ class PostgresEvents:
         if self._holder is not None:
             self._drop_holder()
 
-    async def after(self, cursor: int, limit: int, missing: Sequence[int]) -> list[EventRow]:
-        return [_event(row) for row in await self._database.fetch("events_after", cursor, limit, list(missing))]
+    async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
+        rows = await self._database.fetch("events_after", cursor, limit, list(missing), sorted(sent))
+        return [_event(row) for row in rows]
 
     async def due(self, limit: int) -> list[EventRow]:
         return [_event(row) for row in await self._database.fetch("events_due", limit)]

@@ -23,7 +23,7 @@ from libs.common.ports_tasks import (
     TaskView,
 )
 
-#: A filtered list looks at this many rows a page (decision 8).
+#: A filtered list looks at this many rows a page.
 EXAMINE_LIMIT: Final = 10_000
 _NEWEST: Final = 2**63 - 1
 #: How long an answer that was lost is looked for before the caller is told that the outcome is not known.

@@ -1,4 +1,4 @@
--- Checks of reliability.md, section 3. Those with $1 and $2 look at the tasks with $1 < id <= $2, so that each costs the
+-- Checks of docs/invariants.md. Those with $1 and $2 look at the tasks with $1 < id <= $2, so that each costs the
 -- same however much is stored. A violation is a row (id, subject, detail); $3 is how long a repair may take, in seconds.
 
 -- name: audit_last_id

@@ -284,7 +284,7 @@ CROSS JOIN LATERAL (
 
 -- name: read_from
 -- For each (lane, partition, partitions of its topic): the instant from which its log must be read so that nothing
--- unclaimed is missed. Five seconds are more than a turn's transaction and a send take (ownership.md, R4).
+-- unclaimed is missed. Five seconds are more than a turn's transaction and a send take.
 SELECT x.lane, x.partition, least(now() - interval '5 seconds', (
   SELECT min(q.leased_at) FROM dispatch q
   WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % x.partitions = x.partition

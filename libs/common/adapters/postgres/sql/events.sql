@@ -1,6 +1,7 @@
 -- name: events_after
 -- The next events in the order of their numbers, and those of earlier numbers that were committed late.
--- $1 cursor, $2 limit, $3 missing numbers.
+-- $1 cursor, $2 limit, $3 missing numbers, $4 acknowledged by the broker and to be forgotten (none of the others).
+WITH gone AS (DELETE FROM event WHERE id = ANY ($4::bigint[]))
 SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
 WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL AND e.dead_at IS NULL

@@ -68,7 +68,7 @@ CREATE TABLE lane (
 );
 
 -- Wide; written at create, once at the end, and when fetched. No index, predicate included, may name a column that
--- the end writes: that would take away HOT updates (decision 8).
+-- the end writes: that would take away HOT updates.
 CREATE TABLE task (
   id bigint PRIMARY KEY DEFAULT nextval('task_ids'),
   public_id uuid NOT NULL,
@@ -369,7 +369,7 @@ CREATE TABLE quota_usage (
   PRIMARY KEY (tenant_id, user_name, day)
 );
 
--- The status that callers see, derived from the one place that owns each part (decision 1).
+-- The status that callers see, derived from the one place that owns each part.
 CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, leased boolean)
 RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
@@ -400,7 +400,7 @@ FROM task t LEFT JOIN dispatch d ON d.id = t.id;
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
 -- them in flight under a new lease number, and forget the leases that were acknowledged.
 -- A function, because a turn is four round trips otherwise. Not one statement: each statement in it has a snapshot of
--- its own, and a count that is older than the lock that protects it overruns the window (dispatch.md, trap 5).
+-- its own, and a count that is older than the lock that protects it overruns the window.
 CREATE FUNCTION take_turn(
   a_lanes int[], a_quanta int[], a_lows bigint[], a_priority0 smallint[], a_position0 bigint[], a_priority1 smallint[],
   a_position1 bigint[], a_batch int, a_dispatcher int, a_acknowledged bigint[])

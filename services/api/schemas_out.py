@@ -1,0 +1,217 @@
+"""What callers of /v1 get, as pydantic models: they describe answers in the OpenAPI document and check none."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+StatusWord = Literal[
+    "draft", "submitted", "queued", "processing", "generated", "migrating", "success", "failed", "timeout", "canceled"
+]
+
+
+class ModelOut(BaseModel):
+    """A model as its tenant sees it."""
+
+    id: str
+    name: str
+    base_url: str
+    route: str
+    http_method: Literal["GET", "POST"]
+    api_key: Literal["", "********"] = Field(description="A mask; sending it back changes nothing.")
+    enabled: bool
+    max_concurrency: int
+    queue_limit: int
+    timeout_seconds: int
+    expected_seconds: int
+    retry_times: int
+    retry_queue_max_seconds: int
+    auto_clean_seconds: int
+    adapter: str
+    adapter_config: dict[str, Any]
+    poll_seconds: int
+    job_timeout_seconds: int
+    price: int
+    remark: str
+    version: int = Field(description="Grows with every change; also the ETag.")
+
+
+class ModelPage(BaseModel):
+    """Models, newest first."""
+
+    items: list[ModelOut]
+    next_cursor: str | None
+
+
+class FileOut(BaseModel):
+    """A file of a result."""
+
+    url: str
+    type: str
+    size: int
+    sha256: str
+    name: str
+
+
+class ResultOut(BaseModel):
+    """What a success produced; the first file's address, type and size, and all files."""
+
+    url: str
+    type: str
+    size: int
+    files: list[FileOut]
+
+
+class ErrorOut(BaseModel):
+    """Why the last attempt failed."""
+
+    code: str
+    message: str
+
+
+class TimesOut(BaseModel):
+    """Instants in UTC; null while they have not come."""
+
+    created_at: datetime
+    not_before: datetime | None
+    due_at: datetime | None = Field(description="When it goes on by itself: a draft's start, a failed attempt's retry.")
+    started_at: datetime | None
+    generated_at: datetime | None
+    finished_at: datetime | None
+    fetched_at: datetime | None
+    expire_at: datetime | None
+
+
+class TaskOut(BaseModel):
+    """A task as its tenant sees it."""
+
+    id: str
+    model: str
+    status: StatusWord
+    code: int = Field(ge=0, le=9, description="Number of the status.")
+    progress: float = Field(ge=0, le=100, description="Overall progress in percent.")
+    unit_progress: float | None = Field(description="The provider's own percentage, if it has one.")
+    result: ResultOut | None
+    error: ErrorOut | None
+    attempt: int
+    executor: str | None
+    heartbeat_at: datetime | None
+    provider_job_id: str | None
+    times: TimesOut
+    creator: str
+    biz_name: str
+    input_ref: str
+    priority: int
+    version: int = Field(description="Grows with every visible change; also the ETag.")
+
+
+class AcceptedOut(BaseModel):
+    """A task that was accepted."""
+
+    id: str
+    model: str
+    status: Literal["draft", "submitted"]
+    code: int
+    progress: float
+
+
+class ProblemErrorOut(BaseModel):
+    """One thing that is wrong, and where."""
+
+    detail: str
+    pointer: str | None = Field(None, description="JSON pointer into the body.")
+    parameter: str | None = Field(None, description="Name of a parameter.")
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(description="Stable, for programs.")
+    detail: str
+    errors: list[ProblemErrorOut]
+    trace_id: str
+
+
+class BatchItemOut(BaseModel):
+    """What became of one task of a batch: the accepted task, or its problem."""
+
+    http_status: int = Field(description="202, or the status of the problem.")
+    id: str | None = None
+    model: str | None = None
+    status: Literal["draft", "submitted"] | None = None
+    code: int | None = None
+    progress: float | None = None
+    replayed: bool | None = Field(None, description="True when the Idempotency-Key had made it before.")
+    problem: ProblemOut | None = None
+
+
+class BatchOut(BaseModel):
+    """Verdicts in the order of the request."""
+
+    items: list[BatchItemOut]
+
+
+class TaskPage(BaseModel):
+    """Tasks, newest first. A page may be short, even empty, and still have a next one."""
+
+    items: list[TaskOut]
+    next_cursor: str | None
+
+
+class TaskItems(BaseModel):
+    """Tasks in the order of the ids asked for."""
+
+    items: list[TaskOut]
+
+
+class CancelOut(BaseModel):
+    """What a cancel came to."""
+
+    id: str
+    verdict: Literal["canceled", "cancel_requested", "already_final"] = Field(
+        description="canceled: ended now. cancel_requested: its executor was asked to stop. already_final: too late."
+    )
+    status: StatusWord
+
+
+class AttemptOut(BaseModel):
+    """An attempt that has ended."""
+
+    attempt: int
+    outcome: Literal["success", "failed", "timeout", "canceled", "lost", "staging_lost"]
+    executor: str | None
+    entered_at: datetime | None
+    leased_at: datetime | None
+    started_at: datetime | None
+    generated_at: datetime | None
+    migrating_at: datetime | None
+    ended_at: datetime
+    staged_size: int | None
+    error: ErrorOut | None
+
+
+class AttemptItems(BaseModel):
+    """Ended attempts, oldest first."""
+
+    items: list[AttemptOut]
+
+
+class HistoryOut(BaseModel):
+    """Something that happened to a task beside its attempts."""
+
+    at: datetime
+    kind: str
+    attempt: int
+    version: int
+    detail: str
+
+
+class HistoryItems(BaseModel):
+    """Oldest first."""
+
+    items: list[HistoryOut]
