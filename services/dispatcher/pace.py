@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: From the first to the second as the rate grows: a batch must be worth its commit (decision 14).
+#: From the first to the second as the rate grows: a batch must be worth its commit.
 _SHORTEST: Final = 0.002
 _LONGEST: Final = 0.015
 #: 3,000 rows a second, where the longest is reached.

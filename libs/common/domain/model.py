@@ -75,7 +75,7 @@ def partitions(max_concurrency: int, slots: int) -> int:
 
 
 def normalised(fields: dict[str, Any]) -> dict[str, Any]:
-    """The given fields with the rules of model configuration applied; raises Invalid naming the field that breaks one."""
+    """The given fields with the rules for models applied; raises Invalid naming the field that breaks one."""
     clean = dict(fields)
     for name, default in POSITIVE_DEFAULTS.items():
         if name in clean and clean[name] <= 0:
