@@ -178,7 +178,7 @@ async def test_a_frozen_broker_costs_the_deadline_and_what_was_given_up_is_not_s
             second = await carrier.send(records("t", 10, size=60))
             assert not any(verdict.acknowledged for verdict in second)
         async with asyncio.timeout(10):
-            while not await carrier.probe():  # noqa: ASYNC110 - a broker has no event
+            while not await carrier.probe():
                 await asyncio.sleep(0.1)
         verdicts = await carrier.send(records("t", 10, size=70))
         assert all(verdict.acknowledged for verdict in verdicts)
@@ -201,7 +201,7 @@ async def test_a_broker_that_is_killed_and_comes_back(servers_folder: Path) -> N
         assert not await carrier.probe()
         await broker.start()
         async with asyncio.timeout(20):
-            while not await carrier.probe():  # noqa: ASYNC110 - a broker has no event
+            while not await carrier.probe():
                 await asyncio.sleep(0.1)
         await topics.ensure({"t": TopicPlan(1)})
         verdicts = await carrier.send(records("t", 5, size=70))

@@ -202,12 +202,12 @@ async def test_the_right_to_relay_ends_with_its_connection(database_url: str) ->
         assert not await theirs.hold_relay()
         await second.query_text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
         async with asyncio.timeout(5):
-            while not await theirs.hold_relay():  # noqa: ASYNC110 - another server process
+            while not await theirs.hold_relay():
                 await asyncio.sleep(0.02)
         assert not await ours.hold_relay()
         await theirs.close()
         async with asyncio.timeout(5):
-            while not await ours.hold_relay():  # noqa: ASYNC110 - another server process
+            while not await ours.hold_relay():
                 await asyncio.sleep(0.02)
         await ours.close()
 

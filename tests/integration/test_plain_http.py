@@ -22,6 +22,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.ports_execution import ModelCall
 from tests.support.misbehaving_model import PNG, MisbehavingModel, answer, bare_deflate, chunked, gzip_bomb
 from tests.support.misbehaving_model import misbehaving_model as open_model
+from tests.support.waiting import until
 
 SECRET = "sk-canary-0123456789"
 LIMIT = 4 * 2**20
@@ -169,6 +170,25 @@ async def test_connections_are_used_again(caller: Caller) -> None:
     for _ in range(3):
         await caller.call("ok")
     assert caller.model.connections == 1
+
+
+async def test_what_a_kept_connection_says_unasked_is_no_answer(caller: Caller) -> None:
+    """Load balancers send a 408 before they close an idle connection; the next task must not get that as its answer."""
+    await caller.call("talkative")
+    caller.model.speak_up.set()
+    await until(lambda: caller.model.spoke_up)
+    for _ in range(3):
+        await asyncio.sleep(0)  # it is in the socket's buffer: the loop's next turn reads it
+    staged = await caller.call("echo", payload=b"mine")
+    assert await caller.staging.read(staged) == b"mine"
+    assert caller.model.connections == 2
+
+
+async def test_an_answer_longer_than_announced_is_cut_and_its_rest_forgotten(caller: Caller) -> None:
+    caller.model.answers["/long"] = answer(b"right")[:-5] + b"right" + answer(b"wrong")
+    assert await caller.staging.read(await caller.call("long")) == b"right"
+    assert await caller.staging.read(await caller.call("echo", payload=b"mine")) == b"mine"
+    assert caller.model.connections == 2
 
 
 async def test_cookies_are_not_kept(caller: Caller) -> None:
@@ -421,8 +441,7 @@ async def test_a_redirect_without_a_target_and_a_circle(caller: Caller) -> None:
 
 async def test_a_cancelled_call_closes_its_connection_and_leaves_nothing(caller: Caller) -> None:
     calling = asyncio.ensure_future(caller.call("flood", seconds=60))
-    while not caller.model.seen:  # noqa: ASYNC110
-        await asyncio.sleep(0.001)
+    await until(lambda: caller.model.seen)
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await calling

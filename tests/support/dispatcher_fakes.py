@@ -120,5 +120,5 @@ class FakeHints:
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     """Wait for a condition; fails when it does not come."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - conditions of fakes have no event
+        while not condition():
             await asyncio.sleep(0.002)

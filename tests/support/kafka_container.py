@@ -47,5 +47,5 @@ def variables(port: int, host: str) -> dict[str, str]:
 
 async def _ready(address: str) -> None:
     async with asyncio.timeout(60):
-        while not await acknowledges(address):  # noqa: ASYNC110  a broker announces nothing
+        while not await acknowledges(address):
             await asyncio.sleep(0.2)

@@ -36,6 +36,7 @@ class Seen:
 class Exchange:
     """A request that waits for its answer."""
 
+    model: MisbehavingModel
     request: Seen
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -60,6 +61,8 @@ class MisbehavingModel:
     answers: dict[str, bytes] = field(default_factory=dict)
     #: Connections on which every request after the first is answered by closing.
     closes_kept_connections: bool = False
+    speak_up: asyncio.Event = field(default_factory=asyncio.Event)
+    spoke_up: bool = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -71,7 +74,7 @@ class MisbehavingModel:
                 served += 1
                 if self.closes_kept_connections and served > 1:
                     return
-                await self._answer(Exchange(request, reader, writer))
+                await self._answer(Exchange(self, request, reader, writer))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             return
@@ -205,6 +208,15 @@ async def _early(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
+async def _talkative(exchange: Exchange) -> None:
+    """Answer, and a moment later send an answer that nobody asked for."""
+    exchange.writer.write(answer(PNG))
+    await exchange.writer.drain()
+    await exchange.model.speak_up.wait()
+    exchange.writer.write(answer(b"unasked", "408 Request Timeout"))
+    exchange.model.spoke_up = True
+
+
 async def _raw(exchange: Exchange) -> None:
     exchange.writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
@@ -236,6 +248,7 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "long-header": _long_header,
     "interim-flood": _interim_flood,
     "early": _early,
+    "talkative": _talkative,
     "raw": _raw,
 }
 

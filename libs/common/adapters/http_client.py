@@ -68,6 +68,14 @@ async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientRes
         raise Broken(error) from None
 
 
+def _has_spoken(connection: Connection) -> bool:
+    """Whether an idle connection brought bytes that nobody asked for, such as a 408 before it closes.
+
+    Aiohttp would take them for the answer to the next request, and a task would get another one's output.
+    """
+    return connection.protocol is None or connection.protocol.should_close
+
+
 class _Dial:
     """What became of one attempt to connect."""
 
@@ -102,7 +110,9 @@ class GuardedConnector(aiohttp.TCPConnector):
         dial = _Dial(req.url.raw_host or "")
         before = _dialled.set(dial)  # the tasks that race for the fastest address inherit it
         try:
-            return await super().connect(req, traces, timeout)
+            while _has_spoken(connection := await super().connect(req, traces, timeout)) and not dial.permitted:
+                connection.close()
+            return connection
         except (aiohttp.ClientError, OSError):
             if dial.refused and not dial.permitted:
                 raise refusal(dial.host, req.url.port or 0) from None
