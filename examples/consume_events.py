@@ -9,7 +9,9 @@ It shows the four things that every consumer of these events needs:
 2. **Repeats are dropped by `ce_id`.** The same event may be delivered twice; its id is the same each time. Here the ids
    are remembered in a SQLite file in the same transaction as the work itself. Use your own database the same way.
 3. **It takes the KafkaMessage and decodes itself.** If a handler asks for a decoded body, a record that cannot be
-   decoded never reaches it, and the next acknowledgement moves past it. Here it is kept aside; the partition goes on.
+   decoded never reaches it, and the next acknowledgement moves past it. The same happens to a record with headers that
+   are no UTF-8: the framework's parser fails before any handler, so `parse` drops such headers first. Here such records
+   are kept aside; the partition goes on.
 4. **What fails for a reason outside is not acknowledged** (`nack`): the partition is read again from there.
 """
 
@@ -20,6 +22,8 @@ import json
 import logging
 import os
 import sqlite3
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from faststream import AckPolicy, FastStream
@@ -49,8 +53,22 @@ class NotAnEvent(ValueError):
     """A record on the topic that this consumer cannot read."""
 
 
+async def parse(record: Any, parse_as_usual: Callable[[Any], Awaitable[KafkaMessage]]) -> KafkaMessage:
+    """Let every record reach the handler."""
+    return await parse_as_usual(replace(record, headers=[header for header in record.headers if is_text(header[1])]))
+
+
+def is_text(value: bytes | None) -> bool:
+    """Whether the framework can decode a header's value."""
+    try:
+        return value is not None and value.decode() is not None
+    except UnicodeDecodeError:
+        return False
+
+
 @broker.subscriber(
     TOPIC,
+    parser=parse,
     group_id=GROUP,
     ack_policy=AckPolicy.MANUAL,
     auto_offset_reset="earliest",  # a new group reads everything that the topic still holds
@@ -79,7 +97,7 @@ async def on_event(message: KafkaMessage) -> None:
 
 def take_in(record: Any) -> None:
     """The work: here, the newest result of each task in a table. Replace it with yours."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers if value is not None}
+    headers = {name: value.decode() for name, value in record.headers}
     event_id, event_type = headers.get("ce_id"), headers.get("ce_type", "")
     if not event_id or not event_type.startswith("sluiceway.task."):
         raise NotAnEvent("no CloudEvents headers of a task event")

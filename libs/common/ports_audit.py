@@ -118,9 +118,6 @@ class AuditedTasks(Protocol):
     async def promises(self, part: Slice) -> list[Promise]:
         """The successes of a slice."""
 
-    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
-        """Which of these staged files (reference, task) an open or a dead task still needs."""
-
     async def lanes(self, after: int, limit: int) -> list[AuditedLane]:
         """A page of lanes."""
 
@@ -207,6 +204,13 @@ class StagedEntry(Protocol):
     def age(self) -> float: ...
     @property
     def finished(self) -> bool: ...
+
+
+class StagedOwners(Protocol):
+    """Who needs what is staged."""
+
+    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
+        """Which of these staged files (reference, task) an open or a dead task still needs."""
 
 
 class StagedListing(Protocol):

@@ -12,7 +12,7 @@ from libs.common.adapters.kafka.log import KafkaLog
 from libs.common.adapters.object_storage.audited import AuditedObjects
 from libs.common.adapters.postgres.audit import open_audit_database
 from libs.common.adapters.postgres.database import open_database
-from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.permits import RedisPermits
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
@@ -58,7 +58,7 @@ async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
                 EventChecks(tasks, log, events_topic(settings.topic_prefix)),
                 RoadChecks(tasks, log, settings.topic_prefix),
                 *_result_checks(settings, tasks),
-                StagingChecks(tasks, staging),
+                StagingChecks(PostgresSweeps(database), staging),
             ]
         )
 

@@ -16,9 +16,9 @@ from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
-from libs.common.contracts.topics import events_topic
+from libs.common.contracts.topics import dead_topic, events_topic
 from libs.common.domain.errors import BrokerUnavailable
-from libs.common.ports_dispatch import Carrier
+from libs.common.ports_dispatch import Carrier, TopicPlan
 from libs.common.runtime.health import Health
 from libs.common.settings import Settings
 from services.dispatcher.dispatcher import Dispatcher
@@ -53,6 +53,7 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
 
         rng, book, prefix = Random(), LaneBook(), settings.topic_prefix  # noqa: S311 - spreads retries
         keeper = TopicKeeper(topics, rng)
+        keeper.want(dead_topic(prefix), TopicPlan(1), lambda partitions: None)
         roads = Roads(queue, book, keeper, topic_prefix=prefix)
         publisher = Publisher(queue, carrier, RedisQueueGate(redis, rebuilder), hints, roads, rng)
         relay = Relay(queue, carrier, publisher, book, roads, rng)

@@ -98,6 +98,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         trust=heartbeat,
         begin=runs.begin,
         runs_here=runs.has,
+        newest=world.models.known,
         drop_permit=letting_go.permit,
         placed=placed,
         figures=figures,

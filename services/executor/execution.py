@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
 from libs.common.domain.outcome import (
@@ -24,14 +24,13 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.settle import Run as Course
 from libs.common.domain.task import Phase, TaskStatus
+from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.executor.recorder import Recorder
 from services.executor.runs import Run, Stop
 
 log = get_logger()
-
-Result = TypeVar("Result")
 
 #: Jitter only adds: tasks that failed together must not come back as a wall.
 _JITTER: Final = 0.25
@@ -143,12 +142,19 @@ class Execution:
         run.called = True
         staged = run.staged = await self._calls.call(run)
         await failpoint("executor/after-call")
-        await _uninterrupted(self._generated(run, staged))
+        await failpoint("executor/before-generated")
+        try:
+            await self._generated(run, staged)
+        except asyncio.CancelledError:
+            if run.stop is not Stop.LOST and run.stop is not None:
+                # Perhaps it is written and perhaps not. Once more, to know whether the output must be kept.
+                run.ending = True
+                await self._generated(run, staged)
+            raise
         await failpoint("executor/after-generated")
         return staged
 
     async def _generated(self, run: Run, staged: StagedFile) -> None:
-        await failpoint("executor/before-generated")
         if not await self._recorder.generated(run.attempt, staged):
             raise NotOurs
         run.phase, run.generated_at = Phase.GENERATED, time.monotonic()
@@ -167,6 +173,8 @@ class Execution:
         settlement = self._spread(settle(_course(run), outcome, self._policy(run)))
         try:
             mine = await self._recorder.end(run.attempt, settlement, called=run.called)
+        except CoalescerClosed:
+            return None
         except Exception as error:
             # Never for want of PostgreSQL: that is waited for. Once more, with nothing in it that could be at fault.
             log.error("attempt.unrecorded", task_id=str(run.attempt.public_id), error=type(error).__name__)
@@ -232,16 +240,3 @@ def _keeps_staged(run: Run, settlement: Settlement | None) -> bool:
             return dead
         case _:
             return False
-
-
-async def _uninterrupted(step: Coroutine[Any, Any, Result]) -> Result:
-    """A step that is not left half done: an interruption waits for its end."""
-    doing = asyncio.ensure_future(step)
-    try:
-        return await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        if not doing.done():
-            await asyncio.wait((doing,))
-        if not doing.cancelled():
-            doing.exception()  # seen
-        raise

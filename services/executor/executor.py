@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
-from libs.common.operations.model_cache import ModelCache
+from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints
 from libs.common.ports_attempts import Attempts
 from libs.common.runtime.failpoints import failpoint
@@ -35,7 +35,6 @@ CHANNELS: Final = (
     hint_lines.ROAD, hint_lines.PERMIT, hint_lines.EXECUTORS, hint_lines.MODELS, hint_lines.CANCEL,
 )  # fmt: skip
 _POSTURE_SECONDS: Final = 0.25
-_MODELS_SECONDS: Final = 1.0
 _HANDED_SECONDS: Final = 2.0
 _UPKEEP_SECONDS: Final = 10.0
 #: Others read in place of a reader that hangs; one that hangs for so long wants a restart.
@@ -88,8 +87,9 @@ class Executor:
         self._told = False
         self._watchdog = Watchdog()
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
-        self._model_news = Periodic("models", timedelta(seconds=_MODELS_SECONDS), models.refresh)
+        self._model_news = Periodic("models", timedelta(seconds=REFRESH_SECONDS), models.refresh)
         desk.room_elsewhere = self._room_elsewhere
+        steward.reader_busy = lambda: reader.busy
 
     # the life
 

@@ -85,6 +85,11 @@ class Reader:
         """Settle nothing more than what is in hand."""
         self._stopping = True
 
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is in hand."""
+        return not self._idle.is_set()
+
     async def idle(self) -> None:
         """Wait until nothing is in hand."""
         await self._idle.wait()
@@ -161,10 +166,16 @@ class Reader:
         await self._keep(spot, record.offset, record.key, record.value, headers.replace("\\u0000", ""), cause)
 
     async def _skip(self, error: Unreadable) -> None:
+        """Note a record that not even its bytes could be had of, and go on behind it."""
+        log.warning("message.unreadable", topic=error.spot.topic, offset=error.offset, cause=str(error))
+        try:
+            await self._keep(error.spot, error.offset, None, None, "[]", str(error))
+        except Closing:
+            return
         place = self._places.at(error.spot)
-        await self._keep(error.spot, error.offset, None, None, "[]", str(error))
-        if place is not None:
-            place.settle(error.offset + 1, place.took(error.offset + 1))
+        if place is not None and place.cursor is not None and place.cursor <= error.offset:
+            place.start(error.offset + 1, place.floor_ms)
+            self._road.seek(place.spot, error.offset + 1)
 
     async def _keep(
         self, spot: Spot, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str

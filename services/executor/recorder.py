@@ -15,7 +15,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
 from libs.common.ports_attempts import Attempt, Attempts
 from libs.common.ports_dispatch import Placed
-from libs.common.runtime.coalescer import Coalescer
+from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from services.executor.figures import Figures
 
@@ -53,7 +53,10 @@ class Recorder:
         self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
 
     async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
-        """Write an end; False when the attempt was not ours any more, and nothing was written."""
+        """Write an end; False when the attempt was not ours any more, and nothing was written.
+
+        Raises CoalescerClosed when the process ended before PostgreSQL answered: the rescue finds the attempt then.
+        """
         match settlement:
             case Finish():
                 await failpoint("executor/before-finish")
@@ -95,7 +98,7 @@ class Recorder:
         await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
 
     async def _write(self, line: Coalescer[Item, bool], item: Item, ends: Attempt | None = None) -> bool:
-        """Ask until it is answered. An end that was perhaps written before is looked up."""
+        """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed."""
         unsure = False
         tries = 0
         while True:
@@ -103,6 +106,8 @@ class Recorder:
                 mine = await line.submit(item)
                 if not mine and unsure and ends is not None:
                     mine = await self._recorded.submit(ends)
+            except CoalescerClosed:
+                raise
             except OutcomeUnknown:
                 unsure = True
             except Unavailable:

@@ -13,6 +13,9 @@ from libs.common.domain.model import Model
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
 
 
 class Stop(Enum):
@@ -71,7 +74,9 @@ class Runs:
         self._by_token[attempt.token] = self._by_task[attempt.id] = run
         self._quiet.clear()
 
-        def ended(_pending: asyncio.Task[None]) -> None:
+        def ended(pending: asyncio.Task[None]) -> None:
+            if not pending.cancelled() and (error := pending.exception()) is not None:
+                log.error("run.untold", task_id=str(attempt.public_id), error=type(error).__name__, exc_info=error)
             del self._by_token[attempt.token]
             if self._by_task.get(attempt.id) is run:
                 del self._by_task[attempt.id]

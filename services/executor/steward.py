@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from libs.common.contracts.topics import model_topic
@@ -65,6 +65,7 @@ class Steward:
         self._broken = "not connected yet"
         self._mended = asyncio.Event()
         self._generation = 0
+        self.reader_busy: Callable[[], bool] = lambda: False
         self._rebuilt_at = 0.0
         self._rng = random.Random()  # noqa: S311  spreads reconnects
 
@@ -272,7 +273,10 @@ class Steward:
 
     async def _heal(self, unclaimed: Sequence[UnclaimedPartition]) -> None:
         now = time.monotonic()
-        suspects = [(place, row) for row in unclaimed if (place := self._suspect(row, now))]
+        # What is in hand is not claimed yet, and what waits behind it is nobody's fault but the database's.
+        suspects = (
+            [] if self.reader_busy() else [(place, row) for row in unclaimed if (place := self._suspect(row, now))]
+        )
         if not suspects:
             return
         floors = {place.spot: int(row.oldest.timestamp() * 1_000) - 1 for place, row in suspects}

@@ -14,6 +14,7 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.object_storage.obstore import ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
@@ -51,6 +52,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         open_hints(redis) as hints,
         open_road(KafkaConnection.of(settings)) as road,
         _open_staging(settings) as staging,
+        _open_results(settings, staging) as results,
         open_plain_http(EgressGuard.from_setting(settings.egress_allow), limits) as plain_http,
     ):
         world = World(
@@ -63,7 +65,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             models=ModelCache(PostgresModels(database)),
             adapters={"plain-http": plain_http},
             staging=staging,
-            results=_results(settings, staging),
+            results=results,
             open_sealed=_opener(settings),
             is_data_error=is_data_error,
             is_deadlock=is_deadlock,
@@ -102,10 +104,19 @@ async def _open_staging(settings: Settings) -> AsyncIterator[Staging]:
         yield staging
 
 
-def _results(settings: Settings, staging: Staging) -> ResultStore:
-    if not settings.storage_url:
-        raise ValueError("SLUICEWAY_STORAGE_URL is not set: results need a place, for example file:///var/lib/results")
-    return ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+@asynccontextmanager
+async def _open_results(settings: Settings, staging: Staging) -> AsyncIterator[ResultStore]:
+    """The file service where one is set, else the object store."""
+    if settings.oss_url:
+        authorization = settings.oss_authorization.get_secret_value()
+        async with open_file_service(
+            staging, settings.oss_url, settings.oss_path, authorization=authorization
+        ) as service:
+            yield service
+    elif settings.storage_url:
+        yield ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+    else:
+        raise ValueError("results need a place: set SLUICEWAY_STORAGE_URL, for example file:///var/lib/results")
 
 
 def _opener(settings: Settings) -> Opener:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 import httpx
@@ -60,7 +61,8 @@ async def scheduled(road: Road, _: ServiceProcess) -> Sequence[str]:
     """Tasks whose time is yet to come."""
     tenant = await road.tenant()
     await road.model(tenant)
-    body = {"model": "m", "payload": {"name": "later"}, "not_before": "2999-01-01T00:00:00Z"}
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    body = {"model": "m", "payload": {"name": "later"}, "not_before": tomorrow}
     task = (await road.call(tenant, "POST", "/v1/tasks", json=body)).json()["id"]
     await road.sql("UPDATE dispatch SET due_at = now() WHERE public_id = $1::uuid", task)
     return [task]
@@ -225,7 +227,7 @@ async def dispatcher_dies(road: Road, _: ServiceProcess) -> Sequence[str]:
     tenant = await road.tenant()
     await road.model(tenant)
     ids = await road.submit(tenant, 3)
-    (victim,) = await road.start("dispatcher", failpoints="dispatcher/after-lease:1:exit")
+    victim = await road.launch("dispatcher", failpoints="dispatcher/after-lease:1:exit")
     await road.died(victim)
     await road.sql("UPDATE lease SET taken_at = now() - interval '1 minute'")
     await road.start("dispatcher")

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from aiokafka.record.util import calc_crc32c
 
 from libs.common.contracts.topics import model_topic
 from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
@@ -99,6 +100,28 @@ async def test_what_cannot_be_read_is_kept_and_does_not_stop_the_rest(rig: Rig) 
     running.executor.steward._begin(place, 0, 0)
     await until(lambda: place.settled == len(bad) + 1, "the topic is read once more")
     assert len(await rig.sql("SELECT 1 FROM dead_message")) == len(bad)
+
+
+async def test_bytes_that_the_client_cannot_take_do_not_stop_the_partition(rig: Rig) -> None:
+    model, other = await rig.make_model(), await rig.make_model()
+    await rig.executor()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    batch = rig.producer.create_batch()
+    batch.append(key=b"k", value=b"{}", timestamp=None, headers=[("zz", b"1")])
+    batch.close()
+    content = bytearray(batch._build())
+    name = content.index(b"zz")
+    content[name : name + 2] = b"\xff\xfe"  # a header's name that is no UTF-8
+    content[17:21] = calc_crc32c(content[21:]).to_bytes(4, "big")
+    batch._build = lambda: bytes(content)
+    await (await rig.producer.send_batch(batch, topic, partition=0))
+    ids = [*await rig.make_tasks(model), *await rig.make_tasks(other)]
+    await rig.dispatch(model)
+    await rig.dispatch(other)
+    await rig.ended(ids)
+    dead = await rig.sql('SELECT "offset", value, cause FROM dead_message')
+    assert [(row["offset"], row["value"]) for row in dead] == [(0, None)]
+    assert "UnicodeDecodeError" in dead[0]["cause"]
 
 
 async def test_a_message_that_names_another_tenant_and_model_runs_as_its_row_says(rig: Rig) -> None:

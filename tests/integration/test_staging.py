@@ -103,8 +103,9 @@ async def test_what_is_not_as_it_was_written_is_lost(staging: Staging, size: int
         case "a folder":
             path.mkdir()
         case "a link":
-            path.symlink_to("/etc/hostname")
-    with pytest.raises(StagedLost):
+            (staging.root.parent / "outside").write_bytes(content)
+            path.symlink_to(staging.root.parent / "outside")
+    with pytest.raises(StagedLost, match="bytes where" if fault in ("shorter", "longer") else "staged output"):
         await staging.read(staged)
     with pytest.raises(StagedLost):
         await staging.verified_path(staged)
@@ -289,6 +290,17 @@ async def test_a_folder_that_vanished_is_full_not_a_crash(staging: Staging) -> N
     await _staged(staging, b"x")
 
 
+@pytest.mark.parametrize("size", [2_048, 2 * SPILL_BYTES])
+async def test_a_disk_that_takes_a_little_at_a_time_gets_everything(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:1_000]))
+    staged = await _staged(staging, _content(size))
+    monkeypatch.undo()
+    assert await staging.read(staged) == _content(size)
+
+
 @pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="no /dev/full here")
 def test_a_partial_write_ends_in_the_disks_error() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
@@ -297,6 +309,17 @@ def test_a_partial_write_ends_in_the_disks_error() -> None:
             staging_writer._write_all(descriptor, b"x")
     finally:
         os.close(descriptor)
+
+
+async def test_no_descriptor_stays_open(staging: Staging) -> None:
+    await _staged(staging, b"warm")
+    before = len(os.listdir("/proc/self/fd"))
+    for size in (10, INLINE_BYTES + 1, 2 * SPILL_BYTES):
+        staged = await _staged(staging, _content(size))
+        await _read(staging, staged)
+        async with staging.create(uuid4(), 1) as sink:
+            await sink.write(_content(size))
+    await until(lambda: len(os.listdir("/proc/self/fd")) == before)
 
 
 async def test_many_at_once_share_their_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ class Audited:
                 EventChecks(self.tasks, self.log, EVENTS),
                 RoadChecks(self.tasks, self.log, PREFIX),
                 ResultChecks(self.tasks, AuditedObjects(self.objects.as_uri())),
-                StagingChecks(self.tasks, self.staging),
+                StagingChecks(self.house.sweeps, self.staging),
             ],
             confirm_seconds=0.0,
         )

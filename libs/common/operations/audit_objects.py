@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from libs.common.operations.audit_findings import Findings, Fix, Violation
-from libs.common.ports_audit import AuditedTasks, Objects, Promise, PromisedFile, StagedListing
+from libs.common.ports_audit import AuditedTasks, Objects, Promise, PromisedFile, StagedListing, StagedOwners
 
 _AT_ONCE: Final = 8
 _PAGE: Final = 1_000
@@ -63,8 +63,8 @@ class StagingChecks:
 
     name = "staging"
 
-    def __init__(self, tasks: AuditedTasks, staging: StagedListing) -> None:
-        self._tasks = tasks
+    def __init__(self, owners: StagedOwners, staging: StagedListing) -> None:
+        self._owners = owners
         self._staging = staging
 
     async def run(self, found: Findings) -> None:
@@ -73,7 +73,7 @@ class StagingChecks:
         old = [entry for entry in entries if entry.age > GRACE_SECONDS]
         for start in range(0, len(old), _PAGE):
             page = old[start : start + _PAGE]
-            needed = await self._tasks.needed_staged([(entry.reference, entry.task) for entry in page])
+            needed = await self._owners.needed_staged([(entry.reference, entry.task) for entry in page])
             self._report([entry.reference for entry in page if entry.reference not in needed], found)
 
     def _report(self, strays: Sequence[str], found: Findings) -> None:

@@ -73,6 +73,7 @@ class Desk:
         trust: Trust,
         begin: Hands,
         runs_here: Callable[[int, int], bool],
+        newest: Callable[[int], Model | None],
         drop_permit: Callable[[int, UUID], None],
         placed: Callable[[Sequence[Placed]], None],
         figures: Figures,
@@ -87,6 +88,7 @@ class Desk:
         self._trust = trust
         self._begin = begin
         self._runs_here = runs_here
+        self._newest = newest
         self._drop_permit = drop_permit
         self._placed = placed
         self._figures = figures
@@ -103,7 +105,8 @@ class Desk:
 
     async def settle(self, arrivals: Sequence[Arrival]) -> None:
         """Answer for every one of these. Raises Closing when the process ends before PostgreSQL answered."""
-        fresh = [arrival for arrival in arrivals if not self._is_here(arrival)]
+        once = {(arrival.id, arrival.lease): arrival for arrival in arrivals}
+        fresh = [arrival for arrival in once.values() if not self._is_here(arrival)]
         # Who waits in a lane was there first; uploads wait for no permit.
         behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
         ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
@@ -132,6 +135,8 @@ class Desk:
 
     async def _ask(self, chosen: Sequence[Arrival]) -> tuple[list[Wanted], list[Arrival]]:
         await failpoint("executor/before-permit")
+        for arrival in chosen:  # limits and addresses may have changed since it was read
+            arrival.model = self._newest(arrival.model.id) or arrival.model
         wanted = [(arrival, _claim(arrival)) for arrival in chosen]
         asking = [one for one in wanted if one[0].needs_permit]
         if not asking:

@@ -99,9 +99,12 @@ class KafkaRoad:
                 timeout_ms=int(seconds * 1_000), max_records=_BATCH
             )
         except RecordTooLargeError as error:
-            raise _unreadable(error) from error
+            raise _too_large(error) from error
         except (KafkaError, ConsumerStoppedError) as error:
             raise BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}") from error
+        except Exception as error:
+            # The client choked on the bytes: a header name that is no UTF-8, a compression that is not what it says.
+            raise await _unreadable(consumer, error) from error
         return records
 
     async def offsets(self, since: Mapping[Spot, int]) -> dict[Spot, int]:
@@ -155,6 +158,22 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
             await consumer.stop()
 
 
-def _unreadable(error: RecordTooLargeError) -> Unreadable:
+def _too_large(error: RecordTooLargeError) -> Unreadable:
     _, place, offset, size = error.args
     return Unreadable(Spot(place.topic, place.partition), offset, f"record is larger than a fetch of {size} bytes")
+
+
+async def _unreadable(consumer: AIOKafkaConsumer, error: Exception) -> Unreadable | BrokerUnavailable:
+    """Whose record it is: the partition that fails again when it is asked alone, from where it stands."""
+    for place in consumer.assignment():
+        try:
+            async with asyncio.timeout(_LOOK_UP_SECONDS):
+                offset = await consumer.position(place)
+                consumer.seek(place, offset)  # what was fetched is forgotten, so that nothing is skipped
+                await consumer.getmany(place, timeout_ms=1_000, max_records=1)
+                consumer.seek(place, offset)
+        except (KafkaError, TimeoutError) as broken:
+            return BrokerUnavailable(f"reading from Kafka failed: {type(broken).__name__}")
+        except Exception as again:
+            return Unreadable(Spot(place.topic, place.partition), offset, f"unreadable bytes: {type(again).__name__}")
+    return BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}")

@@ -66,10 +66,6 @@ class PostgresAudit:
     async def promises(self, part: Slice) -> list[Promise]:
         return [_promise(row) for row in await self._fetch("audit_results", *part)]
 
-    async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
-        references, tasks = [reference for reference, _ in files], [task for _, task in files]
-        return {row["reference"] for row in await self._fetch("needed_staged", references, tasks)}
-
     async def lanes(self, after: int, limit: int) -> list[AuditedLane]:
         return [AuditedLane(**row) for row in await self._fetch("audit_lanes", after, limit)]
 

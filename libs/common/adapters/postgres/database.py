@@ -20,8 +20,8 @@ from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 #: One plan for ever: a hot statement must not be planned again, nor change its mind on stale statistics.
 _HOT_PLANNER: Final = """
 SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;
-SET enable_hashjoin = off; SET enable_mergejoin = off; SET idle_in_transaction_session_timeout = '30s';
-SET statement_timeout = '20s'
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0;
+SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '20s'
 """
 _ACQUIRE_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 30.0

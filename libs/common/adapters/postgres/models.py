@@ -74,9 +74,8 @@ class PostgresModels:
         return [_model(row) for row in await self._database.query("models_by_id", ids=list(ids))]
 
     async def changed_since(self, since: datetime | None) -> tuple[list[Model], datetime]:
-        now = (await self._database.query("database_now"))[0].now
-        rows = await self._database.query("models_changed", since=since or _BEGINNING)
-        return [_model(row) for row in rows], now
+        rows = await self._database.fetch("models_changed", since or _BEGINNING)
+        return [_from_columns(row) for row in rows if row["id"] is not None], rows[0]["now"]
 
     def _derived(self, values: dict[str, Any]) -> dict[str, int]:
         concurrency = values["max_concurrency"]
@@ -113,8 +112,12 @@ class PostgresApiKeys:
 
 
 def _model(row: Any) -> Model:
-    values = {name: getattr(row, name) for name in _STORED}
-    return Model(**values, version=row.version, deleted=row.deleted_at is not None)
+    return _from_columns(row._mapping)
+
+
+def _from_columns(row: Any) -> Model:
+    values = {name: row[name] for name in _STORED}
+    return Model(**values, version=row["version"], deleted=row["deleted_at"] is not None)
 
 
 def _taken(error: IntegrityError, name: str) -> Exception:

@@ -165,7 +165,8 @@ class PostgresSweeps:
 
     async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
         references, tasks = [reference for reference, _ in files], [task for _, task in files]
-        return {row["reference"] for row in await self._database.fetch("needed_staged", references, tasks)}
+        rows = await self._database.query("needed_staged", references=references, tasks=tasks)
+        return {row.reference for row in rows}
 
     async def prune(self, limit: int) -> int:
         await self._database.fetch("prune_cancel_requests")

@@ -56,8 +56,10 @@ WHERE m.tenant_id = :tenant_id AND m.deleted_at IS NULL AND m.id < :before ORDER
 SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.id = ANY (CAST(:ids AS bigint[]))
 
 -- name: models_changed
--- All models that changed at or after an instant, deleted ones too; the clock is the database's.
-SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.updated_at >= :since ORDER BY m.updated_at
+-- The database's clock, and all models that changed at or after an instant, deleted ones too: every process asks twice
+-- a second. A row without a model says only what time it is.
+SELECT clock.now, m.*, l.id AS lane FROM (SELECT now() AS now) clock
+LEFT JOIN (model m JOIN lane l ON l.model_id = m.id) ON m.updated_at >= $1
 
 -- name: lanes_changed
 -- What a dispatcher must know of every lane whose model changed at or after an instant.

@@ -229,11 +229,12 @@ WITH taken AS (
 SELECT count(*)::int AS rows FROM taken
 
 -- name: needed_staged
--- Which of these staged files ($1 references, $2 their tasks) somebody still needs: an open task, or a dead one for a replay.
-SELECT m.reference FROM unnest($1::text[], $2::uuid[]) AS m(reference, task) JOIN (
-  SELECT d.public_id FROM dispatch d WHERE d.public_id = ANY ($2::uuid[])) o ON o.public_id = m.task
+-- Which of these staged files somebody still needs: an open task, or a dead one for a replay. No index leads there: rare,
+-- and on the engine, whose planner may hash.
+SELECT m.reference FROM unnest(CAST(:references AS text[]), CAST(:tasks AS uuid[])) AS m(reference, task)
+JOIN dispatch d ON d.public_id = m.task
 UNION
-SELECT x.staged FROM dead_task x WHERE x.staged = ANY ($1::text[])
+SELECT x.staged FROM unnest(CAST(:references AS text[])) AS m(reference) JOIN dead_task x ON x.staged = m.reference
 
 -- name: prune_dead_events
 -- Events that died, once nobody can be expected to send them again. $1 days, $2 limit.

@@ -1,0 +1,41 @@
+"""What errors of the client mean; those of real connections are in tests/integration/test_plain_http.py."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from unittest.mock import Mock
+
+import aiohttp
+import pytest
+
+from libs.common.adapters.models.refusals import connection_error
+
+_KEY = Mock()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (aiohttp.ClientConnectorError(_KEY, OSError(111, "Connect call failed (10.0.0.1)")), "", "connection refused"),
+        (aiohttp.ClientConnectorError(_KEY, socket.gaierror(-2, "10.0.0.1")), "", "no connection"),
+        (aiohttp.ClientConnectorError(_KEY, OSError("Multiple exceptions: 10.0.0.1")), "", "no connection"),
+        (aiohttp.ClientConnectorDNSError(_KEY, OSError(-2, "x")), "", "its name cannot be resolved"),
+        (aiohttp.ClientConnectorSSLError(_KEY, OSError(1, "x")), "", "no TLS could be agreed on"),
+        (
+            aiohttp.ClientConnectorCertificateError(_KEY, ssl.CertificateError("expired")),
+            "",
+            "its certificate is not valid for it",
+        ),
+        (aiohttp.ConnectionTimeoutError("x"), "", "no connection in time"),
+        (aiohttp.ServerDisconnectedError("secret"), "", "the connection broke before it answered"),
+        (aiohttp.ClientOSError(104, "secret"), "", "the connection broke before it answered"),
+        (aiohttp.ClientPayloadError("secret"), "", "the connection broke in the middle of its answer"),
+        (aiohttp.InvalidURL("http://secret"), "bad_address", "the model's address cannot be called"),
+        (aiohttp.ClientResponseError(Mock(), ()), "bad_answer", "the answer is not proper HTTP"),
+    ],
+)
+def test_every_error_of_the_client_has_words_of_ours(error: Exception, code: str, message: str) -> None:
+    found = connection_error("http://model", error)
+    assert (found.code, found.retryable) == (code or "model_unreachable", not code)
+    assert found.message in (f"http://model: {message}", message)
