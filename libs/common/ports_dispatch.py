@@ -37,8 +37,7 @@ class LaneAsk:
     fresh: Key
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedRow:
+class LeasedRow(NamedTuple):
     """A row taken by a turn, to be published."""
 
     id: int
@@ -161,8 +160,7 @@ class Events(Protocol):
         """(id, delay, error) back off alone; returns the ids that are dead now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record for Kafka."""
 
     topic: str

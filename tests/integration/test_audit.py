@@ -5,47 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TypeAlias
 from uuid import uuid4
 
-import orjson
 import pytest
 
 from libs.common.adapters.postgres.tasks import PostgresTasks
-from libs.common.domain.model import Model
-from libs.common.ports import PermitRequest, SlotRequest
-from libs.common.ports_attempts import Attempt
 from services.janitor.beats import BeatWatch
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.statistics import Statistics
+from tests.support import corruptions as broken
 from tests.support.auditing import EVENTS, Audited, open_audited
-from tests.support.house import SLOT_MS, House
+from tests.support.corruptions import ALSO, CORRUPTIONS, Corruption, Scene
+from tests.support.house import House
 
 INVARIANTS = ["I2", "I3", "I4", "I5", "I6", "I7", "I8", "I10", "I11", "I13", "I15", "I16", "I17", "I19", "I20", "I27"]
-
-
-@dataclass
-class Scene:
-    """A lane with something in every state, and nothing wrong."""
-
-    stores: Audited
-    model: Model
-    succeeded: Attempt
-    result: Path
-    dead: Attempt
-    running: Attempt
-    waiting: int
-    executor: int
-
-    @property
-    def house(self) -> House:
-        return self.stores.house
-
-    async def sql(self, query: str, *arguments: object) -> None:
-        await self.house.sql(query, *arguments)
 
 
 @pytest.fixture
@@ -127,312 +102,6 @@ async def test_an_empty_house_is_clean(stores: Audited) -> None:
     assert set(report.checked) == set(INVARIANTS)
 
 
-Corruption: TypeAlias = Callable[[Scene], Awaitable[object]]
-
-
-async def a_key_names_nobody(scene: Scene) -> None:
-    await scene.sql(
-        "INSERT INTO idempotency (tenant_id, route, key_hash, body_hash, public_id) VALUES (1, 'r', '', '', $1)",
-        uuid4(),
-    )
-
-
-async def an_open_task_lost_its_row(scene: Scene) -> None:
-    await scene.sql("DELETE FROM dispatch WHERE id = $1", scene.waiting)
-    await scene.house.gate.release_many([(scene.model.lane, (await scene.house.public([scene.waiting]))[0])])
-
-
-async def a_final_task_has_a_row(scene: Scene) -> None:
-    await scene.sql(
-        "INSERT INTO dispatch (id, public_id, lane, state, attempt, version, position, due_at)"
-        " SELECT id, public_id, lane, 3, attempt, version, id, now() + interval '1 h' FROM task WHERE id = $1",
-        scene.succeeded.id,
-    )
-
-
-async def a_row_has_no_task(scene: Scene) -> None:
-    await scene.sql(
-        "INSERT INTO dispatch (id, public_id, lane, state, position, due_at)"
-        " VALUES ($1, $2, $3, 3, 1, now() + interval '1 h')",
-        10**6, uuid4(), scene.model.lane,
-    )  # fmt: skip
-
-
-async def nobody_promotes_it(scene: Scene) -> None:
-    await scene.sql("UPDATE dispatch SET state = 2, due_at = now() - interval '2 min' WHERE id = $1", scene.waiting)
-
-
-async def its_executor_is_gone(scene: Scene) -> None:
-    await scene.sql("UPDATE executor SET stopped_at = now() - interval '2 min'")
-
-
-async def its_executor_is_silent(scene: Scene) -> None:
-    await scene.sql("UPDATE executor SET beat_at = now() - interval '2 min'")
-
-
-async def it_runs_for_ever(scene: Scene) -> None:
-    await scene.sql("UPDATE dispatch SET until = now() - interval '1 h' WHERE id = $1", scene.running.id)
-
-
-async def its_model_was_deleted(scene: Scene) -> None:
-    await scene.sql("UPDATE lane SET closed = true")
-    await scene.sql("UPDATE model SET deleted_at = now() - interval '2 min'")
-
-
-async def a_lease_was_never_closed(scene: Scene) -> None:
-    await scene.sql("INSERT INTO lease (id, dispatcher, taken_at) VALUES (999999, 1, now() - interval '2 min')")
-
-
-async def an_attempt_is_missing(scene: Scene) -> None:
-    await scene.sql("UPDATE task SET attempt = 2 WHERE id = $1", scene.dead.id)
-    await scene.sql("UPDATE attempt SET attempt = 2 WHERE task_id = $1", scene.dead.id)
-    await scene.sql("INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls) SELECT now(), $1, 'c', $2, 1",
-                    scene.model.tenant_id, scene.model.id)  # fmt: skip
-    scene.stores.log.records.clear()
-    await scene.sql("UPDATE task SET finished_at = now() - interval '1 h' WHERE finished_at IS NOT NULL")
-
-
-async def an_attempt_ended_before_it_ended(scene: Scene) -> None:
-    await scene.sql("INSERT INTO attempt (task_id, attempt, outcome) VALUES ($1, 1, 'failed')", scene.running.id)
-
-
-async def a_failure_has_a_successful_attempt(scene: Scene) -> None:
-    await scene.sql("UPDATE attempt SET outcome = 'success' WHERE task_id = $1", scene.dead.id)
-
-
-async def a_success_has_none(scene: Scene) -> None:
-    await scene.sql("UPDATE attempt SET outcome = 'failed' WHERE task_id = $1", scene.succeeded.id)
-
-
-async def a_step_is_newer_than_its_task(scene: Scene) -> None:
-    await scene.sql("INSERT INTO history (task_id, kind, attempt, version) VALUES ($1, 'retry', 1, 99)", scene.dead.id)
-
-
-async def steps_go_back(scene: Scene) -> None:
-    for version in (3, 2):
-        await scene.sql(
-            "INSERT INTO history (task_id, kind, attempt, version) VALUES ($1, 'release', 1, $2)",
-            scene.running.id, version,
-        )  # fmt: skip
-
-
-async def an_attempt_ended_before_it_began(scene: Scene) -> None:
-    await scene.sql("UPDATE attempt SET started_at = ended_at + interval '1 s' WHERE task_id = $1", scene.dead.id)
-
-
-async def an_end_changed_without_a_replay(scene: Scene) -> None:
-    await scene.sql("UPDATE task SET version = version + 1, error_code = 'other' WHERE id = $1", scene.dead.id)
-    await scene.sql("UPDATE dead_task SET version = version + 1 WHERE task_id = $1", scene.dead.id)
-    await scene.sql(
-        "INSERT INTO event (task_id, version, status, attempt, finished_at, error_code, error_message)"
-        " SELECT id, version, status, attempt, finished_at, error_code, error_message FROM task WHERE id = $1",
-        scene.dead.id,
-    )
-    await scene.stores.announce()
-
-
-async def an_event_says_something_else_the_second_time(scene: Scene) -> None:
-    record = scene.stores.log.records[EVENTS][-1]
-    value = orjson.dumps(orjson.loads(record.value or b"") | {"errorMsg": "something else"})
-    scene.stores.log.again(record, value=value)
-
-
-async def an_event_contradicts_its_row(scene: Scene) -> None:
-    await scene.sql(
-        "UPDATE task SET oss_file = 'file:///elsewhere', files = NULL, file_size = 1 WHERE id = $1", scene.dead.id
-    )
-
-
-async def an_event_was_lost(scene: Scene) -> None:
-    scene.stores.log.records[EVENTS].pop()
-
-
-async def an_event_of_nobody_waits(scene: Scene) -> None:
-    await scene.sql("INSERT INTO event (task_id, version, status, attempt) VALUES (424242, 1, 6, 1)")
-
-
-async def an_event_waits_for_what_is_still_open(scene: Scene) -> None:
-    await scene.sql("INSERT INTO event (task_id, version, status, attempt) VALUES ($1, 9, 6, 1)", scene.running.id)
-
-
-async def a_phantom_is_on_the_topic(scene: Scene) -> None:
-    record = scene.stores.log.records[EVENTS][-1]
-    task = str(uuid4())
-    value = orjson.dumps(orjson.loads(record.value or b"") | {"taskId": task})
-    headers = dict(record.headers) | {"ce_id": f"{task}:{dict(record.headers)['ce_sequence'].decode()}".encode()}
-    scene.stores.log.again(record, value=value, key=task.encode(), headers=tuple(headers.items()))
-
-
-async def an_event_is_ahead_of_its_task(scene: Scene) -> None:
-    record = scene.stores.log.records[EVENTS][-1]
-    task = (record.key or b"").decode()
-    headers = dict(record.headers) | {"ce_sequence": b"77", "ce_id": f"{task}:77".encode()}
-    scene.stores.log.again(record, headers=tuple(headers.items()))
-
-
-async def rubbish_is_on_the_events_topic(scene: Scene) -> None:
-    scene.stores.log.append(EVENTS, b"\xffnot json")
-
-
-async def it_was_sent_too_often(scene: Scene) -> None:
-    await scene.sql("UPDATE dispatch SET sends = 21 WHERE id = $1", scene.waiting)
-
-
-async def an_event_never_dies(scene: Scene) -> None:
-    await scene.sql(
-        "INSERT INTO event (task_id, version, status, attempt, sends, due_at)"
-        " SELECT id, version, status, attempt, 20, now() + interval '1 h' FROM task WHERE id = $1",
-        scene.dead.id,
-    )
-
-
-async def nobody_claims_it(scene: Scene) -> None:
-    await scene.house.lease(scene.model)
-    await scene.sql("UPDATE executor SET started_at = now() - interval '1 h'")
-    await scene.sql("UPDATE dispatch SET leased_at = now() - interval '2 min' WHERE id = $1", scene.waiting)
-
-
-async def poison_left_no_trace(scene: Scene) -> None:
-    scene.stores.log.append(scene.stores.topic(scene.model), b"poison")
-    rows = await scene.house.lease(scene.model)
-    scene.stores.publish(scene.model, rows)
-    await scene.house.hold(scene.executor, rows)
-
-
-async def a_gate_is_over_its_limit(scene: Scene) -> None:
-    await scene.house.gate.restore(scene.model.lane, [(str(uuid4()), SLOT_MS) for _ in range(60)])
-
-
-async def a_slot_has_no_owner(scene: Scene) -> None:
-    await scene.house.gate.take_many([SlotRequest(scene.model.lane, str(uuid4()), 50, SLOT_MS)])
-
-
-async def an_open_task_lost_its_slot(scene: Scene) -> None:
-    await scene.house.gate.release_many([(scene.model.lane, str(scene.running.public_id))])
-
-
-async def a_permit_has_no_owner(scene: Scene) -> None:
-    await scene.house.permits.acquire_many([PermitRequest(scene.model.lane, "not-even-a-token", 50, SLOT_MS)])
-
-
-async def a_call_lost_its_permit(scene: Scene) -> None:
-    await scene.house.permits.release_many([(scene.model.lane, str(scene.running.token))])
-
-
-async def two_attempts_share_a_token(scene: Scene) -> None:
-    await scene.sql("UPDATE attempt SET token = $1 WHERE task_id = $2", scene.succeeded.token, scene.dead.id)
-
-
-async def a_zombie_wrote_an_end(scene: Scene) -> None:
-    await scene.sql(
-        "INSERT INTO history (task_id, kind, attempt, version, detail) VALUES ($1, 'rescue', 1, 2, $2)",
-        scene.dead.id, f"executor 1, token {scene.dead.token}",
-    )  # fmt: skip
-
-
-async def a_call_was_counted_twice(scene: Scene) -> None:
-    await Statistics(scene.house.sweeps).sweep()
-    await scene.sql("UPDATE model_stat SET request_count = request_count + 1")
-
-
-async def a_result_is_not_what_was_staged(scene: Scene) -> None:
-    scene.result.write_bytes(b"RESULT")
-
-
-async def fewer_bytes_were_staged(scene: Scene) -> None:
-    await scene.sql("UPDATE attempt SET staged_size = 5 WHERE task_id = $1", scene.succeeded.id)
-
-
-async def a_result_is_gone(scene: Scene) -> None:
-    scene.result.unlink()
-
-
-async def a_result_was_cut(scene: Scene) -> None:
-    scene.result.write_bytes(b"resul")
-
-
-async def a_success_names_no_file(scene: Scene) -> None:
-    await scene.sql("UPDATE task SET files = NULL WHERE id = $1", scene.succeeded.id)
-
-
-async def a_staged_file_was_left_behind(scene: Scene) -> None:
-    await scene.stores.stage(scene.succeeded.public_id, age=300)
-
-
-async def half_a_staged_file_was_left_behind(scene: Scene) -> None:
-    await scene.stores.stage(uuid4(), age=300, commit=False)
-
-
-async def a_failure_is_not_listed(scene: Scene) -> None:
-    await scene.sql("DELETE FROM dead_task")
-
-
-async def a_dead_task_has_no_payload(scene: Scene) -> None:
-    await scene.sql("DELETE FROM task_input WHERE task_id = $1", scene.dead.id)
-
-
-async def a_success_is_listed_as_dead(scene: Scene) -> None:
-    await scene.sql(
-        "INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version)"
-        " SELECT id, tenant_id, model_id, '', version FROM task WHERE id = $1",
-        scene.succeeded.id,
-    )
-
-
-CORRUPTIONS: list[tuple[str, Corruption]] = [
-    ("I2", a_key_names_nobody),
-    ("I3", an_open_task_lost_its_row),
-    ("I3", a_final_task_has_a_row),
-    ("I3", a_row_has_no_task),
-    ("I4", nobody_promotes_it),
-    ("I4", its_executor_is_gone),
-    ("I4", its_executor_is_silent),
-    ("I4", it_runs_for_ever),
-    ("I4", its_model_was_deleted),
-    ("I4", a_lease_was_never_closed),
-    ("I5", an_attempt_is_missing),
-    ("I5", an_attempt_ended_before_it_ended),
-    ("I5", a_failure_has_a_successful_attempt),
-    ("I5", a_success_has_none),
-    ("I5", a_step_is_newer_than_its_task),
-    ("I5", steps_go_back),
-    ("I5", an_attempt_ended_before_it_began),
-    ("I5", an_end_changed_without_a_replay),
-    ("I6", an_event_says_something_else_the_second_time),
-    ("I6", an_event_contradicts_its_row),
-    ("I7", an_event_was_lost),
-    ("I7", an_event_of_nobody_waits),
-    ("I7", an_event_waits_for_what_is_still_open),
-    ("I7", a_phantom_is_on_the_topic),
-    ("I7", an_event_is_ahead_of_its_task),
-    ("I7", rubbish_is_on_the_events_topic),
-    ("I8", it_was_sent_too_often),
-    ("I8", an_event_never_dies),
-    ("I10", nobody_claims_it),
-    ("I10", poison_left_no_trace),
-    ("I11", a_gate_is_over_its_limit),
-    ("I13", a_slot_has_no_owner),
-    ("I13", an_open_task_lost_its_slot),
-    ("I13", a_permit_has_no_owner),
-    ("I13", a_call_lost_its_permit),
-    ("I15", two_attempts_share_a_token),
-    ("I15", a_zombie_wrote_an_end),
-    ("I16", a_call_was_counted_twice),
-    ("I17", a_result_is_not_what_was_staged),
-    ("I17", fewer_bytes_were_staged),
-    ("I19", a_result_is_gone),
-    ("I19", a_result_was_cut),
-    ("I19", a_success_names_no_file),
-    ("I20", a_staged_file_was_left_behind),
-    ("I20", half_a_staged_file_was_left_behind),
-    ("I27", a_failure_is_not_listed),
-    ("I27", a_dead_task_has_no_payload),
-    ("I27", a_success_is_listed_as_dead),
-]
-#: A gate over its limit has members that nobody owns, too.
-ALSO = {a_gate_is_over_its_limit: {"I13"}}
-
-
 @pytest.mark.parametrize(
     ("invariant", "corrupt"), [pytest.param(*case, id=f"{case[0]}-{case[1].__name__}") for case in CORRUPTIONS]
 )
@@ -459,7 +128,7 @@ async def test_a_broker_that_lost_its_memory_is_no_violation(scene: Scene) -> No
 async def test_the_same_event_twice_is_no_violation_and_a_recorded_replay_explains_a_second_end(scene: Scene) -> None:
     for record in list(scene.stores.log.records[EVENTS]):
         scene.stores.log.again(record)
-    await an_end_changed_without_a_replay(scene)
+    await broken.an_end_changed_without_a_replay(scene)
     await scene.sql(
         "INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'replay', 1, version FROM task WHERE id = $1",
         scene.dead.id,
@@ -475,14 +144,14 @@ async def test_an_event_that_still_waits_is_not_missed(scene: Scene) -> None:
 
 async def test_fix_repairs_what_is_safe_to_repair(scene: Scene) -> None:
     for corrupt in (
-        an_open_task_lost_its_row,
-        a_final_task_has_a_row,
-        a_slot_has_no_owner,
-        an_open_task_lost_its_slot,
-        a_permit_has_no_owner,
-        a_call_lost_its_permit,
-        half_a_staged_file_was_left_behind,
-        a_result_is_gone,
+        broken.an_open_task_lost_its_row,
+        broken.a_final_task_has_a_row,
+        broken.a_slot_has_no_owner,
+        broken.an_open_task_lost_its_slot,
+        broken.a_permit_has_no_owner,
+        broken.a_call_lost_its_permit,
+        broken.half_a_staged_file_was_left_behind,
+        broken.a_result_is_gone,
     ):
         await corrupt(scene)
     report = await scene.stores.run(fix=True)
@@ -516,7 +185,7 @@ async def test_young_staged_files_and_those_of_open_and_dead_tasks_are_in_order(
 
 
 async def test_it_waits_until_it_is_clean(scene: Scene) -> None:
-    await a_slot_has_no_owner(scene)
+    await broken.a_slot_has_no_owner(scene)
     began = time.monotonic()
 
     async def heal() -> None:

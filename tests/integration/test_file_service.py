@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from libs.common.adapters.object_storage.file_service import open_file_service
+from libs.common.adapters.object_storage.file_service import BadFileServiceUrl, open_file_service
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
@@ -218,6 +218,12 @@ async def test_a_refusal_before_the_body_was_read(service: StandInFileService, s
 
 async def test_another_path(service: StandInFileService, staging: Staging) -> None:
     assert (await _failure(service, staging, path="/elsewhere")).code == "upload_http_404"
+
+
+@pytest.mark.parametrize("url", ["", "oss", "ftp://oss", "http://user@oss"])
+async def test_an_unusable_url_stops_the_process_and_names_the_setting(staging: Staging, url: str) -> None:
+    with pytest.raises(BadFileServiceUrl, match="SLUICEWAY_OSS_URL"):
+        await open_file_service(staging, url, "/x").__aenter__()
 
 
 @pytest.mark.parametrize("size", [100, 5 * 2**20])

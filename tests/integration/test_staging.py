@@ -319,6 +319,9 @@ async def test_no_descriptor_stays_open(staging: Staging) -> None:
         await _read(staging, staged)
         async with staging.create(uuid4(), 1) as sink:
             await sink.write(_content(size))
+        kept = staging.create(uuid4(), 1)
+        await kept.write(_content(size))
+        await kept.commit()
     await until(lambda: len(os.listdir("/proc/self/fd")) == before)
 
 

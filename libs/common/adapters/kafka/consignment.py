@@ -76,17 +76,26 @@ class Consignment:
         `send()` of a producer waits seconds for such a topic: it is never asked about one.
         """
         await self._learn({(record.topic, record.partition) for record in self._records})
+        cluster = self._producer.client.cluster
+        available = {
+            topic: cluster.available_partitions_for_topic(topic) or ()
+            for topic in {record.topic for record in self._records}
+        }
         places: dict[int, _Place] = {}
         for index, record in enumerate(self._records):
+            partition = record.partition if record.partition is not None else self._partition_by_key(record)
             if len(record.value) > RECORD_BYTES:
                 self._verdicts[index] = SendVerdict(False, f"{len(record.value)} bytes are too large")
-                continue
-            partition = self._partition(record)
-            if partition is not None:
+            elif partition in available[record.topic]:
                 places[index] = (record.topic, partition)
-            elif record.topic in self._producer.client.cluster.unauthorized_topics:
+            elif record.topic in cluster.unauthorized_topics:
                 self._verdicts[index] = SendVerdict(False, "TopicAuthorizationFailedError")
         return places
+
+    def _partition_by_key(self, record: Record) -> int:
+        """Where every Kafka client puts that key; -1 when the topic is not there."""
+        every = sorted(self._producer.client.cluster.partitions_for_topic(record.topic) or ())
+        return _partitioner(record.key, every, every) if every else -1
 
     async def _learn(self, places: Iterable[tuple[str, int | None]]) -> None:
         client = self._producer.client
@@ -102,17 +111,6 @@ class Consignment:
     def _is_known(self, topic: str, partition: int | None) -> bool:
         available = self._producer.client.cluster.available_partitions_for_topic(topic)
         return bool(available) and (partition is None or partition in available)
-
-    def _partition(self, record: Record) -> int | None:
-        cluster = self._producer.client.cluster
-        available = cluster.available_partitions_for_topic(record.topic)
-        if not available:
-            return None
-        if record.partition is not None:
-            return record.partition if record.partition in available else None
-        every = sorted(cluster.partitions_for_topic(record.topic))
-        chosen: int = _partitioner(record.key, every, every)
-        return chosen if chosen in available else None
 
     def _batches(self, places: dict[int, _Place]) -> dict[_Place, list[_Batch]]:
         batches: dict[_Place, list[_Batch]] = defaultdict(list)

@@ -169,6 +169,8 @@ async def _unreadable(consumer: AIOKafkaConsumer, error: Exception) -> Unreadabl
         try:
             async with asyncio.timeout(_LOOK_UP_SECONDS):
                 offset = await consumer.position(place)
+                if (consumer.highwater(place) or offset) <= offset:
+                    continue  # nothing of it is unread
                 consumer.seek(place, offset)  # what was fetched is forgotten, so that nothing is skipped
                 await consumer.getmany(place, timeout_ms=1_000, max_records=1)
                 consumer.seek(place, offset)
