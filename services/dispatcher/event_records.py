@@ -8,14 +8,18 @@ from libs.common.contracts.completion_event import cloud_event_headers, rfc3339
 from libs.common.ports_dispatch import EventRow, Record
 
 
-def event_record(row: EventRow, *, topic: str, source: str) -> Record:
-    """CloudEvents 1.0 in binary mode, keyed by the task; its data is exactly a contracts.TaskEvent."""
+def event_record(row: EventRow, *, topic: str, source: str, partitions: int) -> Record:
+    """CloudEvents 1.0 in binary mode, keyed by the task; its data is exactly a contracts.TaskEvent.
+
+    All events of a task go to one partition. It comes from the id's random end and not from the usual hash of the key,
+    which costs 28 us a record in Python.
+    """
     headers = cloud_event_headers(
         public_id=row.public_id, version=row.version, status=row.status, at=row.finished_at, source=source
     )
     return Record(
         topic=topic,
-        partition=None,
+        partition=row.public_id.int % partitions,
         key=str(row.public_id).encode(),
         value=orjson.dumps(_data(row)),
         headers=headers,

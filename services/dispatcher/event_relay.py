@@ -92,7 +92,7 @@ class EventRelay:
         self._topic = topic
         self._source = source
         self._rng = rng
-        self._topic_there = asyncio.Event()
+        self._partitions = 0  #: none while the topic is not there
         self._wake = asyncio.Event()
         self._stopped = asyncio.Event()
         self._gaps = Gaps()
@@ -167,7 +167,7 @@ class EventRelay:
         elif not self._carrier.reachable and not await self._carrier.probe():
             log.warning("events.broker_away", cause=self._carrier.last_error)
             await self._pause(_LONGEST_PAUSE)
-        elif not self._topic_there.is_set():
+        elif not self._partitions:
             await self._pause(_FIRST_PAUSE)
         else:
             return True
@@ -188,7 +188,9 @@ class EventRelay:
 
     async def _send(self, rows: Sequence[EventRow]) -> int:
         await failpoint("dispatcher/before-event-publish")
-        records = [event_record(row, topic=self._topic, source=self._source) for row in rows]
+        records = [
+            event_record(row, topic=self._topic, source=self._source, partitions=self._partitions) for row in rows
+        ]
         verdicts = await self._carrier.send(records)
         sent = [row.id for row, verdict in zip(rows, verdicts, strict=True) if verdict.acknowledged]
         refused = [(row, verdict.refused) for row, verdict in zip(rows, verdicts, strict=True) if verdict.refused]
@@ -250,10 +252,8 @@ class EventRelay:
         await self._pause(seconds)
 
     def _on_topic(self, partitions: int | None) -> None:
-        if partitions is None:
-            self._topic_there.clear()
-        else:
-            self._topic_there.set()
+        # Fixed for ever, whatever its operators made of the topic: a task's events stay in one partition.
+        self._partitions = min(partitions or 0, EVENT_PARTITIONS)
 
     async def _pause(self, seconds: float) -> None:
         """Sleep; a stop cuts it short."""

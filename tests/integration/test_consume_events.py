@@ -115,7 +115,7 @@ async def test_the_example_consumer(
 
 
 def _record_on(topic: str) -> Callable[..., Record]:
-    return lambda row: event_record(row, topic=topic, source="/test")
+    return lambda row: event_record(row, topic=topic, source="/test", partitions=12)
 
 
 async def _send(carrier: KafkaCarrier, records: list[Record]) -> None:

@@ -57,7 +57,7 @@ ROWS = [ROW, FAILED, replace(FAILED, status=TaskStatus.TIMEOUT), replace(FAILED,
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.status.word)
 def test_the_record_is_a_cloud_event_in_binary_mode(row: EventRow) -> None:
-    record = event_record(row, topic="t", source="/sluiceway")
+    record = event_record(row, topic="t", source="/sluiceway", partitions=12)
     event = from_binary(KafkaMessage(dict(record.headers), record.key, record.value), JSONFormat())
     assert event.get_id() == f"{row.public_id}:7"
     assert event.get_type() == f"sluiceway.task.{row.status.word}.v1"
@@ -68,12 +68,12 @@ def test_the_record_is_a_cloud_event_in_binary_mode(row: EventRow) -> None:
     assert event.get_extension("sequence") == "7"
     assert event.get_data() == json.loads(record.value)
     assert record.key == str(row.public_id).encode()
-    assert record.partition is None
+    assert record.partition == row.public_id.int % 12
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.status.word)
 def test_the_data_is_exactly_the_contract(row: EventRow) -> None:
-    record = event_record(row, topic="t", source="/s")
+    record = event_record(row, topic="t", source="/s", partitions=12)
     data = orjson.loads(record.value)
     assert list(data) == list(TaskEvent.model_fields)
     event = TaskEvent.model_validate_json(record.value, strict=True)
@@ -86,7 +86,7 @@ def test_the_data_is_exactly_the_contract(row: EventRow) -> None:
 
 
 def test_the_schema_refuses_what_is_no_event() -> None:
-    data = orjson.loads(event_record(ROW, topic="t", source="/s").value)
+    data = orjson.loads(event_record(ROW, topic="t", source="/s", partitions=12).value)
     for broken in (
         {**data, "status": "done"},
         {**data, "tenantId": 7},
