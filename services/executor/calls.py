@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from libs.common.domain.header_bindings import parse_bindings
+from libs.common.domain.header_bindings import InvalidBindings, parse_bindings
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import ModelError
 from libs.common.domain.output import StagedFile
@@ -56,7 +56,7 @@ class ModelCalls:
         try:
             text = self._open_sealed(model.bindings, f"tenant:{model.tenant_id}").decode()
             headers = parse_bindings(text)
-        except ValueError as error:
+        except (ValueError, InvalidBindings) as error:
             raise ModelError(
                 "api_key_unreadable", f"the model's api_key cannot be read: {error}", retryable=False
             ) from error

@@ -81,7 +81,7 @@ class Steward:
             place = self._places.find(named[0], named[1])
             if place is not None and place.assigned:
                 place.busy_at = now
-            else:
+            elif self._ownership.mine(named[0], named[1]):
                 self._hinted.add((named[0], named[1]))
                 self._wake.set()
 

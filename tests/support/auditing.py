@@ -16,7 +16,7 @@ from libs.common.adapters.postgres.audit import PostgresAudit, open_audit_databa
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.contracts.dispatch_message import DispatchMessage
-from libs.common.contracts.topics import events_topic, model_topic
+from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic, model_topic
 from libs.common.domain.model import Model
 from libs.common.domain.outcome import ResultFile
 from libs.common.operations.audit import Audit, Report
@@ -119,7 +119,7 @@ class Audited:
         rows = await events.after(0, 1_000, [])
         sent = []
         for row in rows:
-            record = event_record(row, topic=EVENTS, source="/test")
+            record = event_record(row, topic=EVENTS, source="/test", partitions=EVENT_PARTITIONS)
             sent.append(
                 self.log.append(
                     EVENTS,
