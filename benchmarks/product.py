@@ -19,6 +19,8 @@ from aiokafka import AIOKafkaConsumer
 from benchmarks.cpu import Meter, memory_mb
 
 _LIMIT_SECONDS = 300.0
+#: Executors leave a partition alone that was quiet for half a minute.
+_QUIET_SECONDS = 35.0
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Product:
         self.addresses = addresses
         self.key = key
         self.events: dict[str, float] = {}
+        self.listening: asyncio.Task[None]
 
     @property
     def pids(self) -> dict[str, int]:
@@ -95,8 +98,9 @@ class Product:
         return Load(tasks, max(self.events.values()) - began, spent, latencies)
 
     async def idle(self, seconds: float) -> dict[str, float]:
-        """Percent of a core that each process uses with nothing to do."""
-        await asyncio.sleep(5)
+        """Percent of a core that each process uses with nothing to do and nobody listening."""
+        self.listening.cancel()
+        await asyncio.sleep(_QUIET_SECONDS)
         meter = Meter(self.pids)
         await asyncio.sleep(seconds)
         return {name: spent / seconds * 100 for name, spent in meter.spent().items()}
@@ -120,13 +124,13 @@ async def product(folder: Path, model_port: int) -> AsyncIterator[Product]:
             body = {"name": "bench", "base_url": f"http://127.0.0.1:{model_port}", "route": "/x", **limits}
             answer = await client.post("/v1/models", json=body, headers={"Authorization": f"Bearer {key}"})
             answer.raise_for_status()
-        listening = asyncio.create_task(running.listen())
+        running.listening = asyncio.create_task(running.listen())
         try:
             await asyncio.sleep(1)
             yield running
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            running.listening.cancel()
+            await asyncio.gather(running.listening, return_exceptions=True)
     finally:
         await _command(environment, "down", "--data", str(folder))
 

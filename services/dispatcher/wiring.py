@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 from libs.common.adapters.kafka.carrier import KafkaCarrier
-from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue, PostgresEvents
@@ -42,6 +42,7 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
     ):
         queue, events = PostgresDispatchQueue(database), PostgresEvents(database)
         closing.push_async_callback(events.close)
+        quiet_clients()
         connection = KafkaConnection.of(settings)
         carrier = KafkaCarrier(connection, client_id="sluiceway-dispatcher")
         closing.push_async_callback(carrier.close)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,15 +15,22 @@ from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_road import RoadRecord, Spot
 from libs.common.runtime.metrics import REGISTRY
+from tests.support import servers
 from tests.support.executor_rig import Rig, Running, Through, open_rig, until
-from tests.support.servers import BrokerChoice
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """One database for this module, emptied for each test: cloning takes longer than most of them."""
+    with servers.clone(postgres_server, template_database) as url:
+        yield url
 
 
 @pytest.fixture
 async def rig(
-    database_url: str, redis_url: str, kafka_bootstrap: str, broker_choice: BrokerChoice, topic_prefix: str
+    database: str, redis_url: str, kafka_bootstrap: str, broker_choice: servers.BrokerChoice, topic_prefix: str
 ) -> AsyncIterator[Rig]:
-    async with open_rig(database_url, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
+    async with open_rig(database, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
         yield rig
 
 
@@ -200,7 +207,8 @@ async def test_a_position_beyond_a_log_that_began_anew_is_healed(rig: Rig) -> No
     await rig.ended(ids, seconds=6)
 
 
-async def test_a_connection_that_says_nothing_is_made_anew(rig: Rig) -> None:
+async def test_a_connection_that_says_nothing_is_made_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.steward.SUSPICIOUS_SECONDS", 0.3)
     model = await rig.make_model()
     silent = True
 
@@ -317,7 +325,10 @@ async def test_the_partitions_of_a_silent_executor_pass_on(rig: Rig) -> None:
     await rig.ended(more, seconds=9)
 
 
-async def test_a_reader_that_hangs_while_it_beats_loses_its_partitions_and_keeps_its_calls(rig: Rig) -> None:
+async def test_a_reader_that_hangs_while_it_beats_loses_its_partitions_and_keeps_its_calls(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.watchdog.HANGS_SECONDS", 1.5)
     model = await rig.make_model()
     first, second = await rig.executor(), await rig.executor()
     rig.model.held = asyncio.Event()

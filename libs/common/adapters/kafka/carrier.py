@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,8 +44,6 @@ class KafkaCarrier:
     def __init__(self, connection: KafkaConnection, *, client_id: str) -> None:
         self._connection = connection
         self._client_id = client_id
-        # It says every try of every partition, thousands in an outage; we say every batch.
-        logging.getLogger("aiokafka.producer.sender").setLevel(logging.CRITICAL)
         self._line: _Line | None = None
         self._opening = asyncio.Lock()
         self._reachable = False

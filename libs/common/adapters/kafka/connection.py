@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -85,3 +86,9 @@ class KafkaConnection:
                 connection.close()
                 return ""
         return "; ".join(causes) or "no bootstrap server is set"
+
+
+def quiet_clients() -> None:
+    """Silence aiokafka's own log in this process: it says every try of every partition, thousands of lines in an
+    outage, while our lines say each outage once and its cause. Call it after logging is configured."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

@@ -15,6 +15,7 @@ from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
     InvalidTopicError,
+    KafkaError,
     OutOfOrderSequenceNumber,
     PolicyViolationError,
     TopicAuthorizationFailedError,
@@ -153,7 +154,7 @@ class Consignment:
         return suspects
 
     def _judge(self, flight: asyncio.Future[object], indexes: Iterable[int]) -> list[int]:
-        error = flight.exception()
+        error = KafkaError("the send was cut off") if flight.cancelled() else flight.exception()
         many = list(indexes)
         if error is None:
             for index in many:
