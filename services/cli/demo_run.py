@@ -82,13 +82,20 @@ class Show:
         return table
 
     def results(self, tasks: list[Carried]) -> None:
-        table = Table(title="results", title_justify="left", box=SIMPLE)
+        table = Table(title="results", title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
         for heading in ("tenant", "model", "task", "status", "waited", "ran", "file", "event"):
             table.add_column(heading, no_wrap=True)
         for task in tasks:
             times = task.view["times"]
             waited, ran = _between(times, "created", "started"), _between(times, "started", "finished")
-            row = (f"..{task.id[-8:]}", task.status, waited, ran, task.opened, f"..{task.event_id[-10:]}")
+            row = (
+                f"..{task.id[-8:]}",
+                task.status,
+                waited,
+                ran,
+                task.opened,
+                f"version {task.event_id.rpartition(':')[2]}",
+            )
             table.add_row(str(task.tenant), task.model, *row)
         self.console.print(table)
         self.console.print(f"results lie in {Path(_path(tasks[0])).parents[3]} until the demo ends")
