@@ -76,7 +76,7 @@ async def test_many_share_a_question(room: WaitRoom, tasks: Tasks) -> None:
 
 async def test_who_waits_longer_is_asked_about_less_often(room: WaitRoom, tasks: Tasks) -> None:
     await room.wait(7, uuid4(), 1)
-    # every 20 ms for 0.2 s, then a tenth later each time: 10 + ln 5 / ln 1.1 = 27, and one at the end; steady, it were 50
+    # every 20 ms for 0.2 s, then a tenth later each time: 10 + ln 5 / ln 1.1 = 27, and one at the end
     assert len(tasks.questions) <= 28
 
 
