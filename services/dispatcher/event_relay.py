@@ -184,7 +184,8 @@ class EventRelay:
                 await self._wake.wait()
         except TimeoutError:
             return
-        await self._pause(self._pace.pause())
+        if (seconds := self._pace.pause()) > 0:
+            await asyncio.sleep(seconds)
 
     async def _send(self, rows: Sequence[EventRow]) -> int:
         await failpoint("dispatcher/before-event-publish")

@@ -127,7 +127,8 @@ class Relay:
         if not self._book.has_work:
             await self._rest_idle()
             return
-        await self._pause(self._pace.pause())
+        if (seconds := self._pace.pause()) > 0:
+            await asyncio.sleep(seconds)
         self._pace.begin()
         self._pace.end(await self.turn())
 
@@ -164,13 +165,13 @@ class Relay:
         self._acknowledged.append(rows[0].lease)
         for place in back:
             self._book.work(*place)
+            self._wake.set()
         # A broker that cannot take a batch in time gets smaller ones, lest the same batch go back for ever.
         self._batch = max(self._batch // 2, _SMALLEST_BATCH) if back else min(self._batch * 2, BATCH)
 
     def _landed(self, send: asyncio.Task[None]) -> None:
         self._sends.discard(send)
         self._room_to_send.release()
-        self._wake.set()
         if not send.cancelled() and (error := send.exception()) is not None:
             # A surprise: the lease stays open, and the janitor gives its rows back.
             log.error("relay.send_failed", error=type(error).__name__, message=str(error)[:500])
@@ -179,10 +180,10 @@ class Relay:
         """Until woken, or the sweep is due; acknowledged leases do not stay open meanwhile."""
         self._wake.clear()
         seconds = self._sweep_at - time.monotonic()
-        if self._acknowledged and not await self._woken_within(min(seconds, _CLOSE_SECONDS)):
-            await self._close_leases()
-        elif not self._acknowledged:
+        if not self._acknowledged and not self._sends:
             await self._woken_within(seconds)
+        elif not await self._woken_within(min(seconds, _CLOSE_SECONDS)):
+            await self._close_leases()
 
     async def _sweep_when_due(self) -> None:
         began = time.monotonic()

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 _POLL_SECONDS = 0.02
+_LAST_LINES = 15
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -95,7 +96,17 @@ async def run_to_end(command: Command, *, seconds: float) -> None:
     finally:
         await end(process, signal.SIGKILL, seconds=5)
     if process.returncode != 0:
-        raise ChildFailed(f"{command.arguments[0]} ended with code {process.returncode}; log: {command.log_path}")
+        raise ChildFailed(
+            f"{command.arguments[0]} ended with code {process.returncode}; log: {command.log_path}"
+            f"\n{last_words(command.log_path)}"
+        )
+
+
+def last_words(log: Path) -> str:
+    """The end of a child's log, for the error that names it."""
+    with contextlib.suppress(OSError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+    return ""
 
 
 async def until_ended(process: subprocess.Popen[bytes], *, seconds: float) -> bool:

@@ -48,12 +48,13 @@ def test_all_of_them_can_be_made_and_scraped() -> None:
 
 
 def test_counters_histograms_and_build_info_come_out() -> None:
-    metrics.counter("sluiceway_gate_refusals_total").labels(model="7").inc()
-    metrics.histogram("sluiceway_task_wait_seconds").labels(model="7").observe(0.02)
+    # Metrics live as long as the process: a model that no other test counts.
+    metrics.counter("sluiceway_gate_refusals_total").labels(model="70707").inc()
+    metrics.histogram("sluiceway_task_wait_seconds").labels(model="70707").observe(0.02)
     metrics.announce_build("api")
     text = scrape()
-    assert 'sluiceway_gate_refusals_total{model="7"} 1.0' in text
-    assert 'sluiceway_task_wait_seconds_bucket{le="0.05",model="7"} 1.0' in text
+    assert 'sluiceway_gate_refusals_total{model="70707"} 1.0' in text
+    assert 'sluiceway_task_wait_seconds_bucket{le="0.05",model="70707"} 1.0' in text
     assert any(line.startswith("sluiceway_build_info{") and 'role="api"' in line for line in text)
 
 
