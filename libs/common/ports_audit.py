@@ -145,6 +145,9 @@ class AuditedTasks(Protocol):
     async def drop_row(self, task: int) -> bool:
         """Repair: no dispatch row for what is over."""
 
+    async def drop_staged_output(self, task: int) -> bool:
+        """Repair: no staged output that no task needs; False when one needs it after all."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:

@@ -39,7 +39,10 @@ class StagingWriter(Protocol):
         """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file."""
 
     async def commit(self, content_type: str = "") -> StagedFile:
-        """Keep it durably; the type is sniffed from its bytes, `content_type` is a last hint. Raises StagingFull."""
+        """Keep it: durably, or as the content of a StagedFile that becomes so when it is recorded.
+
+        The type is sniffed from its bytes, `content_type` is a last hint. Raises StagingFull.
+        """
 
     async def discard(self) -> None:
         """Forget it; harmless after `commit`."""
@@ -62,7 +65,7 @@ class Staging(Protocol):
         """Begin an output. Raises StagingFull."""
 
     def holds(self, reference: str) -> bool:
-        """Whether the reference is one of this store's."""
+        """Whether the output can be read here: it lies in this store, or in PostgreSQL."""
 
     async def read(self, staged: StagedFile) -> bytes:
         """A small output as a whole. Raises StagedLost when it is gone or is not what was written."""
@@ -71,7 +74,7 @@ class Staging(Protocol):
         """An output of any size. Raises StagedLost before the last chunk of one that is not what was written."""
 
     async def remove(self, reference: str) -> None:
-        """Delete an output; deleting twice, or one that lies in another store, changes nothing."""
+        """Delete an output's file; deleting twice, or one that lies elsewhere, changes nothing."""
 
 
 class ModelAdapter(Protocol):

@@ -19,7 +19,8 @@ from tests.support.stand_in_s3 import StandInS3, stand_in_s3
 
 _TASK = UUID("0190a000-0000-7000-8000-000000000001")
 _NAME = ResultName(7, datetime(2026, 3, 1, 23, 30, tzinfo=UTC), _TASK, 2)
-_KEY = f"7/2026-03-01/{_TASK}/2-0.png"
+_FILE = f"{_TASK}-2-0.png"
+_KEY = f"7/2026-03-01/{_FILE}"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIZES = [20, 70_000, 3 * 2**20, PART_BYTES * 2 + 17]
 
@@ -65,7 +66,7 @@ def test_names_depend_on_the_task_alone() -> None:
     assert _NAME.file_name("png") == f"asynch_1772407800_{_TASK.hex}-2-0.png"
     elsewhere = replace(_NAME, created_at=_NAME.created_at.astimezone(timezone(timedelta(hours=8))))
     assert (elsewhere.key("png"), elsewhere.file_name("png")) == (_NAME.key("png"), _NAME.file_name("png"))
-    assert replace(_NAME, tenant_id=-5, index=3).key("bin") == f"-5/2026-03-01/{_TASK}/2-3.bin"
+    assert replace(_NAME, tenant_id=-5, index=3).key("bin") == f"-5/2026-03-01/{_TASK}-2-3.bin"
 
 
 # a folder of this machine
@@ -90,7 +91,7 @@ async def test_a_folder_keeps_the_result_when_staging_forgets_it(
 
     path = tmp_path / "results" / _KEY
     assert stored.url == path.as_uri()
-    assert (stored.size, stored.file_type, stored.sha256, stored.name) == (size, "png", staged.sha256, "2-0.png")
+    assert (stored.size, stored.file_type, stored.sha256, stored.name) == (size, "png", staged.sha256, _FILE)
     assert path.read_bytes() == content
     assert path.stat().st_nlink == 1
     assert await store.read(_KEY) == content
@@ -99,15 +100,16 @@ async def test_a_folder_keeps_the_result_when_staging_forgets_it(
     assert [found async for found in store.listing("8")] == []
 
 
-async def test_storing_again_replaces_the_result(staging: Staging, tmp_path: Path) -> None:
+@pytest.mark.parametrize("padding", [b"", bytes(20_000)], ids=["small", "file"])
+async def test_storing_again_replaces_the_result(staging: Staging, tmp_path: Path, padding: bytes) -> None:
     """The upload of an attempt may be repeated, by another executor and from another staged output too."""
     store = ObjectStorage((tmp_path / "results").as_uri(), staging)
-    first, second = await _staged(staging, _PNG + b"one"), await _staged(staging, _PNG + b"two")
+    first, second = await _staged(staging, _PNG + b"one" + padding), await _staged(staging, _PNG + b"two" + padding)
     for staged in (first, first, second, second):
         await store.put(_NAME, staged)
-    assert await store.read(_KEY) == _PNG + b"two"
-    assert os.listdir((tmp_path / "results" / _KEY).parent) == ["2-0.png"]
-    assert await staging.read(first) == _PNG + b"one", "replacing a name must not write into the other's file"
+    assert await store.read(_KEY) == _PNG + b"two" + padding
+    assert os.listdir((tmp_path / "results" / _KEY).parent) == [_FILE]
+    assert await staging.read(first) == _PNG + b"one" + padding, "replacing a name must not write into the other's file"
 
 
 async def test_an_object_that_was_never_there_and_one_that_is_deleted(staging: Staging, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ async def test_an_object_that_was_never_there_and_one_that_is_deleted(staging: S
     assert await store.head(_KEY) is None
 
 
-@pytest.mark.parametrize("size", [20, 3 * 2**20])
+@pytest.mark.parametrize("size", [20_000, 3 * 2**20])
 @pytest.mark.parametrize("where", ["folder", "memory"])
 async def test_what_is_not_as_it_was_staged_never_becomes_a_result(
     staging: Staging, tmp_path: Path, size: int, where: str
@@ -140,20 +142,21 @@ async def test_a_folder_that_cannot_be_written_to_is_tried_again_later(staging: 
     assert str(tmp_path) not in failure.value.message
 
 
-async def test_a_link_that_breaks_half_way_leaves_no_file_beside(
-    staging: Staging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("padding", [b"", bytes(20_000)], ids=["small", "file"])
+async def test_a_change_that_breaks_half_way_leaves_no_file_beside(
+    staging: Staging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: bytes
 ) -> None:
     store = ObjectStorage((tmp_path / "results").as_uri(), staging)
-    await store.put(_NAME, await _staged(staging, _PNG + b"one"))
+    await store.put(_NAME, await _staged(staging, _PNG + b"one" + padding))
 
     def refuse(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    second = await _staged(staging, _PNG + b"two")
+    second = await _staged(staging, _PNG + b"two" + padding)
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(UploadFailed, match="Input/output error"):
         await store.put(_NAME, second)
-    assert os.listdir((tmp_path / "results" / _KEY).parent) == ["2-0.png"]
+    assert os.listdir((tmp_path / "results" / _KEY).parent) == [_FILE]
 
 
 # other stores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import hashlib
 import os
@@ -18,17 +19,18 @@ from libs.common.adapters import disk_sync, staging_writer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging, open_staging
 from libs.common.adapters.staging_writer import INLINE_BYTES, SPILL_BYTES
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
-from libs.common.domain.output import StagedFile
+from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 from tests.support.waiting import until
 
 _MIB = 2**20
-_SIZES = [0, 1, 2_048, INLINE_BYTES, INLINE_BYTES + 1, SPILL_BYTES - 1, SPILL_BYTES, 3 * CHUNK_BYTES + 5]
+_SMALL = IN_DATABASE_BYTES + 1  #: the smallest that is a file
+_SIZES = [_SMALL, INLINE_BYTES, INLINE_BYTES + 1, SPILL_BYTES - 1, SPILL_BYTES, 3 * CHUNK_BYTES + 5]
 
 
-@pytest.fixture(params=[True, False], ids=["durable", "quick"])
-async def staging(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Staging]:
+@pytest.fixture
+async def staging(tmp_path: Path) -> AsyncIterator[Staging]:
     async with open_staging(
-        tmp_path / "staging", "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB, durable=request.param
+        tmp_path / "staging", "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB
     ) as staging:
         yield staging
 
@@ -61,23 +63,41 @@ async def test_what_goes_in_comes_out(staging: Staging, size: int) -> None:
     content = _content(size)
     staged = await _staged(staging, content)
     assert (staged.size, staged.sha256) == (size, hashlib.sha256(content).digest())
-    assert staged.file_type == ("png" if size > 7 else staged.file_type)
+    assert staged.file_type == "png"
     assert await staging.read(staged) == content
     assert await _read(staging, staged) == content
     assert Path(await staging.verified_path(staged)).read_bytes() == content
     assert staging.usage == size
 
 
+@pytest.mark.parametrize("size", [0, 1, 2_048, IN_DATABASE_BYTES])
+async def test_a_small_output_is_no_file_but_what_commit_returns(staging: Staging, size: int) -> None:
+    content = _content(size)
+    staged = await _staged(staging, content, chunk=1_000)
+    assert (staged.reference, staged.content, staged.size) == (IN_DATABASE, content, size)
+    assert staged.sha256 == hashlib.sha256(content).digest()
+    assert staged.file_type == ("png" if size > 7 else staged.file_type)
+    assert staging.holds(staged.reference), "it can be read wherever the record of it can"
+    assert await staging.read(staged) == await _read(staging, staged) == content
+    await staging.remove(staged.reference)
+    assert (staging.usage, await staging.entries()) == (0, [])
+    with pytest.raises(StagedLost, match="database"):
+        await staging.read(replace(staged, content=None))
+
+
 async def test_two_outputs_of_one_attempt_do_not_meet(staging: Staging) -> None:
     """A presumed-dead executor may still be at work on the same attempt."""
     task = uuid4()
-    first, second = await _staged(staging, b"one", task=task), await _staged(staging, b"two", task=task)
+    first, second = (
+        await _staged(staging, b"one" * _SMALL, task=task),
+        await _staged(staging, b"two" * _SMALL, task=task),
+    )
     await staging.remove(first.reference)
-    assert await staging.read(second) == b"two"
+    assert await staging.read(second) == b"two" * _SMALL
 
 
 async def test_removing_is_idempotent(staging: Staging) -> None:
-    staged = await _staged(staging, b"x" * 100)
+    staged = await _staged(staging, b"x" * _SMALL)
     for _ in range(2):
         await staging.remove(staged.reference)
     assert staging.usage == 0
@@ -86,7 +106,7 @@ async def test_removing_is_idempotent(staging: Staging) -> None:
         await staging.read(staged)
 
 
-@pytest.mark.parametrize("size", [100, INLINE_BYTES + 100, 2 * CHUNK_BYTES + 100])
+@pytest.mark.parametrize("size", [_SMALL, INLINE_BYTES + 100, 2 * CHUNK_BYTES + 100])
 @pytest.mark.parametrize("fault", ["flipped", "shorter", "longer", "gone", "a folder", "a link"])
 async def test_what_is_not_as_it_was_written_is_lost(staging: Staging, size: int, fault: str) -> None:
     staged = await _staged(staging, _content(size))
@@ -138,17 +158,17 @@ async def test_no_reference_leads_out_of_the_folder(staging: Staging, reference:
 
 
 async def test_references_of_other_stores_are_left_alone(staging: Staging) -> None:
-    staged = await _staged(staging, b"x")
+    staged = await _staged(staging, b"x" * _SMALL)
     other = replace(staged, reference=staged.reference.replace("local", "elsewhere"))
     assert staging.holds(staged.reference)
     assert not staging.holds(other.reference)
     await staging.remove(other.reference)
     with pytest.raises(StagedLost):
         await staging.read(other)
-    assert await staging.read(staged) == b"x"
+    assert await staging.read(staged) == b"x" * _SMALL
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a/b", "\u00fc", "x" * 65])
+@pytest.mark.parametrize("name", ["", "database", "a:b", "a/b", "\u00fc", "x" * 65])
 async def test_a_store_needs_a_plain_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="staging store"):
         Staging(tmp_path, name, max_file_bytes=1, max_total_bytes=1)
@@ -182,7 +202,7 @@ async def test_a_writer_cancelled_while_a_thread_writes_leaves_nothing(
     """The thread cannot be stopped: its file must be closed and deleted behind it, never under it."""
     inside, go_on = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    write_all = staging_writer._write_all
+    write_all = staging_writer.write_all
     closed: list[int] = []
 
     def slow(descriptor: int, content: bytes) -> None:
@@ -192,7 +212,7 @@ async def test_a_writer_cancelled_while_a_thread_writes_leaves_nothing(
         write_all(descriptor, content)
         closed.append(descriptor)
 
-    monkeypatch.setattr(staging_writer, "_write_all", slow)
+    monkeypatch.setattr(staging_writer, "write_all", slow)
     writing = asyncio.ensure_future(_staged(staging, _content(2 * SPILL_BYTES), chunk=SPILL_BYTES))
     await inside.wait()
     writing.cancel()
@@ -205,7 +225,7 @@ async def test_a_writer_cancelled_while_a_thread_writes_leaves_nothing(
 
 
 async def test_unfinished_files_of_processes_that_died_are_deleted(staging: Staging) -> None:
-    finished = await _staged(staging, b"keep")
+    finished = await _staged(staging, b"keep" * _SMALL)
     task = uuid4()
     part = staging.root / f"{task.hex}-1-01234567.part"
     part.write_bytes(b"half")
@@ -228,13 +248,11 @@ async def test_a_full_store_takes_nothing_until_something_is_removed(staging: St
         staging.create(uuid4(), 1)
     await staging.remove(kept[0].reference)
     assert not staging.full
-    await _staged(staging, b"x")
+    await _staged(staging, b"x" * _SMALL)
 
 
 async def test_usage_counts_what_other_processes_put_there(staging: Staging, tmp_path: Path) -> None:
-    async with open_staging(
-        staging.root, "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB, durable=False
-    ) as other:
+    async with open_staging(staging.root, "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB) as other:
         staged = await _staged(other, _content(5 * _MIB))
         assert staging.usage == 0
         assert await staging.measure() == 5 * _MIB
@@ -243,7 +261,7 @@ async def test_usage_counts_what_other_processes_put_there(staging: Staging, tmp
         assert await other.measure() == 0
 
 
-@pytest.mark.parametrize("size", [100, INLINE_BYTES + 1, 2 * SPILL_BYTES])
+@pytest.mark.parametrize("size", [_SMALL, INLINE_BYTES + 1, 2 * SPILL_BYTES])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 async def test_a_disk_that_refuses_makes_the_store_full_until_it_is_measured(
     staging: Staging, monkeypatch: pytest.MonkeyPatch, size: int, code: int
@@ -253,7 +271,7 @@ async def test_a_disk_that_refuses_makes_the_store_full_until_it_is_measured(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as broken:
-        broken.setattr(staging_writer, "_write_all", refuse)
+        broken.setattr(staging_writer, "write_all", refuse)
         with pytest.raises(StagingFull, match=os.strerror(code)):
             await _staged(staging, _content(size))
     assert await staging.entries() == []
@@ -273,7 +291,7 @@ async def test_a_disk_that_cannot_sync_keeps_nothing(tmp_path: Path, monkeypatch
         with monkeypatch.context() as broken:
             broken.setattr(os, "fsync", refuse)
             with pytest.raises(StagingFull, match="Input/output"):
-                await _staged(staging, b"x")
+                await _staged(staging, b"x" * _SMALL)
             await staging.measure()
             assert staging.full, "a probe that fails must not open the store"
         assert await staging.entries() == []
@@ -284,13 +302,13 @@ async def test_a_disk_that_cannot_sync_keeps_nothing(tmp_path: Path, monkeypatch
 async def test_a_folder_that_vanished_is_full_not_a_crash(staging: Staging) -> None:
     staging.root.rmdir()
     with pytest.raises(StagingFull):
-        await _staged(staging, b"x")
+        await _staged(staging, b"x" * _SMALL)
     staging.root.mkdir()
     await staging.measure()
-    await _staged(staging, b"x")
+    await _staged(staging, b"x" * _SMALL)
 
 
-@pytest.mark.parametrize("size", [2_048, 2 * SPILL_BYTES])
+@pytest.mark.parametrize("size", [_SMALL, 2 * SPILL_BYTES])
 async def test_a_disk_that_takes_a_little_at_a_time_gets_everything(
     staging: Staging, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
@@ -306,15 +324,15 @@ def test_a_partial_write_ends_in_the_disks_error() -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
         with pytest.raises(OSError, match="No space left"):
-            staging_writer._write_all(descriptor, b"x")
+            staging_writer.write_all(descriptor, b"x")
     finally:
         os.close(descriptor)
 
 
 async def test_no_descriptor_stays_open(staging: Staging) -> None:
-    await _staged(staging, b"warm")
+    await _staged(staging, b"w" * _SMALL)
     before = len(os.listdir("/proc/self/fd"))
-    for size in (10, INLINE_BYTES + 1, 2 * SPILL_BYTES):
+    for size in (10, _SMALL, INLINE_BYTES + 1, 2 * SPILL_BYTES):
         staged = await _staged(staging, _content(size))
         await _read(staging, staged)
         async with staging.create(uuid4(), 1) as sink:
@@ -335,6 +353,39 @@ async def test_many_at_once_share_their_syncs(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(disk_sync, "_sync", counted)
     async with open_staging(tmp_path, "local", max_file_bytes=_MIB, max_total_bytes=_MIB) as staging:
-        await asyncio.gather(*(_staged(staging, b"x") for _ in range(50)))
+        await asyncio.gather(*(_staged(staging, b"x" * _SMALL) for _ in range(50)))
     assert sum(map(len, syncs)) == 50
     assert len(syncs) < 10
+
+
+@pytest.mark.parametrize("files", [1, 3, 4, 30])
+async def test_whether_one_by_one_or_together_every_folder_and_file_is_synced(tmp_path: Path, files: int) -> None:
+    disk = disk_sync.DiskSync()
+    folder, gone = tmp_path / "there", tmp_path / "gone"
+    folder.mkdir()
+    opened = [os.open(folder / str(number), os.O_WRONLY | os.O_CREAT) for number in range(files)]
+    outcomes = await asyncio.gather(
+        *(disk.keep(descriptor, str(folder)) for descriptor in opened),
+        disk.keep(None, str(gone)),
+        return_exceptions=True,
+    )
+    await disk.close()
+    assert outcomes[:-1] == [None] * files
+    assert isinstance(outcomes[-1], FileNotFoundError), "one's failure is its own"
+    for descriptor in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+async def test_a_file_system_that_cannot_sync_is_everybodys_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    monkeypatch.setattr(disk_sync, "_SYNCFS", refuse)
+    disk = disk_sync.DiskSync()
+    outcomes = await asyncio.gather(*(disk.keep(None, str(tmp_path)) for _ in range(5)), return_exceptions=True)
+    await disk.close()
+    assert [getattr(outcome, "errno", None) for outcome in outcomes] == [errno.EIO] * 5

@@ -73,7 +73,7 @@ def success_of(attempt: Attempt) -> Call:
 
 
 def staged_of(attempt: Attempt) -> Call:
-    return "generated_many", [attempt.id], [attempt.token], ["local:/a/b"], [1], [b"h"], ["png image/png"]
+    return "generated_many", [attempt.id], [attempt.token], ["local:/a/b"], [1], [b"h"], ["png image/png"], [None]
 
 
 async def _rescue(desk: QueueDesk, _: Attempt) -> object:

@@ -146,7 +146,7 @@ class Audited:
     async def stage(self, task: UUID, *, age: float = 0.0, commit: bool = True) -> str:
         """A file in staging, so old."""
         writer = self.staging.create(task, 1)
-        await writer.write(b"x" * (300_000 if not commit else 10))
+        await writer.write(b"x" * (300_000 if not commit else 30_000))
         if commit:
             await writer.commit()
         path = max(self.staging.root.iterdir(), key=lambda item: item.stat().st_mtime_ns)

@@ -275,6 +275,14 @@ async def half_a_staged_file_was_left_behind(scene: Scene) -> None:
     await scene.stores.stage(uuid4(), age=300, commit=False)
 
 
+async def a_staged_output_was_left_behind(scene: Scene) -> None:
+    await scene.sql("INSERT INTO staged_output (task_id, content) VALUES ($1, 'x')", scene.succeeded.id)
+
+
+async def a_staged_output_is_gone(scene: Scene) -> None:
+    await scene.sql("UPDATE dead_task SET staged = 'database:'")
+
+
 async def a_failure_is_not_listed(scene: Scene) -> None:
     await scene.sql("DELETE FROM dead_task")
 
@@ -337,6 +345,8 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I19", a_success_names_no_file),
     ("I20", a_staged_file_was_left_behind),
     ("I20", half_a_staged_file_was_left_behind),
+    ("I20", a_staged_output_was_left_behind),
+    ("I20", a_staged_output_is_gone),
     ("I27", a_failure_is_not_listed),
     ("I27", a_dead_task_has_no_payload),
     ("I27", a_success_is_listed_as_dead),

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from libs.common.runtime.coalescer import Coalescer
 
 _Kept: TypeAlias = tuple[int | None, tuple[str, ...]]
 
 _CLOSE_SECONDS: Final = 10.0
+#: From so many files on, one call for the file system costs less than a call each, and hardly takes longer.
+_TOGETHER: Final = 4
+
+
+def _find_syncfs() -> Any:
+    """None but on Linux from 5.8 on: before that, syncfs kept write errors to itself."""
+    if sys.platform != "linux":
+        return None
+    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
+    return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if (major, minor) >= (5, 8) else None
+
+
+_SYNCFS: Final = _find_syncfs()
 
 
 class DiskSync:
     """fsync for an event loop: it blocks for a disk's whole latency, so a thread does it, for all that wait at once.
 
-    Each file costs about 90 us of CPU beside the waiting (measured: ext4, batches of 50).
+    Several files together are synced by one call for their file system, where Linux offers it (measured on ext4, files
+    of 2 KB by thirties: 7 us of CPU each beside their creation, and 90 by a call each). Whatever else is waiting to be
+    written on that file system is written then, too.
     """
 
     def __init__(self) -> None:
@@ -26,7 +43,9 @@ class DiskSync:
         self._coalescer: Coalescer[_Kept, OSError | None] = Coalescer(self._flush)
 
     async def keep(self, descriptor: int | None, *folders: str) -> None:
-        """Return once the file and the entries of these folders are on disk. Takes over the descriptor.
+        """Return once the file, which lies in one of these folders, and their entries are on disk.
+
+        Takes over the descriptor.
 
         Raises OSError when the disk refuses.
         """
@@ -44,12 +63,46 @@ class DiskSync:
 
 
 def _sync(batch: list[_Kept]) -> list[OSError | None]:
+    if _SYNCFS is not None and len(batch) >= _TOGETHER:
+        return _sync_file_systems(batch)
     outcomes = [_sync_file(descriptor) for descriptor, _ in batch]
     folders = {folder: _sync_folder(folder) for _, kept in batch for folder in kept}
     return [
         outcome or next((folders[folder] for folder in kept if folders[folder]), None)
         for outcome, (_, kept) in zip(outcomes, batch, strict=True)
     ]
+
+
+def _sync_file_systems(batch: list[_Kept]) -> list[OSError | None]:
+    """One call for each file system that the folders are on; a failed one is everybody's failure there."""
+    devices: dict[str, int | OSError] = {}
+    synced: dict[int, OSError | None] = {}
+    for folder in {folder for _, kept in batch for folder in kept}:
+        try:
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            devices[folder] = error
+            continue
+        try:
+            device = devices[folder] = os.fstat(opened).st_dev
+            if device not in synced:
+                synced[device] = _sync_file_system(opened)
+        finally:
+            os.close(opened)
+    for descriptor, _ in batch:
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+    verdicts = {folder: place if isinstance(place, OSError) else synced[place] for folder, place in devices.items()}
+    return [next((verdicts[folder] for folder in kept if verdicts[folder]), None) for _, kept in batch]
+
+
+def _sync_file_system(descriptor: int) -> OSError | None:
+    assert _SYNCFS is not None
+    if _SYNCFS(descriptor) == 0:
+        return None
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
 
 
 def _sync_file(descriptor: int | None) -> OSError | None:

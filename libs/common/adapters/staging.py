@@ -19,7 +19,7 @@ from uuid import UUID
 from libs.common.adapters.disk_sync import DiskSync
 from libs.common.adapters.staging_writer import INLINE_BYTES, PART, OutputWriter
 from libs.common.domain.model_errors import StagedLost, StagingFull
-from libs.common.domain.output import StagedFile
+from libs.common.domain.output import IN_DATABASE, StagedFile
 
 if TYPE_CHECKING:
     from hashlib import _Hash as HASH
@@ -48,20 +48,18 @@ class StagedEntry:
 class Staging:
     """Outputs in one folder, which several processes may share; a reference is `store id:name`.
 
-    Names are never used twice, so what a presumed-dead executor still does here touches nobody else's output. With
-    `durable`, small outputs are on disk when `commit` returns; without it they may be lost, and are then found to be
-    lost, if the machine (not the process) goes down within seconds. Large outputs are always synced.
+    Names are never used twice, so what a presumed-dead executor still does here touches nobody else's output. What
+    `commit` returned is on disk; a small output is nowhere but in what it returned (StagedFile.content).
     """
 
-    def __init__(
-        self, root: Path, store_id: str, *, max_file_bytes: int, max_total_bytes: int, durable: bool = True
-    ) -> None:
-        if not _STORE_ID.fullmatch(store_id):
-            raise ValueError("the name of a staging store has letters, digits, dots, dashes and underscores")
+    def __init__(self, root: Path, store_id: str, *, max_file_bytes: int, max_total_bytes: int) -> None:
+        if not _STORE_ID.fullmatch(store_id) or f"{store_id}:" == IN_DATABASE:
+            raise ValueError(
+                "the name of a staging store has letters, digits, dots, dashes and underscores, and is not 'database'"
+            )
         self.root = root
         self.store_id = store_id
         self.max_file_bytes = max_file_bytes
-        self.durable = durable
         self.disk = DiskSync()
         self._prefix = os.path.join(root, "")
         self._max_total_bytes = max_total_bytes
@@ -87,11 +85,13 @@ class Staging:
         return OutputWriter(self, f"{task.hex}-{attempt}-{os.urandom(4).hex()}")
 
     def holds(self, reference: str) -> bool:
-        """Whether the reference is one of this store's."""
-        return reference.partition(":")[0] == self.store_id
+        """Whether the output can be read here: it lies in this store, or in PostgreSQL."""
+        return reference.partition(":")[0] == self.store_id or reference == IN_DATABASE
 
     async def read(self, staged: StagedFile) -> bytes:
         """A small output as a whole. Raises StagedLost when it is gone or is not what was written."""
+        if staged.reference == IN_DATABASE:
+            return _kept(staged)
         path = self._path(staged.reference)
         if staged.size <= INLINE_BYTES:
             return _read(path, staged)
@@ -130,7 +130,7 @@ class Staging:
 
     async def remove(self, reference: str) -> None:
         """Delete an output; deleting twice, or one that lies in another store, changes nothing."""
-        if not self.holds(reference):
+        if reference == IN_DATABASE or not self.holds(reference):
             return
         path = self._path(reference)
         with suppress(FileNotFoundError):
@@ -217,15 +217,21 @@ class Staging:
 
 @asynccontextmanager
 async def open_staging(
-    root: Path, store_id: str, *, max_file_bytes: int, max_total_bytes: int, durable: bool = True
+    root: Path, store_id: str, *, max_file_bytes: int, max_total_bytes: int
 ) -> AsyncIterator[Staging]:
     """A store that knows its usage, closed at the end."""
-    staging = Staging(root, store_id, max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes, durable=durable)
+    staging = Staging(root, store_id, max_file_bytes=max_file_bytes, max_total_bytes=max_total_bytes)
     try:
         await staging.measure()
         yield staging
     finally:
         await staging.close()
+
+
+def _kept(staged: StagedFile) -> bytes:
+    if staged.content is None:
+        raise StagedLost("the staged output is gone from the database")
+    return staged.content
 
 
 def _open(path: str) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from libs.common.adapters.file_type import HEAD_BYTES, sniff
 from libs.common.domain.model_errors import ModelError
-from libs.common.domain.output import StagedFile
+from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 
 if TYPE_CHECKING:
     from libs.common.adapters.staging import Staging
@@ -29,8 +29,9 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 class OutputWriter:
     """Bytes in, a StagedFile out. Used as a context, it leaves nothing behind unless committed.
 
-    A small output is one write under its final name, known to nobody before `commit` returns. A large one grows as
-    `<name>.part` and is renamed when it is complete and on disk.
+    A small output becomes no file at all: it is the StagedFile's content, and durable when that is recorded. A middling
+    one is one write under its final name, known to nobody before `commit` returns. A large one grows as `<name>.part`
+    and is renamed when it is complete and on disk.
     """
 
     def __init__(self, staging: Staging, name: str) -> None:
@@ -69,11 +70,12 @@ class OutputWriter:
 
     async def commit(self, content_type: str = "") -> StagedFile:
         """Keep it. Raises StagingFull; then nothing is kept."""
+        if self._size <= IN_DATABASE_BYTES:
+            return _in_database(self._taken(), content_type)
         try:
             await self._finish()
-            if self._staging.durable:
-                descriptor, self._descriptor = self._descriptor, None
-                await self._staging.disk.keep(descriptor, self._staging.path(""))
+            descriptor, self._descriptor = self._descriptor, None
+            await self._staging.disk.keep(descriptor, self._staging.path(""))
         except OSError as error:
             raise self._staging.refusal(error) from None
         self._left = None
@@ -104,7 +106,7 @@ class OutputWriter:
         if not self._head:
             self._head = content[:HEAD_BYTES]
         self._digest.update(content)
-        _write_all(descriptor, content)
+        write_all(descriptor, content)
 
     def _finish_large(self, content: bytes) -> None:
         self._append(content)
@@ -149,7 +151,13 @@ class OutputWriter:
             raise self._staging.refusal(error) from None
 
 
-def _write_all(descriptor: int, content: bytes) -> None:
+def _in_database(content: bytes, content_type: str) -> StagedFile:
+    kind = sniff(content[:HEAD_BYTES], complete=len(content) <= HEAD_BYTES, content_type=content_type)
+    return StagedFile(IN_DATABASE, len(content), sha256(content).digest(), kind.extension, kind.mime, content)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """os.write until all is written. Raises OSError."""
     written = os.write(descriptor, content)
     while written < len(content):  # a full disk takes a part first and refuses then
         written += os.write(descriptor, memoryview(content)[written:])

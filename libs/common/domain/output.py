@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 from uuid import UUID
+
+#: The reference of outputs that are kept in PostgreSQL, beside the record that they exist.
+IN_DATABASE: Final = "database:"
+#: Up to this size an output is kept there: one row costs a tenth of a file that is on disk for certain (ADR 6).
+IN_DATABASE_BYTES: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """An output kept durably until it has been uploaded. `reference` is `store id:path` below the store's root."""
+    """An output kept durably until it has been uploaded: a file, whose `reference` is `store id:path` below the store's
+    root, or for a small one (IN_DATABASE) its `content`, which is kept by the statement that records it."""
 
     reference: str
     size: int
     sha256: bytes
     file_type: str
     mime: str
+    content: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +48,9 @@ class ResultName:
     index: int = 0
 
     def key(self, extension: str) -> str:
-        """Its name in an object store: tenant/date/task/attempt-index.ext, the date in UTC."""
+        """Its name in an object store: tenant/date/task-attempt-index.ext, the date in UTC (ADR 7)."""
         day = self.created_at.astimezone(UTC).date().isoformat()
-        return f"{self.tenant_id}/{day}/{self.task}/{self.attempt}-{self.index}.{extension}"
+        return f"{self.tenant_id}/{day}/{self.task}-{self.attempt}-{self.index}.{extension}"
 
     def file_name(self, extension: str) -> str:
         """Its name at the HTTP file service: asynch_<unix seconds>_<unique>.<ext>."""

@@ -41,6 +41,7 @@ _SLICED: Final = (
     _Statement("I8", "audit_sends", "open", (MAX_SENDS,)),
     _Statement("I10", "audit_unclaimed", "open", (PATIENCE_SECONDS,), "is a janitor running? it publishes it again"),
     _Statement("I15", "audit_stale_tokens", "attempts"),
+    _Statement("I20", "audit_staged_outputs", "open", repair="delete a staged output that no task needs"),
     _Statement("I27", "audit_dead", "dead"),
 )
 _WHOLE: Final = (
@@ -63,6 +64,7 @@ class DatabaseChecks:
         self._fixes: dict[str, Repair] = {
             "audit_open_without_row": self._restore_row,
             "audit_row_without_open": tasks.drop_row,
+            "audit_staged_outputs": tasks.drop_staged_output,
         }
 
     async def run(self, found: Findings) -> None:

@@ -110,7 +110,7 @@ class ObjectStorage:
             return
 
     async def _put(self, key: str, staged: StagedFile) -> None:
-        if self._folder is not None and await self._folder.take(await self._staging.verified_path(staged), key):
+        if self._folder is not None and await self._folder.keep(staged, key):
             return
         attributes = None if self._folder is not None else _attributes(staged)
         if staged.size <= PUT_BYTES:
@@ -146,7 +146,7 @@ def open_store(url: str) -> ObjectStore:
 def _folder(url: str, staging: Staging) -> LocalFolder | None:
     if urlsplit(url).scheme != "file":
         return None
-    return LocalFolder(_path(url), staging.disk if staging.durable else None)
+    return LocalFolder(_path(url), staging)
 
 
 def _path(url: str) -> Path:

@@ -82,6 +82,7 @@ class PostgresAttempts:
             [staged.size for _, staged in ordered],
             [staged.sha256 for _, staged in ordered],
             [f"{staged.file_type} {staged.mime}" for _, staged in ordered],
+            [staged.content for _, staged in ordered],
         )
         return {row["id"] for row in answers}
 
@@ -281,4 +282,4 @@ def _staged(row: Any) -> StagedFile | None:
     if row["staged"] is None:
         return None
     file_type, _, mime = row["staged_type"].partition(" ")
-    return StagedFile(row["staged"], row["staged_size"], row["staged_hash"], file_type, mime)
+    return StagedFile(row["staged"], row["staged_size"], row["staged_hash"], file_type, mime, row["staged_content"])

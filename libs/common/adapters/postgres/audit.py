@@ -95,6 +95,9 @@ class PostgresAudit:
     async def drop_row(self, task: int) -> bool:
         return bool(await self._fetch("fix_row_without_open", task))
 
+    async def drop_staged_output(self, task: int) -> bool:
+        return bool(await self._fetch("drop_staged_output", task))
+
     async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         try:
             rows: list[asyncpg.Record] = await self._connection.fetch(self._statements[name], *arguments)

@@ -51,6 +51,24 @@ SELECT x.id, x.subject, x.detail FROM (
   LEFT JOIN executor e ON e.id = coalesce(d.executor, d.held_by) WHERE d.id > $1 AND d.id <= $2) x
 WHERE x.detail IS NOT NULL LIMIT 1000
 
+-- name: audit_staged_outputs
+-- I20: a small output is kept exactly while an open or a dead task refers to it.
+SELECT coalesce(o.task_id, d.id) AS id, 'task ' || coalesce(o.task_id, d.id) AS subject, CASE
+  WHEN o.task_id IS NULL THEN 'its staged output is not in the database any more'
+  ELSE 'a staged output that no task needs' END AS detail
+FROM (SELECT task_id FROM staged_output WHERE task_id > $1 AND task_id <= $2) o
+FULL JOIN (SELECT id FROM dispatch WHERE id > $1 AND id <= $2 AND staged = 'database:'
+           UNION ALL SELECT task_id FROM dead_task WHERE task_id > $1 AND task_id <= $2 AND staged = 'database:') d
+  ON d.id = o.task_id
+WHERE o.task_id IS NULL OR d.id IS NULL LIMIT 1000
+
+-- name: drop_staged_output
+-- Delete a staged output unless some task refers to it after all. $1 task.
+DELETE FROM staged_output o WHERE o.task_id = $1
+  AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = o.task_id AND d.phase >= 2)
+  AND NOT EXISTS (SELECT 1 FROM dead_task d WHERE d.task_id = o.task_id)
+RETURNING o.task_id
+
 -- name: audit_stuck_leases
 -- I4: a batch is acknowledged or healed. $1 seconds.
 SELECT id, 'lease ' || id AS subject, 'taken at ' || taken_at || ' and neither acknowledged nor healed' AS detail

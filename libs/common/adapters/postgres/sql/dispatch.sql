@@ -95,8 +95,9 @@ SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retrie
   s.staged, s.staged_size, s.staged_hash, s.staged_type, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age,
-  i.payload, x.sealed
+  i.payload, x.sealed, o.content AS staged_content
 FROM started s JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
+LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
 
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
@@ -104,9 +105,10 @@ SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retrie
   s.staged, s.staged_size, s.staged_hash, s.staged_type, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age,
-  i.payload, x.sealed
+  i.payload, x.sealed, o.content AS staged_content
 FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch s ON s.id = m.id AND s.token = m.token
 JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
+LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
 
 -- name: hold_many
 -- Rows that wait for a permit with this executor; asking twice gives the same answer, because an answer may be lost.
@@ -162,12 +164,21 @@ WITH back AS (
 SELECT id, lane, state, class, priority, position FROM back
 
 -- name: generated_many
--- The output is staged: from here on the model is not called again for this attempt.
-UPDATE dispatch q SET phase = 2, generated_at = now(), version = q.version + 1,
-  staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type
-FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::text[]) AS m(id, token, staged, size, hash, type)
-WHERE q.id = m.id AND q.token = m.token
-RETURNING q.id
+-- The output is staged: from here on the model is not called again for this attempt. Small outputs ($7, else NULL) are
+-- kept by this very statement; writing them twice, after a lost answer, leaves one.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::bytea[])
+    AS m(id, token, staged, size, hash, type, content)
+), mine AS (
+  UPDATE dispatch q SET phase = 2, generated_at = now(), version = q.version + 1,
+    staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type
+  FROM m WHERE q.id = m.id AND q.token = m.token
+  RETURNING q.id, m.content
+), kept AS (
+  INSERT INTO staged_output (task_id, content) SELECT id, content FROM mine WHERE content IS NOT NULL
+  ON CONFLICT (task_id) DO UPDATE SET content = EXCLUDED.content
+)
+SELECT id FROM mine
 
 -- name: migrating_many
 -- The upload lasts long enough to be shown.
@@ -201,6 +212,8 @@ WITH x AS MATERIALIZED (
   FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2 AND NOT dead))
 ), cc AS (
   DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 )
@@ -228,6 +241,8 @@ WITH m AS MATERIALIZED (
                        staged_size, error_code, error_message)
   SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, entered_at, leased_at, started_at,
          generated_at, migrating_at, staged_size, error_code, error_message FROM back
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM back WHERE generated_at IS NOT NULL))
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'retry', attempt, version, lease, error_code FROM back
 )

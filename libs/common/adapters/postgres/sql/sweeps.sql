@@ -147,6 +147,8 @@ WITH m AS MATERIALIZED (
   FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2 AND NOT dead))
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, status, attempt, code, message FROM gone
@@ -195,6 +197,7 @@ WITH unsent AS MATERIALIZED (
   ON CONFLICT (tenant_id, creator) DO UPDATE SET tasks = cleaned.tasks + EXCLUDED.tasks, calls = cleaned.calls + EXCLUDED.calls
 ), i AS (DELETE FROM task_input WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), s AS (DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), so AS (DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), a AS (DELETE FROM attempt WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), h AS (DELETE FROM history WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), d AS (DELETE FROM dead_task WHERE task_id = ANY (ARRAY(SELECT id FROM gone))

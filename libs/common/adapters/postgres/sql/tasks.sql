@@ -124,6 +124,8 @@ WITH c AS MATERIALIZED (
   INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone
 ), s AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2))
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, 9, attempt, 'canceled', 'canceled by the caller' FROM gone

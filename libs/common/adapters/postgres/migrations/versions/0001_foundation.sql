@@ -119,6 +119,14 @@ CREATE TABLE task_secret (
   sealed bytea NOT NULL
 );
 
+-- Small outputs between the model's answer and their upload; large ones lie in a staging folder. Uncompressed and, up to
+-- a page, in line: they are written once, read only after a fault, and deleted.
+CREATE TABLE staged_output (
+  task_id bigint PRIMARY KEY,
+  content bytea NOT NULL
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE staged_output ALTER COLUMN content SET STORAGE EXTERNAL;
+
 -- One narrow row per open task, from create to the end. In flight = rows with state 1, so that it cannot drift.
 CREATE TABLE dispatch (
   id bigint PRIMARY KEY,
