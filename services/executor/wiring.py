@@ -15,7 +15,7 @@ from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.object_storage.file_service import open_file_service
-from libs.common.adapters.object_storage.obstore import ObjectStorage
+from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.models import PostgresModels
@@ -27,6 +27,7 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.secrets import KeyRing, SealError
 from libs.common.adapters.staging import Staging, open_staging
+from libs.common.domain.errors import WrongSetting
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_execution import ResultStore
 from libs.common.runtime.health import Health
@@ -114,9 +115,15 @@ async def _open_results(settings: Settings, staging: Staging) -> AsyncIterator[R
         ) as service:
             yield service
     elif settings.storage_url:
-        yield ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+        try:
+            storage = ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+        except BadStorageUrl as error:
+            raise WrongSetting(str(error)) from error
+        yield storage
     else:
-        raise ValueError("results need a place: set SLUICEWAY_STORAGE_URL, for example file:///var/lib/results")
+        raise WrongSetting(
+            "SLUICEWAY_STORAGE_URL: results need a place; set it, for example to file:///var/lib/results"
+        )
 
 
 def _opener(settings: Settings) -> Opener:

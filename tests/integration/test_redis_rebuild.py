@@ -12,6 +12,7 @@ import pytest
 
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.rebuild import LaneUnknown
+from libs.common.contracts.hints import PERMIT
 from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
@@ -256,7 +257,7 @@ async def test_the_first_release_after_a_rebuild_wakes_those_who_were_forgotten(
     doors: Doors, source: FakeOpenTasks
 ) -> None:
     source.permits[1] = slots("t")
-    async with open_ear(doors.redis, keys.PERMIT_CHANNEL) as ear:
+    async with open_ear(doors.redis, PERMIT) as ear:
         assert await acquire(doors, 1, "t") == [True]
         await doors.permits.release_many([(1, "t")])
         assert await ear.heard() == ["1"]
