@@ -55,7 +55,8 @@ _REPLAYED: Final = {
     },
 }
 IdempotencyHeader = Annotated[
-    str | None, Header(min_length=1, max_length=255, description="A name of yours for this request, kept for a day.")
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="A name of yours, kept for a day."),
 ]
 
 #: Describes the routes that bypass the framework (routes/create_task.py); nothing is ever served from here.
