@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -122,6 +123,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _MountedSecrets(settings_cls)
+
+    @property
+    def staging_folder(self) -> Path:
+        """Where outputs are staged: as set, else a folder of this machine."""
+        return Path(self.staging_dir) if self.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
 
     def redacted(self) -> dict[str, Any]:
         """Every setting by its environment name, secrets and passwords in addresses hidden."""

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 
-from libs.common.runtime.health import Health
-from libs.common.runtime.process import Address, serve
-from libs.common.runtime.start import begin
+from libs.common.runtime.process import run_role
 from services.executor.wiring import open_executor
 
 
 def main() -> int:
     """Run attempts until asked to stop; returns the exit code of the process."""
-    settings = begin("executor")
-    health = Health("executor")
-    return serve(
-        open_executor(settings, health),
-        drain=timedelta(seconds=settings.drain_seconds),
-        health=health,
-        probes=Address(settings.health_host, settings.health_port),
-    )
+    return run_role("executor", open_executor)
 
 
 if __name__ == "__main__":

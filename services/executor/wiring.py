@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.connection import KafkaConnection
@@ -95,9 +93,8 @@ def _rules(settings: Settings) -> Rules:
 
 @asynccontextmanager
 async def _open_staging(settings: Settings) -> AsyncIterator[Staging]:
-    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
     async with open_staging(
-        folder,
+        settings.staging_folder,
         settings.staging_store,
         max_file_bytes=settings.output_max_bytes,
         max_total_bytes=settings.staging_max_bytes,

@@ -172,7 +172,7 @@ class Road:
     async def tenant(self) -> int:
         """A tenant nobody else uses, with a key."""
         number = 10_000 + next(_numbers)
-        key = self.keys[number] = secrets.token_urlsafe()
+        key = self.keys[number] = f"sw_{secrets.token_urlsafe()}"
         async with open_database(self.database_url, hot_connections=1) as database:
             await PostgresApiKeys(database).create(
                 number, "test", sha256(key.encode()).digest(), ["submit", "read", "operate", "admin"]

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
@@ -20,7 +21,8 @@ from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.probe_server import open_probe_server
-from libs.common.runtime.start import report
+from libs.common.runtime.start import begin, report
+from libs.common.settings import Settings
 
 log = get_logger()
 
@@ -65,6 +67,18 @@ def serve(
     metrics.announce_build(health.role)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Life(drain, health, probes).lead(service_context))
+
+
+def run_role(role: str, open_service: Callable[[Settings, Health], AbstractAsyncContextManager[Service]]) -> int:
+    """A service that is told by the environment and answers probes at the address of its settings; see `serve`."""
+    settings = begin(role)
+    health = Health(role)
+    return serve(
+        open_service(settings, health),
+        drain=timedelta(seconds=settings.drain_seconds),
+        health=health,
+        probes=Address(settings.health_host, settings.health_port),
+    )
 
 
 class _Life:
