@@ -7,6 +7,10 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
+# Most tests wait most of the time. Each of the two workers has servers of its own; who is done early takes over tests
+# of the other one.
+SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo up down test test-all lint types verify bench clean
 
@@ -25,10 +29,11 @@ down: $(VENV)/.embedded ## Stop the embedded stack
 	@$(PY) -m services.cli down
 
 test: $(VENV)/.dev ## All tests but the long ones, on real servers that it starts (at most 15 minutes)
-	$(PY) -m pytest -m "not long" $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
 test-all: $(VENV)/.dev ## All tests (at most 75 minutes)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not quiet" $(ARGS)
+	$(PY) -m pytest -m quiet
 
 lint: $(VENV)/.dev ## Ruff: rules and format
 	$(VENV)/bin/ruff check

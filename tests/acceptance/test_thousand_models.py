@@ -81,6 +81,7 @@ async def topics(road: Road) -> int:
 
 
 @pytest.mark.long
+@pytest.mark.quiet
 @pytest.mark.timeout(600)
 async def test_a_new_model_among_a_thousand_is_usable_within_two_seconds_and_disturbs_nobody(road: Road) -> None:
     await road.start_all()
