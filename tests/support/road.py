@@ -292,6 +292,10 @@ class Road:
         """Every task has ended once with one event id, and the audit of all stores finds nothing."""
         events = await self.announced(ids)
         assert {task: len(found) for task, found in events.items()} == dict.fromkeys(ids, 1)
+        await self.assert_clean(seconds)
+
+    async def assert_clean(self, seconds: float = 20) -> None:
+        """The audit of all stores finds nothing."""
         async with open_audit(self.settings) as audit:
             # Gate and permits may heal for a moment after a fault: that is their promise.
             report = await audit.run(wait_seconds=seconds)
