@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest
 from tests.support import servers
 
 _choice = pytest.StashKey[servers.BrokerChoice]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if os.environ.get("SLUICEWAY_REDIS_URL"):  # given, so there is one for all, and tests empty it
+        config.option.numprocesses, config.option.dist = None, "no"
 
 
 def pytest_configure(config: pytest.Config) -> None:

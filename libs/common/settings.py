@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
-from zoneinfo import ZoneInfo
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from libs.common.domain.errors import WrongSetting
+
 PREFIX: Final = "SLUICEWAY_"
+_SCHEMES: Final = {"database_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss", "unix")}
 
 
 class Settings(BaseSettings):
-    """What every process is told. Built once, in main(); a bad value stops the process and names its field."""
+    """What every process is told. Built once, in main(), by `load_settings`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
@@ -78,7 +83,34 @@ class Settings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        ZoneInfo(value)
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, OSError) as error:
+            raise ValueError(f"no time zone is named {value!r}") from error
+        return value
+
+    @field_validator("database_url", "redis_url")
+    @classmethod
+    def _address_of_its_kind(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        schemes = _SCHEMES[info.field_name or ""]
+        if urlsplit(value.get_secret_value()).scheme not in schemes:
+            raise ValueError(f"should begin with {schemes[0]}://")
+        return value
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _hosts_with_ports(cls, value: str) -> str:
+        for server in value.split(","):
+            host, _, port = server.strip().rpartition(":")
+            if not host or not port.isdecimal():
+                raise ValueError("should be host:port, or several, comma separated")
+        return value
+
+    @field_validator("storage_url", "storage_public_url", "oss_url")
+    @classmethod
+    def _address_with_scheme(cls, value: str) -> str:
+        if value and "://" not in value:
+            raise ValueError("should be a whole address with its scheme")
         return value
 
     @classmethod
@@ -92,6 +124,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, _MountedSecrets(settings_cls)
 
+    @property
+    def staging_folder(self) -> Path:
+        """Where outputs are staged: as set, else a folder of this machine."""
+        return Path(self.staging_dir) if self.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
+
     def redacted(self) -> dict[str, Any]:
         """Every setting by its environment name, secrets and passwords in addresses hidden."""
         return {f"{PREFIX}{name.upper()}": _shown(getattr(self, name)) for name in type(self).model_fields}
@@ -101,12 +138,34 @@ class _MountedSecrets(PydanticBaseSettingsSource):
     """SLUICEWAY_<NAME>_FILE: the value is the file's content without its trailing newline."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
-        return (Path(path).read_text().rstrip("\r\n") if path else None), field_name, False
+        variable = f"{PREFIX}{field_name.upper()}_FILE"
+        path = os.environ.get(variable)
+        try:
+            return (Path(path).read_text().rstrip("\r\n") if path else None), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise WrongSetting(f"{variable}: {path} cannot be read ({cause}); name a readable text file.") from error
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises WrongSetting."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSetting(*(_line(wrong) for wrong in error.errors(include_input=False))) from None
+
+
+def _line(wrong: Mapping[str, Any]) -> str:
+    name = str(wrong["loc"][0])
+    field = Settings.model_fields[name]
+    text = wrong["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    default = _shown(field.get_default())
+    otherwise = f"leave it out for {default}" if default not in ("", "********") else "leave it out"
+    return f"{PREFIX}{name.upper()}: {text}. Set it to: {field.description}; or {otherwise}."
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:

@@ -7,11 +7,9 @@ import sys
 from datetime import timedelta
 from typing import Final
 
-from libs.common.runtime import failpoints
 from libs.common.runtime.health import Health
-from libs.common.runtime.logging import configure_logging
-from libs.common.runtime.process import Address, serve
-from libs.common.settings import Settings
+from libs.common.runtime.process import serve
+from libs.common.runtime.start import begin
 from services.api.wiring import open_api
 
 _COLLECT_AFTER: Final = 10_000
@@ -19,9 +17,7 @@ _COLLECT_AFTER: Final = 10_000
 
 def main() -> int:
     """Answer requests until asked to stop; returns the exit code of the process."""
-    settings = Settings()
-    configure_logging("api", settings.log_level, settings.log_format)
-    failpoints.arm(settings.failpoints)
+    settings = begin("api")
     # A batch of 1,000 makes tens of thousands of objects, none of them in a cycle: with Python's usual threshold the
     # collector would look at everything that was imported, again and again (a third of the CPU of a batch).
     gc.freeze()
@@ -31,8 +27,7 @@ def main() -> int:
         open_api(settings, health),
         drain=timedelta(seconds=settings.drain_seconds),
         health=health,
-        # The API answers probes on its own port too, where balancers look for them.
-        probes=Address("127.0.0.1", 0),
+        probes=None,  # it answers them on its own port, where balancers look for them
     )
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any, Final, Protocol
 
+from libs.common.contracts import hints as wire
 from libs.common.domain.endpoint import join_endpoint
 from libs.common.domain.errors import Conflict, Invalid, NotFound
 from libs.common.domain.header_bindings import parse_bindings
@@ -124,8 +125,8 @@ class Administration:
 
     def _announce(self, model: Model) -> Model:
         self._cache.put(model)
-        self._hints.publish_soon("sw:models", str(model.id))
-        self._hints.publish_soon("sw:dispatch", "* models")
+        self._hints.publish_soon(wire.MODELS, str(model.id))
+        self._hints.publish_soon(wire.DISPATCH, wire.MODELS_CHANGED)
         return model
 
 

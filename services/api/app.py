@@ -34,14 +34,13 @@ _BATCH: Final = "/v1/tasks/batch"
 #: Names, keys and numbers around a payload.
 _AROUND_PAYLOAD: Final = 64 * 1024
 _BATCH_BYTES: Final = 16 * 2**20
-_VERSION: Final = "1"
 
 
 def rest_app() -> FastAPI:
     """Everything but the hot route; its use cases and health are put into `app.state`."""
     app = FastAPI(
-        title="Sluiceway",
-        version=_VERSION,
+        title=openapi.TITLE,
+        version=openapi.VERSION,
         description=openapi.DESCRIPTION,
         openapi_url=None,
         docs_url=None,
@@ -53,7 +52,7 @@ def rest_app() -> FastAPI:
         app.include_router(router)
     for kind in (SluicewayError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_problem)
-    described = openapi.document(app)
+    described = openapi.document()
     app.openapi = lambda: described  # type: ignore[method-assign]  # FastAPI's documented way to give its own
     app.state.methods = openapi.Methods(described)
     return app

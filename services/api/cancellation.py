@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final
 from uuid import UUID
 
+from libs.common.contracts import hints as wire
 from libs.common.domain.errors import GateUnavailable, NotFound
 from libs.common.domain.task import TaskStatus
 from libs.common.ports import Hints, QueueGate
@@ -57,7 +58,7 @@ class Canceling:
                 await self._let_go(waiting[0])
                 return Cancellation(Verdict.CANCELED, TaskStatus.CANCELED)
             if await self._tasks.request_cancel(caller.tenant_id, [public_id]):
-                self._hints.publish_soon("sw:cancel", str(task.id))
+                self._hints.publish_soon(wire.CANCEL, str(task.id))
                 return Cancellation(Verdict.REQUESTED, task.status)
             # It ended, or was handed back, between the two; or somebody has asked already.
             task = await self._task(caller, public_id)
@@ -75,5 +76,5 @@ class Canceling:
                 await self._gate.release_many([(canceled.lane, str(canceled.public_id))])
             except GateUnavailable:
                 log.warning("slot.leaked", lane=canceled.lane, task_id=canceled.public_id)  # reconcile finds it
-        self._hints.publish_soon("sw:dispatch", f"{canceled.lane} room")
+        self._hints.publish_soon(wire.DISPATCH, wire.room(canceled.lane))
         log.info("task.canceled", task_id=canceled.public_id)

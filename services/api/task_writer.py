@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.domain.errors import OutcomeUnknown
+from libs.common.operations.wake import Wake
 from libs.common.ports import Hints
+from libs.common.ports_dispatch import Key, Placed
 from libs.common.ports_tasks import Created, Creation, NewTask, Tasks
 from libs.common.runtime.failpoints import failpoint
 
@@ -20,7 +22,7 @@ class TaskWriter:
 
     def __init__(self, tasks: Tasks, hints: Hints) -> None:
         self._tasks = tasks
-        self._hints = hints
+        self._wake = Wake(hints)
         self._writing: set[asyncio.Task[list[Creation]]] = set()
 
     async def write(self, batch: Sequence[NewTask]) -> list[Creation]:
@@ -49,10 +51,8 @@ class TaskWriter:
             writing.exception()  # seen; its callers may have been told that nobody knows
 
     def _nudge(self, batch: Sequence[NewTask], creations: Sequence[Creation]) -> None:
-        lowest: dict[int, tuple[int, int]] = {}
-        for task, creation in zip(batch, creations, strict=True):
-            if isinstance(creation, Created) and not creation.draft:
-                place = (task.priority, creation.id)
-                lowest[task.lane] = min(place, lowest.get(task.lane, place))
-        for lane, (priority, position) in lowest.items():
-            self._hints.publish_soon("sw:dispatch", f"{lane} {_FRESH} {priority} {position}")
+        self._wake.placed(
+            Placed(task.lane, _FRESH, Key(task.priority, creation.id))
+            for task, creation in zip(batch, creations, strict=True)
+            if isinstance(creation, Created) and not creation.draft
+        )

@@ -17,6 +17,7 @@ from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
 from libs.common.adapters.secrets import KeyRing
+from libs.common.contracts import hints as wire
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints, QueueGate, SlotRequest, SlotVerdict
 from libs.common.ports_tasks import Creation, NewTask, Repeated, Tasks
@@ -81,7 +82,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             listener,
             room,
             refresh,
-            lambda: hints.listen(["sw:models"], lambda _channel, _lines: refresh.trigger(), refresh.trigger),
+            lambda: hints.listen([wire.MODELS], lambda _channel, _lines: refresh.trigger(), refresh.trigger),
             drain_seconds=settings.drain_seconds,
         )
 

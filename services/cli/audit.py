@@ -28,9 +28,9 @@ def audit(
     Exit code 1 when something is wrong, or when a store could not be looked at.
     """
     from libs.common.runtime.logging import configure_logging
-    from libs.common.settings import Settings
+    from libs.common.settings import load_settings
 
-    settings = Settings()
+    settings = load_settings()
     configure_logging("audit", "ERROR", settings.log_format)
     report = asyncio.run(_run(settings, wait_seconds if wait else 0.0, fix))
     if as_json:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.log import KafkaLog
@@ -36,14 +34,13 @@ _REDIS_SECONDS = 5.0
 async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
     """An audit over the configured stores. Raises DatabaseUnavailable; the others may be away, which it then says."""
     database_url = settings.database_url.get_secret_value()
-    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
     async with (
         open_audit_database(database_url) as tasks,
         open_database(database_url, hot_connections=2) as database,
         open_redis(settings.redis_url.get_secret_value(), seconds=_REDIS_SECONDS) as redis,
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
         open_staging(
-            folder,
+            settings.staging_folder,
             settings.staging_store,
             max_file_bytes=settings.output_max_bytes,
             max_total_bytes=settings.staging_max_bytes,

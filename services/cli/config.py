@@ -15,19 +15,11 @@ from services.cli.app import app
 @app.command()
 def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Show every setting with its value, secrets hidden; exit code 2 when one cannot be used."""
-    from pydantic import ValidationError
-
-    from libs.common.settings import PREFIX, Settings, unknown_names
+    from libs.common.settings import load_settings, unknown_names
 
     for name in unknown_names(os.environ):
         print(f"sluiceway: {name} is no setting; it changes nothing", file=sys.stderr)
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        for wrong in error.errors(include_input=False):
-            field = str(wrong["loc"][0]).upper() if wrong["loc"] else "?"
-            print(f"sluiceway: {PREFIX}{field}: {wrong['msg']}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    settings = load_settings()
     shown = settings.redacted()
     if as_json:
         print(json.dumps(shown))

@@ -26,8 +26,10 @@ def demo(
     """
     import asyncio
 
+    from libs.common.settings import load_settings
     from services.cli.demo_run import DemoFailed, Show, run_demo
 
+    load_settings()  # what a service would refuse is said before anything starts
     folder = Path(tempfile.mkdtemp(prefix="sluiceway-demo-", dir=_roomy()))
     folder.chmod(0o711)
     try:

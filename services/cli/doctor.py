@@ -21,19 +21,14 @@ _MARKS = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Examine settings, servers, results and staging; exit code 1 when something keeps the product from working."""
-    from pydantic import ValidationError
-
+    from libs.common.domain.errors import WrongSetting
     from libs.common.operations.doctor import Diagnosis, problem
-    from libs.common.settings import PREFIX, Settings
+    from libs.common.settings import load_settings
 
     try:
-        diagnosis = asyncio.run(_examine(Settings()))
-    except ValidationError as error:
-        wrong = [
-            problem(f"{PREFIX}{'_'.join(map(str, part['loc'])).upper()}: {part['msg']}", "correct this setting")
-            for part in error.errors(include_input=False)
-        ]
-        diagnosis = Diagnosis({"settings": wrong})
+        diagnosis = asyncio.run(_examine(load_settings()))
+    except WrongSetting as wrong:
+        diagnosis = Diagnosis({"settings": [problem(line, "correct this setting") for line in wrong.lines]})
     print(json.dumps(diagnosis.as_dict())) if as_json else _show(diagnosis)
     raise typer.Exit(0 if diagnosis.healthy else 1)
 

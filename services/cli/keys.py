@@ -78,20 +78,20 @@ async def _create(tenant: int, name: str, scopes: list[str]) -> dict[str, Any]:
     import secrets
     from hashlib import sha256
 
-    from libs.common.settings import Settings
+    from libs.common.settings import load_settings
     from services.cli.wiring import open_keys
 
     key = f"sw_{secrets.token_urlsafe(32)}"
-    async with open_keys(Settings()) as stored:
+    async with open_keys(load_settings()) as stored:
         key_id = await stored.create(tenant, name, sha256(key.encode()).digest(), scopes)
     return {"id": key_id, "key": key, "tenant": str(tenant), "name": name, "scopes": scopes}
 
 
 async def _list(tenant: int) -> list[dict[str, Any]]:
-    from libs.common.settings import Settings
+    from libs.common.settings import load_settings
     from services.cli.wiring import open_keys
 
-    async with open_keys(Settings()) as stored:
+    async with open_keys(load_settings()) as stored:
         return [
             {
                 "id": row["id"],
@@ -106,8 +106,8 @@ async def _list(tenant: int) -> list[dict[str, Any]]:
 
 
 async def _revoke(key_id: int) -> bool:
-    from libs.common.settings import Settings
+    from libs.common.settings import load_settings
     from services.cli.wiring import open_keys
 
-    async with open_keys(Settings()) as stored:
+    async with open_keys(load_settings()) as stored:
         return await stored.revoke(key_id)

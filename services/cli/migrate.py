@@ -14,8 +14,8 @@ from services.cli.wiring import complete
 @app.command()
 def migrate(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Create or upgrade the tables; safe to run from many places at once."""
-    from libs.common.settings import Settings
+    from libs.common.settings import load_settings
     from services.cli.wiring import upgrade
 
-    revision = complete(upgrade(Settings()))
+    revision = complete(upgrade(load_settings()))
     print(json.dumps({"revision": revision}) if as_json else f"the database is at revision {revision}")

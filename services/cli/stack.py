@@ -39,7 +39,9 @@ def up(
     """Start servers and services on this machine; a second call reports the running ones."""
     from libs.common.embedded import running
     from libs.common.embedded.data_folder import chosen_folder
+    from libs.common.settings import load_settings
 
+    load_settings()  # what a service would refuse is said before anything starts
     folder = chosen_folder(data)
     folder.furnish()
     ports = {"api": port, "postgres": database_port, "redis": redis_port, "broker": kafka_port}

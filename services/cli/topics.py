@@ -45,10 +45,10 @@ def topics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     import asyncio
 
     from libs.common.domain.errors import OutcomeUnknown, Unavailable
-    from libs.common.settings import Settings
+    from libs.common.settings import load_settings
 
     try:
-        lines = asyncio.run(_read(Settings()))
+        lines = asyncio.run(_read(load_settings()))
     except (Unavailable, OutcomeUnknown) as error:
         print(f"sluiceway: {error}", file=sys.stderr)
         raise typer.Exit(1) from error

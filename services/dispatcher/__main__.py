@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 
-from libs.common.runtime import failpoints
-from libs.common.runtime.health import Health
-from libs.common.runtime.logging import configure_logging
-from libs.common.runtime.process import Address, serve
-from libs.common.settings import Settings
+from libs.common.runtime.process import run_role
 from services.dispatcher.wiring import open_dispatcher
 
 
 def main() -> int:
     """Dispatch until asked to stop; returns the exit code of the process."""
-    settings = Settings()
-    configure_logging("dispatcher", settings.log_level, settings.log_format)
-    failpoints.arm(settings.failpoints)
-    health = Health("dispatcher")
-    return serve(
-        open_dispatcher(settings, health),
-        drain=timedelta(seconds=settings.drain_seconds),
-        health=health,
-        probes=Address(settings.health_host, settings.health_port),
-    )
+    return run_role("dispatcher", open_dispatcher)
 
 
 if __name__ == "__main__":

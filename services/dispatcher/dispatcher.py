@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final
 
+from libs.common.contracts import hints as wire
 from libs.common.ports import Hints
-from libs.common.ports_dispatch import Key
+from libs.common.ports_dispatch import Placed
 from services.dispatcher.event_relay import EventRelay
 from services.dispatcher.lanes import LaneBook
 from services.dispatcher.relay import Relay
 from services.dispatcher.roads import Roads
 from services.dispatcher.topic_keeper import TopicKeeper
-
-CHANNEL: Final = "sw:dispatch"
 
 
 class Dispatcher:
@@ -43,7 +40,7 @@ class Dispatcher:
             helpers = [
                 group.create_task(self._roads.run(), name="roads"),
                 group.create_task(self._keeper.run(), name="topics"),
-                group.create_task(self._hints.listen([CHANNEL], self.hear, self._on_gap), name="hints"),
+                group.create_task(self._hints.listen([wire.DISPATCH], self.hear, self._on_gap), name="hints"),
             ]
             stories = [
                 group.create_task(self._relay.run(), name="relay"),
@@ -61,24 +58,22 @@ class Dispatcher:
     def hear(self, _channel: str, lines: Sequence[str]) -> None:
         """Take hints in; what is no hint of ours is passed over."""
         for line in lines:
-            with suppress(ValueError):
-                self._take(line.split(" "))
+            self._take(line)
         if self._book.has_work:
             self._relay.wake()
 
-    def _take(self, words: list[str]) -> None:
-        match words:
-            case ["*", "events"]:
-                self._event_relay.wake()
-            case ["*", "models"]:
-                self._roads.look_soon()
-            case [lane, "room"]:
-                self._book.room(int(lane))
-            case [lane, "0" | "1" as klass, priority, position]:
-                if not self._book.work(int(lane), int(klass), Key(int(priority), int(position))):
-                    self._roads.look_soon()  # a model that we have not heard of yet
-            case _:
-                return
+    def _take(self, line: str) -> None:
+        if line == wire.EVENTS_WAIT:
+            self._event_relay.wake()
+        elif line == wire.MODELS_CHANGED:
+            self._roads.look_soon()
+        else:
+            match wire.read_dispatch(line):
+                case wire.Room(lane):
+                    self._book.room(lane)
+                case Placed() as place:
+                    if not self._book.work(*place):
+                        self._roads.look_soon()  # a model that we have not heard of yet
 
     def _on_gap(self) -> None:
         self._roads.look_soon()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
+from libs.common.contracts import hints as wire
 from libs.common.contracts.dispatch_message import DispatchMessage
 from libs.common.contracts.topics import partition_of
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, QueueGate
 from libs.common.ports_dispatch import Carrier, DispatchQueue, LeasedRow, Placed, Record
 from libs.common.runtime.failpoints import failpoint
@@ -40,6 +42,7 @@ class Publisher:
         self._carrier = carrier
         self._gate = gate
         self._hints = hints
+        self._wake = Wake(hints)
         self._roads = roads
         self._rng = rng
         published = counter("sluiceway_dispatches_published_total")
@@ -79,7 +82,7 @@ class Publisher:
         self._acknowledged.inc(len(arrived))
         self._roads.trust({row.lane for row, _ in arrived})
         for model, partition in {(road.model_id, partition_of(row.id, road.partitions)) for row, road in arrived}:
-            self._hints.publish_soon("sw:road", f"{model} {partition}")
+            self._hints.publish_soon(wire.ROAD, wire.sent(model, partition))
 
     async def _give_back(self, lost: Sequence[LeasedRow]) -> list[Placed]:
         if not lost:
@@ -91,7 +94,7 @@ class Publisher:
         await failpoint("dispatcher/before-give-back")
         back = await self._queue.give_back(lost[0].lease, [row.id for row in lost])
         log.warning("relay.given_back", rows=len(back), of=len(lost), cause=self._carrier.last_error)
-        self._hint(back)
+        self._wake.placed(back)  # they stand behind every dispatcher's cursors
         return back
 
     async def _postpone(self, refused: Sequence[tuple[LeasedRow, str]]) -> None:
@@ -107,26 +110,16 @@ class Publisher:
             await failpoint("dispatcher/before-bury")
             await self._bury(spent, refused[0][1])
         for lane in {row.lane for row, _ in refused}:
-            self._hints.publish_soon("sw:dispatch", f"{lane} room")
+            self._wake.room(lane)
 
     async def _bury(self, ids: Sequence[int], cause: str) -> None:
         buried = await self._queue.bury_refused(ids, f"{_UNDELIVERABLE}: {cause}")
         log.error("relay.buried", tasks=[str(public_id) for public_id, _ in buried], cause=cause)
-        self._hints.publish_soon("sw:dispatch", "* events")
+        self._wake.events()
         try:
             await self._gate.release_many([(lane, str(public_id)) for public_id, lane in buried])
         except GateUnavailable:
             log.warning("relay.slots_not_released", slots=len(buried))  # the janitor's reconcile gives them back
-
-    def _hint(self, places: Iterable[Placed]) -> None:
-        """To every dispatcher: these rows stand behind their cursors."""
-        lowest: dict[tuple[int, int], Placed] = {}
-        for place in places:
-            known = lowest.setdefault((place.lane, place.klass), place)
-            if place.key < known.key:
-                lowest[place.lane, place.klass] = place
-        for lane, klass, key in lowest.values():
-            self._hints.publish_soon("sw:dispatch", f"{lane} {klass} {key.priority} {key.position}")
 
 
 def _record(row: LeasedRow, road: Road) -> Record:

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 
-from libs.common.runtime import failpoints
-from libs.common.runtime.health import Health
-from libs.common.runtime.logging import configure_logging
-from libs.common.runtime.process import Address, serve
-from libs.common.settings import Settings
+from libs.common.runtime.process import run_role
 from services.executor.wiring import open_executor
 
 
 def main() -> int:
     """Run attempts until asked to stop; returns the exit code of the process."""
-    settings = Settings()
-    configure_logging("executor", settings.log_level, settings.log_format)
-    failpoints.arm(settings.failpoints)
-    health = Health("executor")
-    return serve(
-        open_executor(settings, health),
-        drain=timedelta(seconds=settings.drain_seconds),
-        health=health,
-        probes=Address(settings.health_host, settings.health_port),
-    )
+    return run_role("executor", open_executor)
 
 
 if __name__ == "__main__":

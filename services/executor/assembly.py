@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from libs.common.operations.model_cache import ModelCache
+from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, Permits, QueueGate
 from libs.common.ports_attempts import Attempts, Membership
 from libs.common.ports_execution import ModelAdapter, ResultStore, Staging
 from libs.common.ports_road import Road
-from services.executor import hint_lines
 from services.executor.admission.desk import Desk
 from services.executor.admission.slots import Slots
 from services.executor.calls import ModelCalls, Opener
@@ -65,12 +64,12 @@ def assemble(world: World, rules: Rules) -> Executor:
     """One executor, not running yet."""
     figures, ownership, places = Figures(), Ownership(), Places()
     slots = Slots(rules.identity.slots)
-    placed = partial(hint_lines.tell_placed, world.hints)
+    wake = Wake(world.hints)
     heartbeat = Heartbeat(world.membership, rules.identity)
     letting_go = LettingGo(world.permits, world.gate)
-    endings = Endings(letting_go, world.hints, figures)
+    endings = Endings(letting_go, wake, figures)
     recorder = Recorder(
-        world.attempts, figures, placed, is_data_error=world.is_data_error, is_deadlock=world.is_deadlock
+        world.attempts, figures, wake.placed, is_data_error=world.is_data_error, is_deadlock=world.is_deadlock
     )
     uploads = ResultUploads(
         world.results,
@@ -100,7 +99,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         runs_here=runs.has,
         newest=world.models.known,
         drop_permit=letting_go.permit,
-        placed=placed,
+        placed=wake.placed,
         figures=figures,
     )
     steward = Steward(world.road, places, ownership, world.membership, world.models, rules.topic_prefix, figures)

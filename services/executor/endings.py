@@ -7,9 +7,8 @@ from typing import Final
 
 from libs.common.domain.outcome import Failed, Outcome, UploadPending
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
-from libs.common.ports import Hints
+from libs.common.operations.wake import Wake
 from libs.common.runtime.logging import get_logger
-from services.executor import hint_lines
 from services.executor.figures import Figures
 from services.executor.letting_go import LettingGo
 from services.executor.runs import Run
@@ -27,9 +26,9 @@ _WORDS: Final[dict[type[Settlement], str]] = {
 class Endings:
     """Permit and slot go back, the dispatcher hears of room and events, figures and one log line remain."""
 
-    def __init__(self, letting_go: LettingGo, hints: Hints, figures: Figures) -> None:
+    def __init__(self, letting_go: LettingGo, wake: Wake, figures: Figures) -> None:
         self._letting_go = letting_go
-        self._hints = hints
+        self._wake = wake
         self._figures = figures
 
     def permit_back(self, run: Run) -> None:
@@ -45,8 +44,8 @@ class Endings:
             if isinstance(settlement, Finish | Retry):
                 self._letting_go.slot(run.attempt)
             if isinstance(settlement, Finish):
-                hint_lines.tell_events(self._hints)
-            hint_lines.tell_room(self._hints, run.attempt.lane)
+                self._wake.events()
+            self._wake.room(run.attempt.lane)
         self._remember(run, outcome, settlement)
 
     def _remember(self, run: Run, outcome: Outcome | None, settlement: Settlement | None) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
+from libs.common.contracts import hints as wire
 from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints
@@ -16,7 +17,6 @@ from libs.common.ports_attempts import Attempts
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.periodic import Periodic
-from services.executor import hint_lines
 from services.executor.admission.desk import Desk
 from services.executor.admission.rotation import Arrival
 from services.executor.admission.slots import Slots
@@ -32,7 +32,7 @@ from services.executor.watchdog import Watchdog
 log = get_logger()
 
 CHANNELS: Final = (
-    hint_lines.ROAD, hint_lines.PERMIT, hint_lines.EXECUTORS, hint_lines.MODELS, hint_lines.CANCEL,
+    wire.ROAD, wire.PERMIT, wire.EXECUTORS, wire.MODELS, wire.CANCEL,
 )  # fmt: skip
 _POSTURE_SECONDS: Final = 0.25
 _HANDED_SECONDS: Final = 2.0
@@ -201,7 +201,7 @@ class Executor:
         """The table says so now: those who share the partitions should look."""
         if reading != self._told:
             self._told = reading
-            self._hints.publish_soon(hint_lines.EXECUTORS, f"{'join' if reading else 'leave'} {self.heartbeat.number}")
+            self._hints.publish_soon(wire.EXECUTORS, f"{'join' if reading else 'leave'} {self.heartbeat.number}")
 
     def cancel(self, tasks: Sequence[int]) -> None:
         """Somebody wants these tasks stopped."""
@@ -226,16 +226,16 @@ class Executor:
 
     def _hear(self, channel: str, lines: list[str]) -> None:
         match channel:
-            case hint_lines.ROAD:
+            case wire.ROAD:
                 self.steward.hinted(lines)
-            case hint_lines.PERMIT:
+            case wire.PERMIT:
                 for lane in _numbers(lines):
                     self.desk.permit_free(lane)
-            case hint_lines.EXECUTORS:
+            case wire.EXECUTORS:
                 self.steward.look()
-            case hint_lines.MODELS:
+            case wire.MODELS:
                 self._model_news.trigger()
-            case hint_lines.CANCEL:
+            case wire.CANCEL:
                 if any(self.runs.runs_here(task) for task in _numbers(lines)):
                     self.heartbeat.soon()  # the table says whether it is true
 
@@ -307,8 +307,8 @@ class Executor:
             await failpoint("executor/before-leave")
             with suppress(Unavailable, OutcomeUnknown, TimeoutError):
                 await self.heartbeat.leave()
-                self._hints.publish_soon(hint_lines.EXECUTORS, f"leave {self.heartbeat.number}")
+                self._hints.publish_soon(wire.EXECUTORS, f"leave {self.heartbeat.number}")
 
 
 def _numbers(lines: Sequence[str]) -> list[int]:
-    return [number for line in lines for number in hint_lines.numbers(line)]
+    return [number for line in lines for number in wire.numbers(line)]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from libs.common.contracts.hints import numbers
 from libs.common.contracts.topics import model_topic
 from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
 from libs.common.operations.model_cache import ModelCache
@@ -22,7 +23,6 @@ from libs.common.ports_road import Road, Spot
 from libs.common.runtime.backoff import reconnect_delays
 from libs.common.runtime.logging import get_logger
 from services.executor.figures import Figures
-from services.executor.hint_lines import numbers
 from services.executor.ownership import Ownership
 from services.executor.positions import Place, Places
 

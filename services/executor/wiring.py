@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.object_storage.file_service import open_file_service
-from libs.common.adapters.object_storage.obstore import ObjectStorage
+from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.models import PostgresModels
@@ -27,6 +25,7 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.secrets import KeyRing, SealError
 from libs.common.adapters.staging import Staging, open_staging
+from libs.common.domain.errors import WrongSetting
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_execution import ResultStore
 from libs.common.runtime.health import Health
@@ -94,9 +93,8 @@ def _rules(settings: Settings) -> Rules:
 
 @asynccontextmanager
 async def _open_staging(settings: Settings) -> AsyncIterator[Staging]:
-    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
     async with open_staging(
-        folder,
+        settings.staging_folder,
         settings.staging_store,
         max_file_bytes=settings.output_max_bytes,
         max_total_bytes=settings.staging_max_bytes,
@@ -114,9 +112,15 @@ async def _open_results(settings: Settings, staging: Staging) -> AsyncIterator[R
         ) as service:
             yield service
     elif settings.storage_url:
-        yield ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+        try:
+            storage = ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
+        except BadStorageUrl as error:
+            raise WrongSetting(str(error)) from error
+        yield storage
     else:
-        raise ValueError("results need a place: set SLUICEWAY_STORAGE_URL, for example file:///var/lib/results")
+        raise WrongSetting(
+            "SLUICEWAY_STORAGE_URL: results need a place; set it, for example to file:///var/lib/results"
+        )
 
 
 def _opener(settings: Settings) -> Opener:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from libs.common.operations.wake import Wake
 from libs.common.ports_sweeps import Ending, Sweeps
 from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
 from services.janitor.returns import Returns
-from services.janitor.wake import Wake
 
 
 class Endings:

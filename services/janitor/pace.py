@@ -8,6 +8,7 @@ from datetime import timedelta
 from random import Random
 from typing import Final, TypeAlias
 
+from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, OpenTaskSource, Permits, QueueGate
 from libs.common.ports_audit import StagedListing
 from libs.common.ports_sweeps import Sweeps
@@ -30,7 +31,6 @@ from services.janitor.sweeps.retries import Retries
 from services.janitor.sweeps.statistics import Statistics
 from services.janitor.sweeps.strays import Strays
 from services.janitor.sweeps.waits import Cancels, ClosedLanes, TooLong
-from services.janitor.wake import Wake
 
 Action: TypeAlias = Callable[[], Awaitable[object]]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
@@ -51,9 +49,8 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
 
 def _open_staging(settings: Settings) -> AbstractAsyncContextManager[StagedListing]:
     # The folder that executors of this host use; that of another host is cleaned over there.
-    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
     return open_staging(
-        folder,
+        settings.staging_folder,
         settings.staging_store,
         max_file_bytes=settings.output_max_bytes,
         max_total_bytes=settings.staging_max_bytes,

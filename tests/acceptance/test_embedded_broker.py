@@ -53,3 +53,6 @@ async def test_a_broker_that_lost_its_memory_loses_no_task(memory_road: Road) ->
     after = await memory_road.submit(tenant, 10)
     await memory_road.ended([*during, *after], 120)
     assert len(memory_road.mock.calls) == 60
+    events = await memory_road.announced(after)
+    assert {task: len(found) for task, found in events.items()} == dict.fromkeys(after, 1)
+    await memory_road.assert_clean(60)

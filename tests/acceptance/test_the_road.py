@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import httpx
 
 from tests.support.road import Road, until
 
@@ -24,6 +28,27 @@ async def test_a_task_goes_from_rest_to_its_event(road: Road) -> None:
     assert event.data["tenantId"] == str(tenant)
     assert event.data["ossFile"] == view["result"]["url"]
     assert len(road.mock.calls) == 1
+    await assert_observable(road, task, tenant)
+
+
+async def assert_observable(road: Road, task: str, tenant: int) -> None:
+    """Every process answers probes and scrapes, and the log tells who the task was of, and where."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for process in itertools.chain.from_iterable(road.processes.values()):
+            for path in ("/livez", "/readyz", "/startupz", "/metrics"):
+                answer = await client.get(f"{process.address}{path}")
+                assert answer.status_code == 200, (process.name, path, answer.text)
+            (build,) = [line for line in answer.text.splitlines() if line.startswith("sluiceway_build_info{")]
+            assert f'role="{process.role}"' in build
+    lines = [
+        json.loads(line)
+        for process in road.processes["executor"]
+        for line in process.log_path.read_text().splitlines()
+        if task in line
+    ]
+    (ended,) = [line for line in lines if line["event"] == "attempt.ended"]
+    assert (ended["tenant"], ended["model"], ended["attempt"], ended["role"]) == (tenant, "m", 1, "executor")
+    assert len(ended["trace"].split("-")) == 4
 
 
 async def test_many_tasks_of_two_tenants_each_end_once(road: Road) -> None:

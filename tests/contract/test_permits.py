@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from libs.common.adapters.redis import keys
+from libs.common.contracts.hints import PERMIT
 from libs.common.ports import PermitRequest, Permits
 from tests.support.fakes_redis import FakePermits
 from tests.support.redis_doors import LONG_MS, eventually, open_doors, open_ear
@@ -45,7 +45,7 @@ async def case(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[
         return
     async with (
         open_doors(redis_url) as doors,
-        open_ear(doors.redis, keys.PERMIT_CHANNEL) as ear,
+        open_ear(doors.redis, PERMIT) as ear,
     ):
 
         async def heard() -> list[int]:

@@ -1,4 +1,4 @@
-"""What the janitor's and the auditor's tests share: one database, emptied for each of them."""
+"""What tests of one service share: a database of theirs, emptied for each of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from libs.common.runtime import failpoints
 from tests.support import servers
+from tests.support.executor_rig import Rig, open_rig
 from tests.support.house import House, open_house
 
 
@@ -23,5 +24,22 @@ async def house(house_database: str, redis_url: str) -> AsyncIterator[House]:
     """A janitor's view of empty stores."""
     async with open_house(house_database, redis_url) as opened:
         await opened.empty()
+        yield opened
+    failpoints.arm("")
+
+
+@pytest.fixture(scope="session")
+def rig_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    """The same for the executor's tests."""
+    with servers.clone(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+async def rig(
+    rig_database: str, redis_url: str, kafka_bootstrap: str, broker_choice: servers.BrokerChoice, topic_prefix: str
+) -> AsyncIterator[Rig]:
+    """Executors in this process, over emptied stores."""
+    async with open_rig(rig_database, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as opened:
         yield opened
     failpoints.arm("")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 
 from libs.common.ports_dispatch import Key, LaneInfo, Placed
@@ -50,17 +51,53 @@ def scans(plan: dict[str, Any]) -> set[str]:
     return {plan["Node Type"]}.union(*(scans(child) for child in plan.get("Plans", [])))
 
 
-async def test_a_turn_costs_the_same_beside_a_thousand_and_beside_two_hundred_thousand_rows(desk: QueueDesk) -> None:
+@pytest.mark.parametrize("waiting", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+async def test_a_turn_costs_the_same_beside_a_thousand_and_beside_very_many_rows(desk: QueueDesk, waiting: int) -> None:
     lane = await desk.lane(concurrency=15)
     turn = ([lane], [500], [0], *[[value] for value in (*FIRST, *FIRST)], 500, 1, [])
     await desk.sql(_FILL, lane, 1, 1_000)
     await desk.sql("ANALYZE dispatch")
     short = await explain(desk, "lease_due", *turn)
-    await desk.sql(_FILL, lane, 1_001, 200_000)
+    await desk.sql(_FILL, lane, 1_001, waiting)
     long = await explain(desk, "lease_due", *turn)
     assert long["Actual Rows"] == short["Actual Rows"] == 31
     assert buffers(long) <= 2 * buffers(short)
     assert "Seq Scan" not in scans(long)
+
+
+async def test_a_turn_costs_the_same_beside_a_forgotten_transaction(desk: QueueDesk) -> None:
+    lane = await desk.lane(concurrency=15)
+    book, newest = LaneBook(clock=lambda: 0.0), 1_000  # its cursors are never cleared meanwhile
+    book.learn([LaneInfo(lane, lane, lane, "m", 1, False, 1, NOW)])
+    book.open([lane])
+    await desk.sql(_FILL, lane, 1, newest)
+    await desk.sql("ANALYZE dispatch")
+
+    async def turn() -> int:
+        """One turn; what it took ends, and as much comes. Returns its buffers."""
+        nonlocal newest
+        (ask,) = book.take()
+        cursors = [[ask.low], [ask.returning.priority], [ask.returning.position], [ask.fresh.priority],
+                   [ask.fresh.position]]  # fmt: skip
+        cost = buffers(await explain(desk, "lease_due", [lane], [ask.quantum], *cursors, 500, 1, []))
+        taken = await desk.queue.lease_due([ask], 500, 1, [])
+        book.settle(taken)
+        await desk.sql("DELETE FROM dispatch WHERE id = ANY ($1::bigint[])", [row.id for row in taken.rows])
+        await desk.sql(_FILL, lane, newest + 1, newest + len(taken.rows))
+        newest += len(taken.rows)
+        book.room(lane)
+        book.work(lane, 1, Key(0, newest))
+        assert len(taken.rows) == 30
+        return cost
+
+    usual = max([await turn() for _ in range(10)])
+    forgotten = await asyncpg.connect(desk.url)
+    try:
+        await forgotten.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lane")
+        costs = [await turn() for _ in range(200)]
+    finally:
+        await forgotten.close()
+    assert max(costs[-10:]) <= 2 * usual
 
 
 async def test_neither_cursors_nor_full_lanes_make_a_turn_dearer(desk: QueueDesk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -104,6 +105,14 @@ async def test_kafka_keeps_records_through_restart_and_kill(make: Make) -> None:
         await end()
     await server.start()
     assert {b"restart", b"kill"} <= set(await _everything(server.address))
+
+
+@with_java
+async def test_any_cluster_id_will_do(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0xFB << 120))
+    server = make(EmbeddedKafka)
+    await server.prepare()
+    assert "cluster.id=-wAAAAAAAAAAAAAAAAAAAA" in (server.folder / "data" / "meta.properties").read_text()
 
 
 async def test_a_server_that_cannot_start_says_which_and_where_its_log_is(make: Make) -> None:

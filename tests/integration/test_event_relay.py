@@ -25,7 +25,7 @@ from libs.common.ports_attempts import Attempt
 from libs.common.runtime import failpoints
 from tests.support.broker import records_on
 from tests.support.dispatcher_bench import running_dispatcher, until_true
-from tests.support.dispatcher_fakes import FakeHints
+from tests.support.fakes_redis import FakeHints
 from tests.support.queue_desk import TENANT, QueueDesk, open_desk
 from tests.support.servers import BrokerChoice
 

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import orjson
 import pytest
 
 from libs.common.domain.model_errors import ModelError, UploadFailed, UploadUnauthorized
 from libs.common.domain.task import TaskStatus
-from libs.common.runtime import failpoints
-from tests.support import servers
-from tests.support.executor_rig import Rig, Through, answer_lost, open_rig, until
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: str, template_database: str) -> Iterator[str]:
-    """One database for this module, emptied for each test: cloning takes longer than most of them."""
-    with servers.clone(postgres_server, template_database) as url:
-        yield url
-
-
-@pytest.fixture
-async def rig(
-    database: str, redis_url: str, kafka_bootstrap: str, broker_choice: servers.BrokerChoice, topic_prefix: str
-) -> AsyncIterator[Rig]:
-    async with open_rig(database, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
-        yield rig
-    failpoints.arm("")
+from tests.support.executor_rig import Rig, Through, answer_lost, until
 
 
 async def test_a_task_runs_once_and_leaves_a_result(rig: Rig) -> None:

@@ -123,7 +123,7 @@ async def test_redis_gone_is_said_at_once_and_forgotten_when_it_is_back(own_redi
                 began = time.monotonic()
                 with pytest.raises(GateUnavailable):
                     await refused()
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < 4
         finally:
             await own_redis.start()
         # It has lost its memory, and nobody restarted us.

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from libs.common.adapters.redis import keys
+from libs.common.contracts.hints import PERMIT
 from libs.common.ports import PermitRequest, SlotRequest, SlotVerdict
 from tests.support.redis_doors import LONG_MS, open_doors, open_ear
 
@@ -95,7 +96,7 @@ def test_the_permits_do_what_the_model_does(redis_url: str, history: list[tuple[
 
 async def _follow_permits(url: str, history: list[tuple[Any, ...]]) -> None:
     lane, model = next(_fresh_lanes), Model()
-    async with open_doors(url) as doors, open_ear(doors.redis, keys.PERMIT_CHANNEL) as ear:
+    async with open_doors(url) as doors, open_ear(doors.redis, PERMIT) as ear:
         await doors.permits.in_use([lane])  # a lane begins as if somebody had been refused before
         refused = True
         for step in history:

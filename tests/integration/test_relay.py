@@ -16,7 +16,7 @@ from libs.common.contracts.topics import model_topic
 from libs.common.runtime import failpoints
 from tests.support.broker import broker_in, connection_to
 from tests.support.dispatcher_bench import messages_on, running_dispatcher, until_true
-from tests.support.dispatcher_fakes import FakeHints
+from tests.support.fakes_redis import FakeHints
 from tests.support.queue_desk import QueueDesk, open_desk
 from tests.support.servers import BrokerChoice
 

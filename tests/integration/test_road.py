@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,23 +15,7 @@ from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_road import RoadRecord, Spot
 from libs.common.runtime.metrics import REGISTRY
-from tests.support import servers
-from tests.support.executor_rig import Rig, Running, Through, open_rig, until
-
-
-@pytest.fixture(scope="module")
-def database(postgres_server: str, template_database: str) -> Iterator[str]:
-    """One database for this module, emptied for each test: cloning takes longer than most of them."""
-    with servers.clone(postgres_server, template_database) as url:
-        yield url
-
-
-@pytest.fixture
-async def rig(
-    database: str, redis_url: str, kafka_bootstrap: str, broker_choice: servers.BrokerChoice, topic_prefix: str
-) -> AsyncIterator[Rig]:
-    async with open_rig(database, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as rig:
-        yield rig
+from tests.support.executor_rig import Rig, Running, Through, until
 
 
 def figure(name: str) -> float:

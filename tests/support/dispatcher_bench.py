@@ -23,7 +23,8 @@ from services.dispatcher.relay import Relay
 from services.dispatcher.roads import Roads
 from services.dispatcher.topic_keeper import TopicKeeper
 from tests.support.broker import records_on
-from tests.support.dispatcher_fakes import FakeGate, FakeHints
+from tests.support.dispatcher_fakes import FakeGate
+from tests.support.fakes_redis import FakeHints
 
 
 class Running:

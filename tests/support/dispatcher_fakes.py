@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from libs.common.domain.errors import BrokerUnavailable, GateUnavailable
 from libs.common.ports import SlotRequest, SlotVerdict
@@ -92,33 +92,3 @@ class FakeGate:
 
     async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
         raise NotImplementedError
-
-
-class FakeHints:
-    """Implements ports.Hints: lines reach every listener of this process at once."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
-        self._listeners: list[tuple[Sequence[str], Callable[[str, list[str]], Awaitable[None] | None]]] = []
-
-    def publish_soon(self, channel: str, line: str) -> None:
-        self.lines.append((channel, line))
-        for channels, hear in self._listeners:
-            if channel in channels:
-                asyncio.get_running_loop().call_soon(hear, channel, [line])
-
-    async def listen(
-        self,
-        channels: Sequence[str],
-        on_lines: Callable[[str, list[str]], Awaitable[None] | None],
-        on_gap: Callable[[], None] | None = None,
-    ) -> None:
-        self._listeners.append((channels, on_lines))
-        await asyncio.Event().wait()
-
-
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    """Wait for a condition; fails when it does not come."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)

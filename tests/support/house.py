@@ -29,13 +29,13 @@ from libs.common.domain.outcome import ResultFile
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import Finish, Park, Retry
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.wake import Wake
 from libs.common.ports import PermitRequest, SlotRequest
 from libs.common.ports_attempts import Attempt, Claim
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow
 from libs.common.ports_tasks import Created, NewTask
 from services.janitor.endings import Endings
 from services.janitor.returns import Returns
-from services.janitor.wake import Wake
 from tests.support.fakes_redis import FakeHints
 
 _START = Key(-32768, 0)

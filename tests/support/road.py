@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +25,15 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.models import PostgresApiKeys
 from libs.common.embedded.ports import free_port
 from libs.common.embedded.postgres import EmbeddedPostgres
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
 from libs.common.embedded.service import ServiceProcess
+from libs.common.settings import PREFIX, Settings
+from services.cli.audit_wiring import open_audit
 from tests.support.mock_model import MockModel, mock_model
 
 FINAL: Final = ("success", "failed", "timeout", "canceled")
@@ -86,6 +92,12 @@ class Road:
             "SLUICEWAY_FAILPOINTS_LOG": str(self.folder / "failpoints.log"),
             "SLUICEWAY_LOG_LEVEL": "INFO",
         }
+
+    @property
+    def settings(self) -> Settings:
+        """The same, read."""
+        ours = {name: value for name, value in self.environment.items() if name.startswith(PREFIX)}
+        return Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in ours.items()})
 
     async def start(self, role: str, count: int = 1, **settings: str) -> list[ServiceProcess]:
         """Start `count` more processes of a role; settings by their short names."""
@@ -160,8 +172,11 @@ class Road:
     async def tenant(self) -> int:
         """A tenant nobody else uses, with a key."""
         number = 10_000 + next(_numbers)
-        answer = await self.command("keys", "create", "--tenant", str(number), "--json")
-        self.keys[number] = json.loads(answer[1])["key"]
+        key = self.keys[number] = f"sw_{secrets.token_urlsafe()}"
+        async with open_database(self.database_url, hot_connections=1) as database:
+            await PostgresApiKeys(database).create(
+                number, "test", sha256(key.encode()).digest(), ["submit", "read", "operate", "admin"]
+            )
         return number
 
     async def call(self, tenant: int, method: str, path: str, **arguments: Any) -> httpx.Response:
@@ -227,16 +242,6 @@ class Road:
         finally:
             await connection.close()
 
-    async def command(self, *arguments: str) -> tuple[int, str]:
-        """A command of the command line: exit code and output."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", *arguments,
-            env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, errors = await process.communicate()
-        assert process.returncode in (0, 1), errors.decode()
-        return process.returncode or 0, out.decode()
-
     async def topic_setting(self, topic: str, name: str, value: str) -> None:
         """Change one setting of a topic at the broker."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers.broker.address)
@@ -287,16 +292,15 @@ class Road:
         """Every task has ended once with one event id, and the audit of all stores finds nothing."""
         events = await self.announced(ids)
         assert {task: len(found) for task, found in events.items()} == dict.fromkeys(ids, 1)
-        deadline = time.monotonic() + seconds
-        while True:  # gate and permits may heal for a moment after a fault: that is their promise
-            code, out = await self.command("audit", "--json")
-            report = json.loads(out)
-            if code == 0:
-                assert report["violations"] == []
-                assert report["checked"]
-                return
-            assert time.monotonic() < deadline, report["violations"][:5]
-            await asyncio.sleep(1)
+        await self.assert_clean(seconds)
+
+    async def assert_clean(self, seconds: float = 20) -> None:
+        """The audit of all stores finds nothing."""
+        async with open_audit(self.settings) as audit:
+            # Gate and permits may heal for a moment after a fault: that is their promise.
+            report = await audit.run(wait_seconds=seconds)
+        assert report.clean, (report.violations[:5], report.unchecked)
+        assert report.checked
 
 
 async def until(question: Callable[[], Any | Awaitable[Any]], seconds: float, what: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from libs.common.domain.endpoint import parse_endpoint
+from libs.common.domain.errors import WrongSetting
 from libs.common.domain.model_errors import EgressRefused
 
 SETTING: Final = "SLUICEWAY_EGRESS_ALLOW"
@@ -59,7 +60,7 @@ _PORT: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::(?P<v6port>[0-9]{1,5}))?|(?P<r
 _RESOLVE_SECONDS: Final = 2.0
 
 
-class BadAllowList(ValueError):
+class BadAllowList(WrongSetting):
     """SLUICEWAY_EGRESS_ALLOW has an entry that is neither an address, a range nor a host."""
 
 

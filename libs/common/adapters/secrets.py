@@ -10,12 +10,17 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from libs.common.domain.errors import WrongSetting
+
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 
 
-class BadKeyRing(ValueError):
+class BadKeyRing(WrongSetting):
     """The setting SLUICEWAY_SECRET_KEYS cannot be used; the text says why and never shows a key."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"SLUICEWAY_SECRET_KEYS: {why}")
 
 
 class SealError(ValueError):
@@ -28,7 +33,7 @@ class KeyRing:
     def __init__(self, text: str) -> None:
         keys = [_key(part) for part in text.split(",") if part.strip()]
         if not keys:
-            raise BadKeyRing("SLUICEWAY_SECRET_KEYS is empty: set it to id:base64 of 32 random bytes")
+            raise BadKeyRing("it is empty; `sluiceway secrets new` prints a key")
         self._newest = keys[0][0]
         self._ciphers = {name: AESGCM(key) for name, key in keys}
 

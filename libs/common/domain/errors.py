@@ -81,3 +81,11 @@ class IllegalTransition(SluicewayError):
 
     def __init__(self, before: str, after: str) -> None:
         super().__init__(f"a task cannot go from {before} to {after}")
+
+
+class WrongSetting(ValueError):
+    """Settings that cannot be used: a line for each, which names the variable and says what to do."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines

@@ -76,8 +76,9 @@ class EmbeddedKafka(ServerProcess):
     async def _format(self) -> None:
         shutil.rmtree(self.folder / "data", ignore_errors=True)  # what an interrupted format left
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = ("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster_id, "-c", self._settings_file)
-        await run_to_end(self._java("-XX:TieredStopAtLevel=1", *tool), seconds=60)
+        # In one word: as a word of its own an id that begins with a dash, one of 64, would be taken for an option.
+        named = ("--standalone", f"--cluster-id={cluster_id}", "-c", self._settings_file)
+        await run_to_end(self._java(*_JVM, "kafka.tools.StorageTool", "format", *named), seconds=60)
 
     def _java(self, *arguments: str | Path) -> Command:
         java = shutil.which("java")

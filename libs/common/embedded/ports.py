@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import random
 import socket
+import tempfile
 import time
+from functools import cache
+from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 
@@ -16,16 +21,33 @@ _handed_out: set[int] = set()
 
 
 def free_port() -> int:
-    """Choose a port of 127.0.0.1 that nobody listens on; never the same one twice in a process.
+    """Choose a port of 127.0.0.1 that nobody listens on; never the same one twice in a process, nor one that another
+    living process of this account chose here.
 
     Raises OSError when none was found.
     """
     for _ in range(200):
         port = random.randint(_LOWEST, _HIGHEST)  # noqa: S311 -- spreads parallel runs, guards nothing
-        if port not in _handed_out and is_free(port):
+        if port not in _handed_out and _reserve(port) and is_free(port):
             _handed_out.add(port)
             return port
     raise OSError(f"no free port between {_LOWEST} and {_HIGHEST} on {LOOPBACK}")
+
+
+def _reserve(port: int) -> bool:
+    """Lock the port's byte of a file for as long as this process lives: several test runs side by side each stop and
+    start servers again at their addresses."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _reservations() -> int:
+    path = Path(tempfile.gettempdir()) / f"sluiceway-ports-{os.getuid()}.lock"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def is_free(port: int) -> bool:

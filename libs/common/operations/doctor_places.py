@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -89,7 +87,7 @@ async def _file_service(url: str) -> Finding:
 
 async def examine_staging(settings: Settings) -> list[Finding]:
     """Outputs can be staged, and the disk has room for them."""
-    folder = Path(settings.staging_dir) if settings.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
+    folder = settings.staging_folder
     probe = folder / f".doctor-{os.getpid()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

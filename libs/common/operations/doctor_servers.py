@@ -19,7 +19,7 @@ from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic, model_topic
-from libs.common.domain.errors import BrokerUnavailable, GateUnavailable
+from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, WrongSetting
 from libs.common.operations.doctor import Finding, advice, fine, problem
 from libs.common.settings import Settings
 
@@ -115,8 +115,8 @@ async def examine_kafka(settings: Settings, models: Sequence[tuple[int, str]]) -
     """Reachable, with the topics of events and models as they must be."""
     try:
         connection = KafkaConnection.of(settings)
-    except OSError as error:
-        return [problem(f"SLUICEWAY_KAFKA_CA_FILE cannot be read: {_plain(error)}", "check its path and its rights")]
+    except WrongSetting as wrong:
+        return [problem(str(wrong), "check its path and its rights")]
     try:
         cause = await connection.diagnose()
     except ValueError as error:

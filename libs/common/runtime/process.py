@@ -10,16 +10,20 @@ import signal
 import sys
 import threading
 import time
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
 import uvloop
 
+from libs.common.domain.errors import WrongSetting
 from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.probe_server import open_probe_server
+from libs.common.runtime.start import begin, report
+from libs.common.settings import Settings
 
 log = get_logger()
 
@@ -48,13 +52,19 @@ class Address(NamedTuple):
 
 
 def serve(
-    service_context: AbstractAsyncContextManager[Service], *, drain: timedelta, health: Health, probes: Address
+    service_context: AbstractAsyncContextManager[Service],
+    *,
+    drain: timedelta,
+    health: Health,
+    probes: Address | None,
 ) -> int:
-    """Run a service to its end; returns the exit code of the process: 0 when it ended or was stopped, 1 when it failed.
+    """Run a service to its end; returns the exit code of the process: 0 when it ended or was stopped, 1 when it failed,
+    2 when a setting cannot be used.
 
     The only handler of SIGTERM and SIGINT: the first one calls `stop()`, gives `run()` the time of `drain` to return
     and then cancels it; a second one, or one before the resources are open, cancels at once. Resources are closed in
-    every case. Probes and metrics are answered from before the resources open until they are closed.
+    every case. Probes and metrics are answered from before the resources open until they are closed, unless the service
+    answers them itself.
     """
     die_with_parent()
     metrics.announce_build(health.role)
@@ -62,8 +72,20 @@ def serve(
         return runner.run(_Life(drain, health, probes).lead(service_context))
 
 
+def run_role(role: str, open_service: Callable[[Settings, Health], AbstractAsyncContextManager[Service]]) -> int:
+    """A service that is told by the environment and answers probes at the address of its settings; see `serve`."""
+    settings = begin(role)
+    health = Health(role)
+    return serve(
+        open_service(settings, health),
+        drain=timedelta(seconds=settings.drain_seconds),
+        health=health,
+        probes=Address(settings.health_host, settings.health_port),
+    )
+
+
 class _Life:
-    def __init__(self, drain: timedelta, health: Health, probes: Address) -> None:
+    def __init__(self, drain: timedelta, health: Health, probes: Address | None) -> None:
         self._drain_seconds = drain.total_seconds()
         self._health = health
         self._probes = probes
@@ -79,6 +101,8 @@ class _Life:
         except asyncio.CancelledError:
             log.warning("process.cut_off")
             return 0 if self._asked.is_set() else 1
+        except WrongSetting as wrong:
+            return report(wrong)
         except Exception as error:
             log.error("process.failed", error=type(error).__name__, exc_info=True)
             return 1
@@ -100,7 +124,8 @@ class _Life:
         began = time.monotonic()
         watching = asyncio.create_task(self._health.watch_loop(), name="watch-loop")
         try:
-            async with open_probe_server(self._health, *self._probes), context as service:
+            answering = open_probe_server(self._health, *self._probes) if self._probes else nullcontext()
+            async with answering, context as service:
                 _relieve_collector()
                 self._health.mark_started()
                 log.info("process.started", seconds=round(time.monotonic() - began, 3))

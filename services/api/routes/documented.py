@@ -12,6 +12,7 @@ from services.api.problems import CODES, CONTENT_TYPE, Problem
 _TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 #: What every operation can answer.
 _ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "unavailable")
+_SUCCESS: Final = {200: "As asked.", 201: "It is made.", 202: "It is accepted and will be done.", 204: "It is gone."}
 _RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 _ETAG: Final = {"ETag": {"description": "The version.", "schema": {"type": "string"}}}
 _LOCATION: Final = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
@@ -33,7 +34,7 @@ def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
 
 
 def _success(model: type[BaseModel] | None, example: Any, status: int, more: dict[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": "Done.", **more}
+    described: dict[str, Any] = {"description": _SUCCESS[status], **more}
     if model is not None:
         described["model"] = model
         described["content"] = {"application/json": {"example": example}}

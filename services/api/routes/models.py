@@ -58,7 +58,9 @@ async def read_model(
     name: str,
     caller: Reader,
     cases: Cases,
-    if_none_match: Annotated[str | None, Header(description="ETag of an earlier answer.")] = None,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETag of an earlier answer.")
+    ] = None,
 ) -> Response:
     """The model, its api_key masked."""
     model = await cases.administration.get(caller, name)
@@ -79,7 +81,9 @@ async def change_model(
     wanted: Annotated[ModelChange, examples.body(examples.MODEL_CHANGE)],
     caller: Admin,
     cases: Cases,
-    if_match: Annotated[str | None, Header(description="ETag of the version that the change is meant for.")] = None,
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", description="ETag of the version that the change is meant for.")
+    ] = None,
 ) -> Response:
     """Changes only the fields given; null means unchanged. Holds in every process within a second."""
     return _shown(await cases.administration.change(caller, name, wanted.given(), wanted_versions(if_match)))

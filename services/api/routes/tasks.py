@@ -55,8 +55,12 @@ async def read_task(
     task_id: TaskId,
     caller: Reader,
     cases: Cases,
-    prefer: Annotated[str | None, Header(description="`wait=n`: answer when the task ends, n <= 60 s.")] = None,
-    if_none_match: Annotated[str | None, Header(description="ETag of an earlier answer.")] = None,
+    prefer: Annotated[
+        str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 60 s.")
+    ] = None,
+    if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="ETag of an earlier answer.")
+    ] = None,
 ) -> Response:
     """The task as it is now, or at its end when `Prefer: wait=n` gives it time. Marks a success as fetched."""
     seconds = _wait_seconds(prefer)

@@ -13,11 +13,11 @@ from typing import Final
 from libs.common.domain.outcome import Failed, UploadPending
 from libs.common.domain.settle import Finish, Retry, RetryPolicy, Run, Settlement, settle
 from libs.common.domain.task import Phase
+from libs.common.operations.wake import Wake
 from libs.common.ports_sweeps import OverdueAttempt, Sweeps
 from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
 from services.janitor.returns import Returns
-from services.janitor.wake import Wake
 
 GRACE_SECONDS: Final = 30.0
 _PAGE: Final = 500

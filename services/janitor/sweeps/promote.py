@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from libs.common.operations.wake import Wake
 from libs.common.ports_sweeps import Sweeps
 from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
-from services.janitor.wake import Wake
 
 _PAGE: Final = 1_000
 _PAGES: Final = 20

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from libs.common.operations.wake import Wake
 from libs.common.ports_sweeps import Sweeps
 from libs.common.runtime.failpoints import failpoint
 from services.janitor.beats import BeatWatch
 from services.janitor.report import did
-from services.janitor.wake import Wake
 
 #: Longer than a send may last (4.5 s) and a dispatcher may stand still before others notice.
 LEASE_SECONDS: Final = 15.0

@@ -21,6 +21,7 @@ from typing import Final
 
 from libs.common.domain.settle import LOST_BUDGET
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.wake import Wake
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_sweeps import LostAttempt, Sweeps
 from libs.common.runtime.failpoints import failpoint
@@ -29,7 +30,6 @@ from libs.common.runtime.metrics import counter
 from services.janitor.beats import BeatWatch
 from services.janitor.report import did
 from services.janitor.returns import Returns
-from services.janitor.wake import Wake
 
 log = get_logger()
 

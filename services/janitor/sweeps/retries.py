@@ -14,12 +14,12 @@ from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
 from libs.common.ports_sweeps import DueRetry, Sweeps
 from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
 from services.janitor.returns import Returns
-from services.janitor.wake import Wake
 
 _PAGE: Final = 1_000
 #: A round stops here even if more is due: the next one follows in a second.

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 async def assert_unavailable(answer: Any, began: float, code: str = "unavailable") -> None:
     assert (answer.status_code, answer.json()["code"]) == (503, code), answer.text
     assert int(answer.headers["retry-after"]) >= 1
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 5
 
 
 async def ready(api: Api) -> dict[str, str]:
@@ -43,7 +43,7 @@ async def test_without_redis_nothing_is_accepted_and_reading_goes_on(tenant: Ten
         began = time.monotonic()
         answer = await there.call("POST", "/v1/tasks/batch", json={"tasks": [{"model": "m"}] * 3})
         assert [item["http_status"] for item in answer.json()["items"]] == [503] * 3
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 5
         assert len(await tenant.stored()) == 1
         assert (await there.call("GET", f"/v1/tasks/{task}")).status_code == 200
         assert (await there.call("GET", "/v1/tasks")).status_code == 200
@@ -86,7 +86,7 @@ async def test_postgres_dies_and_comes_back(servers_folder: Path, stores: tuple[
                 await assert_unavailable(await tenant.submit(), began)
                 began = time.monotonic()
                 assert (await tenant.call("GET", f"/v1/tasks/{task}")).status_code == 503
-                assert time.monotonic() - began < 2.5
+                assert time.monotonic() - began < 5
             await server.start()
 
             async def accepts() -> bool:

@@ -126,7 +126,7 @@ class TestWait:
         answer = await waiting
         assert answer.json()["status"] == "success"
         assert answer.headers["preference-applied"] == "wait=20"
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
     async def test_the_present_state_comes_when_time_is_up(self, tenant: Tenant) -> None:
         task = await tenant.task()

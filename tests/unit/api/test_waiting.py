@@ -64,7 +64,7 @@ async def test_an_end_is_told_soon(room: WaitRoom, tasks: Tasks) -> None:
 async def test_time_is_up(room: WaitRoom) -> None:
     began = time.monotonic()
     await room.wait(7, uuid4(), 0.1)
-    assert 0.09 < time.monotonic() - began < 1
+    assert 0.09 < time.monotonic() - began < 5
 
 
 async def test_many_share_a_question(room: WaitRoom, tasks: Tasks) -> None:

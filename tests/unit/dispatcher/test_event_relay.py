@@ -13,7 +13,8 @@ from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_dispatch import EventRow
 from services.dispatcher.event_relay import MAX_SENDS, EventRelay, Gaps
 from services.dispatcher.topic_keeper import TopicKeeper
-from tests.support.dispatcher_fakes import FakeCarrier, FakeTopics, until
+from tests.support.dispatcher_fakes import FakeCarrier, FakeTopics
+from tests.support.waiting import until
 from tests.unit.dispatcher.test_event_records import ROW
 
 

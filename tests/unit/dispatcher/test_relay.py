@@ -15,8 +15,10 @@ from services.dispatcher.publisher import MAX_SENDS, Publisher
 from services.dispatcher.relay import Relay
 from services.dispatcher.roads import Roads
 from services.dispatcher.topic_keeper import TopicKeeper
-from tests.support.dispatcher_fakes import FakeCarrier, FakeGate, FakeHints, FakeTopics, until
+from tests.support.dispatcher_fakes import FakeCarrier, FakeGate, FakeTopics
+from tests.support.fakes_redis import FakeHints
 from tests.support.memory_queue import MemoryQueue, lane_info
+from tests.support.waiting import until
 
 TOPIC = "p.model.{0}-m"
 
@@ -233,9 +235,9 @@ async def test_batches_shrink_while_the_broker_cannot_take_them_and_grow_again()
     async with bench.running():
         bench.carrier.ignores = {TOPIC.format(1)}
         bench.create(1, 2_000)
-        await until(lambda: len(bench.queue.asked) >= 4, 15)
+        await until(lambda: len(bench.queue.asked) >= 4, seconds=15)
         quanta = [asks[0].quantum for asks in bench.queue.asked]
         assert quanta[-1] <= quanta[0] / 4
         bench.carrier.ignores = set()
-        await until(lambda: len(bench.published()) == 2_000, 45)
+        await until(lambda: len(bench.published()) == 2_000, seconds=45)
         assert max(asks[0].quantum for asks in bench.queue.asked[-3:]) > 100

@@ -9,7 +9,8 @@ from random import Random
 
 from libs.common.ports_dispatch import TopicPlan
 from services.dispatcher.topic_keeper import TopicKeeper
-from tests.support.dispatcher_fakes import FakeTopics, until
+from tests.support.dispatcher_fakes import FakeTopics
+from tests.support.waiting import until
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from typing import Any, Final
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 
+from libs.common.domain.errors import WrongSetting
 from libs.common.settings import Settings
 
 _DIAGNOSE_SECONDS: Final = 3.0
@@ -32,10 +33,14 @@ class KafkaConnection:
 
     @classmethod
     def of(cls, settings: Settings) -> KafkaConnection:
-        """Raises OSError when the CA file cannot be read."""
+        """Raises WrongSetting when the CA file cannot be used."""
         context = None
         if settings.kafka_security.endswith("SSL"):
-            context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+            try:
+                context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+            except OSError as error:
+                why = f"{settings.kafka_ca_file} cannot be used ({error.strerror or error})"
+                raise WrongSetting(f"SLUICEWAY_KAFKA_CA_FILE: {why}; name a file of PEM certificates.") from error
         return cls(
             bootstrap=tuple(part.strip() for part in settings.kafka_bootstrap.split(",") if part.strip()),
             broker=settings.broker,

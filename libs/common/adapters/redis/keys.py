@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-#: The release script says on this channel that a permit of a lane became free; the message is the lane.
-PERMIT_CHANNEL: Final = "sw:permit"
-
 
 def gate(lane: int) -> str:
     """Slots: public id of the task -> end of the slot in ms."""

@@ -10,6 +10,7 @@ from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import Answer, Call, RedisServer
 from libs.common.adapters.redis.rebuild import LaneRebuilder, LaneUnknown, restore_calls
 from libs.common.adapters.redis.script import Script
+from libs.common.contracts.hints import PERMIT
 from libs.common.domain.errors import GateUnavailable
 from libs.common.runtime.logging import get_logger
 
@@ -89,7 +90,7 @@ class OwnerSets:
         for lane, owner in places:
             by_lane.setdefault(lane, []).append(owner)
         calls = [
-            Call(RELEASE, self._release_keys(lane), (lane, keys.PERMIT_CHANNEL, *owners[start : start + STEP]))
+            Call(RELEASE, self._release_keys(lane), (lane, PERMIT, *owners[start : start + STEP]))
             for lane, owners in by_lane.items()
             for start in range(0, len(owners), STEP)
         ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from libs.common.operations.wake import Wake
 from libs.common.ports_dispatch import Key, Placed
-from services.janitor.wake import Wake
 from tests.support.fakes_redis import FakeHints
 
 

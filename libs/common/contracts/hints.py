@@ -1,0 +1,71 @@
+"""The channels of hints and the lines on them. Polling stands behind every line: who cannot read one passes it over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
+
+from libs.common.ports_dispatch import Key, Placed
+
+#: To dispatchers: rows are ready, lanes have room, events wait, models changed.
+DISPATCH: Final = "sw:dispatch"
+#: To executors: a record was sent to a partition, permits became free, one of them came or went, cancels.
+ROAD: Final = "sw:road"
+PERMIT: Final = "sw:permit"
+EXECUTORS: Final = "sw:executors"
+CANCEL: Final = "sw:cancel"
+#: To APIs and executors: a model changed.
+MODELS: Final = "sw:models"
+
+EVENTS_WAIT: Final = "* events"
+MODELS_CHANGED: Final = "* models"
+
+
+class Room(NamedTuple):
+    """A row of the lane left its window."""
+
+    lane: int
+
+
+DispatchHint: TypeAlias = Placed | Room
+
+
+def room(lane: int) -> str:
+    """A row of the lane left its window."""
+    return f"{lane} room"
+
+
+def ready(rows: Iterable[Placed]) -> list[str]:
+    """Rows are ready: the lowest key of each lane and class says where to look."""
+    lowest: dict[tuple[int, int], Key] = {}
+    for lane, klass, key in rows:
+        known = lowest.get((lane, klass))
+        if known is None or key < known:
+            lowest[lane, klass] = key
+    return [f"{lane} {klass} {key.priority} {key.position}" for (lane, klass), key in lowest.items()]
+
+
+def sent(model_id: int, partition: int) -> str:
+    """Records were sent to this partition of a model's topic."""
+    return f"{model_id} {partition}"
+
+
+def read_dispatch(line: str) -> DispatchHint | None:
+    """What a line of `ready` or `room` says; None for every other line."""
+    try:
+        match line.split(" "):
+            case [lane, "room"]:
+                return Room(int(lane))
+            case [lane, "0" | "1" as klass, priority, position]:
+                return Placed(int(lane), int(klass), Key(int(priority), int(position)))
+    except ValueError:
+        pass
+    return None
+
+
+def numbers(line: str) -> list[int]:
+    """The numbers of a line; none when it is not made of numbers."""
+    try:
+        return [int(part) for part in line.split()]
+    except ValueError:
+        return []

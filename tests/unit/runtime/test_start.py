@@ -1,0 +1,108 @@
+"""A process that is told something it cannot use says so in a line that names the variable, and ends with code 2."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from libs.common.domain.errors import WrongSetting
+from libs.common.settings import load_settings
+from services.cli.__main__ import main
+
+_WRONG = {
+    "SLUICEWAY_API_PORT": "70000",
+    "SLUICEWAY_LOG_LEVEL": "loud",
+    "SLUICEWAY_TIMEZONE": "Nowhere/Nothing",
+    "SLUICEWAY_DATABASE_URL": "mysql://127.0.0.1/x",
+    "SLUICEWAY_REDIS_URL": "127.0.0.1:6379",
+    "SLUICEWAY_KAFKA_BOOTSTRAP": "broker",
+    "SLUICEWAY_STORAGE_URL": "results",
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("SLUICEWAY_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("role", ["api", "dispatcher", "executor", "janitor"])
+def test_each_wrong_setting_has_a_line_of_its_own(
+    role: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in _WRONG.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"services.{role}.__main__").main()
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(":")[1].strip() for line in lines) == sorted(_WRONG)
+    assert all(line.startswith("sluiceway: SLUICEWAY_") and "leave it out" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["config", "migrate", "topics", "audit", "keys list --tenant 1", "api", "janitor", "up --data unused", "demo"],
+)
+def test_every_command_says_it_alike(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SLUICEWAY_DRAIN_SECONDS", "soon")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sluiceway", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sluiceway: SLUICEWAY_DRAIN_SECONDS: should be a valid number")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICEWAY_DATABASE_URL", "mysql://someone:secret@there/x")
+    with pytest.raises(WrongSetting) as wrong:
+        load_settings()
+    assert "secret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "value", "why"),
+    [
+        ("services.executor", "SLUICEWAY_EGRESS_ALLOW", "10.0.0.0/99", "neither an address"),
+        ("services.executor", "SLUICEWAY_STORAGE_URL", "ftp://there", "file:///, s3://"),
+        ("services.dispatcher", "SLUICEWAY_KAFKA_CA_FILE", "/no/such/file", "name a file of PEM certificates"),
+    ],
+)
+def test_what_only_its_reader_can_judge_is_said_alike(
+    service: str, name: str, value: str, why: str, tmp_path: Path
+) -> None:
+    usable = {
+        "SLUICEWAY_SECRET_KEYS": "k:" + "A" * 43 + "=",
+        "SLUICEWAY_STORAGE_URL": tmp_path.as_uri(),
+        "SLUICEWAY_STAGING_DIR": str(tmp_path),
+        "SLUICEWAY_KAFKA_SECURITY": "SSL" if name == "SLUICEWAY_KAFKA_CA_FILE" else "PLAINTEXT",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", service],
+        env={**os.environ, **usable, name: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
+    assert line.startswith(f"sluiceway: {name}")
+    assert why in line
+
+
+def test_a_mounted_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICEWAY_REDIS_URL_FILE", "/no/such/file")
+    with pytest.raises(WrongSetting, match="SLUICEWAY_REDIS_URL_FILE: /no/such/file cannot be read"):
+        load_settings()
