@@ -101,8 +101,15 @@ class _MountedSecrets(PydanticBaseSettingsSource):
     """SLUICEWAY_<NAME>_FILE: the value is the file's content without its trailing newline."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
-        return (Path(path).read_text().rstrip("\r\n") if path else None), field_name, False
+        name = f"{PREFIX}{field_name.upper()}_FILE"
+        path = os.environ.get(name)
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise SystemExit(f"sluiceway: {name}: {path} cannot be read: {why}") from None
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
@@ -115,7 +122,7 @@ def unknown_names(environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environment if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known)
 
 
-#: Read by `sluiceway up`, the runtime and the tests, not by a service.
+#: Read by commands, the runtime and the tests, not by a service.
 _LAUNCHER: Final = {
     f"{PREFIX}{name}"
     for name in (
@@ -126,6 +133,7 @@ _LAUNCHER: Final = {
         "FAILPOINTS_LOG",
         "PARENT_PID",
         "API_KEY",
+        "LEGACY_DSN",
         "URL",
         "VERSION",
     )
