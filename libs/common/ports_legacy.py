@@ -105,6 +105,13 @@ class Note(NamedTuple):
     detail: str
 
 
+class NoteBook(NamedTuple):
+    """How many notes there are of each code, and the first of them in the order of tables and ids."""
+
+    counts: Mapping[str, int]
+    first: Sequence[Note]
+
+
 @dataclass(frozen=True, slots=True)
 class TakenModel:
     """A model of ours for an old one. `stored` are the columns of a new one; `stand_in` is deleted from the start."""
@@ -190,8 +197,8 @@ class LegacyTarget(Protocol):
     async def add_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
         """Add what is not in the statistics yet; returns how many rows added something."""
 
-    async def notes(self, source: str) -> list[Note]:
-        """Everything that was noted about rows of this source, in the order of tables and ids."""
+    async def notes(self, source: str) -> NoteBook:
+        """What was noted about rows of this source, by this run and those before it."""
 
 
 class Progress(Protocol):
@@ -204,5 +211,7 @@ class Progress(Protocol):
         """So many more rows are done."""
 
 
+#: Notes that a NoteBook quotes.
+QUOTED = 1_000
 #: Codes of rows that have no counterpart here.
 LEFT_OUT = frozenset({"unknown_state", "model_name", "same_task_id"})

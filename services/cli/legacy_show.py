@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
     from libs.common.operations.legacy_report import ImportReport
-    from libs.common.ports_legacy import Note, Progress
+    from libs.common.ports_legacy import NoteBook, Progress
 
 _NOTES_SHOWN = 20
 
@@ -33,15 +35,15 @@ def watch(out: TextIO) -> Iterator[Progress]:
 class _Bars:
     """Implements ports_legacy.Progress on a terminal."""
 
-    def __init__(self, bars: object) -> None:
+    def __init__(self, bars: Bars) -> None:
         self._bars = bars
-        self._ids: dict[str, object] = {}
+        self._ids: dict[str, TaskID] = {}
 
     def begin(self, table: str, total: int) -> None:
-        self._ids[table] = self._bars.add_task(table, total=total)  # type: ignore[attr-defined]
+        self._ids[table] = self._bars.add_task(table, total=total)
 
     def advance(self, table: str, rows: int) -> None:
-        self._bars.advance(self._ids[table], rows)  # type: ignore[attr-defined]
+        self._bars.advance(self._ids[table], rows)
 
 
 class _Lines:
@@ -118,8 +120,12 @@ def _show_samples(console: Console, report: ImportReport) -> None:
             console.print(f"  around it, {found}: {sample.around}", markup=False)
 
 
-def _show_notes(console: Console, notes: Sequence[Note]) -> None:
-    for note in notes[:_NOTES_SHOWN]:
+def _show_notes(console: Console, notes: NoteBook) -> None:
+    for note in notes.first[:_NOTES_SHOWN]:
         console.print(f"{note.table} {note.id}: {note.code}: {note.detail}", markup=False)
-    if len(notes) > _NOTES_SHOWN:
-        console.print(f"and {len(notes) - _NOTES_SHOWN} more such rows: --json lists them")
+    more = sum(notes.counts.values()) - _NOTES_SHOWN
+    if more > 0:
+        counted = ", ".join(f"{rows} {code}" for code, rows in sorted(notes.counts.items()))
+        console.print(
+            f"and {more} more such rows ({counted}): --json quotes the first 1,000, the table legacy_note has all"
+        )

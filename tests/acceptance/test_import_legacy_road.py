@@ -14,7 +14,7 @@ _FRESH = 8
 
 
 async def fill(legacy: Legacy, road: Road, tenant: int) -> list[int]:
-    """Open tasks of every kind, and ends of every kind; the ids of the open ones, those that wait in their order first."""
+    """Open tasks and ends of every kind; the ids of the open ones, first those of the queue in its order."""
     just_now = datetime.now(UTC).replace(tzinfo=None)
     await legacy.model(
         "m", tenant_id=tenant, base_url=road.mock.url, route=f"/{tenant}-m", retry_times=2, max_concurrency=1

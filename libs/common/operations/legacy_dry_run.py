@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from libs.common.domain.legacy import Home, TakenTask
 from libs.common.domain.settle import RetryPolicy
 from libs.common.ports_legacy import (
+    QUOTED,
     TASKS,
     LegacyCount,
     LegacyTarget,
     Note,
+    NoteBook,
     Slice,
     TakenLine,
     TakenModel,
@@ -25,7 +28,8 @@ class DryRun:
     def __init__(self, target: LegacyTarget) -> None:
         self._target = target
         self._homes: dict[tuple[int, str], Home] = {}
-        self._notes: list[Note] = []
+        self._counts: Counter[str] = Counter()
+        self._first: list[Note] = []
         self._lanes = itertools.count(-1, -1)
 
     async def begin(self, source: str, largest: Mapping[str, int]) -> None:
@@ -41,7 +45,7 @@ class DryRun:
         return dict(self._homes)
 
     async def add_models(self, part: Slice, models: Sequence[TakenModel]) -> Written:
-        self._notes += part.notes
+        self._note(part.notes)
         new = [model for model in models if (model.tenant_id, model.name) not in self._homes]
         for model in new:
             retry = RetryPolicy(model.stored["retry_times"], model.stored["retry_queue_max_seconds"], 0)
@@ -53,9 +57,8 @@ class DryRun:
         return Written(len(lines))
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
-        self._notes += part.notes
         there = await self._target.in_use(tasks)
-        self._notes += [Note(TASKS, id_, "same_task_id", "its task id is in use here") for id_ in there]
+        self._note([*part.notes, *(Note(TASKS, id_, "same_task_id", "its task id is in use here") for id_ in there)])
         return Written(len(tasks) - len(there), there)
 
     async def in_use(self, tasks: Sequence[TakenTask]) -> list[int]:
@@ -67,5 +70,10 @@ class DryRun:
     async def new_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
         return await self._target.new_counts(source, counts)
 
-    async def notes(self, source: str) -> list[Note]:
-        return sorted({*await self._target.notes(source), *self._notes})
+    async def notes(self, source: str) -> NoteBook:
+        before = await self._target.notes(source)
+        return NoteBook(self._counts + Counter(before.counts), [*before.first, *self._first][:QUOTED])
+
+    def _note(self, notes: Sequence[Note]) -> None:
+        self._counts.update(note.code for note in notes)
+        self._first += notes[: QUOTED - len(self._first)]

@@ -16,7 +16,8 @@ from libs.common.ports_legacy import MODELS, Note, TakenModel
 
 Seal = Callable[[bytes, str], bytes]
 
-_SMALLEST_ID: Final = 0
+#: Never free, so a stand-in gets a number of ours.
+_NO_ID: Final = 0
 
 
 class Guard(Protocol):
@@ -37,7 +38,7 @@ class ModelMapping:
         self._report = report
         self._partitions = partitions_setting
         self._slots = executor_slots
-        self._hosts: dict[str, dict[str, Any]] = {}
+        self._hosts: dict[str, dict[str, Any] | None] = {}
 
     async def map(self, models: Sequence[LegacyModel]) -> tuple[list[TakenModel], list[Note]]:
         """The models as they are written, and notes on those that cannot be."""
@@ -54,9 +55,9 @@ class ModelMapping:
 
     def stand_in(self, tenant_id: int, name: str) -> TakenModel:
         """A deleted model for tasks whose own is gone."""
-        model = LegacyModel(0, tenant_id, name or "-", enabled=False, remark="its model was gone at the import")
+        model = LegacyModel(0, tenant_id, "-", enabled=False, remark="its model was gone at the import")
         values, _ = model_values(model)
-        return TakenModel(_SMALLEST_ID, tenant_id, name, self._stored(model, values), stand_in=True)
+        return TakenModel(_NO_ID, tenant_id, name, self._stored(model, values), stand_in=True)
 
     def _stored(self, model: LegacyModel, values: dict[str, Any]) -> dict[str, Any]:
         concurrency = values["max_concurrency"]
@@ -87,12 +88,15 @@ class ModelMapping:
             self._report.models_changed.append(named | {"changes": changes})
 
     async def _check_host(self, url: str, model: LegacyModel) -> None:
-        try:
-            await self._guard.check_resolved(url)
-        except EgressRefused as error:
-            host = join_endpoint(model.base_url).host
-            entry = self._hosts.get(host)
-            if entry is None:
-                entry = self._hosts[host] = {"host": host, "why": str(error), "models": []}
+        endpoint = join_endpoint(model.base_url)
+        place = f"{endpoint.host}:{endpoint.port}"
+        if place not in self._hosts:
+            self._hosts[place] = None
+            try:
+                await self._guard.check_resolved(url)
+            except EgressRefused as error:
+                entry = self._hosts[place] = {"host": endpoint.host, "why": str(error), "models": []}
                 self._report.hosts.append(entry)
-            entry["models"].append(f"{model.tenant_id}/{model.name}")
+        refused = self._hosts[place]
+        if refused is not None:
+            refused["models"].append(f"{model.tenant_id}/{model.name}")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
-from libs.common.ports_legacy import LEFT_OUT, Note, SourceFacts
-
-#: Notes that the object of `--json` lists; it always counts all of them.
-LISTED: Final = 1_000
+from libs.common.ports_legacy import LEFT_OUT, NoteBook, SourceFacts
 
 
 @dataclass(slots=True)
@@ -43,7 +40,7 @@ class ImportReport:
     dry_run: bool
     tables: dict[str, TableReport] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
-    notes: Sequence[Note] = ()
+    notes: NoteBook = field(default_factory=lambda: NoteBook({}, ()))
     hosts: list[dict[str, Any]] = field(default_factory=list)
     unlimited: list[dict[str, Any]] = field(default_factory=list)
     models_changed: list[dict[str, Any]] = field(default_factory=list)
@@ -53,7 +50,7 @@ class ImportReport:
     @property
     def left_out(self) -> int:
         """Rows that have no counterpart here."""
-        return sum(note.code in LEFT_OUT for note in self.notes)
+        return sum(rows for code, rows in self.notes.counts.items() if code in LEFT_OUT)
 
     def as_dict(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -64,8 +61,8 @@ class ImportReport:
             "states": {str(state): rows for state, rows in sorted(self.facts.states.items())},
             "tasks": dict(sorted(self.kinds.items())),
             "left_out": self.left_out,
-            "notes": dict(sorted(Counter(note.code for note in self.notes).items())),
-            "noted": [note._asdict() | {"id": str(note.id)} for note in self.notes[:LISTED]],
+            "notes": dict(sorted(self.notes.counts.items())),
+            "noted": [note._asdict() | {"id": str(note.id)} for note in self.notes.first],
             "hosts_not_allowed": self.hosts,
             "models_without_limit": self.unlimited,
             "models_changed": self.models_changed,

@@ -125,9 +125,7 @@ class PostgresLegacy:
 async def open_legacy(dsn: str, time_zone: str, path: Sequence[str] | None) -> AsyncIterator[PostgresLegacy]:
     """A view of the old tables whose local times are those of `time_zone`. Raises DatabaseUnavailable and Invalid."""
     try:
-        connection = await asyncpg.connect(
-            dsn, timeout=_CONNECT_SECONDS, server_settings={"timezone": time_zone, "jit": "off"}
-        )
+        connection = await asyncpg.connect(dsn, timeout=_CONNECT_SECONDS, server_settings={"timezone": time_zone})
     except (ValueError, asyncpg.InterfaceError) as error:
         raise Invalid("dsn", f"--dsn does not read as an address of PostgreSQL: {error}") from error
     except asyncpg.InvalidParameterValueError as error:

@@ -15,10 +15,12 @@ from libs.common.domain.task import DispatchState
 from libs.common.ports_legacy import (
     MODELS,
     OP_LOG,
+    QUOTED,
     TABLES,
     TASKS,
     LegacyCount,
     Note,
+    NoteBook,
     Slice,
     TakenLine,
     TakenModel,
@@ -51,8 +53,9 @@ class PostgresLegacyTarget:
     async def copied(self, source: str) -> dict[str, int]:
         return {row["table"]: row["copied"] for row in await self._database.fetch("legacy_copied", source)}
 
-    async def notes(self, source: str) -> list[Note]:
-        return [Note(**row) for row in await self._database.fetch("legacy_notes", source)]
+    async def notes(self, source: str) -> NoteBook:
+        counts = {row["code"]: row["rows"] for row in await self._database.fetch("legacy_note_counts", source)}
+        return NoteBook(counts, [Note(**row) for row in await self._database.fetch("legacy_notes", source, QUOTED)])
 
     async def homes(self, source: str) -> dict[tuple[int, str], Home]:
         return {

@@ -30,8 +30,12 @@ INSERT INTO legacy_note (source, "table", id, code, detail)
 SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING
 
 -- name: legacy_notes
--- Everything that was noted.
-SELECT "table", id, code, detail FROM legacy_note WHERE source = $1 ORDER BY "table", id, code
+-- The first $2 of what was noted.
+SELECT "table", id, code, detail FROM legacy_note WHERE source = $1 ORDER BY "table", id, code LIMIT $2
+
+-- name: legacy_note_counts
+-- How much was noted.
+SELECT code, count(*) AS rows FROM legacy_note WHERE source = $1 GROUP BY code
 
 -- name: legacy_homes
 -- The model of ours, and its lane, behind each old name.
