@@ -101,15 +101,8 @@ class _MountedSecrets(PydanticBaseSettingsSource):
     """SLUICEWAY_<NAME>_FILE: the value is the file's content without its trailing newline."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        name = f"{PREFIX}{field_name.upper()}_FILE"
-        path = os.environ.get(name)
-        if not path:
-            return None, field_name, False
-        try:
-            return Path(path).read_text().rstrip("\r\n"), field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise SystemExit(f"sluiceway: {name}: {path} cannot be read: {why}") from None
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        return (Path(path).read_text().rstrip("\r\n") if path else None), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}

@@ -14,7 +14,7 @@ from services.cli.app import app
 
 if TYPE_CHECKING:
     from libs.common.operations.legacy_report import ImportReport
-    from libs.common.ports_legacy import Progress
+    from libs.common.ports_import import Progress
     from libs.common.settings import Settings
 
 _STOPPED = 1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from libs.common.operations.legacy_report import ImportReport
-    from libs.common.ports_legacy import NoteBook, Progress
+    from libs.common.ports_import import NoteBook, Progress
 
 _NOTES_SHOWN = 20
 
@@ -33,7 +33,7 @@ def watch(out: TextIO) -> Iterator[Progress]:
 
 
 class _Bars:
-    """Implements ports_legacy.Progress on a terminal."""
+    """Implements ports_import.Progress on a terminal."""
 
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
@@ -47,7 +47,7 @@ class _Bars:
 
 
 class _Lines:
-    """Implements ports_legacy.Progress for logs and pipes."""
+    """Implements ports_import.Progress for logs and pipes."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

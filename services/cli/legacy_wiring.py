@@ -20,7 +20,7 @@ from libs.common.operations.legacy_dry_run import DryRun
 from libs.common.operations.legacy_import import ImportRules, LegacyImport
 from libs.common.operations.legacy_models import ModelMapping, Seal
 from libs.common.operations.legacy_report import ImportReport
-from libs.common.ports_legacy import LegacyTarget, Progress
+from libs.common.ports_import import LegacyTarget, Progress
 from libs.common.settings import Settings
 
 _REDIS_SECONDS = 5.0

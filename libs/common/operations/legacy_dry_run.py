@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from libs.common.domain.legacy import Home, TakenTask
 from libs.common.domain.settle import RetryPolicy
-from libs.common.ports_legacy import (
+from libs.common.ports_import import (
     QUOTED,
     TASKS,
     LegacyCount,
@@ -23,7 +23,7 @@ from libs.common.ports_legacy import (
 
 
 class DryRun:
-    """Implements ports_legacy.LegacyTarget over the real one, of which it calls only what reads."""
+    """Implements ports_import.LegacyTarget over the real one, of which it calls only what reads."""
 
     def __init__(self, target: LegacyTarget) -> None:
         self._target = target

@@ -26,7 +26,7 @@ from libs.common.operations.legacy_payloads import (
 )
 from libs.common.operations.legacy_report import ImportReport, Sample, TableReport
 from libs.common.ports import QueueGate
-from libs.common.ports_legacy import (
+from libs.common.ports_import import (
     MODELS,
     OP_LOG,
     STATISTICS,

@@ -12,7 +12,7 @@ from libs.common.domain.legacy import LegacyModel, model_values
 from libs.common.domain.model import MAX_INT, partitions, window
 from libs.common.domain.model_errors import EgressRefused
 from libs.common.operations.legacy_report import ImportReport
-from libs.common.ports_legacy import MODELS, Note, TakenModel
+from libs.common.ports_import import MODELS, Note, TakenModel
 
 Seal = Callable[[bytes, str], bytes]
 

@@ -9,7 +9,7 @@ import orjson
 
 from libs.common.domain.legacy import LegacyTask
 from libs.common.domain.wrapped_payload import Found, find_credentials, is_credential
-from libs.common.ports_legacy import LegacyLine, RawTask, TakenLine
+from libs.common.ports_import import LegacyLine, RawTask, TakenLine
 from libs.common.runtime.redaction import MASK, is_secret_name, redact_text
 
 #: What the operation log keeps of a payload.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from libs.common.ports_legacy import LEFT_OUT, NoteBook, SourceFacts
+from libs.common.ports_import import LEFT_OUT, NoteBook, SourceFacts
 
 
 @dataclass(slots=True)

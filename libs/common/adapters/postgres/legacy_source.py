@@ -13,7 +13,7 @@ from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, Invalid
 from libs.common.domain.legacy import LegacyModel, LegacyTask
-from libs.common.ports_legacy import (
+from libs.common.ports_import import (
     MODELS,
     OP_LOG,
     STATISTICS,
@@ -59,7 +59,7 @@ Row = TypeVar("Row")
 
 
 class PostgresLegacy:
-    """Implements ports_legacy.LegacySource over one connection inside one transaction."""
+    """Implements ports_import.LegacySource over one connection inside one transaction."""
 
     def __init__(self, connection: Any, statements: Statements, path: Sequence[str] | None) -> None:
         self._connection = connection

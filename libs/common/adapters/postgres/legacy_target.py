@@ -12,7 +12,7 @@ from libs.common.domain.errors import Conflict, Invalid
 from libs.common.domain.legacy import Home, TakenTask
 from libs.common.domain.settle import RetryPolicy
 from libs.common.domain.task import DispatchState
-from libs.common.ports_legacy import (
+from libs.common.ports_import import (
     MODELS,
     OP_LOG,
     QUOTED,
@@ -36,7 +36,7 @@ _STORED: Final = (
 
 
 class PostgresLegacyTarget:
-    """Implements ports_legacy.LegacyTarget."""
+    """Implements ports_import.LegacyTarget."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -83,10 +83,11 @@ class PostgresLegacyTarget:
     async def add_lines(self, part: Slice, lines: Sequence[TakenLine]) -> Written:
         async with self._database.transaction() as transaction:
             rows = await transaction.fetch("import_lines", *_line_columns(lines))
-            kept = {row["id"] for row in rows}
-            await self._close(transaction, part, len(rows))
-        missing = [(taken.line.id, 0) for taken in lines if taken.line.id not in kept]
-        return Written(len(rows), (), missing)
+            written = {row["old_id"] for row in rows}
+            there = [taken.line.id for taken in lines if taken.line.id not in written]
+            notes = [Note(OP_LOG, id_, "line_is_here", "the operation log has this line already") for id_ in there]
+            await self._close(transaction, part._replace(notes=notes), len(rows))
+        return Written(len(rows), there)
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
         async with self._database.transaction() as transaction:

@@ -214,4 +214,4 @@ class Progress(Protocol):
 #: Notes that a NoteBook quotes.
 QUOTED = 1_000
 #: Codes of rows that have no counterpart here.
-LEFT_OUT = frozenset({"unknown_state", "model_name", "same_task_id"})
+LEFT_OUT = frozenset({"unknown_state", "model_name", "same_task_id", "line_is_here"})

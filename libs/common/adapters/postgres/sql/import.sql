@@ -78,19 +78,26 @@ WITH x AS MATERIALIZED (
 SELECT id, model_id, same IS NOT NULL AS there FROM chosen
 
 -- name: import_lines
--- Lines of the operation log under their old numbers; a number in use by another line is replaced by a new one.
-INSERT INTO op_log (id, tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, op_type, success,
-  error_msg, cost_ms, request_payload, response_payload)
-OVERRIDING SYSTEM VALUE
-SELECT CASE WHEN u.id > 0 AND NOT EXISTS (SELECT 1 FROM op_log o WHERE o.id = u.id) THEN u.id
-            ELSE nextval(pg_get_serial_sequence('op_log', 'id')::regclass) END,
-  u.tenant_id, u.creator, coalesce(u.created_at, now()), u.ip, u.user_agent, u.api_path, u.http_method, u.biz_name, u.model_name, u.task_id,
-  u.op_type, u.success, u.error_msg, u.cost_ms, u.request_payload, u.response_payload
-FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-  $11::uuid[], $12::text[], $13::boolean[], $14::text[], $15::bigint[], $16::text[], $17::text[])
-  AS u(id, tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, op_type, success, error_msg,
-    cost_ms, request_payload, response_payload)
-RETURNING id
+-- Lines of the operation log under their old numbers; a number in use by another line is replaced by a new one. Says the
+-- old numbers of those that were written: a line that the log has already is left out.
+WITH x AS MATERIALIZED (
+  SELECT u.*, CASE WHEN u.old_id > 0 AND NOT EXISTS (SELECT 1 FROM op_log o WHERE o.id = u.old_id) THEN u.old_id
+                   ELSE nextval(pg_get_serial_sequence('op_log', 'id')::regclass) END AS id
+  FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+    $10::text[], $11::uuid[], $12::text[], $13::boolean[], $14::text[], $15::bigint[], $16::text[], $17::text[])
+    AS u(old_id, tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, op_type, success,
+      error_msg, cost_ms, request_payload, response_payload)
+), written AS (
+  INSERT INTO op_log (id, tenant_id, creator, created_at, ip, user_agent, api_path, http_method, biz_name, model_name, task_id, op_type,
+    success, error_msg, cost_ms, request_payload, response_payload)
+  OVERRIDING SYSTEM VALUE
+  SELECT id, tenant_id, creator, coalesce(created_at, now()), ip, user_agent, api_path, http_method, biz_name, model_name, task_id, op_type,
+    success, error_msg, cost_ms, request_payload, response_payload
+  FROM x ORDER BY id
+  ON CONFLICT DO NOTHING
+  RETURNING id
+)
+SELECT x.old_id FROM written w JOIN x ON x.id = w.id
 
 -- name: import_tasks
 -- Tasks with payload, secret, dispatch row, last attempt, dead entry and the step that says where they come from. Those
