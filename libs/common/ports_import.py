@@ -124,11 +124,9 @@ class TakenModel:
 
 
 class Written(NamedTuple):
-    """What became of a slice: ids that were there already, ids that got another number, and gate slots to take."""
+    """What became of a slice: how many rows are new here, and the gate slots to take, by lane."""
 
     copied: int
-    there: Sequence[int] = ()
-    renumbered: Sequence[tuple[int, int]] = ()
     slots: Mapping[int, Sequence[tuple[str, int]]] = {}
 
 
@@ -186,7 +184,7 @@ class LegacyTarget(Protocol):
         """Lines of the operation log."""
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
-        """Tasks with all that belongs to them. `there` are those whose task id is in use here."""
+        """Tasks with all that belongs to them; those whose task id is in use here are left out, and noted."""
 
     async def in_use(self, tasks: Sequence[TakenTask]) -> list[int]:
         """Those of these tasks whose task id is in use here."""
@@ -196,6 +194,9 @@ class LegacyTarget(Protocol):
 
     async def add_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
         """Add what is not in the statistics yet; returns how many rows added something."""
+
+    async def open_without_credential(self) -> int:
+        """How many open tasks that were taken over have nothing to show at their upload; a million at most."""
 
     async def notes(self, source: str) -> NoteBook:
         """What was noted about rows of this source, by this run and those before it."""

@@ -376,12 +376,12 @@ async def test_numbers_and_names_in_use_here_stay_with_their_owners(desk: Desk) 
     assert code == 3
     assert await desk.sql("SELECT base_url FROM model WHERE id IN (5, 6)") == [("http://ours",), ("http://ours",)]
     (new,) = await desk.sql("SELECT id FROM model WHERE name = 'new'")
-    assert any(f"it has {new['id']} now" in warning for warning in report["warnings"])
-    assert any("model 5 stays as it is" in warning for warning in report["warnings"])
-    assert {(note["id"], note["code"]) for note in report["noted"]} == {
-        ("9", "renumbered"),
-        (str(twin), "same_task_id"),
-    }
+    details = {(note["id"], note["code"]): note["detail"] for note in report["noted"]}
+    assert set(details) == {
+        ("50", "model_is_here"), ("6", "model_renumbered"), ("9", "renumbered"), (str(twin), "same_task_id"),
+    }  # fmt: skip
+    assert f"it has {new['id']}" in details["6", "model_renumbered"]
+    assert "model 5 stays" in details["50", "model_is_here"]
     assert await desk.connection.fetchval("SELECT count(*) FROM dispatch WHERE lane = 1") == 1
 
 

@@ -30,6 +30,7 @@ class DryRun:
         self._homes: dict[tuple[int, str], Home] = {}
         self._counts: Counter[str] = Counter()
         self._first: list[Note] = []
+        self._bare = 0
         self._lanes = itertools.count(-1, -1)
 
     async def begin(self, source: str, largest: Mapping[str, int]) -> None:
@@ -58,8 +59,9 @@ class DryRun:
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
         there = await self._target.in_use(tasks)
+        self._bare += sum(task.state is not None and task.sealed is None for task in tasks)
         self._note([*part.notes, *(Note(TASKS, id_, "same_task_id", "its task id is in use here") for id_ in there)])
-        return Written(len(tasks) - len(there), there)
+        return Written(len(tasks) - len(there))
 
     async def in_use(self, tasks: Sequence[TakenTask]) -> list[int]:
         return await self._target.in_use(tasks)
@@ -69,6 +71,9 @@ class DryRun:
 
     async def new_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
         return await self._target.new_counts(source, counts)
+
+    async def open_without_credential(self) -> int:
+        return self._bare + await self._target.open_without_credential()
 
     async def notes(self, source: str) -> NoteBook:
         before = await self._target.notes(source)

@@ -47,7 +47,7 @@ _PATIENCE: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class ImportRules:
-    """What the import is told beside the rows: whether uploads have a credential of the service's own."""
+    """What the import is told beside the rows."""
 
     service_credential: bool
     retry_within: timedelta
@@ -88,6 +88,7 @@ class LegacyImport:
         await self._copy_lines(report)
         await self._copy_tasks(report, models)
         await self._copy_counts(report)
+        report.kinds["open_without_credential"] = await self._target.open_without_credential()
         report.notes = await self._target.notes(facts.name)
         self._warn(report)
         return report
@@ -100,7 +101,6 @@ class LegacyImport:
             upto = max(mark, part[-1].id)
             written = await self._target.add_models(Slice(report.facts.name, MODELS, mark, upto, notes), taken)
             report.tables[MODELS].copied += written.copied
-            report.warnings += _model_warnings(written.there, written.renumbered)
             mark = upto
             self._progress.advance(MODELS, len(part))
 
@@ -240,23 +240,7 @@ class LegacyImport:
 
 def _count(report: ImportReport, raw: RawTask, taken: TakenTask) -> None:
     report.kinds["open" if taken.state is not None else taken.status.word] += 1
-    if taken.state is not None and taken.sealed is None:
-        report.kinds["open_without_credential"] += 1
     if raw.task.state == LegacyState.RUNNING:
         report.kinds["running_that_wait_again"] += 1
     if looks_wrapped(raw):
         report.kinds["looks_wrapped"] += 1
-
-
-def _model_warnings(there: Sequence[int], renumbered: Sequence[tuple[int, int]]) -> list[str]:
-    known = set(there)
-    return [
-        f"model {old}: "
-        + (
-            f"its name is in use here, model {new} stays as it is"
-            if old in known
-            else f"its id is in use here, it has {new} now: tell those who stored it"
-        )
-        for old, new in renumbered
-        if old > 0
-    ] + [f"model {old} was here already and stays as it is" for old in there if old not in dict(renumbered)]

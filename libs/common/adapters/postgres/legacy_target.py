@@ -28,6 +28,7 @@ from libs.common.ports_import import (
 )
 from libs.common.runtime.failpoints import failpoint
 
+_MOST_COUNTED: Final = 1_000_000
 _STORED: Final = (
     "base_url", "route", "http_method", "bindings", "enabled", "max_concurrency", "queue_limit", "timeout_seconds",
     "expected_seconds", "retry_times", "retry_queue_max_seconds", "auto_clean_seconds", "remark", "window_size",
@@ -53,6 +54,9 @@ class PostgresLegacyTarget:
     async def copied(self, source: str) -> dict[str, int]:
         return {row["table"]: row["copied"] for row in await self._database.fetch("legacy_copied", source)}
 
+    async def open_without_credential(self) -> int:
+        return int((await self._database.fetch("open_without_credential", _MOST_COUNTED))[0]["rows"])
+
     async def notes(self, source: str) -> NoteBook:
         counts = {row["code"]: row["rows"] for row in await self._database.fetch("legacy_note_counts", source)}
         return NoteBook(counts, [Note(**row) for row in await self._database.fetch("legacy_notes", source, QUOTED)])
@@ -75,10 +79,10 @@ class PostgresLegacyTarget:
         columns.append([model.stand_in for model in models])
         async with self._database.transaction() as transaction:
             rows = await transaction.fetch("import_models", part.source, *columns)
-            renumbered = [(row["id"], row["model_id"]) for row in rows if row["model_id"] != row["id"]]
+            notes = [*part.notes, *(note for row in rows if row["id"] > 0 and (note := _model_note(row)) is not None)]
             new = sum(not row["there"] for row in rows)
-            await self._close(transaction, part, new)
-        return Written(new, [row["id"] for row in rows if row["there"]], renumbered)
+            await self._close(transaction, part._replace(notes=notes), new)
+        return Written(new)
 
     async def add_lines(self, part: Slice, lines: Sequence[TakenLine]) -> Written:
         async with self._database.transaction() as transaction:
@@ -87,25 +91,22 @@ class PostgresLegacyTarget:
             there = [taken.line.id for taken in lines if taken.line.id not in written]
             notes = [Note(OP_LOG, id_, "line_is_here", "the operation log has this line already") for id_ in there]
             await self._close(transaction, part._replace(notes=notes), len(rows))
-        return Written(len(rows), there)
+        return Written(len(rows))
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
         async with self._database.transaction() as transaction:
             rows = await transaction.fetch("import_tasks", *_task_columns(tasks))
             ids = {row["old_id"]: row["id"] for row in rows}
             there = [task for task in tasks if task.id not in ids]
-            renumbered = [(old, new) for old, new in ids.items() if old != new]
+            moved = [(old, new) for old, new in ids.items() if old != new]
             notes = [
                 *part.notes,
                 *(Note(TASKS, task.id, "same_task_id", f"task id {task.public_id} is in use here") for task in there),
-                *(
-                    Note(TASKS, old, "renumbered", f"its number is in use here; it has {new}")
-                    for old, new in renumbered
-                ),
+                *(Note(TASKS, old, "renumbered", f"its number is in use here; it has {new}") for old, new in moved),
             ]
             await self._close(transaction, part._replace(notes=notes), len(rows))
         await failpoint("cli/import-after-commit")
-        return Written(len(rows), [task.id for task in there], renumbered, _slots(tasks, ids))
+        return Written(len(rows), _slots(tasks, ids))
 
     async def in_use(self, tasks: Sequence[TakenTask]) -> list[int]:
         rows = await self._database.fetch(
@@ -133,6 +134,18 @@ class PostgresLegacyTarget:
         if not moved:
             raise Conflict("import_running", "another import of the same old database is running: let it end")
         await failpoint("cli/import-before-commit")
+
+
+def _model_note(row: Any) -> Note | None:
+    """What callers who stored an old model's id must be told."""
+    old, new = row["id"], row["model_id"]
+    if row["there"]:
+        return Note(
+            MODELS, old, "model_is_here", f"its name is in use here: model {new} stays as it is, its tasks go there"
+        )
+    if old != new:
+        return Note(MODELS, old, "model_renumbered", f"its id is in use here, it has {new}: tell those who stored it")
+    return None
 
 
 def _line_columns(lines: Sequence[TakenLine]) -> tuple[list[Any], ...]:

@@ -181,6 +181,12 @@ FROM unnest($2::date[], $3::bigint[], $4::text[], $5::text[], $6::bigint[]) AS u
 LEFT JOIN legacy_stat k ON k.source = $1 AND k.day = u.day AND k.tenant_id = u.tenant_id AND k.creator = u.creator AND k.model_name = u.model_name
 WHERE u.request_count > coalesce(k.request_count, 0)
 
+-- name: open_without_credential
+-- Open tasks that were taken over without a caller's credential, counted up to $1.
+SELECT count(*)::int AS rows FROM (
+  SELECT 1 FROM dispatch d WHERE NOT EXISTS (SELECT 1 FROM task_secret s WHERE s.task_id = d.id)
+    AND EXISTS (SELECT 1 FROM history h WHERE h.task_id = d.id AND h.kind = 'import') LIMIT $1) x
+
 -- name: lock_statistics
 -- Statistics have no ids to mark: one import of a source at a time adds them.
 SELECT pg_advisory_xact_lock(7002, hashtext($1))
