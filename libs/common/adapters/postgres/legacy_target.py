@@ -78,6 +78,7 @@ class PostgresLegacyTarget:
         columns += [[model.stored[name] for model in models] for name in _STORED]
         columns.append([model.stand_in for model in models])
         async with self._database.transaction() as transaction:
+            await _hold(transaction, part)
             rows = await transaction.fetch("import_models", part.source, *columns)
             notes = [*part.notes, *(note for row in rows if row["id"] > 0 and (note := _model_note(row)) is not None)]
             new = sum(not row["there"] for row in rows)
@@ -86,6 +87,7 @@ class PostgresLegacyTarget:
 
     async def add_lines(self, part: Slice, lines: Sequence[TakenLine]) -> Written:
         async with self._database.transaction() as transaction:
+            await _hold(transaction, part)
             rows = await transaction.fetch("import_lines", *_line_columns(lines))
             written = {row["old_id"] for row in rows}
             there = [taken.line.id for taken in lines if taken.line.id not in written]
@@ -95,6 +97,7 @@ class PostgresLegacyTarget:
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
         async with self._database.transaction() as transaction:
+            await _hold(transaction, part)
             rows = await transaction.fetch("import_tasks", *_task_columns(tasks))
             ids = {row["old_id"]: row["id"] for row in rows}
             there = [task for task in tasks if task.id not in ids]
@@ -130,10 +133,14 @@ class PostgresLegacyTarget:
         """The last statements of a slice: what is to be known about it, and the mark."""
         if part.notes:
             await transaction.fetch("add_notes", part.source, *map(list, zip(*part.notes, strict=True)))
-        moved = await transaction.fetch("move_mark", part.source, part.table, part.after, part.upto, copied)
-        if not moved:
-            raise Conflict("import_running", "another import of the same old database is running: let it end")
+        await transaction.fetch("move_mark", part.source, part.table, part.upto, copied)
         await failpoint("cli/import-before-commit")
+
+
+async def _hold(transaction: HotTransaction, part: Slice) -> None:
+    """First of all, so that another import waits here, and then learns that it is not alone."""
+    if not await transaction.fetch("hold_mark", part.source, part.table, part.after):
+        raise Conflict("import_running", "another import of the same old database is running: let it end")
 
 
 def _model_note(row: Any) -> Note | None:

@@ -20,9 +20,13 @@ SELECT last_id FROM legacy_import WHERE source = $1 AND "table" = $2
 -- How many rows of each table were copied.
 SELECT "table", copied FROM legacy_import WHERE source = $1
 
+-- name: hold_mark
+-- Keep a table's mark from moving until the transaction ends. $2 table, $3 where it is thought to be; no row: it has moved.
+SELECT last_id FROM legacy_import WHERE source = $1 AND "table" = $2 AND last_id = $3 FOR UPDATE
+
 -- name: move_mark
--- $2 table, $3 where the mark is thought to be, $4 where it goes, $5 rows copied; no row: somebody else moved it.
-UPDATE legacy_import SET last_id = $4, copied = copied + $5 WHERE source = $1 AND "table" = $2 AND last_id = $3 RETURNING last_id
+-- $2 table, $3 where the mark goes, $4 rows copied.
+UPDATE legacy_import SET last_id = $3, copied = copied + $4 WHERE source = $1 AND "table" = $2
 
 -- name: add_notes
 -- What is to be known about rows; the same note twice is kept once.
