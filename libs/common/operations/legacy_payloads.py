@@ -31,13 +31,13 @@ def unwrapped(raw: RawTask) -> LegacyTask:
 
 
 def credentials(raw: RawTask) -> Found:
-    """What was found around the payload."""
-    return find_credentials(_parsed(raw.wrapper))
+    """What was found around the payload, or in a payload at whose path nothing lies."""
+    return find_credentials(_document(raw.payload if raw.wrapper is None and not raw.unwrapped else raw.wrapper))
 
 
 def looks_wrapped(raw: RawTask) -> bool:
     """Whether a payload that was taken as it is holds a caller's credentials."""
-    return raw.wrapper is None and find_credentials(_parsed(raw.payload)).any
+    return raw.wrapper is None and find_credentials(_document(raw.payload)).any
 
 
 def sealable(task: LegacyTask) -> bytes | None:
@@ -93,6 +93,12 @@ def _masked_inner(text: str) -> str:
     inner = _parsed(text)
     hidden = _masked(inner) if isinstance(inner, dict | list) else inner
     return text if hidden == inner else orjson.dumps(hidden).decode()
+
+
+def _document(text: str | None) -> Any:
+    """What a JSON text says; JSON that was kept as a string says what is in it."""
+    value = _parsed(text)
+    return _parsed(value) if isinstance(value, str) else value
 
 
 def _parsed(text: str | None) -> Any:
