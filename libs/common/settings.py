@@ -174,7 +174,7 @@ def unknown_names(environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environment if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known)
 
 
-#: Read by `sluiceway up`, the runtime and the tests, not by a service.
+#: Read by commands, the runtime and the tests, not by a service.
 _LAUNCHER: Final = {
     f"{PREFIX}{name}"
     for name in (
@@ -185,6 +185,7 @@ _LAUNCHER: Final = {
         "FAILPOINTS_LOG",
         "PARENT_PID",
         "API_KEY",
+        "LEGACY_DSN",
         "URL",
         "VERSION",
     )

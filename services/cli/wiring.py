@@ -12,6 +12,7 @@ import typer
 
 # Every command imports this module, and SQLAlchemy takes its time: adapters are imported where they are used.
 if TYPE_CHECKING:
+    from libs.common.ports_secrets import SealedPlace
     from libs.common.ports_tasks import ApiKeys
     from libs.common.settings import Settings
 
@@ -37,6 +38,16 @@ async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 
     async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
         yield PostgresApiKeys(database)
+
+
+@asynccontextmanager
+async def open_sealed_places(settings: Settings) -> AsyncIterator[list[SealedPlace]]:
+    """Every place of the configured database where sealed values lie."""
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.sealed import sealed_places
+
+    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
+        yield sealed_places(database)
 
 
 async def upgrade(settings: Settings) -> str:

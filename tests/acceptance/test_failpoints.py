@@ -329,7 +329,8 @@ SHORT = {
 
 
 def test_every_failpoint_of_the_registry_has_a_scenario() -> None:
-    assert set(SCENARIOS) == set(FAILPOINTS)
+    # Those of commands are struck where the commands are tested: test_import_legacy.py, test_secrets_rotate.py.
+    assert set(SCENARIOS) == {name for name in FAILPOINTS if not name.startswith("cli/")}
 
 
 @pytest.mark.timeout(240)

@@ -28,25 +28,31 @@ class SealError(ValueError):
 
 
 class KeyRing:
-    """Seals with the newest key, opens with any. A sealed value is bound to its owner and opens nowhere else."""
+    """Seals with the first key, opens with any. A sealed value is bound to its owner and opens nowhere else."""
 
     def __init__(self, text: str) -> None:
         keys = [_key(part) for part in text.split(",") if part.strip()]
         if not keys:
             raise BadKeyRing("it is empty; `sluiceway secrets new` prints a key")
-        self._newest = keys[0][0]
+        self.newest = keys[0][0]
         self._ciphers = {name: AESGCM(key) for name, key in keys}
+        if len(self._ciphers) < len(keys):
+            raise BadKeyRing("it has two keys of the same id")
 
     def seal(self, clear: bytes, owner: str) -> bytes:
         """Encrypt for `owner` (for example `model:7`)."""
         nonce = os.urandom(_NONCE_BYTES)
-        name = self._newest.encode()
-        return bytes([len(name)]) + name + nonce + self._ciphers[self._newest].encrypt(nonce, clear, owner.encode())
+        name = self.newest.encode()
+        return bytes([len(name)]) + name + nonce + self._ciphers[self.newest].encrypt(nonce, clear, owner.encode())
+
+    def key_of(self, sealed: bytes) -> str:
+        """The id of the key that sealed a value."""
+        return sealed[1 : 1 + sealed[0]].decode(errors="replace") if sealed else ""
 
     def open(self, sealed: bytes, owner: str) -> bytes:
         """Decrypt; raises SealError."""
+        name = self.key_of(sealed)
         end = 1 + sealed[0] if sealed else 0
-        name = sealed[1:end].decode(errors="replace")
         cipher = self._ciphers.get(name)
         if cipher is None:
             raise SealError(f"no key {name!r} in SLUICEWAY_SECRET_KEYS: put the old key back at the end of the ring")

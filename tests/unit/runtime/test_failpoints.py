@@ -27,7 +27,7 @@ def _disarmed() -> Iterator[None]:
 
 def test_names_say_the_role_and_the_step() -> None:
     for name, sentence in FAILPOINTS.items():
-        assert re.fullmatch(r"(api|dispatcher|executor|janitor)/[a-z]+(-[a-z]+)*", name)
+        assert re.fullmatch(r"(api|cli|dispatcher|executor|janitor)/[a-z]+(-[a-z]+)*", name)
         assert sentence.endswith(".")
 
 

@@ -19,10 +19,10 @@ class Statements(Mapping[str, str]):
         self._by_name = by_name
 
     @classmethod
-    def load(cls) -> Statements:
-        """Read every file of the sql folder; a name used twice is an error."""
+    def load(cls, folder: str = "sql") -> Statements:
+        """Read every file of a folder beside this one; a name used twice is an error."""
         by_name: dict[str, str] = {}
-        for file in sorted((Path(__file__).parent / "sql").glob("*.sql")):
+        for file in sorted((Path(__file__).parent / folder).glob("*.sql")):
             parts = _NAME.split(file.read_text())
             for name, body in zip(parts[1::2], parts[2::2], strict=True):
                 if name in by_name:

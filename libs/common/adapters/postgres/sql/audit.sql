@@ -75,7 +75,8 @@ SELECT id, 'lease ' || id AS subject, 'taken at ' || taken_at || ' and neither a
 FROM lease WHERE taken_at < now() - make_interval(secs => $1) LIMIT 1000
 
 -- name: audit_attempt_numbers
--- I5: ended attempts are numbered without gaps; only one that a busy model answered (given back, recorded) has no row.
+-- I5: ended attempts are numbered without gaps; only one that a busy model answered (given back, recorded) has no row,
+-- and those that an old gateway made before the task was taken over, which are only counted.
 SELECT x.id, x.public_id::text AS subject, CASE WHEN a.attempt IS NULL THEN 'attempt ' || g.number || ' of ' || x.ended || ' has no row'
   ELSE 'attempt ' || a.attempt || ' has a row, but only ' || x.ended || ' ended' END AS detail
 FROM (
@@ -85,7 +86,8 @@ FROM (
 CROSS JOIN LATERAL (SELECT generate_series(1, x.ended) AS number UNION SELECT attempt FROM attempt WHERE task_id = x.id) g
 LEFT JOIN attempt a ON a.task_id = x.id AND a.attempt = g.number
 WHERE a.attempt > x.ended OR a.attempt IS NULL
-  AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = x.id AND h.kind = 'release' AND h.attempt = g.number)
+  AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = x.id
+                  AND (h.kind = 'release' AND h.attempt = g.number OR h.kind = 'import' AND h.attempt >= g.number))
 LIMIT 1000
 
 -- name: audit_ends
@@ -187,11 +189,13 @@ WHERE t.id IS NULL
 LIMIT 1000
 
 -- name: audit_finals
--- Ends of a slice that began to be kept at $3: what their events must say, and whether these still wait to leave.
+-- Ends of a slice that began to be kept at $3: what their events must say, and whether these still wait to leave. Ends
+-- that came with a task from an old gateway are announced to nobody.
 SELECT t.public_id, t.tenant_id, t.creator, t.biz_name, t.version, t.status, t.attempt, t.finished_at, t.oss_file, t.file_type, t.file_size,
   t.error_code, e.task_id IS NOT NULL AS waiting
 FROM task t LEFT JOIN (SELECT DISTINCT task_id, version FROM event WHERE task_id > $1 AND task_id <= $2) e ON e.task_id = t.id AND e.version = t.version
 WHERE t.id > $1 AND t.id <= $2 AND t.status >= 6 AND t.finished_at >= $3
+  AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'import' AND h.version = t.version)
 
 -- name: audit_tasks_now
 -- The same for tasks that events name: $1 tenants, $2 public ids. Earlier ends of a task need a recorded replay.

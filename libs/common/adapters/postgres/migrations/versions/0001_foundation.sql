@@ -221,7 +221,7 @@ CREATE TABLE history (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   task_id bigint NOT NULL,
   at timestamptz NOT NULL DEFAULT now(),
-  kind text NOT NULL CHECK (kind IN ('retry', 'rescue', 'release', 'heal', 'cancel', 'park', 'replay', 'drop', 'staging_lost')),
+  kind text NOT NULL CHECK (kind IN ('retry', 'rescue', 'release', 'heal', 'cancel', 'park', 'replay', 'drop', 'staging_lost', 'import')),
   attempt smallint NOT NULL,
   version int NOT NULL,
   lease bigint,
@@ -360,6 +360,46 @@ CREATE TABLE cleaned (
   tasks bigint NOT NULL,
   calls bigint NOT NULL,
   PRIMARY KEY (tenant_id, creator)
+);
+
+-- What was taken over from an old gateway's tables (docs/go-gateway-import.md). `source` names one old database.
+-- How far each table was copied, and how many of its rows: written by the transaction that writes the rows.
+CREATE TABLE legacy_import (
+  source text NOT NULL,
+  "table" text NOT NULL,
+  last_id bigint NOT NULL DEFAULT 0,
+  copied bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (source, "table")
+);
+
+-- Which model of ours an old model's name stands for.
+CREATE TABLE legacy_model (
+  source text NOT NULL,
+  tenant_id bigint NOT NULL,
+  name text NOT NULL,
+  model_id bigint NOT NULL,
+  PRIMARY KEY (source, tenant_id, name)
+);
+
+-- The part of an old count that is in model_stat already: only what exceeds it is added.
+CREATE TABLE legacy_stat (
+  source text NOT NULL,
+  day date NOT NULL,
+  tenant_id bigint NOT NULL,
+  creator text NOT NULL,
+  model_name text NOT NULL,
+  request_count bigint NOT NULL,
+  PRIMARY KEY (source, day, tenant_id, creator, model_name)
+);
+
+-- Rows that could not be taken over as they were, and what became of them.
+CREATE TABLE legacy_note (
+  source text NOT NULL,
+  "table" text NOT NULL,
+  id bigint NOT NULL,
+  code text NOT NULL,
+  detail text NOT NULL,
+  PRIMARY KEY (source, "table", id, code)
 );
 
 CREATE TABLE quota_limit (

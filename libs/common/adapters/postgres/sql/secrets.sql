@@ -1,0 +1,22 @@
+-- Sealed values, read and replaced in the order of ids. A replacement compares the bytes that were read.
+
+-- name: sealed_bindings
+-- Bindings of models, deleted ones too, past $1; $2 at most.
+SELECT id, 'tenant:' || tenant_id AS owner, bindings AS sealed FROM model WHERE id > $1 AND bindings IS NOT NULL ORDER BY id LIMIT $2
+
+-- name: reseal_bindings
+-- A new version: a change of the model that was made from the old bytes must not bring them back.
+UPDATE model m SET bindings = x.fresh, version = m.version + 1, updated_at = clock_timestamp()
+FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS x(id, old, fresh) WHERE m.id = x.id AND m.bindings = x.old
+RETURNING m.id
+
+-- name: sealed_credentials
+-- Callers' credentials of tasks past $1; $2 at most.
+SELECT s.task_id AS id, 'task:' || t.public_id AS owner, s.sealed FROM task_secret s JOIN task t ON t.id = s.task_id
+WHERE s.task_id > $1 ORDER BY s.task_id LIMIT $2
+
+-- name: reseal_credentials
+-- Those that a task's end has deleted meanwhile are not brought back.
+UPDATE task_secret s SET sealed = x.fresh FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS x(id, old, fresh)
+WHERE s.task_id = x.id AND s.sealed = x.old
+RETURNING s.task_id AS id

@@ -1,0 +1,246 @@
+"""The import from an old Go gateway, told table by table.
+
+Each slice of rows is one transaction, which also moves the table's mark: whoever begins again, after a crash or a year,
+goes on behind what is there. Models come first; the operation log is before the tasks, which take their biz_name from
+it. Gate slots of open tasks are taken after the commit; the janitor would do it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from libs.common.domain.errors import GateUnavailable, Invalid
+from libs.common.domain.legacy import Home, LegacyState, TakenTask, public_id, taken_task
+from libs.common.operations.legacy_models import ModelMapping, Seal
+from libs.common.operations.legacy_payloads import (
+    credentials,
+    looks_wrapped,
+    masked_line,
+    sealable,
+    shown,
+    unwrapped,
+)
+from libs.common.operations.legacy_report import ImportReport, Sample, TableReport
+from libs.common.ports import QueueGate
+from libs.common.ports_import import (
+    MODELS,
+    OP_LOG,
+    STATISTICS,
+    TABLES,
+    TASKS,
+    LegacySource,
+    LegacyTarget,
+    Note,
+    Progress,
+    RawTask,
+    Slice,
+)
+
+_SAMPLES: Final = 3
+#: Lanes that may fail before Redis is taken for gone.
+_PATIENCE: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRules:
+    """What the import is told beside the rows."""
+
+    service_credential: bool
+    retry_within: timedelta
+    payload_path: bool
+
+
+class LegacyImport:
+    """One run. A target that writes nothing makes it a dry run."""
+
+    def __init__(
+        self,
+        source: LegacySource,
+        target: LegacyTarget,
+        gate: QueueGate,
+        seal: Seal,
+        progress: Progress,
+        rules: ImportRules,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._gate = gate
+        self._seal = seal
+        self._progress = progress
+        self._rules = rules
+        self._gate_failures = 0
+
+    async def run(self, report: ImportReport, models: ModelMapping) -> ImportReport:
+        """Copy what is not here yet. Raises Conflict when another import of the same source is running."""
+        facts = report.facts
+        await self._target.begin(facts.name, {table: facts.tables[table].largest_id for table in TABLES})
+        before = await self._target.copied(facts.name)
+        for table in TABLES:
+            fact = facts.tables[table]
+            report.tables[table] = TableReport(
+                fact.rows, fact.deleted, fact.variant, copied_before=before.get(table, 0)
+            )
+        await self._copy_models(report, models)
+        await self._copy_lines(report)
+        await self._copy_tasks(report, models)
+        await self._copy_counts(report)
+        report.kinds["open_without_credential"] = await self._target.open_without_credential()
+        report.notes = await self._target.notes(facts.name)
+        self._warn(report)
+        return report
+
+    async def _copy_models(self, report: ImportReport, mapping: ModelMapping) -> None:
+        self._begin(report, MODELS)
+        mark = await self._target.mark(report.facts.name, MODELS)
+        async for part in self._source.models():
+            taken, notes = await mapping.map(part)
+            upto = max(mark, part[-1].id)
+            written = await self._target.add_models(Slice(report.facts.name, MODELS, mark, upto, notes), taken)
+            report.tables[MODELS].copied += written.copied
+            mark = upto
+            self._progress.advance(MODELS, len(part))
+
+    async def _copy_lines(self, report: ImportReport) -> None:
+        self._begin(report, OP_LOG)
+        mark = await self._target.mark(report.facts.name, OP_LOG)
+        async for part in self._source.lines(mark):
+            lines = [
+                masked_line(line, public_id(line.tenant_id, line.task_id)[0] if line.task_id else None) for line in part
+            ]
+            upto = part[-1].id
+            written = await self._target.add_lines(Slice(report.facts.name, OP_LOG, mark, upto), lines)
+            report.tables[OP_LOG].copied += written.copied
+            mark = upto
+            self._progress.advance(OP_LOG, len(part))
+
+    async def _copy_tasks(self, report: ImportReport, mapping: ModelMapping) -> None:
+        source = report.facts.name
+        self._begin(report, TASKS)
+        homes = await self._target.homes(source)
+        mark = await self._target.mark(source, TASKS)
+        async for part in self._source.tasks(mark):
+            notes = await self._give_homes(source, part, homes, mapping)
+            tasks = self._mapped(part, homes, report, notes)
+            upto = part[-1].task.id
+            written = await self._target.add_tasks(Slice(source, TASKS, mark, upto, notes), tasks)
+            report.tables[TASKS].copied += written.copied
+            mark = upto
+            await self._take_slots(written.slots, report)
+            self._progress.advance(TASKS, len(part))
+
+    async def _copy_counts(self, report: ImportReport) -> None:
+        self._begin(report, STATISTICS)
+        async for part in self._source.counts():
+            report.tables[STATISTICS].copied += await self._target.add_counts(report.facts.name, part)
+            self._progress.advance(STATISTICS, len(part))
+
+    def _begin(self, report: ImportReport, table: str) -> None:
+        self._progress.begin(table, report.tables[table].rows)
+        if table in (TASKS, OP_LOG):
+            self._progress.advance(table, report.tables[table].copied_before)
+
+    async def _give_homes(
+        self, source: str, part: Sequence[RawTask], homes: dict[tuple[int, str], Home], mapping: ModelMapping
+    ) -> list[Note]:
+        """Tasks whose model is gone get a deleted stand-in: they can still be read, and the open ones end."""
+        first: dict[tuple[int, str], RawTask] = {}
+        for raw in part:
+            owner = raw.task.tenant_id, raw.task.model_name
+            if owner not in homes:
+                first.setdefault(owner, raw)
+        if not first:
+            return []
+        mark = await self._target.mark(source, MODELS)
+        await self._target.add_models(
+            Slice(source, MODELS, mark, mark), [mapping.stand_in(tenant_id, name) for tenant_id, name in sorted(first)]
+        )
+        homes.update(await self._target.homes(source))
+        return [
+            Note(TASKS, raw.task.id, "no_model", f"model {name!r} of tenant {tenant} is gone: its open tasks end so")
+            for (tenant, name), raw in first.items()
+        ]
+
+    def _mapped(
+        self, part: Sequence[RawTask], homes: Mapping[tuple[int, str], Home], report: ImportReport, notes: list[Note]
+    ) -> list[TakenTask]:
+        tasks: list[TakenTask] = []
+        seen: set[tuple[int, UUID]] = set()
+        now = datetime.now(UTC)
+        for raw in part:
+            task = unwrapped(raw)
+            try:
+                taken = taken_task(task, homes[task.tenant_id, task.model_name], now, self._rules.retry_within)
+            except Invalid as error:
+                notes.append(Note(TASKS, task.id, error.code, error.message))
+                continue
+            if (taken.tenant_id, taken.public_id) in seen:
+                notes.append(Note(TASKS, task.id, "same_task_id", f"task id {taken.public_id} is another row's too"))
+                continue
+            seen.add((taken.tenant_id, taken.public_id))
+            notes += self._notes_on(raw, taken)
+            clear = sealable(task) if taken.state is not None else None
+            if clear is not None:
+                taken = replace(taken, sealed=self._seal(clear, f"task:{taken.public_id}"))
+            _count(report, raw, taken)
+            self._show(report, raw)
+            tasks.append(taken)
+        return tasks
+
+    def _notes_on(self, raw: RawTask, taken: TakenTask) -> Iterable[Note]:
+        spelling = public_id(raw.task.tenant_id, raw.task.task_id)[1]
+        if spelling:
+            detail = f"task id {raw.task.task_id!r} is {taken.public_id} here"
+            yield Note(TASKS, raw.task.id, f"task_id_{spelling}", detail)
+        if not raw.unwrapped:
+            yield Note(
+                TASKS, raw.task.id, "not_wrapped", "nothing lies at --payload-path: what is stored is the payload"
+            )
+
+    def _show(self, report: ImportReport, raw: RawTask) -> None:
+        if len(report.samples) >= _SAMPLES or raw.payload is None:
+            return
+        around = shown(raw.wrapper) if raw.wrapper is not None else None
+        found = credentials(raw).any or looks_wrapped(raw)
+        report.samples.append(Sample(raw.task.task_id, raw.task.model_name, shown(raw.payload), around, found))
+
+    async def _take_slots(self, slots: Mapping[int, Sequence[tuple[str, int]]], report: ImportReport) -> None:
+        """PostgreSQL wins over the limit: every open task gets its slot."""
+        for lane, members in slots.items():
+            if self._gate_failures >= _PATIENCE:
+                return
+            try:
+                await self._gate.restore(lane, members)
+            except GateUnavailable as error:  # also a lane that is just being rebuilt, from rows that are there already
+                self._gate_failures += 1
+                if self._gate_failures == _PATIENCE:
+                    report.warnings.append(f"gate slots were not taken ({error}): a running janitor does it")
+
+    def _warn(self, report: ImportReport) -> None:
+        if report.facts.later_than_now:
+            report.warnings.append(
+                f"{report.facts.later_than_now} tasks were created in the future: is --timezone right?"
+            )
+        bare = report.kinds["open_without_credential"]
+        if bare and not self._rules.service_credential:
+            report.warnings.append(
+                f"{bare} open tasks have no credential for their upload: a file service (SLUICEWAY_OSS_URL) that asks "
+                "for one will refuse them; set SLUICEWAY_OSS_AUTHORIZATION before starting executors"
+                + ("" if self._rules.payload_path else ", or give --payload-path if it lies beside the payload")
+            )
+        if not self._rules.payload_path and report.kinds["looks_wrapped"]:
+            report.warnings.append(
+                f"{report.kinds['looks_wrapped']} payloads hold an Authorization or X-User-Info: they "
+                "look like whole requests; look at --dry-run and give --payload-path"
+            )
+
+
+def _count(report: ImportReport, raw: RawTask, taken: TakenTask) -> None:
+    report.kinds["open" if taken.state is not None else taken.status.word] += 1
+    if raw.task.state == LegacyState.RUNNING:
+        report.kinds["running_that_wait_again"] += 1
+    if looks_wrapped(raw):
+        report.kinds["looks_wrapped"] += 1

@@ -1,0 +1,46 @@
+"""What re-sealing asks of the places where sealed values lie, and of the key ring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SealedValue:
+    """A sealed value of a row, and whose it is."""
+
+    id: int
+    owner: str
+    sealed: bytes = field(repr=False)
+
+
+class SealedPlace(Protocol):
+    """One column of sealed values. Raises DatabaseUnavailable and OutcomeUnknown."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def page(self, after: int, limit: int) -> list[SealedValue]:
+        """Values past an id, in the order of ids."""
+
+    async def replace(self, values: Sequence[tuple[SealedValue, bytes]]) -> set[int]:
+        """Write new bytes where the old ones still are; returns the ids of those."""
+
+
+class Ring(Protocol):
+    """Keys, of which the first one seals."""
+
+    @property
+    def newest(self) -> str:
+        """The name of the key that seals."""
+
+    def key_of(self, sealed: bytes) -> str:
+        """The name of the key that sealed a value."""
+
+    def open(self, sealed: bytes, owner: str) -> bytes:
+        """The clear value; raises ValueError when no key opens it for that owner."""
+
+    def seal(self, clear: bytes, owner: str) -> bytes:
+        """The sealed value."""
