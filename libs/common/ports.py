@@ -96,6 +96,13 @@ class OpenTaskSource(Protocol):
         """Tokens that hold a permit: (token, ttl_ms)."""
 
 
+class Seal(Protocol):
+    """Encrypts what only its owner's rows may open."""
+
+    def seal(self, clear: bytes, owner: str) -> bytes:
+        """The sealed value."""
+
+
 class Hints(Protocol):
     """Wake-ups between processes. They may be lost: polling is the truth behind each. Nothing here raises."""
 

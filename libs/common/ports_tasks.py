@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, TypeAlias
 from uuid import UUID
@@ -39,6 +39,7 @@ class NewTask:
     output_count: int = 1
     trace: str | None = None
     key: IdempotencyKey | None = None
+    secret: bytes | None = None  #: what its upload may show to the file service, sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +168,14 @@ class Models(Protocol):
     async def update(self, current: Model, updater: str, fields: dict[str, Any]) -> Model | None:
         """Change the fields given if `current` is still the newest version; None when it is not."""
 
-    async def delete(self, tenant_id: int, name: str, updater: str) -> Model | None:
-        """Delete softly; None when there is none of that name."""
+    async def delete(self, tenant_id: int, model_id: int, updater: str) -> Model | None:
+        """Delete softly; None when there is none of that id."""
 
     async def find(self, tenant_id: int, name: str) -> Model | None:
         """The tenant's model of that name."""
+
+    async def find_by_id(self, tenant_id: int, model_id: int) -> Model | None:
+        """The tenant's model of that id."""
 
     async def list_page(self, tenant_id: int, before: int | None, limit: int) -> tuple[list[Model], int | None]:
         """Newest first, with the next page's cursor."""
@@ -184,13 +188,22 @@ class Models(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a trusted peer sent along, as it came: for the file service alone, and never for a log."""
+
+    authorization: str = field(default="", repr=False)
+    user_info: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class KeyOwner:
-    """Whose API key it is."""
+    """Who calls: the owner of an API key, or whom a trusted peer vouches for (then `id` is 0)."""
 
     id: int
     tenant_id: int
     name: str
     scopes: frozenset[str]
+    credentials: Credentials | None = None
 
 
 class ApiKeys(Protocol):

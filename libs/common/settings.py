@@ -64,6 +64,23 @@ class Settings(BaseSettings):
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0: any free one")
     health_host: str = Field("127.0.0.1", description="address of probes and metrics of the other services")
     health_port: int = Field(0, ge=0, le=65_535, description="port of probes and metrics; 0: any free one")
+    trusted_peers: str = Field("", description="CIDRs whose `X-User-Info` is believed, comma separated")
+    trusted_secret: SecretStr = Field(
+        SecretStr(""), description="peers that send it as `X-Sluiceway-Peer` are trusted too, whatever their address"
+    )
+    default_identity: str = Field(
+        "", description="`tenant:user` for trusted peers that send neither `Authorization` nor `X-User-Info`"
+    )
+    user_info_tenant: str = Field(
+        "tenantId,tenant_id,tenantID", description="names of the tenant in `X-User-Info`, the first found counts"
+    )
+    user_info_user: str = Field(
+        "userName,user_name,username,name", description="names of the user in `X-User-Info`, the first found counts"
+    )
+    stat_readers: str = Field("", description="tenants that may read statistics of all tenants, comma separated")
+    legacy_http_200: bool = Field(
+        False, description="1: refusals of the old routes come with HTTP 200 and their code in the body"
+    )
     payload_max_bytes: int = Field(1_048_576, gt=0, le=64 * 2**20, description="largest payload of a task")
     event_source: str = Field("/sluiceway", description="ce_source of completion events")
 

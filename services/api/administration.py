@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from libs.common.contracts import hints as wire
 from libs.common.domain.endpoint import join_endpoint
@@ -13,7 +13,7 @@ from libs.common.domain.header_bindings import parse_bindings
 from libs.common.domain.model import Model, normalised
 from libs.common.domain.model_errors import EgressRefused
 from libs.common.operations.model_cache import ModelCache
-from libs.common.ports import Hints
+from libs.common.ports import Hints, Seal
 from libs.common.ports_tasks import KeyOwner, Models
 from services.api.problems import Problem
 from services.api.views import MASK
@@ -22,12 +22,8 @@ from services.api.views import MASK
 _TRIES: Final = 5
 _CONFIG_LIMIT: Final = 65_536
 
-
-class Seal(Protocol):
-    """Encrypts what only its owner's rows may open."""
-
-    def seal(self, clear: bytes, owner: str) -> bytes:
-        """The sealed value."""
+#: How a caller names a model: by its name on /v1, by its id on the old routes.
+ModelRef: TypeAlias = str | int
 
 
 class Guard(Protocol):
@@ -63,11 +59,11 @@ class Administration:
         await self._check_endpoint(fields["base_url"], fields.get("route", ""))
         return self._announce(await self._models.create(caller.tenant_id, caller.name, fields))
 
-    async def get(self, caller: KeyOwner, name: str) -> Model:
-        """A model by name; raises NotFound."""
-        model = await self._models.find(caller.tenant_id, name) if "\x00" not in name else None
+    async def get(self, caller: KeyOwner, ref: ModelRef) -> Model:
+        """A model by name or id; raises NotFound."""
+        model = await self._find(caller.tenant_id, ref)
         if model is None:
-            raise NotFound("model_unknown", f"there is no model named {name!r}")
+            raise _unknown(ref)
         return model
 
     async def page(self, caller: KeyOwner, before: int | None, limit: int) -> tuple[list[Model], int | None]:
@@ -75,7 +71,7 @@ class Administration:
         return await self._models.list_page(caller.tenant_id, before, limit)
 
     async def change(
-        self, caller: KeyOwner, name: str, given: dict[str, Any], versions: Collection[int] | None
+        self, caller: KeyOwner, ref: ModelRef, given: dict[str, Any], versions: Collection[int] | None
     ) -> Model:
         """Change the given fields, if the model has one of `versions` (None: whatever it has).
 
@@ -83,7 +79,7 @@ class Administration:
         """
         fields = self._stored(caller, given)
         for _ in range(_TRIES):
-            current = await self.get(caller, name)
+            current = await self.get(caller, ref)
             if versions is not None and current.version not in versions:
                 raise Problem("version_mismatch", f"The model has version {current.version} now.")
             if not fields:
@@ -95,12 +91,18 @@ class Administration:
                 return self._announce(changed)
         raise Conflict("conflict", "the model is being changed by others, try again")
 
-    async def delete(self, caller: KeyOwner, name: str) -> None:
+    async def delete(self, caller: KeyOwner, ref: ModelRef) -> None:
         """Delete a model: its name is free, what waits in its queue fails; raises NotFound."""
-        deleted = await self._models.delete(caller.tenant_id, name, caller.name) if "\x00" not in name else None
+        model = await self.get(caller, ref)
+        deleted = await self._models.delete(caller.tenant_id, model.id, caller.name)
         if deleted is None:
-            raise NotFound("model_unknown", f"there is no model named {name!r}")
+            raise _unknown(ref)
         self._announce(deleted)
+
+    async def _find(self, tenant_id: int, ref: ModelRef) -> Model | None:
+        if isinstance(ref, int):
+            return await self._models.find_by_id(tenant_id, ref)
+        return await self._models.find(tenant_id, ref) if "\x00" not in ref else None
 
     async def _check_endpoint(self, base_url: str, route: str) -> None:
         endpoint = join_endpoint(base_url, route)
@@ -128,6 +130,11 @@ class Administration:
         self._hints.publish_soon(wire.MODELS, str(model.id))
         self._hints.publish_soon(wire.DISPATCH, wire.MODELS_CHANGED)
         return model
+
+
+def _unknown(ref: ModelRef) -> NotFound:
+    message = f"there is no model named {ref!r}" if isinstance(ref, str) else f"there is no model with the id {ref}"
+    return NotFound("model_unknown", message)
 
 
 def _config_text(config: dict[str, Any]) -> str:

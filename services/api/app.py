@@ -1,4 +1,4 @@
-"""The ASGI application: one gate for every request of /v1, then the framework or the hot route behind it."""
+"""The ASGI application: one gate for every request, then the framework, a hot route or the old routes behind it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from libs.common.domain.errors import SluicewayError
+from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
 from services.api import openapi
 from services.api.answers import ProblemAnswer, send_problem
-from services.api.auth import Callers
-from services.api.bodies import ClientGone, read_body, replay
+from services.api.bodies import ClientGone, read_body, replay, require_json
 from services.api.headers import named_headers
+from services.api.identity import Identity
+from services.api.legacy.face import LegacyFace
 from services.api.problems import problem_of
 from services.api.routes import docs, health, models, tasks
 from services.api.routes.context import UseCases
@@ -59,13 +61,21 @@ def rest_app() -> FastAPI:
 
 
 class Gateway:
-    """What uvicorn calls. On /v1 it knows the caller, the trace and the whole body before anything else runs."""
+    """What uvicorn calls. Of a tenant's request it knows caller, trace and the whole body before anything else runs."""
 
     def __init__(
-        self, callers: Callers, create: CreateTask, cases: UseCases, health: Health, *, payload_limit: int
+        self,
+        identity: Identity,
+        create: CreateTask,
+        legacy: LegacyFace,
+        cases: UseCases,
+        health: Health,
+        *,
+        payload_limit: int,
     ) -> None:
-        self._callers = callers
+        self._identity = identity
         self._create = create
+        self._legacy = legacy
         self._health = health
         self._body_limit = payload_limit + _AROUND_PAYLOAD
         self._batch_limit = max(_BATCH_BYTES, self._body_limit)
@@ -87,9 +97,13 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive, send: _Watched) -> None:
         scope["trace"] = trace = traceparent_of(_traceparent(scope))
+        old = self._legacy.owns(scope["path"])
         try:
             if scope["path"].startswith(_FACE):
                 await self._face(scope, receive, send, trace)
+            elif old:
+                caller, body = await self._enter(scope, receive, self._body_limit)
+                await self._legacy.answer(scope, body, caller, trace, send)
             else:
                 await self._rest(scope, receive, send)
         except ClientGone:
@@ -98,14 +112,24 @@ class Gateway:
             problem = problem_of(error)
             if problem.code == "internal":
                 log.error("request.failed", path=scope["path"], trace_id=trace_id_of(trace), exc_info=True)
-            if not send.status:
+            if send.status:
+                return
+            if old:
+                await self._legacy.refuse(send, problem)
+            else:
                 await send_problem(send, problem, trace_id_of(trace))
 
-    async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
+    async def _enter(self, scope: Scope, receive: Receive, limit: int) -> tuple[KeyOwner, bytes]:
+        """Who sends the request, and its body."""
         scope["named"] = named = named_headers(scope)
-        scope["caller"] = caller = await self._callers.identify(named.get(b"authorization"))
+        scope["caller"] = caller = await self._identity.identify(scope, named)
+        return caller, await read_body(named, receive, limit)
+
+    async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         path, hot = scope["path"], scope["method"] == "POST"
-        body = await read_body(named, receive, self._batch_limit if path == _BATCH else self._body_limit)
+        caller, body = await self._enter(scope, receive, self._batch_limit if path == _BATCH else self._body_limit)
+        if body:
+            require_json(scope["named"])
         if hot and path == _CREATE:
             await self._create.single(scope, body, caller, trace, send)
         elif hot and path == _BATCH:

@@ -36,13 +36,13 @@ class Callers:
         """
         matched = _KEY.fullmatch(authorization) if authorization is not None else None
         if matched is None:
-            raise _unauthenticated("Send Authorization: Bearer sw_...; `sluiceway keys create` makes a key.")
+            raise unauthenticated("Send Authorization: Bearer sw_...; `sluiceway keys create` makes a key.")
         digest = sha256(matched.group(1)).digest()
         until, owner = self._known.get(digest, (0.0, None))
         if until <= self._clock():
             owner = await self._ask_once(digest)
         if owner is None:
-            raise _unauthenticated("This API key is unknown or revoked.")
+            raise unauthenticated("This API key is unknown or revoked.")
         return owner
 
     async def _ask_once(self, digest: bytes) -> KeyOwner | None:
@@ -69,7 +69,8 @@ def require(owner: KeyOwner, scope: str) -> None:
         raise Problem("forbidden", f"The API key has not the scope {scope!r}.")
 
 
-def _unauthenticated(detail: str) -> Problem:
+def unauthenticated(detail: str) -> Problem:
+    """The problem of a caller that nobody knows."""
     return Problem("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
 
 

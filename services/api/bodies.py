@@ -21,7 +21,7 @@ class ClientGone(Exception):
 
 
 async def read_body(named: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The body, at most `limit` bytes of plain JSON; raises Problem (408, 413, 415) or ClientGone."""
+    """The body, at most `limit` bytes; raises Problem (408, 413) or ClientGone."""
     announced = named.get(b"content-length")
     if announced is not None and int(announced) > limit:
         raise _too_large(limit, hang_up=int(announced) > _DROPPED_BYTES)
@@ -33,9 +33,25 @@ async def read_body(named: Mapping[bytes, bytes], receive: Receive, limit: int) 
         body = await _rest(body, receive, limit)
     if len(body) > limit:
         raise _too_large(limit, hang_up=False)
-    if body:
-        _check_type(named)
     return body
+
+
+def require_json(named: Mapping[bytes, bytes]) -> None:
+    """Raises Problem (415) for a body that does not call itself plain JSON."""
+    require_plain(named)
+    kind = named.get(b"content-type")
+    if kind is None or kind == b"application/json":
+        return
+    essence = kind.partition(b";")[0].strip().lower()
+    if essence != b"application/json" and not (essence.startswith(b"application/") and essence.endswith(b"+json")):
+        raise Problem("unsupported_media_type", "Send the body as application/json.")
+
+
+def require_plain(named: Mapping[bytes, bytes]) -> None:
+    """Raises Problem (415) for a compressed body."""
+    coding = named.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
+        raise Problem("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -65,18 +81,6 @@ async def _rest(first: bytes, receive: Receive, limit: int) -> bytes:
         detail = f"The body did not arrive within {BODY_SECONDS:.0f} s."
         raise Problem("slow_body", detail, headers=_HANG_UP) from None
     return b"".join(parts)
-
-
-def _check_type(named: Mapping[bytes, bytes]) -> None:
-    coding = named.get(b"content-encoding")
-    if coding is not None and coding.lower() != b"identity":
-        raise Problem("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
-    kind = named.get(b"content-type")
-    if kind is None or kind == b"application/json":
-        return
-    essence = kind.partition(b";")[0].strip().lower()
-    if essence != b"application/json" and not (essence.startswith(b"application/") and essence.endswith(b"+json")):
-        raise Problem("unsupported_media_type", "Send the body as application/json.")
 
 
 def _too_large(limit: int, *, hang_up: bool) -> Problem:

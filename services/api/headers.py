@@ -18,6 +18,8 @@ _ONCE: Final = (
     b"idempotency-key",
     b"if-match",
     b"if-none-match",
+    b"x-sluiceway-peer",
+    b"x-user-info",
 )
 
 

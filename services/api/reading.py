@@ -25,7 +25,7 @@ class Reading:
         if task.open and wait_seconds > 0:
             await self._room.wait(caller.tenant_id, public_id, wait_seconds)
             task = await self._find(caller, public_id)
-        await self._mark_fetched(caller, [task])
+        await self.mark_fetched(caller, _unread([task]))
         return task
 
     async def several(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
@@ -33,7 +33,7 @@ class Reading:
         wanted = list(dict.fromkeys(public_ids))
         found = {task.public_id: task for task in await self._tasks.find_many(caller.tenant_id, wanted)}
         tasks = [found[public_id] for public_id in wanted if public_id in found]
-        await self._mark_fetched(caller, tasks)
+        await self.mark_fetched(caller, _unread(tasks))
         return tasks
 
     async def page(
@@ -58,7 +58,11 @@ class Reading:
             raise NotFound("task_unknown", "there is no such task")
         return found[0]
 
-    async def _mark_fetched(self, caller: KeyOwner, tasks: Sequence[TaskView]) -> None:
-        unread = [task.public_id for task in tasks if task.status is TaskStatus.SUCCESS and task.fetched_at is None]
+    async def mark_fetched(self, caller: KeyOwner, unread: Sequence[UUID]) -> None:
+        """Remember the first read of successes: from now on they are fetched, and cleaned in their time."""
         if unread:
             await self._tasks.mark_fetched(caller.tenant_id, unread)
+
+
+def _unread(tasks: Sequence[TaskView]) -> list[UUID]:
+    return [task.public_id for task in tasks if task.status is TaskStatus.SUCCESS and task.fetched_at is None]

@@ -7,6 +7,8 @@ one transaction of PostgreSQL. What is promised to the caller:
 - OutcomeUnknown: the commit's answer is lost and PostgreSQL is away. The slot stays: if the task exists it owns it,
   if not, reconcile frees it. Repeating the request with its Idempotency-Key tells;
 - a repeated key is answered with the task that it made, whatever else would refuse the request now.
+
+What a trusted peer sent along for the upload is written with the task, sealed, where an upload will need it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from functools import cache
 from typing import Any, Final, assert_never
 from uuid import UUID
 
+import orjson
 from uuid_utils.compat import uuid7
 
 from libs.common.domain.errors import (
@@ -31,10 +34,11 @@ from libs.common.domain.errors import (
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.model_cache import ModelCache
-from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
+from libs.common.ports import QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_tasks import (
     Created,
     Creation,
+    Credentials,
     IdempotencyKey,
     KeyOwner,
     LaneClosed,
@@ -85,12 +89,16 @@ class Submission:
         slots: Coalescer[SlotRequest, SlotVerdict],
         writes: Coalescer[NewTask, Creation],
         earlier: Coalescer[NewTask, Repeated | None],
+        *,
+        seal: Seal | None = None,
     ) -> None:
+        """`seal` is given where uploads show what the caller sent along."""
         self._models = models
         self._gate = gate
         self._slots = slots
         self._writes = writes
         self._earlier = earlier
+        self._seal = seal
 
     async def submit(self, caller: KeyOwner, order: Order) -> Accepted:
         """Accept one task. Raises Refused, Unavailable or OutcomeUnknown; see above for what each one promises."""
@@ -101,12 +109,12 @@ class Submission:
             await self._take_slot(model, str(public_id))
         except (Refused, GateUnavailable):
             # Not now; but a repeated request was accepted long ago.
-            earlier = await self._earlier.submit(_new_task(public_id, 0, caller, order)) if order.key else None
+            earlier = await self._earlier.submit(self._new_task(public_id, 0, caller, order)) if order.key else None
             if earlier is None:
                 raise
             return _replayed(earlier, order)
         await failpoint("api/gate-taken")
-        return await self._write(model, _new_task(public_id, model.lane, caller, order), order)
+        return await self._write(model, self._new_task(public_id, model.lane, caller, order), order)
 
     async def _open_model(self, caller: KeyOwner, name: str) -> Model:
         model = await self._models.by_name(caller.tenant_id, name)
@@ -146,6 +154,28 @@ class Submission:
             case _:
                 assert_never(creation)
 
+    def _new_task(self, public_id: UUID, lane: int, caller: KeyOwner, order: Order) -> NewTask:
+        return NewTask(
+            public_id=public_id,
+            tenant_id=caller.tenant_id,
+            lane=lane,
+            payload=order.payload,
+            creator=caller.name,
+            biz_name=order.biz_name,
+            input_ref=order.input_ref,
+            priority=order.priority,
+            not_before=order.not_before,
+            trace=order.trace,
+            key=order.key,
+            secret=self._secret(public_id, caller.credentials),
+        )
+
+    def _secret(self, public_id: UUID, sent: Credentials | None) -> bytes | None:
+        if self._seal is None or sent is None:
+            return None
+        shown = {"authorization": sent.authorization, "x_user_info": sent.user_info}
+        return self._seal.seal(orjson.dumps(shown), f"task:{public_id}")
+
     async def _give_back(self, task: NewTask) -> None:
         try:
             await self._gate.release_many([(task.lane, str(task.public_id))])
@@ -156,22 +186,6 @@ class Submission:
 def _check_time(order: Order) -> None:
     if order.not_before is not None and order.not_before - datetime.now(UTC) > _LATEST:
         raise Invalid("invalid", "not_before is more than a year ahead", field="/not_before")
-
-
-def _new_task(public_id: UUID, lane: int, caller: KeyOwner, order: Order) -> NewTask:
-    return NewTask(
-        public_id=public_id,
-        tenant_id=caller.tenant_id,
-        lane=lane,
-        payload=order.payload,
-        creator=caller.name,
-        biz_name=order.biz_name,
-        input_ref=order.input_ref,
-        priority=order.priority,
-        not_before=order.not_before,
-        trace=order.trace,
-        key=order.key,
-    )
 
 
 def _replayed(earlier: Repeated, order: Order) -> Accepted:

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from libs.common.adapters.egress import EgressGuard
-from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresModels
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.postgres.tasks import PostgresTasks
@@ -19,7 +21,8 @@ from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
-from libs.common.ports import Hints, QueueGate, SlotRequest, SlotVerdict
+from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
+from libs.common.ports_legacy import LegacyRows
 from libs.common.ports_tasks import Creation, NewTask, Repeated, Tasks
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.health import Health
@@ -29,6 +32,13 @@ from services.api.administration import Administration
 from services.api.app import Gateway
 from services.api.auth import Callers
 from services.api.cancellation import Canceling
+from services.api.identity import Identity, TrustedPeers, default_identity, names_of, tenants_of
+from services.api.legacy.face import LegacyFace
+from services.api.legacy.models import LegacyModels
+from services.api.legacy.routes import old_routes
+from services.api.legacy.rows import Rows
+from services.api.legacy.statistics import LegacyStatistics
+from services.api.legacy.tasks import LegacyTasks
 from services.api.orders import Orders
 from services.api.reading import Reading
 from services.api.routes.context import UseCases
@@ -36,6 +46,7 @@ from services.api.routes.create_task import CreateTask
 from services.api.serving import ApiService, open_listener
 from services.api.submission import Submission
 from services.api.task_writer import TaskWriter
+from services.api.user_info import UserInfoReader
 from services.api.waiting import WaitRoom
 
 #: How models can be called.
@@ -64,14 +75,19 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         gate = RedisQueueGate(redis, rebuilder)
 
         cache, room = ModelCache(models), WaitRoom(tasks.final_among)
-        create = CreateTask(await _submission(stack, cache, gate, tasks, hints), Orders(settings.payload_max_bytes))
+        submission = await _submission(stack, cache, gate, tasks, hints, ring if settings.oss_url else None)
         cases = UseCases(
             Administration(models, cache, hints, seal=ring, guard=guard, adapters=ADAPTERS),
             Reading(tasks, room),
             Canceling(tasks, gate, hints),
         )
         gateway = Gateway(
-            Callers(PostgresApiKeys(database)), create, cases, health, payload_limit=settings.payload_max_bytes
+            _identity(settings, database),
+            CreateTask(submission, Orders(settings.payload_max_bytes)),
+            _legacy(settings, PostgresLegacyRows(database), cases, submission),
+            cases,
+            health,
+            payload_limit=settings.payload_max_bytes,
         )
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("redis", redis.ping)
@@ -87,8 +103,30 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         )
 
 
+def _identity(settings: Settings, database: Database) -> Identity:
+    return Identity(
+        Callers(PostgresApiKeys(database)),
+        TrustedPeers(settings.trusted_peers, settings.trusted_secret.get_secret_value()),
+        UserInfoReader(
+            names_of("SLUICEWAY_USER_INFO_TENANT", settings.user_info_tenant),
+            names_of("SLUICEWAY_USER_INFO_USER", settings.user_info_user),
+        ),
+        default_identity(settings.default_identity),
+    )
+
+
+def _legacy(settings: Settings, stored: LegacyRows, cases: UseCases, submission: Submission) -> LegacyFace:
+    rows = Rows(ZoneInfo(settings.timezone))
+    routes = old_routes(
+        LegacyModels(cases.administration, stored, rows),
+        LegacyTasks(submission, cases.reading, stored, rows, payload_limit=settings.payload_max_bytes),
+        LegacyStatistics(stored, rows, tenants_of("SLUICEWAY_STAT_READERS", settings.stat_readers)),
+    )
+    return LegacyFace(routes, refuse_with_200=settings.legacy_http_200)
+
+
 async def _submission(
-    stack: AsyncExitStack, cache: ModelCache, gate: QueueGate, tasks: Tasks, hints: Hints
+    stack: AsyncExitStack, cache: ModelCache, gate: QueueGate, tasks: Tasks, hints: Hints, seal: Seal | None
 ) -> Submission:
     """The road of a create; its flushes end before the stores are closed."""
     slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(
@@ -107,4 +145,4 @@ async def _submission(
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
     for coalescer in (slots, writes, earlier):
         stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
-    return Submission(cache, gate, slots, writes, earlier)
+    return Submission(cache, gate, slots, writes, earlier, seal=seal)

@@ -81,7 +81,7 @@ async def test_paused_and_closed_lanes_answer_nothing(desk: QueueDesk) -> None:
         await desk.create(lane)
     await desk.sql("UPDATE lane SET paused = true WHERE id = $1", paused)
     await desk.sql("UPDATE tenant SET paused = true WHERE id = 2")
-    await desk.models.delete(1, desk.lanes[closed].name, "tester")
+    await desk.models.delete(1, desk.lanes[closed].id, "tester")
     assert await desk.queue.lanes_with_work() == [open_]
     asks = [LaneAsk(lane, 9, 0, FIRST, FIRST) for lane in (open_, paused, closed, tenant_paused)]
     turn = await desk.queue.lease_due(asks, 100, 1, [])

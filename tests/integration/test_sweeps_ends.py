@@ -27,7 +27,7 @@ def too_long_of(house: House, seconds: int = DAY) -> TooLong:
 
 
 async def delete(house: House, model: Model) -> None:
-    assert await PostgresModels(house.database).delete(model.tenant_id, model.name, "")
+    assert await PostgresModels(house.database).delete(model.tenant_id, model.id, "")
 
 
 async def test_an_overdue_attempt_is_retried_or_ends_as_timeout(house: House) -> None:

@@ -37,7 +37,7 @@ class PostgresModels:
             )
         except IntegrityError as error:
             raise _taken(error, values["name"]) from error
-        return _model(rows[0])
+        return model_of(rows[0])
 
     async def update(self, current: Model, updater: str, fields: dict[str, Any]) -> Model | None:
         values = {name: getattr(current, name) for name in _WRITTEN} | fields
@@ -53,25 +53,29 @@ class PostgresModels:
             )
         except IntegrityError as error:
             raise _taken(error, values["name"]) from error
-        return _model(rows[0]) if rows else None
+        return model_of(rows[0]) if rows else None
 
-    async def delete(self, tenant_id: int, name: str, updater: str) -> Model | None:
-        rows = await self._database.query("delete_model", tenant_id=tenant_id, name=name, updater=updater)
-        return _model(rows[0]) if rows else None
+    async def delete(self, tenant_id: int, model_id: int, updater: str) -> Model | None:
+        rows = await self._database.query("delete_model", tenant_id=tenant_id, id=model_id, updater=updater)
+        return model_of(rows[0]) if rows else None
 
     async def find(self, tenant_id: int, name: str) -> Model | None:
         rows = await self._database.query("find_model", tenant_id=tenant_id, name=name)
-        return _model(rows[0]) if rows else None
+        return model_of(rows[0]) if rows else None
+
+    async def find_by_id(self, tenant_id: int, model_id: int) -> Model | None:
+        rows = await self._database.query("find_model_by_id", tenant_id=tenant_id, id=model_id)
+        return model_of(rows[0]) if rows else None
 
     async def list_page(self, tenant_id: int, before: int | None, limit: int) -> tuple[list[Model], int | None]:
         rows = await self._database.query(
             "list_models", tenant_id=tenant_id, before=_NEWEST if before is None else before, limit=limit + 1
         )
-        models = [_model(row) for row in rows[:limit]]
+        models = [model_of(row) for row in rows[:limit]]
         return models, models[-1].id if len(rows) > limit else None
 
     async def by_ids(self, ids: Sequence[int]) -> list[Model]:
-        return [_model(row) for row in await self._database.query("models_by_id", ids=list(ids))]
+        return [model_of(row) for row in await self._database.query("models_by_id", ids=list(ids))]
 
     async def changed_since(self, since: datetime | None) -> tuple[list[Model], datetime]:
         rows = await self._database.fetch("models_changed", since or _BEGINNING)
@@ -111,7 +115,8 @@ class PostgresApiKeys:
         return bool(await self._database.query("revoke_key", id=key_id))
 
 
-def _model(row: Any) -> Model:
+def model_of(row: Any) -> Model:
+    """The model in a row that has all of its columns and its lane."""
     return _from_columns(row._mapping)
 
 

@@ -154,6 +154,7 @@ def _columns(tasks: Sequence[NewTask]) -> tuple[list[Any], ...]:
         [task.deadline for task in tasks],
         [task.output_count for task in tasks],
         [task.trace for task in tasks],
+        [task.secret for task in tasks],
     )
 
 

@@ -35,7 +35,7 @@ SELECT m.*, l.id AS lane FROM m, l
 -- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor.
 WITH m AS (
   UPDATE model SET deleted_at = now(), updated_at = clock_timestamp(), version = version + 1, updater = :updater
-  WHERE tenant_id = :tenant_id AND name = :name AND deleted_at IS NULL RETURNING *
+  WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL RETURNING *
 ), l AS (
   UPDATE lane SET closed = true FROM m WHERE lane.model_id = m.id RETURNING lane.id
 )
@@ -45,6 +45,11 @@ SELECT m.*, l.id AS lane FROM m, l
 -- A tenant's model by name.
 SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id
 WHERE m.tenant_id = :tenant_id AND m.name = :name AND m.deleted_at IS NULL
+
+-- name: find_model_by_id
+-- A tenant's model by id.
+SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id
+WHERE m.tenant_id = :tenant_id AND m.id = :id AND m.deleted_at IS NULL
 
 -- name: list_models
 -- A tenant's models, newest first, from before `before`.

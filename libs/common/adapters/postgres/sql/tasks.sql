@@ -1,11 +1,12 @@
 -- name: create_many
--- Task, payload and dispatch row of each, or nothing of any. Rows whose lane is closed are left out; the rest come
--- back as (public_id, id, lane, draft, position).
+-- Task, payload, sealed credentials and dispatch row of each, or nothing of any. Rows whose lane is closed are left out;
+-- the rest come back as (public_id, id, lane, draft, position).
 WITH x AS MATERIALIZED (
   SELECT nextval('task_ids') AS id, u.* FROM unnest(
     $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::timestamptz[],
-    $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[])
-    AS u(public_id, lane, creator, biz_name, input_ref, payload, priority, not_before, start_by, deadline, output_count, trace)
+    $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[], $13::bytea[])
+    AS u(public_id, lane, creator, biz_name, input_ref, payload, priority, not_before, start_by, deadline, output_count, trace,
+         secret)
   JOIN lane l ON l.id = u.lane AND NOT l.closed
 ), t AS (
   INSERT INTO task (id, public_id, tenant_id, model_id, lane, creator, biz_name, input_ref, priority, status,
@@ -15,6 +16,8 @@ WITH x AS MATERIALIZED (
   FROM x JOIN lane l ON l.id = x.lane
 ), i AS (
   INSERT INTO task_input (task_id, payload) SELECT id, payload FROM x
+), s AS (
+  INSERT INTO task_secret (task_id, sealed) SELECT id, secret FROM x WHERE secret IS NOT NULL
 )
 INSERT INTO dispatch (id, public_id, lane, state, priority, position, due_at, input_size)
 SELECT id, public_id, lane, CASE WHEN not_before > now() THEN 2 ELSE 0 END, priority, id,

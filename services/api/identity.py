@@ -1,0 +1,116 @@
+"""Who calls: whom a trusted peer vouches for, else the owner of an API key. One answer for old and new routes."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+
+from starlette.types import Scope
+
+from libs.common.ports_tasks import Credentials, KeyOwner
+from services.api.auth import Callers, unauthenticated
+from services.api.problems import Problem
+from services.api.user_info import UnreadableUserInfo, UserInfoReader, tenant_of, user_of
+
+#: What callers of the old gateway could do. An operator's rights need a key that has them.
+VOUCHED_SCOPES: Final = frozenset({"submit", "read", "admin"})
+PEER_HEADER: Final = b"x-sluiceway-peer"
+#: Both headers are stored with the task while its upload needs them.
+_HEADER_LIMIT: Final = 16_384
+_ADDRESSES_REMEMBERED: Final = 4_096
+
+
+class BadIdentitySetting(ValueError):
+    """A setting about identity that cannot be used; the text names it."""
+
+
+class TrustedPeers:
+    """The gateways in front of us: by their address, or by a secret that they share with us."""
+
+    def __init__(self, networks: str, secret: str) -> None:
+        try:
+            self._networks = [ipaddress.ip_network(part.strip()) for part in networks.split(",") if part.strip()]
+        except ValueError as error:
+            raise BadIdentitySetting(f"SLUICEWAY_TRUSTED_PEERS: {error}") from None
+        self._secret = secret.encode()
+        self._near = lru_cache(_ADDRESSES_REMEMBERED)(self._listed)
+
+    def trust(self, scope: Scope, named: Mapping[bytes, bytes]) -> bool:
+        """Whether what this request says about its sender is believed."""
+        if self._networks and scope.get("client") and self._near(scope["client"][0]):
+            return True
+        return bool(self._secret) and hmac.compare_digest(named.get(PEER_HEADER, b""), self._secret)
+
+    def _listed(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return any((mapped or address) in network for network in self._networks)
+
+
+class Identity:
+    """Answers who sent a request."""
+
+    def __init__(
+        self, keys: Callers, peers: TrustedPeers, user_info: UserInfoReader, default: KeyOwner | None = None
+    ) -> None:
+        self._keys = keys
+        self._peers = peers
+        self._user_info = user_info
+        self._default = default
+
+    async def identify(self, scope: Scope, named: Mapping[bytes, bytes]) -> KeyOwner:
+        """The caller. Raises Problem (400, 401), DatabaseUnavailable when nobody can tell whose key it is."""
+        authorization = named.get(b"authorization")
+        if self._peers.trust(scope, named):
+            user_info = named.get(b"x-user-info")
+            if user_info is not None:
+                return self._vouched(user_info, authorization or b"")
+            if authorization is None and self._default is not None:
+                return self._default
+        return await self._keys.identify(authorization)
+
+    def _vouched(self, user_info: bytes, authorization: bytes) -> KeyOwner:
+        if max(len(user_info), len(authorization)) > _HEADER_LIMIT:
+            raise Problem("invalid", f"Authorization and X-User-Info may have at most {_HEADER_LIMIT} bytes.")
+        try:
+            who = self._user_info.read(user_info)
+        except UnreadableUserInfo as error:
+            raise unauthenticated(f"X-User-Info cannot be used: {error}.") from None
+        # As it came, byte for byte: Latin-1 names every byte.
+        sent = Credentials(authorization.decode("latin-1"), user_info.decode("latin-1"))
+        return KeyOwner(0, who.tenant_id, who.user, VOUCHED_SCOPES, sent)
+
+
+def default_identity(text: str) -> KeyOwner | None:
+    """The caller that SLUICEWAY_DEFAULT_IDENTITY describes, if it is set; raises BadIdentitySetting."""
+    if not text:
+        return None
+    tenant, mark, user = text.partition(":")
+    try:
+        if not mark:
+            raise UnreadableUserInfo("it is written tenant:user")
+        return KeyOwner(0, tenant_of(tenant), user_of(user), VOUCHED_SCOPES)
+    except UnreadableUserInfo as error:
+        raise BadIdentitySetting(f"SLUICEWAY_DEFAULT_IDENTITY: {error}") from None
+
+
+def names_of(setting: str, text: str) -> list[str]:
+    """The names in a setting; raises BadIdentitySetting when there are none."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise BadIdentitySetting(f"{setting} is empty")
+    return names
+
+
+def tenants_of(setting: str, text: str) -> frozenset[int]:
+    """The tenants in a setting; raises BadIdentitySetting."""
+    try:
+        return frozenset(tenant_of(part.strip()) for part in text.split(",") if part.strip())
+    except UnreadableUserInfo as error:
+        raise BadIdentitySetting(f"{setting}: {error}") from None

@@ -1,0 +1,1 @@
+"""The old gateway's routes: their names, their envelope, their rows."""

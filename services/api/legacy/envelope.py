@@ -1,0 +1,82 @@
+"""The old envelope: `code`, `message` and `data`, for answers and refusals alike."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from starlette.types import Send
+
+from services.api.legacy.fields import MODEL_FIELDS
+from services.api.problems import Problem
+
+OK: Final = 0
+#: Codes by what /v1 calls the problem. Others are the HTTP status itself.
+_CODES: Final = {
+    "bad_json": 40_001,
+    "invalid": 40_002,
+    "body_too_large": 40_006,
+    "payload_too_large": 40_006,
+    "unsupported_media_type": 40_007,
+    "slow_body": 40_008,
+    "model_exists": 40_901,
+    "model_disabled": 40_902,
+}
+#: What is wrong with a model's configuration, by the first word of its code.
+_FAMILIES: Final = {"model": 40_003, "endpoint": 40_004, "egress": 40_004, "bindings": 40_005}
+_MALFORMED: Final = 40_000
+#: Refusals of the domain name fields as /v1 writes them.
+_WRITTEN: Final = {wire.column: name for name, wire in MODEL_FIELDS.items() if "_" in wire.column}
+_COLUMN: Final = re.compile(r"\b(" + "|".join(_WRITTEN) + r")\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A code that callers may rely on, and a message for people."""
+
+    code: int
+    message: str
+
+    @property
+    def status(self) -> int:
+        """The HTTP status: the first three digits."""
+        return int(str(self.code)[:3])
+
+
+def refusal_of(problem: Problem) -> Refusal:
+    """How the old routes put a problem."""
+    code = _CODES.get(problem.code, problem.status_code)
+    if code == 400:
+        code = _FAMILIES.get(problem.code.partition("_")[0], _MALFORMED)
+    message = str(problem.detail)
+    if code < 40_100 and code > 400:
+        message = _COLUMN.sub(lambda found: _WRITTEN[found[1]], message)
+    return Refusal(code, message)
+
+
+async def send_data(send: Send, data: Any) -> None:
+    """Answer with data."""
+    await _send(send, 200, {"code": OK, "message": "OK", "data": data})
+
+
+async def send_refusal(send: Send, problem: Problem, *, status: int | None = None) -> None:
+    """Answer with a refusal; its HTTP status is the code's unless another one is given."""
+    refusal = refusal_of(problem)
+    headers = [(name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()]
+    body = {"code": refusal.code, "message": refusal.message, "data": None}
+    await _send(send, status or refusal.status, body, headers)
+
+
+async def _send(
+    send: Send, status: int, envelope: dict[str, Any], headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    body = orjson.dumps(envelope)
+    head = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *(headers or ()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,100 @@
+"""/task/...: tasks as the old gateway's callers create and read them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from libs.common.domain.errors import NotFound
+from libs.common.domain.ids import parse_task_id
+from libs.common.domain.task import Compact, TaskStatus, compact
+from libs.common.ports_legacy import LegacyRows, TaskSearch
+from services.api.legacy.face import Asked
+from services.api.legacy.given import Given, required
+from services.api.legacy.rows import Rows
+from services.api.problems import Problem
+from services.api.reading import Reading
+from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, INPUT_REF_LIMIT, NAME_LIMIT
+from services.api.submission import Order, Submission
+
+_ID_LIMIT: Final = 64
+_STATES: Final = {
+    state: [status for status in TaskStatus if state in (compact(status, fetched=False), compact(status, fetched=True))]
+    for state in Compact
+}
+
+
+class LegacyTasks:
+    """Answers /task/...; raises what Submission and Reading raise."""
+
+    def __init__(
+        self, submission: Submission, reading: Reading, stored: LegacyRows, rows: Rows, *, payload_limit: int
+    ) -> None:
+        self._submission = submission
+        self._reading = reading
+        self._stored = stored
+        self._rows = rows
+        self._payload_limit = payload_limit
+
+    async def create(self, asked: Asked) -> dict[str, Any]:
+        """POST /task/createTask: the road of /v1, under the old names."""
+        accepted = await self._submission.submit(asked.caller, self._order(asked))
+        return {"taskId": str(accepted.public_id)}
+
+    async def result(self, asked: Asked) -> dict[str, Any]:
+        """GET /task/getTaskResult: the first read of a success answers state 2, later ones 4."""
+        public_id = parse_task_id(required(asked.given.text("taskId", _ID_LIMIT), "taskId"))
+        row = await self._stored.task(asked.caller.tenant_id, public_id) if public_id else None
+        if row is None:
+            raise NotFound("task_unknown", "there is no such task")
+        if row.status is TaskStatus.SUCCESS and row.fetched_at is None:
+            await self._reading.mark_fetched(asked.caller, [row.public_id])
+        return self._rows.task(row)
+
+    async def batch(self, asked: Asked) -> dict[str, Any]:
+        """POST /task/getTaskBatch"""
+        texts = required(asked.given.texts("taskIds", BATCH_LIMIT), "taskIds")
+        ids: list[UUID] = [parsed for text in texts if (parsed := parse_task_id(text)) is not None]
+        tasks = await self._reading.several(asked.caller, ids) if ids else []
+        return {
+            "list": [
+                {
+                    "taskId": str(task.public_id),
+                    "state": int(compact(task.status, fetched=task.fetched_at is not None)),
+                    "ossFile": task.oss_file or "",
+                }
+                for task in tasks
+            ]
+        }
+
+    async def page(self, asked: Asked) -> dict[str, Any]:
+        """POST /task/listTask"""
+        page = asked.given.page()
+        rows, total = await self._stored.tasks(asked.caller.tenant_id, _search(asked.given), page.offset, page.limit)
+        return {"list": [self._rows.task(row) for row in rows], "total": total}
+
+    def _order(self, asked: Asked) -> Order:
+        given = asked.given
+        payload = given.payload("requestPayload")
+        if len(payload) > self._payload_limit:
+            raise Problem("payload_too_large", f"requestPayload may have at most {self._payload_limit} bytes")
+        return Order(
+            model=required(given.text("modelName", NAME_LIMIT), "modelName"),
+            payload=payload,
+            biz_name=given.text("bizName", BIZ_NAME_LIMIT) or "",
+            input_ref=given.text("inputRef", INPUT_REF_LIMIT) or "",
+            trace=asked.trace,
+        )
+
+
+def _search(given: Given) -> TaskSearch:
+    model_name = given.text("modelName", NAME_LIMIT) or ""
+    task_id = (given.text("taskId", _ID_LIMIT) or "").lower()
+    number = given.number("state")
+    if number is None:
+        return TaskSearch(model_name, task_id)
+    if number not in list(Compact):
+        raise Problem("invalid", f"state must be one of 0 to {max(Compact)}")
+    state = Compact(number)
+    fetched = {Compact.SUCCESS: False, Compact.FETCHED: True}.get(state)
+    return TaskSearch(model_name, task_id, _STATES[state], fetched)
