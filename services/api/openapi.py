@@ -12,6 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from services.api import examples
+from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
 from services.api.routes import models, tasks
 from services.api.routes.context import Submitter
@@ -26,6 +27,9 @@ DESCRIPTION: Final = """Carries slow AI-model calls for many tenants.
 Hand in a task, go on with your life, and read its end here or on Kafka. Every request belongs to the tenant of its API
 key. Problems are `application/problem+json` (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC. 429 and 503
 say in `Retry-After` when to try again; nothing was done unless the code is `outcome_unknown`.
+
+The routes of the Go gateway answer in its envelope `{code, message, data}`. They take JSON, forms and queries alike;
+case, `_`, `-` and spaces do not matter in names.
 """
 _CREATE_ERRORS: Final = (
     "bad_json",
@@ -109,7 +113,7 @@ def create_tasks(
 
 def document() -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
-    routes = [route for router in (_described, tasks.router, models.router) for route in router.routes]
+    routes = [route for router in (_described, tasks.router, models.router, legacy.router) for route in router.routes]
     described = get_openapi(
         title=TITLE, version=VERSION, openapi_version="3.1.0", description=DESCRIPTION, routes=routes
     )
@@ -144,8 +148,9 @@ def _mend(operation: dict[str, Any], route: APIRoute) -> None:
         operation["responses"].pop("422", None)  # FastAPI's own answer to what is invalid; ours is 400
     for status, answer in route.responses.items():
         media = answer.get("content", {}).get("application/json", {})
-        if "example" in media:  # FastAPI leaves their nulls out
-            operation["responses"][str(status)]["content"]["application/json"]["example"] = media["example"]
+        for shown in ("example", "examples"):  # FastAPI leaves their nulls out
+            if shown in media:
+                operation["responses"][str(status)]["content"]["application/json"][shown] = media[shown]
 
 
 def main() -> None:

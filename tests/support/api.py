@@ -25,7 +25,7 @@ from services.api.serving import ApiService
 from services.api.wiring import open_api
 from tests.support.openapi import assert_described
 
-ALL_SCOPES = ("submit", "read", "operate", "admin")
+USUAL_SCOPES = ("submit", "read", "admin")
 _tenants = itertools.count(1_001)
 NOWHERE = "127.0.0.1:1"  #: nothing listens on this port
 DEAD_POSTGRES = f"postgresql://{NOWHERE}/sluiceway"
@@ -44,7 +44,7 @@ class Api:
     redis: RedisServer
     pool: asyncpg.Pool[asyncpg.Record]
 
-    async def key(self, tenant: int, scopes: Sequence[str] = ALL_SCOPES, name: str = "") -> str:
+    async def key(self, tenant: int, scopes: Sequence[str] = USUAL_SCOPES, name: str = "") -> str:
         """A fresh API key."""
         key = f"sw_{secrets.token_urlsafe(32)}"
         await self.sql("INSERT INTO tenant (id) VALUES ($1) ON CONFLICT DO NOTHING", tenant)
@@ -57,7 +57,7 @@ class Api:
         )
         return key
 
-    async def tenant(self, tenant: int | None = None, scopes: Sequence[str] = ALL_SCOPES) -> Tenant:
+    async def tenant(self, tenant: int | None = None, scopes: Sequence[str] = USUAL_SCOPES) -> Tenant:
         """A tenant that calls; a new one unless named."""
         tenant = next(_tenants) if tenant is None else tenant
         return Tenant(self, tenant, await self.key(tenant, scopes, name=f"user-of-{tenant}"))

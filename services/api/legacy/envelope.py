@@ -13,8 +13,30 @@ from services.api.legacy.fields import MODEL_FIELDS
 from services.api.problems import Problem
 
 OK: Final = 0
-#: Codes by what /v1 calls the problem. Others are the HTTP status itself.
-_CODES: Final = {
+#: Every code that a refusal can have.
+CODES: Final = {
+    40_000: "the request is malformed",
+    40_001: "the body is not strict JSON",
+    40_002: "a field is missing or is not what it should be",
+    40_003: "a model cannot be configured like that",
+    40_004: "the model's address cannot be used",
+    40_005: "the model's apiKey cannot be used",
+    40_006: "the body or its payload is too large",
+    40_007: "the body must be JSON or a form",
+    40_008: "the body did not arrive in time",
+    401: "nobody knows who calls",
+    403: "the caller may not do this",
+    404: "there is no such model, task or route",
+    405: "the route takes other methods",
+    409: "it is being changed by others",
+    40_901: "the name is taken",
+    40_902: "the model is disabled",
+    429: "the model's queue is full",
+    500: "something went wrong here",
+    503: "a store cannot be reached",
+}
+#: By what /v1 calls the problem. Others are the HTTP status itself.
+_BY_PROBLEM: Final = {
     "bad_json": 40_001,
     "invalid": 40_002,
     "body_too_large": 40_006,
@@ -47,7 +69,7 @@ class Refusal:
 
 def refusal_of(problem: Problem) -> Refusal:
     """How the old routes put a problem."""
-    code = _CODES.get(problem.code, problem.status_code)
+    code = _BY_PROBLEM.get(problem.code, problem.status_code)
     if code == 400:
         code = _FAMILIES.get(problem.code.partition("_")[0], _MALFORMED)
     message = str(problem.detail)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import Depends, Request, Response, Security
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
@@ -52,8 +52,11 @@ class _StrictRequest(Request):
             raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
 
 
-#: For the document alone: the key was checked before any route was looked for.
+#: For the document alone: who calls was known before any route was looked for.
 _bearer: Final = HTTPBearer(auto_error=False, scheme_name="ApiKey", description="`sluiceway keys create` makes a key.")
+_user_info: Final = APIKeyHeader(
+    name="X-User-Info", auto_error=False, scheme_name="UserInfo", description="From peers of SLUICEWAY_TRUSTED_PEERS."
+)
 
 
 def _use_cases(request: Request) -> UseCases:
@@ -62,7 +65,11 @@ def _use_cases(request: Request) -> UseCases:
 
 
 def _caller_with(scope: str) -> Callable[[Request], KeyOwner]:
-    def caller(request: Request, _key: Annotated[Any, Security(_bearer)] = None) -> KeyOwner:
+    def caller(
+        request: Request,
+        _key: Annotated[Any, Security(_bearer)] = None,
+        _peer: Annotated[Any, Security(_user_info)] = None,
+    ) -> KeyOwner:
         owner: KeyOwner = request.scope["caller"]
         require(owner, scope)
         return owner

@@ -13,7 +13,7 @@ _TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 #: What every operation can answer.
 _ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "unavailable")
 _SUCCESS: Final = {200: "As asked.", 201: "It is made.", 202: "It is accepted and will be done.", 204: "It is gone."}
-_RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
+RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 _ETAG: Final = {"ETag": {"description": "The version.", "schema": {"type": "string"}}}
 _LOCATION: Final = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}
 
@@ -53,5 +53,5 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
         "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemOut"}, "examples": shown}},
     }
     if status in (429, 503):
-        described["headers"] = _RETRY_AFTER
+        described["headers"] = RETRY_AFTER
     return described

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from libs.common.runtime.health import Health
 from services.api.app import rest_app
+from services.api.legacy import envelope
 from services.api.problems import CODES, TYPE_PREFIX
 
 SCHEMA = Path(__file__).parents[3] / "schemas" / "openapi.json"
@@ -23,6 +24,8 @@ OPERATIONS = [
     for path, operations in DOCUMENT["paths"].items()
     for method, operation in operations.items()
 ]
+NEW = [operation for operation in OPERATIONS if str(operation.values[0]).startswith("/v1/")]
+OLD = [operation for operation in OPERATIONS if operation not in NEW]
 
 
 def test_the_file_is_current() -> None:
@@ -54,7 +57,7 @@ def examples(media: dict[str, Any]) -> Iterator[Any]:
 def test_everything_has_a_text_and_valid_examples(path: str, method: str, operation: dict[str, Any]) -> None:
     assert operation["summary"]
     assert operation["description"]
-    assert operation["security"] == [{"ApiKey": []}]
+    assert operation["security"] == [{"ApiKey": []}, {"UserInfo": []}]
     bodies = [operation["requestBody"]] if "requestBody" in operation else []
     answers = [answer for answer in operation["responses"].values() if "content" in answer]
     for body in bodies + answers:
@@ -65,7 +68,7 @@ def test_everything_has_a_text_and_valid_examples(path: str, method: str, operat
                 valid(media["schema"], example)
 
 
-@pytest.mark.parametrize(("path", "method", "operation"), OPERATIONS)
+@pytest.mark.parametrize(("path", "method", "operation"), NEW)
 def test_every_problem_is_documented_with_its_code(path: str, method: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     assert {"401", "403", "500", "503"} <= set(responses)
@@ -85,10 +88,26 @@ def test_every_problem_is_documented_with_its_code(path: str, method: str, opera
             assert "Retry-After" in answer["headers"]
 
 
+@pytest.mark.parametrize(("path", "method", "operation"), OLD)
+def test_every_refusal_of_the_old_routes_is_documented_with_its_code(
+    path: str, method: str, operation: dict[str, Any]
+) -> None:
+    assert {"400", "401", "403", "500", "503"} <= set(operation["responses"])
+    for status, answer in operation["responses"].items():
+        if status == "200":
+            continue
+        for code, example in answer["content"]["application/json"]["examples"].items():
+            assert code.startswith(status)
+            assert example["value"] == {"code": int(code), "message": envelope.CODES[int(code)], "data": None}
+        if status in ("429", "503"):
+            assert "Retry-After" in answer["headers"]
+
+
 def test_every_code_is_documented_somewhere() -> None:
     text = json.dumps(DOCUMENT["paths"])
     routing = {"not_found", "method_not_allowed"}  # of no operation
     assert {code for code in CODES if f"`{code}`" not in text} == routing
+    assert {code for code in envelope.CODES if f"`{code}`" not in text} == {40_000, 405}
 
 
 @pytest.fixture
