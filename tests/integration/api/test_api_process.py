@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -18,25 +14,13 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from libs.common.embedded.ports import free_port
 from services.cli import config, keys, migrate
 from services.cli.app import app
 from tests.support.api import DEAD_POSTGRES, Api, until_true
+from tests.support.api_process import api_process, environment
 
 COMMANDS = (config, keys, migrate)  # imported for what they register
 pytestmark = pytest.mark.asyncio(loop_scope="package")
-
-
-def environment(stores: tuple[str, str], **more: str) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
-    return {
-        **own,
-        "SLUICEWAY_DATABASE_URL": stores[0],
-        "SLUICEWAY_REDIS_URL": stores[1],
-        "SLUICEWAY_SECRET_KEYS": "test:" + base64.b64encode(b"k" * 32).decode(),
-        "SLUICEWAY_EGRESS_ALLOW": "127.0.0.0/8",
-        **more,
-    }
 
 
 async def command(stores: tuple[str, str], *arguments: str) -> tuple[int, str, str]:
@@ -44,35 +28,6 @@ async def command(stores: tuple[str, str], *arguments: str) -> tuple[int, str, s
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment(stores))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result.exit_code, result.stdout, result.stderr
-
-
-@asynccontextmanager
-async def api_process(stores: tuple[str, str], **more: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A process of its own and its URL, ready."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.api",
-        env=environment(stores, SLUICEWAY_API_PORT=str(port), SLUICEWAY_PARENT_PID=str(os.getpid()), **more),
-        stderr=subprocess.PIPE,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-
-        async def ready() -> bool:
-            assert process.returncode is None
-            with suppress(httpx.TransportError):
-                async with httpx.AsyncClient(base_url=url, trust_env=False, verify=False) as client:
-                    return (await client.get("/readyz")).status_code == 200
-            return False
-
-        await until_true(ready, seconds=30)
-        yield process, url
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def test_keys_are_made_listed_and_revoked(api: Api, stores: tuple[str, str]) -> None:
@@ -164,6 +119,10 @@ async def test_a_setting_that_cannot_be_used_ends_the_process_and_is_named(store
         "SLUICEWAY_SECRET_KEYS": "",
         "SLUICEWAY_EGRESS_ALLOW": "10.0.0.0/99",
         "SLUICEWAY_FAILPOINTS": "api/x:1:exit",
+        "SLUICEWAY_TRUSTED_PEERS": "10.0.0.1/8",
+        "SLUICEWAY_DEFAULT_IDENTITY": "shop",
+        "SLUICEWAY_STAT_READERS": "1,x",
+        "SLUICEWAY_USER_INFO_TENANT": ",",
     }
     for name, code, err in await asyncio.gather(*[end(name, value) for name, value in broken.items()]):
         assert code == 2, name
