@@ -29,7 +29,7 @@ ROUTES = [
 BODIES = [
     b"hello", b"\xff", b"[" * MEGABYTE, b'{"a":' + b"[" * 1_000 + b"]" * 1_000 + b"}", b"[]", b"5", b"null",
     b'{"modelName":"m","modelName":"m"}', b'{"modelName":"m","model_name":"n"}', b'{"id":NaN}', b'{"id":1',
-    b'{"modelName":"\\ud800"}', b'{"taskId":"\\udfff"}', b'{"id":1e999}', b'{"id":' + b"9" * 5_000 + b"}",
+    b'{"modelName":"\\ud800"}', b'{"taskId":"\\udfff"}', b'{"id":' + b"9" * 5_000 + b"}",
 ]  # fmt: skip
 #: One field of each route that is wrong.
 FIELDS: dict[tuple[str, str], Sequence[dict[str, Any]]] = {
@@ -41,7 +41,7 @@ FIELDS: dict[tuple[str, str], Sequence[dict[str, Any]]] = {
             "http://metadata.google.internal", "http://x y", "x" * 5_000, 5, ["http://127.0.0.1"], "http://a\x00b",
         )],
         *[{"route": route} for route in ("/\\x", "a b", "x" * 5_000, "/?\x00", {})],
-        {"baseUrl": "http://127.0.0.1:80", "route": "@evil"}, {"httpMethod": "DELETE"}, {"httpMethod": ["GET"]},
+        {"baseUrl": "http://127.0.0.1?a=b", "route": "@evil"}, {"httpMethod": "DELETE"}, {"httpMethod": ["GET"]},
         *[{"apiKey": key} for key in (
             'A:"b', "Host:x", "Content-Length:1", "Transfer-Encoding:x", "a b:c", "A:b,A:c", "A:\u4e2d", "A:b\r\nC:d",
             ",".join(f"H{n}:v" for n in range(100)), "A:" + "x" * 20_000, ["A:b"], True,
@@ -103,8 +103,7 @@ async def test_fields_that_are_not_what_they_should_be(tenant: Tenant, method: s
     }.get(path, {})
     for wrong in FIELDS[method, path]:
         answer = await tenant.call(method, path, json={**whole, **wrong})
-        if not answer.is_client_error:
-            pytest.fail(f"{wrong} was taken: {answer.text}")
+        assert answer.is_client_error, (wrong, answer.text)
         assert_refused(answer)
         assert answer.status_code in (400, 404), wrong
     assert not await tenant.stored()
@@ -116,6 +115,8 @@ async def test_ids_that_are_none(tenant: Tenant, path: str) -> None:
     method = {"/model/getModel": "GET", "/model/deleteModel": "DELETE", "/model/updateModel": "PUT"}[path]
     for wrong in ("", "x", "1.5", "9" * 19, "9" * 400, "\x00", "0x1", "1;DROP TABLE model"):
         assert_refused(await tenant.call(method, path, params={"id": wrong}), 40_002)
+    for number in (b"1e999", b"1.5", b"true", b"[1]", b"{}", b"9223372036854775808"):
+        assert_refused(await tenant.call(method, path, content=b'{"id":' + number + b"}"), 40_002)
     for unknown in ("0", "-1", str(2**63 - 1), "1"):
         assert_refused(await tenant.call(method, path, params={"id": unknown, "remark": "x"}), 404)
 
