@@ -33,7 +33,7 @@ include-path-regex = "^/(model|task|stat)/"
 negative_data_rejection.enabled = false
 """
 #: Enough to keep it busy for about five minutes.
-EXAMPLES = 60
+EXAMPLES = 80
 
 
 async def test_every_operation_keeps_to_the_document(api: Api, tmp_path: Path) -> None:
