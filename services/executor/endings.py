@@ -54,7 +54,7 @@ class Endings:
         self._figures.ended(run.attempt.model_id, word, seconds, code)
         log.info(
             "attempt.ended",
-            task_id=str(run.attempt.public_id),
+            task_id=run.attempt.public_id,
             tenant=run.attempt.tenant_id,
             model=run.model.name,
             attempt=run.attempt.number,

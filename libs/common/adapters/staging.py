@@ -82,7 +82,7 @@ class Staging:
         """Begin an output. Raises StagingFull."""
         if self.full:
             raise self.refusal()
-        return OutputWriter(self, f"{task.hex}-{attempt}-{os.urandom(4).hex()}")
+        return OutputWriter(self, f"{task.hex}-{attempt}")
 
     def holds(self, reference: str) -> bool:
         """Whether the output can be read here: it lies in this store, or in PostgreSQL."""

@@ -98,11 +98,11 @@ class OutputWriter:
             await self._beside_the_loop(self._write_small, self._taken())
 
     def _write_small(self, content: bytes) -> None:
-        self._create(self._name)
+        self._create()
         self._append(content)
 
     def _append(self, content: bytes) -> None:
-        descriptor = self._descriptor if self._descriptor is not None else self._create(self._name + PART)
+        descriptor = self._descriptor if self._descriptor is not None else self._create(PART)
         if not self._head:
             self._head = content[:HEAD_BYTES]
         self._digest.update(content)
@@ -116,9 +116,11 @@ class OutputWriter:
         os.rename(path + PART, path)
         self._left = self._name
 
-    def _create(self, name: str) -> int:
-        self._descriptor = os.open(self._staging.path(name), _CREATE, 0o644)
-        self._left = name
+    def _create(self, ending: str = "") -> int:
+        # Never used twice: an executor that was presumed dead may still be at work on the same attempt.
+        self._name += f"-{os.urandom(4).hex()}"
+        self._descriptor = os.open(self._staging.path(self._name + ending), _CREATE, 0o644)
+        self._left = self._name + ending
         return self._descriptor
 
     def _drop(self) -> None:

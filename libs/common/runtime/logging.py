@@ -32,21 +32,23 @@ def configure_logging(role: str, level: Level = "INFO", format: Format | None = 
     terminal = sys.stderr.isatty()
     chosen = format or ("pretty" if terminal else "json")
     threshold = logging.getLevelNamesMapping()[level]
+    pid = os.getpid()
 
     def add_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         event["role"] = role
-        event["pid"] = os.getpid()
+        event["pid"] = pid
         return event
 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            add_process,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             # Before the redactor, so that secrets in a traceback are masked as well.
             structlog.processors.format_exc_info,
             _redact_event,
+            # Behind it, which looks at every text for a microsecond or two: these are our own.
+            structlog.processors.add_log_level,
+            add_process,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             _as_json if chosen == "json" else _pretty(colors=terminal),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
