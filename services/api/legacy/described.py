@@ -49,7 +49,7 @@ def _answers(data: type[BaseModel], example: Any, *codes: int) -> dict[int | str
     for code in sorted({*_ALWAYS, *codes}):
         by_status[int(str(code)[:3])].append(code)
     described: dict[int | str, dict[str, Any]] = {
-        200: {"description": "Done.", "model": Enveloped[data], "content": media}  # type: ignore[valid-type]
+        200: {"description": "As asked.", "model": Enveloped[data], "content": media}  # type: ignore[valid-type]
     }
     return {**described, **{status: _refusal(status, by_status[status]) for status in sorted(by_status)}}
 
