@@ -10,6 +10,7 @@ from typing import Final
 
 from starlette.types import Scope
 
+from libs.common.domain.errors import WrongSetting
 from libs.common.ports_tasks import Credentials, KeyOwner
 from services.api.auth import Callers, unauthenticated
 from services.api.problems import Problem
@@ -23,18 +24,15 @@ _HEADER_LIMIT: Final = 16_384
 _ADDRESSES_REMEMBERED: Final = 4_096
 
 
-class BadIdentitySetting(ValueError):
-    """A setting about identity that cannot be used; the text names it."""
-
-
 class TrustedPeers:
     """The gateways in front of us: by their address, or by a secret that they share with us."""
 
     def __init__(self, networks: str, secret: str) -> None:
+        """The values of both settings; raises WrongSetting."""
         try:
             self._networks = [ipaddress.ip_network(part.strip()) for part in networks.split(",") if part.strip()]
         except ValueError as error:
-            raise BadIdentitySetting(f"SLUICEWAY_TRUSTED_PEERS: {error}") from None
+            raise WrongSetting(f"SLUICEWAY_TRUSTED_PEERS: {error}; write CIDRs, comma separated.") from None
         self._secret = secret.encode()
         self._near = lru_cache(_ADDRESSES_REMEMBERED)(self._listed)
 
@@ -88,29 +86,29 @@ class Identity:
 
 
 def default_identity(text: str) -> KeyOwner | None:
-    """The caller that SLUICEWAY_DEFAULT_IDENTITY describes, if it is set; raises BadIdentitySetting."""
+    """The caller that SLUICEWAY_DEFAULT_IDENTITY describes, if it is set; raises WrongSetting."""
     if not text:
         return None
     tenant, mark, user = text.partition(":")
     try:
         if not mark:
-            raise UnreadableUserInfo("it is written tenant:user")
+            raise UnreadableUserInfo("it has no colon")
         return KeyOwner(0, tenant_of(tenant), user_of(user), VOUCHED_SCOPES)
     except UnreadableUserInfo as error:
-        raise BadIdentitySetting(f"SLUICEWAY_DEFAULT_IDENTITY: {error}") from None
+        raise WrongSetting(f"SLUICEWAY_DEFAULT_IDENTITY: {error}; write tenant:user.") from None
 
 
 def names_of(setting: str, text: str) -> list[str]:
-    """The names in a setting; raises BadIdentitySetting when there are none."""
+    """The names in a setting; raises WrongSetting when there are none."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise BadIdentitySetting(f"{setting} is empty")
+        raise WrongSetting(f"{setting}: it is empty; name a field of X-User-Info.")
     return names
 
 
 def tenants_of(setting: str, text: str) -> frozenset[int]:
-    """The tenants in a setting; raises BadIdentitySetting."""
+    """The tenants in a setting; raises WrongSetting."""
     try:
         return frozenset(tenant_of(part.strip()) for part in text.split(",") if part.strip())
     except UnreadableUserInfo as error:
-        raise BadIdentitySetting(f"{setting}: {error}") from None
+        raise WrongSetting(f"{setting}: {error}; write tenant ids, comma separated.") from None

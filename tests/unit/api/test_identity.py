@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from libs.common.domain.errors import WrongSetting
 from libs.common.ports_tasks import Credentials, KeyOwner
 from services.api.auth import Callers
 from services.api.identity import (
-    BadIdentitySetting,
     Identity,
     TrustedPeers,
     default_identity,
@@ -113,7 +113,7 @@ async def test_headers_that_nobody_could_keep_are_refused() -> None:
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(make: Any, named: str) -> None:
-    with pytest.raises(BadIdentitySetting, match=named):
+    with pytest.raises(WrongSetting, match=named):
         make()
 
 
