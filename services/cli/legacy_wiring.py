@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from libs.common.adapters.egress import BadAllowList, EgressGuard
+from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.legacy_source import open_legacy
 from libs.common.adapters.postgres.legacy_target import open_target
@@ -14,8 +14,7 @@ from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
-from libs.common.adapters.secrets import BadKeyRing, KeyRing
-from libs.common.domain.errors import Invalid
+from libs.common.adapters.secrets import KeyRing
 from libs.common.operations.legacy_dry_run import DryRun
 from libs.common.operations.legacy_import import ImportRules, LegacyImport
 from libs.common.operations.legacy_models import ModelMapping, Seal
@@ -30,8 +29,11 @@ _REDIS_SECONDS = 5.0
 async def open_import(
     settings: Settings, dsn: str, zone: str, path: Sequence[str] | None, *, dry_run: bool, progress: Progress
 ) -> AsyncIterator[tuple[LegacyImport, ImportReport, ModelMapping]]:
-    """An import with its report and its mapping of models. Raises Invalid, and DatabaseUnavailable for either side."""
-    seal, guard = _seal(settings, dry_run), _guard(settings)
+    """An import with its report and its mapping of models.
+
+    Raises WrongSetting, Invalid, and DatabaseUnavailable for either side.
+    """
+    seal, guard = _seal(settings, dry_run), EgressGuard.from_setting(settings.egress_allow)
     async with (
         open_legacy(dsn, zone, path) as source,
         open_database(settings.database_url.get_secret_value(), hot_connections=4) as database,
@@ -60,16 +62,4 @@ async def open_import(
 def _seal(settings: Settings, dry_run: bool) -> Seal:
     if dry_run:
         return lambda _clear, _owner: b"-"
-    try:
-        return KeyRing(settings.secret_keys.get_secret_value()).seal
-    except BadKeyRing as error:
-        raise Invalid(
-            "secret_keys", f"{error}: api keys and credentials are stored sealed; sluiceway secrets new"
-        ) from None
-
-
-def _guard(settings: Settings) -> EgressGuard:
-    try:
-        return EgressGuard.from_setting(settings.egress_allow)
-    except BadAllowList as error:
-        raise Invalid("egress_allow", str(error)) from None
+    return KeyRing(settings.secret_keys.get_secret_value()).seal

@@ -48,6 +48,13 @@ async def test_open_tasks_run_to_their_end_and_the_audit_is_clean(road: Road) ->
         code, out = await road.command("import-legacy", "--dsn", legacy.url, "--json")
         assert (code, json.loads(out)["tables"]["asynch_task"]["copied"]) == (0, 16)
         await road.start_all(executors=1)
+        (done,) = await road.sql(
+            "SELECT public_id::text FROM task WHERE fetched_at IS NULL AND oss_file LIKE '%example%'"
+        )
+        for state in (2, 4):
+            answer = await road.call(tenant, "GET", "/task/getTaskResult", params={"taskId": done["public_id"]})
+            data = answer.json()["data"]
+            assert (data["state"], data["ossFile"]) == (state, "http://files.example/a.mp3")
         rows = await road.sql("SELECT id, public_id::text FROM task WHERE id = ANY ($1::bigint[])", open_ids)
         public = {row["id"]: row["public_id"] for row in rows}
         ids = [public[id_] for id_ in open_ids]
