@@ -43,17 +43,13 @@ def rotate(
     Exit code 1 when something is left that another key sealed: no key opens it, or a process still seals with an old
     one. Exit code 2 when the keys cannot be used. A run that was interrupted is repeated.
     """
-    from libs.common.adapters.secrets import BadKeyRing, KeyRing
-    from libs.common.runtime import failpoints
-    from libs.common.settings import Settings
+    from libs.common.adapters.secrets import KeyRing
+    from libs.common.runtime.start import arm_failpoints
+    from libs.common.settings import load_settings
 
-    settings = Settings()
-    failpoints.arm(settings.failpoints)
-    try:
-        ring = KeyRing(settings.secret_keys.get_secret_value())
-    except BadKeyRing as error:
-        print(f"sluiceway: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    settings = load_settings()
+    arm_failpoints(settings)
+    ring = KeyRing(settings.secret_keys.get_secret_value())
     reports = complete(_rotate(settings, ring, dry_run))
     left = sum(report.left for report in reports.values())
     if as_json:
