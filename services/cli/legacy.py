@@ -53,14 +53,14 @@ def import_legacy(
     """
     from libs.common.domain.errors import Refused, SluicewayError
     from libs.common.domain.wrapped_payload import parse_path
-    from libs.common.runtime import failpoints
     from libs.common.runtime.logging import configure_logging
+    from libs.common.runtime.start import arm_failpoints
     from libs.common.settings import load_settings
     from services.cli.legacy_show import show, watch
 
     settings = load_settings()
     configure_logging("import-legacy", "ERROR", settings.log_format)
-    failpoints.arm(settings.failpoints)
+    arm_failpoints(settings)
     try:
         path = parse_path(payload_path) if payload_path else None
         zone = str(ZoneInfo(timezone or settings.timezone))

@@ -44,11 +44,11 @@ def rotate(
     one. Exit code 2 when the keys cannot be used. A run that was interrupted is repeated.
     """
     from libs.common.adapters.secrets import KeyRing
-    from libs.common.runtime import failpoints
+    from libs.common.runtime.start import arm_failpoints
     from libs.common.settings import load_settings
 
     settings = load_settings()
-    failpoints.arm(settings.failpoints)
+    arm_failpoints(settings)
     ring = KeyRing(settings.secret_keys.get_secret_value())
     reports = complete(_rotate(settings, ring, dry_run))
     left = sum(report.left for report in reports.values())

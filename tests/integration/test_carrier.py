@@ -214,6 +214,25 @@ async def test_a_broker_that_is_killed_and_comes_back(servers_folder: Path) -> N
         await topics.close()
 
 
+async def test_a_broker_that_forgot_its_topics_is_not_believed(servers_folder: Path) -> None:
+    async with broker_in(servers_folder / "forgetful", "tansu") as broker:
+        connection = connection_to(broker)
+        topics, carrier = KafkaTopics(connection, client_id="t", replication=1), KafkaCarrier(connection, client_id="t")
+        await topics.ensure({"t": TopicPlan(3)})
+        assert all(verdict.acknowledged for verdict in await carrier.send(records("t", 5)))
+        await broker.kill()
+        await broker.start()
+        assert not any(verdict.acknowledged for verdict in await carrier.send(records("t", 5, size=50)))
+        assert not any(verdict.acknowledged for verdict in await carrier.send(records("t", 5, size=60)))
+        await topics.ensure({"t": TopicPlan(3)})
+        async with asyncio.timeout(10):  # it stumbles over the first record of a topic that is there again
+            while not all(verdict.acknowledged for verdict in await carrier.send(records("t", 5, size=70))):
+                await asyncio.sleep(0.1)
+        assert 70 in {len(record.value) for record in await records_on(connection, "t", at_least=5)}
+        await carrier.close()
+        await topics.close()
+
+
 async def test_the_hard_close_still_fits_the_client(connection: KafkaConnection) -> None:
     """It uses names that are not public: a new aiokafka must keep them, or `_close_hard` must change."""
     producer = AIOKafkaProducer(**connection.arguments())

@@ -242,6 +242,16 @@ class Road:
         finally:
             await connection.close()
 
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """A command of the command line: exit code and output."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli", *arguments,
+            env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, errors = await process.communicate()
+        assert process.returncode in (0, 1), errors.decode()
+        return process.returncode or 0, out.decode()
+
     async def topic_setting(self, topic: str, name: str, value: str) -> None:
         """Change one setting of a topic at the broker."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers.broker.address)

@@ -25,14 +25,15 @@ def begin(role: str) -> Settings:
     try:
         settings = load_settings()
         configure_logging(role, settings.log_level, settings.log_format)
-        _arm(settings.failpoints)
+        arm_failpoints(settings)
     except WrongSetting as wrong:
         sys.exit(report(wrong))
     return settings
 
 
-def _arm(spec: str) -> None:
+def arm_failpoints(settings: Settings) -> None:
+    """Fail where the settings say. Raises WrongSetting."""
     try:
-        failpoints.arm(spec)
+        failpoints.arm(settings.failpoints)
     except ValueError as error:
         raise WrongSetting(f"SLUICEWAY_FAILPOINTS: {error}.") from error

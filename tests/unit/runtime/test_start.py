@@ -48,7 +48,19 @@ def test_each_wrong_setting_has_a_line_of_its_own(
 
 @pytest.mark.parametrize(
     "command",
-    ["config", "migrate", "topics", "audit", "keys list --tenant 1", "api", "janitor", "up --data unused", "demo"],
+    [
+        "config",
+        "migrate",
+        "topics",
+        "audit",
+        "keys list --tenant 1",
+        "api",
+        "janitor",
+        "up --data unused",
+        "demo",
+        "secrets rotate",
+        "import-legacy --dsn postgresql://x",
+    ],
 )
 def test_every_command_says_it_alike(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -35,6 +35,7 @@ class _Line:
 
     producer: AIOKafkaProducer
     batches: int = 0
+    believed: Sequence[object] = ()  #: the connections over which the broker is known to have our topics
 
 
 class KafkaCarrier:
@@ -96,6 +97,8 @@ class KafkaCarrier:
         try:
             consignment = Consignment(line.producer, records, verdicts)
             suspects = await consignment.send()
+            if not self._connection.idempotent:
+                await _unsay_lost(line, records, verdicts)
         finally:
             line.batches -= 1
             if line is not self._line and not line.batches:
@@ -170,6 +173,21 @@ class KafkaCarrier:
             if line is self._line:
                 self._line = None
             await _close_hard(line.producer)
+
+
+async def _unsay_lost(line: _Line, records: Sequence[Record], verdicts: list[SendVerdict]) -> None:
+    """Tansu loses its topics with its process, and then acknowledges records of topics that it has not; nobody can read
+    them until others follow. So over a new connection a yes counts only if the topic is seen to be there."""
+    client = line.producer.client
+    connections = list(client._conns.values())
+    if connections == line.believed:
+        return
+    there = (await client.fetch_all_metadata()).topics()
+    lost = [index for index, record in enumerate(records) if verdicts[index].acknowledged and record.topic not in there]
+    for index in lost:
+        verdicts[index] = UNSENT
+    if not lost:
+        line.believed = connections
 
 
 async def _close_hard(producer: AIOKafkaProducer) -> None:
