@@ -309,6 +309,8 @@ CREATE TABLE provider_job (
   PRIMARY KEY (task_id, attempt)
 );
 
+-- Every attempt to create a task, accepted or refused, by route. Ids grow about as time does. Rows stay inline and
+-- uncompressed (request and response are cut before): each is written once, on the way of a create, and seldom read.
 CREATE TABLE op_log (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id bigint NOT NULL,
@@ -323,13 +325,25 @@ CREATE TABLE op_log (
   task_id uuid,
   op_type text NOT NULL DEFAULT 'createTask',
   success boolean NOT NULL,
+  replayed boolean NOT NULL DEFAULT false,
   error_msg text NOT NULL DEFAULT '',
   cost_ms bigint,
   request_payload text,
   response_payload text
-);
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50000);
 CREATE INDEX op_log_newest ON op_log (tenant_id, id);
-CREATE INDEX op_log_task ON op_log (task_id) WHERE task_id IS NOT NULL;
+-- A task is made once, so it has one entry that made it, whoever writes it first; repeated requests name it again.
+CREATE UNIQUE INDEX op_log_task ON op_log (task_id, (CASE WHEN replayed THEN id ELSE 0 END)) WHERE task_id IS NOT NULL;
+
+-- How far the operation log has been proved complete: every task up to `upto` has its entry. Up to `candidate` nothing
+-- can commit any more once every transaction before `horizon` is over.
+CREATE TABLE op_log_mark (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  upto bigint NOT NULL,
+  candidate bigint NOT NULL,
+  horizon xid8 NOT NULL,
+  marked_at timestamptz NOT NULL DEFAULT now()
+);
 
 -- Calls counted by the statement that starts them, folded into model_stat by the janitor.
 CREATE TABLE stat_delta (
