@@ -31,6 +31,7 @@ class DueRetry:
     version: int
     queue_limit: int
     slot_ttl_ms: int
+    head: bool  #: where it goes in the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Sweeps(Protocol):
         """Failed tasks whose retry is due."""
 
     async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
-        """Back into the queue by id; those changed meanwhile are left out."""
+        """Back into the queue, to the head or behind all others; those changed meanwhile are left out."""
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
         """Look at each again after its seconds."""

@@ -13,6 +13,8 @@ from libs.common.runtime import failpoints
 from services.api import operation_log
 from tests.support.api import Api, Tenant, running_api, until_true
 
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
 
 async def entries(tenant: Tenant, count: int, **query: Any) -> list[dict[str, Any]]:
     """The tenant's entries, newest first, once there are so many."""

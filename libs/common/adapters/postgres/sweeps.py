@@ -45,7 +45,8 @@ class PostgresSweeps:
         return [DueRetry(**row) for row in await self._database.fetch("due_retries", limit)]
 
     async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
-        rows = await self._database.fetch("requeue_retries", *_versions(retries))
+        ordered = sorted(retries, key=lambda retry: retry.id)
+        rows = await self._database.fetch("requeue_retries", *_versions(ordered), [retry.head for retry in ordered])
         return {row["id"]: place for row, place in zip(rows, placed(rows), strict=True)}
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:

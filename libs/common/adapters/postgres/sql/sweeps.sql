@@ -10,15 +10,19 @@ WHERE q.id = ANY (ARRAY(SELECT id FROM due))
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
 -- name: due_retries
--- Failed rows whose retry is due: they need a gate slot first.
-SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
-FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
+-- Failed rows whose retry is due: they need a gate slot first. Who was young enough for the tail when it failed may
+-- have waited so long for its slot that it goes to the head.
+SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
+  q.class = 0 OR m.retry_queue_max_seconds > 0 AND t.created_at < now() - make_interval(secs => m.retry_queue_max_seconds) AS head
+FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
 WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
 
 -- name: requeue_retries
--- Back into the queue, with the slot just taken; who is not in the answer was changed by somebody else meanwhile.
-UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1
-FROM unnest($1::bigint[], $2::int[]) AS m(id, version) WHERE q.id = m.id AND q.version = m.version
+-- Back into the queue, with the slot just taken: to the head, in the order of creation, or behind all that is there now.
+-- Who is not in the answer was changed by somebody else meanwhile. $1 ids, $2 versions, $3 head.
+UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1, class = CASE WHEN m.head THEN 0 ELSE 1 END,
+  position = CASE WHEN m.head THEN q.id ELSE nextval('task_ids') END
+FROM unnest($1::bigint[], $2::int[], $3::boolean[]) AS m(id, version, head) WHERE q.id = m.id AND q.version = m.version
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
 -- name: put_off_retries
