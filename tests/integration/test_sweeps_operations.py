@@ -91,6 +91,15 @@ async def test_a_create_that_commits_late_is_not_passed_over(house: House) -> No
     assert set(await made_by(house)) == {task, UUID((await house.public([later]))[0])}
 
 
+async def test_tasks_of_an_old_gateway_get_no_entry(house: House) -> None:
+    model = await house.model()
+    (ours,), (old,) = await house.tasks(model), await house.tasks(model)
+    await house.sql("INSERT INTO history (task_id, kind, attempt, version) VALUES ($1, 'import', 0, 1)", old)
+    await operations_of(house).fill()
+    assert await fill(house) == 1
+    assert list(await made_by(house)) == [UUID((await house.public([ours]))[0])]
+
+
 async def test_two_janitors_fill_once_and_pages_follow_each_other(
     house: House, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

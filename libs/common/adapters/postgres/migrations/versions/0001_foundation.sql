@@ -333,7 +333,7 @@ CREATE TABLE op_log (
 ) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50000);
 CREATE INDEX op_log_newest ON op_log (tenant_id, id);
 -- A task is made once, so it has one entry that made it, whoever writes it first; repeated requests name it again.
-CREATE UNIQUE INDEX op_log_task ON op_log (task_id, (CASE WHEN replayed THEN id ELSE 0 END)) WHERE task_id IS NOT NULL;
+CREATE UNIQUE INDEX op_log_task ON op_log (task_id, (CASE WHEN success AND NOT replayed THEN 0 ELSE id END)) WHERE task_id IS NOT NULL;
 
 -- How far the operation log has been proved complete: every task up to `upto` has its entry. Up to `candidate` nothing
 -- can commit any more once every transaction before `horizon` is over.
