@@ -34,7 +34,8 @@ UPDATE dispatch SET token = gen_random_uuid(), executor = 1, started_at = now(),
 """
 OPERATIONS = f"""
 INSERT INTO op_log (tenant_id, task_id, success) SELECT 1, public_id, true FROM task;
-INSERT INTO op_log_mark (upto, candidate, horizon, marked_at) VALUES ({READY}, {READY + IN_FLIGHT}, '3', now() - interval '1 hour');
+INSERT INTO op_log_mark (upto, candidate, horizon, marked_at)
+VALUES ({READY}, {READY + IN_FLIGHT}, '3', now() - interval '1 hour');
 """
 STATEMENTS = {
     "fill_operations": "20, 5",
