@@ -133,15 +133,14 @@ class OperationLog:
         """Raises Unavailable and keeps what is noted; nothing is kept that cannot be written."""
         while self._noted:
             batch = self._noted[:_FLUSH]
-            rows = await _fit(batch)
             try:
                 await failpoint("api/before-operations")
-                await self._add(rows)
+                await self._add(await _fit(batch))
             except Unavailable:
                 raise
             except Exception as error:
-                log.error("operations.dropped", rows=len(rows), error=type(error).__name__, exc_info=True)
-                counter("sluiceway_operations_dropped_total").inc(len(rows))
+                log.error("operations.dropped", rows=len(batch), error=type(error).__name__, exc_info=True)
+                counter("sluiceway_operations_dropped_total").inc(len(batch))
             del self._noted[: len(batch)]
         self._some.clear()
 
