@@ -99,7 +99,7 @@ class OperationLog:
         error: str = "",
     ) -> None:
         """Remember one attempt: accepted with its task, else refused with its error. `response` is the document that
-        answers it, without secrets."""
+        answers it; it is kept as it is, so nothing in it may be secret."""
         noted = self._noted
         if len(noted) >= _MOST:
             counter("sluiceway_operations_dropped_total").inc()
@@ -170,11 +170,11 @@ async def open_operation_log(operations: Operations) -> AsyncIterator[OperationL
 
 
 async def _fit(batch: Sequence[_Noted]) -> list[Operation]:
-    rows = []
+    rows, now = [], time.perf_counter()
     for place, noted in enumerate(batch):
         if place % _BREATH == _BREATH - 1:
             await asyncio.sleep(0)
-        rows.append(_operation(noted, time.perf_counter()))
+        rows.append(_operation(noted, now))
     return rows
 
 
@@ -196,5 +196,5 @@ def _operation(noted: _Noted, now: float) -> Operation:
         noted.error,
         int((noted.at - asked.began) * 1_000),
         kept_body(noted.request, REQUEST_BYTES, of=noted.request_bytes),
-        kept_body(encoded(noted.response), RESPONSE_BYTES),
+        encoded(noted.response)[:RESPONSE_BYTES].decode("utf-8", "replace"),
     )

@@ -222,7 +222,7 @@ WHERE op_log_mark.upto >= op_log_mark.candidate AND EXCLUDED.candidate > op_log_
 -- name: fill_operations
 -- Entries that accepted tasks lack because their API process died, among the next $1 tasks below a mark of $2 seconds
 -- ago: written from the task, cost and bodies unknown. Every task is looked at once; those of an old gateway were not
--- accepted here. Says how many were written and
+-- accepted here. LIMIT 1 keeps the planner from joining whole tables. Says how many were written and
 -- whether there is more below the mark. A horizon ahead of the server's own count came with a dump of another server.
 WITH mark AS MATERIALIZED (
   SELECT upto, candidate FROM op_log_mark
@@ -236,9 +236,9 @@ WITH mark AS MATERIALIZED (
 ), filled AS (
   INSERT INTO op_log (tenant_id, creator, created_at, biz_name, model_name, task_id, success)
   SELECT p.tenant_id, p.creator, p.created_at, p.biz_name, m.name, p.public_id, true FROM page p JOIN model m ON m.id = p.model_id
-  WHERE NOT EXISTS (
-      SELECT 1 FROM op_log o WHERE o.task_id = p.public_id AND CASE WHEN o.success AND NOT o.replayed THEN 0 ELSE o.id END = 0)
-    AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = p.id AND h.kind = 'import')
+  WHERE (SELECT true FROM op_log o
+         WHERE o.task_id = p.public_id AND CASE WHEN o.success AND NOT o.replayed THEN 0 ELSE o.id END = 0 LIMIT 1) IS NULL
+    AND (SELECT true FROM history h WHERE h.task_id = p.id AND h.kind = 'import' LIMIT 1) IS NULL
   ORDER BY p.id
   ON CONFLICT DO NOTHING
   RETURNING 1
