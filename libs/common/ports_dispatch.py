@@ -28,13 +28,14 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LaneAsk:
-    """One lane of a turn: how many rows it may give, and where to start looking."""
+    """One lane of a turn: how many rows it may give, where to start looking, and whether fresh ones go first."""
 
     lane: int
     quantum: int
     low: int
     returning: Key
     fresh: Key
+    fresh_first: bool = False
 
 
 class LeasedRow(NamedTuple):

@@ -31,6 +31,7 @@ class DueRetry:
     version: int
     queue_limit: int
     slot_ttl_ms: int
+    head: bool  #: where it goes in the queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Sweeps(Protocol):
         """Failed tasks whose retry is due."""
 
     async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
-        """Back into the queue by id; those changed meanwhile are left out."""
+        """Back into the queue, to the head or behind all others; those changed meanwhile are left out."""
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
         """Look at each again after its seconds."""
@@ -197,9 +198,11 @@ class Sweeps(Protocol):
     async def expired(self, limit: int) -> list[int]:
         """Fetched tasks past expire_at."""
 
-    async def unfetched_page(self, days: int, after: int, limit: int) -> tuple[list[int], int | None]:
-        """Old successes nobody fetched (and old canceled tasks) on a page of the oldest; the id to go on after, None
-        when nothing older remains."""
+    async def unfetched_page(
+        self, days: int | None, canceled_days: int, after: int, limit: int
+    ) -> tuple[list[int], int | None]:
+        """Successes nobody fetched for so many days (None: for ever), and canceled tasks of their age, on a page of the
+        oldest; the id to go on after, None when nothing older remains."""
 
     async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
         """Dead tasks past their retention with their staged file."""
@@ -215,6 +218,19 @@ class Sweeps(Protocol):
 
     async def prune_dead_events(self, days: int, limit: int) -> int:
         """Events that died that long ago."""
+
+    async def prune_dead_messages(self, days: int, limit: int) -> int:
+        """Records that could not be understood, that old."""
+
+    async def prune_operations(self, days: int, limit: int) -> int:
+        """Entries of the operation log that old, the oldest first."""
+
+    async def mark_operations(self) -> None:
+        """Choose up to which task the operation log is proved next."""
+
+    async def fill_operations(self, limit: int, older_than_seconds: float) -> tuple[int, bool]:
+        """Write the entries that tasks below the mark lack, if the mark is that old and nothing can commit below it any
+        more; returns how many, and whether there are more tasks to look at."""
 
     async def fold_statistics(self, limit: int) -> int:
         """Move counted calls into the daily table; returns how many counts were moved."""

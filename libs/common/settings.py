@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     max_wait_seconds: int = Field(86_400, gt=0, description="longest wait in the queue before a task ends as timeout")
     upload_max_seconds: int = Field(86_400, gt=0, description="how long an upload is tried again")
     unfetched_days: int = Field(90, ge=0, description="when successes nobody fetched are deleted; 0: never")
-    dead_days: int = Field(30, ge=1, description="when dead tasks are deleted")
+    dead_days: int = Field(30, ge=1, description="when dead and canceled tasks are deleted")
+    op_log_days: int = Field(30, ge=1, description="how long entries of the operation log are kept")
     timezone: str = Field("UTC", description="time zone of statistics and quota days, and of the old routes' times")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")

@@ -22,8 +22,8 @@ from services.api.bodies import ClientGone, read_body, replay, require_json
 from services.api.headers import named_headers
 from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
-from services.api.problems import problem_of
-from services.api.routes import docs, health, models, tasks
+from services.api.problems import Problem, problem_of
+from services.api.routes import docs, health, models, op_log, tasks
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
 from services.api.tracing import trace_id_of, traceparent_of
@@ -50,7 +50,7 @@ def rest_app() -> FastAPI:
         redirect_slashes=False,
         strict_content_type=False,
     )
-    for router in (tasks.router, models.router, health.router, docs.router):
+    for router in (tasks.router, models.router, op_log.router, health.router, docs.router):
         app.include_router(router)
     for kind in (SluicewayError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_problem)
@@ -89,7 +89,7 @@ class Gateway:
             await self._rest(scope, receive, send)
             return
         answer = _Watched(send, closing=self._health.draining)
-        began = time.perf_counter()
+        scope["began"] = began = time.perf_counter()
         try:
             await self._answer(scope, receive, answer)
         finally:
@@ -115,7 +115,7 @@ class Gateway:
             if send.status:
                 return
             if old:
-                await self._legacy.refuse(send, problem)
+                await self._legacy.refuse(scope, send, problem)
             else:
                 await send_problem(send, problem, trace_id_of(trace))
 
@@ -127,9 +127,14 @@ class Gateway:
 
     async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         path, hot = scope["path"], scope["method"] == "POST"
-        caller, body = await self._enter(scope, receive, self._batch_limit if path == _BATCH else self._body_limit)
-        if body:
-            require_json(scope["named"])
+        try:
+            caller, body = await self._enter(scope, receive, self._batch_limit if path == _BATCH else self._body_limit)
+            if body:
+                require_json(scope["named"])
+        except Problem as problem:
+            if hot and path in (_CREATE, _BATCH) and "caller" in scope:
+                self._create.unread(scope, scope["caller"], problem, trace)
+            raise
         if hot and path == _CREATE:
             await self._create.single(scope, body, caller, trace, send)
         elif hot and path == _BATCH:

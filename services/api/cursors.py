@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from services.api.problems import Problem
 
-Kind: TypeAlias = Literal["task", "model"]
+Kind: TypeAlias = Literal["task", "model", "operation"]
 
 
 def cursor_of(kind: Kind, before: int | None) -> str | None:

@@ -130,3 +130,26 @@ ATTEMPTS: Final = {
 HISTORY: Final = {
     "items": [{"at": "2026-11-23T09:00:01.500000Z", "kind": "retry", "attempt": 1, "version": 4, "detail": ""}]
 }
+OPERATION_PAGE: Final = {
+    "items": [
+        {
+            "at": "2026-11-23T09:00:00.030000Z",
+            "type": "createTask",
+            "creator": "shop",
+            "ip": "192.0.2.7",
+            "user_agent": "shop/1.4",
+            "path": "/v1/tasks",
+            "method": "POST",
+            "biz_name": "greeting-17",
+            "model": "speech",
+            "task_id": _ID,
+            "success": True,
+            "replayed": False,
+            "error": "",
+            "cost_ms": 4,
+            "request": '{"model":"speech","payload":{"text":"Good morning"},"biz_name":"greeting-17"}',
+            "response": '{"id":"01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10","model":"speech","status":"submitted"}',
+        }
+    ],
+    "next_cursor": None,
+}

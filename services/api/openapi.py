@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
-from services.api.routes import models, tasks
+from services.api.routes import models, op_log, tasks
 from services.api.routes.context import Submitter
 from services.api.routes.documented import answers
 from services.api.schemas import TaskBatchIn, TaskIn
@@ -113,7 +113,8 @@ def create_tasks(
 
 def document() -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
-    routes = [route for router in (_described, tasks.router, models.router, legacy.router) for route in router.routes]
+    routers = (_described, tasks.router, models.router, op_log.router, legacy.router)
+    routes = [route for router in routers for route in router.routes]
     described = get_openapi(
         title=TITLE, version=VERSION, openapi_version="3.1.0", description=DESCRIPTION, routes=routes
     )

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from libs.common.ports_tasks import IdempotencyKey
 from services.api import strict_json
+from services.api.operation_log import REQUEST_BYTES
 from services.api.problems import Problem, pointed
 from services.api.schemas import BATCH_LIMIT, TaskIn
 from services.api.strict_json import BadJson, Payload
@@ -20,7 +21,8 @@ BATCH_ROUTE: Final = "POST /v1/tasks/batch"
 _KEY_LIMIT: Final = 255
 
 _TASK: Final = strict_json.members({"payload": strict_json.payload})
-_BATCH: Final = strict_json.members({"tasks": strict_json.elements(_TASK)})
+#: One byte more than the operation log keeps: it sees that there was more.
+_BATCH: Final = strict_json.members({"tasks": strict_json.elements(strict_json.quoted(_TASK, REQUEST_BYTES + 1))})
 _check: Final = TypeAdapter(TaskIn).validate_python
 
 
@@ -35,8 +37,9 @@ class Orders:
         members = _read(body, _TASK)
         return self._order(members, trace, _key(CREATE_ROUTE, key, body) if key is not None else None)
 
-    def batch(self, body: bytes, trace: str, key: bytes | None) -> list[Order | Problem]:
-        """The orders of POST /v1/tasks/batch, each or what is wrong with it; raises Problem when there is no list.
+    def batch(self, body: bytes, trace: str, key: bytes | None) -> list[tuple[bytes, Order | Problem]]:
+        """The orders of POST /v1/tasks/batch, each or what is wrong with it, behind how it was written (cut as the
+        operation log cuts it); raises Problem when there is no list.
 
         With an Idempotency-Key each place in the list has a key of its own: repeating a batch that was accepted in
         part creates only what is missing.
@@ -47,7 +50,7 @@ class Orders:
             raise _invalid([{"pointer": "/tasks", "detail": f"send an object with 1 to {BATCH_LIMIT} tasks alone"}])
         if key is not None:
             _check_key(key)
-        return [self._item(item, trace, key, place) for place, item in enumerate(items)]
+        return [(item.start, self._item(item.value, trace, key, place)) for place, item in enumerate(items)]
 
     def _item(self, item: Any, trace: str, key: bytes | None, place: int) -> Order | Problem:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -87,6 +88,17 @@ class TaskQuery(_Request):
     model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
     status: str | None = Field(None, description="Status words, comma separated.", examples=["submitted,queued"])
     biz_name: Text | None = Field(None, max_length=BIZ_NAME_LIMIT)
+    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
+    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+
+
+class OperationQuery(_Request):
+    """What the operation log is narrowed to."""
+
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    task_id: UUID | None = Field(None, alias="taskId", description="Entries of one task.")
+    biz_name: Text | None = Field(None, alias="bizName", max_length=BIZ_NAME_LIMIT)
     limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
 

@@ -215,3 +215,31 @@ class HistoryItems(BaseModel):
     """Oldest first."""
 
     items: list[HistoryOut]
+
+
+class OperationOut(BaseModel):
+    """One attempt to create a task, accepted or refused."""
+
+    at: datetime
+    type: str
+    creator: str
+    ip: str
+    user_agent: str
+    path: str
+    method: str
+    biz_name: str
+    model: str
+    task_id: str | None
+    success: bool
+    replayed: bool = Field(description="An earlier request with the same Idempotency-Key had made the task.")
+    error: str
+    cost_ms: int | None = Field(description="Null where the entry was made from the task afterwards.")
+    request: str | None = Field(description="The body as it was sent, secrets masked, cut to 4 KiB.")
+    response: str | None = Field(description="The answer, cut to 1 KiB.")
+
+
+class OperationPage(BaseModel):
+    """Newest first. A page may be short, even empty, and still have a next one."""
+
+    items: list[OperationOut]
+    next_cursor: str | None

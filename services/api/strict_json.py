@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner that json itself uses
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -26,6 +26,13 @@ class Payload:
     """A value exactly as it was written: the spelling of its numbers and the order of its keys are its sender's."""
 
     raw: bytes
+    value: Any
+
+
+class Quoted(NamedTuple):
+    """A value, and how it begins."""
+
+    start: bytes
     value: Any
 
 
@@ -102,6 +109,16 @@ def payload(text: str, at: int) -> tuple[Payload, int]:
     """Reads any value and keeps how it was written."""
     value, end = _value(text, at)
     return Payload(text[at:end].encode(), value), end
+
+
+def quoted(reader: Reader, most: int) -> Reader:
+    """Reads a value by `reader` and keeps how it was written up to `most` characters."""
+
+    def read_quoted(text: str, at: int) -> tuple[Quoted, int]:
+        value, end = reader(text, at)
+        return Quoted(text[at : min(end, at + most)].encode(), value), end
+
+    return read_quoted
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:

@@ -9,6 +9,7 @@ import orjson
 
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_operations import OperationView
 from libs.common.ports_tasks import TaskView
 
 MASK: Final = "********"
@@ -107,6 +108,28 @@ def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
 def history_view(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of a task's history."""
     return {name: row[name] for name in ("at", "kind", "attempt", "version", "detail")}
+
+
+def operation_view(operation: OperationView) -> dict[str, Any]:
+    """An entry of the operation log."""
+    return {
+        "at": operation.at,
+        "type": operation.type,
+        "creator": operation.creator,
+        "ip": operation.ip,
+        "user_agent": operation.user_agent,
+        "path": operation.path,
+        "method": operation.method,
+        "biz_name": operation.biz_name,
+        "model": operation.model,
+        "task_id": str(operation.task_id) if operation.task_id is not None else None,
+        "success": operation.success,
+        "replayed": operation.replayed,
+        "error": operation.error,
+        "cost_ms": operation.cost_ms,
+        "request": operation.request,
+        "response": operation.response,
+    }
 
 
 def _result(task: TaskView) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresModels
+from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.adapters.redis.connection import open_redis
@@ -39,6 +40,7 @@ from services.api.legacy.routes import old_routes
 from services.api.legacy.rows import Rows
 from services.api.legacy.statistics import LegacyStatistics
 from services.api.legacy.tasks import LegacyTasks
+from services.api.operation_log import OperationLog, open_operation_log
 from services.api.orders import Orders
 from services.api.reading import Reading
 from services.api.routes.context import UseCases
@@ -75,16 +77,19 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         gate = RedisQueueGate(redis, rebuilder)
 
         cache, room = ModelCache(models), WaitRoom(tasks.final_among)
+        operations = PostgresOperations(database)
+        operation_log = await stack.enter_async_context(open_operation_log(operations))
         submission = await _submission(stack, cache, gate, tasks, hints, ring if settings.oss_url else None)
         cases = UseCases(
             Administration(models, cache, hints, seal=ring, guard=guard, adapters=ADAPTERS),
             Reading(tasks, room),
+            operations,
             Canceling(tasks, gate, hints),
         )
         gateway = Gateway(
             _identity(settings, database),
-            CreateTask(submission, Orders(settings.payload_max_bytes)),
-            _legacy(settings, PostgresLegacyRows(database), cases, submission),
+            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log),
+            _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
             cases,
             health,
             payload_limit=settings.payload_max_bytes,
@@ -115,14 +120,16 @@ def _identity(settings: Settings, database: Database) -> Identity:
     )
 
 
-def _legacy(settings: Settings, stored: LegacyRows, cases: UseCases, submission: Submission) -> LegacyFace:
+def _legacy(
+    settings: Settings, stored: LegacyRows, cases: UseCases, submission: Submission, operations: OperationLog
+) -> LegacyFace:
     rows = Rows(ZoneInfo(settings.timezone))
     routes = old_routes(
         LegacyModels(cases.administration, stored, rows),
         LegacyTasks(submission, cases.reading, stored, rows, payload_limit=settings.payload_max_bytes),
         LegacyStatistics(stored, rows, tenants_of("SLUICEWAY_STAT_READERS", settings.stat_readers)),
     )
-    return LegacyFace(routes, refuse_with_200=settings.legacy_http_200)
+    return LegacyFace(routes, operations, refuse_with_200=settings.legacy_http_200)
 
 
 async def _submission(

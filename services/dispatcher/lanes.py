@@ -51,6 +51,7 @@ class _Lane:
     low: int = 0
     heads: list[Key] = field(default_factory=lambda: [_FIRST, _FIRST])
     hinted: list[Key | None] = field(default_factory=lambda: [None, None])
+    fresh_first: bool = False  #: whose turn it is: a returning row was taken last
 
 
 class LaneBook:
@@ -212,13 +213,16 @@ class LaneBook:
             if key is not None and key < lane.heads[klass]:
                 lane.heads[klass] = key
             lane.hinted[klass] = None
-        return LaneAsk(lane.info.lane, lane.asked, lane.low, lane.heads[0], lane.heads[1])
+        return LaneAsk(lane.info.lane, lane.asked, lane.low, lane.heads[0], lane.heads[1], lane.fresh_first)
 
     def _settle_lane(self, lane: _Lane, rows: Sequence[LeasedRow], room: int, truncated: bool) -> bool:
         """Move the cursors; returns whether the lane has more to give."""
         for row in rows:
             if row.key > lane.heads[row.klass]:
                 lane.heads[row.klass] = row.key
+        returning = sum(row.klass == 0 for row in rows)
+        if returning * 2 != len(rows):  # one to one, as far as both are there: who is ahead was taken last
+            lane.fresh_first = returning * 2 > len(rows)
         lane.tenant.credit -= len(rows)
         left = room - len(rows)
         if left <= 0:

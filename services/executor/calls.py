@@ -31,7 +31,10 @@ class ModelCalls:
         self._headers: dict[int, tuple[bytes, tuple[tuple[str, str], ...]]] = {}
 
     async def call(self, run: Run) -> StagedFile:
-        """Call the model within its time and stage the answer. Raises ModelError or StagingFull."""
+        """Call the model within its time and stage the answer. Raises ModelError or StagingFull.
+
+        `run.called` says afterwards whether the model was asked: what staging refused before was not.
+        """
         model, attempt = run.model, run.attempt
         adapter = self._adapters.get(model.adapter)
         if adapter is None:
@@ -45,6 +48,7 @@ class ModelCalls:
             headers=self._headers_of(model),
         )
         async with self._staging.create(attempt.public_id, attempt.number) as sink:
+            run.called = True
             return await adapter.invoke(call, sink)
 
     def _headers_of(self, model: Model) -> tuple[tuple[str, str], ...]:

@@ -35,6 +35,8 @@ log = get_logger()
 #: Jitter only adds: tasks that failed together must not come back as a wall.
 _JITTER: Final = 0.25
 _STAGING_FULL_SECONDS: Final = 5.0
+#: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
+_UNCALLED_SECONDS: Final = 10.0
 #: How adapters call a call that used up its time: the task's status is `timeout` then, not `failed`.
 _TIMEOUT_CODE: Final = "model_timeout"
 
@@ -114,13 +116,13 @@ class Execution:
         """How the attempt ended; None when it is not ours any more."""
         try:
             if run.stop is not None:
-                return _interrupted(run.stop)
+                return _interrupted(run.stop, run)
             staged = run.staged or await self._generate(run)
             return await self._upload(run, staged)
         except asyncio.CancelledError:
             if run.stop is None:
                 raise
-            return _interrupted(run.stop)
+            return _interrupted(run.stop, run)
         except (NotOurs, HandedOver):
             return None
         except ModelError as error:
@@ -139,7 +141,6 @@ class Execution:
         await failpoint("executor/before-call")
         if not self._trust.trusted:
             await self._trust.regain()
-        run.called = True
         staged = run.staged = await self._calls.call(run)
         await failpoint("executor/after-call")
         await failpoint("executor/before-generated")
@@ -204,8 +205,11 @@ def _course(run: Run) -> Course:
     )
 
 
-def _interrupted(why: Stop) -> Outcome | None:
+def _interrupted(why: Stop, run: Run) -> Outcome | None:
     match why:
+        case Stop.CANCELED if not run.called and run.phase is Phase.NONE:
+            # Handed back, so that a call that never began is not counted; the janitor ends what waits and is canceled.
+            return HandedBack("canceled before its call", _UNCALLED_SECONDS)
         case Stop.CANCELED:
             return Canceled()
         case Stop.DRAINED:

@@ -21,6 +21,7 @@ from services.janitor.returns import Returns
 from services.janitor.sweeps.expiry import Expiry
 from services.janitor.sweeps.figures import Figures
 from services.janitor.sweeps.leaks import Leaks, permits, slots
+from services.janitor.sweeps.operations import Operations
 from services.janitor.sweeps.overdue import Overdue
 from services.janitor.sweeps.promote import Promote
 from services.janitor.sweeps.prune import Prune
@@ -63,6 +64,7 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
     }
     republish = Republish(stores.sweeps, wake, watch)
     overdue = Overdue(stores.sweeps, returns, wake, rng, upload_seconds=settings.upload_max_seconds)
+    operations = Operations(stores.sweeps, days=settings.op_log_days)
     by_interval: dict[str, Action] = {
         "heal": republish.heal_leases,
         "republish": republish.republish_lost,
@@ -71,6 +73,8 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
         "model-deleted": ClosedLanes(stores.sweeps, endings).sweep,
         **_reconcile(stores, settings.janitor_interval),
         **_clean(stores, settings),
+        "operations": operations.fill,
+        "operations-pruned": operations.prune,
         "statistics": Statistics(stores.sweeps).sweep,
         "figures": Figures(stores.sweeps, stores.gate, stores.permits).sweep,
     }

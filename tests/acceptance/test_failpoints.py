@@ -104,6 +104,18 @@ async def executor_stops(road: Road, process: ServiceProcess) -> Sequence[str]:
     return ids
 
 
+async def died_before_its_entries(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """Tasks are accepted, and the process dies before it has written down who asked for them."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    ids = await road.submit(tenant, 3)
+    await road.died(process)
+    await road.start("api")
+    entries = "SELECT count(*) = 3 AS count FROM op_log WHERE task_id IS NOT NULL AND cost_ms IS NULL"
+    await until(lambda: _counted(road, entries), 30, "the janitor writes the entries")
+    return ids
+
+
 async def canceled(road: Road, _: ServiceProcess) -> Sequence[str]:
     """A waiting task is canceled; the caller whose connection broke asks again."""
     tenant = await road.tenant()
@@ -269,6 +281,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "api/after-commit": (created_with_key, {}),
     "api/before-cancel": (canceled, {}),
     "api/after-cancel": (canceled, {}),
+    "api/before-operations": (died_before_its_entries, {}),
     "dispatcher/before-lease": (plain, {}),
     "dispatcher/after-lease": (plain, {}),
     "dispatcher/after-publish": (plain, {}),
@@ -310,6 +323,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/before-reconcile": (plain, {}),
     "janitor/before-delete": (expired, {}),
     "janitor/before-prune": (plain, {}),
+    "janitor/before-operations": (plain, {}),
     "janitor/before-statistics": (plain, {}),
 }
 #: Ends that are no success are the point of these.
@@ -318,6 +332,7 @@ OTHER_ENDS = {overdue, waiting_too_long, refused_by_the_broker, canceled}
 SHORT = {
     "api/gate-taken",
     "api/after-commit",
+    "api/before-operations",
     "dispatcher/after-publish",
     "dispatcher/before-event-delete",
     "executor/after-claim",

@@ -64,6 +64,19 @@ async def test_returning_rows_share_with_fresh_ones_one_to_one(desk: QueueDesk) 
     assert set(taken) == {*returning[:4], *fresh[:4]}
 
 
+async def test_a_lane_with_room_for_one_gives_either_class_as_it_is_told(desk: QueueDesk) -> None:
+    lane = await desk.lane(concurrency=50)
+    returning, fresh = await desk.create(lane, 4), await desk.create(lane, 4)
+    await desk.sql("UPDATE dispatch SET class = 0 WHERE id = ANY ($1::bigint[])", returning)
+    taken = []
+    for fresh_first in (False, True, False, True):
+        turn = await desk.queue.lease_due([LaneAsk(lane, 1, 0, FIRST, FIRST, fresh_first)], 1, 1, [])
+        taken += [row.id for row in turn.rows]
+    assert taken == [returning[0], fresh[0], returning[1], fresh[1]]
+    turn = await desk.queue.lease_due([LaneAsk(lane, 3, 0, FIRST, FIRST, True)], 3, 1, [])
+    assert {row.id for row in turn.rows} == {fresh[2], returning[2], fresh[3]}
+
+
 async def test_quanta_interleave_lanes_and_the_batch_cuts_them_fairly(desk: QueueDesk) -> None:
     lanes = [await desk.lane(concurrency=50) for _ in range(3)]
     for lane in lanes:

@@ -7,8 +7,9 @@ import asyncio
 import orjson
 import pytest
 
-from libs.common.domain.model_errors import ModelError, UploadFailed, UploadUnauthorized
+from libs.common.domain.model_errors import ModelError, StagingFull, UploadFailed, UploadUnauthorized
 from libs.common.domain.task import TaskStatus
+from libs.common.runtime import failpoints
 from tests.support.executor_rig import Rig, Through, answer_lost, until
 
 
@@ -245,6 +246,48 @@ async def test_a_canceled_call_is_aborted(rig: Rig) -> None:
     assert running.staging.files == {}
     await rig.nothing_taken(model)
     assert await rig.sql("SELECT 1 FROM cancel_request") == []
+
+
+async def counted(rig: Rig) -> int:
+    """Calls in the statistics."""
+    return int((await rig.sql("SELECT coalesce(sum(calls), 0) AS calls FROM stat_delta"))[0]["calls"])
+
+
+async def test_a_task_canceled_before_its_call_goes_back_and_is_not_counted(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    failpoints.arm("executor/before-call:1:delay=60000")
+    try:
+        ids = await rig.make_tasks(model)
+        await rig.dispatch(model)
+        await until(failpoints.reached, "the attempt is about to call")
+        assert await counted(rig) == 1
+        running.executor.runs.cancel(ids)
+        await until(lambda: len(running.executor.runs) == 0, "the attempt is over")
+    finally:
+        failpoints.arm("")
+    assert rig.model.calls == []
+    assert await counted(rig) == 0
+    (row,) = await rig.sql("SELECT state, attempt, due_at > now() AS later FROM dispatch")
+    assert tuple(row) == (2, 0, True)  # for the janitor, which ends what waits and is canceled
+
+
+async def test_a_call_that_staging_refuses_beforehand_is_not_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StagingFull("no room")
+
+    model = await rig.make_model()
+    running = await rig.executor()
+    monkeypatch.setattr(running.staging, "create", full)
+    await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def handed_back() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM history WHERE kind = 'release'"))
+
+    await until(handed_back, "it is handed back")
+    assert rig.model.calls == []
+    assert await counted(rig) == 0
 
 
 async def test_who_lost_its_token_writes_nothing(rig: Rig) -> None:

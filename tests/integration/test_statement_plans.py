@@ -32,7 +32,15 @@ UPDATE dispatch SET held_by = 1 WHERE state = 1 AND id % 3 = 0;
 UPDATE dispatch SET token = gen_random_uuid(), executor = 1, started_at = now(), until = now()
   WHERE state = 1 AND id % 3 = 1;
 """
+OPERATIONS = f"""
+INSERT INTO op_log (tenant_id, task_id, success) SELECT 1, public_id, true FROM task;
+INSERT INTO op_log_mark (upto, candidate, horizon, marked_at)
+VALUES ({READY}, {READY + IN_FLIGHT}, '3', now() - interval '1 hour');
+"""
 STATEMENTS = {
+    "fill_operations": "20, 5",
+    "prune_operations": "30, 20",
+    "mark_operations": "",
     "beat": "1, 0, 0, true",
     "heal_leases": "60",
     "republish_lost": "30, 100",
@@ -56,7 +64,7 @@ async def queue(database_url: str) -> AsyncIterator[asyncpg.pool.PoolConnectionP
     """A connection as the hot pool has them, to a queue of which little is in flight."""
     async with open_database(database_url) as database, database.pool.acquire() as connection:
         await connection.execute("ALTER TABLE dispatch SET (autovacuum_enabled = false)")
-        await connection.execute(QUEUE)
+        await connection.execute(QUEUE + OPERATIONS)
         for name, arguments in STATEMENTS.items():
             await connection.execute(f"PREPARE {name} AS {database.statement(name)}")
             assert arguments or "$1" not in database.statement(name)

@@ -83,9 +83,12 @@ async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_d
     await house.sql("UPDATE task SET fetched_at = now() WHERE id = $1", ids[1])
     await house.sql("UPDATE task SET status = 9, files = NULL WHERE id = $1", ids[2])
     await house.sql("UPDATE task SET created_at = now(), finished_at = now() WHERE id = $1", ids[3])
-    assert await expiry_of(house, unfetched_days=0).unfetched() == 0
+    assert await expiry_of(house, unfetched_days=0, dead_days=99).unfetched() == 0
+    never = expiry_of(house, unfetched_days=0)
+    assert await never.unfetched() + await never.unfetched() == 1, "a canceled task goes as the dead do"
+    assert await stored(house) == {ids[0], ids[1], ids[3]}
     expiry = expiry_of(house)
-    assert await expiry.unfetched() + await expiry.unfetched() + await expiry.unfetched() == 2
+    assert await expiry.unfetched() + await expiry.unfetched() + await expiry.unfetched() == 1
     assert await stored(house) == {ids[1], ids[3]}
 
 
@@ -136,12 +139,17 @@ async def test_old_rows_are_pruned(house: House) -> None:
     )
     await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1), (999999)", running.id)
     await house.sql(
+        'INSERT INTO dead_message (topic, partition, "offset", digest, cause, died_at)'
+        " VALUES ('t', 0, 1, '', 'c', now() - interval '31 days'), ('t', 0, 2, '', 'c', now() - interval '29 days')"
+    )
+    await house.sql(
         "INSERT INTO executor (id, name, slots, stopped_at) VALUES (777, 'old', 1, now() - interval '31 days')"
     )
     failpoints.arm("janitor/before-prune:1:raise")
     with pytest.raises(FailpointRaised):
         await Prune(house.sweeps, dead_days=30).sweep()
-    assert await Prune(house.sweeps, dead_days=30).sweep() == 3
+    assert await Prune(house.sweeps, dead_days=30).sweep() == 4
+    assert await house.value('SELECT array_agg("offset") FROM dead_message') == [2]
     assert await house.value("SELECT count(*) FROM idempotency") == 2
     assert await house.value("SELECT array_agg(task_id) FROM cancel_request") == [running.id]
     assert await house.value("SELECT count(*) FROM executor WHERE id = 777") == 0

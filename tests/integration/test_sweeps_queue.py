@@ -52,6 +52,18 @@ async def test_due_retries_take_a_slot_and_stand_where_their_failure_put_them(ho
     assert await retries_of(house).sweep() == 0
 
 
+async def test_a_retry_that_grew_too_old_for_the_tail_goes_to_the_head(house: House) -> None:
+    model = await house.model(max_concurrency=10, retry_queue_max_seconds=60)
+    young, old = await failed(house, model, 2, head=False)
+    await house.sql("UPDATE task SET created_at = now() - interval '61 s' WHERE id = $1", old)
+    (fresh,) = await house.tasks(model)
+    assert await retries_of(house).sweep() == 2
+    tail, head = await house.state(young), await house.state(old)
+    assert (head["class"], head["position"]) == (0, old)
+    assert tail["class"] == 1
+    assert tail["position"] > fresh, "behind what came while it waited for its slot"
+
+
 async def test_a_full_gate_puts_retries_off_spread_and_others_go_on(house: House) -> None:
     model, free = await house.model(queue_limit=3, max_concurrency=20), await house.model(max_concurrency=20)
     waiting, others = await failed(house, model, 8), await failed(house, free, 2)

@@ -283,6 +283,20 @@ async def a_staged_output_is_gone(scene: Scene) -> None:
     await scene.sql("UPDATE dead_task SET staged = 'database:'")
 
 
+async def an_accepted_task_is_not_in_the_operation_log(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET created_at = now() - interval '2 min' WHERE id = $1", scene.waiting)
+
+
+async def an_accepted_task_is_logged_as_refused(scene: Scene) -> None:
+    await an_accepted_task_is_not_in_the_operation_log(scene)
+    for success in (True, False):
+        await scene.sql(
+            "INSERT INTO op_log (tenant_id, task_id, success, replayed)"
+            " SELECT tenant_id, public_id, $2, NOT $2 FROM task WHERE id = $1",
+            scene.waiting, success,
+        )  # fmt: skip
+
+
 async def a_failure_is_not_listed(scene: Scene) -> None:
     await scene.sql("DELETE FROM dead_task")
 
@@ -347,6 +361,8 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I20", half_a_staged_file_was_left_behind),
     ("I20", a_staged_output_was_left_behind),
     ("I20", a_staged_output_is_gone),
+    ("I24", an_accepted_task_is_not_in_the_operation_log),
+    ("I24", an_accepted_task_is_logged_as_refused),
     ("I27", a_failure_is_not_listed),
     ("I27", a_dead_task_has_no_payload),
     ("I27", a_success_is_listed_as_dead),

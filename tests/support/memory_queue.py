@@ -105,7 +105,7 @@ class MemoryQueue:
                 key=lambda row: row.key,
             )
             ranked += [(nth, klass, row) for nth, row in enumerate(rows)]
-        return [row for *_, row in sorted(ranked, key=lambda entry: entry[:2])]
+        return [row for *_, row in sorted(ranked, key=lambda entry: (entry[0], (entry[1] == 1) != ask.fresh_first))]
 
     async def close_leases(self, leases: Sequence[int]) -> None:
         self.open_leases -= set(leases)

@@ -21,6 +21,7 @@ class Call:
     name: str
     began: float
     ended: float | None = None
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass
@@ -50,7 +51,7 @@ class MockModel:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
         route, name = request.path, str(body.get("name", ""))
-        call = Call(route, name, time.monotonic())
+        call = Call(route, name, time.monotonic(), headers=dict(request.headers))
         self.calls.append(call)
         self.by_name[name] += 1
         self.running[route] += 1

@@ -42,6 +42,7 @@ _SLICED: Final = (
     _Statement("I10", "audit_unclaimed", "open", (PATIENCE_SECONDS,), "is a janitor running? it publishes it again"),
     _Statement("I15", "audit_stale_tokens", "attempts"),
     _Statement("I20", "audit_staged_outputs", "open", repair="delete a staged output that no task needs"),
+    _Statement("I24", "audit_operations", "tasks", (PATIENCE_SECONDS,), "is a janitor running? it writes the entry"),
     _Statement("I27", "audit_dead", "dead"),
 )
 _WHOLE: Final = (

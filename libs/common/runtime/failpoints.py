@@ -20,6 +20,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "api/after-commit": "The create is committed, the caller has no answer yet.",
     "api/before-cancel": "A cancel is about to be written.",
     "api/after-cancel": "A cancel is written, its slot is not given back yet.",
+    "api/before-operations": "Entries of the operation log are about to be written.",
     "cli/import-before-commit": "A slice of an old gateway's rows is written but not committed.",
     "cli/import-after-commit": "A slice of an old gateway's tasks is committed, its gate slots are not taken yet.",
     "cli/before-reseal": "A page of secrets is sealed anew, nothing is written yet.",
@@ -64,6 +65,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "janitor/before-reconcile": "Leaked slots and permits are about to be given back.",
     "janitor/before-delete": "Expired tasks are about to be deleted.",
     "janitor/before-prune": "Old rows are about to be deleted in slices.",
+    "janitor/before-operations": "Missing entries of the operation log are about to be written.",
     "janitor/before-statistics": "Request counts are about to be folded into the daily table.",
 }
 

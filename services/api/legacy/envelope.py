@@ -78,17 +78,26 @@ def refusal_of(problem: Problem) -> Refusal:
     return Refusal(code, message)
 
 
+def enveloped(data: Any) -> dict[str, Any]:
+    """An answer."""
+    return {"code": OK, "message": "OK", "data": data}
+
+
+def enveloped_refusal(refusal: Refusal) -> dict[str, Any]:
+    """A refusal."""
+    return {"code": refusal.code, "message": refusal.message, "data": None}
+
+
 async def send_data(send: Send, data: Any) -> None:
     """Answer with data."""
-    await _send(send, 200, {"code": OK, "message": "OK", "data": data})
+    await _send(send, 200, enveloped(data))
 
 
 async def send_refusal(send: Send, problem: Problem, *, status: int | None = None) -> None:
     """Answer with a refusal; its HTTP status is the code's unless another one is given."""
     refusal = refusal_of(problem)
     headers = [(name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()]
-    body = {"code": refusal.code, "message": refusal.message, "data": None}
-    await _send(send, status or refusal.status, body, headers)
+    await _send(send, status or refusal.status, enveloped_refusal(refusal), headers)
 
 
 async def _send(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 from starlette.types import Scope, Send
 
@@ -12,10 +13,13 @@ from libs.common.ports_tasks import KeyOwner
 from services.api.auth import require
 from services.api.bodies import require_plain
 from services.api.legacy.decoding import decode
-from services.api.legacy.envelope import send_data, send_refusal
+from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_data, send_refusal
 from services.api.legacy.given import Given
+from services.api.operation_log import OperationLog, asked_by
 from services.api.problems import Problem
+from services.api.schemas import BIZ_NAME_LIMIT
 
+CREATE: Final = "/task/createTask"
 _PREFIXES: Final = ("/model/", "/task/", "/stat/")
 
 
@@ -43,10 +47,17 @@ class OldRoute:
 class LegacyFace:
     """Answers requests of the old routes, refusals included."""
 
-    def __init__(self, routes: Mapping[tuple[str, str], tuple[str, Handler]], *, refuse_with_200: bool) -> None:
+    def __init__(
+        self,
+        routes: Mapping[tuple[str, str], tuple[str, Handler]],
+        operations: OperationLog,
+        *,
+        refuse_with_200: bool,
+    ) -> None:
         self._routes = {
             (method, path): OldRoute(path, scope, handle) for (method, path), (scope, handle) in routes.items()
         }
+        self._operations = operations
         self._refuse_with_200 = refuse_with_200
 
     @staticmethod
@@ -56,17 +67,37 @@ class LegacyFace:
 
     async def answer(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """Answer with data; raises what the route raises, for `refuse`."""
+        scope["body"] = body
         scope["route"] = route = self._route(scope["method"], scope["path"])
         require(caller, route.scope)
         named = scope["named"]
         if body:
             require_plain(named)
-        given = await decode(scope["query_string"], named, body)
-        await send_data(send, await route.handle(Asked(caller, given, trace)))
+        scope["given"] = given = await decode(scope["query_string"], named, body)
+        data = await route.handle(Asked(caller, given, trace))
+        if route.path_format == CREATE:
+            self._note(scope, enveloped(data), task_id=UUID(data["taskId"]))
+        await send_data(send, data)
 
-    async def refuse(self, send: Send, problem: Problem) -> None:
+    async def refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
         """Answer with a refusal."""
+        if scope["path"] == CREATE and scope["method"] == "POST" and "caller" in scope:
+            refusal = refusal_of(problem)
+            self._note(scope, enveloped_refusal(refusal), error=f"{refusal.code}: {refusal.message}")
         await send_refusal(send, problem, status=200 if self._refuse_with_200 else None)
+
+    def _note(self, scope: Scope, response: dict[str, Any], *, task_id: UUID | None = None, error: str = "") -> None:
+        """A create, as far as it could be read."""
+        given: Given | None = scope.get("given")
+        self._operations.note(
+            asked_by(scope, scope["caller"]),
+            request=scope.get("body") or scope["query_string"],
+            response=response,
+            model=_said(given, "modelName"),
+            biz_name=_said(given, "bizName"),
+            task_id=task_id,
+            error=error,
+        )
 
     def _route(self, method: str, path: str) -> OldRoute:
         route = self._routes.get((method, path))
@@ -78,3 +109,11 @@ class LegacyFace:
                 "method_not_allowed", f"{path} takes {', '.join(methods)}", headers={"Allow": ", ".join(methods)}
             )
         raise Problem("not_found", "there is no such route")
+
+
+def _said(given: Given | None, name: str) -> str:
+    """A text of the request, for the log; what cannot be read is none."""
+    try:
+        return (given.text(name, BIZ_NAME_LIMIT) if given is not None else None) or ""
+    except Problem:
+        return ""

@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
+from libs.common.ports_operations import Operations
 from libs.common.ports_tasks import KeyOwner
 from services.api import strict_json
 from services.api.administration import Administration
@@ -29,6 +30,7 @@ class UseCases:
 
     administration: Administration
     reading: Reading
+    operations: Operations
     canceling: Canceling
 
 

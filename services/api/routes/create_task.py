@@ -11,9 +11,10 @@ from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
 from services.api.auth import require
+from services.api.operation_log import Asked, OperationLog, asked_by
 from services.api.orders import Orders
 from services.api.problems import Problem, pointer, problem_of
-from services.api.submission import Order, Submission
+from services.api.submission import Accepted, Order, Submission
 from services.api.tracing import trace_id_of
 from services.api.views import accepted_view
 
@@ -21,34 +22,54 @@ log = get_logger()
 
 
 class CreateTask:
-    """Answers creates; raises what Submission and Orders raise."""
+    """Answers creates, and notes each in the operation log; raises what Submission and Orders raise."""
 
-    def __init__(self, submission: Submission, orders: Orders) -> None:
+    def __init__(self, submission: Submission, orders: Orders, operations: OperationLog) -> None:
         self._submission = submission
         self._orders = orders
+        self._operations = operations
 
     async def single(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 with the task's address."""
-        require(caller, "submit")
-        order = self._orders.single(body, trace, scope["named"].get(b"idempotency-key"))
-        accepted = await self._submission.submit(caller, order)
-        task_id = str(accepted.public_id)
-        headers = [(b"location", b"/v1/tasks/" + task_id.encode())]
+        asked, order = asked_by(scope, caller), None
+        try:
+            require(caller, "submit")
+            order = self._orders.single(body, trace, scope["named"].get(b"idempotency-key"))
+            accepted = await self._submission.submit(caller, order)
+        except Exception as error:
+            self._refused(asked, order, body, problem_of(error), trace)
+            raise
+        view = self._accepted(asked, order, body, accepted)
+        headers = [(b"location", b"/v1/tasks/" + view["id"].encode())]
         if accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
-        await send_json(send, 202, accepted_view(task_id, order.model, accepted.status), headers)
+        await send_json(send, 202, view, headers)
 
     async def batch(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 when all were accepted, else 207; a verdict for each task in its place."""
-        require(caller, "submit")
-        orders = self._orders.batch(body, trace, scope["named"].get(b"idempotency-key"))
+        asked = asked_by(scope, caller)
+        try:
+            require(caller, "submit")
+            orders = self._orders.batch(body, trace, scope["named"].get(b"idempotency-key"))
+        except Exception as error:
+            self._refused(asked, None, body, problem_of(error), trace)
+            raise
         items = await asyncio.gather(
-            *[self._verdict(order, place, caller, trace) for place, order in enumerate(orders)]
+            *[
+                self._verdict(asked, written, order, place, caller, trace)
+                for place, (written, order) in enumerate(orders)
+            ]
         )
         accepted = all(item["http_status"] == 202 for item in items)
         await send_json(send, 202 if accepted else 207, {"items": items})
 
-    async def _verdict(self, order: Order | Problem, place: int, caller: KeyOwner, trace: str) -> dict[str, Any]:
+    def unread(self, scope: Scope, caller: KeyOwner, problem: Problem, trace: str) -> None:
+        """Note a create whose body was not even read."""
+        self._refused(asked_by(scope, caller), None, b"", problem, trace)
+
+    async def _verdict(
+        self, asked: Asked, written: bytes, order: Order | Problem, place: int, caller: KeyOwner, trace: str
+    ) -> dict[str, Any]:
         try:
             if isinstance(order, Problem):
                 raise order
@@ -57,7 +78,39 @@ class CreateTask:
             problem = problem_of(error)
             if problem.code == "internal":
                 log.error("request.failed", path="/v1/tasks/batch", trace_id=trace_id_of(trace), exc_info=True)
-            body = problem.body(trace_id_of(trace), inside=pointer("tasks", place))
+            inside = pointer("tasks", place)
+            body = self._refused(
+                asked, order if isinstance(order, Order) else None, written, problem, trace, inside=inside
+            )
             return {"http_status": problem.status_code, "problem": body}
-        view = accepted_view(str(accepted.public_id), order.model, accepted.status)
+        view = self._accepted(asked, order, written, accepted)
         return {"http_status": 202, **view, "replayed": accepted.replayed}
+
+    def _accepted(self, asked: Asked, order: Order, request: bytes, accepted: Accepted) -> dict[str, Any]:
+        """Note it; returns the answer."""
+        view = accepted_view(str(accepted.public_id), order.model, accepted.status)
+        self._operations.note(
+            asked,
+            request=request,
+            response=view,
+            model=order.model,
+            biz_name=order.biz_name,
+            task_id=accepted.public_id,
+            replayed=accepted.replayed,
+        )
+        return view
+
+    def _refused(
+        self, asked: Asked, order: Order | None, request: bytes, problem: Problem, trace: str, *, inside: str = ""
+    ) -> dict[str, Any]:
+        """Note it; returns the problem document."""
+        body = problem.body(trace_id_of(trace), inside=inside)
+        self._operations.note(
+            asked,
+            request=request,
+            response=body,
+            model=order.model if order is not None else "",
+            biz_name=order.biz_name if order is not None else "",
+            error=f"{problem.code}: {problem.detail}",
+        )
+        return body

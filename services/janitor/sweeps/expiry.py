@@ -1,8 +1,9 @@
 """Expiry: tasks whose time is over go, with everything that is theirs; never a result object.
 
-fetched successes     auto_clean_seconds after they were fetched
-others, and canceled  SLUICEWAY_UNFETCHED_DAYS after their end (0: never)
-dead tasks            SLUICEWAY_DEAD_DAYS after their death, and then their staged files
+fetched successes   auto_clean_seconds after they were fetched
+other successes     SLUICEWAY_UNFETCHED_DAYS after their end (0: never)
+dead tasks          SLUICEWAY_DEAD_DAYS after their death, and then their staged files
+canceled tasks      SLUICEWAY_DEAD_DAYS after their end: there is nothing to fetch, and nothing to replay
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Expiry:
         return did("expired", gone)
 
     async def unfetched(self) -> int:
-        """One page of the oldest tasks; returns how many went. The walk begins again when what follows is young."""
-        if not self._unfetched_days:
-            return 0
+        """Some pages of the oldest tasks; returns how many went. The walk begins again when what follows is young."""
         gone = 0
         for _ in range(_SLICES):
-            ids, following = await self._sweeps.unfetched_page(self._unfetched_days, self._after, _SLICE)
+            ids, following = await self._sweeps.unfetched_page(
+                self._unfetched_days or None, self._dead_days, self._after, _SLICE
+            )
             gone += len(await self._delete(ids))
             self._after = following or 0
             if not ids or following is None:

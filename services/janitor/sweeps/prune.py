@@ -13,14 +13,15 @@ _PAGES: Final = 10
 
 
 class Prune:
-    """Idempotency keys of yesterday, cancel requests of tasks that are over, executors of last month, dead events."""
+    """Idempotency keys of yesterday, cancel requests of tasks that are over, executors of last month, and what is dead
+    and belongs to no task: events, and records that could not be understood."""
 
     def __init__(self, sweeps: Sweeps, *, dead_days: int) -> None:
         self._sweeps = sweeps
         self._dead_days = dead_days
 
     async def sweep(self) -> int:
-        """One round; returns how many keys and events went."""
+        """One round; returns how many keys, events and records went."""
         gone = 0
         for _ in range(_PAGES):
             await failpoint("janitor/before-prune")
@@ -29,4 +30,5 @@ class Prune:
             if page < _PAGE:
                 break
         gone += await self._sweeps.prune_dead_events(self._dead_days, _PAGE)
+        gone += await self._sweeps.prune_dead_messages(self._dead_days, _PAGE)
         return did("prune", gone)

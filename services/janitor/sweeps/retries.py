@@ -1,8 +1,9 @@
 """Retries: failed tasks whose time has come go back into the queue, as far as the gate has room.
 
-Where they stand in it (head or tail) was decided when they failed. A failed task has no gate slot, so each takes one
-first; the gate's own limit decides, strictly. Who finds it full looks again a few seconds later, spread, so that ten
-thousand failures of one second neither come back as a wall nor cost a statement each second.
+Where they stand in it (head or tail) was decided when they failed, and is looked at again now: a task may have grown
+too old for the tail. A failed task has no gate slot, so each takes one first; the gate's own limit decides, strictly.
+Who finds it full looks again a few seconds later, spread, so that ten thousand failures of one second neither come back
+as a wall nor cost a statement each second.
 """
 
 from __future__ import annotations

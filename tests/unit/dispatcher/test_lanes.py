@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -83,6 +84,31 @@ async def test_a_lane_stays_active_only_with_more_to_give_and_room_left() -> Non
     taken = await desk.until_idle()
     assert len(taken) == 605
     assert len(desk.queue.asked[-1]) == 1, "lanes without more are not asked again"
+
+
+@given(room=st.integers(1, 5), returning=st.integers(0, 60), fresh=st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_returning_rows_take_at_most_half_of_the_starts_while_fresh_ones_wait(
+    room: int, returning: int, fresh: int
+) -> None:
+    async def story() -> list[int]:
+        desk = Desk({1: [1]}, window=room).opened()
+        desk.queue.add(1, fresh)
+        desk.queue.add(1, returning, klass=0)
+        desk.book.swept([1])
+        order: list[int] = []
+        while len(order) < returning + fresh:
+            taken = await desk.turn()
+            order += [desk.queue.rows[id_].klass for id_ in taken]
+            for id_ in taken:
+                desk.queue.finish(id_)
+            desk.book.swept([1])
+        return order
+
+    order = asyncio.run(story())
+    last_fresh = len(order) - order[::-1].index(1) if fresh else 0
+    for end in range(last_fresh + 1):
+        assert order[:end].count(0) <= order[:end].count(1) + room
 
 
 async def test_tenants_get_the_same_whatever_the_number_of_their_lanes() -> None:

@@ -74,6 +74,16 @@ class Database:
         finally:
             await self._give_back(connection)
 
+    async def copy(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Append rows to a table in a transaction of its own: the cheapest way in, which knows no conflicts."""
+        connection = await self.acquire()
+        try:
+            await connection.copy_records_to_table(table, columns=columns, records=rows, timeout=_COMMAND_SECONDS)
+        except UNREACHABLE as error:
+            raise _lost(error) from error
+        finally:
+            await self._give_back(connection)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[HotTransaction]:
         """Several hot statements in one transaction, committed at the end; rolled back if the body raises."""

@@ -146,7 +146,7 @@ def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:
     return [Placed(row["lane"], row["class"], Key(row["priority"], row["position"])) for row in rows]
 
 
-def _ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[int], ...]:
+def _ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[Any], ...]:
     return (
         [ask.lane for ask in asks],
         [ask.quantum for ask in asks],
@@ -155,6 +155,7 @@ def _ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[int], ...]:
         [ask.returning.position for ask in asks],
         [ask.fresh.priority for ask in asks],
         [ask.fresh.position for ask in asks],
+        [ask.fresh_first for ask in asks],
     )
 
 

@@ -45,7 +45,8 @@ class PostgresSweeps:
         return [DueRetry(**row) for row in await self._database.fetch("due_retries", limit)]
 
     async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
-        rows = await self._database.fetch("requeue_retries", *_versions(retries))
+        ordered = sorted(retries, key=lambda retry: retry.id)
+        rows = await self._database.fetch("requeue_retries", *_versions(ordered), [retry.head for retry in ordered])
         return {row["id"]: place for row, place in zip(rows, placed(rows), strict=True)}
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
@@ -152,8 +153,10 @@ class PostgresSweeps:
     async def expired(self, limit: int) -> list[int]:
         return [row["id"] for row in await self._database.fetch("expired_tasks", limit)]
 
-    async def unfetched_page(self, days: int, after: int, limit: int) -> tuple[list[int], int | None]:
-        rows = await self._database.fetch("unfetched_tasks", days, after, limit)
+    async def unfetched_page(
+        self, days: int | None, canceled_days: int, after: int, limit: int
+    ) -> tuple[list[int], int | None]:
+        rows = await self._database.fetch("unfetched_tasks", days, canceled_days, after, limit)
         full = len(rows) == limit and not rows[-1]["young"]
         return [row["id"] for row in rows if row["over"]], rows[-1]["id"] if full else None
 
@@ -175,6 +178,19 @@ class PostgresSweeps:
 
     async def prune_dead_events(self, days: int, limit: int) -> int:
         return len(await self._database.fetch("prune_dead_events", days, limit))
+
+    async def prune_dead_messages(self, days: int, limit: int) -> int:
+        return len(await self._database.fetch("prune_dead_messages", days, limit))
+
+    async def prune_operations(self, days: int, limit: int) -> int:
+        return len(await self._database.fetch("prune_operations", days, limit))
+
+    async def mark_operations(self) -> None:
+        await self._database.fetch("mark_operations")
+
+    async def fill_operations(self, limit: int, older_than_seconds: float) -> tuple[int, bool]:
+        rows = await self._database.fetch("fill_operations", limit, older_than_seconds)
+        return (rows[0]["filled"], rows[0]["more"]) if rows else (0, False)
 
     async def fold_statistics(self, limit: int) -> int:
         return int((await self._database.fetch("fold_statistics", limit))[0]["rows"])

@@ -164,6 +164,18 @@ SELECT coalesce(c.tenant_id, b.tenant_id) AS id, 'tenant ' || coalesce(c.tenant_
 FROM counted c FULL JOIN begun b ON b.tenant_id = c.tenant_id AND b.creator = c.creator
 WHERE coalesce(c.n, 0) <> coalesce(b.n, 0) LIMIT 1000
 
+-- name: audit_operations
+-- I24: every accepted task has one entry in the operation log that made it, and none that calls it refused, as far back
+-- as the log reaches (a day at least); those of an old gateway were not accepted here. $3 seconds.
+SELECT t.id, t.public_id::text AS subject, o.made || ' entries of the operation log made it, ' || o.refused || ' call it refused' AS detail
+FROM task t CROSS JOIN LATERAL (
+  SELECT count(*) FILTER (WHERE x.success AND NOT x.replayed) AS made, count(*) FILTER (WHERE NOT x.success) AS refused
+  FROM op_log x WHERE x.task_id = t.public_id) o
+WHERE t.id > $1 AND t.id <= $2 AND (o.made <> 1 OR o.refused > 0) AND t.created_at < now() - make_interval(secs => $3)
+  AND t.created_at > least(now() - interval '1 day', (SELECT created_at FROM op_log ORDER BY id LIMIT 1) + interval '5 minutes')
+  AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'import')
+LIMIT 1000
+
 -- name: audit_dead
 -- I27: every final failure is listed as dead, with the version of its end and its payload; nothing else is.
 SELECT coalesce(t.id, x.task_id) AS id, coalesce(t.public_id::text, 'task ' || x.task_id) AS subject, CASE

@@ -1,8 +1,8 @@
 -- name: lease_due
 -- One turn, in one round trip: kind 0 is a lane with what was seen of it, 1 a row taken, 2 a lane that somebody else had
--- locked. $1 lanes, $2 quanta, $3 lowest lease in flight, $4 $5 and $6 $7 head cursors of class 0 and 1, $8 batch,
--- $9 dispatcher, $10 acknowledged. The function stands with the tables.
-SELECT * FROM take_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+-- locked. $1 lanes, $2 quanta, $3 lowest lease in flight, $4 $5 and $6 $7 head cursors of class 0 and 1, $8 whether
+-- class 1 goes first, $9 batch, $10 dispatcher, $11 acknowledged. The function stands with the tables.
+SELECT * FROM take_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 
 -- name: close_leases
 -- Forget acknowledged leases when no turn is due that would do it.
@@ -223,13 +223,14 @@ RETURNING task_id AS id
 
 -- name: retry_many
 -- A failed attempt with attempts left: its row is written, the task waits for its retry without a gate slot.
+-- Where it stands in the queue is settled when it returns (requeue_retries).
 -- $1 ids, $2 tokens, $3 delays, $4 head, $5 codes, $6 messages, $7 timed out.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[], $6::text[], $7::boolean[])
     AS m(id, token, delay, head, code, message, timed_out) ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 3, due_at = now() + make_interval(secs => m.delay), retries = q.retries + 1,
-    class = CASE WHEN m.head THEN 0 ELSE 1 END, position = CASE WHEN m.head THEN q.position ELSE nextval('task_ids') END,
+    class = CASE WHEN m.head THEN 0 ELSE 1 END,
     phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL, generated_at = NULL, migrating_at = NULL,
     lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
     error_code = m.code, error_message = m.message, version = q.version + 1

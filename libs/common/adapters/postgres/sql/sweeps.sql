@@ -10,15 +10,19 @@ WHERE q.id = ANY (ARRAY(SELECT id FROM due))
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
 -- name: due_retries
--- Failed rows whose retry is due: they need a gate slot first.
-SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
-FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
+-- Failed rows whose retry is due: they need a gate slot first. Who was young enough for the tail when it failed may
+-- have waited so long for its slot that it goes to the head.
+SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
+  q.class = 0 OR m.retry_queue_max_seconds > 0 AND t.created_at < now() - make_interval(secs => m.retry_queue_max_seconds) AS head
+FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
 WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
 
 -- name: requeue_retries
--- Back into the queue, with the slot just taken; who is not in the answer was changed by somebody else meanwhile.
-UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1
-FROM unnest($1::bigint[], $2::int[]) AS m(id, version) WHERE q.id = m.id AND q.version = m.version
+-- Back into the queue, with the slot just taken: to the head, in the order of creation, or behind all that is there now.
+-- Who is not in the answer was changed by somebody else meanwhile. $1 ids, $2 versions, $3 head.
+UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1, class = CASE WHEN m.head THEN 0 ELSE 1 END,
+  position = CASE WHEN m.head THEN q.id ELSE nextval('task_ids') END
+FROM unnest($1::bigint[], $2::int[], $3::boolean[]) AS m(id, version, head) WHERE q.id = m.id AND q.version = m.version
 RETURNING q.id, q.lane, q.class, q.priority, q.position
 
 -- name: put_off_retries
@@ -165,11 +169,13 @@ SELECT t.id FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() A
 ORDER BY t.expire_at LIMIT $1
 
 -- name: unfetched_tasks
--- Successes that nobody fetched for $1 days, and canceled tasks of that age, among the $3 oldest tasks after $2: the whole
--- page comes back, marked. Ids grow with the time of creation: after a young one comes nothing that is over.
-SELECT p.id, coalesce((p.status = 6 AND p.fetched_at IS NULL OR p.status = 9) AND p.finished_at < now() - make_interval(days => $1), false) AS over,
-  p.created_at > now() - make_interval(days => $1) AS young
-FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id > $2 ORDER BY id LIMIT $3) p ORDER BY p.id
+-- Successes that nobody fetched for $1 days (null: for ever), and tasks canceled $2 days ago, among the $4 oldest tasks
+-- after $3: the whole page comes back, marked. Ids grow with the time of creation: after a young one comes nothing that
+-- is over.
+SELECT p.id, coalesce(p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < now() - make_interval(days => $1)
+                      OR p.status = 9 AND p.finished_at < now() - make_interval(days => $2), false) AS over,
+  p.created_at > now() - make_interval(days => least($1, $2)) AS young
+FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id > $3 ORDER BY id LIMIT $4) p ORDER BY p.id
 
 -- name: dead_over
 -- Dead tasks past their retention whose event has left (see delete_tasks). $1 days, $2 limit.
@@ -183,13 +189,15 @@ ORDER BY d.died_at LIMIT $2
 -- name: delete_tasks
 -- Tasks and everything that is theirs; never an open one. Never one whose event has not left: event rows have no index
 -- on their task, but they carry the end's very time, so what ended before the oldest one (a minute for transactions
--- that overlap) has none, apart from those that died. They stay counted: `cleaned` balances statistics and events.
+-- that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing yet.
+-- They stay counted: `cleaned` balances statistics and events.
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 ), gone AS (
   DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6 AND t.finished_at < (SELECT since FROM unsent)
     AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
+    AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
   RETURNING t.id, t.tenant_id, t.creator, t.attempt
 ), k AS (
   INSERT INTO cleaned (tenant_id, creator, tasks, calls)
@@ -203,6 +211,53 @@ WITH unsent AS MATERIALIZED (
 ), d AS (DELETE FROM dead_task WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), p AS (DELETE FROM provider_job WHERE task_id = ANY (ARRAY(SELECT id FROM gone)))
 SELECT id FROM gone
+
+-- name: mark_operations
+-- Up to where the operation log is proved next: the newest task, safe once everything that writes now is over.
+INSERT INTO op_log_mark (upto, candidate, horizon)
+SELECT 0, coalesce(max(id), 0), pg_snapshot_xmax(pg_current_snapshot()) FROM task
+ON CONFLICT (one) DO UPDATE SET candidate = EXCLUDED.candidate, horizon = EXCLUDED.horizon, marked_at = now()
+WHERE op_log_mark.upto >= op_log_mark.candidate AND EXCLUDED.candidate > op_log_mark.candidate
+
+-- name: fill_operations
+-- Entries that accepted tasks lack because their API process died, among the next $1 tasks below a mark of $2 seconds
+-- ago: written from the task, cost and bodies unknown. Every task is looked at once; those of an old gateway were not
+-- accepted here. LIMIT 1 keeps the planner from joining whole tables. Says how many were written and
+-- whether there is more below the mark. A horizon ahead of the server's own count came with a dump of another server.
+WITH mark AS MATERIALIZED (
+  SELECT upto, candidate FROM op_log_mark
+  WHERE upto < candidate AND marked_at < now() - make_interval(secs => $2)
+    AND (horizon <= pg_snapshot_xmin(pg_current_snapshot()) OR horizon > pg_snapshot_xmax(pg_current_snapshot()))
+  FOR UPDATE SKIP LOCKED
+), page AS MATERIALIZED (
+  SELECT t.* FROM mark k CROSS JOIN LATERAL (
+    SELECT t.id, t.public_id, t.tenant_id, t.creator, t.created_at, t.biz_name, t.model_id FROM task t
+    WHERE t.id > k.upto AND t.id <= k.candidate ORDER BY t.id LIMIT $1) t
+), filled AS (
+  INSERT INTO op_log (tenant_id, creator, created_at, biz_name, model_name, task_id, success)
+  SELECT p.tenant_id, p.creator, p.created_at, p.biz_name, m.name, p.public_id, true FROM page p JOIN model m ON m.id = p.model_id
+  WHERE (SELECT true FROM op_log o
+         WHERE o.task_id = p.public_id AND CASE WHEN o.success AND NOT o.replayed THEN 0 ELSE o.id END = 0 LIMIT 1) IS NULL
+    AND (SELECT true FROM history h WHERE h.task_id = p.id AND h.kind = 'import' LIMIT 1) IS NULL
+  ORDER BY p.id
+  ON CONFLICT DO NOTHING
+  RETURNING 1
+)
+UPDATE op_log_mark k SET upto = CASE WHEN (SELECT count(*) FROM page) < $1 THEN k.candidate ELSE (SELECT max(id) FROM page) END
+FROM mark RETURNING (SELECT count(*)::int FROM filled) AS filled, k.upto < k.candidate AS more
+
+-- name: prune_operations
+-- The oldest $2 entries, as far as they are older than $1 days. Ids grow about as time does, so that whoever is young
+-- ends the look.
+DELETE FROM op_log WHERE id = ANY (ARRAY(
+  SELECT o.id FROM (SELECT id, created_at FROM op_log ORDER BY id LIMIT $2) o WHERE o.created_at < now() - make_interval(days => $1)))
+RETURNING 1
+
+-- name: prune_dead_messages
+-- Records that could not be understood, once nobody can be expected to look at them. $1 days, $2 limit.
+DELETE FROM dead_message WHERE id = ANY (ARRAY(
+  SELECT d.id FROM (SELECT id, died_at FROM dead_message ORDER BY id LIMIT $2) d WHERE d.died_at < now() - make_interval(days => $1)))
+RETURNING 1
 
 -- name: prune_idempotency
 -- Keys older than a day. $1 limit.

@@ -309,6 +309,8 @@ CREATE TABLE provider_job (
   PRIMARY KEY (task_id, attempt)
 );
 
+-- Every attempt to create a task, accepted or refused, by route. Ids grow about as time does. Rows stay inline and
+-- uncompressed (request and response are cut before): each is written once, on the way of a create, and seldom read.
 CREATE TABLE op_log (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id bigint NOT NULL,
@@ -323,13 +325,25 @@ CREATE TABLE op_log (
   task_id uuid,
   op_type text NOT NULL DEFAULT 'createTask',
   success boolean NOT NULL,
+  replayed boolean NOT NULL DEFAULT false,
   error_msg text NOT NULL DEFAULT '',
   cost_ms bigint,
   request_payload text,
   response_payload text
-);
+) WITH (toast_tuple_target = 8160, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50000);
 CREATE INDEX op_log_newest ON op_log (tenant_id, id);
-CREATE INDEX op_log_task ON op_log (task_id) WHERE task_id IS NOT NULL;
+-- A task is made once, so it has one entry that made it, whoever writes it first; repeated requests name it again.
+CREATE UNIQUE INDEX op_log_task ON op_log (task_id, (CASE WHEN success AND NOT replayed THEN 0 ELSE id END)) WHERE task_id IS NOT NULL;
+
+-- How far the operation log has been proved complete: every task up to `upto` has its entry. Up to `candidate` nothing
+-- can commit any more once every transaction before `horizon` is over.
+CREATE TABLE op_log_mark (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  upto bigint NOT NULL,
+  candidate bigint NOT NULL,
+  horizon xid8 NOT NULL,
+  marked_at timestamptz NOT NULL DEFAULT now()
+);
 
 -- Calls counted by the statement that starts them, folded into model_stat by the janitor.
 CREATE TABLE stat_delta (
@@ -446,12 +460,13 @@ SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name
 FROM task t LEFT JOIN dispatch d ON d.id = t.id;
 
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
--- them in flight under a new lease number, and forget the leases that were acknowledged.
+-- them in flight under a new lease number, and forget the leases that were acknowledged. Which class goes first is the
+-- dispatcher's to say: a lane that gives one row a turn would give returning ones only.
 -- A function, because a turn is four round trips otherwise. Not one statement: each statement in it has a snapshot of
 -- its own, and a count that is older than the lock that protects it overruns the window.
 CREATE FUNCTION take_turn(
   a_lanes int[], a_quanta int[], a_lows bigint[], a_priority0 smallint[], a_position0 bigint[], a_priority1 smallint[],
-  a_position1 bigint[], a_batch int, a_dispatcher int, a_acknowledged bigint[])
+  a_position1 bigint[], a_fresh_first boolean[], a_batch int, a_dispatcher int, a_acknowledged bigint[])
 RETURNS TABLE (kind smallint, lane int, room int, low bigint, id bigint, class smallint, priority smallint, "position" bigint,
   attempt smallint, lease bigint, phase smallint, input_size int, leased_at timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -465,16 +480,16 @@ BEGIN
     DELETE FROM lease WHERE id = ANY (a_acknowledged)
   ), want AS MATERIALIZED (
     SELECT l.id AS lane, x.quantum, x.turn, greatest(least(l.window_size - f.n, x.quantum), 0) AS take,
-           l.window_size - f.n AS room, f.low, x.pri0, x.pos0, x.pri1, x.pos1
-    FROM unnest(a_lanes, a_quanta, a_lows, a_priority0, a_position0, a_priority1, a_position1, a_mine)
-      WITH ORDINALITY AS x(lane, quantum, low, pri0, pos0, pri1, pos1, mine, turn)
+           l.window_size - f.n AS room, f.low, x.pri0, x.pos0, x.pri1, x.pos1, x.fresh_first
+    FROM unnest(a_lanes, a_quanta, a_lows, a_priority0, a_position0, a_priority1, a_position1, a_fresh_first, a_mine)
+      WITH ORDINALITY AS x(lane, quantum, low, pri0, pos0, pri1, pos1, fresh_first, mine, turn)
     JOIN lane l ON l.id = x.lane AND x.mine AND NOT l.paused AND NOT l.closed
     JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
     CROSS JOIN LATERAL (SELECT count(*)::int AS n, min(q.lease) AS low FROM dispatch q
                         WHERE q.state = 1 AND q.lane = l.id AND q.lease >= x.low) f
   ), pick AS MATERIALIZED (
     SELECT h.id FROM want w CROSS JOIN LATERAL (
-      SELECT c.id, row_number() OVER (ORDER BY c.nth, c.class) AS nth FROM (
+      SELECT c.id, row_number() OVER (ORDER BY c.nth, (c.class = 1) <> w.fresh_first) AS nth FROM (
         SELECT r.id, 0 AS class, row_number() OVER () AS nth FROM (
           SELECT q.id FROM dispatch q
           WHERE q.state = 0 AND q.lane = w.lane AND q.class = 0 AND (q.priority, q.position) >= (w.pri0, w.pos0)
@@ -484,7 +499,7 @@ BEGIN
           SELECT q.id FROM dispatch q
           WHERE q.state = 0 AND q.lane = w.lane AND q.class = 1 AND (q.priority, q.position) >= (w.pri1, w.pos1)
           ORDER BY q.lane, q.class, q.priority, q.position LIMIT w.take FOR UPDATE SKIP LOCKED) r) c
-      ORDER BY c.nth, c.class LIMIT w.take) h
+      ORDER BY c.nth, (c.class = 1) <> w.fresh_first LIMIT w.take) h
     WHERE w.take > 0
     ORDER BY h.nth::float8 / w.quantum, w.turn LIMIT a_batch
   ), opened AS (

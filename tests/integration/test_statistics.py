@@ -1,0 +1,57 @@
+"""What a call counts: when it begins, on the day of the operator's own clock, and not when it never began."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from libs.common.adapters.postgres.attempts import PostgresAttempts
+from libs.common.domain.settle import GiveBack
+from libs.common.ports_attempts import Attempt, Claim
+from services.janitor.sweeps.statistics import Statistics
+from tests.support.house import House
+
+#: Their days never agree: 25 hours lie between them.
+FIRST_DAY, LAST_DAY = "Pacific/Kiritimati", "Pacific/Pago_Pago"
+
+
+async def started(house: House, zone: str) -> Attempt:
+    model = await house.model()
+    await house.tasks(model)
+    (row,) = await house.lease(model)
+    (attempt,) = await PostgresAttempts(house.database, 1, zone).start_many([Claim(row.id, row.lease, uuid4(), 60)])
+    return attempt
+
+
+@pytest.mark.parametrize("zone", [FIRST_DAY, LAST_DAY])
+async def test_a_call_counts_on_the_day_of_the_setting(house: House, zone: str) -> None:
+    await started(house, zone)
+    await Statistics(house.sweeps).sweep()
+    (row,) = await house.sql("SELECT day = (now() AT TIME ZONE $1)::date AS its, request_count FROM model_stat", zone)
+    assert tuple(row) == (True, 1)
+
+
+async def test_what_never_began_is_taken_back_from_the_day_on_which_it_was_counted(house: House) -> None:
+    attempt = await started(house, "UTC")
+    await house.sql("UPDATE dispatch SET started_at = started_at - interval '1 day'")
+    await house.sql("UPDATE stat_delta SET day = day - 1")
+    await Statistics(house.sweeps).sweep()
+    await PostgresAttempts(house.database, 1, "UTC").release_many([(attempt, GiveBack("executor stops", 0), False)])
+    await Statistics(house.sweeps).sweep()
+    assert [tuple(row) for row in await house.sql("SELECT request_count FROM model_stat")] == [(0,)]
+
+
+async def test_what_began_counts_although_it_was_handed_back(house: House) -> None:
+    attempt = await started(house, "UTC")
+    await PostgresAttempts(house.database, 1, "UTC").release_many([(attempt, GiveBack("executor stops", 0), True)])
+    await Statistics(house.sweeps).sweep()
+    assert await house.value("SELECT sum(request_count) FROM model_stat") == 1
+
+
+async def test_a_task_that_is_deleted_takes_nothing_from_the_statistics(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await house.done(model)
+    assert await house.sweeps.delete_tasks([attempt.id]) == [attempt.id]
+    await Statistics(house.sweeps).sweep()
+    assert await house.value("SELECT sum(request_count) FROM model_stat") == 1
