@@ -24,6 +24,7 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
     ("GET", "/v1/tasks/{task_id}/attempts"): ("read", None),
     ("GET", "/v1/tasks/{task_id}/history"): ("read", None),
     ("POST", "/v1/tasks/{task_id}/cancel"): ("submit", None),
+    ("GET", "/v1/op-log"): ("read", None),
     ("POST", "/v1/models"): ("admin", {"name": "n", "base_url": "http://127.0.0.1:9"}),
     ("GET", "/v1/models"): ("read", None),
     ("GET", "/v1/models/{name}"): ("read", None),
@@ -43,7 +44,8 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
 }
 #: Those that answer a stranger with an empty list; the others say that there is nothing, or make something of its own.
 LISTS = {
-    ("GET", "/v1/tasks"), ("GET", "/v1/models"), ("POST", "/v1/tasks/read"), ("POST", "/model/listModel"),
+    ("GET", "/v1/tasks"), ("GET", "/v1/models"), ("GET", "/v1/op-log"), ("POST", "/v1/tasks/read"),
+    ("POST", "/model/listModel"),
     ("POST", "/task/getTaskBatch"), ("POST", "/task/listTask"), ("POST", "/stat/listModelStat"),
 }  # fmt: skip
 MAKES = {("POST", "/v1/models"), ("POST", "/model/createModel")}
