@@ -12,7 +12,7 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import httpx
 import pytest
@@ -21,6 +21,9 @@ from aiokafka import AIOKafkaProducer
 from libs.common.embedded.service import ServiceProcess
 from libs.common.runtime.failpoints import FAILPOINTS
 from tests.support.road import Road, until
+
+#: Bytes of an output that is staged as a file: a small one lies in PostgreSQL, where any executor finds it.
+_A_FILE: Final = 100_000
 
 Scenario: TypeAlias = Callable[[Road, ServiceProcess], Awaitable[Sequence[str]]]
 
@@ -188,7 +191,7 @@ async def staging_lost(road: Road, process: ServiceProcess) -> Sequence[str]:
     await road.model(tenant)
     await road.kill(process)
     (first,) = await road.start("executor", failpoints="executor/after-generated:1:exit")
-    ids = await road.submit(tenant)
+    ids = await road.submit(tenant, size=_A_FILE)
     await road.died(first)
     shutil.rmtree(road.folder / "staging")
     (road.folder / "staging").mkdir()
@@ -205,7 +208,7 @@ async def another_staging_store(road: Road, process: ServiceProcess) -> Sequence
     await road.kill(process)
     other = {"staging_store": "other", "staging_dir": str(road.folder / "other")}
     (first,) = await road.start("executor", failpoints="executor/after-generated:*:exit", **other)
-    ids = [task for number in range(6) for task in await road.submit(tenant, 1, f"s{number}")]
+    ids = [task for number in range(6) for task in await road.submit(tenant, 1, f"s{number}", size=_A_FILE)]
     await road.died(first)
     await process.launch()
     road.processes["executor"].append(process)
