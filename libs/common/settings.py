@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -146,6 +146,18 @@ class Settings(BaseSettings):
     def staging_folder(self) -> Path:
         """Where outputs are staged: as set, else a folder of this machine."""
         return Path(self.staging_dir) if self.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
+
+    def secrets(self) -> set[str]:
+        """Every text in them that nobody may see: whole values, tokens behind a scheme, passwords of addresses, keys."""
+        found: set[str] = set()
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), SecretStr) and (text := value.get_secret_value()):
+                if "://" in text:
+                    password = urlsplit(text).password
+                    found |= {password, unquote(password)} if password else set()
+                else:
+                    found |= {text, text.rpartition(" ")[2], *(part.partition(":")[2] for part in text.split(","))}
+        return found - {""}
 
     def redacted(self) -> dict[str, Any]:
         """Every setting by its environment name, secrets and passwords in addresses hidden."""

@@ -8,6 +8,7 @@ from typing import Final
 from libs.common.domain.errors import WrongSetting
 from libs.common.runtime import failpoints
 from libs.common.runtime.logging import configure_logging
+from libs.common.runtime.redaction import register_secret
 from libs.common.settings import Settings, load_settings
 
 _WRONG_SETTING: Final = 2
@@ -24,6 +25,8 @@ def begin(role: str) -> Settings:
     """Read the settings, log and fail as they say; the process ends here with exit code 2 when one cannot be used."""
     try:
         settings = load_settings()
+        for secret in settings.secrets():
+            register_secret(secret)
         configure_logging(role, settings.log_level, settings.log_format)
         arm_failpoints(settings)
     except WrongSetting as wrong:

@@ -118,3 +118,28 @@ def test_a_mounted_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SLUICEWAY_REDIS_URL_FILE", "/no/such/file")
     with pytest.raises(WrongSetting, match="SLUICEWAY_REDIS_URL_FILE: /no/such/file cannot be read"):
         load_settings()
+
+
+def test_no_line_of_a_process_shows_a_secret_of_its_settings() -> None:
+    secrets = {
+        "SLUICEWAY_DATABASE_URL": "postgresql://someone:canary%2Done@there/x",
+        "SLUICEWAY_REDIS_URL": "redis://:canary-two@there/0",
+        "SLUICEWAY_KAFKA_PASSWORD": "canary-three",
+        "SLUICEWAY_OSS_AUTHORIZATION": "Bearer canary-four",
+        "SLUICEWAY_SECRET_KEYS": "k1:canary-five=,k2:canary-six=",
+        "SLUICEWAY_TRUSTED_SECRET": "canary-seven",
+    }
+    texts = [
+        "canary%2Done",
+        "canary-one",
+        *(f"canary-{word}" for word in ("two", "three", "four", "five=", "six=", "seven")),
+    ]
+    code = (
+        "import sys; from libs.common.runtime.start import begin; from libs.common.runtime.logging import get_logger\n"
+        "begin('api'); get_logger().error('leak', exception_text=[f'<{text}>' for text in sys.argv[1:]])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, *texts], env={**os.environ, **secrets}, capture_output=True, text=True, check=True
+    ).stderr
+    assert '"event":"leak"' in said
+    assert "canary" not in said
