@@ -17,10 +17,11 @@ from rich.table import Table
 from benchmarks.churn import Churn, Reading, TurnQueue, forgotten_transaction, open_churn
 from benchmarks.cpu import cpu_seconds
 from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.dispatch_queue import ask_columns
 from libs.common.adapters.postgres.migrate import upgrade
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.embedded.postgres import EmbeddedPostgres
-from libs.common.ports_dispatch import Key
+from libs.common.ports_dispatch import Key, LaneAsk
 from services.dispatcher.lanes import LaneBook
 
 _TURNS = 500
@@ -134,8 +135,9 @@ async def _plan(turns: Any, lane: int) -> tuple[dict[str, float], str]:
         connection.add_log_listener(listener)
         transaction = connection.transaction()
         await transaction.start()
-        arguments = ([lane], [500], [0], [-(2**15)], [-(2**63)], [-(2**15)], [-(2**63)], 500, 1, [])
-        await connection.fetch(turns.statement("lease_due"), *arguments)
+        beginning = Key(-(2**15), -(2**63))
+        asks = ask_columns([LaneAsk(lane, 500, 0, beginning, beginning)])
+        await connection.fetch(turns.statement("lease_due"), *asks, 500, 1, [])
         await transaction.rollback()
         await asyncio.sleep(0.1)  # log messages are handed on by the event loop
         connection.remove_log_listener(listener)

@@ -27,7 +27,7 @@ def called(road: Road) -> Counter[tuple[int, str]]:
 
 
 async def test_calls_counted_equal_the_calls_that_the_model_saw(road: Road) -> None:
-    """Under retries, final failures, uploads that fail, executors that are told to stop, and two janitors that fold."""
+    """Under retries, final failures, executors that are told to stop, and two janitors that fold."""
     await asyncio.gather(
         road.start("api"),
         road.start("dispatcher", 2),

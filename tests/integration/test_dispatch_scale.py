@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from libs.common.ports_dispatch import Key, LaneInfo, Placed
+from libs.common.adapters.postgres.dispatch_queue import ask_columns
+from libs.common.ports_dispatch import Key, LaneAsk, LaneInfo, Placed
 from services.dispatcher.lanes import LaneBook
 from tests.support.memory_queue import NOW
 from tests.support.queue_desk import FIRST, QueueDesk, open_desk
@@ -54,7 +55,7 @@ def scans(plan: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("waiting", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
 async def test_a_turn_costs_the_same_beside_a_thousand_and_beside_very_many_rows(desk: QueueDesk, waiting: int) -> None:
     lane = await desk.lane(concurrency=15)
-    turn = ([lane], [500], [0], *[[value] for value in (*FIRST, *FIRST)], 500, 1, [])
+    turn = (*ask_columns([LaneAsk(lane, 500, 0, FIRST, FIRST)]), 500, 1, [])
     await desk.sql(_FILL, lane, 1, 1_000)
     await desk.sql("ANALYZE dispatch")
     short = await explain(desk, "lease_due", *turn)
@@ -77,9 +78,7 @@ async def test_a_turn_costs_the_same_beside_a_forgotten_transaction(desk: QueueD
         """One turn; what it took ends, and as much comes. Returns its buffers."""
         nonlocal newest
         (ask,) = book.take()
-        cursors = [[ask.low], [ask.returning.priority], [ask.returning.position], [ask.fresh.priority],
-                   [ask.fresh.position]]  # fmt: skip
-        cost = buffers(await explain(desk, "lease_due", [lane], [ask.quantum], *cursors, 500, 1, []))
+        cost = buffers(await explain(desk, "lease_due", *ask_columns([ask]), 500, 1, []))
         taken = await desk.queue.lease_due([ask], 500, 1, [])
         book.settle(taken)
         await desk.sql("DELETE FROM dispatch WHERE id = ANY ($1::bigint[])", [row.id for row in taken.rows])
@@ -104,7 +103,7 @@ async def test_neither_cursors_nor_full_lanes_make_a_turn_dearer(desk: QueueDesk
     lane = await desk.lane(concurrency=15)
     await desk.sql(_FILL, lane, 1, 50_000)
     await desk.lease(lane)
-    full = ([lane], [500], [0], *[[value] for value in (*FIRST, *FIRST)], 500, 1, [])
+    full = (*ask_columns([LaneAsk(lane, 500, 0, FIRST, FIRST)]), 500, 1, [])
     assert buffers(await explain(desk, "lease_due", *full)) < 60
     assert buffers(await explain(desk, "lanes_with_work")) < 120
 

@@ -43,7 +43,7 @@ class PostgresDispatchQueue:
     async def lease_due(
         self, asks: Sequence[LaneAsk], batch: int, dispatcher: int, acknowledged: Sequence[int]
     ) -> Turn:
-        rows = await self._database.fetch("lease_due", *_ask_columns(asks), batch, dispatcher, list(acknowledged))
+        rows = await self._database.fetch("lease_due", *ask_columns(asks), batch, dispatcher, list(acknowledged))
         rooms = [LaneRoom(row["lane"], row["room"], row["low"]) for row in rows if row["kind"] == _LANE]
         taken = [_leased(row) for row in rows if row["kind"] == _TAKEN]
         return Turn(rooms, taken, [row["lane"] for row in rows if row["kind"] == _BUSY])
@@ -146,7 +146,8 @@ def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:
     return [Placed(row["lane"], row["class"], Key(row["priority"], row["position"])) for row in rows]
 
 
-def _ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[Any], ...]:
+def ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[Any], ...]:
+    """The first arguments of `lease_due`."""
     return (
         [ask.lane for ask in asks],
         [ask.quantum for ask in asks],
