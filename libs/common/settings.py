@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         return Path(self.staging_dir) if self.staging_dir else Path(tempfile.gettempdir()) / "sluiceway-staging"
 
     def secrets(self) -> set[str]:
-        """Every text in them that nobody may see: whole values, tokens behind a scheme, passwords of addresses, keys."""
+        """Every text in them that nobody may see: whole values, tokens behind a scheme, passwords in addresses."""
         found: set[str] = set()
         for name in type(self).model_fields:
             if isinstance(value := getattr(self, name), SecretStr) and (text := value.get_secret_value()):
