@@ -63,9 +63,13 @@ class Identity:
         self._default = default
 
     async def identify(self, scope: Scope, named: Mapping[bytes, bytes]) -> KeyOwner:
-        """The caller. Raises Problem (400, 401), DatabaseUnavailable when nobody can tell whose key it is."""
+        """The caller. Raises Problem (400, 401), DatabaseUnavailable when nobody can tell whose key it is.
+
+        Where a trusted peer says for whom it speaks, that address stands in the scope as `sender`.
+        """
         authorization = named.get(b"authorization")
         if self._peers.trust(scope, named):
+            scope["sender"] = _first_address(named.get(b"x-forwarded-for", b""))
             user_info = named.get(b"x-user-info")
             if user_info is not None:
                 return self._vouched(user_info, authorization or b"")
@@ -83,6 +87,14 @@ class Identity:
         # As it came, byte for byte: Latin-1 names every byte.
         sent = Credentials(authorization.decode("latin-1"), user_info.decode("latin-1"))
         return KeyOwner(0, who.tenant_id, who.user, VOUCHED_SCOPES, sent)
+
+
+def _first_address(forwarded: bytes) -> str:
+    """Who sent the request to the first of the peers that X-Forwarded-For lists; empty where it says nothing usable."""
+    try:
+        return str(ipaddress.ip_address(forwarded.partition(b",")[0].strip().decode("latin-1")))
+    except ValueError:
+        return ""
 
 
 def default_identity(text: str) -> KeyOwner | None:

@@ -57,10 +57,9 @@ class Asked(NamedTuple):
 def asked_by(scope: Scope, caller: KeyOwner) -> Asked:
     """The same, of a request of ours."""
     peer = scope["client"]
+    address = scope.get("sender") or (peer[0] if peer else "")
     agent = scope["named"].get(b"user-agent", b"")
-    return Asked(
-        caller.tenant_id, caller.name, peer[0] if peer else "", agent, scope["path"], scope["method"], scope["began"]
-    )
+    return Asked(caller.tenant_id, caller.name, address, agent, scope["path"], scope["method"], scope["began"])
 
 
 class _Noted(NamedTuple):

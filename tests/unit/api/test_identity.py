@@ -121,3 +121,20 @@ def test_settings_as_they_are_written() -> None:
     assert default_identity("") is None
     assert names_of("X", " a, b ,") == ["a", "b"]
     assert tenants_of("X", "1, -2,") == {1, -2}
+
+
+@pytest.mark.parametrize(
+    ("host", "forwarded", "sender"),
+    [
+        (NEAR, b"198.51.100.7, 10.0.0.9", "198.51.100.7"),
+        (NEAR, b"2001:db8::1", "2001:db8::1"),
+        (NEAR, b"unknown, 198.51.100.7", ""),
+        (NEAR, b"\xff" * 100, ""),
+        (FAR, b"198.51.100.7", None),
+    ],
+)
+async def test_only_a_trusted_peer_says_for_whom_it_speaks(host: str, forwarded: bytes, sender: str | None) -> None:
+    scope: dict[str, Any] = {"client": (host, 1234)}
+    named = {b"x-forwarded-for": forwarded, b"authorization": b"Bearer " + KEY}
+    await identity().identify(scope, named)
+    assert scope.get("sender") == sender
