@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.record.util import calc_crc32c
 
 from libs.common.contracts.topics import model_topic
@@ -349,3 +350,30 @@ async def test_an_idle_partition_is_let_go_and_remembered(rig: Rig, monkeypatch:
     await rig.ended(more, seconds=2)
     assert place_of(running, model.id) is place
     assert (await rig.statuses(more))[more[0]] == TaskStatus.SUCCESS
+
+
+@pytest.mark.parametrize("step", ["getmany", "end_offsets", "stop"])
+async def test_a_client_that_cancels_its_own_futures_ends_no_loop_of_ours(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Seen when a broker went away: what waited for the client's future was cancelled with it."""
+    struck = asyncio.Event()
+    step_of_the_client = getattr(AIOKafkaConsumer, step)
+
+    async def give_up_once(*arguments: Any, **options: Any) -> Any:
+        if struck.is_set():
+            return await step_of_the_client(*arguments, **options)
+        struck.set()
+        if step == "stop":
+            await step_of_the_client(*arguments, **options)
+        raise asyncio.CancelledError
+
+    model = await rig.make_model()
+    running = await rig.executor()
+    monkeypatch.setattr(AIOKafkaConsumer, step, give_up_once)
+    if step == "stop":
+        await running.executor.steward.mend("test", running.executor.steward.generation)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert struck.is_set()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -46,8 +46,9 @@ class KafkaRoad:
             retry_backoff_ms=100,
         )
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                await consumer.start()
+            with _cancelled_by_us():
+                async with asyncio.timeout(_START_SECONDS):
+                    await consumer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await _stop(consumer)
             raise BrokerUnavailable(f"no connection to Kafka: {type(error).__name__}") from error
@@ -95,9 +96,10 @@ class KafkaRoad:
                     await self._assigned.wait()
             return {}
         try:
-            records: Mapping[Spot, Sequence[RoadRecord]] = await consumer.getmany(
-                timeout_ms=int(seconds * 1_000), max_records=_BATCH
-            )
+            with _cancelled_by_us():
+                records: Mapping[Spot, Sequence[RoadRecord]] = await consumer.getmany(
+                    timeout_ms=int(seconds * 1_000), max_records=_BATCH
+                )
         except RecordTooLargeError as error:
             raise _too_large(error) from error
         except (KafkaError, ConsumerStoppedError) as error:
@@ -112,12 +114,13 @@ class KafkaRoad:
         if consumer is None:
             raise BrokerUnavailable("no connection to Kafka")
         try:
-            async with asyncio.timeout(_LOOK_UP_SECONDS):
-                known = await _known(consumer, since)
-                # The end first: a partition that has nothing of that time yet is read from there, and a record sent
-                # between the two questions is not missed.
-                ends = await consumer.end_offsets(list(known.values()))
-                found = await consumer.offsets_for_times({place: since[spot] for spot, place in known.items()})
+            with _cancelled_by_us():
+                async with asyncio.timeout(_LOOK_UP_SECONDS):
+                    known = await _known(consumer, since)
+                    # The end first: a partition that has nothing of that time yet is read from there, and a record
+                    # sent between the two questions is not missed.
+                    ends = await consumer.end_offsets(list(known.values()))
+                    found = await consumer.offsets_for_times({place: since[spot] for spot, place in known.items()})
         except (KafkaError, TimeoutError) as error:
             raise BrokerUnavailable(f"Kafka does not say where to read: {type(error).__name__}") from error
         return {spot: found[place].offset if found[place] else ends[place] for spot, place in known.items()}
@@ -153,9 +156,23 @@ async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
-    with suppress(KafkaError, OSError, TimeoutError):
+    with suppress(KafkaError, OSError, TimeoutError), _cancelled_by_us():
         async with asyncio.timeout(_STOP_SECONDS):
             await consumer.stop()
+
+
+@contextmanager
+def _cancelled_by_us() -> Iterator[None]:
+    """While it closes, the client cancels futures of its own that somebody may wait for. Nobody asked that one to end:
+    the cancellation comes out as a KafkaError.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise KafkaError("the client gave up what was waited for") from error
 
 
 def _too_large(error: RecordTooLargeError) -> Unreadable:
