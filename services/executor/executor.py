@@ -84,6 +84,7 @@ class Executor:
         self._drain_until = drain_seconds - self._margin
         self._stopping = asyncio.Event()
         self._posture = False
+        self._scarce = False
         self._told = False
         self._watchdog = Watchdog()
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
@@ -159,23 +160,27 @@ class Executor:
             await asyncio.sleep(_POSTURE_SECONDS)
 
     def _room_elsewhere(self) -> bool:
-        return self._ownership.view.room_elsewhere(self.heartbeat.number)
+        return self._ownership.view.room_elsewhere(self.heartbeat.number, self._slots.enough)
 
     def _take_posture(self) -> None:
-        """Read or not: full, out of staging, hanging and stopping executors leave their partitions to others.
+        """Read or not: crowded, out of staging, hanging and stopping executors leave their partitions to others.
 
-        Where all are full they all read on: only of what is held here can the tenants' rotation choose.
+        Where all are crowded they all read on: only of what is held here can the tenants' rotation choose, and what is
+        kept free is for tenants that run little here, wherever their models' partitions lie.
         """
         stopping, staging_full = self._stopping.is_set(), self._staging_full()
         self.desk.closed = stopping or staging_full
         hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
-        full = self._slots.full and self._room_elsewhere()
-        posture = not (stopping or staging_full or hangs or full)
+        crowded = self.desk.crowded() and self._room_elsewhere()
+        posture = not (stopping or staging_full or hangs or crowded)
         self.steward.become(self.heartbeat.number, reading=posture)
         if posture != self._posture:
             log.info("executor.reading" if posture else "executor.not_reading", hangs=hangs, running=len(self.runs))
             self._posture = posture
             self.heartbeat.soon()
+        if self._slots.scarce != self._scarce:
+            self._scarce = self._slots.scarce
+            self.heartbeat.soon()  # others that are crowded ask who has room
 
     @property
     def hangs_for_long(self) -> bool:

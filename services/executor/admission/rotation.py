@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from libs.common.domain.model import Model
 from libs.common.domain.task import Phase
+from services.executor.admission.slots import Slots
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,10 @@ class Arrival:
         return self.model.lane
 
     @property
+    def tenant(self) -> int:
+        return self.model.tenant_id
+
+    @property
     def needs_permit(self) -> bool:
         """Only a call needs one: what is generated already is only uploaded."""
         return self.phase < Phase.GENERATED
@@ -40,16 +45,14 @@ class Rotation:
     def __init__(self) -> None:
         self._last_tenant = -1
 
-    def choose(self, arrivals: Sequence[Arrival], room: int) -> tuple[list[Arrival], list[Arrival]]:
-        """Those whose turn it is, at most `room`, and the others."""
-        if len(arrivals) <= room:
-            return list(arrivals), []
-        if room <= 0:
-            return [], list(arrivals)
+    def choose(self, arrivals: Sequence[Arrival], slots: Slots) -> tuple[list[Arrival], list[Arrival]]:
+        """Take slots for those whose turn it is; returns them, and the others."""
         chosen: list[Arrival] = []
         tenants = self._by_turn(arrivals)
-        while tenants and len(chosen) < room:
+        while tenants:
             tenant, lanes = tenants.popleft()
+            if not slots.take(tenant):
+                continue  # slots only become fewer here: it gets none in this round
             waiting = lanes.popleft()
             chosen.append(waiting.popleft())
             self._last_tenant = tenant
@@ -64,7 +67,7 @@ class Rotation:
         """Tenants in the order of their numbers, beginning after the one that was served last."""
         by_tenant: dict[int, dict[int, deque[Arrival]]] = {}
         for arrival in arrivals:
-            lanes = by_tenant.setdefault(arrival.model.tenant_id, {})
+            lanes = by_tenant.setdefault(arrival.tenant, {})
             lanes.setdefault(arrival.lane, deque()).append(arrival)
         order = sorted(by_tenant, key=lambda tenant: (tenant <= self._last_tenant, tenant))
         return deque((tenant, deque(by_tenant[tenant].values())) for tenant in order)
