@@ -39,11 +39,13 @@ class Arrival:
 class Rotation:
     """Tenants take turns, and inside a tenant its lanes; inside a lane first come, first served.
 
-    Never first in, first out over all: a tenant with many lanes would take every slot.
+    Never first in, first out over all: a tenant with many lanes would take every slot. A tenant's uploads come before
+    its calls: they are nearly done.
     """
 
     def __init__(self) -> None:
         self._last_tenant = -1
+        self._last_lane: dict[int, int] = {}  #: by tenant
 
     def choose(self, arrivals: Sequence[Arrival], slots: Slots) -> tuple[list[Arrival], list[Arrival]]:
         """Take slots for those whose turn it is; returns them, and the others."""
@@ -55,7 +57,7 @@ class Rotation:
                 continue  # slots only become fewer here: it gets none in this round
             waiting = lanes.popleft()
             chosen.append(waiting.popleft())
-            self._last_tenant = tenant
+            self._last_tenant, self._last_lane[tenant] = tenant, chosen[-1].lane
             if waiting:
                 lanes.append(waiting)
             if lanes:
@@ -64,10 +66,15 @@ class Rotation:
         return chosen, [arrival for arrival in arrivals if id(arrival) not in taken]
 
     def _by_turn(self, arrivals: Sequence[Arrival]) -> deque[tuple[int, deque[deque[Arrival]]]]:
-        """Tenants in the order of their numbers, beginning after the one that was served last."""
+        """Tenants in the order of their numbers, beginning after the one that was served last; so their lanes."""
         by_tenant: dict[int, dict[int, deque[Arrival]]] = {}
-        for arrival in arrivals:
+        for arrival in sorted(arrivals, key=lambda arrival: arrival.needs_permit):
             lanes = by_tenant.setdefault(arrival.tenant, {})
             lanes.setdefault(arrival.lane, deque()).append(arrival)
         order = sorted(by_tenant, key=lambda tenant: (tenant <= self._last_tenant, tenant))
-        return deque((tenant, deque(by_tenant[tenant].values())) for tenant in order)
+        return deque((tenant, self._lanes(tenant, by_tenant[tenant])) for tenant in order)
+
+    def _lanes(self, tenant: int, lanes: dict[int, deque[Arrival]]) -> deque[deque[Arrival]]:
+        last = self._last_lane.get(tenant, -1)
+        order = sorted(lanes, key=lambda lane: (lanes[lane][0].needs_permit, lane <= last, lane))
+        return deque(lanes[lane] for lane in order)

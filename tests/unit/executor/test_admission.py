@@ -57,6 +57,23 @@ def test_inside_a_lane_first_come_first_served() -> None:
     assert Rotation().choose(arrivals, Slots(3))[0] == arrivals[:3]
 
 
+def test_lanes_of_a_tenant_take_turns_slot_by_slot() -> None:
+    rotation, slots = Rotation(), Slots(1)
+    waiting = [arrival(10 * lane + n, lane=lane) for lane in (1, 2, 3) for n in range(2)]
+    served = []
+    while waiting:
+        chosen, waiting = rotation.choose(waiting, slots)
+        served += [one.lane for one in chosen]
+        slots.give_back(1)
+    assert served == [1, 2, 3, 1, 2, 3]
+
+
+def test_an_upload_is_the_next_of_its_tenant() -> None:
+    calls = [arrival(n, lane=1 + n % 3) for n in range(9)]
+    chosen, _ = Rotation().choose([*calls, arrival(20, lane=3, phase=Phase.GENERATED)], Slots(1))
+    assert [one.id for one in chosen] == [20]
+
+
 def test_a_tenant_that_may_have_no_more_ends_nobody_elses_turn() -> None:
     slots = Slots(100)
     fill(slots, 1)
