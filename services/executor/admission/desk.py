@@ -83,7 +83,7 @@ class Desk:
     ) -> None:
         self.room = WaitingRoom()
         self.closed = False  #: nothing more is started: the process drains, or has no place for outputs
-        self.room_elsewhere: Callable[[], bool] = lambda: True
+        self.others_read: Callable[[], bool] = lambda: True  #: who have room, in our place
         self._attempts = attempts
         self._permits = permits
         self._slots = slots
@@ -292,7 +292,7 @@ class Desk:
 
     async def _look(self) -> None:
         now = time.monotonic()
-        if self.closed and self.room_elsewhere():
+        if self.closed and self.others_read():
             await self.release(self.room.held_since(now - HELD_FOR_A_SLOT_SECONDS))
         if self.closed or not self._trust.trusted:
             await asyncio.sleep(_RETRY_SECONDS)
@@ -304,7 +304,7 @@ class Desk:
         for lane in {arrival.lane for arrival in candidates}:
             granted = not any(arrival.lane == lane for arrival in (*refused, *late))
             self.room.looked(lane, now, granted=granted)
-        if self._crowded and self.room_elsewhere():
+        if self._crowded and self.others_read():
             await self.release(self._waits_for_a_slot())
 
     async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
