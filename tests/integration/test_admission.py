@@ -126,6 +126,7 @@ async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
     assert held(first) == 3
     await rig.executor(slots=10)
     await until(lambda: not first.executor.reading(), "it leaves the hash")
+    assert first.executor.steward._reading, "it reads on until the other one has taken over"
 
     async def ready() -> bool:
         return len(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0")) == 3
