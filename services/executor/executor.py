@@ -35,6 +35,8 @@ CHANNELS: Final = (
     wire.ROAD, wire.PERMIT, wire.EXECUTORS, wire.MODELS, wire.CANCEL,
 )  # fmt: skip
 _POSTURE_SECONDS: Final = 0.25
+#: For so long both read when a crowded executor leaves or comes back: a beat, the others' look, and the look-up.
+_HANDING_OVER_SECONDS: Final = 1.5
 _HANDED_SECONDS: Final = 2.0
 _UPKEEP_SECONDS: Final = 10.0
 #: Others read in place of a reader that hangs; one that hangs for so long wants a restart.
@@ -84,11 +86,15 @@ class Executor:
         self._drain_until = drain_seconds - self._margin
         self._stopping = asyncio.Event()
         self._posture = False
+        self._scarce = False
+        self._reads = False
+        self._reads_until = 0.0
+        self._says_from = 0.0
         self._told = False
         self._watchdog = Watchdog()
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
         self._model_news = Periodic("models", timedelta(seconds=REFRESH_SECONDS), models.refresh)
-        desk.room_elsewhere = self._room_elsewhere
+        desk.others_read = lambda: not self._reads and self._room_elsewhere()
         steward.reader_busy = lambda: reader.busy
 
     # the life
@@ -159,23 +165,34 @@ class Executor:
             await asyncio.sleep(_POSTURE_SECONDS)
 
     def _room_elsewhere(self) -> bool:
-        return self._ownership.view.room_elsewhere(self.heartbeat.number)
+        return self._ownership.view.room_elsewhere(self.heartbeat.number, self._slots.enough)
 
     def _take_posture(self) -> None:
-        """Read or not: full, out of staging, hanging and stopping executors leave their partitions to others.
+        """Read or not: crowded, out of staging, hanging and stopping executors leave their partitions to others.
 
-        Where all are full they all read on: only of what is held here can the tenants' rotation choose.
+        Where all are crowded they all read on: only of what is held here can the tenants' rotation choose, and what is
+        kept free is for tenants that run little here, wherever their models' partitions lie.
         """
         stopping, staging_full = self._stopping.is_set(), self._staging_full()
         self.desk.closed = stopping or staging_full
         hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
-        full = self._slots.full and self._room_elsewhere()
-        posture = not (stopping or staging_full or hangs or full)
-        self.steward.become(self.heartbeat.number, reading=posture)
+        able, now = not (stopping or staging_full or hangs), time.monotonic()
+        # For tenants that find slots nothing may stand still meanwhile: who leaves says so first, and who comes back
+        # reads first. Two that read the same partition cost a few stale messages.
+        if self.desk.crowded() and self._room_elsewhere():
+            self._says_from = now + _HANDING_OVER_SECONDS
+        else:
+            self._reads_until = now + _HANDING_OVER_SECONDS
+        self._reads = able and now < self._reads_until
+        self.steward.become(self.heartbeat.number, reading=self._reads)
+        posture = able and now >= self._says_from
         if posture != self._posture:
             log.info("executor.reading" if posture else "executor.not_reading", hangs=hangs, running=len(self.runs))
             self._posture = posture
             self.heartbeat.soon()
+        if self._slots.scarce != self._scarce:
+            self._scarce = self._slots.scarce
+            self.heartbeat.soon()  # others that are crowded ask who has room
 
     @property
     def hangs_for_long(self) -> bool:
@@ -220,7 +237,7 @@ class Executor:
         self.desk.room.clear()
         self._attempts.executor = number
         self._told = False
-        self.steward.become(number, reading=self._posture)
+        self.steward.become(number, reading=self._reads)
 
     # what others say
 

@@ -59,10 +59,11 @@ class BeatView:
         """Those among them that take work: the hash is over these."""
         return frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
 
-    def room_elsewhere(self, me: int) -> bool:
-        """Whether another executor takes work and has slots left."""
+    def room_elsewhere(self, me: int, slots: int) -> bool:
+        """Whether another executor takes work and has so many slots left."""
         return any(
-            number != me and seen.reading and seen.free > 0 and self._lives(seen) for number, seen in self._seen.items()
+            number != me and seen.reading and seen.free >= slots and self._lives(seen)
+            for number, seen in self._seen.items()
         )
 
     def with_store(self, store: str, *, but: int) -> int | None:

@@ -45,18 +45,17 @@ async def test_a_permit_that_goes_back_wakes_another_executor(rig: Rig) -> None:
     await rig.make_tasks(model)
     await rig.dispatch(model)
     await until(lambda: rig.model.running == 1, "one runs")
-    second = await rig.executor()
+    second = await rig.executor(stores=("another",))
     both = {first.number, second.number}
     await until(lambda: first.executor._ownership.view.readers() == both, "they see each other")
     # Whoever does not run it shall hold the next one.
-    first.executor._slots.take(99)
+    first.staging.full = True
     await until(lambda: second.executor._ownership.view.readers() == {second.number}, "the second one reads alone")
     more = await rig.make_tasks(model)
     await rig.dispatch(model)
     await until(lambda: held(second) == 1, "the second one waits")
     rig.model.held.set()
     await rig.ended(more, seconds=2)
-    first.executor._slots.give_back(99)
 
 
 async def test_while_redis_is_away_rows_are_held_and_nothing_is_called(rig: Rig) -> None:
@@ -121,11 +120,13 @@ async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
     await rig.dispatch(model)
     await until(lambda: rig.model.running == 2 and held(first) == 3, "two run, three wait for slots")
     # Alone it reads on, so that its tenants take turns; with somebody there who has room it lets go.
-    await asyncio.sleep(0.5)
+    await until(first.executor.desk.crowded, "they wait for long")
+    first.executor._take_posture()
     assert first.executor.reading()
     assert held(first) == 3
     await rig.executor(slots=10)
     await until(lambda: not first.executor.reading(), "it leaves the hash")
+    assert first.executor.steward._reading, "it reads on until the other one has taken over"
 
     async def ready() -> bool:
         return len(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0")) == 3
@@ -152,6 +153,65 @@ async def test_freed_slots_go_to_tenants_in_turn(rig: Rig) -> None:
     rig.model.held.set()
     await rig.ended([*many, *few])
     assert rig.model.calls.index(b'"quiet"') <= 2
+
+
+async def test_another_tenant_finds_a_slot_however_much_one_has_to_run(rig: Rig) -> None:
+    flood = await rig.make_model(max_concurrency=60)
+    quiet = await rig.make_model(max_concurrency=60)
+    running = await rig.executor(slots=40)
+    rig.model.held = asyncio.Event()
+    many = await rig.make_tasks(flood, 60, b'"flood"')
+    await rig.dispatch(flood)
+    await until(lambda: rig.model.running == 38 and held(running) == 22, "the flood runs as far as it may")
+    few = await rig.make_tasks(quiet, 2, b'"quiet"')
+    await rig.dispatch(quiet)
+    await until(lambda: rig.model.calls.count(b'"quiet"') == 2, "the other tenant's run while nothing ends")
+    rig.model.held.set()
+    await rig.ended([*many, *few])
+    assert rig.model.most == 40
+    assert running.executor._slots.used == 0
+    await rig.nothing_taken(flood)
+
+
+async def test_what_is_kept_for_others_is_no_room_to_leave_work_to(rig: Rig) -> None:
+    model = await rig.make_model(partitions=2, max_concurrency=200)
+    both = [await rig.executor(slots=40), await rig.executor(slots=40)]
+    for number, running in enumerate(both):
+        running.executor._ownership.mine = (  # type: ignore[method-assign]
+            lambda _, partition, number=number: partition == number
+        )
+        running.executor.steward.look()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 120)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 76, "both run what one tenant may have")
+    await until(lambda: all(running.executor.desk.crowded() for running in both), "both hold for long")
+    for running in both:
+        running.executor._take_posture()
+        assert running.executor.reading()
+    assert held(both[0]) + held(both[1]) == 44
+    rig.model.held.set()
+    await rig.ended(ids)
+
+
+async def test_what_waits_for_a_permit_stays_where_others_wait_for_slots(rig: Rig) -> None:
+    narrow = await rig.make_model(max_concurrency=1)
+    flood = await rig.make_model(max_concurrency=60)
+    first = await rig.executor(slots=40)
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(narrow, 2, b'"narrow"')
+    await rig.dispatch(narrow)
+    await until(lambda: rig.model.running == 1 and held(first) == 1, "one waits for a permit")
+    ids += await rig.make_tasks(flood, 60)
+    await rig.dispatch(flood)
+    await until(lambda: rig.model.running == 39 and held(first) == 23, "others wait for slots")
+    await rig.executor(slots=80)
+    await until(lambda: held(first) == 1, "what waits for a slot goes to who has room")
+    rows = await rig.sql("SELECT lane FROM dispatch WHERE held_by = $1", first.number)
+    assert [row["lane"] for row in rows] == [narrow.lane]
+    await rig.dispatch(flood)
+    rig.model.held.set()
+    await rig.ended(ids)
 
 
 async def test_large_payloads_are_started_in_slices(rig: Rig) -> None:

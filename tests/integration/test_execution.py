@@ -196,7 +196,7 @@ async def test_an_upload_goes_to_the_executor_that_has_its_store(rig: Rig) -> No
     first.results.down = None
     await until(lambda: second.executor._ownership.view.stores_differ(), "they see each other")
     # The one without the file shall read it.
-    first.executor._slots.take(100)
+    first.staging.full = True
     await until(lambda: second.executor._ownership.view.readers() == {second.number}, "only the second one reads")
     await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
     await rig.sweeps.promote_due(10)
@@ -206,7 +206,7 @@ async def test_an_upload_goes_to_the_executor_that_has_its_store(rig: Rig) -> No
         return bool(await rig.sql("SELECT 1 FROM dispatch WHERE held_by = $1", first.number))
 
     await until(handed_over, "it is handed over")
-    first.executor._slots.give_back(100)
+    first.staging.full = False
     await rig.ended(ids)
     assert len(rig.model.calls) == 1
     assert first.results.stored

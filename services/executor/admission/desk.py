@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
@@ -34,8 +35,9 @@ PERMIT_GRACE_SECONDS: Final = 60
 #: What a redispatched upload is given until its row counts as overdue.
 UPLOAD_SECONDS: Final = 120
 _RETRY_SECONDS: Final = 0.2
-#: What a full executor has held for this long goes to others.
-HELD_WHILE_FULL_SECONDS: Final = 2.0
+#: What has waited here for a slot for this long goes to others that have room. Not sooner: by then they have said how
+#: much they have, even if their slots were taken at the same moment as ours.
+HELD_FOR_A_SLOT_SECONDS: Final = 2.0
 _PUT_OFF_SECONDS: Final = 0.5
 
 Wanted = tuple[Arrival, Claim]
@@ -81,7 +83,7 @@ class Desk:
     ) -> None:
         self.room = WaitingRoom()
         self.closed = False  #: nothing more is started: the process drains, or has no place for outputs
-        self.room_elsewhere: Callable[[], bool] = lambda: True
+        self.others_read: Callable[[], bool] = lambda: True  #: who have room, in our place
         self._attempts = attempts
         self._permits = permits
         self._slots = slots
@@ -95,6 +97,7 @@ class Desk:
         self._rotation = Rotation()
         self._wake = asyncio.Event()
         self._ending = False
+        self._crowded = False
         self._starved: set[int] = set()  #: lanes that wait for nothing but a slot
         # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB.
         self._starts: Coalescer[Wanted, Attempt | None] = Coalescer(
@@ -110,8 +113,7 @@ class Desk:
         # Who waits in a lane was there first; uploads wait for no permit.
         behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
         ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
-        chosen, late = self._rotation.choose(ahead, 0 if self.closed else self._slots.free)
-        self._starved.update(arrival.lane for arrival in late)
+        chosen, late = ([], ahead) if self.closed else self._choose(ahead)
         refused = await self._admit(chosen)
         await self._hold([*refused, *late, *behind])
 
@@ -119,17 +121,22 @@ class Desk:
         """A second copy of what runs or waits here already."""
         return self.room.lease_of(arrival.id) == arrival.lease or self._runs_here(arrival.id, arrival.lease)
 
+    def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
+        """Those that got slots, and those that have to wait for some."""
+        chosen, late = self._rotation.choose(arrivals, self._slots)
+        self._starved.update(arrival.lane for arrival in late)
+        return chosen, late
+
     async def _admit(self, chosen: Sequence[Arrival]) -> list[Arrival]:
-        """Permit and start for each that gets them; returns those without a permit."""
+        """Permit and start for each of these, which have slots; returns those without a permit, whose slots go back."""
         if not chosen:
             return []
-        self._slots.take(len(chosen))
-        idle = len(chosen)
+        refused = list(chosen)
         try:
             wanted, refused = await self._ask(chosen)
-            idle -= len(wanted)
         finally:
-            self._slots.give_back(idle)
+            for arrival in refused:
+                self._slots.give_back(arrival.tenant)
         await self._start(wanted)
         return refused
 
@@ -171,7 +178,7 @@ class Desk:
                 unused = [attempt for attempt in unused if not self._run(idle, attempt)]
         finally:
             for token, arrival in idle.items():
-                self._slots.give_back()
+                self._slots.give_back(arrival.tenant)
                 if arrival.needs_permit:
                     self._drop_permit(arrival.lane, token)
             await asyncio.shield(self._return([attempt for attempt in unused if attempt.token in idle]))
@@ -184,7 +191,8 @@ class Desk:
             return False
         del idle[attempt.token]
         self._figures.started(attempt)
-        self._begin(attempt, arrival.model, has_permit=arrival.needs_permit, over=self._slot_back)
+        over = partial(self._slot_back, arrival.tenant)
+        self._begin(attempt, arrival.model, has_permit=arrival.needs_permit, over=over)
         return True
 
     async def _claim(self, wanted: Sequence[Wanted]) -> list[Attempt]:
@@ -284,19 +292,20 @@ class Desk:
 
     async def _look(self) -> None:
         now = time.monotonic()
-        if self.closed or self._slots.full:
-            await self._release_old(now)
+        if self.closed and self.others_read():
+            await self.release(self.room.held_since(now - HELD_FOR_A_SLOT_SECONDS))
         if self.closed or not self._trust.trusted:
             await asyncio.sleep(_RETRY_SECONDS)
             return
         candidates = self.room.candidates(now)
-        chosen, late = self._rotation.choose(candidates, self._slots.free)
-        self._starved.update(arrival.lane for arrival in late)
+        chosen, late = self._choose(candidates)
         refused = await self._admit_held(chosen)
         now = time.monotonic()
         for lane in {arrival.lane for arrival in candidates}:
             granted = not any(arrival.lane == lane for arrival in (*refused, *late))
             self.room.looked(lane, now, granted=granted)
+        if self._crowded and self.others_read():
+            await self.release(self._waits_for_a_slot())
 
     async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
         refused = await self._admit(chosen)
@@ -306,16 +315,22 @@ class Desk:
                 self.room.remove(arrival.id)
         return refused
 
-    async def _release_old(self, now: float) -> None:
-        """What waited for long enough goes to others, if they have room."""
-        if self.room_elsewhere():
-            await self.release(self.room.held_since(now - HELD_WHILE_FULL_SECONDS))
+    def crowded(self) -> bool:
+        """Whether others should read in our place: something waited long for a slot, and slots are scarce since."""
+        self._crowded = self._slots.scarce and (self._crowded or bool(self._waits_for_a_slot()))
+        return self._crowded
 
-    async def release(self, tasks: Sequence[int]) -> None:
+    def _waits_for_a_slot(self) -> list[Arrival]:
+        """What has waited here for long, and whose tenant may have no more slots; not what waits for a permit alone."""
+        old = self.room.held_since(time.monotonic() - HELD_FOR_A_SLOT_SECONDS)
+        return [arrival for arrival in old if not self._slots.open_to(arrival.tenant)]
+
+    async def release(self, arrivals: Sequence[Arrival]) -> None:
         """Give held rows back to their places. Raises Unavailable or OutcomeUnknown, and can be asked again then."""
-        if not tasks:
+        if not arrivals:
             return
         await failpoint("executor/before-hand-back")
+        tasks = [arrival.id for arrival in arrivals]
         self._placed(await self._attempts.release_held(tasks))
         for task in tasks:
             self.room.remove(task)
@@ -330,8 +345,8 @@ class Desk:
         """Wait for no more answers: who still asks gets Closing."""
         self._ending = True
 
-    def _slot_back(self) -> None:
-        self._slots.give_back()
+    def _slot_back(self, tenant: int) -> None:
+        self._slots.give_back(tenant)
         if self._starved:
             for lane in self._starved:
                 self.permit_free(lane)

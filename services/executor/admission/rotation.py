@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from libs.common.domain.model import Model
 from libs.common.domain.task import Phase
+from services.executor.admission.slots import Slots
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,10 @@ class Arrival:
         return self.model.lane
 
     @property
+    def tenant(self) -> int:
+        return self.model.tenant_id
+
+    @property
     def needs_permit(self) -> bool:
         """Only a call needs one: what is generated already is only uploaded."""
         return self.phase < Phase.GENERATED
@@ -34,25 +39,25 @@ class Arrival:
 class Rotation:
     """Tenants take turns, and inside a tenant its lanes; inside a lane first come, first served.
 
-    Never first in, first out over all: a tenant with many lanes would take every slot.
+    Never first in, first out over all: a tenant with many lanes would take every slot. A tenant's uploads come before
+    its calls: they are nearly done.
     """
 
     def __init__(self) -> None:
         self._last_tenant = -1
+        self._last_lane: dict[int, int] = {}  #: by tenant
 
-    def choose(self, arrivals: Sequence[Arrival], room: int) -> tuple[list[Arrival], list[Arrival]]:
-        """Those whose turn it is, at most `room`, and the others."""
-        if len(arrivals) <= room:
-            return list(arrivals), []
-        if room <= 0:
-            return [], list(arrivals)
+    def choose(self, arrivals: Sequence[Arrival], slots: Slots) -> tuple[list[Arrival], list[Arrival]]:
+        """Take slots for those whose turn it is; returns them, and the others."""
         chosen: list[Arrival] = []
         tenants = self._by_turn(arrivals)
-        while tenants and len(chosen) < room:
+        while tenants:
             tenant, lanes = tenants.popleft()
+            if not slots.take(tenant):
+                continue  # slots only become fewer here: it gets none in this round
             waiting = lanes.popleft()
             chosen.append(waiting.popleft())
-            self._last_tenant = tenant
+            self._last_tenant, self._last_lane[tenant] = tenant, chosen[-1].lane
             if waiting:
                 lanes.append(waiting)
             if lanes:
@@ -61,10 +66,15 @@ class Rotation:
         return chosen, [arrival for arrival in arrivals if id(arrival) not in taken]
 
     def _by_turn(self, arrivals: Sequence[Arrival]) -> deque[tuple[int, deque[deque[Arrival]]]]:
-        """Tenants in the order of their numbers, beginning after the one that was served last."""
+        """Tenants in the order of their numbers, beginning after the one that was served last; so their lanes."""
         by_tenant: dict[int, dict[int, deque[Arrival]]] = {}
-        for arrival in arrivals:
-            lanes = by_tenant.setdefault(arrival.model.tenant_id, {})
+        for arrival in sorted(arrivals, key=lambda arrival: arrival.needs_permit):
+            lanes = by_tenant.setdefault(arrival.tenant, {})
             lanes.setdefault(arrival.lane, deque()).append(arrival)
         order = sorted(by_tenant, key=lambda tenant: (tenant <= self._last_tenant, tenant))
-        return deque((tenant, deque(by_tenant[tenant].values())) for tenant in order)
+        return deque((tenant, self._lanes(tenant, by_tenant[tenant])) for tenant in order)
+
+    def _lanes(self, tenant: int, lanes: dict[int, deque[Arrival]]) -> deque[deque[Arrival]]:
+        last = self._last_lane.get(tenant, -1)
+        order = sorted(lanes, key=lambda lane: (lanes[lane][0].needs_permit, lane <= last, lane))
+        return deque(lanes[lane] for lane in order)

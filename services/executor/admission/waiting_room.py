@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from services.executor.admission.rotation import Arrival
@@ -18,10 +18,15 @@ FIRST_ASK: Final = 4
 
 @dataclass(slots=True)
 class _Lane:
-    rows: dict[int, Arrival] = field(default_factory=dict)  #: by id, in the order of arrival
+    calls: dict[int, Arrival] = field(default_factory=dict)  #: by id, in the order of arrival
+    uploads: dict[int, Arrival] = field(default_factory=dict)  #: need a slot alone: never behind who needs a permit
     look_at: float = 0.0
     poll: float = SHORTEST_POLL_SECONDS
     ask: int = FIRST_ASK
+
+    def rows(self) -> Iterable[Arrival]:
+        """All that wait, in the order in which they are looked at."""
+        return chain(self.uploads.values(), self.calls.values())
 
 
 class WaitingRoom:
@@ -41,8 +46,11 @@ class WaitingRoom:
 
     def lease_of(self, task: int) -> int | None:
         """The lease under which a row is held here."""
-        lane = self._lane_of.get(task)
-        return None if lane is None else self._lanes[lane].rows[task].lease
+        number = self._lane_of.get(task)
+        if number is None:
+            return None
+        lane = self._lanes[number]
+        return (lane.calls.get(task) or lane.uploads[task]).lease
 
     def busy(self, lane: int) -> bool:
         """Whether somebody waits in this lane: who comes later goes behind."""
@@ -57,7 +65,7 @@ class WaitingRoom:
             if lane is None:
                 lane = self._lanes[arrival.lane] = _Lane(look_at=now + SHORTEST_POLL_SECONDS)
             arrival.held_at = now
-            lane.rows[arrival.id] = arrival
+            (lane.calls if arrival.needs_permit else lane.uploads)[arrival.id] = arrival
             self._lane_of[arrival.id] = arrival.lane
 
     def remove(self, task: int) -> None:
@@ -66,8 +74,9 @@ class WaitingRoom:
         if number is None:
             return
         lane = self._lanes[number]
-        del lane.rows[task]
-        if not lane.rows:
+        lane.calls.pop(task, None)
+        lane.uploads.pop(task, None)
+        if not lane.calls and not lane.uploads:
             del self._lanes[number]
 
     def wake(self, lane: int) -> bool:
@@ -90,7 +99,7 @@ class WaitingRoom:
         found: list[Arrival] = []
         for number in due & self._lanes.keys():
             lane = self._lanes[number]
-            found.extend(islice(lane.rows.values(), lane.ask))
+            found.extend(islice(lane.rows(), lane.ask))
         return found
 
     def looked(self, number: int, now: float, *, granted: bool) -> None:
@@ -113,9 +122,9 @@ class WaitingRoom:
             return None
         return 0.0 if self._woken else max(0.0, self._scan_at - now)
 
-    def held_since(self, before: float) -> list[int]:
+    def held_since(self, before: float) -> list[Arrival]:
         """Rows that have been held since before then."""
-        return [row.id for lane in self._lanes.values() for row in lane.rows.values() if row.held_at <= before]
+        return [row for lane in self._lanes.values() for row in lane.rows() if row.held_at <= before]
 
     def clear(self) -> list[int]:
         """Forget all; returns their ids."""

@@ -79,8 +79,9 @@ def test_a_full_executor_takes_an_upload_only_if_no_other_can() -> None:
 def test_room_elsewhere_is_that_of_others_who_live_and_read() -> None:
     view = BeatView()
     view.observe([beat(1, 1), beat(2, 1, free=0), beat(3, 1, reading=False), beat(4, 1, age=60.0)], at=0.0)
-    assert not view.room_elsewhere(1)
-    assert view.room_elsewhere(2)
+    assert not view.room_elsewhere(1, 1)
+    assert view.room_elsewhere(2, 5)
+    assert not view.room_elsewhere(2, 6)
 
 
 @pytest.mark.parametrize("executors", [1, 2, 5])
