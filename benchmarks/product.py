@@ -120,7 +120,7 @@ async def product(folder: Path, model_port: int) -> AsyncIterator[Product]:
         key = json.loads(await _command(environment, "keys", "create", "--tenant", "1", "--json"))["key"]
         running = Product(addresses, key)
         async with httpx.AsyncClient(base_url=addresses["api"]) as client:
-            limits = {"max_concurrency": 200, "queue_limit": 10_000_000}
+            limits = {"max_concurrency": 1_000, "queue_limit": 10_000_000}
             body = {"name": "bench", "base_url": f"http://127.0.0.1:{model_port}", "route": "/x", **limits}
             answer = await client.post("/v1/models", json=body, headers={"Authorization": f"Bearer {key}"})
             answer.raise_for_status()
