@@ -208,7 +208,10 @@ async def another_staging_store(road: Road, process: ServiceProcess) -> Sequence
     await road.kill(process)
     other = {"staging_store": "other", "staging_dir": str(road.folder / "other")}
     (first,) = await road.start("executor", failpoints="executor/after-generated:*:exit", **other)
+    road.mock.hold()
     ids = [task for number in range(6) for task in await road.submit(tenant, 1, f"s{number}", size=_A_FILE)]
+    await until(lambda: len(road.mock.calls) == len(ids), 15, "all calls run")
+    road.mock.let_go()  # all outputs are staged together: of so many, one is read by the executor without the store
     await road.died(first)
     await process.launch()
     road.processes["executor"].append(process)
