@@ -24,6 +24,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_choice] = servers.choose_broker()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: packed ones hold a time, and workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"broker under test: {config.stash[_choice]}"
 
