@@ -2,7 +2,9 @@
 
 OutputError
 |-- ModelError               the call; `retryable` says whether the same call may do better later
-|   `-- EgressRefused        its address is one that this deployment does not call
+|   |-- EgressRefused        its address is one that this deployment does not call
+|   |-- Busy                 the other side is full: nobody's fault, later
+|   `-- JobGone              the provider does not know the job
 |-- StagingFull              staging takes nothing now: admit no work
 |-- StagedLost               the staged output is gone or is not what was written
 `-- UploadFailed             storage did not take the output; `retryable` as above
@@ -26,14 +28,34 @@ class OutputError(SluicewayError):
 
 
 class ModelError(OutputError):
-    """The model call failed."""
+    """The model call failed. `sent` is False only when certainly no byte of a request left this process."""
+
+    def __init__(
+        self, code: str, message: str, *, retryable: bool, retry_after: float | None = None, sent: bool = True
+    ) -> None:
+        super().__init__(code, message, retryable=retryable, retry_after=retry_after)
+        self.sent = sent
 
 
 class EgressRefused(ModelError):
     """The address is private, reserved or a cloud's metadata, and SLUICEWAY_EGRESS_ALLOW does not list it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("egress_refused", message, retryable=False)
+        super().__init__("egress_refused", message, retryable=False, sent=False)
+
+
+class Busy(ModelError):
+    """The other side is full and did not take the call; it burns nothing and is made again after `retry_after`."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__("model_busy", message, retryable=True, retry_after=retry_after)
+
+
+class JobGone(ModelError):
+    """The provider does not know the job (any more)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("job_gone", message, retryable=False)
 
 
 class StagingFull(OutputError):

@@ -1,0 +1,100 @@
+"""What the product asks of an adapter for jobs: submit a job to a provider, ask how it goes, take its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+
+class JobStatus(Enum):
+    """How a provider's job stands."""
+
+    QUEUED = "queued"  #: it waits in the provider's own queue
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"  #: at the provider, by whomever
+
+    @property
+    def over(self) -> bool:
+        """Whether it will never change again."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """One output of a job: where it can be fetched, or what it is."""
+
+    url: str = ""
+    content: bytes | None = field(default=None, repr=False)
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobReport:
+    """What a provider says of a job."""
+
+    status: JobStatus
+    provider_id: str = ""  #: as the provider knows it; the answer to a submit has it, others may
+    unit_progress: float | None = None  #: its own percentage, 0 to 100
+    message: str = ""
+    outputs: tuple[JobOutput, ...] = ()
+    error_code: str = ""  #: of a job that FAILED: stable, for callers; empty: `provider_failed`
+    retryable: bool = False  #: of a job that FAILED: whether the same job may do better later
+    ask_again_after: float | None = None  #: seconds that the provider wants to be left alone
+
+
+@dataclass(frozen=True, slots=True)
+class JobCall:
+    """One attempt's job, as every call of the adapter gets it. What may hold secrets is kept out of its repr."""
+
+    intent_key: str  #: ours, the same for every call of this attempt; safe in a URL (a UUID)
+    base_url: str
+    route: str
+    config: Mapping[str, Any]  #: the model's adapter_config, checked when it was saved
+    payload: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  #: from the model's api_key
+    timeout_seconds: float = 30.0  #: of this one call, all of it
+    output_count: int = 1
+    callback_url: str = field(default="", repr=False)  #: carries this attempt's token; empty where none can be had
+
+
+class JobAdapter(Protocol):
+    """One way to run jobs at providers of one kind. Stateless: everything that must last is in the call or at the
+    provider, since any executor may go on with a job at any time.
+
+    Every method raises ModelError: `retryable` whether asking again may help, `retry_after` what the provider asked
+    for, `sent=False` when certainly no byte of a request left. An answer that means "full, later" is `Busy`.
+    """
+
+    #: Whether a submit that is repeated with the same intent key never makes a second job, for as long as the first
+    #: one is remembered by the provider.
+    dedupes: bool
+    #: Whether `get` works. False: the callback's body is the truth, and a job without one is ended by its deadline.
+    polls: bool
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raises Invalid, with a pointer below /adapter_config, for a configuration that cannot work."""
+
+    async def submit(self, call: JobCall) -> JobReport:
+        """Make the job. Called at most once for each attempt, unless `dedupes` or a call said `sent=False` or Busy.
+
+        The report may be over already, for providers that answer when done.
+        """
+
+    async def find(self, call: JobCall) -> JobReport | None:
+        """The job that an earlier submit with this intent key made, whose answer was lost; None: certainly none.
+
+        Raises LookupError where the provider offers no way to tell.
+        """
+
+    async def get(self, call: JobCall, provider_id: str) -> JobReport:
+        """How the job stands. Raises JobGone when the provider does not know it (any more)."""
+
+    async def cancel(self, call: JobCall, provider_id: str) -> None:
+        """Ask the provider to end the job; harmless when it is over or unknown."""
+
+    def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
+        """What a callback says; None when it says nothing of this job. Raises nothing."""
