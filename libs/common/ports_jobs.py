@@ -58,6 +58,8 @@ class JobCall:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  #: from the model's api_key
     timeout_seconds: float = 30.0  #: of this one call, all of it
     output_count: int = 1
+    job_seconds: float = 3_600.0  #: how long the whole job may take; providers that take a deadline are told
+    intended_at: float | None = None  #: when the submit was intended, in Unix seconds: `find` looks no further back
     callback_url: str = field(default="", repr=False)  #: carries this attempt's token; empty where none can be had
 
 
@@ -69,11 +71,13 @@ class JobAdapter(Protocol):
     for, `sent=False` when certainly no byte of a request left. An answer that means "full, later" is `Busy`.
     """
 
-    #: Whether a submit that is repeated with the same intent key never makes a second job, for as long as the first
-    #: one is remembered by the provider.
-    dedupes: bool
-    #: Whether `get` works. False: the callback's body is the truth, and a job without one is ended by its deadline.
-    polls: bool
+    def dedupes(self, config: Mapping[str, Any]) -> bool:
+        """Whether a submit that is repeated with the same intent key never makes a second job, whenever it comes."""
+
+    def polls(self, config: Mapping[str, Any]) -> bool:
+        """Whether `get` works. False: what `submit` reports or a callback's body says is the truth, and a job that
+        has neither is ended by its deadline.
+        """
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Raises Invalid, with a pointer below /adapter_config, for a configuration that cannot work."""
@@ -87,7 +91,8 @@ class JobAdapter(Protocol):
     async def find(self, call: JobCall) -> JobReport | None:
         """The job that an earlier submit with this intent key made, whose answer was lost; None: certainly none.
 
-        Raises LookupError where the provider offers no way to tell.
+        Raises LookupError where the provider offers no way to tell, and a retryable ModelError when it is too early
+        to be certain: the provider may still be at work on a request that was sent a moment ago.
         """
 
     async def get(self, call: JobCall, provider_id: str) -> JobReport:
