@@ -1,0 +1,409 @@
+"""What operators are told of what flows and waits, and what the stores answer for it.
+
+Facts are what a store says; sights and explanations are what the faces show (libs/common/operations: sight.py, why.py,
+series.py, control.py make them). `tenant_id` None means all tenants: only operators may ask so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+from uuid import UUID
+
+from libs.common.domain.task import DispatchState, Phase, TaskStatus
+
+#: What can be paused: all dispatching, a tenant, or a tenant's model.
+PauseScope: TypeAlias = Literal["all", "tenant", "model"]
+#: Why an executor reads or does not read.
+Posture: TypeAlias = Literal["reading", "crowded", "staging_full", "draining", "hangs", "stopping"]
+Role: TypeAlias = Literal["dispatcher", "janitor"]
+
+
+class Count(NamedTuple):
+    """A number counted up to a limit: not `exact` means that there are more."""
+
+    value: int
+    exact: bool = True
+
+
+class Place(NamedTuple):
+    """How many tasks of the lane go first; counted up to 1,000."""
+
+    ahead: int
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Something is paused: nothing of it starts, what runs goes on."""
+
+    scope: PauseScope
+    tenant_id: int | None
+    model: str | None
+    since: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecord:
+    """What an operator did; kept for ever."""
+
+    id: int
+    at: datetime
+    by: str
+    action: str  #: pause, resume, drain, undrain
+    tenant_id: int | None
+    subject: str  #: what it was done to, in words
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSight:
+    """A dispatcher or janitor process; `age` of its last sign in seconds. Silent ones are told for a day."""
+
+    role: Role
+    name: str
+    version: str
+    started_at: datetime
+    age: float
+    broker_reachable: bool | None  #: dispatchers only
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorSight:
+    """An executor that has not stopped; `age` of its last heartbeat in seconds."""
+
+    id: int
+    name: str
+    version: str
+    started_at: datetime
+    age: float
+    posture: Posture
+    slots: int
+    running: int
+    held: int
+    stores: Sequence[str]
+    draining: bool
+    models: Sequence[tuple[str, int]]  #: (model, tasks started or held here), the most first, at most 20
+
+    @property
+    def alive(self) -> bool:
+        """Whether it would be believed to work: presumed dead after 10 s of silence."""
+        return self.age < 10.0
+
+    @property
+    def reading(self) -> bool:
+        """Whether it takes new work."""
+        return self.alive and self.posture == "reading"
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFacts:
+    """A lane as PostgreSQL knows it; counts go up to a limit."""
+
+    lane: int
+    tenant_id: int
+    model_id: int
+    model: str
+    enabled: bool
+    closed: bool
+    window: int
+    max_concurrency: int
+    queue_limit: int
+    in_flight: int
+    running: int  #: of those in flight: started
+    held: int  #: of those in flight: with an executor, without a permit
+    ready: Count
+    later: Count
+    oldest_seconds: float | None  #: how long the next row has waited; None when nothing is ready
+    ended: int  #: attempts that ended in the last minutes
+    errors: int  #: of those: failed, timed out, lost
+    ended_seconds: float  #: over how many seconds they were counted; 0 when nothing is known yet
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSight:
+    """A lane as operators see it. What Redis counts is None while it is away."""
+
+    facts: LaneFacts
+    pauses: Sequence[Pause]
+    open: int | None  #: gate slots taken: open tasks but those that wait for a retry
+    permits: int | None  #: calls that run
+    starts_per_second: float | None
+    error_rate: float | None  #: share of the attempts that ended lately; None when none did
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSight:
+    """What has to leave by one channel. `age` of the oldest in seconds."""
+
+    channel: str  #: dispatch, event, webhook
+    waiting: Count
+    age: float
+    retrying: Count  #: of those: refused before, each due again in its time
+    dead: Count
+    last_error: str
+    last_error_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Numbers cheap enough for every second, however much is stored."""
+
+    at: datetime
+    ready: Count  #: wait in PostgreSQL for room in their lanes' windows
+    in_flight: Count  #: published, held or running
+    running: int  #: attempts that run, by the executors' heartbeats
+    held: int  #: wait with executors for a permit
+    later: Count  #: drafts, parked uploads, refused by the broker
+    retrying: Count  #: failed, wait for their retry
+    dead: Count
+    events: Count
+    oldest_event_seconds: float
+    oldest_ready_seconds: float
+    lanes_with_work: int
+    executors: int  #: alive
+    executors_reading: int
+    slots: int
+    dispatchers: int  #: alive
+    janitors: int
+    broker_reachable: bool | None  #: None while no dispatcher is alive to say it
+    pauses: Sequence[Pause]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """All that decides what a task waits for, read at one moment."""
+
+    id: int
+    public_id: UUID
+    tenant_id: int
+    lane: int
+    model: str
+    status: TaskStatus
+    now: datetime
+    created_at: datetime
+    finished_at: datetime | None
+    state: DispatchState | None  #: None when it has ended
+    phase: Phase
+    klass: int
+    priority: int
+    position: int
+    attempt: int
+    retries: int
+    retry_times: int
+    entered_at: datetime
+    leased_at: datetime | None
+    due_at: datetime | None
+    until: datetime | None
+    not_before: datetime | None
+    start_by: datetime | None
+    deadline: datetime | None
+    acknowledged: bool  #: the broker has its message
+    held_by: str | None  #: executor that holds it
+    executor: str | None  #: executor that runs it
+    executor_age: float | None
+    started_at: datetime | None
+    cancel_requested: bool
+    job_status: str | None
+    job_id: str | None
+    job_progress: float | None
+    job_deadline: datetime | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One reason why something waits. `code` is stable; `value` and `limit` are those of the limit that it names."""
+
+    code: str
+    message: str
+    value: float | None = None
+    limit: float | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """When it starts, if its lane goes on as in the last minutes."""
+
+    seconds: float
+    at: datetime
+    starts_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWhy:
+    """What a task waits for: the first hold is the one that binds; none means that nothing holds it."""
+
+    task: UUID
+    tenant_id: int
+    model: str
+    status: TaskStatus
+    at: datetime
+    holds: Sequence[Hold]
+    place: Place | None
+    estimate: Estimate | None
+
+    @property
+    def code(self) -> str:
+        """The binding hold's code."""
+        return self.holds[0].code
+
+    @property
+    def message(self) -> str:
+        """The binding hold in words."""
+        return self.holds[0].message
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWhy:
+    """What holds a model's tasks, and its limits with what is used of them."""
+
+    tenant_id: int
+    model: str
+    at: datetime
+    holds: Sequence[Hold]
+    lane: LaneSight
+
+    @property
+    def code(self) -> str:
+        """The binding hold's code."""
+        return self.holds[0].code
+
+    @property
+    def message(self) -> str:
+        """The binding hold in words."""
+        return self.holds[0].message
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesWanted:
+    """Whose series: one model's (tenant and model), a tenant's, or everything's (neither)."""
+
+    since: datetime
+    until: datetime
+    step_seconds: int
+    tenant_id: int | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """In seconds, within 10 % of the true ones; None when there is nothing to take them from."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A step of a series: attempts that ended in it, by outcome, and the backlog as last seen in it."""
+
+    at: datetime
+    success: int
+    failed: int
+    timeout: int
+    canceled: int
+    lost: int
+    wait: Percentiles
+    run: Percentiles
+    backlog: int | None  #: None where nobody looked
+    oldest_seconds: float | None
+
+    @property
+    def ended(self) -> int:
+        """Attempts that ended."""
+        return self.success + self.failed + self.timeout + self.canceled + self.lost
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of failed, timed out and lost ones; None when none ended."""
+        return (self.failed + self.timeout + self.lost) / self.ended if self.ended else None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """A stored minute or hour. Histograms are (bucket, how many); domain/buckets.py says what a bucket is."""
+
+    at: datetime
+    success: int
+    failed: int
+    timeout: int
+    canceled: int
+    lost: int
+    waits: Sequence[tuple[int, int]]
+    runs: Sequence[tuple[int, int]]
+    backlog: int | None
+    oldest_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How much a lane had waiting at a moment; `waiting` is None while Redis is away."""
+
+    lane: int
+    waiting: int | None
+    oldest_seconds: float
+
+
+class Insight(Protocol):
+    """PostgreSQL, asked by operators. Nothing here costs by how much is stored. Raises DatabaseUnavailable."""
+
+    async def task(self, tenant_id: int | None, public_id: UUID) -> TaskFacts | None:
+        """One task with all that decides what it waits for."""
+
+    async def place(self, task: TaskFacts, limit: int) -> Place:
+        """How many ready rows of its lane go first."""
+
+    async def lane_of(self, tenant_id: int, model: str) -> LaneFacts | None:
+        """A tenant's lane by its model's name."""
+
+    async def lanes(
+        self, tenant_id: int | None, after: int, limit: int, *, busy: bool
+    ) -> tuple[list[LaneFacts], int | None]:
+        """Lanes in the order of their numbers, those with something ready or in flight only if `busy`, and where the
+        next page begins."""
+
+    async def lane(self, lane: int) -> LaneFacts | None:
+        """One lane by number."""
+
+    async def pauses(self, tenant_id: int | None) -> list[Pause]:
+        """What is paused now; of a tenant: its own pauses and those of all."""
+
+    async def executors(self) -> list[ExecutorSight]:
+        """Those that have not stopped."""
+
+    async def processes(self) -> list[ProcessSight]:
+        """Dispatchers and janitors of the last day."""
+
+    async def outbox(self) -> list[OutboxSight]:
+        """What has to leave, by channel."""
+
+    async def overview(self) -> Overview:
+        """The numbers of everything."""
+
+    async def series(self, wanted: SeriesWanted, *, hourly: bool) -> list[SeriesRow]:
+        """Stored minutes or hours from `since` to before `until`, in order."""
+
+
+class Control(Protocol):
+    """What operators change. Every change is written together with its record."""
+
+    async def pause(self, scope: PauseScope, tenant_id: int | None, model: str | None, by: str, reason: str) -> bool:
+        """Nothing of it starts from now on; False when it was paused already. Raises NotFound."""
+
+    async def resume(self, scope: PauseScope, tenant_id: int | None, model: str | None, by: str, reason: str) -> bool:
+        """It goes on; False when it was not paused. Raises NotFound."""
+
+    async def drain(self, name: str, on: bool, by: str, reason: str) -> int:
+        """Ask executors of that name to finish and leave, or to stay after all; how many heard it anew."""
+
+    async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
+        """What operators did, newest first."""
