@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -22,6 +22,7 @@ class ModelCall:
     payload: bytes = field(repr=False)
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  #: from the model's api_key
     deadline: float | None = None  #: an end before the timeout's, by the event loop's clock
+    sends: Callable[[], None] = field(default=lambda: None, repr=False)  #: told before the first byte leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,10 @@ class ModelAdapter(Protocol):
     """One way to call models."""
 
     async def invoke(self, call: ModelCall, sink: StagingWriter) -> StagedFile:
-        """Call the model once and stage its answer. Raises ModelError and StagingFull."""
+        """Call the model once and stage its answer. Raises ModelError and StagingFull.
+
+        `call.sends` is told before the model can hear of the call: what fails before is not counted as a call.
+        """
 
 
 class ResultStore(Protocol):

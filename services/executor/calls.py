@@ -33,7 +33,8 @@ class ModelCalls:
     async def call(self, run: Run) -> StagedFile:
         """Call the model within its time and stage the answer. Raises ModelError or StagingFull.
 
-        `run.called` says afterwards whether the model was asked: what staging refused before was not.
+        `run.called` says afterwards whether the model may have heard of it: what was refused before, here or on the
+        way to its address, was no call.
         """
         model, attempt = run.model, run.attempt
         adapter = self._adapters.get(model.adapter)
@@ -46,9 +47,9 @@ class ModelCalls:
             timeout_seconds=model.timeout_seconds,
             payload=_payload(attempt),
             headers=self._headers_of(model),
+            sends=run.calls,
         )
         async with self._staging.create(attempt.public_id, attempt.number) as sink:
-            run.called = True
             return await adapter.invoke(call, sink)
 
     def _headers_of(self, model: Model) -> tuple[tuple[str, str], ...]:

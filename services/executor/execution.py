@@ -179,7 +179,9 @@ class Execution:
         except Exception as error:
             # Never for want of PostgreSQL: that is waited for. Once more, with nothing in it that could be at fault.
             log.error("attempt.unrecorded", task_id=str(run.attempt.public_id), error=type(error).__name__)
-            settlement = Finish(TaskStatus.FAILED, "internal", "the attempt's end could not be recorded", dead=True)
+            settlement = Finish(
+                TaskStatus.FAILED, "internal", "the attempt's end could not be recorded", dead=True, called=run.counted
+            )
             mine = await self._recorder.end(run.attempt, settlement, called=run.called)
         await failpoint("executor/after-finish")
         return settlement if mine else None
@@ -201,6 +203,7 @@ def _course(run: Run) -> Course:
         retries=run.attempt.retries,
         lost=run.attempt.lost,
         age=run.attempt.age + now - run.began,
+        called=run.counted,
         upload_age=since_staged if run.phase >= Phase.GENERATED else 0.0,
     )
 

@@ -44,6 +44,15 @@ class Run:
     entered: bool = False  #: its story has begun; before that there is nothing to interrupt
     pending: asyncio.Task[None] | None = field(default=None, repr=False)
 
+    @property
+    def counted(self) -> bool:
+        """Whether what START counted was a call: the model may have heard of it now, or heard of it long ago."""
+        return self.called or self.attempt.phase is not Phase.NONE
+
+    def calls(self) -> None:
+        """From now on the model may hear of it."""
+        self.called = True
+
     def interrupt(self, why: Stop) -> None:
         """Stop it where it stands, unless its end is being recorded; the first reason counts, but LOST beats all."""
         if self.ending:

@@ -152,6 +152,8 @@ def _finish(attempts: list[Attempt]) -> tuple[list[object], ...]:
         [6] * count,
         *[[None] * count for _ in range(6)],
         [False] * count,
+        [True] * count,
+        "UTC",
     )
 
 

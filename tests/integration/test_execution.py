@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import orjson
 import pytest
@@ -54,6 +55,29 @@ async def test_a_passing_failure_waits_for_its_retry_without_a_slot(rig: Rig) ->
     assert (row["state"], row["retries"], row["error_code"], row["error_message"]) == (3, 1, "model_503", "not now")
     assert 17 <= row["due_in"] <= 25
     assert running.staging.files == {}
+
+
+@pytest.mark.parametrize("unreachable", ["for now", "for ever"])
+async def test_a_call_of_which_the_model_never_heard_is_not_counted(
+    rig: Rig, unreachable: Literal["for now", "for ever"]
+) -> None:
+    model = await rig.make_model(retry_times=1)
+    await rig.executor()
+    rig.model.unreachable = unreachable
+    ids = await rig.make_tasks(model, 2)
+    await rig.dispatch(model)
+    await rig.ended(ids, TaskStatus.FAILED)
+    attempts = await rig.sql("SELECT attempt, outcome, called FROM attempt")
+    assert [tuple(row.values()) for row in attempts] == [(1, "failed", False)] * 2
+    assert (await rig.sql("SELECT sum(calls) AS calls FROM stat_delta"))[0]["calls"] == 0
+    assert await rig.database.fetch("audit_statistics") == []
+    if unreachable == "for now":
+        rig.model.unreachable = ""
+        await rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+        await rig.dispatch(model)
+        await rig.ended(ids)
+        assert (await rig.sql("SELECT sum(calls) AS calls FROM stat_delta"))[0]["calls"] == 2
+        assert await rig.database.fetch("audit_statistics") == []
 
 
 async def test_a_permanent_failure_is_dead_at_once(rig: Rig) -> None:

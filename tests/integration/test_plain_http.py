@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import socket
 import zlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ class Caller:
     def __init__(self, model: MisbehavingModel, adapter: PlainHttp, staging: Staging) -> None:
         self.model = model
         self.staging = staging
+        self.sends = 0
         self._adapter = adapter
 
     async def call(
@@ -54,9 +56,13 @@ class Caller:
             headers=headers,
             timeout_seconds=seconds,
             deadline=deadline,
+            sends=self._sends,
         )
         async with self.staging.create(uuid4(), 1) as sink:
             return await self._adapter.invoke(call, sink)
+
+    def _sends(self) -> None:
+        self.sends += 1
 
     async def refused(self, route: str, **changes: object) -> ModelError:
         """The error that a call ends with; whatever it is, it shows no secret and leaves nothing in staging."""
@@ -448,3 +454,42 @@ async def test_a_cancelled_call_closes_its_connection_and_leaves_nothing(caller:
         await calling
     await caller.model.until_idle()
     assert await caller.staging.entries() == []
+
+
+async def test_what_fails_before_a_connection_is_there_was_never_sent(caller: Caller) -> None:
+    """Those calls are not counted in the statistics."""
+    await caller.refused("x", headers=(("Bad name", "x"),))
+    await caller.refused("x", method="GET", payload=b"[1]")
+    here = caller.model.url
+    for address in (
+        f"http://127.0.0.1:{_closed_port()}",
+        "http://nobody.invalid",
+        "http://169.254.169.254",
+        "no address",
+    ):
+        caller.model.url = address
+        await caller.refused("x")
+    assert caller.sends == 0
+    caller.model.url = here
+    await caller.call("ok")
+    assert caller.sends == 1
+
+
+async def test_a_time_out_while_connecting_was_never_sent(caller: Caller) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        crowd = [socket.socket() for _ in range(8)]
+        for one in crowd:  # fill the queue of those who wait to be accepted
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        caller.model.url = f"http://127.0.0.1:{port}"
+        assert (await caller.refused("x", seconds=0.3)).code == "model_timeout"
+        for one in crowd:
+            one.close()
+    assert caller.sends == 0
+
+
+def _closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

@@ -69,7 +69,21 @@ def start_of(desk: QueueDesk, id_: int) -> Call:
 
 def success_of(attempt: Attempt) -> Call:
     one: list[object] = [None]
-    return ("finish_many", [attempt.id], [attempt.token], [6], one, one, ["u"], ["png"], [1], one, [False])
+    return (
+        "finish_many",
+        [attempt.id],
+        [attempt.token],
+        [6],
+        one,
+        one,
+        ["u"],
+        ["png"],
+        [1],
+        one,
+        [False],
+        [True],
+        "UTC",
+    )
 
 
 def staged_of(attempt: Attempt) -> Call:

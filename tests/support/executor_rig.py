@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -71,8 +71,12 @@ class FakeModel:
     most: int = 0
     held: asyncio.Event | None = None
     errors: list[ModelError] = field(default_factory=list)
+    unreachable: Literal["", "for now", "for ever"] = ""  #: no call gets as far as the model
 
     async def invoke(self, call: ModelCall, sink: FakeWriter) -> StagedFile:
+        if self.unreachable:
+            raise ModelError("model_unreachable", "nobody there", retryable=self.unreachable == "for now")
+        call.sends()
         self.calls.append(call.payload)
         self.running += 1
         self.most = max(self.most, self.running)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -89,6 +89,10 @@ class _Dial:
 
 _dialled: ContextVar[_Dial] = ContextVar("dialled")
 
+#: Told, for the requests of this context, when the connection is there: from then on the other side may have heard of
+#: the request; before, it certainly has not.
+about_to_send: ContextVar[Callable[[], None] | None] = ContextVar("about_to_send", default=None)
+
 
 class GuardedConnector(aiohttp.TCPConnector):
     """Asks the guard about every address in the moment of dialling it.
@@ -112,6 +116,8 @@ class GuardedConnector(aiohttp.TCPConnector):
         try:
             while _has_spoken(connection := await super().connect(req, traces, timeout)) and not dial.permitted:
                 connection.close()
+            if (tell := about_to_send.get()) is not None:
+                tell()
             return connection
         except (aiohttp.ClientError, OSError):
             if dial.refused and not dial.permitted:

@@ -43,17 +43,19 @@ class Run:
     lost: int
     age: float  #: since the task was created
     upload_age: float = 0.0  #: since the output was staged
+    called: bool = True  #: the model may have heard of the call that was counted when the attempt began
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The task is over; `dead` keeps it for operators."""
+    """The task is over; `dead` keeps it for operators. A call that was counted but not `called` counts no longer."""
 
     status: TaskStatus
     code: str = ""
     message: str = ""
     files: tuple[ResultFile, ...] = ()
     dead: bool = False
+    called: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Retry:
     delay: float
     head: bool
     timed_out: bool
+    called: bool = True  #: as in Finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +137,9 @@ def _settle_failure(run: Run, outcome: Failed, policy: RetryPolicy) -> Settlemen
     message = outcome.message[:MESSAGE_LIMIT]
     if outcome.retryable and run.retries < policy.retry_times:
         delay = max(backoff_seconds(run.retries + 1), outcome.retry_after or 0.0)
-        return Retry(outcome.code, message, delay, goes_to_head(policy, run.age), outcome.timed_out)
+        return Retry(outcome.code, message, delay, goes_to_head(policy, run.age), outcome.timed_out, run.called)
     status = TaskStatus.TIMEOUT if outcome.timed_out else TaskStatus.FAILED
-    return Finish(become(_SHOWN[run.phase], status), outcome.code, message, dead=True)
+    return Finish(become(_SHOWN[run.phase], status), outcome.code, message, dead=True, called=run.called)
 
 
 def goes_to_head(policy: RetryPolicy, age: float) -> bool:

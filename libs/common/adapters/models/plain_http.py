@@ -17,7 +17,7 @@ from yarl import URL
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.foreign_text import Cleaner
-from libs.common.adapters.http_client import Broken, open_http_client
+from libs.common.adapters.http_client import Broken, about_to_send, open_http_client
 from libs.common.adapters.models.decoding import decoder_for
 from libs.common.adapters.models.refusals import connection_error, status_error
 from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, InvalidQuery, follow, join_endpoint, with_query
@@ -63,6 +63,7 @@ class PlainHttp:
         end = loop.time() + call.timeout_seconds
         if call.deadline is not None:
             end = min(end, call.deadline)
+        before = about_to_send.set(call.sends)
         try:
             async with asyncio.timeout_at(end):
                 content_type = await self._call(call, end, sink)
@@ -70,6 +71,8 @@ class PlainHttp:
             raise ModelError(
                 "model_timeout", f"no complete answer within {call.timeout_seconds:g} s", retryable=True
             ) from None
+        finally:
+            about_to_send.reset(before)
         return await sink.commit(content_type)
 
     async def _call(self, call: ModelCall, end: float, sink: StagingWriter) -> str:

@@ -105,6 +105,8 @@ class PostgresAttempts:
             [first.size if first else None for first in firsts],
             [_files(end) for end in ends],
             [end.dead for end in ends],
+            [end.called for end in ends],
+            self._time_zone,
         )
         return {row["id"] for row in answers}
 
@@ -119,6 +121,8 @@ class PostgresAttempts:
             [retry.code for _, retry in ordered],
             [retry.message for _, retry in ordered],
             [retry.timed_out for _, retry in ordered],
+            [retry.called for _, retry in ordered],
+            self._time_zone,
         )
         return {row["id"] for row in answers}
 

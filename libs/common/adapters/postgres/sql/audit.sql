@@ -149,18 +149,20 @@ SELECT max(x.id) AS id, 'token ' || x.token AS subject, count(*) || ' attempts h
 GROUP BY x.token HAVING count(*) > 1 LIMIT 1000
 
 -- name: audit_statistics
--- I16: calls counted = attempts begun, by tenant and creator (a model may have been renamed between two folds). Tasks that
--- were cleaned are balanced by `cleaned`. In one statement, because calls begin all the time.
+-- I16: calls counted = attempts begun less those of which no model has heard, by tenant and creator (a model may have been
+-- renamed between two folds). Tasks that were cleaned are balanced by `cleaned`. In one statement, because calls begin all
+-- the time.
 WITH counted AS (
   SELECT tenant_id, creator, sum(calls)::bigint AS n FROM (
     SELECT tenant_id, creator, calls::bigint AS calls FROM stat_delta UNION ALL SELECT tenant_id, creator, request_count FROM model_stat) s GROUP BY 1, 2
 ), begun AS (
   SELECT tenant_id, creator, sum(n)::bigint AS n FROM (
     SELECT t.tenant_id, t.creator, sum(coalesce(d.attempt, t.attempt)) AS n FROM task t LEFT JOIN dispatch d ON d.id = t.id GROUP BY 1, 2
+    UNION ALL SELECT t.tenant_id, t.creator, -count(*) FROM attempt a JOIN task t ON t.id = a.task_id WHERE NOT a.called GROUP BY 1, 2
     UNION ALL SELECT tenant_id, creator, calls FROM cleaned) b GROUP BY 1, 2
 )
 SELECT coalesce(c.tenant_id, b.tenant_id) AS id, 'tenant ' || coalesce(c.tenant_id, b.tenant_id) || ', creator ' || quote_literal(coalesce(c.creator, b.creator)) AS subject,
-  coalesce(c.n, 0) || ' calls counted, ' || coalesce(b.n, 0) || ' attempts begun' AS detail
+  coalesce(c.n, 0) || ' calls counted, ' || coalesce(b.n, 0) || ' attempts that called a model' AS detail
 FROM counted c FULL JOIN begun b ON b.tenant_id = c.tenant_id AND b.creator = c.creator
 WHERE coalesce(c.n, 0) <> coalesce(b.n, 0) LIMIT 1000
 

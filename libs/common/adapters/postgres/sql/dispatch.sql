@@ -188,24 +188,28 @@ RETURNING q.id
 
 -- name: finish_many
 -- The end of tasks, by the holder of each attempt's token: task, attempt row, event; the dispatch row and the secrets
--- go. Who has lost the token changes nothing.
+-- go. Who has lost the token changes nothing. A call of which no model has heard ($11 false) counts no longer. $12 time zone.
 WITH x AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-                       $9::text[], $10::boolean[])
-    AS x(id, token, status, code, message, oss_file, file_type, file_size, files, dead) ORDER BY id
+                       $9::text[], $10::boolean[], $11::boolean[])
+    AS x(id, token, status, code, message, oss_file, file_type, file_size, files, dead, called) ORDER BY id
 ), gone AS (
   DELETE FROM dispatch q USING x WHERE q.id = x.id AND q.token = x.token
-  RETURNING q.*, x.status, x.code, x.message, x.oss_file, x.file_type, x.file_size, x.files::jsonb AS files, x.dead
+  RETURNING q.*, x.status, x.code, x.message, x.oss_file, x.file_type, x.file_size, x.files::jsonb AS files, x.dead, x.called
+), uncounted AS (
+  INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
+  SELECT (g.started_at AT TIME ZONE $12)::date, k.tenant_id, k.creator, k.model_id, -count(*)
+  FROM gone g JOIN task k ON k.id = g.id WHERE NOT g.called GROUP BY 1, 2, 3, 4
 ), t AS (
   UPDATE task t SET status = g.status, attempt = g.attempt, retries = g.retries, version = g.version + 1, executor = g.executor,
     started_at = g.started_at, finished_at = now(), oss_file = g.oss_file, file_type = g.file_type, file_size = g.file_size,
     files = g.files, error_code = g.code, error_message = g.message
   FROM gone g WHERE t.id = g.id
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, generated_at, migrating_at,
-                       staged_size, error_code, error_message)
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
+                       migrating_at, staged_size, error_code, error_message)
   SELECT id, attempt, CASE status WHEN 6 THEN 'success' WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END,
-         executor, token, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size, code, message FROM gone
+         executor, token, called, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size, code, message FROM gone
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
   SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type
@@ -224,10 +228,11 @@ RETURNING task_id AS id
 -- name: retry_many
 -- A failed attempt with attempts left: its row is written, the task waits for its retry without a gate slot.
 -- Where it stands in the queue is settled when it returns (requeue_retries).
--- $1 ids, $2 tokens, $3 delays, $4 head, $5 codes, $6 messages, $7 timed out.
+-- $1 ids, $2 tokens, $3 delays, $4 head, $5 codes, $6 messages, $7 timed out, $8 whether the model has heard of the call
+-- (else it counts no longer), $9 time zone.
 WITH m AS MATERIALIZED (
-  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[], $6::text[], $7::boolean[])
-    AS m(id, token, delay, head, code, message, timed_out) ORDER BY id
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[], $6::text[], $7::boolean[], $8::boolean[])
+    AS m(id, token, delay, head, code, message, timed_out, called) ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 3, due_at = now() + make_interval(secs => m.delay), retries = q.retries + 1,
     class = CASE WHEN m.head THEN 0 ELSE 1 END,
@@ -235,12 +240,16 @@ WITH m AS MATERIALIZED (
     lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
     error_code = m.code, error_message = m.message, version = q.version + 1
   FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
-  RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, o.executor, o.token, o.entered_at, o.lease,
+  RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, m.called, o.executor, o.token, o.entered_at, o.lease,
     o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size
+), uncounted AS (
+  INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
+  SELECT (b.started_at AT TIME ZONE $9)::date, k.tenant_id, k.creator, k.model_id, -count(*)
+  FROM back b JOIN task k ON k.id = b.id WHERE NOT b.called GROUP BY 1, 2, 3, 4
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, generated_at, migrating_at,
-                       staged_size, error_code, error_message)
-  SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, entered_at, leased_at, started_at,
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
+                       migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, called, entered_at, leased_at, started_at,
          generated_at, migrating_at, staged_size, error_code, error_message FROM back
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM back WHERE generated_at IS NOT NULL))

@@ -201,7 +201,8 @@ WITH unsent AS MATERIALIZED (
   RETURNING t.id, t.tenant_id, t.creator, t.attempt
 ), k AS (
   INSERT INTO cleaned (tenant_id, creator, tasks, calls)
-  SELECT tenant_id, creator, count(*), sum(attempt) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
+  SELECT tenant_id, creator, count(*), sum(attempt - (SELECT count(*) FROM attempt a WHERE a.task_id = gone.id AND NOT a.called))
+  FROM gone GROUP BY 1, 2 ORDER BY 1, 2
   ON CONFLICT (tenant_id, creator) DO UPDATE SET tasks = cleaned.tasks + EXCLUDED.tasks, calls = cleaned.calls + EXCLUDED.calls
 ), i AS (DELETE FROM task_input WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), s AS (DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))

@@ -205,6 +205,7 @@ CREATE TABLE attempt (
   outcome text NOT NULL CHECK (outcome IN ('success', 'failed', 'timeout', 'canceled', 'lost', 'staging_lost')),
   executor int,
   token uuid,
+  called boolean NOT NULL DEFAULT true,
   entered_at timestamptz,
   leased_at timestamptz,
   started_at timestamptz,
@@ -216,6 +217,8 @@ CREATE TABLE attempt (
   error_message text,
   PRIMARY KEY (task_id, attempt)
 );
+-- Attempts of which no model has heard: the few by which attempts begun and calls counted differ (audit, I16).
+CREATE INDEX attempt_uncalled ON attempt (task_id) WHERE NOT called;
 
 CREATE TABLE history (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -366,7 +369,7 @@ CREATE TABLE model_stat (
   PRIMARY KEY (day, tenant_id, creator, model_name)
 );
 
--- How many tasks are no longer stored, and their calls. With them calls counted = attempts begun, for ever, and an event
+-- How many tasks are no longer stored, and their calls. With them calls counted = attempts that called, for ever, and an event
 -- of an unknown task is told from one of a task that was cleaned (audit, I16 and I7).
 CREATE TABLE cleaned (
   tenant_id bigint NOT NULL,
