@@ -1,0 +1,330 @@
+"""What operators ask about the dead: one list of all kinds, and the jobs that replay or drop them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, Protocol
+from uuid import UUID
+
+from libs.common.ports_dispatch import Placed
+
+
+class DeadKind(StrEnum):
+    """What can be dead. The order is the order of equal instants in the list."""
+
+    TASK = "task"  #: its attempts are used up, or its last error is final
+    EVENT = "event"  #: a completion event that the broker refused for good
+    MESSAGE = "message"  #: bytes on a topic of ours that could not be understood
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """What a list, a group or a job is narrowed to; None narrows nothing. Died: since <= instant < until."""
+
+    kind: DeadKind | None = None
+    code: str | None = None
+    model: str | None = None
+    tenant: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None  #: a part of the last error's message
+
+
+EVERYTHING: Final = DeadFilter()
+
+
+class DeadPlace(NamedTuple):
+    """A place in the list, which is sorted from the newest down."""
+
+    at: datetime
+    rank: int  #: of the kind
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEntry:
+    """One dead thing in the list."""
+
+    kind: DeadKind
+    key: int  #: its row
+    id: str  #: for faces: a task's id, else the row's number
+    tenant_id: int | None
+    model: str | None
+    code: str
+    message: str
+    died_at: datetime
+    task_id: UUID | None = None
+    status: str | None = None  #: a task's, or what an event announces
+    attempt: int | None = None
+    version: int | None = None
+    staged: bool = False  #: its output is there: a replay uploads it without another call
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    pending: int | None = None  #: the replay job that has it in hand
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """The dead of one kind with one cause in one model."""
+
+    kind: DeadKind
+    code: str
+    tenant_id: int | None
+    model: str | None
+    count: int
+    first_at: datetime
+    last_at: datetime
+    last_id: str
+    last_message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroups:
+    """Groups, the largest first. `complete` is false where more are dead than one look counts, or more groups exist."""
+
+    items: Sequence[DeadGroup]
+    counted: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """What the model was sent, as its configuration is now. Secrets are masked by who shows it."""
+
+    method: str
+    url: str
+    headers: Sequence[str]  #: names alone
+    payload: bytes
+    payload_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadStory:
+    """One dead thing with everything that is known of it. Mappings are rows."""
+
+    entry: DeadEntry
+    attempts: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    provider_jobs: Sequence[Mapping[str, Any]] = ()
+    events: Sequence[Mapping[str, Any]] = ()
+    replays: Sequence[Mapping[str, Any]] = ()
+    request: SentRequest | None = None
+    key: bytes | None = None
+    value: bytes | None = None
+    value_complete: bool = True
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Action(StrEnum):
+    """What a job does with the dead."""
+
+    REPLAY = "replay"
+    DROP = "drop"
+
+
+class JobState(StrEnum):
+    """Where a job stands; stopped and done are final."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DONE = "done"
+
+
+class ItemResult(StrEnum):
+    """What became of one dead thing of a job; none while it waits."""
+
+    REPLAYED = "replayed"
+    DROPPED = "dropped"
+    GONE = "gone"  #: it was not dead any more: replayed, dropped or cleaned by somebody else
+    REFUSED = "refused"  #: it cannot be replayed; the detail says why
+    STOPPED = "stopped"  #: the job was stopped first
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """A job as asked for. Either `keys` (rows of that kind) or what the filter selects, the oldest first."""
+
+    action: Action
+    kind: DeadKind
+    wanted: DeadFilter
+    keys: Sequence[int] | None
+    limit: int
+    rate: float  #: a second
+    reason: str
+    asked_by: str
+    reach: int | None  #: the tenant whose dead it may touch; None for all
+    mended: bytes | None = None  #: what a message is sent as instead
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it stands."""
+
+    id: int
+    reach: int | None
+    action: Action
+    kind: DeadKind
+    asked: Mapping[str, Any]  #: filter or number of ids, as it was asked for
+    limit: int
+    rate: float
+    reason: str
+    asked_by: str
+    state: JobState
+    total: int
+    results: Mapping[str, int] = field(default_factory=dict)  #: by ItemResult
+    refusals: int = 0  #: looks that found a gate full
+    note: str = ""  #: what holds it up, if something does
+    created_at: datetime | None = None
+    changed_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many still wait for their turn."""
+        return self.total - sum(self.results.values())
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    """One dead thing of a job, and what became of it."""
+
+    key: int
+    id: str
+    tenant_id: int | None
+    code: str
+    result: ItemResult | None
+    detail: str
+    tries: int
+    due_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What an order selects now. `busy` are left out: another job has them in hand."""
+
+    count: int
+    busy: int
+    groups: Sequence[DeadGroup]
+
+
+class DeadRows(Protocol):
+    """The dead, for reading. `reach` is the tenant whose dead may be seen, None for all."""
+
+    async def page(
+        self, reach: int | None, wanted: DeadFilter, after: DeadPlace | None, limit: int
+    ) -> tuple[list[DeadEntry], DeadPlace | None]:
+        """Newest first. A page looks at a bounded number of rows: it may be short, and still have a next one."""
+
+    async def groups(self, reach: int | None, wanted: DeadFilter) -> DeadGroups:
+        """By cause. Counts the newest of each kind, up to a bound."""
+
+    async def find(self, reach: int | None, kind: DeadKind, id: str) -> DeadEntry | None:
+        """One of them."""
+
+    async def keys(self, reach: int | None, kind: DeadKind, ids: Sequence[str]) -> dict[str, int]:
+        """The rows of these ids, as far as they are dead."""
+
+    async def story(self, entry: DeadEntry) -> DeadStory:
+        """Everything about one of them."""
+
+
+class ReplayJobs(Protocol):
+    """Jobs, as operators make and steer them."""
+
+    async def select(self, order: JobOrder) -> Selection:
+        """What the order would take; changes nothing."""
+
+    async def create(self, order: JobOrder) -> Job:
+        """Write the job with all its items. What another open job has in hand is left out."""
+
+    async def page(self, reach: int | None, before: int | None, limit: int) -> tuple[list[Job], int | None]:
+        """Newest first."""
+
+    async def find(self, reach: int | None, id: int) -> Job | None:
+        """One job."""
+
+    async def items(self, job: int, after: int | None, limit: int) -> tuple[list[JobItem], int | None]:
+        """In the order of their rows."""
+
+    async def steer(self, reach: int | None, id: int, state: JobState) -> Job | None:
+        """Pause, go on or stop, where the job's state has that arrow; the job as it is afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A running job that this process has in hand, and how many items its pace allows now."""
+
+    id: int
+    action: Action
+    kind: DeadKind
+    budget: int
+    reason: str
+    asked_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueItem:
+    """An item whose turn has come. A task brings what its gate slot needs."""
+
+    key: int
+    public_id: UUID | None = None
+    lane: int = 0
+    queue_limit: int = 0
+    slot_ttl_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DueMessage:
+    """A message to be sent again, as it lies; `problem` says why it cannot be."""
+
+    key: int
+    topic: str
+    partition: int
+    record_key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    problem: str = ""
+
+
+class ReplayWork(Protocol):
+    """Jobs, as they are worked off. Every call is safe to run twice and in two processes at once."""
+
+    async def take(self, runner: UUID, kinds: Sequence[DeadKind], lease_seconds: float) -> list[Turn]:
+        """Running jobs that are nobody else's now, each with its budget."""
+
+    async def due(self, turn: Turn, limit: int) -> list[DueItem]:
+        """Its items whose turn has come."""
+
+    async def replay_tasks(self, turn: Turn, keys: Sequence[int]) -> list[Placed]:
+        """Dead tasks go back into the queue with a fresh budget, and the record says so, in one write. Those that
+        cannot are recorded too. Nothing happens unless the job still runs."""
+
+    async def replay_events(self, turn: Turn, keys: Sequence[int]) -> int:
+        """Dead events are due again under their ids."""
+
+    async def messages(self, keys: Sequence[int]) -> list[DueMessage]:
+        """What is to be sent."""
+
+    async def sent_messages(self, turn: Turn, keys: Sequence[int]) -> int:
+        """They are on their topics again: off the list."""
+
+    async def drop(self, turn: Turn, keys: Sequence[int]) -> int:
+        """Off the list, for good."""
+
+    async def refuse(self, turn: Turn, refused: Sequence[tuple[int, str]]) -> None:
+        """(row, why) that cannot be replayed."""
+
+    async def put_off(self, turn: Turn, later: Sequence[tuple[int, float]], note: str) -> None:
+        """(row, seconds) that are tried again later, and why."""
+
+    async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
+        """Which of these gate members have no open task that owns a slot."""
+
+    async def finish(self, turn: Turn) -> bool:
+        """The job is done, if nothing of it waits."""
