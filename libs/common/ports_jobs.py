@@ -54,7 +54,7 @@ class JobCall:
     base_url: str
     route: str
     config: Mapping[str, Any]  #: the model's adapter_config, checked when it was saved
-    payload: bytes = field(repr=False)
+    payload: bytes = field(repr=False)  #: for `submit` alone; empty in other calls: thousands of jobs wait in memory
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  #: from the model's api_key
     timeout_seconds: float = 30.0  #: of this one call, all of it
     output_count: int = 1
@@ -68,7 +68,9 @@ class JobAdapter(Protocol):
     provider, since any executor may go on with a job at any time.
 
     Every method raises ModelError: `retryable` whether asking again may help, `retry_after` what the provider asked
-    for, `sent=False` when certainly no byte of a request left. An answer that means "full, later" is `Busy`.
+    for, `sent=False` when certainly no byte of a request left, `answered=True` when the provider itself refused. A
+    retryable error of `submit` that is neither leaves open whether there is a job: it is looked for, or the task ends as
+    `submit_unknown`. An answer that means "full, later" is `Busy`.
     """
 
     def dedupes(self, config: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -24,6 +24,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.settle import Run as Course
 from libs.common.domain.task import Phase, TaskStatus
+from libs.common.ports_jobs import JobOutput
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -54,6 +55,13 @@ class Calls(Protocol):
 
     async def call(self, run: Run) -> StagedFile:
         """Call the model within its time and stage the answer. Raises ModelError or StagingFull."""
+
+
+class Collector(Protocol):
+    """The way of a provider's outputs into staging."""
+
+    async def collect(self, run: Run, outputs: Sequence[JobOutput]) -> tuple[StagedFile, ...]:
+        """Stage what a job that succeeded has put out. Raises ModelError or StagingFull, and stages nothing then."""
 
 
 class Uploads(Protocol):

@@ -28,13 +28,25 @@ class OutputError(SluicewayError):
 
 
 class ModelError(OutputError):
-    """The model call failed. `sent` is False only when certainly no byte of a request left this process."""
+    """The model call failed.
+
+    `sent` is False only when certainly no byte of a request left this process; `answered` is True only when the other
+    side itself refused, so that what was asked for is certainly not done.
+    """
 
     def __init__(
-        self, code: str, message: str, *, retryable: bool, retry_after: float | None = None, sent: bool = True
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool,
+        retry_after: float | None = None,
+        sent: bool = True,
+        answered: bool = False,
     ) -> None:
         super().__init__(code, message, retryable=retryable, retry_after=retry_after)
         self.sent = sent
+        self.answered = answered
 
 
 class EgressRefused(ModelError):

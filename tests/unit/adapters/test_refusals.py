@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from datetime import UTC, datetime
 from unittest.mock import Mock
 
 import aiohttp
 import pytest
 
-from libs.common.adapters.models.refusals import connection_error
+from libs.common.adapters.models.refusals import connection_error, status_error
 
 _KEY = Mock()
 
@@ -39,3 +40,10 @@ def test_every_error_of_the_client_has_words_of_ours(error: Exception, code: str
     found = connection_error("http://model", error)
     assert (found.code, found.retryable) == (code or "model_unreachable", not code)
     assert found.message in (f"http://model: {message}", message)
+
+
+@pytest.mark.parametrize(
+    ("status", "answered"), [(400, True), (429, True), (500, True), (503, True), (502, False), (504, False)]
+)
+def test_a_refusal_of_the_other_side_itself_says_that_nothing_was_done(status: int, answered: bool) -> None:
+    assert status_error(status, {}, "", now=datetime.now(UTC)).answered is answered
