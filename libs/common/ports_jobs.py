@@ -69,8 +69,8 @@ class JobAdapter(Protocol):
 
     Every method raises ModelError: `retryable` whether asking again may help, `retry_after` what the provider asked
     for, `sent=False` when certainly no byte of a request left, `answered=True` when the provider itself refused. A
-    retryable error of `submit` that is neither leaves open whether there is a job: it is looked for, or the task ends as
-    `submit_unknown`. An answer that means "full, later" is `Busy`.
+    retryable error of `submit` that is neither leaves open whether there is a job: it is looked for, or the task ends
+    as `submit_unknown`. An answer that means "full, later" is `Busy`.
     """
 
     def dedupes(self, config: Mapping[str, Any]) -> bool:
