@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -63,6 +63,37 @@ class JobCall:
     callback_url: str = field(default="", repr=False)  #: carries this attempt's token; empty where none can be had
 
 
+@dataclass(frozen=True, slots=True)
+class JobAnswer:
+    """What a provider answered to one request, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]  #: names without regard to case
+    body: bytes = field(repr=False)
+
+
+class JobHttp(Protocol):
+    """How adapters reach providers: within the deadline and the size limit of one call, and nowhere else.
+
+    The model's own headers are added, and so only the origin of its base_url can be asked; redirects are followed
+    where they keep origin and method. Nothing is sent a second time.
+    """
+
+    async def send(
+        self,
+        call: JobCall,
+        method: str,
+        path: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+    ) -> JobAnswer:
+        """The answer of any status. `path` is joined to base_url, or is an address of the same origin.
+
+        Raises ModelError, with `sent=False` when no connection was made.
+        """
+
+
 class JobAdapter(Protocol):
     """One way to run jobs at providers of one kind. Stateless: everything that must last is in the call or at the
     provider, since any executor may go on with a job at any time.
@@ -81,8 +112,8 @@ class JobAdapter(Protocol):
         has neither is ended by its deadline.
         """
 
-    def check(self, config: Mapping[str, Any]) -> None:
-        """Raises Invalid, with a pointer below /adapter_config, for a configuration that cannot work."""
+    def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
+        """Raises Invalid, with a pointer to /route or below /adapter_config, for a configuration that cannot work."""
 
     async def submit(self, call: JobCall) -> JobReport:
         """Make the job. Called at most once for each attempt, unless `dedupes` or a call said `sent=False` or Busy.
@@ -105,3 +136,7 @@ class JobAdapter(Protocol):
 
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
         """What a callback says; None when it says nothing of this job. Raises nothing."""
+
+
+#: What an installed package offers under an entry point of the group `sluiceway.adapters`.
+JobAdapterFactory = Callable[[JobHttp], JobAdapter]
