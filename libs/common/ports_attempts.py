@@ -51,7 +51,7 @@ class Attempt:
     upload_age: float
     payload: bytes
     sealed: bytes | None
-    staged: StagedFile | None
+    staged: tuple[StagedFile, ...]  #: every file of its output; empty while none is recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class Attempts(Protocol):
     async def release_many(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
         """Give back started attempts (with: was the model called), using up nothing."""
 
-    async def generated_many(self, rows: Sequence[tuple[Attempt, StagedFile]]) -> set[int]:
-        """The output is staged."""
+    async def generated_many(self, rows: Sequence[tuple[Attempt, Sequence[StagedFile]]]) -> set[int]:
+        """The output is staged, all files of it."""
 
     async def migrating_many(self, attempts: Sequence[Attempt]) -> set[int]:
         """The upload lasts."""

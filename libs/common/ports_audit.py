@@ -57,7 +57,7 @@ class PromisedFile:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A success, and the files that it promises; `staged_size` is what the attempt had staged."""
+    """A success, and the files that it promises; `staged_size` is what the attempt had staged, all together."""
 
     public_id: UUID
     oss_file: str | None

@@ -62,8 +62,8 @@ class Staging(Protocol):
     def full(self) -> bool:
         """Whether it takes nothing now: admit no work."""
 
-    def create(self, task: UUID, attempt: int) -> StagingWriter:
-        """Begin an output. Raises StagingFull."""
+    def create(self, task: UUID, attempt: int, *, one_of_several: bool = False) -> StagingWriter:
+        """Begin an output; of several, each becomes a file, however small. Raises StagingFull."""
 
     def holds(self, reference: str) -> bool:
         """Whether the output can be read here: it lies in this store, or in PostgreSQL."""

@@ -204,8 +204,8 @@ class Sweeps(Protocol):
         """Successes nobody fetched for so many days (None: for ever), and canceled tasks of their age, on a page of the
         oldest; the id to go on after, None when nothing older remains."""
 
-    async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
-        """Dead tasks past their retention with their staged file."""
+    async def dead_over(self, days: int, limit: int) -> list[tuple[int, list[str]]]:
+        """Dead tasks past their retention with the references of their staged files."""
 
     async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
         """Delete tasks with everything that is theirs."""

@@ -13,6 +13,7 @@ _FILE: Final = {
     "size": 31724,
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "name": "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10-1-0.wav",
+    "index": 0,
 }
 
 

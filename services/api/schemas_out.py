@@ -53,6 +53,7 @@ class FileOut(BaseModel):
     size: int
     sha256: str
     name: str
+    index: int = Field(description="Its place among the files, from 0; `/v1/tasks/{id}/result/{index}` is its content.")
 
 
 class ResultOut(BaseModel):

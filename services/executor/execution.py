@@ -67,10 +67,10 @@ class Collector(Protocol):
 class Uploads(Protocol):
     """The way of a staged output to where it is kept."""
 
-    async def upload(self, run: Run, staged: StagedFile) -> ResultFile | UploadPending:
-        """Upload, in line for a while. Raises StagedLost or HandedOver."""
+    async def upload(self, run: Run, staged: Sequence[StagedFile]) -> tuple[ResultFile, ...] | UploadPending:
+        """Upload all files of an output, in line for a while. Raises StagedLost or HandedOver."""
 
-    async def discard(self, staged: StagedFile) -> None:
+    async def discard(self, staged: Sequence[StagedFile]) -> None:
         """The staged output is needed no more."""
 
 
@@ -110,7 +110,7 @@ class Execution:
         run.ending = True
         settlement = await self._record(run, outcome) if outcome is not None else None
         self._over(run, outcome, settlement)
-        if run.staged is not None and not _keeps_staged(run, settlement):
+        if run.staged and not _keeps_staged(run, settlement):
             await self._uploads.discard(run.staged)
 
     @property
@@ -144,12 +144,12 @@ class Execution:
             log.error("attempt.surprise", task_id=str(run.attempt.public_id), error=type(error).__name__, exc_info=True)
             return Failed("internal", f"unexpected {type(error).__name__}", retryable=True)
 
-    async def _generate(self, run: Run) -> StagedFile:
+    async def _generate(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model, stage its answer, and let PostgreSQL know where it lies before anything else happens."""
         await failpoint("executor/before-call")
         if not self._trust.trusted:
             await self._trust.regain()
-        staged = run.staged = await self._calls.call(run)
+        staged = run.staged = (await self._calls.call(run),)
         await failpoint("executor/after-call")
         await failpoint("executor/before-generated")
         try:
@@ -163,15 +163,15 @@ class Execution:
         await failpoint("executor/after-generated")
         return staged
 
-    async def _generated(self, run: Run, staged: StagedFile) -> None:
+    async def _generated(self, run: Run, staged: Sequence[StagedFile]) -> None:
         if not await self._recorder.generated(run.attempt, staged):
             raise NotOurs
         run.phase, run.generated_at = Phase.GENERATED, time.monotonic()
 
-    async def _upload(self, run: Run, staged: StagedFile) -> Outcome:
+    async def _upload(self, run: Run, staged: Sequence[StagedFile]) -> Outcome:
         stored = await self._uploads.upload(run, staged)
         await failpoint("executor/after-upload")
-        return stored if isinstance(stored, UploadPending) else Succeeded((stored,))
+        return stored if isinstance(stored, UploadPending) else Succeeded(stored)
 
     # what it means
 

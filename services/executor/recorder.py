@@ -77,7 +77,7 @@ class Recorder:
                 assert_never(settlement)
         return self._seen(mine, type(settlement).__name__.lower())
 
-    async def generated(self, attempt: Attempt, staged: StagedFile) -> bool:
+    async def generated(self, attempt: Attempt, staged: Sequence[StagedFile]) -> bool:
         """Write where the output is staged, before it is uploaded."""
         return self._seen(await self._write(self._generated, (attempt, staged)), "generated")
 

@@ -35,7 +35,7 @@ class Run:
     has_permit: bool
     began: float
     phase: Phase = Phase.NONE  #: how far it has durably come
-    staged: StagedFile | None = None  #: where its output lies; PostgreSQL knows it from phase `generated` on
+    staged: tuple[StagedFile, ...] = ()  #: where its output lies; PostgreSQL knows it from phase `generated` on
     generated_at: float | None = None  #: when it was recorded, if it was here
     called: bool = False  #: the model was asked, or may have been
     stop: Stop | None = None
@@ -78,7 +78,7 @@ class Runs:
 
     def begin(self, attempt: Attempt, model: Model, *, has_permit: bool, over: Callable[[], None]) -> None:
         """Run an attempt; `over` is called when it has ended, whatever became of it."""
-        staged = attempt.staged if attempt.phase >= Phase.GENERATED else None
+        staged = attempt.staged if attempt.phase >= Phase.GENERATED else ()
         run = Run(attempt, model, has_permit, time.monotonic(), attempt.phase, staged)
         self._by_token[attempt.token] = self._by_task[attempt.id] = run
         self._quiet.clear()

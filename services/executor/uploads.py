@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import orjson
@@ -23,6 +24,7 @@ from libs.common.ports_execution import ResultStore, Staging, UploadCredentials
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
+from libs.common.runtime.together import all_or_none
 from services.executor.calls import Opener
 from services.executor.execution import HandedOver, storable
 from services.executor.recorder import Recorder
@@ -32,8 +34,18 @@ log = get_logger()
 
 IN_LINE_SECONDS: Final = 30.0
 SHOWN_AFTER_SECONDS: Final = 1.0
+#: Files of one output that are uploaded at once.
+_AT_ONCE: Final = 4
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 8.0
+
+
+class _NotTaken(Exception):
+    """Storage does not take one of several files."""
+
+    def __init__(self, pending: UploadPending) -> None:
+        super().__init__(pending.code)
+        self.pending = pending
 
 
 class Others(Protocol):
@@ -68,26 +80,52 @@ class ResultUploads:
         self._rng = random.Random()  # noqa: S311  spreads retries
         self._seconds = histogram("sluiceway_upload_seconds")
 
-    async def upload(self, run: Run, staged: StagedFile) -> ResultFile | UploadPending:
-        """Upload, in line for a while. Raises StagedLost or HandedOver."""
-        if not self._staging.holds(staged.reference):
-            await self._hand_over(run, staged)
+    async def upload(self, run: Run, staged: Sequence[StagedFile]) -> tuple[ResultFile, ...] | UploadPending:
+        """Upload all files of an output, in line for a while. Raises StagedLost or HandedOver."""
+        for file in staged:
+            if not self._staging.holds(file.reference):
+                await self._hand_over(run, file)
+        name = ResultName(run.attempt.tenant_id, run.attempt.created_at, run.attempt.public_id, run.attempt.number)
+        credentials = self._credentials(run.attempt)
         shown = asyncio.get_running_loop().call_later(SHOWN_AFTER_SECONDS, self._show, run)
         try:
-            return await self._try(run, staged)
+            if len(staged) > 1:
+                return await self._upload_several(name, staged, credentials)
+            stored = await self._try(name, staged[0], credentials)
+            return stored if isinstance(stored, UploadPending) else (stored,)
         finally:
             shown.cancel()
 
-    async def discard(self, staged: StagedFile) -> None:
+    async def discard(self, staged: Sequence[StagedFile]) -> None:
         """The staged output is needed no more; what cannot be deleted now is the janitor's."""
-        try:
-            await self._staging.remove(staged.reference)
-        except OSError as error:
-            log.warning("staging.not_removed", reference=staged.reference, error=type(error).__name__)
+        for file in staged:
+            try:
+                await self._staging.remove(file.reference)
+            except OSError as error:
+                log.warning("staging.not_removed", reference=file.reference, error=type(error).__name__)
 
-    async def _try(self, run: Run, staged: StagedFile) -> ResultFile | UploadPending:
-        name = ResultName(run.attempt.tenant_id, run.attempt.created_at, run.attempt.public_id, run.attempt.number)
-        credentials = self._credentials(run.attempt)
+    async def _upload_several(
+        self, name: ResultName, staged: Sequence[StagedFile], credentials: UploadCredentials | None
+    ) -> tuple[ResultFile, ...] | UploadPending:
+        """A few at a time, each tried again alone. The first that storage does not take at all ends them all."""
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(index: int, file: StagedFile) -> ResultFile:
+            async with room:
+                stored = await self._try(replace(name, index=index), file, credentials)
+            if isinstance(stored, UploadPending):
+                raise _NotTaken(stored)
+            await failpoint("executor/after-one-upload")
+            return stored
+
+        try:
+            return tuple(await all_or_none([one(index, file) for index, file in enumerate(staged)]))
+        except _NotTaken as refused:
+            return refused.pending
+
+    async def _try(
+        self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None
+    ) -> ResultFile | UploadPending:
         end = time.monotonic() + self._in_line_seconds
         pause = _FIRST_PAUSE
         while True:
@@ -101,7 +139,7 @@ class ResultUploads:
                 return ResultFile(stored.url, stored.file_type, stored.size, stored.sha256.hex(), stored.name)
             if pending.permanent or time.monotonic() + pause > end:
                 return pending
-            log.info("upload.failed", task_id=str(run.attempt.public_id), code=pending.code, again_in=pause)
+            log.info("upload.failed", task_id=str(name.task), index=name.index, code=pending.code, again_in=pause)
             await asyncio.sleep(pause * (1 + 0.25 * self._rng.random()))
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -59,12 +59,12 @@ async def scene(stores: Audited) -> Scene:
     await house.sql("UPDATE attempt SET entered_at = NULL, leased_at = NULL, started_at = NULL")
     await house.sql("UPDATE attempt SET ended_at = ended_at - interval '1 h'")
     succeeded, dead, running = await house.running(model, executor, 3)
-    await house.stage(succeeded, b"result")
-    result = await stores.succeed(succeeded)
+    await house.stage_several(succeeded, b"result", b"and more")
+    result, second = await stores.succeed_with(succeeded, b"result", b"and more")
     await house.bury(dead)
     await stores.announce()
     (waiting,) = await house.tasks(model)
-    return Scene(stores, model, succeeded, result, dead, running, waiting, executor)
+    return Scene(stores, model, succeeded, result, second, dead, running, waiting, executor)
 
 
 async def test_a_house_in_order_is_clean_whatever_happened_in_it(stores: Audited) -> None:

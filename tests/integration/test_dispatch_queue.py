@@ -234,7 +234,7 @@ async def test_a_parked_upload_keeps_what_was_staged(desk: QueueDesk) -> None:
     await desk.lease(lane)
     (attempt,) = await desk.start([id_])
     assert await desk.executor.park_many([(attempt, Park("upload", "m", 5.0))]) == set(), "nothing is staged yet"
-    assert await desk.executor.generated_many([(attempt, STAGED)]) == {id_}
+    assert await desk.executor.generated_many([(attempt, [STAGED])]) == {id_}
     assert await desk.executor.migrating_many([attempt]) == {id_}
     assert await desk.executor.park_many([(attempt, Park("upload", "m", 5.0))]) == {id_}
     assert await desk.lease(lane) == []
@@ -244,8 +244,7 @@ async def test_a_parked_upload_keeps_what_was_staged(desk: QueueDesk) -> None:
     assert await desk.lease(lane) == [id_]
     (again,) = await desk.start([id_])
     assert again.number == 1
-    assert again.staged is not None
-    assert again.staged.reference == STAGED.reference
+    assert [file.reference for file in again.staged] == [STAGED.reference]
 
 
 async def test_a_lost_staged_file_costs_one_more_call_from_the_head(desk: QueueDesk) -> None:
@@ -253,12 +252,12 @@ async def test_a_lost_staged_file_costs_one_more_call_from_the_head(desk: QueueD
     (id_,) = await desk.create(lane)
     await desk.lease(lane)
     (attempt,) = await desk.start([id_])
-    await desk.executor.generated_many([(attempt, STAGED)])
+    await desk.executor.generated_many([(attempt, [STAGED])])
     (place,) = await desk.executor.call_again_many([(attempt, CallAgain("gone"))])
     assert place.klass == 0
     await desk.lease(lane)
     (again,) = await desk.start([id_])
-    assert (again.number, again.staged, again.retries) == (2, None, 0)
+    assert (again.number, again.staged, again.retries) == (2, (), 0)
     assert [row["outcome"] for row in await desk.sql("SELECT outcome FROM attempt")] == ["staging_lost"]
 
 
@@ -341,7 +340,7 @@ async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
     await desk.lease(lane)
     running, staged, spent = await desk.start(ids[:3])
     await desk.executor.hold_many([(ids[3], desk.leases[ids[3]])])
-    await desk.executor.generated_many([(staged, STAGED)])
+    await desk.executor.generated_many([(staged, [STAGED])])
     await desk.sql("UPDATE dispatch SET lost = 3 WHERE id = $1", spent.id)
     assert await desk.sweeps.executors_with_work() == {7}
     rescued = {entry.placed.key.position: entry for entry in await desk.sweeps.rescue([7], 3)}
@@ -356,7 +355,7 @@ async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
     again = {attempt.id: attempt for attempt in await desk.start([running.id, staged.id, ids[3]])}
     assert (again[running.id].number, again[running.id].lost, again[running.id].retries) == (2, 1, 0)
     assert (again[staged.id].number, again[staged.id].lost) == (1, 0)
-    assert again[staged.id].staged is not None
+    assert again[staged.id].staged
     assert (again[ids[3]].number, again[ids[3]].lost) == (1, 0)
 
 

@@ -87,7 +87,17 @@ def success_of(attempt: Attempt) -> Call:
 
 
 def staged_of(attempt: Attempt) -> Call:
-    return "generated_many", [attempt.id], [attempt.token], ["local:/a/b"], [1], [b"h"], ["png image/png"], [None]
+    return (
+        "generated_many",
+        [attempt.id],
+        [attempt.token],
+        ["local:/a/b"],
+        [1],
+        [b"h"],
+        ["png image/png"],
+        [None],
+        [None],
+    )
 
 
 async def _rescue(desk: QueueDesk, _: Attempt) -> object:
@@ -240,7 +250,7 @@ async def test_attempts_have_one_row_each_however_long_a_task_lives(desk: QueueD
     handed_back = await again()
     await desk.executor.release_many([(handed_back, GiveBack("drain", 0.0), False)])  # 2 never was
     staged = await again()  # 2
-    await desk.executor.generated_many([(staged, STAGED)])
+    await desk.executor.generated_many([(staged, [STAGED])])
     await desk.sweeps.rescue([EXECUTOR], 3)  # 2 goes on
     staging_lost = await again()
     await desk.executor.call_again_many([(staging_lost, CallAgain("gone"))])  # 2 is over

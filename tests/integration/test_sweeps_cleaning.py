@@ -95,7 +95,7 @@ async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_d
 async def test_dead_tasks_go_after_their_days_and_then_their_files(house: House) -> None:
     model = await house.model()
     old, young = await house.running(model, await house.executor(), 2)
-    files = [await house.stage(attempt) for attempt in (old, young)]
+    files = [await house.stage_several(attempt, b"one", b"two") for attempt in (old, young)]
     for attempt in (old, young):
         await house.bury(attempt)
     await house.sql("DELETE FROM event")
@@ -104,7 +104,7 @@ async def test_dead_tasks_go_after_their_days_and_then_their_files(house: House)
     assert await expiry_of(house).dead() == 1
     assert await expiry_of(house).dead() == 0
     assert await stored(house) == {young.id}
-    assert house.staging.removed == [files[0].reference]
+    assert house.staging.removed == [file.reference for file in files[0]]
 
 
 async def test_counts_are_folded_once_by_two_janitors(house: House, redis_url: str) -> None:
@@ -166,21 +166,21 @@ class Entry:
 async def test_staged_files_of_nobody_go_and_those_of_open_and_dead_tasks_stay(house: House) -> None:
     model = await house.model()
     open_, dead, done = await house.running(model, await house.executor(), 3)
-    files = {attempt.id: await house.stage(attempt) for attempt in (dead, done)}
+    files = {attempt.id: await house.stage_several(attempt, b"one", b"two") for attempt in (dead, done)}
     await house.bury(dead)
     await house.finish(done)
     stray = f"local:{uuid4().hex}-1-00000000"
     house.staging.entries_ = [
-        Entry(files[dead.id].reference, dead.public_id, 9_999, True),
-        Entry(files[done.id].reference, done.public_id, 9_999, True),
+        *(Entry(file.reference, dead.public_id, 9_999, True) for file in files[dead.id]),
+        *(Entry(file.reference, done.public_id, 9_999, True) for file in files[done.id]),
         Entry("local:unrecorded", open_.public_id, 9_999, True),
         Entry(stray, uuid4(), 9_999, True),
         Entry("local:young", uuid4(), 50, True),
         Entry("local:growing", open_.public_id, 80_000, False),
         Entry("local:left", uuid4(), 61, False),
     ]
-    assert await Strays(house.sweeps, house.staging).sweep() == 3
-    assert set(house.staging.removed) == {files[done.id].reference, stray, "local:left"}
+    assert await Strays(house.sweeps, house.staging).sweep() == 4
+    assert set(house.staging.removed) == {file.reference for file in files[done.id]} | {stray, "local:left"}
 
 
 async def test_figures_say_what_waits_and_what_runs(house: House) -> None:

@@ -104,14 +104,21 @@ class Audited:
 
     async def succeed(self, attempt: Attempt, content: bytes = b"result") -> Path:
         """Finish an attempt with a result in the object store."""
-        key = f"{attempt.tenant_id}/{attempt.public_id}-{attempt.number}.txt"
-        path = self.objects / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        file = ResultFile(f"{self.objects.as_uri()}/{key}", "txt", len(content), digest, path.name)
-        assert await self.house.finish(attempt, file)
-        return path
+        return (await self.succeed_with(attempt, content))[0]
+
+    async def succeed_with(self, attempt: Attempt, *contents: bytes) -> list[Path]:
+        """Finish an attempt with several files in the object store."""
+        paths, files = [], []
+        for index, content in enumerate(contents):
+            key = f"{attempt.tenant_id}/{attempt.public_id}-{attempt.number}-{index}.txt"
+            path = self.objects / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            paths.append(path)
+            files.append(ResultFile(f"{self.objects.as_uri()}/{key}", "txt", len(content), digest, path.name))
+        assert await self.house.finish(attempt, *files)
+        return paths
 
     async def announce(self) -> list[LogRecord]:
         """Send what waits in the outbox, as the relay does."""

@@ -26,6 +26,7 @@ class Scene:
     model: Model
     succeeded: Attempt
     result: Path
+    second: Path  #: the other file of the same result
     dead: Attempt
     running: Attempt
     waiting: int
@@ -251,12 +252,24 @@ async def a_result_is_not_what_was_staged(scene: Scene) -> None:
     scene.result.write_bytes(b"RESULT")
 
 
+async def its_second_file_is_not_what_was_staged(scene: Scene) -> None:
+    scene.second.write_bytes(b"AND MORE")
+
+
 async def fewer_bytes_were_staged(scene: Scene) -> None:
     await scene.sql("UPDATE attempt SET staged_size = 5 WHERE task_id = $1", scene.succeeded.id)
 
 
 async def a_result_is_gone(scene: Scene) -> None:
     scene.result.unlink()
+
+
+async def its_second_file_is_gone(scene: Scene) -> None:
+    scene.second.unlink()
+
+
+async def its_second_file_is_not_recorded(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET files = files - 1 WHERE id = $1", scene.succeeded.id)
 
 
 async def a_result_was_cut(scene: Scene) -> None:
@@ -353,8 +366,11 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I15", a_zombie_wrote_an_end),
     ("I16", a_call_was_counted_twice),
     ("I17", a_result_is_not_what_was_staged),
+    ("I17", its_second_file_is_not_what_was_staged),
+    ("I17", its_second_file_is_not_recorded),
     ("I17", fewer_bytes_were_staged),
     ("I19", a_result_is_gone),
+    ("I19", its_second_file_is_gone),
     ("I19", a_result_was_cut),
     ("I19", a_success_names_no_file),
     ("I20", a_staged_file_was_left_behind),

@@ -177,8 +177,20 @@ class House:
 
     async def stage(self, attempt: Attempt, content: bytes = b"out") -> StagedFile:
         """The output of an attempt is staged and recorded."""
-        reference = f"local:{attempt.public_id.hex}-{attempt.number}-00000000"
-        staged = StagedFile(reference, len(content), hashlib.sha256(content).digest(), "txt", "text/plain")
+        return (await self.stage_several(attempt, content))[0]
+
+    async def stage_several(self, attempt: Attempt, *contents: bytes) -> list[StagedFile]:
+        """An output of several files is staged and recorded."""
+        staged = [
+            StagedFile(
+                f"local:{attempt.public_id.hex}-{attempt.number}-{index:08x}",
+                len(content),
+                hashlib.sha256(content).digest(),
+                "txt",
+                "text/plain",
+            )
+            for index, content in enumerate(contents)
+        ]
         await self._attempts(0).generated_many([(attempt, staged)])
         return staged
 

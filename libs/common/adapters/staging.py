@@ -19,7 +19,7 @@ from uuid import UUID
 from libs.common.adapters.disk_sync import DiskSync
 from libs.common.adapters.staging_writer import INLINE_BYTES, PART, OutputWriter
 from libs.common.domain.model_errors import StagedLost, StagingFull
-from libs.common.domain.output import IN_DATABASE, StagedFile
+from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 
 if TYPE_CHECKING:
     from hashlib import _Hash as HASH
@@ -78,11 +78,11 @@ class Staging:
         """Whether it takes nothing now: over its size, or the disk refused the last write."""
         return bool(self._refused) or self._usage >= self._max_total_bytes
 
-    def create(self, task: UUID, attempt: int) -> OutputWriter:
-        """Begin an output. Raises StagingFull."""
+    def create(self, task: UUID, attempt: int, *, one_of_several: bool = False) -> OutputWriter:
+        """Begin an output; of several, each becomes a file, however small. Raises StagingFull."""
         if self.full:
             raise self.refusal()
-        return OutputWriter(self, f"{task.hex}-{attempt}")
+        return OutputWriter(self, f"{task.hex}-{attempt}", 0 if one_of_several else IN_DATABASE_BYTES)
 
     def holds(self, reference: str) -> bool:
         """Whether the output can be read here: it lies in this store, or in PostgreSQL."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from libs.common.adapters.file_type import HEAD_BYTES, sniff
 from libs.common.domain.model_errors import ModelError
-from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
+from libs.common.domain.output import IN_DATABASE, StagedFile
 
 if TYPE_CHECKING:
     from libs.common.adapters.staging import Staging
@@ -29,13 +29,14 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 class OutputWriter:
     """Bytes in, a StagedFile out. Used as a context, it leaves nothing behind unless committed.
 
-    A small output becomes no file at all: it is the StagedFile's content, and durable when that is recorded. A middling
-    one is one write under its final name, known to nobody before `commit` returns. A large one grows as `<name>.part`
-    and is renamed when it is complete and on disk.
+    An output of at most `in_database_bytes` becomes no file at all: it is the StagedFile's content, and durable when
+    that is recorded. A middling one is one write under its final name, known to nobody before `commit` returns. A large
+    one grows as `<name>.part` and is renamed when it is complete and on disk.
     """
 
-    def __init__(self, staging: Staging, name: str) -> None:
+    def __init__(self, staging: Staging, name: str, in_database_bytes: int) -> None:
         self._staging = staging
+        self._in_database_bytes = in_database_bytes
         self._name = name
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -70,7 +71,7 @@ class OutputWriter:
 
     async def commit(self, content_type: str = "") -> StagedFile:
         """Keep it. Raises StagingFull; then nothing is kept."""
-        if self._size <= IN_DATABASE_BYTES:
+        if self._size <= self._in_database_bytes:
             return _in_database(self._taken(), content_type)
         try:
             await self._finish()

@@ -23,6 +23,7 @@ class EventFile(BaseModel):
     size: int = Field(ge=0)
     sha256: str = ""
     name: str = ""
+    index: int = Field(default=0, ge=0, description="place among the files, the first is 0")
 
 
 class TaskEvent(BaseModel):
@@ -42,7 +43,7 @@ class TaskEvent(BaseModel):
     ossFile: str | None = Field(default=None, description="address of the first result file")
     fileType: str | None = None
     fileSize: int | None = Field(default=None, ge=0)
-    files: list[EventFile] | None = None
+    files: list[EventFile] | None = Field(default=None, description="all files of a success, in order")
     errorCode: str | None = None
     errorMsg: str | None = None
 

@@ -19,7 +19,7 @@ class ResultFile:
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """The output lies in object storage."""
+    """The output lies in object storage, all files of it, in order."""
 
     files: tuple[ResultFile, ...]
 

@@ -1,4 +1,4 @@
-"""What a model call leaves behind: the staged output, and where it is kept for good."""
+"""What a model call leaves behind: the staged output, one file or several, and where it is kept for good."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+#: The most files that one task may leave behind.
+FILES_LIMIT: Final = 100
 #: The reference of outputs that are kept in PostgreSQL, beside the record that they exist.
 IN_DATABASE: Final = "database:"
-#: Up to this size an output is kept there: one row costs a tenth of a file that is on disk for certain (ADR 6).
+#: Up to this size an output is kept there, if it is a task's only one: one row costs a tenth of a file that is on disk
+#: for certain (ADR 6). Of several, all are files.
 IN_DATABASE_BYTES: Final = 16 * 1024
 
 

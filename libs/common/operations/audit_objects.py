@@ -39,9 +39,9 @@ class ResultChecks:
         first = promise.files[0] if promise.files else None
         if first is None or first.url != promise.oss_file or first.size != promise.file_size:
             found.add(Violation("I19", subject, "a success whose row and list of files differ"))
-        if len(promise.files) == 1 and promise.staged_size is not None and promise.staged_size != promise.file_size:
-            detail = f"{promise.staged_size} bytes were staged, {promise.file_size} are recorded"
-            found.add(Violation("I17", subject, detail))
+        recorded = sum(file.size or 0 for file in promise.files)
+        if promise.files and promise.staged_size not in (None, recorded):
+            found.add(Violation("I17", subject, f"{promise.staged_size} bytes were staged, {recorded} are recorded"))
         for file in promise.files:
             if self._objects.holds(file.url):
                 await self._compare(subject, file, found)

@@ -41,6 +41,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "executor/after-call": "The model answered, its output is staged.",
     "executor/before-generated": "The staged reference is about to be recorded.",
     "executor/after-generated": "The staged reference is recorded, nothing is uploaded yet.",
+    "executor/after-one-upload": "One of several files is in object storage, others are perhaps not yet.",
     "executor/after-upload": "The result is in object storage, the task is not finished yet.",
     "executor/before-finish": "The final state and its event are about to be written.",
     "executor/after-finish": "The final state is written, permit and slot are still taken.",

@@ -65,7 +65,7 @@ class Expiry:
             deleted = set(await self._delete([id_ for id_, _ in over]))
             gone += len(deleted)
             # Only after the row, and only of rows that went: a replay may have taken the task back meanwhile.
-            await self._remove([staged for id_, staged in over if staged is not None and id_ in deleted])
+            await self._remove([reference for id_, staged in over if id_ in deleted for reference in staged])
             if len(over) < _SLICE:
                 break
         return did("dead", gone)

@@ -19,7 +19,7 @@ from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import EventRow
 from services.dispatcher.event_records import event_record
 
-FILES = [{"url": "https://s/x.png", "type": "image/png", "size": 3, "sha256": "ab", "name": "x.png"}]
+FILES = [{"url": "https://s/x.png", "type": "image/png", "size": 3, "sha256": "ab", "name": "x.png", "index": 0}]
 ROW = EventRow(
     id=5,
     public_id=UUID("01890000-0000-7000-8000-000000000001"),

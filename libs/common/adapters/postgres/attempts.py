@@ -72,17 +72,19 @@ class PostgresAttempts:
         )
         return placed([row for row in answers if row["state"] == 0])
 
-    async def generated_many(self, rows: Sequence[tuple[Attempt, StagedFile]]) -> set[int]:
+    async def generated_many(self, rows: Sequence[tuple[Attempt, Sequence[StagedFile]]]) -> set[int]:
         ordered = sorted(rows, key=lambda row: row[0].id)
+        firsts = [files[0] for _, files in ordered]
         answers = await self._database.fetch(
             "generated_many",
             [attempt.id for attempt, _ in ordered],
             [attempt.token for attempt, _ in ordered],
-            [staged.reference for _, staged in ordered],
-            [staged.size for _, staged in ordered],
-            [staged.sha256 for _, staged in ordered],
-            [f"{staged.file_type} {staged.mime}" for _, staged in ordered],
-            [staged.content for _, staged in ordered],
+            [first.reference for first in firsts],
+            [sum(file.size for file in files) for _, files in ordered],
+            [first.sha256 for first in firsts],
+            [f"{first.file_type} {first.mime}" for first in firsts],
+            [first.content for first in firsts],
+            [_several(files) for _, files in ordered],
         )
         return {row["id"] for row in answers}
 
@@ -247,8 +249,15 @@ def _files(end: Finish) -> str | None:
         return None
     return orjson.dumps(
         [
-            {"url": file.url, "type": file.file_type, "size": file.size, "sha256": file.sha256, "name": file.name}
-            for file in end.files
+            {
+                "url": file.url,
+                "type": file.file_type,
+                "size": file.size,
+                "sha256": file.sha256,
+                "name": file.name,
+                "index": index,
+            }
+            for index, file in enumerate(end.files)
         ]
     ).decode()
 
@@ -282,8 +291,31 @@ def _attempt(row: asyncpg.Record) -> Attempt:
     )
 
 
-def _staged(row: Any) -> StagedFile | None:
-    if row["staged"] is None:
+def _several(files: Sequence[StagedFile]) -> str | None:
+    """What is recorded of several files; of one, the row's own columns say everything."""
+    if len(files) == 1:
         return None
+    return orjson.dumps(
+        [
+            {
+                "reference": file.reference,
+                "size": file.size,
+                "sha256": file.sha256.hex(),
+                "type": file.file_type,
+                "mime": file.mime,
+            }
+            for file in files
+        ]
+    ).decode()
+
+
+def _staged(row: Any) -> tuple[StagedFile, ...]:
+    if row["staged"] is None:
+        return ()
+    if row["staged_files"] is not None:
+        return tuple(
+            StagedFile(file["reference"], file["size"], bytes.fromhex(file["sha256"]), file["type"], file["mime"])
+            for file in orjson.loads(row["staged_files"])
+        )
     file_type, _, mime = row["staged_type"].partition(" ")
-    return StagedFile(row["staged"], row["staged_size"], row["staged_hash"], file_type, mime, row["staged_content"])
+    return (StagedFile(row["staged"], row["staged_size"], row["staged_hash"], file_type, mime, row["staged_content"]),)

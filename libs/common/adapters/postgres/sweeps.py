@@ -162,7 +162,7 @@ class PostgresSweeps:
         full = len(rows) == limit and not rows[-1]["young"]
         return [row["id"] for row in rows if row["over"]], rows[-1]["id"] if full else None
 
-    async def dead_over(self, days: int, limit: int) -> list[tuple[int, str | None]]:
+    async def dead_over(self, days: int, limit: int) -> list[tuple[int, list[str]]]:
         return [(row["id"], row["staged"]) for row in await self._database.fetch("dead_over", days, limit)]
 
     async def delete_tasks(self, ids: Sequence[int]) -> list[int]:

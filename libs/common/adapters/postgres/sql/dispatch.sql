@@ -92,7 +92,7 @@ WITH started AS (
   FROM started s JOIN task t ON t.id = s.id WHERE s.phase = 0 GROUP BY t.tenant_id, t.creator, t.model_id
 )
 SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
-  s.staged, s.staged_size, s.staged_hash, s.staged_type, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
+  s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age,
   i.payload, x.sealed, o.content AS staged_content
@@ -102,7 +102,7 @@ LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
 SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
-  s.staged, s.staged_size, s.staged_hash, s.staged_type, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
+  s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age,
   i.payload, x.sealed, o.content AS staged_content
@@ -165,13 +165,13 @@ SELECT id, lane, state, class, priority, position FROM back
 
 -- name: generated_many
 -- The output is staged: from here on the model is not called again for this attempt. Small outputs ($7, else NULL) are
--- kept by this very statement; writing them twice, after a lost answer, leaves one.
+-- kept by this very statement; writing them twice, after a lost answer, leaves one. $8: the files, where they are several.
 WITH m AS MATERIALIZED (
-  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::bytea[])
-    AS m(id, token, staged, size, hash, type, content)
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::bytea[], $8::text[])
+    AS m(id, token, staged, size, hash, type, content, files)
 ), mine AS (
   UPDATE dispatch q SET phase = 2, generated_at = now(), version = q.version + 1,
-    staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type
+    staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type, staged_files = m.files::jsonb
   FROM m WHERE q.id = m.id AND q.token = m.token
   RETURNING q.id, m.content
 ), kept AS (
@@ -211,8 +211,8 @@ WITH x AS MATERIALIZED (
   SELECT id, attempt, CASE status WHEN 6 THEN 'success' WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END,
          executor, token, called, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size, code, message FROM gone
 ), dd AS (
-  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
-  SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
+  SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
   FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
@@ -236,8 +236,8 @@ WITH m AS MATERIALIZED (
 ), back AS (
   UPDATE dispatch q SET state = 3, due_at = now() + make_interval(secs => m.delay), retries = q.retries + 1,
     class = CASE WHEN m.head THEN 0 ELSE 1 END,
-    phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL, generated_at = NULL, migrating_at = NULL,
-    lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
+    phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL, staged_files = NULL, generated_at = NULL,
+    migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
     error_code = m.code, error_message = m.message, version = q.version + 1
   FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, m.called, o.executor, o.token, o.entered_at, o.lease,
@@ -278,7 +278,7 @@ WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS m(id, token, message) ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 0, class = 0, phase = 0, lost = q.lost + 1, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
-    generated_at = NULL, migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL,
+    staged_files = NULL, generated_at = NULL, migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL,
     until = NULL, entered_at = now(), version = q.version + 1, error_code = 'staging_lost', error_message = m.message
   FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, q.error_message, o.executor, o.token, o.lease,
@@ -335,7 +335,7 @@ SELECT nextval('dispatcher_ids')::int AS id
 WITH gone AS (
   DELETE FROM dispatch q WHERE q.id = ANY ($1::bigint[]) AND q.token IS NULL AND q.sends > 0
   RETURNING q.id, q.public_id, q.lane, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size, q.staged_hash,
-    q.staged_type, q.entered_at, q.generated_at, q.migrating_at
+    q.staged_type, q.staged_files, q.entered_at, q.generated_at, q.migrating_at
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
   SELECT id, attempt, 'failed', entered_at, generated_at, migrating_at, staged_size, 'undeliverable', $2 FROM gone WHERE phase >= 1
@@ -344,8 +344,8 @@ WITH gone AS (
   UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = g.id
 ), dd AS (
-  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
-  SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
+  SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
   FROM gone g JOIN task k ON k.id = g.id
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE staged IS NULL))

@@ -123,7 +123,7 @@ WITH x AS MATERIALIZED (
     x.input_ref, x.status, CASE WHEN x.state IS NULL THEN x.attempt ELSE 0 END, CASE WHEN x.state IS NULL THEN x.retries ELSE 0 END,
     x.created_at, CASE WHEN x.state IS NULL THEN x.started_at END, x.finished_at, x.fetched_at, x.expire_at, x.oss_file, x.file_type,
     x.file_size,
-    CASE WHEN x.status = 6 THEN jsonb_build_array(jsonb_build_object('url', x.oss_file, 'type', x.file_type, 'size', x.file_size, 'sha256', '', 'name', '')) END,
+    CASE WHEN x.status = 6 THEN jsonb_build_array(jsonb_build_object('url', x.oss_file, 'type', x.file_type, 'size', x.file_size, 'sha256', '', 'name', '', 'index', 0)) END,
     CASE WHEN x.status = 7 THEN 'legacy_failed' END, CASE WHEN x.status = 7 THEN x.error_message END
   FROM x
 ), i AS (

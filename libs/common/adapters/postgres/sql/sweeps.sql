@@ -133,7 +133,7 @@ WITH m AS MATERIALIZED (
 ), gone AS (
   DELETE FROM dispatch q USING m WHERE q.id = m.id AND q.version = m.version AND q.token IS NULL
   RETURNING q.id, q.public_id, q.lane, q.state, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size,
-    q.staged_hash, q.staged_type, q.entered_at, q.generated_at, q.migrating_at, m.status, m.code, m.message, m.dead
+    q.staged_hash, q.staged_type, q.staged_files, q.entered_at, q.generated_at, q.migrating_at, m.status, m.code, m.message, m.dead
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
   SELECT id, attempt, CASE status WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END, entered_at, generated_at, migrating_at,
@@ -146,8 +146,8 @@ WITH m AS MATERIALIZED (
     error_code = g.code, error_message = g.message
   FROM gone g WHERE t.id = g.id
 ), dd AS (
-  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type)
-  SELECT g.id, k.tenant_id, k.model_id, g.code, g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type
+  INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
+  SELECT g.id, k.tenant_id, k.model_id, g.code, g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
   FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
@@ -182,7 +182,9 @@ FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id 
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 )
-SELECT d.task_id AS id, d.staged FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
+SELECT d.task_id AS id, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
+  WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
+FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
   AND d.task_id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
 ORDER BY d.died_at LIMIT $2
 
@@ -294,6 +296,9 @@ SELECT m.reference FROM unnest(CAST(:references AS text[]), CAST(:tasks AS uuid[
 JOIN dispatch d ON d.public_id = m.task
 UNION
 SELECT x.staged FROM unnest(CAST(:references AS text[])) AS m(reference) JOIN dead_task x ON x.staged = m.reference
+UNION
+SELECT f ->> 'reference' FROM dead_task x CROSS JOIN LATERAL jsonb_array_elements(x.staged_files) f
+WHERE x.staged_files IS NOT NULL AND f ->> 'reference' = ANY (CAST(:references AS text[]))
 
 -- name: prune_dead_events
 -- Events that died, once nobody can be expected to send them again. $1 days, $2 limit.

@@ -119,7 +119,7 @@ CREATE TABLE task_secret (
   sealed bytea NOT NULL
 );
 
--- Small outputs between the model's answer and their upload; large ones lie in a staging folder. Uncompressed and, up to
+-- Small outputs of one file between the model's answer and their upload; others lie in a staging folder. Uncompressed and, up to
 -- a page, in line: they are written once, read only after a fault, and deleted.
 CREATE TABLE staged_output (
   task_id bigint PRIMARY KEY,
@@ -128,6 +128,8 @@ CREATE TABLE staged_output (
 ALTER TABLE staged_output ALTER COLUMN content SET STORAGE EXTERNAL;
 
 -- One narrow row per open task, from create to the end. In flight = rows with state 1, so that it cannot drift.
+-- staged_files is null where the output is one file. Of several it names all; staged, its hash and type are the first's,
+-- and staged_size is the size of all together.
 CREATE TABLE dispatch (
   id bigint PRIMARY KEY,
   public_id uuid NOT NULL,
@@ -158,6 +160,7 @@ CREATE TABLE dispatch (
   staged_size bigint,
   staged_hash bytea,
   staged_type text,
+  staged_files jsonb,
   error_code text,
   error_message text,
   CHECK ((state = 1) = (lease IS NOT NULL)),
@@ -242,7 +245,8 @@ CREATE TABLE dead_task (
   staged text,
   staged_size bigint,
   staged_hash bytea,
-  staged_type text
+  staged_type text,
+  staged_files jsonb
 );
 CREATE INDEX dead_task_age ON dead_task (died_at);
 
