@@ -89,8 +89,11 @@ class TaskView:
     not_before: datetime | None
     start_by: datetime | None
     deadline: datetime | None
+    entered_at: datetime | None
+    leased_at: datetime | None
     started_at: datetime | None
     generated_at: datetime | None
+    migrating_at: datetime | None
     finished_at: datetime | None
     fetched_at: datetime | None
     expire_at: datetime | None
@@ -151,6 +154,9 @@ class Tasks(Protocol):
 
     async def request_cancel(self, tenant_id: int, public_ids: Sequence[UUID]) -> int:
         """Ask the executors of started ones to stop; returns how many new requests were written."""
+
+    async def payload_head(self, tenant_id: int, public_id: UUID, most: int) -> tuple[bytes, int] | None:
+        """The first `most` bytes of what the model gets, and the size of it all."""
 
     async def list_attempts(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
         """Ended attempts, oldest first."""
@@ -220,3 +226,16 @@ class ApiKeys(Protocol):
 
     async def revoke(self, key_id: int) -> bool:
         """Make it useless; False when there was nothing to revoke."""
+
+
+class ConsoleSessions(Protocol):
+    """Who is signed in to the console. Keys and sessions are known by their SHA-256 digests alone."""
+
+    async def open(self, key: bytes, session: bytes, seconds: int, scopes: Sequence[str]) -> KeyOwner | None:
+        """Sign the owner of a key in for so long, if the key has one of the scopes; None when unknown or revoked."""
+
+    async def find(self, session: bytes) -> KeyOwner | None:
+        """Who is signed in; None when the session is over or its key was revoked."""
+
+    async def close(self, session: bytes) -> None:
+        """Sign out; harmless to repeat."""

@@ -19,6 +19,7 @@ from libs.common.runtime.logging import get_logger
 from services.api import openapi
 from services.api.answers import ProblemAnswer, send_problem
 from services.api.bodies import ClientGone, read_body, replay, require_json
+from services.api.console.app import Console
 from services.api.headers import named_headers
 from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
@@ -69,6 +70,7 @@ class Gateway:
         create: CreateTask,
         legacy: LegacyFace,
         cases: UseCases,
+        console: Console,
         health: Health,
         *,
         payload_limit: int,
@@ -76,6 +78,7 @@ class Gateway:
         self._identity = identity
         self._create = create
         self._legacy = legacy
+        self._console = console
         self._health = health
         self._body_limit = payload_limit + _AROUND_PAYLOAD
         self._batch_limit = max(_BATCH_BYTES, self._body_limit)
@@ -104,6 +107,8 @@ class Gateway:
             elif old:
                 caller, body = await self._enter(scope, receive, self._body_limit)
                 await self._legacy.answer(scope, body, caller, trace, send)
+            elif self._console.owns(scope["path"]):
+                await self._console(scope, receive, send)
             else:
                 await self._rest(scope, receive, send)
         except ClientGone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -11,14 +13,21 @@ from libs.common.contracts import hints as wire
 from libs.common.domain.errors import GateUnavailable, NotFound
 from libs.common.domain.task import TaskStatus
 from libs.common.ports import Hints, QueueGate
-from libs.common.ports_tasks import CanceledTask, KeyOwner, Tasks, TaskView
+from libs.common.ports_tasks import CanceledTask, KeyOwner, TaskFilter, Tasks, TaskView
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
+from services.api.reading import Reading
 
 log = get_logger()
 
 #: A task can slip between waiting and started while we look; so often in a row it cannot.
 _LOOKS: Final = 3
+#: What one bulk cancel takes; larger ones are repeated.
+BULK_LIMIT: Final = 1_000
+#: Pages of 10,000 tasks that a bulk cancel looks through.
+_MOST_PAGES: Final = 10
+#: Cancels under way at once: each takes a connection.
+_AT_ONCE: Final = 4
 
 
 class Verdict(Enum):
@@ -78,3 +87,64 @@ class Canceling:
                 log.warning("slot.leaked", lane=canceled.lane, task_id=canceled.public_id)  # reconcile finds it
         self._hints.publish_soon(wire.DISPATCH, wire.room(canceled.lane))
         log.info("task.canceled", task_id=canceled.public_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a filter finds that can still be canceled; `upto` is the id of the newest, `more` says that there is more
+    than one bulk cancel takes, or than was looked at."""
+
+    tasks: int
+    waiting: int
+    upto: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """How a bulk cancel ended: ended at once, asked to stop, over already; `more` as it was counted."""
+
+    canceled: int
+    requested: int
+    already_final: int
+    more: bool
+
+
+class BulkCancel:
+    """Cancels what a filter finds: counted first, and then never more than was counted."""
+
+    def __init__(self, reading: Reading, canceling: Canceling) -> None:
+        self._reading = reading
+        self._canceling = canceling
+
+    async def count(self, caller: KeyOwner, wanted: TaskFilter) -> Counted:
+        """How many open tasks a cancel by this filter would end."""
+        found, more = await self._find(caller, wanted, None)
+        waiting = sum(task.started_at is None for task in found)
+        return Counted(len(found), waiting, found[0].id if found else 0, more)
+
+    async def cancel(self, caller: KeyOwner, wanted: TaskFilter, upto: int) -> BulkResult:
+        """Cancel the open tasks that the filter finds, none newer than `upto`."""
+        found, more = await self._find(caller, wanted, upto + 1)
+        verdicts: Counter[Verdict] = Counter()
+        for start in range(0, len(found), _AT_ONCE):
+            some = found[start : start + _AT_ONCE]
+            verdicts.update(await asyncio.gather(*(self._verdict(caller, task.public_id) for task in some)))
+        return BulkResult(
+            verdicts[Verdict.CANCELED], verdicts[Verdict.REQUESTED], verdicts[Verdict.ALREADY_FINAL], more
+        )
+
+    async def _verdict(self, caller: KeyOwner, public_id: UUID) -> Verdict:
+        try:
+            return (await self._canceling.cancel(caller, public_id)).verdict
+        except NotFound:
+            return Verdict.ALREADY_FINAL  # it ended, and was cleaned, since it was found
+
+    async def _find(self, caller: KeyOwner, wanted: TaskFilter, before: int | None) -> tuple[list[TaskView], bool]:
+        found: list[TaskView] = []
+        for _ in range(_MOST_PAGES):
+            tasks, before = await self._reading.page(caller, wanted, before, BULK_LIMIT)
+            found += [task for task in tasks if task.open]
+            if before is None or len(found) >= BULK_LIMIT:
+                break
+        return found[:BULK_LIMIT], before is not None or len(found) > BULK_LIMIT

@@ -36,6 +36,19 @@ class Reading:
         await self.mark_fetched(caller, _unread(tasks))
         return tasks
 
+    async def peek(self, caller: KeyOwner, public_id: UUID) -> TaskView:
+        """One task, for people who look after it: it is not marked as fetched; raises NotFound."""
+        return await self._find(caller, public_id)
+
+    async def look(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
+        """The same for several, in the order of their ids."""
+        found = {task.public_id: task for task in await self._tasks.find_many(caller.tenant_id, public_ids)}
+        return [found[public_id] for public_id in public_ids if public_id in found]
+
+    async def payload_head(self, caller: KeyOwner, public_id: UUID, most: int) -> tuple[bytes, int] | None:
+        """The first `most` bytes of what the model gets, and the size of it all; None when it is gone."""
+        return await self._tasks.payload_head(caller.tenant_id, public_id, most)
+
     async def page(
         self, caller: KeyOwner, wanted: TaskFilter, before: int | None, limit: int
     ) -> tuple[list[TaskView], int | None]:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
-from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresModels
+from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
 from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.postgres.tasks import PostgresTasks
@@ -33,6 +33,9 @@ from services.api.administration import Administration
 from services.api.app import Gateway
 from services.api.auth import Callers
 from services.api.cancellation import Canceling
+from services.api.console.app import Console
+from services.api.console.desk import Desk, setting_rows
+from services.api.console.sessions import Sessions, Tries
 from services.api.identity import Identity, TrustedPeers, default_identity, names_of, tenants_of
 from services.api.legacy.face import LegacyFace
 from services.api.legacy.models import LegacyModels
@@ -91,6 +94,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             CreateTask(submission, Orders(settings.payload_max_bytes), operation_log),
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
             cases,
+            _console(settings, database, cases, health),
             health,
             payload_limit=settings.payload_max_bytes,
         )
@@ -106,6 +110,11 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             lambda: hints.listen([wire.MODELS], lambda _channel, _lines: refresh.trigger(), refresh.trigger),
             drain_seconds=settings.drain_seconds,
         )
+
+
+def _console(settings: Settings, database: Database, cases: UseCases, health: Health) -> Console:
+    sessions = Sessions(PostgresConsoleSessions(database))
+    return Console(Desk(cases, sessions, Tries(), setting_rows(settings), lambda: health.draining))
 
 
 def _identity(settings: Settings, database: Database) -> Identity:

@@ -102,17 +102,29 @@ class PostgresApiKeys:
         return int(rows[0].id)
 
     async def find(self, digest: bytes) -> KeyOwner | None:
-        rows = await self._database.fetch("find_key", digest)
-        if not rows:
-            return None
-        row = rows[0]
-        return KeyOwner(row["id"], row["tenant_id"], row["name"], frozenset(row["scopes"]))
+        return _owner(await self._database.fetch("find_key", digest))
 
     async def list_of(self, tenant_id: int) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in await self._database.query("list_keys", tenant_id=tenant_id)]
 
     async def revoke(self, key_id: int) -> bool:
         return bool(await self._database.query("revoke_key", id=key_id))
+
+
+class PostgresConsoleSessions:
+    """Implements ports_tasks.ConsoleSessions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def open(self, key: bytes, session: bytes, seconds: int, scopes: Sequence[str]) -> KeyOwner | None:
+        return _owner(await self._database.fetch("open_session", key, session, seconds, list(scopes)))
+
+    async def find(self, session: bytes) -> KeyOwner | None:
+        return _owner(await self._database.fetch("find_session", session))
+
+    async def close(self, session: bytes) -> None:
+        await self._database.fetch("close_session", session)
 
 
 def model_of(row: Any) -> Model:
@@ -123,6 +135,13 @@ def model_of(row: Any) -> Model:
 def _from_columns(row: Any) -> Model:
     values = {name: row[name] for name in _STORED}
     return Model(**values, version=row["version"], deleted=row["deleted_at"] is not None)
+
+
+def _owner(rows: Sequence[Any]) -> KeyOwner | None:
+    if not rows:
+        return None
+    row = rows[0]
+    return KeyOwner(row["id"], row["tenant_id"], row["name"], frozenset(row["scopes"]))
 
 
 def _taken(error: IntegrityError, name: str) -> Exception:

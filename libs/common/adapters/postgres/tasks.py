@@ -131,6 +131,10 @@ class PostgresTasks:
     async def request_cancel(self, tenant_id: int, public_ids: Sequence[UUID]) -> int:
         return len(await self._database.query("request_cancel", tenant_id=tenant_id, public_ids=list(public_ids)))
 
+    async def payload_head(self, tenant_id: int, public_id: UUID, most: int) -> tuple[bytes, int] | None:
+        rows = await self._database.query("payload_head", tenant_id=tenant_id, public_id=public_id, most=most)
+        return (bytes(rows[0].head), int(rows[0].size)) if rows else None
+
     async def list_attempts(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
         rows = await self._database.query("list_attempts", tenant_id=tenant_id, public_id=public_id)
         return [dict(row._mapping) for row in rows]
@@ -217,8 +221,11 @@ def _view(row: Any) -> TaskView:
         not_before=row.not_before,
         start_by=row.start_by,
         deadline=row.deadline,
+        entered_at=row.entered_at,
+        leased_at=row.leased_at,
         started_at=row.started_at,
         generated_at=row.generated_at,
+        migrating_at=row.migrating_at,
         finished_at=row.finished_at,
         fetched_at=row.fetched_at,
         expire_at=row.expire_at,

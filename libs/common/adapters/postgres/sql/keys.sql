@@ -14,3 +14,26 @@ SELECT id, tenant_id, name, scopes, created_at, revoked_at FROM api_key WHERE te
 -- name: revoke_key
 -- Make a key useless at once.
 UPDATE api_key SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL RETURNING id
+
+-- name: open_session
+-- Remember that the owner of a valid key is signed in to the console; sessions that are over are forgotten on the way,
+-- a hundred at a time. Returns whose it is, nothing for a key that is unknown or revoked.
+WITH k AS (
+  SELECT id, tenant_id, name, scopes FROM api_key WHERE digest = $1 AND revoked_at IS NULL
+), over AS (
+  DELETE FROM console_session WHERE digest = ANY (ARRAY(
+    SELECT digest FROM console_session WHERE expires_at <= now() ORDER BY expires_at LIMIT 100 FOR UPDATE SKIP LOCKED))
+), s AS (
+  INSERT INTO console_session (digest, key_id, expires_at)
+  SELECT $2, k.id, now() + make_interval(secs => $3) FROM k WHERE k.scopes && $4::text[]
+)
+SELECT id, tenant_id, name, scopes FROM k
+
+-- name: find_session
+-- Who is signed in: the key behind a session that is not over, unless the key was revoked meanwhile.
+SELECT k.id, k.tenant_id, k.name, k.scopes FROM console_session s JOIN api_key k ON k.id = s.key_id
+WHERE s.digest = $1 AND s.expires_at > now() AND k.revoked_at IS NULL
+
+-- name: close_session
+-- Sign out: the cookie opens nothing any more. (Of one session, whatever tenant_id its key has.)
+DELETE FROM console_session WHERE digest = $1

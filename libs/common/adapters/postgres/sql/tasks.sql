@@ -87,6 +87,12 @@ FROM (
 WHERE t.id = f.id AND m.id = t.model_id
 RETURNING t.public_id
 
+-- name: payload_head
+-- The first `most` bytes of a task's input, and its whole size.
+SELECT substring(i.payload FROM 1 FOR :most) AS head, octet_length(i.payload) AS size
+FROM task t JOIN task_input i ON i.task_id = t.id
+WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id
+
 -- name: list_attempts
 -- The ended attempts of a task, oldest first.
 SELECT a.*, e.name AS executor_name FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor

@@ -23,6 +23,15 @@ CREATE TABLE api_key (
   revoked_at timestamptz
 );
 
+-- Who is signed in to the console, and by which key; the cookie's digest is all that is known of it.
+CREATE TABLE console_session (
+  digest bytea PRIMARY KEY,
+  key_id bigint NOT NULL,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  expires_at timestamptz NOT NULL
+);
+CREATE INDEX console_session_end ON console_session (expires_at);
+
 CREATE TABLE model (
   id bigint PRIMARY KEY DEFAULT nextval('model_ids'),
   tenant_id bigint NOT NULL,

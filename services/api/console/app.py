@@ -1,0 +1,98 @@
+"""The console as an ASGI application: its routes, and what it answers when something goes wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from libs.common.domain.errors import SluicewayError
+from libs.common.runtime.logging import get_logger
+from services.api.bodies import ClientGone
+from services.api.console.assets import asset
+from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
+from services.api.console.pages import models, settings, signing, task, tasks
+from services.api.console.rendering import outside, page
+from services.api.console.visit import CANCELING
+from services.api.problems import problem_of
+from services.api.tracing import trace_id_of
+
+log = get_logger()
+
+PREFIX: Final = "/console"
+
+
+class Console:
+    """Everything under /console."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._router = Router(_routes(desk), redirect_slashes=False)
+
+    @staticmethod
+    def owns(path: str) -> bool:
+        """Whether a path is one of the console's."""
+        return path == PREFIX or path.startswith(PREFIX + "/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # without one, the router itself answers what it does not know
+        began = False
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self._router(scope, receive, watched)
+        except ClientGone:
+            raise
+        except Exception as error:
+            if began:
+                raise
+            request = Request(scope, receive)
+            await (await _refusal(self._desk, request, error))(scope, receive, send)
+
+
+def _routes(desk: Desk) -> list[Route]:
+    return [
+        Route(f"{PREFIX}/static/{{name:path}}", asset, methods=["GET"]),
+        Route(signing.SIGN_IN, partial(signing.sign_in_page, desk), methods=["GET"]),
+        Route(signing.SIGN_IN, partial(signing.sign_in, desk), methods=["POST"]),
+        done(desk, f"{PREFIX}/sign-out", signing.sign_out),
+        done(desk, f"{PREFIX}/theme", signing.choose_theme),
+        shown(desk, PREFIX, tasks.show, "read"),
+        shown(desk, f"{PREFIX}/tasks", tasks.show, "read"),
+        shown(desk, f"{PREFIX}/tasks/live", tasks.live, "read"),
+        shown(desk, f"{PREFIX}/tasks/cancel", tasks.ask_cancel, *CANCELING),
+        done(desk, f"{PREFIX}/tasks/cancel", tasks.cancel, *CANCELING),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}", task.show, "read"),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}/live", task.live, "read"),
+        done(desk, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
+        shown(desk, f"{PREFIX}/models", models.show, "read"),
+        shown(desk, f"{PREFIX}/models/{{name:path}}", models.show_one, "read"),
+        shown(desk, f"{PREFIX}/settings", settings.show, "operate"),
+    ]
+
+
+async def _refusal(desk: Desk, request: Request, error: Exception) -> Response:
+    """The page of a problem: what went wrong, what to do, and what to quote when it is ours."""
+    if isinstance(error, SignInNeeded):
+        return signing.to_sign_in(request)
+    problem = problem_of(error)
+    trace_id = trace_id_of(request.scope["trace"])
+    if problem.code == "internal":
+        log.error("request.failed", path=request.url.path, trace_id=trace_id, exc_info=error)
+    values = {"problem": problem.body(trace_id)}
+    try:
+        visit = await enter(desk, request, ())
+    except (SignInNeeded, SluicewayError):
+        answer = outside(request, "problem_outside.html", status=problem.status_code, **values)
+    else:
+        answer = page(visit, "problem.html", status=problem.status_code, **values)
+    answer.headers.update(problem.headers or {})
+    return answer

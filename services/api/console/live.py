@@ -1,0 +1,93 @@
+"""Parts of a page that are sent again whenever they have changed, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeAlias
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
+from services.api.console.desk import Desk, still_in
+from services.api.console.rendering import part
+from services.api.console.visit import Visit
+
+#: A silent connection is given up by proxies; a comment keeps it.
+_COMMENT_SECONDS: Final = 15.0
+_COMMENT: Final = b":\n\n"
+#: Nothing will change any more: the browser need not ask again.
+_END: Final = b"event: end\ndata:\n\n"
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+#: The part as it is now, and whether it is as it will stay.
+Render: TypeAlias = Callable[[], Awaitable[tuple[str, bool]]]
+
+
+class LivePart(Response):
+    """Sends a part of a page when it differs from what was sent last, until its reader leaves, it will not change any
+    more, the session is over, or the process drains (then the browser asks another one)."""
+
+    def __init__(self, desk: Desk, visit: Visit, render: Render, *, seconds: float = 1.0) -> None:
+        super().__init__()
+        self._desk = desk
+        self._visit = visit
+        self._render = render
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.Event()
+        listening = asyncio.create_task(_hear_the_end(receive, gone), name="console-reader")
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            async for piece in self._pieces(gone):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except OSError:
+            return  # the reader left in the middle of a piece
+        finally:
+            listening.cancel()
+
+    async def _pieces(self, gone: asyncio.Event) -> AsyncIterator[bytes]:
+        sent, spoke, over = "", 0.0, False
+        while not over and not gone.is_set() and not self._desk.draining():
+            text, over = await self._now(sent)
+            if text != sent:
+                yield _message(text)
+                sent, spoke = text, time.monotonic()
+            elif time.monotonic() - spoke > _COMMENT_SECONDS:
+                yield _COMMENT
+                spoke = time.monotonic()
+            if over:
+                yield _END
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), 0 if over else self._seconds)
+
+    async def _now(self, sent: str) -> tuple[str, bool]:
+        """What the reader should see now, and whether that is the last of it."""
+        try:
+            if not await still_in(self._desk, self._visit):
+                return part(self._visit, "_signed_out.html"), True
+            return await self._render()
+        except (Unavailable, OutcomeUnknown):
+            return sent, False  # a store is away: what was sent is the latest that anybody knows
+        except Refused as error:
+            return part(self._visit, "_gone.html", message=error.message), True
+
+
+async def _hear_the_end(receive: Receive, gone: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
+
+
+def _message(text: str) -> bytes:
+    return b"".join(b"data: " + line.encode() + b"\n" for line in text.splitlines()) + b"\n"

@@ -1,0 +1,92 @@
+"""One task: its life as a timeline, what it got, what came out, and the button that ends it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from libs.common.ports_operations import OperationFilter
+from libs.common.ports_tasks import TaskView
+from libs.common.runtime.body_redaction import kept_body
+from services.api.console.desk import Desk
+from services.api.console.live import LivePart
+from services.api.console.rendering import page, part, seen_next
+from services.api.console.timeline import KINDS, timeline
+from services.api.console.visit import Visit
+
+_PAYLOAD_BYTES: Final = 64 * 1024
+_ENTRIES: Final = 20
+#: An open task's last span grows; it is drawn anew this often.
+_STEP_SECONDS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What the model gets, as much as is shown of it, secrets masked."""
+
+    text: str
+    size: int
+    cut: bool
+
+
+async def show(desk: Desk, visit: Visit) -> Response:
+    """Everything about a task. Looking here does not mark its result as fetched."""
+    public_id = visit.task_id()
+    values = await _life(desk, visit)
+    head = await desk.cases.reading.payload_head(visit.viewer, public_id, _PAYLOAD_BYTES)
+    entries, _ = await desk.cases.operations.list_page(
+        visit.viewer.tenant_id, OperationFilter(public_id), None, _ENTRIES
+    )
+    return page(visit, "task.html", payload=_payload(*head) if head else None, entries=entries, **values)
+
+
+async def live(desk: Desk, visit: Visit) -> Response:
+    """What changes while a task is open."""
+
+    async def render() -> tuple[str, bool]:
+        values = await _life(desk, visit)
+        return part(visit, "_task_life.html", **values), not values["task"].open
+
+    return LivePart(desk, visit, render, seconds=0.5)
+
+
+async def cancel(desk: Desk, visit: Visit) -> Response:
+    """End one task."""
+    public_id = visit.task_id()
+    await desk.cases.canceling.cancel(visit.viewer, public_id)
+    return seen_next(f"/console/tasks/{public_id}")
+
+
+async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
+    reading, public_id = desk.cases.reading, visit.task_id()
+    task = await reading.peek(visit.viewer, public_id)
+    attempts = await reading.attempts(visit.viewer, public_id)
+    history = await reading.history(visit.viewer, public_id)
+    return {
+        "task": task,
+        "attempts": attempts,
+        "history": history,
+        "line": timeline(task, attempts, _now(task)),
+        "kinds": KINDS,
+    }
+
+
+def _now(task: TaskView) -> datetime:
+    """Now in steps, so that what shows nothing new is not sent again; never before what is known to have been."""
+    second = int(datetime.now(UTC).timestamp())
+    now = datetime.fromtimestamp(second - second % _STEP_SECONDS, UTC)
+    known = (task.created_at, task.entered_at, task.leased_at, task.started_at, task.generated_at, task.migrating_at)
+    return max(now, *(at for at in known if at is not None))
+
+
+def _payload(head: bytes, size: int) -> Payload:
+    cut = size > len(head)
+    if not cut:
+        with suppress(ValueError, RecursionError):  # else it is shown as it came: so does the model get it
+            head = json.dumps(json.loads(head), indent=2, ensure_ascii=False).encode()
+    return Payload(kept_body(head, 4 * _PAYLOAD_BYTES), size, cut)

@@ -1,0 +1,110 @@
+"""The list of tasks: filters in the address, pages by cursor, and the cancel of all that a filter finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.responses import Response
+
+from libs.common.domain.errors import Invalid
+from libs.common.domain.ids import parse_task_id
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_tasks import TaskFilter, TaskView
+from services.api.cancellation import BulkCancel
+from services.api.console.desk import Desk
+from services.api.console.live import LivePart
+from services.api.console.rendering import address, page, part, seen_next
+from services.api.console.visit import Visit
+from services.api.cursors import before_of, cursor_of
+
+_PAGE: Final = 50
+_OPEN: Final = tuple(status for status in TaskStatus if not status.final)
+#: Words of the status filter that stand for several.
+GROUPS: Final = {"open": _OPEN, **{status.word: (status,) for status in TaskStatus}}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The filter in an address."""
+
+    model: str
+    status: str
+    biz_name: str
+
+    @classmethod
+    def of(cls, visit: Visit) -> Wanted:
+        """Raises Invalid for a status that there is not."""
+        wanted = cls(visit.asked("model"), visit.asked("status"), visit.asked("biz_name"))
+        if wanted.status and wanted.status not in GROUPS:
+            raise Invalid("invalid", f"There is no status {wanted.status!r}; there are {', '.join(GROUPS)}.")
+        if "\x00" in wanted.model + wanted.biz_name:
+            raise Invalid("invalid", "A NUL character cannot be looked for.")
+        return wanted
+
+    def narrowed(self) -> TaskFilter:
+        """The same for the store."""
+        return TaskFilter(self.model or None, GROUPS.get(self.status), self.biz_name or None)
+
+    def address(self, path: str, cursor: str | None = None) -> str:
+        """The path with this filter."""
+        return address(path, model=self.model, status=self.status, biz_name=self.biz_name, cursor=cursor)
+
+
+async def show(desk: Desk, visit: Visit) -> Response:
+    """A page of tasks, newest first; an id leads straight to its task."""
+    looked_for = visit.asked("id")
+    if (public_id := parse_task_id(looked_for)) is not None:
+        return seen_next(f"/console/tasks/{public_id}")
+    wanted = Wanted.of(visit)
+    before = before_of("task", visit.asked("cursor") or None)
+    found, following = await desk.cases.reading.page(visit.viewer, wanted.narrowed(), before, _PAGE)
+    next_cursor = cursor_of("task", following)
+    return page(
+        visit,
+        "tasks.html",
+        wanted=wanted,
+        groups=list(GROUPS),
+        unknown_id=looked_for,
+        tasks=found,
+        live_url=_live_url(found),
+        first=before is None,
+        next_url=wanted.address("/console/tasks", next_cursor) if next_cursor else None,
+        cancel_url=wanted.address("/console/tasks/cancel"),
+    )
+
+
+async def live(desk: Desk, visit: Visit) -> Response:
+    """The rows of a page again, whenever one of them has changed."""
+    ids = [parsed for text in visit.asked("ids").split(",")[:_PAGE] if (parsed := parse_task_id(text)) is not None]
+
+    async def render() -> tuple[str, bool]:
+        found = await desk.cases.reading.look(visit.viewer, ids)
+        return part(visit, "_task_rows.html", tasks=found), not any(task.open for task in found)
+
+    return LivePart(desk, visit, render)
+
+
+async def ask_cancel(desk: Desk, visit: Visit) -> Response:
+    """How many tasks a cancel would end, and whether that is meant."""
+    wanted = Wanted.of(visit)
+    found = await BulkCancel(desk.cases.reading, desk.cases.canceling).count(visit.viewer, wanted.narrowed())
+    return page(visit, "tasks_cancel.html", wanted=wanted, found=found)
+
+
+async def cancel(desk: Desk, visit: Visit) -> Response:
+    """Cancel what was counted: the same filter, no task newer than the newest that was counted."""
+    wanted = Wanted(*(visit.form.get(name, "") for name in ("model", "status", "biz_name")))
+    upto = visit.form.get("upto", "")
+    if wanted.status not in ("", *GROUPS) or not upto.isdecimal() or int(upto) >= 2**63:
+        raise Invalid("invalid", "The form is not one of ours.")
+    bulk = BulkCancel(desk.cases.reading, desk.cases.canceling)
+    result = await bulk.cancel(visit.viewer, wanted.narrowed(), int(upto))
+    return page(visit, "tasks_canceled.html", wanted=wanted, result=result)
+
+
+def _live_url(found: list[TaskView]) -> str | None:
+    """Where changes of these come from; None when nothing can change any more."""
+    if not any(task.open for task in found):
+        return None
+    return address("/console/tasks/live", ids=",".join(str(task.public_id) for task in found))

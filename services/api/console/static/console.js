@@ -1,0 +1,149 @@
+// What the console does beyond links and forms: copy, sort, keys, live parts. Everything can be read without it.
+"use strict";
+
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+  // Copying an id.
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+    } catch {
+      const field = document.createElement("textarea");
+      field.value = button.dataset.copy;
+      document.body.append(field);
+      field.select();
+      document.execCommand("copy");
+      field.remove();
+    }
+    button.classList.add("done");
+    button.textContent = "\u2713";
+    say("Copied");
+    setTimeout(() => { button.classList.remove("done"); button.textContent = "\u29c9"; }, 1200);
+  });
+
+  // Sorting what is on the page. Live parts are sorted again after each change.
+  const valueOf = (row, column) => {
+    const cell = row.cells[column];
+    if (!cell) return "";
+    return cell.dataset.value ?? cell.textContent.trim();
+  };
+  const order = (one, other) => {
+    const numbers = [Number(one), Number(other)];
+    if (one !== "" && other !== "" && numbers.every(Number.isFinite)) return numbers[0] - numbers[1];
+    return one.localeCompare(other, undefined, { numeric: true });
+  };
+  const sort = (table) => {
+    const column = Number(table.dataset.column ?? -1);
+    if (column < 0) return;
+    const turn = table.dataset.direction === "descending" ? -1 : 1;
+    for (const body of table.tBodies) {
+      const before = [...body.rows];
+      const after = [...before].sort((one, other) => turn * order(valueOf(one, column), valueOf(other, column)));
+      if (after.some((row, index) => row !== before[index])) body.append(...after);
+    }
+  };
+  const makeSortable = (table) => {
+    if (table.dataset.ready) return;
+    table.dataset.ready = "yes";
+    all("thead th", table).forEach((head, column) => {
+      if (!head.textContent.trim() || head.hasAttribute("data-unsorted")) return;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const up = table.dataset.column === String(column) && table.dataset.direction === "ascending";
+        table.dataset.column = column;
+        table.dataset.direction = up ? "descending" : "ascending";
+        all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", table.dataset.direction);
+        sort(table);
+      });
+    });
+  };
+
+  // How long ago, beside the time itself.
+  const ago = (seconds) => {
+    const away = Math.abs(seconds);
+    const text = away < 90 ? `${Math.round(away)} s` : away < 5400 ? `${Math.round(away / 60)} min`
+      : away < 129600 ? `${Math.round(away / 3600)} h` : `${Math.round(away / 86400)} d`;
+    return seconds < 0 ? `in ${text}` : `${text} ago`;
+  };
+  const tellTimes = () => {
+    for (const time of all("time[datetime]")) {
+      const at = new Date(time.dateTime);
+      time.title = `${time.dateTime.replace("T", " ").slice(0, 23)} UTC, ${ago((Date.now() - at) / 1000)}; here ${at.toLocaleString()}`;
+    }
+  };
+
+  // What a live part says about itself.
+  const mark = (on) => all(".live").forEach((sign) => {
+    sign.classList.toggle("off", !on);
+    sign.textContent = on ? "live" : "not live";
+  });
+  document.addEventListener("htmx:sse:after:connection", () => mark(true));
+  document.addEventListener("htmx:sse:error", () => mark(false));
+  document.addEventListener("htmx:sse:close", () => all(".live").forEach((sign) => { sign.classList.add("off"); sign.textContent = "final"; }));
+
+  const say = (text) => {
+    const voice = document.getElementById("voice");
+    if (voice) voice.textContent = text;
+  };
+
+  const prepare = () => {
+    all("table[data-sort]").forEach((table) => { makeSortable(table); sort(table); });
+    tellTimes();
+  };
+  document.addEventListener("htmx:after:swap", prepare);
+
+  // A choice that sends its form, so that no button is needed.
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-send]")) event.target.form.requestSubmit();
+  });
+
+  // Keys.
+  let waiting = 0;
+  const typing = (element) => element.matches("input, select, textarea, [contenteditable]");
+  const rows = () => all("tbody tr[data-href]");
+  const step = (by) => {
+    const list = rows();
+    if (!list.length) return;
+    const at = list.findIndex((row) => row.classList.contains("here"));
+    const next = list[Math.min(Math.max(at + by, 0), list.length - 1)];
+    list.forEach((row) => row.classList.toggle("here", row === next));
+    next.scrollIntoView({ block: "nearest" });
+    next.querySelector("a")?.focus({ preventScroll: true });
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Escape") document.activeElement?.blur();
+    if (typing(event.target)) return;
+    const help = document.getElementById("keys");
+    if (Date.now() - waiting < 1200) {
+      waiting = 0;
+      const place = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`);
+      if (place) { event.preventDefault(); place.click(); }
+      return;
+    }
+    if (event.key === "g") waiting = Date.now();
+    else if (event.key === "j") step(1);
+    else if (event.key === "k") step(-1);
+    else if (event.key === "/") {
+      const field = document.querySelector("[data-find]");
+      if (field) { event.preventDefault(); field.focus(); field.select(); }
+    } else if (event.key === "?" && help) {
+      event.preventDefault();
+      if (!help.open) help.showModal();
+    }
+  });
+  document.addEventListener("click", (event) => {
+    const opener = event.target.closest("[data-opens]");
+    if (opener) document.getElementById(opener.dataset.opens)?.showModal();
+  });
+
+  prepare();
+  setInterval(tellTimes, 10000);
+})();

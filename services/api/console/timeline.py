@@ -1,0 +1,108 @@
+"""A task's life as spans of time, and where they lie on a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from libs.common.ports_tasks import TaskView
+
+#: What each kind of span means, in the order of a life.
+KINDS: Final = {
+    "scheduled": "waits for its time",
+    "waiting": "waits in the queue",
+    "held": "on the road, or waits for a permit",
+    "calling": "the model works",
+    "storing": "output staged, upload under way",
+}
+_NARROWEST: Final = 0.4  #: percent; what lasted a moment is seen all the same
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that a task did, and where it lies on the line (percent of its width)."""
+
+    kind: str
+    attempt: int
+    began: datetime
+    ended: datetime
+    open: bool
+    left: float
+    width: float
+
+    @property
+    def lasted(self) -> timedelta:
+        return self.ended - self.began
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """All spans of a life, from its create until its end or now."""
+
+    began: datetime
+    ended: datetime
+    spans: Sequence[Span]
+
+    @property
+    def lasted(self) -> timedelta:
+        return self.ended - self.began
+
+    @property
+    def rows(self) -> Sequence[Sequence[Span]]:
+        """The spans of each attempt; what comes before the first belongs to it."""
+        attempts = sorted({span.attempt for span in self.spans})
+        return [[span for span in self.spans if span.attempt == attempt] for attempt in attempts]
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """The kinds that there are, in the order of a life."""
+        present = {span.kind for span in self.spans}
+        return [kind for kind in KINDS if kind in present]
+
+
+def timeline(task: TaskView, attempts: Sequence[Mapping[str, Any]], now: datetime) -> Timeline:
+    """The life of a task; an open one's last span ends now."""
+    pieces: list[tuple[str, int, datetime, datetime, bool]] = []
+    scheduled = task.not_before if task.not_before and task.not_before > task.created_at else None
+    if scheduled:
+        pieces.append(("scheduled", 1, task.created_at, min(scheduled, task.finished_at or now), False))
+    for row in attempts:
+        pieces += _attempt(row["attempt"], _steps(row, row["started_at"]), row["ended_at"], running=False)
+    if task.open:
+        current = {name: getattr(task, name) for name in ("entered_at", "leased_at", "generated_at", "migrating_at")}
+        number = max(task.attempt, 1) if task.started_at else task.attempt + 1
+        pieces += _attempt(number, _steps(current, task.started_at), now, running=True)
+    elif not attempts and task.finished_at:
+        pieces += _attempt(1, [("waiting", scheduled or task.created_at)], task.finished_at, running=False)
+    ended = max([task.finished_at or now, *(piece[3] for piece in pieces)])
+    whole = (ended - task.created_at).total_seconds() or 1.0
+
+    def laid(piece: tuple[str, int, datetime, datetime, bool]) -> Span:
+        left = max(0.0, (piece[2] - task.created_at).total_seconds() / whole * 100)
+        width = max(_NARROWEST, (piece[3] - piece[2]).total_seconds() / whole * 100)
+        return Span(*piece, left=round(min(left, 100 - _NARROWEST), 3), width=round(min(width, 100.0), 3))
+
+    return Timeline(task.created_at, ended, [laid(piece) for piece in pieces])
+
+
+def _steps(row: Mapping[str, Any], started: datetime | None) -> list[tuple[str, datetime]]:
+    """What an attempt did, each with its beginning, as far as it is known."""
+    known = (
+        ("waiting", row["entered_at"]),
+        ("held", row["leased_at"]),
+        ("calling", started),
+        ("storing", row["generated_at"] or row["migrating_at"]),
+    )
+    return [(kind, began) for kind, began in known if began is not None]
+
+
+def _attempt(
+    number: int, steps: Sequence[tuple[str, datetime]], ended: datetime, *, running: bool
+) -> list[tuple[str, int, datetime, datetime, bool]]:
+    ends = [began for _, began in steps[1:]] + [ended]
+    return [
+        (kind, number, began, max(began, end), running and index == len(steps) - 1)
+        for index, ((kind, began), end) in enumerate(zip(steps, ends, strict=True))
+    ]

@@ -1,0 +1,78 @@
+"""One request to the console: who makes it, what they asked for, and what they may do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+from uuid import UUID
+
+from starlette.requests import Request
+
+from libs.common.domain.errors import NotFound
+from libs.common.domain.ids import parse_task_id
+from libs.common.ports_tasks import KeyOwner
+from services.api.problems import Problem
+
+SESSION_COOKIE: Final = "sluiceway_session"
+THEME_COOKIE: Final = "sluiceway_theme"
+THEMES: Final = ("auto", "light", "dark")
+#: Who may cancel tasks.
+CANCELING: Final = ("submit", "operate")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request of somebody who is signed in."""
+
+    request: Request
+    viewer: KeyOwner
+    cookie: str = field(repr=False)
+    form: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def theme(self) -> str:
+        """Which colours they chose."""
+        return theme_of(self.request)
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether they may cancel tasks."""
+        return bool(self.viewer.scopes.intersection(CANCELING))
+
+    @property
+    def here(self) -> str:
+        """The address of this page."""
+        return here(self.request)
+
+    def asked(self, name: str) -> str:
+        """A parameter of the address, trimmed; empty when it is not there."""
+        return self.request.query_params.get(name, "").strip()
+
+    def with_form(self, form: Mapping[str, str]) -> Visit:
+        """The same with what was sent."""
+        return replace(self, form=form)
+
+    def task_id(self) -> UUID:
+        """The task that the path names; raises NotFound."""
+        parsed = parse_task_id(self.request.path_params["task_id"])
+        if parsed is None:
+            raise NotFound("task_unknown", "there is no such task")
+        return parsed
+
+
+def require_any(viewer: KeyOwner, scopes: tuple[str, ...]) -> None:
+    """Raises Problem (403) unless the key has one of the scopes, or none is asked for."""
+    if scopes and not viewer.scopes.intersection(scopes):
+        raise Problem("forbidden", f"This needs an API key with the scope {' or '.join(scopes)}.")
+
+
+def theme_of(request: Request) -> str:
+    """The theme in a request's cookie; what the system says when there is none."""
+    chosen = request.cookies.get(THEME_COOKIE, THEMES[0])
+    return chosen if chosen in THEMES else THEMES[0]
+
+
+def here(request: Request) -> str:
+    """Path and query of a request."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -1,0 +1,392 @@
+"""The console without a browser: who gets in, what they see, and what they cannot do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from services.api.console import sessions
+from services.api.console.rendering import PAGE_POLICY
+from tests.support.api import Api, Tenant, until_true
+from tests.support.console import Browser, browser, links_of, text_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+@pytest_asyncio.fixture(loop_scope="package")
+async def visitor(api: Api) -> AsyncIterator[Browser]:
+    async with browser(api.url) as opened:
+        yield opened
+
+
+async def operator(api: Api, tenant: Tenant) -> str:
+    return await api.key(tenant.id, ("read", "operate"), name="night shift")
+
+
+# --- signing in and out
+
+
+async def test_whoever_is_not_signed_in_comes_to_the_form_and_back(visitor: Browser, tenant: Tenant) -> None:
+    page = await visitor.get("/console/models?x=1")
+    assert "Sign in" in text_of(page)
+    page = await visitor.post("/console/sign-in", key=tenant.key, next="/console/models?x=1")
+    assert visitor.client.cookies["sluiceway_session"]
+    assert "<h1>Models</h1>" in page
+
+
+async def test_the_session_cookie_is_hard_to_steal(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.get("/console/sign-in")
+    visitor.client.follow_redirects = False
+    answer = await visitor.client.post(
+        "/console/sign-in",
+        data={"csrf": visitor.csrf, "key": tenant.key},
+        headers={"X-Forwarded-Proto": "https"},
+    )
+    (cookie,) = [line for line in answer.headers.get_list("set-cookie") if "sluiceway_session=" in line]
+    for part in ("HttpOnly", "SameSite=strict", "Secure", "Path=/console", f"Max-Age={sessions.SESSION_SECONDS}"):
+        assert part in cookie
+    assert tenant.key not in str(answer.headers)
+
+
+@pytest.mark.parametrize("key", ["", "sw_", "nonsense", "sw_" + "x" * 43, "\u0000", "sw_" + "ä" * 43])
+async def test_a_wrong_key_opens_nothing(visitor: Browser, key: str) -> None:
+    await visitor.get("/console/sign-in")
+    page = await visitor.post("/console/sign-in", expect=403, key=key)
+    assert "API key" in text_of(page)
+    assert "sluiceway_session" not in visitor.client.cookies
+
+
+async def test_a_key_that_may_only_submit_is_told_so(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.get("/console/sign-in")
+    page = await visitor.post("/console/sign-in", expect=403, key=await api.key(tenant.id, ("submit",)))
+    assert "none of the scopes" in text_of(page)
+
+
+async def test_guessing_is_slowed_down(api: Api, tenant: Tenant) -> None:
+    tries = sessions.Tries()
+    for _ in range(10):
+        tries.count("192.0.2.1")
+    with pytest.raises(Exception, match="Wait 60 s"):
+        tries.count("192.0.2.1")
+    tries.count("192.0.2.2")
+    tries.forget("192.0.2.1")
+    tries.count("192.0.2.1")
+
+
+async def test_signing_out_ends_the_session_everywhere(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    stolen = dict(visitor.client.cookies)
+    await visitor.post("/console/sign-out")
+    async with httpx.AsyncClient(base_url=api.url, cookies=stolen, trust_env=False) as thief:
+        answer = await thief.get("/console/tasks")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in?next=%2Fconsole%2Ftasks")
+
+
+async def test_a_revoked_key_is_out_at_once(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    assert "<h1>Models</h1>" in await visitor.get("/console/models")
+    await api.sql("UPDATE api_key SET revoked_at = now() WHERE tenant_id = $1", tenant.id)
+    assert "Sign in" in text_of(await visitor.get("/console/models"))
+
+
+async def test_a_session_ends_by_itself_and_is_forgotten(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    await api.sql("UPDATE console_session SET expires_at = now() - interval '1 s'")
+    assert "Sign in" in text_of(await visitor.get("/console/models"))
+    await visitor.sign_in(tenant.key)
+    assert len(await api.sql("SELECT FROM console_session WHERE expires_at < now()")) == 0
+
+
+async def test_only_digests_of_cookies_are_stored(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    cookie = visitor.client.cookies["sluiceway_session"]
+    rows = await api.sql("SELECT * FROM console_session")
+    assert rows
+    assert cookie.encode() not in repr(rows).encode()
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["https://evil.example/", "//evil.example", "/console\\..\\x", "/consolex", "/console\r\nX: y", "javascript:1"],
+)
+async def test_signing_in_leads_nowhere_else(visitor: Browser, tenant: Tenant, elsewhere: str) -> None:
+    await visitor.get("/console/sign-in")
+    visitor.client.follow_redirects = False
+    answer = await visitor.client.post(
+        "/console/sign-in", data={"csrf": visitor.csrf, "key": tenant.key, "next": elsewhere}
+    )
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console")
+
+
+async def test_a_link_on_another_site_asks_once_more_as_one_of_ours(visitor: Browser, tenant: Tenant) -> None:
+    page = await visitor.get("/console/tasks?status=open&biz_name=%22a", headers={"Sec-Fetch-Site": "cross-site"})
+    assert 'content="0;url=/console/tasks?status=open&amp;biz_name=%22a"' in page
+
+
+# --- forms
+
+
+@pytest.mark.parametrize("path", ["/console/sign-out", "/console/theme", f"/console/tasks/{uuid.uuid4()}/cancel"])
+async def test_a_form_without_its_token_does_nothing(visitor: Browser, tenant: Tenant, path: str) -> None:
+    await visitor.sign_in(tenant.key)
+    visitor.csrf = "0" * 64
+    assert "too old" in text_of(await visitor.post(path, expect=403))
+    assert "<h1>Models</h1>" in await visitor.get("/console/models")
+
+
+async def test_the_token_of_another_session_does_nothing(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    async with browser(api.url) as other:
+        await other.sign_in(tenant.key)
+        visitor.csrf = other.csrf
+    await visitor.post("/console/theme", expect=403, theme="dark")
+
+
+async def test_a_form_of_another_site_does_nothing(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    answer = await visitor.client.post(
+        "/console/sign-out", data={"csrf": visitor.csrf}, headers={"Sec-Fetch-Site": "cross-site"}
+    )
+    assert answer.status_code == 403
+
+
+async def test_a_form_that_is_none(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    for body in (b"\xff\xfe", b"csrf=%ff", b"a=1&" * 3_000, b"{}", b""):
+        answer = await visitor.client.post("/console/theme", content=body)
+        assert answer.status_code in (400, 403)
+    answer = await visitor.client.post("/console/theme", content=b"x" * 100_000)
+    assert answer.status_code == 413
+
+
+# --- pages
+
+
+async def test_every_page_has_strict_headers_and_loads_nothing_from_elsewhere(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(await operator(api, tenant))
+    seen, waiting = set(), ["/console", f"/console/tasks/{task}", "/console/sign-in", "/console/nowhere"]
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        answer = await visitor.client.get(path)
+        assert answer.status_code == (404 if path == "/console/nowhere" else 200), path
+        if not answer.headers["content-type"].startswith("text/html"):
+            continue
+        assert answer.headers["content-security-policy"] == PAGE_POLICY
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=|hx-on", answer.text), path
+        for link in links_of(answer.text):
+            assert link.startswith(("/", "#")) or not re.match(r"[a-z]+:|//", link), (path, link)
+            local = link.partition("#")[0]
+            if local.startswith("/console") and f'href="{local}' in answer.text and local not in seen | set(waiting):
+                waiting.append(local)
+    assert {"/console/models", "/console/tasks", "/console/settings", "/console/models/m"} <= seen
+
+
+async def test_assets_may_be_kept_as_long_as_they_do_not_change(visitor: Browser, tenant: Tenant) -> None:
+    page = await visitor.get("/console/sign-in")
+    (style,) = [link for link in links_of(page) if "console.css" in link]
+    answer = await visitor.client.get(style)
+    assert "immutable" in answer.headers["cache-control"]
+    again = await visitor.client.get(style, headers={"If-None-Match": answer.headers["etag"]})
+    assert again.status_code == 304
+    other = await visitor.client.get(style.partition("?")[0])
+    assert other.headers["cache-control"] == "no-cache"
+    for missing in ("x", "../app.py", "..%2fapp.py", "vendor/uplot-LICENSE.txt"):
+        assert (await visitor.client.get(f"/console/static/{missing}")).status_code == 404
+
+
+async def test_what_a_tenant_sees_is_its_own(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    other = await api.tenant()
+    await other.model("m-of-other")
+    task = await other.task("m-of-other", biz_name="secret-biz")
+    await visitor.sign_in(tenant.key)
+    for path in ("/console/tasks", "/console/models", "/console/tasks?biz_name=secret-biz"):
+        assert task not in (page := await visitor.get(path))
+        assert "m-of-other" not in page
+    await visitor.get(f"/console/tasks/{task}", expect=404)
+    await visitor.get(f"/console/tasks?id={task}", expect=404)
+    await visitor.get("/console/models/m-of-other", expect=404)
+    assert task not in await visitor.get(f"/console/tasks/live?ids={task}")
+    await visitor.post(f"/console/tasks/{task}/cancel", expect=404)
+    assert [row["status"] for row in await other.stored()] == [1]
+
+
+async def test_pages_of_operators_are_not_for_tenants(visitor: Browser, tenant: Tenant) -> None:
+    page = await visitor.sign_in(tenant.key)
+    assert "/console/settings" not in page
+    assert "operate" in text_of(await visitor.get("/console/settings", expect=403))
+
+
+async def test_settings_hide_what_is_secret(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(await operator(api, tenant))
+    page = await visitor.get("/console/settings")
+    assert "SLUICEWAY_SECRET_KEYS" in page
+    assert "a2tra2tra2tr" not in page  # base64 of the test's key
+
+
+async def test_filters_live_in_the_address(visitor: Browser, tenant: Tenant) -> None:
+    await tenant.model("n")
+    one = await tenant.task("m", biz_name="first")
+    two = await tenant.task("n", biz_name="<script>alert(1)</script>")
+    await visitor.sign_in(tenant.key)
+
+    async def found(query: str) -> set[str]:
+        page = await visitor.get(f"/console/tasks?{query}")
+        return {task for task in (one, two) if f'data-href="/console/tasks/{task}"' in page}
+
+    assert await found("") == {one, two}
+    assert await found("model=n") == {two}
+    assert await found("biz_name=first") == {one}
+    assert await found("status=open") == {one, two}
+    assert await found("status=success") == set()
+    assert await found("model=n&biz_name=first") == set()
+    assert "<script>alert(1)</script>" not in await visitor.get("/console/tasks")
+    page = await visitor.get(f"/console/tasks?id={one}")
+    assert f"<title>Task {one[-12:]}" in page
+    assert "is no task id" in text_of(await visitor.get("/console/tasks?id=abc"))
+    for wrong in ("status=nonsense", "cursor=x", "model=%00"):
+        assert text_of(await visitor.get(f"/console/tasks?{wrong}", expect=400))
+
+
+async def test_pages_go_on_by_cursor(visitor: Browser, tenant: Tenant) -> None:
+    tasks = [{"model": "m", "payload": {}, "biz_name": f"b{number}"} for number in range(120)]
+    answer = await tenant.call("POST", "/v1/tasks/batch", json={"tasks": tasks})
+    assert answer.status_code == 202
+    await visitor.sign_in(tenant.key)
+    seen: list[str] = []
+    path: str | None = "/console/tasks?model=m"
+    while path:
+        page = await visitor.get(path)
+        seen += re.findall(r'data-href="/console/tasks/([^"]+)"', page)
+        path = next((link for link in links_of(page) if "cursor=" in link and "/tasks?" in link), None)
+    assert len(seen) == len(set(seen)) == 120
+
+
+async def test_a_look_at_a_task_does_not_fetch_it_and_shows_no_secret(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    task = await tenant.task(payload={"prompt": "a quiet sea", "api_key": "sk-very-secret-1"}, input_ref="ref-7")
+    await api.sql(
+        "WITH d AS (DELETE FROM dispatch WHERE public_id = $1) UPDATE task SET status = 6, finished_at = now(),"
+        " oss_file = 'file:///r.png', file_type = 'png', file_size = 9 WHERE public_id = $1",
+        uuid.UUID(task),
+    )
+    await visitor.sign_in(tenant.key)
+
+    async def logged() -> bool:
+        return "POST /v1/tasks" in text_of(await visitor.get(f"/console/tasks/{task}"))
+
+    await until_true(logged)
+    page = text_of(await visitor.get(f"/console/tasks/{task}"))
+    for shown in ("success", "a quiet sea", "ref-7", "file:///r.png"):
+        assert shown in page
+    assert "sk-very-secret-1" not in page
+    assert (await tenant.stored())[0]["fetched_at"] is None
+
+
+async def test_tasks_of_unknown_or_wrong_ids_are_404_pages(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    for wrong in (uuid.uuid4(), "abc", "%00", "a/b"):
+        assert "no such task" in text_of(await visitor.get(f"/console/tasks/{wrong}", expect=404)) or wrong == "a/b"
+
+
+async def test_colours_are_remembered(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    page = await visitor.post("/console/theme", theme="dark", next="/console/models")
+    assert 'data-theme="dark"' in page
+    assert "<h1>Models</h1>" in page
+    await visitor.post("/console/theme", theme="<x>", next="/console/models")
+    assert 'data-theme="auto"' in await visitor.get("/console/models")
+
+
+# --- cancel
+
+
+async def test_one_task_is_canceled(visitor: Browser, tenant: Tenant) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    await visitor.get(f"/console/tasks/{task}")
+    page = await visitor.post(f"/console/tasks/{task}/cancel")
+    assert "canceled" in text_of(page)
+    assert [row["status"] for row in await tenant.stored()] == [9]
+
+
+async def test_many_are_counted_first_and_newer_ones_left_alone(visitor: Browser, tenant: Tenant) -> None:
+    await tenant.model("n")
+    meant = [await tenant.task("n") for _ in range(5)]
+    kept = await tenant.task("m")
+    await visitor.sign_in(tenant.key)
+    page = await visitor.get("/console/tasks/cancel?model=n")
+    assert "5 open tasks would be canceled" in text_of(page)
+    fields = dict(re.findall(r'name="(model|status|biz_name|upto)" value="([^"]*)"', page))
+    assert {row["status"] for row in await tenant.stored()} == {1}
+    newer = await tenant.task("n")
+    assert "5 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
+    ended = {str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9}
+    assert ended == set(meant)
+    assert {kept, newer}.isdisjoint(ended)
+    for wrong in ("", "x", str(2**63)):
+        await visitor.post("/console/tasks/cancel", expect=400, **{**fields, "upto": wrong})
+
+
+async def test_reading_alone_cancels_nothing(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    task = await tenant.task()
+    page = await visitor.sign_in(await api.key(tenant.id, ("read",)))
+    assert "/cancel" not in page
+    await visitor.get(f"/console/tasks/{task}")
+    await visitor.post(f"/console/tasks/{task}/cancel", expect=403)
+    await visitor.get("/console/tasks/cancel", expect=403)
+
+
+# --- live parts
+
+
+async def test_a_task_is_watched_live_to_its_end(visitor: Browser, tenant: Tenant) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    page = await visitor.get(f"/console/tasks/{task}")
+    (url,) = [link for link in links_of(page) if link.endswith("/live")]
+    heard: list[str] = []
+    async with visitor.client.stream("GET", url) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        async for line in stream.aiter_lines():
+            heard.append(line)
+            if "submitted" in line and "chip" in line:
+                await tenant.call("POST", f"/v1/tasks/{task}/cancel")
+    assert any("chip canceled" in line for line in heard)
+    assert "event: end" in heard
+
+
+async def test_a_live_part_says_when_its_session_is_over(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    heard: list[str] = []
+    async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
+        async for line in stream.aiter_lines():
+            heard.append(line)
+            if "chip submitted" in line:
+                await api.sql("UPDATE api_key SET revoked_at = now() WHERE tenant_id = $1", tenant.id)
+    assert any("You are signed out here" in line for line in heard)
+
+
+async def test_a_reader_that_leaves_is_not_served_any_longer(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
+        await anext(stream.aiter_lines())
+
+    async def left() -> bool:
+        return not any(running.get_name() == "console-reader" for running in asyncio.all_tasks())
+
+    await until_true(left)
