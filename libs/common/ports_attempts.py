@@ -52,6 +52,8 @@ class Attempt:
     payload: bytes
     sealed: bytes | None
     staged: tuple[StagedFile, ...]  #: every file of its output; empty while none is recorded
+    output_count: int = 1
+    deadline_in: float | None = None  #: seconds left for the whole task when it was started
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,16 @@ class OverdueAttempt:
     upload_age: float
     retry_times: int
     retry_queue_max_seconds: int
+    deadline_in: float | None = None  #: seconds left for the whole task
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredRow:
+    """A waiting task that has come too late: for its start, or for its deadline."""
+
+    id: int
+    version: int
+    not_started: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +193,9 @@ class Sweeps(Protocol):
     ) -> tuple[list[tuple[int, int]], LaterPlace | None]:
         """The same among a page of the rows that wait for their time; where the next page begins, None at the end."""
 
+    async def expired_rows(self, limit: int) -> list[ExpiredRow]:
+        """Waiting tasks whose start_by or deadline has passed."""
+
     async def requested_waiting(self, limit: int) -> list[tuple[int, int]]:
         """(id, version) of tasks whose cancel was requested and that nobody runs any more."""
 
@@ -215,6 +228,9 @@ class Sweeps(Protocol):
 
     async def prune(self, limit: int) -> int:
         """Old idempotency keys, done cancel requests, long stopped executors; returns how many keys went."""
+
+    async def prune_quota(self, days: int, limit: int) -> int:
+        """Points used on days that long ago."""
 
     async def prune_dead_events(self, days: int, limit: int) -> int:
         """Events that died that long ago."""

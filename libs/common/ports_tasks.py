@@ -37,6 +37,7 @@ class NewTask:
     start_by: datetime | None = None
     deadline: datetime | None = None
     output_count: int = 1
+    points: int = 0  #: what it costs its creator's quota; 0: nothing is reserved
     trace: str | None = None
     key: IdempotencyKey | None = None
     secret: bytes | None = None  #: what its upload may show to the file service, sealed
@@ -65,7 +66,15 @@ class LaneClosed:
     """The model was deleted meanwhile; nothing was written."""
 
 
-Creation: TypeAlias = Created | Repeated | LaneClosed
+@dataclass(frozen=True, slots=True)
+class OverQuota:
+    """The creator's points of the day do not suffice; nothing was written."""
+
+    limit: int
+    used: int
+
+
+Creation: TypeAlias = Created | Repeated | LaneClosed | OverQuota
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ class TaskView:
     biz_name: str
     input_ref: str
     priority: int
+    output_count: int
+    points: int
     created_at: datetime
     open: bool
     due_at: datetime | None
@@ -129,7 +140,10 @@ class Tasks(Protocol):
     """Tasks of tenants. Every method raises DatabaseUnavailable or OutcomeUnknown when PostgreSQL is away."""
 
     async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
-        """Write each task with its payload and dispatch row, all in one transaction; answers in order."""
+        """Write each task with its payload and dispatch row, all in one transaction; answers in order.
+
+        That of a priced task reserves its points in the same transaction; one that its creator cannot pay is left out.
+        """
 
     async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
         """The earlier task that each one's key belongs to, in order; None for a free key. Every task has a key."""

@@ -58,7 +58,13 @@ MODEL: Final = {
 }
 MODEL_PAGE: Final = {"items": [MODEL], "next_cursor": None}
 
-TASK_IN: Final = {"model": "speech", "payload": {"text": "Good morning"}, "biz_name": "greeting-17", "priority": 0}
+TASK_IN: Final = {
+    "model": "speech",
+    "payload": {"text": "Good morning"},
+    "biz_name": "greeting-17",
+    "priority": 0,
+    "output_count": 1,
+}
 TASK_BATCH_IN: Final = {"tasks": [TASK_IN, {"model": "speach", "payload": {"text": "Good night"}}]}
 TASK_IDS: Final = {"ids": [_ID]}
 ACCEPTED: Final = {"id": _ID, "model": "speech", "status": "submitted", "code": 1, "progress": 16.67}
@@ -95,6 +101,8 @@ TASK: Final = {
     "times": {
         "created_at": "2026-11-23T09:00:00.000000Z",
         "not_before": None,
+        "start_by": None,
+        "deadline": "2026-11-23T09:10:00.000000Z",
         "due_at": None,
         "started_at": "2026-11-23T09:00:00.012000Z",
         "generated_at": None,
@@ -106,6 +114,8 @@ TASK: Final = {
     "biz_name": "greeting-17",
     "input_ref": "",
     "priority": 0,
+    "output_count": 1,
+    "points": 0,
     "version": 5,
 }
 TASK_ITEMS: Final = {"items": [TASK]}

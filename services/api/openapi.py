@@ -43,6 +43,7 @@ _CREATE_ERRORS: Final = (
     "unsupported_media_type",
     "idempotency_mismatch",
     "queue_full",
+    "quota_exhausted",
     "outcome_unknown",
 )
 _BATCH_ERRORS: Final = (
@@ -80,7 +81,8 @@ def create_task(
     caller: Submitter,
     idempotency_key: IdempotencyHeader = None,
 ) -> None:
-    """Accepts a task durably. Refused with 429 and nothing written when the model's queue is full.
+    """Accepts a task durably. Refused with 429 and nothing written when the model's queue is full, or when the
+    creator's points of the day do not suffice for the model's price times output_count.
 
     The same Idempotency-Key returns the task that it made first, even when the queue is full now; with another body
     it is refused.

@@ -74,6 +74,9 @@ class Orders:
             input_ref=task.input_ref,
             priority=task.priority,
             not_before=task.not_before,
+            start_by=task.start_by,
+            deadline=task.deadline,
+            output_count=task.output_count,
             trace=trace,
             key=key,
         )

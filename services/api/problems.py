@@ -94,6 +94,7 @@ CODES: Final[dict[str, Code]] = {
     "unsupported_media_type": Code(415, "The body must be plain JSON"),
     "idempotency_mismatch": Code(422, "The Idempotency-Key belongs to another request"),
     "queue_full": Code(429, "The model's queue is full"),
+    "quota_exhausted": Code(429, "The points of the day are used up"),
     "internal": Code(500, "Something went wrong here"),
     "unavailable": Code(503, "A store cannot be reached"),
     "outcome_unknown": Code(503, "Whether it happened is not known"),

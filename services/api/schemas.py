@@ -16,6 +16,7 @@ PAGE_USUAL: Final = 50
 BIZ_NAME_LIMIT: Final = 512
 INPUT_REF_LIMIT: Final = 8_192
 NAME_LIMIT: Final = 128
+OUTPUTS_LIMIT: Final = 1_000
 API_KEY_LIMIT: Final = 16_384
 _SMALLEST_INT: Final = -2_147_483_647
 _LARGEST_INT: Final = 2_147_483_647
@@ -65,6 +66,15 @@ class TaskIn(_Request):
     input_ref: Text = Field("", max_length=INPUT_REF_LIMIT, description="Reference to input that lies elsewhere.")
     priority: Integer = Field(0, ge=-32_768, le=32_767, description="Smaller starts first, inside one model.")
     not_before: Instant | None = Field(None, description="Does not start earlier; at most a year ahead.")
+    start_by: Instant | None = Field(
+        None, description="Not started by then, it ends as `timeout` (`not_started`); not before not_before."
+    )
+    deadline: Instant | None = Field(
+        None, description="Not done by then, it ends as `timeout` (`deadline_exceeded`); not before start_by."
+    )
+    output_count: Integer = Field(
+        1, ge=1, le=OUTPUTS_LIMIT, description="Outputs that it asks for; with the model's price, what it costs."
+    )
 
 
 class TaskBatchIn(_Request):

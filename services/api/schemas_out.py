@@ -77,6 +77,8 @@ class TimesOut(BaseModel):
 
     created_at: datetime
     not_before: datetime | None
+    start_by: datetime | None = Field(description="It must have started by then.")
+    deadline: datetime | None = Field(description="It must be done by then.")
     due_at: datetime | None = Field(description="When it goes on by itself: a draft's start, a failed attempt's retry.")
     started_at: datetime | None
     generated_at: datetime | None
@@ -105,6 +107,8 @@ class TaskOut(BaseModel):
     biz_name: str
     input_ref: str
     priority: int
+    output_count: int
+    points: int = Field(description="What it costs; given back when it ends without success.")
     version: int = Field(description="Grows with every visible change; also the ETag.")
 
 

@@ -14,10 +14,11 @@ What a trusted peer sent along for the upload is written with the task, sealed, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, assert_never
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import orjson
 from uuid_utils.compat import uuid7
@@ -26,13 +27,14 @@ from libs.common.domain.errors import (
     Conflict,
     Exhausted,
     GateUnavailable,
-    Invalid,
     NotFound,
     Refused,
     Unavailable,
 )
 from libs.common.domain.model import Model
+from libs.common.domain.quota import exhausted, points_of
 from libs.common.domain.task import TaskStatus
+from libs.common.domain.times import check_times
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_tasks import (
@@ -43,6 +45,7 @@ from libs.common.ports_tasks import (
     KeyOwner,
     LaneClosed,
     NewTask,
+    OverQuota,
     Repeated,
 )
 from libs.common.runtime.coalescer import Coalescer
@@ -52,7 +55,6 @@ from libs.common.runtime.metrics import counter
 
 log = get_logger()
 
-_LATEST: Final = timedelta(days=366)
 _LONGEST_RETRY_AFTER: Final = 60
 
 
@@ -66,6 +68,9 @@ class Order:
     input_ref: str = ""
     priority: int = 0
     not_before: datetime | None = None
+    start_by: datetime | None = None
+    deadline: datetime | None = None
+    output_count: int = 1
     trace: str | None = None
     key: IdempotencyKey | None = None
 
@@ -90,31 +95,34 @@ class Submission:
         writes: Coalescer[NewTask, Creation],
         earlier: Coalescer[NewTask, Repeated | None],
         *,
+        zone: ZoneInfo,
         seal: Seal | None = None,
     ) -> None:
-        """`seal` is given where uploads show what the caller sent along."""
+        """Days of quota are those of `zone`; `seal` is given where uploads show what the caller sent along."""
         self._models = models
         self._gate = gate
         self._slots = slots
         self._writes = writes
         self._earlier = earlier
+        self._zone = zone
         self._seal = seal
 
     async def submit(self, caller: KeyOwner, order: Order) -> Accepted:
         """Accept one task. Raises Refused, Unavailable or OutcomeUnknown; see above for what each one promises."""
-        _check_time(order)
         public_id = uuid7()
         try:
+            check_times(datetime.now(UTC), order.not_before, order.start_by, order.deadline)
             model = await self._open_model(caller, order.model)
+            points = points_of(model, order.output_count)
             await self._take_slot(model, str(public_id))
         except (Refused, GateUnavailable):
             # Not now; but a repeated request was accepted long ago.
-            earlier = await self._earlier.submit(self._new_task(public_id, 0, caller, order)) if order.key else None
+            earlier = await self._earlier.submit(self._new_task(public_id, 0, caller, order, 0)) if order.key else None
             if earlier is None:
                 raise
             return _replayed(earlier, order)
         await failpoint("api/gate-taken")
-        return await self._write(model, self._new_task(public_id, model.lane, caller, order), order)
+        return await self._write(model, self._new_task(public_id, model.lane, caller, order, points), order)
 
     async def _open_model(self, caller: KeyOwner, name: str) -> Model:
         model = await self._models.by_name(caller.tenant_id, name)
@@ -151,10 +159,14 @@ class Submission:
             case LaneClosed():
                 await self._give_back(task)
                 raise _model_unknown(order.model)
+            case OverQuota(limit, used):
+                await self._give_back(task)
+                _over_quota(model.id).inc()
+                raise exhausted(task.creator, task.points, limit, used, now=datetime.now(UTC), zone=self._zone)
             case _:
                 assert_never(creation)
 
-    def _new_task(self, public_id: UUID, lane: int, caller: KeyOwner, order: Order) -> NewTask:
+    def _new_task(self, public_id: UUID, lane: int, caller: KeyOwner, order: Order, points: int) -> NewTask:
         return NewTask(
             public_id=public_id,
             tenant_id=caller.tenant_id,
@@ -165,6 +177,10 @@ class Submission:
             input_ref=order.input_ref,
             priority=order.priority,
             not_before=order.not_before,
+            start_by=order.start_by,
+            deadline=order.deadline,
+            output_count=order.output_count,
+            points=points,
             trace=order.trace,
             key=order.key,
             secret=self._secret(public_id, caller.credentials),
@@ -181,11 +197,6 @@ class Submission:
             await self._gate.release_many([(task.lane, str(task.public_id))])
         except GateUnavailable:
             log.warning("slot.leaked", lane=task.lane, task_id=task.public_id)  # reconcile finds it
-
-
-def _check_time(order: Order) -> None:
-    if order.not_before is not None and order.not_before - datetime.now(UTC) > _LATEST:
-        raise Invalid("invalid", "not_before is more than a year ahead", field="/not_before")
 
 
 def _replayed(earlier: Repeated, order: Order) -> Accepted:
@@ -214,3 +225,8 @@ def _creations(model_id: int) -> Any:
 @cache
 def _refusals(model_id: int) -> Any:
     return counter("sluiceway_gate_refusals_total").labels(model=str(model_id))
+
+
+@cache
+def _over_quota(model_id: int) -> Any:
+    return counter("sluiceway_quota_refusals_total").labels(model=str(model_id))

@@ -78,6 +78,8 @@ def task_view(task: TaskView) -> dict[str, Any]:
         "times": {
             "created_at": task.created_at,
             "not_before": task.not_before,
+            "start_by": task.start_by,
+            "deadline": task.deadline,
             "due_at": task.due_at,
             "started_at": task.started_at,
             "generated_at": task.generated_at,
@@ -89,6 +91,8 @@ def task_view(task: TaskView) -> dict[str, Any]:
         "biz_name": task.biz_name,
         "input_ref": task.input_ref,
         "priority": task.priority,
+        "output_count": task.output_count,
+        "points": task.points,
         "version": task.version,
     }
 

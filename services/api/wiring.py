@@ -73,7 +73,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
         AsyncExitStack() as stack,
     ):
-        tasks = PostgresTasks(database)
+        tasks = PostgresTasks(database, settings.timezone)
         models = PostgresModels(
             database, partitions_setting=settings.topic_partitions, executor_slots=settings.executor_slots
         )
@@ -82,7 +82,8 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         cache, room = ModelCache(models), WaitRoom(tasks.final_among)
         operations = PostgresOperations(database)
         operation_log = await stack.enter_async_context(open_operation_log(operations))
-        submission = await _submission(stack, cache, gate, tasks, hints, ring if settings.oss_url else None)
+        zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
+        submission = await _submission(stack, cache, gate, tasks, hints, zone, seal)
         cases = UseCases(
             Administration(models, cache, hints, seal=ring, guard=guard, adapters=ADAPTERS),
             Reading(tasks, room),
@@ -142,7 +143,13 @@ def _legacy(
 
 
 async def _submission(
-    stack: AsyncExitStack, cache: ModelCache, gate: QueueGate, tasks: Tasks, hints: Hints, seal: Seal | None
+    stack: AsyncExitStack,
+    cache: ModelCache,
+    gate: QueueGate,
+    tasks: Tasks,
+    hints: Hints,
+    zone: ZoneInfo,
+    seal: Seal | None,
 ) -> Submission:
     """The road of a create; its flushes end before the stores are closed."""
     slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(
@@ -161,4 +168,4 @@ async def _submission(
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
     for coalescer in (slots, writes, earlier):
         stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
-    return Submission(cache, gate, slots, writes, earlier, seal=seal)
+    return Submission(cache, gate, slots, writes, earlier, zone=zone, seal=seal)

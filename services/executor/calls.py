@@ -47,6 +47,7 @@ class ModelCalls:
             timeout_seconds=model.timeout_seconds,
             payload=_payload(attempt),
             headers=self._headers_of(model),
+            deadline=run.deadline,
             sends=run.calls,
         )
         async with self._staging.create(attempt.public_id, attempt.number) as sink:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
 from libs.common.domain.outcome import (
+    EXPIRED,
     Canceled,
     Failed,
     HandedBack,
@@ -213,16 +214,19 @@ def _course(run: Run) -> Course:
         age=run.attempt.age + now - run.began,
         called=run.counted,
         upload_age=since_staged if run.phase >= Phase.GENERATED else 0.0,
+        deadline_in=None if run.deadline is None else run.deadline - now,
     )
 
 
 def _interrupted(why: Stop, run: Run) -> Outcome | None:
     match why:
-        case Stop.CANCELED if not run.called and run.phase is Phase.NONE:
-            # Handed back, so that a call that never began is not counted; the janitor ends what waits and is canceled.
-            return HandedBack("canceled before its call", _UNCALLED_SECONDS)
+        case Stop.CANCELED | Stop.EXPIRED if not run.called and run.phase is Phase.NONE:
+            # Handed back, so that a call that never began is not counted; the janitor ends what waits without a reason.
+            return HandedBack(f"{why.value} before its call", _UNCALLED_SECONDS)
         case Stop.CANCELED:
             return Canceled()
+        case Stop.EXPIRED:
+            return EXPIRED
         case Stop.DRAINED:
             return HandedBack("executor stops")
         case Stop.LOST:

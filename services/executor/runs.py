@@ -23,6 +23,7 @@ class Stop(Enum):
 
     CANCELED = "canceled"  #: its caller wants it ended
     DRAINED = "drained"  #: this process ends: hand it back
+    EXPIRED = "expired"  #: the task's deadline has come
     LOST = "lost"  #: it is not ours any more: leave no trace
 
 
@@ -53,6 +54,11 @@ class Run:
         """From now on the model may hear of it."""
         self.called = True
 
+    @property
+    def deadline(self) -> float | None:
+        """When the task must be done, on the monotonic clock."""
+        return None if self.attempt.deadline_in is None else self.began + self.attempt.deadline_in
+
     def interrupt(self, why: Stop) -> None:
         """Stop it where it stands, unless its end is being recorded; the first reason counts, but LOST beats all."""
         if self.ending:
@@ -82,10 +88,14 @@ class Runs:
         run = Run(attempt, model, has_permit, time.monotonic(), attempt.phase, staged)
         self._by_token[attempt.token] = self._by_task[attempt.id] = run
         self._quiet.clear()
+        loop = asyncio.get_running_loop()
+        alarm = None if run.deadline is None else loop.call_at(run.deadline, run.interrupt, Stop.EXPIRED)
 
         def ended(pending: asyncio.Task[None]) -> None:
             if not pending.cancelled() and (error := pending.exception()) is not None:
                 log.error("run.untold", task_id=str(attempt.public_id), error=type(error).__name__, exc_info=error)
+            if alarm is not None:
+                alarm.cancel()
             del self._by_token[attempt.token]
             if self._by_task.get(attempt.id) is run:
                 del self._by_task[attempt.id]
@@ -93,7 +103,7 @@ class Runs:
                 self._quiet.set()
             over()
 
-        run.pending = asyncio.get_running_loop().create_task(self._tell(run), name="run")
+        run.pending = loop.create_task(self._tell(run), name="run")
         run.pending.add_done_callback(ended)
 
     def has(self, task: int, lease: int) -> bool:

@@ -31,7 +31,7 @@ from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.retries import Retries
 from services.janitor.sweeps.statistics import Statistics
 from services.janitor.sweeps.strays import Strays
-from services.janitor.sweeps.waits import Cancels, ClosedLanes, TooLong
+from services.janitor.sweeps.waits import Cancels, ClosedLanes, Deadlines, TooLong
 
 Action: TypeAlias = Callable[[], Awaitable[object]]
 
@@ -60,6 +60,7 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
     at_once: dict[str, Action] = {
         "promote": Promote(stores.sweeps, wake).sweep,
         "retries": Retries(stores.sweeps, stores.gate, returns, wake, rng).sweep,
+        "deadlines": Deadlines(stores.sweeps, endings).sweep,
         "cancels": Cancels(stores.sweeps, endings).sweep,
     }
     republish = Republish(stores.sweeps, wake, watch)

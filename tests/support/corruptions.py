@@ -326,6 +326,31 @@ async def a_success_is_listed_as_dead(scene: Scene) -> None:
     )
 
 
+async def points_were_not_given_back(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET points = 5, quota_day = current_date WHERE id = $1", scene.dead.id)
+    await scene.sql(
+        "INSERT INTO quota_usage (tenant_id, user_name, day, used) VALUES ($1, 'c', current_date, 5)",
+        scene.model.tenant_id,
+    )
+
+
+async def points_were_given_back_twice(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET points = 5, quota_day = current_date WHERE id = $1", scene.succeeded.id)
+    await scene.sql("UPDATE task SET points = 4, quota_day = current_date WHERE id = $1", scene.waiting)
+    await scene.sql(
+        "INSERT INTO quota_usage (tenant_id, user_name, day, used) VALUES ($1, 'c', current_date, 5)",
+        scene.model.tenant_id,
+    )
+
+
+async def points_were_reserved_nowhere(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET points = 4, quota_day = current_date WHERE id = $1", scene.waiting)
+
+
+async def points_have_no_day(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET points = 4 WHERE id = $1", scene.waiting)
+
+
 CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I2", a_key_names_nobody),
     ("I3", an_open_task_lost_its_row),
@@ -377,6 +402,10 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I20", half_a_staged_file_was_left_behind),
     ("I20", a_staged_output_was_left_behind),
     ("I20", a_staged_output_is_gone),
+    ("I23", points_were_not_given_back),
+    ("I23", points_were_given_back_twice),
+    ("I23", points_were_reserved_nowhere),
+    ("I23", points_have_no_day),
     ("I24", an_accepted_task_is_not_in_the_operation_log),
     ("I24", an_accepted_task_is_logged_as_refused),
     ("I27", a_failure_is_not_listed),

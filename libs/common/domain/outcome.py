@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+from libs.common.domain.times import DEADLINE_EXCEEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +65,8 @@ class StagingGone:
 
     message: str
 
+
+#: The task's own deadline passed while it ran.
+EXPIRED: Final = Failed(DEADLINE_EXCEEDED, "the task's deadline passed", retryable=False, timed_out=True)
 
 Outcome: TypeAlias = Succeeded | Failed | Canceled | HandedBack | UploadPending | StagingGone

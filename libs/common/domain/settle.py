@@ -16,6 +16,7 @@ from libs.common.domain.outcome import (
     UploadPending,
 )
 from libs.common.domain.task import Phase, TaskStatus, become
+from libs.common.domain.times import DEADLINE_EXCEEDED
 
 #: An attempt that was lost, with its executor or its staged output, may be tried this often more; the caller's
 #: retry_times stays untouched.
@@ -44,6 +45,7 @@ class Run:
     age: float  #: since the task was created
     upload_age: float = 0.0  #: since the output was staged
     called: bool = True  #: the model may have heard of the call that was counted when the attempt began
+    deadline_in: float | None = None  #: left until the task's deadline; None: it has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ def settle(run: Run, outcome: Outcome, policy: RetryPolicy) -> Settlement:
         case HandedBack(reason, after):
             return GiveBack(reason, after)
         case StagingGone(message):
+            if _too_late(run, 0.0):
+                return _expired(run, message)
             if run.lost >= LOST_BUDGET:  # a store that loses everything must not buy calls for ever
                 return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), "staging_lost", message, dead=True)
             return CallAgain(message[:MESSAGE_LIMIT])
@@ -130,16 +134,31 @@ def _settle_upload(run: Run, outcome: UploadPending, policy: RetryPolicy) -> Set
     if outcome.permanent or run.upload_age >= policy.upload_max_seconds:
         return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), outcome.code, message, dead=True)
     # a tenth of the time tried so far, within 5 s and 5 min: quick at first, rare in a long outage
-    return Park(outcome.code, message, min(300.0, max(5.0, run.upload_age / 10)))
+    delay = min(300.0, max(5.0, run.upload_age / 10))
+    return _expired(run, message) if _too_late(run, delay) else Park(outcome.code, message, delay)
 
 
 def _settle_failure(run: Run, outcome: Failed, policy: RetryPolicy) -> Settlement:
     message = outcome.message[:MESSAGE_LIMIT]
     if outcome.retryable and run.retries < policy.retry_times:
         delay = max(backoff_seconds(run.retries + 1), outcome.retry_after or 0.0)
+        if _too_late(run, delay):
+            return _expired(run, message)
         return Retry(outcome.code, message, delay, goes_to_head(policy, run.age), outcome.timed_out, run.called)
+    if outcome.timed_out and _too_late(run, 0.0):
+        return _expired(run, message)
     status = TaskStatus.TIMEOUT if outcome.timed_out else TaskStatus.FAILED
     return Finish(become(_SHOWN[run.phase], status), outcome.code, message, dead=True, called=run.called)
+
+
+def _too_late(run: Run, delay: float) -> bool:
+    """Whether nothing can begin after `delay` seconds, because the task's deadline comes first."""
+    return run.deadline_in is not None and run.deadline_in <= delay
+
+
+def _expired(run: Run, cause: str) -> Finish:
+    text = f"the task's deadline leaves no time to go on: {cause}"[:MESSAGE_LIMIT]
+    return Finish(become(_SHOWN[run.phase], TaskStatus.TIMEOUT), DEADLINE_EXCEEDED, text, dead=True, called=run.called)
 
 
 def goes_to_head(policy: RetryPolicy, age: float) -> bool:

@@ -13,6 +13,8 @@ from libs.common.ports_audit import AuditedTasks, Finding, Slice
 
 #: Sweeps run every 10 s, leases heal after 15 s, the road after 30 s: what stands still for longer is not being healed.
 PATIENCE_SECONDS: Final = 60.0
+#: Days whose accounts of quota are surely still there.
+QUOTA_DAYS: Final = 300
 #: Sends of one row.
 MAX_SENDS: Final = 20
 
@@ -51,6 +53,7 @@ _WHOLE: Final = (
     _Statement("I8", "audit_event_sends", limits=(MAX_SENDS,)),
     _Statement("I15", "audit_tokens_twice"),
     _Statement("I16", "audit_statistics"),
+    _Statement("I23", "audit_quota", limits=(QUOTA_DAYS,)),
 )
 
 

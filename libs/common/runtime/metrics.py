@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 CounterName: TypeAlias = Literal[
     "sluiceway_tasks_created_total",
     "sluiceway_gate_refusals_total",
+    "sluiceway_quota_refusals_total",
     "sluiceway_http_requests_total",
     "sluiceway_operations_dropped_total",
     "sluiceway_dispatches_published_total",
@@ -77,6 +78,7 @@ _ROWS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 COUNTERS: Final[dict[CounterName, Metric]] = {
     "sluiceway_tasks_created_total": Metric("Tasks accepted.", ("model",)),
     "sluiceway_gate_refusals_total": Metric("Creates refused because the model's queue is full.", ("model",)),
+    "sluiceway_quota_refusals_total": Metric("Creates refused because the creator's points are used up.", ("model",)),
     "sluiceway_http_requests_total": Metric("Requests answered.", ("route", "method", "status")),
     "sluiceway_operations_dropped_total": Metric("Entries of the operation log that could not be written."),
     "sluiceway_dispatches_published_total": Metric("Dispatch messages handed to the broker.", ("result",)),

@@ -109,10 +109,10 @@ def list_models(wanted: Annotated[OldModelSearch, body(examples.MODEL_SEARCH)], 
 @router.post(
     "/task/createTask",
     summary="Create a task",
-    responses=_answers(TaskIdOut, examples.TASK_ID, 404, 40_902, 429),
+    responses=_answers(TaskIdOut, examples.TASK_ID, 404, 40_902, 429, 42_901),
 )
 def create_task(task: Annotated[OldTaskIn, body(examples.TASK_IN)], caller: Submitter) -> None:
-    """Accepts a task durably. Refused with 429 and nothing written when the model's queue is full."""
+    """Accepts a task durably. Refused and nothing written when the model's queue is full or the points are used up."""
 
 
 @router.get("/task/getTaskResult", summary="Read a task", responses=_answers(OldTaskOut, examples.TASK, 404))

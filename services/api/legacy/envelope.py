@@ -32,6 +32,7 @@ CODES: Final = {
     40_901: "the name is taken",
     40_902: "the model is disabled",
     429: "the model's queue is full",
+    42_901: "the caller's points of the day are used up",
     500: "something went wrong here",
     503: "a store cannot be reached",
 }
@@ -45,6 +46,7 @@ _BY_PROBLEM: Final = {
     "slow_body": 40_008,
     "model_exists": 40_901,
     "model_disabled": 40_902,
+    "quota_exhausted": 42_901,
 }
 #: What is wrong with a model's configuration, by the first word of its code.
 _FAMILIES: Final = {"model": 40_003, "endpoint": 40_004, "egress": 40_004, "bindings": 40_005}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from libs.common.domain.outcome import Failed, UploadPending
+from libs.common.domain.outcome import EXPIRED, Failed, UploadPending
 from libs.common.domain.settle import Finish, Retry, RetryPolicy, Run, Settlement, settle
 from libs.common.domain.task import Phase
 from libs.common.operations.wake import Wake
@@ -59,7 +59,11 @@ class Overdue:
     def _decide(self, attempt: OverdueAttempt) -> Settlement:
         policy = RetryPolicy(attempt.retry_times, attempt.retry_queue_max_seconds, self._upload_seconds)
         phase = Phase(attempt.phase)
-        run = Run(phase, attempt.retries, attempt.lost, attempt.age, attempt.upload_age)
+        run = Run(
+            phase, attempt.retries, attempt.lost, attempt.age, attempt.upload_age, deadline_in=attempt.deadline_in
+        )
+        if attempt.deadline_in is not None and attempt.deadline_in < 0:
+            return settle(run, EXPIRED, policy)
         return settle(run, _UPLOAD if phase >= Phase.GENERATED else _CALL, policy)
 
     async def _give_back(self, over: Sequence[OverdueAttempt]) -> None:

@@ -10,18 +10,20 @@ from services.janitor.report import did
 
 _PAGE: Final = 1_000
 _PAGES: Final = 10
+#: How long it can be read what a user spent on a day.
+USAGE_DAYS: Final = 400
 
 
 class Prune:
-    """Idempotency keys of yesterday, cancel requests of tasks that are over, executors of last month, and what is dead
-    and belongs to no task: events, and records that could not be understood."""
+    """Idempotency keys of yesterday, cancel requests of tasks that are over, executors of last month, accounts of last
+    year, and what is dead and belongs to no task: events, and records that could not be understood."""
 
     def __init__(self, sweeps: Sweeps, *, dead_days: int) -> None:
         self._sweeps = sweeps
         self._dead_days = dead_days
 
     async def sweep(self) -> int:
-        """One round; returns how many keys, events and records went."""
+        """One round; returns how many keys, events, records and accounts went."""
         gone = 0
         for _ in range(_PAGES):
             await failpoint("janitor/before-prune")
@@ -31,4 +33,5 @@ class Prune:
                 break
         gone += await self._sweeps.prune_dead_events(self._dead_days, _PAGE)
         gone += await self._sweeps.prune_dead_messages(self._dead_days, _PAGE)
+        gone += await self._sweeps.prune_quota(USAGE_DAYS, _PAGE)
         return did("prune", gone)

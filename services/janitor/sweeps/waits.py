@@ -1,7 +1,7 @@
 """Waits: tasks that nobody needs to wait for any longer.
 
-Too long in the queue, asked to be canceled, or their model is deleted. Each ends by the same statement, which acts only
-on rows that are still as they were looked at.
+Too long in the queue, past their own limits, asked to be canceled, or their model is deleted. Each ends by the same
+statement, which acts only on rows that are still as they were looked at.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from libs.common.domain.task import Phase, TaskStatus
-from libs.common.ports_sweeps import Ending, LaterPlace, OpenRow, Sweeps
+from libs.common.domain.times import DEADLINE_EXCEEDED, NOT_STARTED
+from libs.common.ports_sweeps import Ending, ExpiredRow, LaterPlace, OpenRow, Sweeps
 from services.janitor.endings import Endings
 
 _PAGE: Final = 1_000
@@ -73,6 +74,27 @@ class ClosedLanes:
         return ended + await self._endings.write("model-deleted", [_deleted(*row) for row in rows])
 
 
+class Deadlines:
+    """Ends as timeout what was not started by its start_by, and what still waits at its deadline.
+
+    A small index leads to them: a round costs by what it ends, whatever waits.
+    """
+
+    def __init__(self, sweeps: Sweeps, endings: Endings) -> None:
+        self._sweeps = sweeps
+        self._endings = endings
+
+    async def sweep(self) -> int:
+        """One round; returns how many tasks were ended."""
+        ended = 0
+        for _ in range(_PAGES):
+            rows = await self._sweeps.expired_rows(_PAGE)
+            ended += await self._endings.write("deadlines", [_expired(row) for row in rows])
+            if len(rows) < _PAGE:
+                break
+        return ended
+
+
 class Cancels:
     """Ends tasks whose cancel was asked for while they ran, and that came back to the queue instead."""
 
@@ -84,6 +106,15 @@ class Cancels:
         """One round; returns how many tasks were ended."""
         rows = await self._sweeps.requested_waiting(_PAGE)
         return await self._endings.write("canceled", [_canceled(*row) for row in rows])
+
+
+def _expired(row: ExpiredRow) -> Ending:
+    code, message = (
+        (NOT_STARTED, "it was not started by its start_by")
+        if row.not_started
+        else (DEADLINE_EXCEEDED, "its deadline passed while it waited")
+    )
+    return Ending(row.id, row.version, TaskStatus.TIMEOUT, code, message, dead=True)
 
 
 def _deleted(id_: int, version: int) -> Ending:

@@ -46,6 +46,8 @@ class TestCreate:
             "biz_name": "b-1",
             "input_ref": "ref",
             "priority": -3,
+            "output_count": 1,
+            "points": 0,
             "version": 1,
         }
         (row,) = await tenant.stored()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 from uuid_utils.compat import uuid7
@@ -16,6 +17,7 @@ from libs.common.domain.errors import (
     DatabaseUnavailable,
     Exhausted,
     GateUnavailable,
+    Invalid,
     NotFound,
     OutcomeUnknown,
     Unavailable,
@@ -24,7 +26,17 @@ from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import SlotRequest, SlotVerdict
-from libs.common.ports_tasks import Created, Creation, IdempotencyKey, KeyOwner, LaneClosed, NewTask, Repeated, Tasks
+from libs.common.ports_tasks import (
+    Created,
+    Creation,
+    IdempotencyKey,
+    KeyOwner,
+    LaneClosed,
+    NewTask,
+    OverQuota,
+    Repeated,
+    Tasks,
+)
 from libs.common.runtime.coalescer import Coalescer
 from services.api import task_writer
 from services.api.submission import Accepted, Order, Submission
@@ -69,7 +81,7 @@ class Desk:
         self.slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(self.gate.take_many)
         self.writes: Coalescer[NewTask, Creation] = Coalescer(TaskWriter(cast(Tasks, self.store), self.hints).write)
         earlier: Coalescer[NewTask, Repeated | None] = Coalescer(self.store.earlier_many)
-        self.submission = Submission(self.cache, self.gate, self.slots, self.writes, earlier)
+        self.submission = Submission(self.cache, self.gate, self.slots, self.writes, earlier, zone=ZoneInfo("UTC"))
 
     async def submit(self, **order: Any) -> Accepted:
         return await self.submission.submit(CALLER, Order(**{"model": "m", "payload": b"{}", **order}))
@@ -113,6 +125,7 @@ async def test_an_accepted_task_keeps_its_slot(desk: Desk) -> None:
         (raising(ValueError("a surprise")), ValueError, 1),
         (lambda task, number: LaneClosed(), NotFound, 0),
         (lambda task, number: Repeated(uuid4(), same_body=False), Conflict, 0),
+        (lambda task, number: OverQuota(limit=9, used=9), Exhausted, 0),
     ],
 )
 async def test_the_slot_goes_back_only_when_nothing_was_written(
@@ -157,6 +170,26 @@ async def test_a_repeated_key_beats_every_refusal(desk: Desk, why: str) -> None:
     with pytest.raises(refusal):
         await desk.submit()
     assert not desk.store.batches
+
+
+async def test_a_repeated_key_is_answered_when_its_times_have_passed_meanwhile(desk: Desk) -> None:
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    with pytest.raises(Invalid):
+        await desk.submit(deadline=past)
+    desk.store.earlier = Repeated(uuid7(), same_body=True)
+    assert (await desk.submit(key=KEY, deadline=past)).replayed
+    assert (desk.taken, desk.store.batches) == (0, [])
+
+
+async def test_a_task_costs_the_models_price_for_each_output(desk: Desk) -> None:
+    desk.cache.put(Model(**{**_fields(MODEL), "price": 7, "version": 2}))
+    await desk.submit(output_count=3)
+    ((task,),) = desk.store.batches
+    assert (task.points, task.output_count) == (21, 3)
+    desk.cache.put(Model(**{**_fields(MODEL), "price": 2**31 - 1, "version": 3}))
+    with pytest.raises(Invalid):
+        await desk.submit(output_count=2)
+    assert desk.taken == 1
 
 
 async def test_a_stopping_process_gives_the_slot_back(desk: Desk) -> None:

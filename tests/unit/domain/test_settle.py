@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from libs.common.domain.outcome import Canceled, Failed, HandedBack, ResultFile, StagingGone, Succeeded, UploadPending
+from libs.common.domain.outcome import (
+    EXPIRED,
+    Canceled,
+    Failed,
+    HandedBack,
+    Outcome,
+    ResultFile,
+    StagingGone,
+    Succeeded,
+    UploadPending,
+)
 from libs.common.domain.settle import (
     LOST_BUDGET,
     MESSAGE_LIMIT,
@@ -99,3 +109,40 @@ def test_backoff_doubles_up_to_its_cap() -> None:
 def test_staging_that_loses_everything_does_not_buy_calls_for_ever() -> None:
     end = settle(Run(Phase.GENERATED, 0, LOST_BUDGET, 1.0), StagingGone("no file"), ONCE)
     assert end == Finish(TaskStatus.FAILED, "staging_lost", "no file", dead=True)
+
+
+def bound(left: float, phase: Phase = Phase.NONE, *, upload_age: float = 0.0) -> Run:
+    return Run(phase, 0, 0, 1.0, upload_age, deadline_in=left)
+
+
+LATE_FAILURES = [
+    (bound(0.5), Failed("model_http_503", "busy", retryable=True)),
+    (bound(9.0), Failed("model_http_503", "busy", retryable=True, retry_after=10)),
+    (bound(-0.1), Failed("model_timeout", "slow", retryable=True, timed_out=True)),
+    (bound(4.0, Phase.GENERATED), UploadPending("upload_failed", "no")),
+    (bound(0.0, Phase.GENERATED), StagingGone("gone")),
+    (bound(0.0, Phase.GENERATED), EXPIRED),
+]
+
+
+@pytest.mark.parametrize(("late", "outcome"), LATE_FAILURES)
+@pytest.mark.parametrize("policy", [ONCE, TWICE])
+def test_what_cannot_go_on_before_its_deadline_ends_now(late: Run, outcome: Outcome, policy: RetryPolicy) -> None:
+    end = settle(late, outcome, policy)
+    assert isinstance(end, Finish)
+    if policy is ONCE and late.deadline_in and late.deadline_in > 0 and isinstance(outcome, Failed):
+        assert (end.status, end.code) == (TaskStatus.FAILED, outcome.code), "it would not have been retried anyway"
+    else:
+        assert (end.status, end.code, end.dead) == (TaskStatus.TIMEOUT, "deadline_exceeded", True)
+
+
+def test_what_can_go_on_before_its_deadline_does() -> None:
+    busy = Failed("model_http_503", "busy", retryable=True)
+    assert isinstance(settle(bound(1.1), busy, TWICE), Retry)
+    assert isinstance(settle(bound(5.1, Phase.GENERATED), UploadPending("x", ""), ONCE), Park)
+    assert isinstance(settle(bound(0.1, Phase.GENERATED), StagingGone("gone"), ONCE), CallAgain)
+
+
+def test_a_failure_of_its_own_keeps_its_name_at_the_deadline() -> None:
+    end = settle(bound(-1.0), Failed("model_http_400", "no", retryable=False), TWICE)
+    assert end == Finish(TaskStatus.FAILED, "model_http_400", "no", dead=True)

@@ -288,6 +288,8 @@ def _attempt(row: asyncpg.Record) -> Attempt:
         payload=row["payload"],
         sealed=row["sealed"],
         staged=_staged(row),
+        output_count=row["output_count"],
+        deadline_in=row["deadline_in"],
     )
 
 

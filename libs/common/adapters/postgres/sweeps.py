@@ -17,6 +17,7 @@ from libs.common.ports_sweeps import (
     DueRetry,
     Ended,
     Ending,
+    ExpiredRow,
     LaneFigure,
     LaterPlace,
     LostAttempt,
@@ -130,6 +131,9 @@ class PostgresSweeps:
         following = LaterPlace(rows[-1]["due_at"], rows[-1]["id"]) if len(rows) == limit else None
         return [(row["id"], row["version"]) for row in rows if row["closed"]], following
 
+    async def expired_rows(self, limit: int) -> list[ExpiredRow]:
+        return [ExpiredRow(**row) for row in await self._database.fetch("expired_rows", limit)]
+
     async def requested_waiting(self, limit: int) -> list[tuple[int, int]]:
         return [(row["id"], row["version"]) for row in await self._database.fetch("requested_waiting", limit)]
 
@@ -177,6 +181,9 @@ class PostgresSweeps:
         await self._database.fetch("prune_cancel_requests")
         await self._database.fetch("prune_executors", _EXECUTOR_DAYS)
         return len(await self._database.fetch("prune_idempotency", limit))
+
+    async def prune_quota(self, days: int, limit: int) -> int:
+        return len(await self._database.fetch("prune_quota", days, limit))
 
     async def prune_dead_events(self, days: int, limit: int) -> int:
         return len(await self._database.fetch("prune_dead_events", days, limit))

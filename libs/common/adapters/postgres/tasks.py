@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from libs.common.ports_tasks import (
     Creation,
     LaneClosed,
     NewTask,
+    OverQuota,
     Repeated,
     TaskFilter,
     TaskView,
@@ -26,6 +28,7 @@ from libs.common.ports_tasks import (
 #: A filtered list looks at this many rows a page.
 EXAMINE_LIMIT: Final = 10_000
 _NEWEST: Final = 2**63 - 1
+_NO_DAYS: Final[Mapping[UUID, date]] = {}
 #: How long an answer that was lost is looked for before the caller is told that the outcome is not known.
 _READ_BACK_PAUSES: Final = (0.05, 0.2, 0.5, 1.0)
 
@@ -33,32 +36,62 @@ _READ_BACK_PAUSES: Final = (0.05, 0.2, 0.5, 1.0)
 class PostgresTasks:
     """Implements ports_tasks.Tasks."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, time_zone: str = "UTC") -> None:
         self._database = database
+        self._time_zone = time_zone
 
     async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
+        refused: dict[UUID, Creation] = {}
         try:
-            if any(task.key for task in tasks):
-                return await self._create_keyed(tasks)
+            if any(task.key or task.points for task in tasks):
+                return await self._create_in_steps(tasks, refused)
             rows = await self._database.fetch("create_many", *_columns(tasks))
         except OutcomeUnknown:
-            return await self._read_back(tasks)
+            return await self._read_back(tasks, refused)
         return _creations(tasks, rows, {})
 
-    async def _create_keyed(self, tasks: Sequence[NewTask]) -> list[Creation]:
+    async def _create_in_steps(self, tasks: Sequence[NewTask], refused: dict[UUID, Creation]) -> list[Creation]:
+        """Keys first, so that a repeated request costs nothing; then points; then the tasks. Notes who is `refused`."""
         keyed = [task for task in tasks if task.key]
         async with self._database.transaction() as transaction:
-            claimed = {row["public_id"] for row in await transaction.fetch("claim_keys", *_keys(keyed, bodies=True))}
+            claimed = await _claimed(transaction, keyed)
             fresh = [task for task in tasks if not task.key or task.public_id in claimed]
-            rows = await transaction.fetch("create_many", *_columns(fresh)) if fresh else []
+            days = await self._reserve(transaction, [task for task in fresh if task.points], refused)
+            wanted = [task for task in fresh if task.public_id not in refused]
+            rows = await transaction.fetch("create_many", *_columns(wanted, days)) if wanted else []
             written = {row["public_id"] for row in rows}
             unwritten = [task for task in keyed if task.public_id in claimed - written]
             if unwritten:
                 await transaction.fetch("drop_keys", *_keys(unwritten))
+            unpaid = [task for task in wanted if task.points and task.public_id not in written]
+            if unpaid:
+                await transaction.fetch("give_back_points", *_accounts(unpaid, days))
             repeated = await _owners(transaction, [task for task in keyed if task.public_id not in claimed])
-        return _creations(tasks, rows, repeated)
+        return _creations(tasks, rows, refused | repeated)
 
-    async def _read_back(self, tasks: Sequence[NewTask]) -> list[Creation]:
+    async def _reserve(
+        self, transaction: HotTransaction, priced: Sequence[NewTask], refused: dict[UUID, Creation]
+    ) -> dict[UUID, date]:
+        """Reserve the points of each that its creator can pay; on which day, by task."""
+        if not priced:
+            return {}
+        rows = await transaction.fetch(
+            "reserve_points",
+            [task.tenant_id for task in priced],
+            [task.creator for task in priced],
+            [task.points for task in priced],
+            self._time_zone,
+        )
+        days = {}
+        for row in rows:
+            task = priced[row["place"] - 1]
+            if row["fits"]:
+                days[task.public_id] = row["day"]
+            else:
+                refused[task.public_id] = OverQuota(row["points_per_day"], row["used"])
+        return days
+
+    async def _read_back(self, tasks: Sequence[NewTask], refused: dict[UUID, Creation]) -> list[Creation]:
         """The commit's answer was lost: what stands in the tables is what happened, all rows or none.
 
         The server may still be committing when it is first looked, so only the last look can say "nothing".
@@ -77,7 +110,7 @@ class PostgresTasks:
             looked = True
             # Keys of earlier tasks alone prove nothing about the others: only a row of ours says that we committed.
             if rows or len(owners) == len(tasks):
-                return _creations(tasks, rows, owners)
+                return _creations(tasks, rows, refused | owners)
         if looked:
             raise DatabaseUnavailable("the connection broke before the tasks were written")
         raise OutcomeUnknown("PostgreSQL is away since the commit: repeat the request with its Idempotency-Key")
@@ -144,7 +177,7 @@ class PostgresTasks:
         return [dict(row._mapping) for row in rows]
 
 
-def _columns(tasks: Sequence[NewTask]) -> tuple[list[Any], ...]:
+def _columns(tasks: Sequence[NewTask], days: Mapping[UUID, date] = _NO_DAYS) -> tuple[list[Any], ...]:
     return (
         [task.public_id for task in tasks],
         [task.lane for task in tasks],
@@ -159,6 +192,17 @@ def _columns(tasks: Sequence[NewTask]) -> tuple[list[Any], ...]:
         [task.output_count for task in tasks],
         [task.trace for task in tasks],
         [task.secret for task in tasks],
+        [task.points for task in tasks],
+        [days.get(task.public_id) for task in tasks],
+    )
+
+
+def _accounts(tasks: Sequence[NewTask], days: Mapping[UUID, date]) -> tuple[list[Any], ...]:
+    return (
+        [task.tenant_id for task in tasks],
+        [task.creator for task in tasks],
+        [days[task.public_id] for task in tasks],
+        [task.points for task in tasks],
     )
 
 
@@ -170,6 +214,12 @@ def _keys(tasks: Sequence[NewTask], *, bodies: bool = False) -> tuple[list[Any],
         [key.key_hash for _, key in keys],
     )
     return (*columns, [key.body_hash for _, key in keys], [task.public_id for task, _ in keys]) if bodies else columns
+
+
+async def _claimed(transaction: HotTransaction, keyed: Sequence[NewTask]) -> set[UUID]:
+    if not keyed:
+        return set()
+    return {row["public_id"] for row in await transaction.fetch("claim_keys", *_keys(keyed, bodies=True))}
 
 
 async def _owners(transaction: HotTransaction, losers: Sequence[NewTask]) -> dict[UUID, Repeated]:
@@ -189,8 +239,9 @@ def _repeated(tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record]) -> dict[
 
 
 def _creations(
-    tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record], repeated: dict[UUID, Repeated]
+    tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record], otherwise: Mapping[UUID, Creation]
 ) -> list[Creation]:
+    """Answers in order: what was written, what is known of the others, and else their lane was closed."""
     written = {row["public_id"]: row for row in rows}
     answers: list[Creation] = []
     for task in tasks:
@@ -198,7 +249,7 @@ def _creations(
         if row is not None:
             answers.append(Created(task.public_id, row["id"], row["lane"], row["draft"]))
         else:
-            answers.append(repeated.get(task.public_id, LaneClosed()))
+            answers.append(otherwise.get(task.public_id, LaneClosed()))
     return answers
 
 
@@ -215,6 +266,8 @@ def _view(row: Any) -> TaskView:
         biz_name=row.biz_name,
         input_ref=row.input_ref,
         priority=row.priority,
+        output_count=row.output_count,
+        points=row.points,
         created_at=row.created_at,
         open=row.open,
         due_at=row.due_at,

@@ -166,6 +166,23 @@ SELECT coalesce(c.tenant_id, b.tenant_id) AS id, 'tenant ' || coalesce(c.tenant_
 FROM counted c FULL JOIN begun b ON b.tenant_id = c.tenant_id AND b.creator = c.creator
 WHERE coalesce(c.n, 0) <> coalesce(b.n, 0) LIMIT 1000
 
+-- name: audit_quota
+-- I23: a user's used points of a day are those of its tasks that gave none back, stored ones and cleaned ones; none below
+-- zero. Accounts are kept for longer than $1 days, so that younger ones are all there.
+WITH due AS (
+  SELECT t.tenant_id, t.creator AS user_name, t.quota_day AS day, sum(t.points) AS points FROM task t
+  WHERE t.points > 0 AND t.quota_day IS NOT NULL AND t.status < 7 GROUP BY 1, 2, 3
+)
+SELECT coalesce(u.tenant_id, d.tenant_id) AS id, 'tenant ' || coalesce(u.tenant_id, d.tenant_id) || ', user ' ||
+  quote_literal(coalesce(u.user_name, d.user_name)) || ', day ' || coalesce(u.day, d.day) AS subject,
+  coalesce(u.used, 0) || ' points used, its tasks cost ' || coalesce(d.points, 0) + coalesce(u.cleaned, 0) AS detail
+FROM quota_usage u FULL JOIN due d ON d.tenant_id = u.tenant_id AND d.user_name = u.user_name AND d.day = u.day
+WHERE coalesce(u.used, 0) <> coalesce(d.points, 0) + coalesce(u.cleaned, 0)
+  AND (u.day IS NOT NULL OR d.day > current_date - $1::int)
+UNION ALL
+SELECT t.id, t.public_id::text, t.points || ' points, but no day' FROM task t WHERE (t.points > 0) <> (t.quota_day IS NOT NULL)
+LIMIT 1000
+
 -- name: audit_operations
 -- I24: every accepted task has one entry in the operation log that made it, and none that calls it refused, as far back
 -- as the log reaches (a day at least); those of an old gateway were not accepted here. $3 seconds.
@@ -272,8 +289,9 @@ WITH lost AS (
   SELECT l.*, coalesce((SELECT max(a.attempt) FROM attempt a WHERE a.task_id = l.id), 0) AS last,
     greatest(l.version, coalesce((SELECT max(h.version) FROM history h WHERE h.task_id = l.id), 0)) + 1 AS next FROM lost l
 ), row AS (
-  INSERT INTO dispatch (id, public_id, lane, state, priority, position, attempt, retries, version, input_size)
-  SELECT b.id, b.public_id, b.lane, 0, b.priority, b.id, b.last, b.retries, b.next, (SELECT length(payload) FROM task_input WHERE task_id = b.id)
+  INSERT INTO dispatch (id, public_id, lane, state, priority, position, attempt, retries, version, input_size, start_by, deadline, expires_at)
+  SELECT b.id, b.public_id, b.lane, 0, b.priority, b.id, b.last, b.retries, b.next, (SELECT length(payload) FROM task_input WHERE task_id = b.id),
+    b.start_by, b.deadline, CASE WHEN b.last = 0 THEN least(b.start_by, b.deadline) ELSE b.deadline END
   FROM begun b RETURNING id, public_id, lane, attempt, version
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'heal', attempt, version, 'audit: its dispatch row was lost' FROM row

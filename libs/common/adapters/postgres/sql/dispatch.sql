@@ -78,13 +78,16 @@ SELECT lane, class, priority, position FROM back
 
 -- name: start_many
 -- Claim and start: who holds the right lease number gets the row, its input, and a fence of its own. The call counts
--- in the statistics from here on. $1 ids, $2 leases, $3 tokens, $4 timeouts in seconds, $5 executor, $6 time zone.
+-- in the statistics from here on. Who has come too late for start_by or deadline is not started; what a provider or a store
+-- has already is, so that its executor can end it. $1 ids, $2 leases, $3 tokens, $4 timeouts in seconds, $5 executor,
+-- $6 time zone.
 WITH started AS (
   UPDATE dispatch q SET executor = $5, token = m.token, started_at = now(), held_by = NULL, version = q.version + 1,
-    attempt = q.attempt + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, until = now() + make_interval(secs => m.timeout),
-    error_code = NULL, error_message = NULL
+    attempt = q.attempt + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, until = least(now() + make_interval(secs => m.timeout), q.deadline),
+    expires_at = q.deadline, error_code = NULL, error_message = NULL
   FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[]) AS m(id, lease, token, timeout)
   WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $5)
+    AND (q.expires_at IS NULL OR q.expires_at > now() OR q.phase > 0)
   RETURNING q.*
 ), counted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
@@ -94,7 +97,7 @@ WITH started AS (
 SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
-  extract(epoch FROM now() - k.created_at)::float8 AS age,
+  extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
   i.payload, x.sealed, o.content AS staged_content
 FROM started s JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
 LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
@@ -104,7 +107,7 @@ LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
 SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
-  extract(epoch FROM now() - k.created_at)::float8 AS age,
+  extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
   i.payload, x.sealed, o.content AS staged_content
 FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch s ON s.id = m.id AND s.token = m.token
 JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
@@ -144,11 +147,12 @@ SELECT id, lane, class, priority, position FROM back
 
 -- name: release_started
 -- Give back what was started but not called, or may be called again at no cost: no attempt is used up, the count in
--- the statistics is taken back where the model was not called. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
+-- the statistics is taken back where the model was not called, and start_by holds again. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
 WITH back AS (
   UPDATE dispatch q SET state = CASE WHEN m.delay > 0 THEN 2 ELSE 0 END,
     due_at = CASE WHEN m.delay > 0 THEN now() + make_interval(secs => m.delay) END,
     class = 0, lease = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1,
+    expires_at = CASE WHEN q.phase = 0 AND NOT m.called AND q.attempt = 1 THEN least(q.start_by, q.deadline) ELSE q.deadline END,
     attempt = q.attempt - CASE WHEN q.phase = 0 AND NOT m.called THEN 1 ELSE 0 END
   FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[]) AS m(id, token, delay, called, reason), dispatch o
   WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
@@ -188,7 +192,8 @@ RETURNING q.id
 
 -- name: finish_many
 -- The end of tasks, by the holder of each attempt's token: task, attempt row, event; the dispatch row and the secrets
--- go. Who has lost the token changes nothing. A call of which no model has heard ($11 false) counts no longer. $12 time zone.
+-- go, the points of what is no success go back (`given_back`, word for word the same in every statement that ends tasks).
+-- Who has lost the token changes nothing. A call of which no model has heard ($11 false) counts no longer. $12 time zone.
 WITH x AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
                        $9::text[], $10::boolean[], $11::boolean[])
@@ -205,6 +210,12 @@ WITH x AS MATERIALIZED (
     started_at = g.started_at, finished_at = now(), oss_file = g.oss_file, file_type = g.file_type, file_size = g.file_size,
     files = g.files, error_code = g.code, error_message = g.message
   FROM gone g WHERE t.id = g.id
+  RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
+), given_back AS (
+  UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
+  FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
+  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
                        migrating_at, staged_size, error_code, error_message)
@@ -343,6 +354,12 @@ WITH gone AS (
 ), t AS (
   UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = g.id
+  RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
+), given_back AS (
+  UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
+  FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
+  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files

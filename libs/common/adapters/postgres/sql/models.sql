@@ -67,9 +67,13 @@ SELECT clock.now, m.*, l.id AS lane FROM (SELECT now() AS now) clock
 LEFT JOIN (model m JOIN lane l ON l.model_id = m.id) ON m.updated_at >= $1
 
 -- name: lanes_changed
--- What a dispatcher must know of every lane whose model changed at or after an instant.
-SELECT l.id AS lane, l.tenant_id, l.model_id, m.name, m.partitions, l.closed, tn.weight, m.updated_at
+-- What a dispatcher must know of every lane whose model or tenant changed at or after an instant.
+SELECT l.id AS lane, l.tenant_id, l.model_id, m.name, m.partitions, l.closed, tn.weight, greatest(m.updated_at, tn.updated_at) AS updated_at
 FROM model m JOIN lane l ON l.model_id = m.id JOIN tenant tn ON tn.id = l.tenant_id WHERE m.updated_at >= $1
+UNION ALL
+SELECT l.id, l.tenant_id, l.model_id, m.name, m.partitions, l.closed, tn.weight, tn.updated_at
+FROM tenant tn JOIN model m ON m.tenant_id = tn.id AND m.deleted_at IS NULL JOIN lane l ON l.model_id = m.id
+WHERE tn.updated_at >= $1 AND m.updated_at < $1
 
 -- name: database_now
 -- The database's clock.

@@ -81,14 +81,17 @@ SELECT DISTINCT coalesce(q.executor, q.held_by) AS id FROM dispatch q
 WHERE q.state = 1 AND (q.token IS NOT NULL OR q.held_by IS NOT NULL)
 
 -- name: overdue_running
--- Attempts far past their deadline whose executor still beats: calls past `until`, uploads that outlived $2 seconds.
+-- Attempts far past their deadline whose executor still beats: calls past `until`, uploads that outlived $2 seconds, and
+-- whatever outlived the deadline of its task.
 -- $1 seconds of grace, $3 limit.
 SELECT q.id, q.public_id, q.lane, q.token, q.phase, q.retries, q.lost, extract(epoch FROM now() - t.created_at)::float8 AS age,
-  coalesce(extract(epoch FROM now() - q.generated_at), 0)::float8 AS upload_age, m.retry_times, m.retry_queue_max_seconds
+  coalesce(extract(epoch FROM now() - q.generated_at), 0)::float8 AS upload_age, m.retry_times, m.retry_queue_max_seconds,
+  extract(epoch FROM q.deadline - now())::float8 AS deadline_in
 FROM (SELECT * FROM (
   SELECT * FROM dispatch d WHERE d.state = 1 AND d.token IS NOT NULL
-    AND CASE WHEN d.phase < 2 THEN d.until < now() - make_interval(secs => $1)
-             ELSE d.generated_at < now() - make_interval(secs => $1 + $2) END OFFSET 0) f ORDER BY f.id LIMIT $3) q
+    AND (d.deadline < now() - make_interval(secs => $1)
+         OR CASE WHEN d.phase < 2 THEN d.until < now() - make_interval(secs => $1)
+                 ELSE d.generated_at < now() - make_interval(secs => $1 + $2) END) OFFSET 0) f ORDER BY f.id LIMIT $3) q
 JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id ORDER BY q.id
 
 -- name: waiting_page
@@ -123,6 +126,12 @@ SELECT q.id, q.version FROM cancel_request c
 CROSS JOIN LATERAL (SELECT d.id, d.version FROM dispatch d WHERE d.id = c.task_id AND d.token IS NULL LIMIT 1) q
 ORDER BY c.task_id LIMIT $1
 
+-- name: expired_rows
+-- Waiting tasks whose start_by (before their first start) or deadline has passed; an open provider job is its executor's to
+-- end. Running ones that are just being aborted stand in the same index. $1 limit.
+SELECT q.id, q.version, q.attempt = 0 AND q.start_by IS NOT NULL AND q.start_by <= now() AS not_started FROM dispatch q
+WHERE q.expires_at <= now() AND q.token IS NULL AND q.phase <> 1 ORDER BY q.expires_at LIMIT $1
+
 -- name: end_waiting
 -- The end of tasks that nobody runs, if nothing happened to them since they were looked at. An attempt that had got as
 -- far as an output (a parked upload) gets its row; a cancel is remembered as cancel_waiting does.
@@ -145,6 +154,12 @@ WITH m AS MATERIALIZED (
   UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = g.code, error_message = g.message
   FROM gone g WHERE t.id = g.id
+  RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
+), given_back AS (
+  UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
+  FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
+  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, g.code, g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
@@ -192,7 +207,7 @@ ORDER BY d.died_at LIMIT $2
 -- Tasks and everything that is theirs; never an open one. Never one whose event has not left: event rows have no index
 -- on their task, but they carry the end's very time, so what ended before the oldest one (a minute for transactions
 -- that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing yet.
--- They stay counted: `cleaned` balances statistics and events.
+-- They stay counted: `cleaned` balances statistics and events, a column of that name the points.
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 ), gone AS (
@@ -200,7 +215,12 @@ WITH unsent AS MATERIALIZED (
     AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
     AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
-  RETURNING t.id, t.tenant_id, t.creator, t.attempt
+  RETURNING t.id, t.tenant_id, t.creator, t.attempt, t.status, t.quota_day, t.points
+), kept AS (
+  UPDATE quota_usage u SET cleaned = u.cleaned + b.points
+  FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM gone WHERE points > 0 AND status = 6
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
+  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
 ), k AS (
   INSERT INTO cleaned (tenant_id, creator, tasks, calls)
   SELECT tenant_id, creator, count(*), sum(attempt - (SELECT count(*) FROM attempt a WHERE a.task_id = gone.id AND NOT a.called))
@@ -266,6 +286,12 @@ RETURNING 1
 -- Keys older than a day. $1 limit.
 DELETE FROM idempotency WHERE (tenant_id, route, key_hash) IN (
   SELECT tenant_id, route, key_hash FROM idempotency WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $1)
+RETURNING 1
+
+-- name: prune_quota
+-- Accounts of days long gone. $1 days, $2 limit.
+DELETE FROM quota_usage WHERE (tenant_id, user_name, day) IN (
+  SELECT tenant_id, user_name, day FROM quota_usage WHERE day < current_date - $1::int ORDER BY day LIMIT $2)
 RETURNING 1
 
 -- name: prune_cancel_requests

@@ -4,24 +4,26 @@
 WITH x AS MATERIALIZED (
   SELECT nextval('task_ids') AS id, u.* FROM unnest(
     $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::timestamptz[],
-    $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[], $13::bytea[])
+    $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[], $13::bytea[],
+    $14::int[], $15::date[])
     AS u(public_id, lane, creator, biz_name, input_ref, payload, priority, not_before, start_by, deadline, output_count, trace,
-         secret)
+         secret, points, quota_day)
   JOIN lane l ON l.id = u.lane AND NOT l.closed
 ), t AS (
   INSERT INTO task (id, public_id, tenant_id, model_id, lane, creator, biz_name, input_ref, priority, status,
-                    not_before, start_by, deadline, output_count, trace)
+                    not_before, start_by, deadline, output_count, trace, points, quota_day)
   SELECT x.id, x.public_id, l.tenant_id, l.model_id, x.lane, x.creator, x.biz_name, x.input_ref, x.priority,
-         CASE WHEN x.not_before > now() THEN 0 ELSE 1 END, x.not_before, x.start_by, x.deadline, x.output_count, x.trace
+         CASE WHEN x.not_before > now() THEN 0 ELSE 1 END, x.not_before, x.start_by, x.deadline, x.output_count, x.trace, x.points,
+         x.quota_day
   FROM x JOIN lane l ON l.id = x.lane
 ), i AS (
   INSERT INTO task_input (task_id, payload) SELECT id, payload FROM x
 ), s AS (
   INSERT INTO task_secret (task_id, sealed) SELECT id, secret FROM x WHERE secret IS NOT NULL
 )
-INSERT INTO dispatch (id, public_id, lane, state, priority, position, due_at, input_size)
+INSERT INTO dispatch (id, public_id, lane, state, priority, position, due_at, input_size, start_by, deadline, expires_at)
 SELECT id, public_id, lane, CASE WHEN not_before > now() THEN 2 ELSE 0 END, priority, id,
-       CASE WHEN not_before > now() THEN not_before END, length(payload)
+       CASE WHEN not_before > now() THEN not_before END, length(payload), start_by, deadline, least(start_by, deadline)
 FROM x
 RETURNING public_id, id, lane, state = 2 AS draft, position
 
@@ -129,6 +131,12 @@ WITH c AS MATERIALIZED (
   UPDATE task t SET status = 9, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
     error_code = 'canceled', error_message = 'canceled by the caller'
   FROM gone g WHERE t.id = g.id
+  RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
+), given_back AS (
+  UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
+  FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
+  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone
 ), s AS (

@@ -10,8 +10,10 @@ CREATE TABLE tenant (
   id bigint PRIMARY KEY,
   weight smallint NOT NULL DEFAULT 1 CHECK (weight BETWEEN 1 AND 1000),
   paused boolean NOT NULL DEFAULT false,
-  created_at timestamptz NOT NULL DEFAULT now()
+  created_at timestamptz NOT NULL DEFAULT now(),
+  updated_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX tenant_changed ON tenant (updated_at);
 
 CREATE TABLE api_key (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -172,6 +174,9 @@ CREATE TABLE dispatch (
   staged_files jsonb,
   error_code text,
   error_message text,
+  start_by timestamptz,
+  deadline timestamptz,
+  expires_at timestamptz,
   CHECK ((state = 1) = (lease IS NOT NULL)),
   CHECK (state = 1 OR (token IS NULL AND held_by IS NULL)),
   CHECK (token IS NULL OR (executor IS NOT NULL AND started_at IS NOT NULL)),
@@ -183,6 +188,9 @@ CREATE INDEX dispatch_in_flight ON dispatch (lane, lease) WHERE state = 1;
 CREATE INDEX dispatch_later ON dispatch (due_at, id) WHERE state = 2;
 CREATE INDEX dispatch_later_lane ON dispatch (lane) WHERE state = 2;
 CREATE INDEX dispatch_retry ON dispatch (due_at) WHERE state = 3;
+-- Rows that may not wait for ever, by their next limit: start_by or deadline before the first start, deadline after it.
+-- It names nothing that changes on rows without limits, or their start would be no HOT update any more.
+CREATE INDEX dispatch_expiring ON dispatch (expires_at) WHERE expires_at IS NOT NULL;
 
 -- A dispatcher's batch between taking and acknowledgement: published = in flight and its lease row is gone.
 CREATE TABLE lease (
@@ -432,20 +440,69 @@ CREATE TABLE legacy_note (
   PRIMARY KEY (source, "table", id, code)
 );
 
+-- The limit of each user that has one of its own; '' is that of all other users of the tenant.
 CREATE TABLE quota_limit (
   tenant_id bigint NOT NULL,
   user_name text NOT NULL,
   points_per_day bigint NOT NULL CHECK (points_per_day >= 0),
+  updated_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (tenant_id, user_name)
 );
 
+-- Points that a user's tasks of a day cost, without those that were given back. `cleaned` is the part of it whose tasks
+-- are no longer stored (audit, I23).
 CREATE TABLE quota_usage (
   tenant_id bigint NOT NULL,
   user_name text NOT NULL,
   day date NOT NULL,
   used bigint NOT NULL DEFAULT 0 CHECK (used >= 0),
+  cleaned bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (tenant_id, user_name, day)
-);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX quota_usage_day ON quota_usage (day);
+
+-- Reserves points for priced tasks on today's account of their users: each task all of its points or none, in the order
+-- given, so that a task too dear does not stand in the way of a cheaper one behind it. Answers a row for each, by its place
+-- (from 1): whether it fits, the day to note on the task, the limit that holds for the user (null: none) and what is
+-- used now. Accounts are locked in the order of their keys, until the transaction ends: creates and replays that are
+-- refused, or whose rows are not written after all, must not leave points behind (see give_back_points).
+CREATE FUNCTION quota_reserve(a_tenants bigint[], a_users text[], a_points int[], a_zone text)
+RETURNS TABLE (place int, fits boolean, day date, points_per_day bigint, used bigint)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+  a_account record;
+  a_before bigint;
+BEGIN
+  day := (now() AT TIME ZONE a_zone)::date;
+  FOR a_account IN
+    SELECT x.tenant, x.user_name, array_agg(x.place::int ORDER BY x.place) AS places, array_agg(x.points ORDER BY x.place) AS points
+    FROM unnest(a_tenants, a_users, a_points) WITH ORDINALITY AS x(tenant, user_name, points, place)
+    GROUP BY x.tenant, x.user_name ORDER BY x.tenant, x.user_name
+  LOOP
+    INSERT INTO quota_usage (tenant_id, user_name, day) VALUES (a_account.tenant, a_account.user_name, quota_reserve.day)
+    ON CONFLICT DO NOTHING;
+    SELECT u.used INTO a_before FROM quota_usage u
+    WHERE u.tenant_id = a_account.tenant AND u.user_name = a_account.user_name AND u.day = quota_reserve.day FOR NO KEY UPDATE;
+    points_per_day := (SELECT l.points_per_day FROM quota_limit l
+                       WHERE l.tenant_id = a_account.tenant AND l.user_name IN (a_account.user_name, '')
+                       ORDER BY l.user_name DESC LIMIT 1);
+    used := a_before;
+    FOR i IN 1 .. cardinality(a_account.places) LOOP
+      place := a_account.places[i];
+      fits := quota_reserve.points_per_day IS NULL OR quota_reserve.used + a_account.points[i] <= quota_reserve.points_per_day;
+      IF fits THEN
+        used := quota_reserve.used + a_account.points[i];
+      END IF;
+      RETURN NEXT;
+    END LOOP;
+    IF quota_reserve.used > a_before THEN
+      UPDATE quota_usage u SET used = quota_reserve.used
+      WHERE u.tenant_id = a_account.tenant AND u.user_name = a_account.user_name AND u.day = quota_reserve.day;
+    END IF;
+  END LOOP;
+END
+$$;
 
 -- The status that callers see, derived from the one place that owns each part.
 CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, leased boolean)
@@ -463,7 +520,7 @@ END::smallint;
 
 -- A task as callers read it: what is open comes from its dispatch row, what is final from the task.
 CREATE VIEW task_face AS
-SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name, t.input_ref, t.priority,
+SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name, t.input_ref, t.priority, t.output_count, t.points,
   task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL) AS status,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, coalesce(d.version, t.version) AS version,
   t.not_before, t.start_by, t.deadline, t.created_at,
