@@ -41,6 +41,7 @@ class Pause:
 
     scope: PauseScope
     tenant_id: int | None
+    lane: int | None
     model: str | None
     since: datetime
     by: str
@@ -123,6 +124,7 @@ class LaneFacts:
     ended: int  #: attempts that ended in the last minutes
     errors: int  #: of those: failed, timed out, lost
     ended_seconds: float  #: over how many seconds they were counted; 0 when nothing is known yet
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class LaneSight:
 
     facts: LaneFacts
     pauses: Sequence[Pause]
+    waiting: Count  #: ready rows: exact while Redis is there to say how many tasks are open
     open: int | None  #: gate slots taken: open tasks but those that wait for a retry
     permits: int | None  #: calls that run
     starts_per_second: float | None
@@ -147,7 +150,29 @@ class OutboxSight:
     retrying: Count  #: of those: refused before, each due again in its time
     dead: Count
     last_error: str
-    last_error_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverviewCounts:
+    """The numbers of everything that PostgreSQL keeps, each counted up to a limit."""
+
+    now: datetime
+    ready: Count
+    in_flight: Count
+    later: Count
+    retrying: Count
+    dead: Count
+    events: Count
+    oldest_event_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in a lane: its gate's slots less `elsewhere` (in flight, or later)."""
+
+    lane: int
+    oldest_seconds: float
+    elsewhere: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +180,7 @@ class Overview:
     """Numbers cheap enough for every second, however much is stored."""
 
     at: datetime
-    ready: Count  #: wait in PostgreSQL for room in their lanes' windows
+    ready: Count  #: wait in PostgreSQL for room in their lanes' windows; exact while Redis is there
     in_flight: Count  #: published, held or running
     running: int  #: attempts that run, by the executors' heartbeats
     held: int  #: wait with executors for a permit
@@ -344,26 +369,17 @@ class SeriesRow:
     oldest_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """How much a lane had waiting at a moment; `waiting` is None while Redis is away."""
-
-    lane: int
-    waiting: int | None
-    oldest_seconds: float
-
-
 class Insight(Protocol):
     """PostgreSQL, asked by operators. Nothing here costs by how much is stored. Raises DatabaseUnavailable."""
 
     async def task(self, tenant_id: int | None, public_id: UUID) -> TaskFacts | None:
         """One task with all that decides what it waits for."""
 
-    async def place(self, task: TaskFacts, limit: int) -> Place:
+    async def place(self, task: TaskFacts) -> Place:
         """How many ready rows of its lane go first."""
 
-    async def lane_of(self, tenant_id: int, model: str) -> LaneFacts | None:
-        """A tenant's lane by its model's name."""
+    async def lane_of(self, tenant_id: int, model: str) -> int | None:
+        """The lane of a tenant's model by its name."""
 
     async def lanes(
         self, tenant_id: int | None, after: int, limit: int, *, busy: bool
@@ -372,7 +388,13 @@ class Insight(Protocol):
         next page begins."""
 
     async def lane(self, lane: int) -> LaneFacts | None:
-        """One lane by number."""
+        """One lane by number, counted further than lists count."""
+
+    async def recent_pace(self, lane: int) -> float | None:
+        """Starts per second by the last ends of everything, for lanes whose minutes are not folded yet."""
+
+    async def backlogs(self) -> list[Backlog]:
+        """Lanes with something ready. Costs by such lanes, not by how much waits."""
 
     async def pauses(self, tenant_id: int | None) -> list[Pause]:
         """What is paused now; of a tenant: its own pauses and those of all."""
@@ -386,24 +408,71 @@ class Insight(Protocol):
     async def outbox(self) -> list[OutboxSight]:
         """What has to leave, by channel."""
 
-    async def overview(self) -> Overview:
+    async def counts(self) -> OverviewCounts:
         """The numbers of everything."""
 
-    async def series(self, wanted: SeriesWanted, *, hourly: bool) -> list[SeriesRow]:
-        """Stored minutes or hours from `since` to before `until`, in order."""
+    async def series(self, wanted: SeriesWanted, lane: int | None, *, hourly: bool) -> list[SeriesRow]:
+        """Stored minutes, or hours and the minutes that no hour has yet, from `since` to before `until`, in order."""
+
+
+class SeriesStore(Protocol):
+    """Where ended attempts become minutes and hours for plots. Safe on several janitors at once."""
+
+    async def backlogs(self) -> list[Backlog]:
+        """Lanes with something ready."""
+
+    async def begin(self) -> None:
+        """Fold from the first attempt on, if nothing was folded yet."""
+
+    async def settled(self) -> datetime | None:
+        """Up to when nothing can end any more, if whole minutes before it are not folded yet. Ask before folding."""
+
+    async def fold_minutes(self, settled: datetime, most: int, backlog: Sequence[tuple[Backlog, int | None]]) -> bool:
+        """Fold whole minutes that are settled, so many at most; the backlog (with what waits, None while nobody can
+        say) belongs to the last. False when there was nothing to do, or another janitor does it."""
+
+    async def fold_hour(self) -> bool:
+        """Fold the next hour whose minutes are all there; False when there is none."""
+
+    async def prune(self, hours: int, days: int, limit: int) -> int:
+        """Forget minutes so many hours old, and hours so many days old; returns how many rows went."""
+
+
+class Presence(Protocol):
+    """Processes that say that they live."""
+
+    async def beat(
+        self, number: int | None, role: Role, name: str, version: str, broker_reachable: bool | None, last_error: str
+    ) -> int:
+        """I live; returns my number, a new one at first and when I was forgotten."""
+
+    async def leave(self, number: int) -> None:
+        """A clean stop."""
 
 
 class Control(Protocol):
-    """What operators change. Every change is written together with its record."""
+    """What operators change. Every change is written together with its record, or is no change and leaves none."""
 
-    async def pause(self, scope: PauseScope, tenant_id: int | None, model: str | None, by: str, reason: str) -> bool:
-        """Nothing of it starts from now on; False when it was paused already. Raises NotFound."""
+    async def pause_all(self, by: str, reason: str) -> bool:
+        """Nothing starts from now on; False when that was so already."""
 
-    async def resume(self, scope: PauseScope, tenant_id: int | None, model: str | None, by: str, reason: str) -> bool:
-        """It goes on; False when it was not paused. Raises NotFound."""
+    async def resume_all(self, by: str, reason: str) -> bool:
+        """Everything goes on; False when it was not paused."""
 
-    async def drain(self, name: str, on: bool, by: str, reason: str) -> int:
-        """Ask executors of that name to finish and leave, or to stay after all; how many heard it anew."""
+    async def pause_tenant(self, tenant_id: int, by: str, reason: str) -> bool | None:
+        """The same for a tenant; None when there is no such tenant."""
+
+    async def resume_tenant(self, tenant_id: int, by: str, reason: str) -> bool | None:
+        """The same for a tenant; None when there is no such tenant."""
+
+    async def pause_lane(self, lane: int, by: str, reason: str) -> bool:
+        """The same for a tenant's model."""
+
+    async def resume_lane(self, lane: int, by: str, reason: str) -> bool:
+        """The same for a tenant's model."""
+
+    async def drain(self, name: str, on: bool, by: str, reason: str) -> list[bool]:
+        """Ask executors of that name to finish and leave, or to stay after all; of each, whether that was news."""
 
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
         """What operators did, newest first."""

@@ -182,8 +182,8 @@ class Sweeps(Protocol):
     async def retry_running(self, retries: Sequence[tuple[OverdueAttempt, float, bool, str, str]]) -> set[int]:
         """Fail attempts from outside that have further attempts: (attempt, delay, head, code, message)."""
 
-    async def waiting_page(self, after: int, limit: int) -> list[OpenRow]:
-        """Open rows in the order of their ids."""
+    async def waiting_page(self, after: int, limit: int, seconds: int) -> list[OpenRow]:
+        """Open rows in the order of their ids. Of those past so many seconds, `waited` leaves out what was a pause."""
 
     async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
         """(id, version) of what waits for deleted models: ready, on the road, or for a retry that is due."""

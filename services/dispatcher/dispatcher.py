@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from libs.common.contracts import hints as wire
 from libs.common.ports import Hints
 from libs.common.ports_dispatch import Placed
+from libs.common.runtime.periodic import Periodic
 from services.dispatcher.event_relay import EventRelay
 from services.dispatcher.lanes import LaneBook
 from services.dispatcher.relay import Relay
@@ -26,6 +27,7 @@ class Dispatcher:
         keeper: TopicKeeper,
         book: LaneBook,
         hints: Hints,
+        presence: Periodic | None = None,
     ) -> None:
         self._relay = relay
         self._event_relay = event_relay
@@ -33,6 +35,7 @@ class Dispatcher:
         self._keeper = keeper
         self._book = book
         self._hints = hints
+        self._presence = presence
 
     async def run(self) -> None:
         """Work until stopped; what is on its way then is settled first."""
@@ -42,6 +45,8 @@ class Dispatcher:
                 group.create_task(self._keeper.run(), name="topics"),
                 group.create_task(self._hints.listen([wire.DISPATCH], self.hear, self._on_gap), name="hints"),
             ]
+            if self._presence is not None:
+                helpers.append(group.create_task(self._presence.run(), name="presence"))
             stories = [
                 group.create_task(self._relay.run(), name="relay"),
                 group.create_task(self._event_relay.run(), name="events"),
@@ -67,6 +72,8 @@ class Dispatcher:
             self._event_relay.wake()
         elif line == wire.MODELS_CHANGED:
             self._roads.look_soon()
+        elif line == wire.PAUSES_CHANGED:
+            self._relay.sweep_soon()
         else:
             match wire.read_dispatch(line):
                 case wire.Room(lane):

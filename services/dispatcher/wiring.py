@@ -9,6 +9,7 @@ from random import Random
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.postgres.control import PostgresPresence
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue, PostgresEvents
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
@@ -18,6 +19,7 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.contracts.topics import dead_topic, events_topic
 from libs.common.domain.errors import BrokerUnavailable
+from libs.common.operations.presence import Broker, SignOfLife
 from libs.common.ports_dispatch import Carrier, TopicPlan
 from libs.common.runtime.health import Health
 from libs.common.settings import Settings
@@ -63,7 +65,11 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         )
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("kafka", lambda: _answering(carrier))
-        yield Dispatcher(relay, event_relay, roads, keeper, book, hints)
+        presence = SignOfLife(
+            PostgresPresence(database), "dispatcher", lambda: Broker(carrier.reachable, carrier.last_error)
+        )
+        closing.push_async_callback(presence.leave)
+        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic)
 
 
 async def _answering(carrier: Carrier) -> None:

@@ -8,9 +8,11 @@ from datetime import timedelta
 from random import Random
 from typing import Final, TypeAlias
 
+from libs.common.operations.presence import SignOfLife
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, OpenTaskSource, Permits, QueueGate
 from libs.common.ports_audit import StagedListing
+from libs.common.ports_insight import Presence, SeriesStore
 from libs.common.ports_sweeps import Sweeps
 from libs.common.runtime.periodic import Periodic
 from libs.common.settings import Settings
@@ -29,6 +31,7 @@ from services.janitor.sweeps.renewal import PermitRenewal, SlotRenewal
 from services.janitor.sweeps.republish import Republish
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.retries import Retries
+from services.janitor.sweeps.series import SeriesFold
 from services.janitor.sweeps.statistics import Statistics
 from services.janitor.sweeps.strays import Strays
 from services.janitor.sweeps.waits import Cancels, ClosedLanes, Deadlines, TooLong
@@ -51,6 +54,8 @@ class Stores:
     permits: Permits
     hints: Hints
     staging: StagedListing
+    series: SeriesStore
+    presence: Presence
 
 
 def assemble(stores: Stores, settings: Settings) -> Maintenance:
@@ -66,6 +71,8 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
     republish = Republish(stores.sweeps, wake, watch)
     overdue = Overdue(stores.sweeps, returns, wake, rng, upload_seconds=settings.upload_max_seconds)
     operations = Operations(stores.sweeps, days=settings.op_log_days)
+    series = SeriesFold(stores.series, stores.gate)
+    sign = SignOfLife(stores.presence, "janitor")
     by_interval: dict[str, Action] = {
         "heal": republish.heal_leases,
         "republish": republish.republish_lost,
@@ -78,6 +85,8 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
         "operations-pruned": operations.prune,
         "statistics": Statistics(stores.sweeps).sweep,
         "figures": Figures(stores.sweeps, stores.gate, stores.permits).sweep,
+        "series": series.fold,
+        "series-pruned": series.prune,
     }
     interval = timedelta(seconds=settings.janitor_interval)
     return Maintenance(
@@ -87,7 +96,9 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
             *(Periodic(name, _EVERY_SECOND, action) for name, action in at_once.items()),
             *(Periodic(name, interval, action) for name, action in by_interval.items()),
             Periodic("strays", _STRAYS, Strays(stores.sweeps, stores.staging).sweep),
-        ]
+            sign.periodic,
+        ],
+        sign.leave,
     )
 
 

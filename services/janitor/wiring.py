@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from libs.common.adapters.postgres.control import PostgresPresence
 from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.series import PostgresSeries
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
@@ -41,6 +43,8 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
             RedisPermits(redis, rebuilder),
             hints,
             staging,
+            PostgresSeries(database),
+            PostgresPresence(rescue_database),
         )
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("redis", redis.ping)

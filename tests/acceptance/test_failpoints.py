@@ -330,6 +330,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/before-delete": (expired, {}),
     "janitor/before-prune": (plain, {}),
     "janitor/before-operations": (plain, {}),
+    "janitor/before-series": (plain, {}),
     "janitor/before-statistics": (plain, {}),
 }
 #: Between the files of one output: struck in the process of the test, tests/integration/test_several_files.py.

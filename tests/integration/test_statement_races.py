@@ -216,11 +216,11 @@ async def test_what_is_handed_back_for_a_while_is_no_draft(desk: QueueDesk) -> N
     await desk.executor.release_many([(attempt, GiveBack("staging_full", 5.0), False)])
     (view,) = await desk.tasks.find_many(TENANT, [attempt.public_id])
     assert view.status is TaskStatus.SUBMITTED
-    (row,) = await desk.sweeps.waiting_page(0, 10)
+    (row,) = await desk.sweeps.waiting_page(0, 10, 86_400)
     assert not row.draft
     await desk.sql("UPDATE dispatch SET due_at = now()")
     await desk.sweeps.promote_due(10)
-    (row,) = await desk.sweeps.waiting_page(0, 10)
+    (row,) = await desk.sweeps.waiting_page(0, 10, 86_400)
     assert row.waited >= 3600, "its wait goes on"
 
 

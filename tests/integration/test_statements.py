@@ -12,7 +12,10 @@ from libs.common.adapters.postgres.statements import Statements
 
 SQL = Path(statements.__file__).parent / "sql"
 #: Statements that serve workers and the command line: they go by id, by token or over everything, never for a caller.
-WORKER_FILES = ("dispatch.sql", "events.sql", "executors.sql", "sweeps.sql", "audit.sql", "import.sql", "secrets.sql")
+WORKER_FILES = (
+    "dispatch.sql", "events.sql", "executors.sql", "sweeps.sql", "audit.sql", "import.sql", "secrets.sql", "series.sql",
+    "control.sql",
+)  # fmt: skip
 #: Reached by the API but owned by no tenant: the look-up of a key, caches, and what goes by unguessable ids.
 WITHOUT_TENANT = {
     "find_key",
@@ -22,6 +25,16 @@ WITHOUT_TENANT = {
     "lanes_changed",
     "database_now",
     "create_many",
+    # what operators alone see, and what goes by a lane that was found inside its tenant
+    "place_of",
+    "lane_facts",
+    "recent_ends",
+    "executors_live",
+    "executors_models",
+    "processes_seen",
+    "outbox_channels",
+    "overview_counts",
+    "series_rows",
 }
 
 

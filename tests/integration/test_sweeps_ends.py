@@ -121,9 +121,9 @@ async def test_the_walk_takes_a_page_a_round_and_begins_again_at_what_is_young(
     pages: list[int] = []
     read = house.sweeps.waiting_page
 
-    async def counted(after: int, limit: int) -> object:
+    async def counted(after: int, limit: int, seconds: int) -> object:
         pages.append(after)
-        return await read(after, limit)
+        return await read(after, limit, seconds)
 
     monkeypatch.setattr(house.sweeps, "waiting_page", counted)
     walk = too_long_of(house, 3_600)

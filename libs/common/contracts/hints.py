@@ -19,6 +19,9 @@ MODELS: Final = "sw:models"
 
 EVENTS_WAIT: Final = "* events"
 MODELS_CHANGED: Final = "* models"
+PAUSES_CHANGED: Final = "* pauses"
+#: To executors: what the next heartbeat is answered is news (pauses, a drain).
+LOOK: Final = "look"
 
 
 class Room(NamedTuple):

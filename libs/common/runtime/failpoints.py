@@ -67,6 +67,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "janitor/before-delete": "Expired tasks are about to be deleted.",
     "janitor/before-prune": "Old rows are about to be deleted in slices.",
     "janitor/before-operations": "Missing entries of the operation log are about to be written.",
+    "janitor/before-series": "Ended attempts are about to be folded into minutes for plots.",
     "janitor/before-statistics": "Request counts are about to be folded into the daily table.",
 }
 

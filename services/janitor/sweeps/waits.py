@@ -35,7 +35,7 @@ class TooLong:
         """One round; returns how many tasks were ended."""
         ended = 0
         for _ in range(_PAGES):
-            page = await self._sweeps.waiting_page(self._after, _PAGE)
+            page = await self._sweeps.waiting_page(self._after, _PAGE, self._limit)
             over = [row for row in page if self._is_over(row)]
             ended += await self._endings.write("waited-too-long", [self._ending(row) for row in over])
             at_end = len(page) < _PAGE or page[-1].age < self._limit

@@ -118,8 +118,8 @@ class PostgresSweeps:
         )
         return {row["id"] for row in rows}
 
-    async def waiting_page(self, after: int, limit: int) -> list[OpenRow]:
-        return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit)]
+    async def waiting_page(self, after: int, limit: int, seconds: int) -> list[OpenRow]:
+        return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit, seconds)]
 
     async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
         return [(row["id"], row["version"]) for row in await self._database.fetch("rows_of_closed_lanes", limit)]
@@ -180,6 +180,7 @@ class PostgresSweeps:
     async def prune(self, limit: int) -> int:
         await self._database.fetch("prune_cancel_requests")
         await self._database.fetch("prune_executors", _EXECUTOR_DAYS)
+        await self._database.fetch("prune_pauses")
         return len(await self._database.fetch("prune_idempotency", limit))
 
     async def prune_quota(self, days: int, limit: int) -> int:

@@ -18,6 +18,7 @@ WITH RECURSIVE waiting(lane) AS (
 SELECT l.id AS lane FROM waiting w JOIN lane l ON l.id = w.lane AND NOT l.paused AND NOT l.closed
 JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
 WHERE l.window_size > (SELECT count(*) FROM dispatch q WHERE q.state = 1 AND q.lane = l.id)
+  AND NOT EXISTS (SELECT FROM pause WHERE scope = 'all' AND ended IS NULL)
 
 -- name: give_back
 -- Rows that the broker did not acknowledge: first in line again, nothing burnt. Rows that somebody did start or hold

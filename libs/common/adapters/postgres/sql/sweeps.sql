@@ -95,10 +95,17 @@ FROM (SELECT * FROM (
 JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id ORDER BY q.id
 
 -- name: waiting_page
--- Open rows in the order of their ids, to find those that wait too long. Ids grow with the time of creation: nothing
--- after a row of age x is much older than x.
-SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle, l.paused OR tn.paused AS paused,
-  extract(epoch FROM now() - q.entered_at)::float8 AS waited, extract(epoch FROM now() - t.created_at)::float8 AS age,
+-- Open rows in the order of their ids, to find those that wait longer than $3 seconds. Ids grow with the time of creation:
+-- nothing after a row of age x is much older than x. While a row's lane, its tenant or everything was paused it did not
+-- wait: that is looked up for those past the limit alone.
+SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle,
+  l.paused OR tn.paused OR (SELECT true FROM pause WHERE scope = 'all' AND ended IS NULL) IS NOT NULL AS paused,
+  extract(epoch FROM now() - q.entered_at)::float8 - CASE WHEN q.entered_at < now() - make_interval(secs => $3) THEN (
+    SELECT coalesce(sum(extract(epoch FROM upper(r) - lower(r))), 0)::float8 FROM unnest((
+      SELECT range_agg(tstzrange(greatest(p.began, q.entered_at), least(p.ended, now()))) FROM pause p
+      WHERE (p.ended IS NULL OR p.ended > q.entered_at)
+        AND (p.scope = 'all' OR p.tenant_id = l.tenant_id AND (p.lane IS NULL OR p.lane = l.id)))) AS r) ELSE 0 END AS waited,
+  extract(epoch FROM now() - t.created_at)::float8 AS age,
   q.state = 2 AND q.attempt = 0 AND q.leased_at IS NULL AS draft
 FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id
 WHERE q.id > $1 ORDER BY q.id LIMIT $2
@@ -297,6 +304,10 @@ RETURNING 1
 -- name: prune_cancel_requests
 -- Requests whose task is no longer open.
 DELETE FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = c.task_id)
+
+-- name: prune_pauses
+-- Pauses that ended before anything that waits now can have begun to; what was done stays recorded.
+DELETE FROM pause WHERE ended < now() - interval '400 days'
 
 -- name: fold_statistics
 -- Counted calls move into the daily table: taken and added in one statement, so that each counts once. $1 limit; says

@@ -78,6 +78,32 @@ CREATE TABLE lane (
   closed boolean NOT NULL DEFAULT false
 );
 
+-- What is paused now, and what was: nothing of it starts meanwhile. A pause of a tenant or a lane is marked on its own row,
+-- too, where a turn looks anyway; one of everything is here alone. Waits are counted without the pauses they span.
+CREATE TABLE pause (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  scope text NOT NULL CHECK (scope IN ('all', 'tenant', 'model')),
+  tenant_id bigint CHECK ((scope = 'all') = (tenant_id IS NULL)),
+  lane int CHECK ((scope = 'model') = (lane IS NOT NULL)),
+  began timestamptz NOT NULL DEFAULT now(),
+  ended timestamptz,
+  paused_by text NOT NULL,
+  reason text NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX pause_open ON pause (scope, tenant_id, lane) NULLS NOT DISTINCT WHERE ended IS NULL;
+CREATE INDEX pause_ended ON pause (ended);
+
+-- What operators did; kept for ever.
+CREATE TABLE operator_action (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at timestamptz NOT NULL DEFAULT now(),
+  done_by text NOT NULL,
+  action text NOT NULL CHECK (action IN ('pause', 'resume', 'drain', 'undrain')),
+  tenant_id bigint,
+  subject text NOT NULL,
+  reason text NOT NULL DEFAULT ''
+);
+
 -- Wide; written at create, once at the end, and when fetched. No index, predicate included, may name a column that
 -- the end writes: that would take away HOT updates.
 CREATE TABLE task (
@@ -210,8 +236,22 @@ CREATE TABLE executor (
   running int NOT NULL DEFAULT 0,
   held int NOT NULL DEFAULT 0,
   reading boolean NOT NULL DEFAULT true,
+  posture text NOT NULL DEFAULT 'reading',
+  draining boolean NOT NULL DEFAULT false,
   stores text[] NOT NULL DEFAULT '{}',
   version text NOT NULL DEFAULT ''
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
+
+-- Dispatchers and janitors, which say every few seconds that they live, and what they know of the broker.
+CREATE TABLE process (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  role text NOT NULL CHECK (role IN ('dispatcher', 'janitor')),
+  name text NOT NULL,
+  version text NOT NULL DEFAULT '',
+  started_at timestamptz NOT NULL DEFAULT now(),
+  beat_at timestamptz NOT NULL DEFAULT now(),
+  broker_reachable boolean,
+  last_error text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 CREATE TABLE cancel_request (
@@ -239,6 +279,7 @@ CREATE TABLE attempt (
 );
 -- Attempts of which no model has heard: the few by which attempts begun and calls counted differ (audit, I16).
 CREATE INDEX attempt_uncalled ON attempt (task_id) WHERE NOT called;
+CREATE INDEX attempt_ended ON attempt (ended_at);
 
 CREATE TABLE history (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -390,6 +431,35 @@ CREATE TABLE model_stat (
   PRIMARY KEY (day, tenant_id, creator, model_name)
 );
 
+-- Ended attempts and the backlog for plots: of all (scope 0), each tenant (1) and each lane (2), by minute (step 1) and
+-- hour (60). Histograms are pairs of arrays, buckets and how many (libs/common/domain/buckets.py).
+CREATE TABLE series (
+  scope smallint NOT NULL CHECK (scope IN (0, 1, 2)),
+  subject bigint NOT NULL,
+  step smallint NOT NULL CHECK (step IN (1, 60)),
+  at timestamptz NOT NULL,
+  success int NOT NULL,
+  failed int NOT NULL,
+  timeout int NOT NULL,
+  canceled int NOT NULL,
+  lost int NOT NULL,
+  wait_at smallint[] NOT NULL,
+  wait_n int[] NOT NULL,
+  run_at smallint[] NOT NULL,
+  run_n int[] NOT NULL,
+  backlog bigint,
+  oldest_seconds real,
+  PRIMARY KEY (scope, subject, step, at)
+);
+CREATE INDEX series_age ON series (step, at);
+
+-- Up to when attempts were folded into minutes, and minutes into hours.
+CREATE TABLE series_mark (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  upto timestamptz NOT NULL,
+  hours_upto timestamptz NOT NULL
+);
+
 -- How many tasks are no longer stored, and their calls. With them calls counted = attempts that called, for ever, and an event
 -- of an unknown task is told from one of a task that was cleaned (audit, I16 and I7).
 CREATE TABLE cleaned (
@@ -532,6 +602,11 @@ SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name
   d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase
 FROM task t LEFT JOIN dispatch d ON d.id = t.id;
 
+-- The bucket of a duration, as libs/common/domain/buckets.py has it.
+CREATE FUNCTION duration_bucket(duration interval) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN CASE WHEN extract(epoch FROM duration) <= 0.001 THEN 0
+       ELSE least(ceil(log(2, extract(epoch FROM duration) / 0.001) * 4), 107) END::smallint;
+
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
 -- them in flight under a new lease number, and forget the leases that were acknowledged. Which class goes first is the
 -- dispatcher's to say: a lane that gives one row a turn would give returning ones only.
@@ -560,6 +635,7 @@ BEGIN
     JOIN tenant tn ON tn.id = l.tenant_id AND NOT tn.paused
     CROSS JOIN LATERAL (SELECT count(*)::int AS n, min(q.lease) AS low FROM dispatch q
                         WHERE q.state = 1 AND q.lane = l.id AND q.lease >= x.low) f
+    WHERE NOT EXISTS (SELECT FROM pause WHERE scope = 'all' AND ended IS NULL)
   ), pick AS MATERIALIZED (
     SELECT h.id FROM want w CROSS JOIN LATERAL (
       SELECT c.id, row_number() OVER (ORDER BY c.nth, (c.class = 1) <> w.fresh_first) AS nth FROM (

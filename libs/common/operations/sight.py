@@ -1,0 +1,169 @@
+"""What operators look at: overview, executors, lanes, outbox. Cheap enough for every second, whatever is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Final
+
+from libs.common.domain.errors import GateUnavailable, NotFound
+from libs.common.operations.shared import Shared
+from libs.common.ports import Permits, QueueGate
+from libs.common.ports_insight import (
+    Count,
+    ExecutorSight,
+    Insight,
+    LaneFacts,
+    LaneSight,
+    OutboxSight,
+    Overview,
+    Pause,
+    ProcessSight,
+)
+
+#: A dispatcher or janitor that has said nothing for so long is not counted as alive.
+SILENT_SECONDS: Final = 10.0
+
+
+class Sight:
+    """Looks at the stores. Numbers of everything are read once a second at most, however many watch."""
+
+    def __init__(self, insight: Insight, gate: QueueGate, permits: Permits) -> None:
+        self._insight = insight
+        self._gate = gate
+        self._permits = permits
+        self._overview = Shared(self._look)
+        self._executors = Shared(insight.executors)
+        self._processes = Shared(insight.processes)
+        self._outbox = Shared(insight.outbox)
+
+    async def overview(self) -> Overview:
+        """The numbers of everything. Raises DatabaseUnavailable."""
+        return await self._overview.get()
+
+    async def executors(self) -> Sequence[ExecutorSight]:
+        """Executors that have not stopped."""
+        return await self._executors.get()
+
+    async def processes(self) -> Sequence[ProcessSight]:
+        """Dispatchers and janitors of the last day."""
+        return await self._processes.get()
+
+    async def outbox(self) -> Sequence[OutboxSight]:
+        """What has to leave, by channel."""
+        return await self._outbox.get()
+
+    async def pauses(self, tenant_id: int | None) -> Sequence[Pause]:
+        """What is paused now; of a tenant: its own pauses and those of all."""
+        return await self._insight.pauses(tenant_id)
+
+    async def lanes(
+        self, tenant_id: int | None, *, after: int = 0, limit: int = 100, busy: bool = True
+    ) -> tuple[list[LaneSight], int | None]:
+        """A page of lanes, and the number after which the next one begins."""
+        facts, following = await self._insight.lanes(tenant_id, after, limit, busy=busy)
+        return await self._sights(facts, await self._insight.pauses(tenant_id)), following
+
+    async def lane(self, tenant_id: int, model: str) -> LaneSight:
+        """The lane of a tenant's model; raises NotFound."""
+        lane = await self._insight.lane_of(tenant_id, model) if "\x00" not in model else None
+        sight = await self.lane_by_number(lane) if lane is not None else None
+        if sight is None:
+            raise NotFound("model_unknown", f"there is no model named {model!r}")
+        return sight
+
+    async def lane_by_number(self, lane: int) -> LaneSight | None:
+        """A lane, of a deleted model too, with its pace even if no minute of it is folded yet."""
+        facts = await self._insight.lane(lane)
+        if facts is None:
+            return None
+        (sight,) = await self._sights([facts], await self._insight.pauses(facts.tenant_id))
+        if sight.starts_per_second:
+            return sight
+        return _with_pace(sight, await self._insight.recent_pace(lane))
+
+    async def _sights(self, facts: Sequence[LaneFacts], pauses: Sequence[Pause]) -> list[LaneSight]:
+        lanes = [lane.lane for lane in facts]
+        opened = await _asked(self._gate.depths(lanes), len(lanes))
+        permits = await _asked(self._permits.in_use(lanes), len(lanes))
+        return [
+            _sight(lane, [pause for pause in pauses if _covers(pause, lane)], open_, used)
+            for lane, open_, used in zip(facts, opened, permits, strict=True)
+        ]
+
+    async def _look(self) -> Overview:
+        counts = await self._insight.counts()
+        backlogs = await self._insight.backlogs()
+        opened = await _asked(self._gate.depths([lane.lane for lane in backlogs]), len(backlogs))
+        executors = await self._executors.get()
+        alive = [executor for executor in executors if executor.alive]
+        processes = [process for process in await self._processes.get() if process.age < SILENT_SECONDS]
+        dispatchers = [process for process in processes if process.role == "dispatcher"]
+        ready = counts.ready
+        if not ready.exact and None not in opened:
+            waiting = (max(0, (held or 0) - lane.elsewhere) for held, lane in zip(opened, backlogs, strict=True))
+            ready = Count(max(ready.value, sum(waiting)))
+        return Overview(
+            at=counts.now,
+            ready=ready,
+            in_flight=counts.in_flight,
+            running=sum(executor.running for executor in alive),
+            held=sum(executor.held for executor in alive),
+            later=counts.later,
+            retrying=counts.retrying,
+            dead=counts.dead,
+            events=counts.events,
+            oldest_event_seconds=counts.oldest_event_seconds,
+            oldest_ready_seconds=max((lane.oldest_seconds for lane in backlogs), default=0.0),
+            lanes_with_work=len(backlogs),
+            executors=len(alive),
+            executors_reading=sum(executor.reading for executor in alive),
+            slots=sum(executor.slots for executor in alive),
+            dispatchers=len(dispatchers),
+            janitors=len(processes) - len(dispatchers),
+            broker_reachable=broker_reachable(processes),
+            pauses=await self._insight.pauses(None),
+        )
+
+
+def broker_reachable(processes: Sequence[ProcessSight]) -> bool | None:
+    """Whether any dispatcher that lives reaches the broker; None when none lives to say it."""
+    said = [process for process in processes if process.role == "dispatcher" and process.age < SILENT_SECONDS]
+    return any(process.broker_reachable for process in said) if said else None
+
+
+def _sight(facts: LaneFacts, pauses: Sequence[Pause], open_: int | None, permits: int | None) -> LaneSight:
+    waiting = facts.ready
+    if not waiting.exact and open_ is not None and facts.later.exact:
+        waiting = Count(max(waiting.value, open_ - facts.in_flight - facts.later.value))
+    pace = facts.ended / facts.ended_seconds if facts.ended_seconds and facts.ended else None
+    return LaneSight(
+        facts=facts,
+        pauses=pauses,
+        waiting=waiting,
+        open=open_,
+        permits=permits,
+        starts_per_second=pace,
+        error_rate=facts.errors / facts.ended if facts.ended else None,
+    )
+
+
+def _with_pace(sight: LaneSight, pace: float | None) -> LaneSight:
+    return LaneSight(sight.facts, sight.pauses, sight.waiting, sight.open, sight.permits, pace, sight.error_rate)
+
+
+def _covers(pause: Pause, lane: LaneFacts) -> bool:
+    match pause.scope:
+        case "all":
+            return True
+        case "tenant":
+            return pause.tenant_id == lane.tenant_id
+        case "model":
+            return pause.lane == lane.lane
+
+
+async def _asked(counts: Awaitable[list[int]], lanes: int) -> Sequence[int | None]:
+    """What Redis counts for each lane; None of each while it is away."""
+    try:
+        return await counts
+    except GateUnavailable:
+        return [None] * lanes

@@ -1,0 +1,366 @@
+"""Why something waits: which limit holds it, its value, its place, and when it may start.
+
+Holds are found where the product itself decides: in PostgreSQL's row and lane, Redis's counts, and what executors and
+dispatchers say of themselves. The first one binds; the others would hold it next. Codes are stable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from libs.common.domain.errors import NotFound
+from libs.common.domain.task import DispatchState, Phase
+from libs.common.operations.sight import SILENT_SECONDS, Sight, broker_reachable
+from libs.common.ports_insight import (
+    Estimate,
+    ExecutorSight,
+    Hold,
+    Insight,
+    LaneSight,
+    ModelWhy,
+    Pause,
+    Place,
+    ProcessSight,
+    TaskFacts,
+    TaskWhy,
+)
+
+#: An executor that is silent for so long is about to be presumed dead.
+_LATE_BEAT_SECONDS: Final = 6.0
+
+#: Every code and what it means; docs/seeing-what-flows.md lists them.
+CODES: Final[dict[str, str]] = {
+    "ended": "It has ended.",
+    "running": "The model works on it.",
+    "provider": "A provider works on it.",
+    "cancel_requested": "It was asked to stop, its executor has not done so yet.",
+    "executor_silent": "The executor that runs or holds it gives no heartbeats.",
+    "uploading": "Its output is on the way to object storage.",
+    "all_paused": "All dispatching is paused.",
+    "tenant_paused": "Its tenant is paused.",
+    "model_paused": "Its model is paused.",
+    "model_deleted": "Its model was deleted.",
+    "no_dispatcher": "No dispatcher lives that could publish it.",
+    "broker_unreachable": "The dispatchers do not reach the broker.",
+    "redis_unreachable": "Redis does not say how many permits are free; nothing starts without one.",
+    "no_executor": "No executor lives that could run it.",
+    "staging_full": "Every executor's staging is full.",
+    "executors_full": "Every executor has all its slots taken.",
+    "executors_draining": "Every executor is draining or stopping.",
+    "no_permit": "As many of the model's calls run as may run.",
+    "window_full": "As many of the model's tasks are published as may be.",
+    "queue": "Other tasks of the model go first.",
+    "next_turn": "It is next: the dispatcher's next turn takes it.",
+    "publishing": "It is on its way to the broker.",
+    "on_the_road": "It is published, and no executor has taken it in yet.",
+    "not_before": "It was asked to start later.",
+    "publish_refused": "The broker refused its message; it is tried again.",
+    "upload_parked": "Its upload failed; it is tried again.",
+    "put_off": "Its model or provider asked to be called later.",
+    "retry_due_later": "Its last attempt failed; the next one waits for its time.",
+    "gate_full": "The model's queue is full: a retry needs a free place in it.",
+    "no_janitor": "No janitor lives that could make it due.",
+    "idle": "Nothing waits.",
+    "flowing": "Nothing holds it.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """Who is there, as one look saw it."""
+
+    lane: LaneSight
+    executors: Sequence[ExecutorSight]
+    processes: Sequence[ProcessSight]
+
+    def lives(self, role: str) -> bool:
+        return any(process.role == role and process.age < SILENT_SECONDS for process in self.processes)
+
+
+class Why:
+    """Explains. Reads of a tenant stay inside it; `tenant_id` None is for operators."""
+
+    def __init__(self, insight: Insight, sight: Sight) -> None:
+        self._insight = insight
+        self._sight = sight
+
+    async def task(self, tenant_id: int | None, public_id: UUID) -> TaskWhy:
+        """What a task waits for; raises NotFound."""
+        facts = await self._insight.task(tenant_id, public_id)
+        if facts is None:
+            raise NotFound("task_unknown", "there is no such task")
+        if facts.state is None:
+            return _task_why(facts, [_ended(facts)])
+        lane = await self._sight.lane_by_number(facts.lane)
+        if lane is None:
+            raise NotFound("task_unknown", "there is no such task")
+        world = await self._world(lane)
+        place = await self._insight.place(facts) if facts.state is DispatchState.READY else None
+        holds = list(_holds(facts, world, place))
+        return _task_why(facts, holds, place, _estimate(facts, lane, place, holds))
+
+    async def model(self, tenant_id: int, name: str) -> ModelWhy:
+        """What holds a tenant's model; raises NotFound."""
+        world = await self._world(await self._sight.lane(tenant_id, name))
+        facts = world.lane.facts
+        return ModelWhy(facts.tenant_id, facts.model, facts.now, list(_lane_holds(world)), world.lane)
+
+    async def _world(self, lane: LaneSight) -> _World:
+        return _World(lane, await self._sight.executors(), await self._sight.processes())
+
+
+def _task_why(
+    facts: TaskFacts, holds: Sequence[Hold], place: Place | None = None, estimate: Estimate | None = None
+) -> TaskWhy:
+    return TaskWhy(facts.public_id, facts.tenant_id, facts.model, facts.status, facts.now, holds, place, estimate)
+
+
+def _holds(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hold]:
+    match facts.state:
+        case DispatchState.READY:
+            yield from _ready(world, place)
+        case DispatchState.IN_FLIGHT:
+            yield from _started(facts) if facts.executor is not None else _in_flight(facts, world)
+        case DispatchState.LATER:
+            yield from _later(facts, world)
+        case DispatchState.RETRY:
+            yield from _retry(facts, world)
+
+
+def _ready(world: _World, place: Place | None) -> Iterator[Hold]:
+    facts = world.lane.facts
+    yield from _stopped(world)
+    yield from _dispatching(world)
+    if facts.in_flight >= facts.window:
+        yield _window_full(world)
+        yield from _calling(world)
+    if place is not None and place.ahead:
+        yield Hold("queue", f"{_ahead(place)} of {facts.model!r} go first", value=place.ahead)
+    elif facts.in_flight < facts.window:
+        yield Hold("next_turn", "it is next: the dispatcher's next turn takes it")
+
+
+def _in_flight(facts: TaskFacts, world: _World) -> Iterator[Hold]:
+    """Taken by a turn, not started."""
+    if not facts.acknowledged:
+        if broker_reachable(world.processes) is False:
+            yield _broker_unreachable(world)
+        yield Hold("publishing", "it is on its way to the broker")
+        return
+    yield from _stopped(world)
+    if facts.held_by is None:
+        yield from _calling(world)
+        yield Hold("on_the_road", "it is published, and no executor has taken it in yet")
+        return
+    holder = next((executor for executor in world.executors if executor.name == facts.held_by), None)
+    if holder is None or holder.age > _LATE_BEAT_SECONDS:
+        yield _silent(facts.held_by, holder.age if holder else None)
+    yield from _permits(world)
+    if holder is not None and holder.running >= holder.slots:
+        yield _executors_full([holder])
+    if not any(True for _ in _permits(world)):
+        yield Hold("next_turn", f"executor {facts.held_by} holds it and starts it next")
+
+
+def _started(facts: TaskFacts) -> Iterator[Hold]:
+    name = facts.executor
+    if facts.executor_age is not None and facts.executor_age > _LATE_BEAT_SECONDS:
+        yield _silent(name, facts.executor_age)
+    if facts.cancel_requested:
+        yield Hold("cancel_requested", f"executor {name} was asked to stop it")
+    if facts.phase >= Phase.GENERATED:
+        yield Hold("uploading", f"its output is staged, executor {name} uploads it")
+    elif facts.job_status is not None:
+        yield _provider(facts)
+    else:
+        yield Hold("running", f"the model works on it, called by executor {name}", until=facts.until)
+
+
+def _provider(facts: TaskFacts) -> Hold:
+    job = f"job {facts.job_id}" if facts.job_id else "a job"
+    done = "" if facts.job_progress is None else f", {facts.job_progress:.0f} %"
+    return Hold(
+        "provider",
+        f"the provider has {job}: {facts.job_status}{done}",
+        value=facts.job_progress,
+        until=facts.job_deadline,
+    )
+
+
+def _later(facts: TaskFacts, world: _World) -> Iterator[Hold]:
+    if facts.phase >= Phase.GENERATED:
+        yield Hold("upload_parked", "its upload failed and is tried again" + _because(facts), until=facts.due_at)
+    elif facts.leased_at is None and facts.attempt == 0:
+        yield Hold("not_before", "it was asked to start later", until=facts.due_at)
+    elif facts.error_code == "publish_refused":
+        yield Hold(
+            "publish_refused", "the broker refused its message; it is tried again" + _because(facts), until=facts.due_at
+        )
+    else:
+        yield Hold("put_off", "its model or provider asked to be called later", until=facts.due_at)
+    yield from _overdue(facts, world)
+    yield from _stopped(world)
+
+
+def _retry(facts: TaskFacts, world: _World) -> Iterator[Hold]:
+    lane, due = world.lane, facts.due_at
+    failed = f"attempt {facts.attempt} failed{_because(facts)}; retry {facts.retries} of {facts.retry_times}"
+    if due is not None and due > facts.now:
+        yield Hold("retry_due_later", failed + " waits for its time", facts.retries, facts.retry_times, due)
+    if lane.open is not None and lane.open >= lane.facts.queue_limit:
+        yield _gate_full(lane)
+    elif due is None or due <= facts.now:
+        yield Hold("retry_due_later", failed + " is due", facts.retries, facts.retry_times, due)
+    yield from _overdue(facts, world)
+    yield from _stopped(world)
+
+
+def _overdue(facts: TaskFacts, world: _World) -> Iterator[Hold]:
+    if not world.lives("janitor"):
+        yield Hold("no_janitor", "no janitor lives that could make it due", value=0, limit=1)
+
+
+def _lane_holds(world: _World) -> Iterator[Hold]:
+    facts = world.lane.facts
+    found = [*_stopped(world)]
+    if facts.in_flight or facts.ready.value:
+        found += _dispatching(world) if facts.ready.value else []
+        found += [_window_full(world)] if facts.ready.value and facts.in_flight >= facts.window else []
+        found += _calling(world)
+    if world.lane.open is not None and world.lane.open >= facts.queue_limit:
+        found.append(_gate_full(world.lane))
+    yield from found
+    if not found:
+        busy = facts.in_flight or facts.ready.value
+        yield Hold("flowing", "nothing holds it") if busy else Hold("idle", "nothing waits")
+
+
+def _stopped(world: _World) -> Iterator[Hold]:
+    """What an operator or its owner stopped."""
+    if world.lane.facts.closed:
+        yield Hold("model_deleted", "its model was deleted: what waits is about to fail")
+    for pause in world.lane.pauses:
+        yield _pause_hold(pause)
+
+
+def _pause_hold(pause: Pause) -> Hold:
+    what = {
+        "all": "all dispatching is paused",
+        "tenant": f"tenant {pause.tenant_id} is paused",
+        "model": f"model {pause.model!r} is paused",
+    }[pause.scope]
+    reason = f": {pause.reason}" if pause.reason else ""
+    return Hold(f"{pause.scope}_paused", f"{what} since {_clock(pause.since)}{reason}")
+
+
+def _dispatching(world: _World) -> Iterator[Hold]:
+    if not world.lives("dispatcher"):
+        yield Hold("no_dispatcher", "no dispatcher lives that could publish it", value=0, limit=1)
+    elif not broker_reachable(world.processes):
+        yield _broker_unreachable(world)
+
+
+def _broker_unreachable(world: _World) -> Hold:
+    said = [process.last_error for process in world.processes if process.role == "dispatcher" and process.last_error]
+    because = f": {said[-1]}" if said else ""
+    return Hold("broker_unreachable", f"the dispatchers do not reach the broker{because}")
+
+
+def _calling(world: _World) -> Iterator[Hold]:
+    """What keeps executors from calling the model."""
+    alive = [executor for executor in world.executors if executor.alive]
+    if not alive:
+        yield Hold("no_executor", "no executor lives that could run it", value=0, limit=1)
+        return
+    if not any(executor.reading for executor in alive):
+        yield _nobody_reads(alive)
+    yield from _permits(world)
+
+
+def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
+    postures = {executor.posture for executor in alive}
+    if "staging_full" in postures:
+        return Hold("staging_full", "the staging of every executor that could read is full: outputs cannot leave")
+    if "crowded" in postures:
+        return _executors_full(alive)
+    if postures <= {"draining", "stopping"}:
+        return Hold("executors_draining", "every executor is draining or stopping", value=0, limit=len(alive))
+    return Hold("no_executor", "no executor reads at the moment", value=0, limit=len(alive))
+
+
+def _executors_full(executors: Sequence[ExecutorSight]) -> Hold:
+    running, slots = sum(one.running for one in executors), sum(one.slots for one in executors)
+    return Hold("executors_full", f"the executors run {running} of {slots} calls", running, slots)
+
+
+def _permits(world: _World) -> Iterator[Hold]:
+    lane = world.lane
+    if lane.permits is None:
+        yield Hold("redis_unreachable", "Redis does not say how many permits are free; nothing starts without one")
+    elif lane.permits >= lane.facts.max_concurrency:
+        yield Hold(
+            "no_permit",
+            f"{lane.permits} of {lane.facts.max_concurrency} calls of {lane.facts.model!r} run (max_concurrency)",
+            lane.permits,
+            lane.facts.max_concurrency,
+        )
+
+
+def _window_full(world: _World) -> Hold:
+    facts = world.lane.facts
+    return Hold(
+        "window_full",
+        f"{facts.in_flight} of {facts.window} tasks of {facts.model!r} are published or run",
+        facts.in_flight,
+        facts.window,
+    )
+
+
+def _gate_full(lane: LaneSight) -> Hold:
+    return Hold(
+        "gate_full",
+        f"{lane.open} of {lane.facts.queue_limit} places in the queue of {lane.facts.model!r} are taken (queue_limit)",
+        lane.open,
+        lane.facts.queue_limit,
+    )
+
+
+def _silent(name: str | None, age: float | None) -> Hold:
+    since = "has stopped" if age is None else f"is silent for {age:.0f} s"
+    return Hold("executor_silent", f"executor {name} {since}; after 10 s its work goes to others", age, 10.0)
+
+
+def _ended(facts: TaskFacts) -> Hold:
+    return Hold("ended", f"it has ended: {facts.status.word}{_because(facts)}")
+
+
+def _because(facts: TaskFacts) -> str:
+    return f" ({facts.error_code}: {(facts.error_message or '')[:200]})" if facts.error_code else ""
+
+
+def _ahead(place: Place) -> str:
+    return f"{place.ahead} tasks" if place.exact else f"more than {place.ahead} tasks"
+
+
+def _clock(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+#: Nobody can tell how long these last.
+_OPEN_ENDED: Final = frozenset(CODES) - {"window_full", "no_permit", "queue", "next_turn", "publishing", "on_the_road"}
+
+
+def _estimate(facts: TaskFacts, lane: LaneSight, place: Place | None, holds: Sequence[Hold]) -> Estimate | None:
+    """By the lane's pace of the last minutes; none where something else decides, or nothing has ended lately."""
+    pace = lane.starts_per_second
+    if not pace or any(hold.code in _OPEN_ENDED for hold in holds):
+        return None
+    if place is not None and not place.exact:
+        return None
+    before = (place.ahead if place is not None else 0) + max(0, lane.facts.in_flight - lane.facts.running)
+    seconds = before / pace
+    return Estimate(seconds, facts.now + timedelta(seconds=seconds), pace)

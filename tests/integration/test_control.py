@@ -1,0 +1,131 @@
+"""Pauses and drains: they hold, they survive, they are recorded, and what was paused has not waited meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from libs.common.domain.errors import Invalid, NotFound
+from libs.common.ports_dispatch import LaneAsk
+from services.janitor.sweeps.waits import TooLong
+from tests.support.house import House
+from tests.support.queue_desk import FIRST
+from tests.support.sights import controls_of, sight_of
+
+
+async def test_everything_paused_no_turn_takes_a_row_and_no_sweep_names_a_lane(house: House) -> None:
+    model, controls = await house.model(), controls_of(house)
+    await house.tasks(model)
+    assert await controls.pause_all("night", "broker moves") == "paused"
+    assert await controls.pause_all("night", "again") == "already_paused"
+    turn = await house.queue.lease_due([LaneAsk(model.lane, 9, 0, FIRST, FIRST)], 9, 1, [])
+    assert (list(turn.rows), list(turn.rooms), list(turn.busy)) == ([], [], [])
+    assert await house.queue.lanes_with_work() == []
+    assert await controls.resume_all("day") == "resumed"
+    assert await controls.resume_all("day") == "not_paused"
+    assert await house.queue.lanes_with_work() == [model.lane]
+    assert len(await house.lease(model)) == 1
+    assert house.hinted.count("* pauses") == 4
+
+
+async def test_what_operators_did_is_recorded_once_with_who_and_why(house: House) -> None:
+    model, controls = await house.model(), controls_of(house)
+    await controls.pause_model(model.tenant_id, model.name, "ann", " wrong answers ")
+    await controls.pause_model(model.tenant_id, model.name, "bob", "me too")
+    await controls.pause_tenant(model.tenant_id, "bob", "")
+    await controls.resume_model(model.tenant_id, model.name, "cy", "mended")
+    done, following = await controls.actions(None, 2)
+    assert [(one.by, one.action, one.reason) for one in done] == [("cy", "resume", "mended"), ("bob", "pause", "")]
+    assert following == done[-1].id
+    (first,), end = await controls.actions(following, 2)
+    assert (first.by, first.subject, first.reason) == ("ann", f"model {model.name}", "wrong answers")
+    assert (first.tenant_id, end) == (model.tenant_id, None)
+    (pause,) = await sight_of(house).pauses(None)
+    assert (pause.scope, pause.tenant_id, pause.by) == ("tenant", model.tenant_id, "bob")
+
+
+async def test_pauses_of_one_tenant_are_no_other_tenants_business(house: House) -> None:
+    model, other, controls = await house.model(), await house.model(), controls_of(house)
+    await controls.pause_model(model.tenant_id, model.name, "ann", "")
+    await controls.pause_all("ann", "")
+    assert [pause.scope for pause in await sight_of(house).pauses(other.tenant_id)] == ["all"]
+    assert [pause.scope for pause in await sight_of(house).pauses(model.tenant_id)] == ["model", "all"]
+    with pytest.raises(NotFound):
+        await controls.pause_model(other.tenant_id, model.name, "ann", "")
+
+
+async def test_what_is_not_there_cannot_be_paused_or_drained(house: House) -> None:
+    controls = controls_of(house)
+    for call in (
+        controls.pause_tenant(987_654, "a", ""),
+        controls.resume_tenant(987_654, "a"),
+        controls.pause_model(1, "no\x00pe", "a", ""),
+        controls.drain("nobody", "a", ""),
+    ):
+        with pytest.raises(NotFound):
+            await call
+    with pytest.raises(Invalid):
+        await controls.pause_all("a", "x" * 501)
+    assert await house.value("SELECT count(*) FROM operator_action") == 0
+
+
+async def test_two_operators_at_once_pause_once(house: House) -> None:
+    model, controls = await house.model(), controls_of(house)
+    for _ in range(5):
+        paused = await asyncio.gather(*(controls.pause_model(model.tenant_id, model.name, "a", "") for _ in range(4)))
+        assert sorted(paused) == ["already_paused"] * 3 + ["paused"]
+        resumed = await asyncio.gather(*(controls.resume_model(model.tenant_id, model.name, "a") for _ in range(4)))
+        assert sorted(resumed) == ["not_paused"] * 3 + ["resumed"]
+    assert await house.value("SELECT count(*) FROM pause WHERE ended IS NULL") == 0
+
+
+async def test_a_pause_is_no_waiting_however_pauses_overlap(house: House) -> None:
+    model, controls = await house.model(), controls_of(house)
+    late, early = await house.tasks(model, 2)
+    await house.sql("UPDATE dispatch SET entered_at = now() - interval '10 h' WHERE id = $1", late)
+    await house.sql("UPDATE dispatch SET entered_at = now() - interval '5 h' WHERE id = $1", early)
+    await house.sql("UPDATE task SET created_at = now() - interval '10 h'")
+    walk = TooLong(house.sweeps, house.endings, max_wait_seconds=3 * 3_600)
+    await controls.pause_all("a", "")
+    assert await walk.sweep() == 0, "while all is paused nothing waits too long"
+    await controls.pause_tenant(model.tenant_id, "a", "")
+    await controls.pause_model(model.tenant_id, model.name, "a", "")
+    # all from 8 h to 3 h ago, the tenant from 4 h to 1 h ago, the model within these
+    await house.sql(
+        "UPDATE pause SET began = now() - interval '8 h', ended = now() - interval '3 h' WHERE scope = 'all'"
+    )
+    await house.sql("UPDATE pause SET began = now() - interval '4 h' WHERE scope <> 'all'")
+    await controls.resume_tenant(model.tenant_id, "a")
+    await controls.resume_model(model.tenant_id, model.name, "a")
+    await house.sql("UPDATE pause SET ended = now() - interval '1 h' WHERE scope <> 'all'")
+    rows = {row.id: row.waited for row in await house.sweeps.waiting_page(0, 10, 3 * 3_600)}
+    assert rows[late] == pytest.approx(3 * 3_600, abs=60)  # 10 h less the 7 h from 8 to 1
+    assert rows[early] == pytest.approx(3_600, abs=60)  # 5 h less the 4 h from 5 to 1
+    await house.sql("UPDATE dispatch SET entered_at = entered_at - interval '5 min' WHERE id = $1", late)
+    assert await walk.sweep() == 1
+
+
+async def test_old_pauses_are_forgotten_and_what_was_done_is_not(house: House) -> None:
+    controls = controls_of(house)
+    await controls.pause_all("a", "")
+    await controls.resume_all("a")
+    await controls.pause_all("a", "")
+    await house.sql("UPDATE pause SET began = now() - interval '3 years', ended = ended - interval '2 years'")
+    await house.sweeps.prune(100)
+    assert await house.value("SELECT count(*) FROM pause") == 1
+    assert await house.value("SELECT count(*) FROM operator_action") == 3
+
+
+async def test_a_drain_is_asked_for_once_and_taken_back(house: House) -> None:
+    executor, controls = await house.executor(), controls_of(house)
+    name = await house.value("SELECT name FROM executor WHERE id = $1", executor)
+    assert await controls.drain(name, "ann", "kernel update") == "draining"
+    assert await controls.drain(name, "ann", "") == "already_draining"
+    (seen,) = await sight_of(house).executors()
+    assert seen.draining
+    assert await controls.undrain(name, "ann") == "staying"
+    assert await controls.undrain(name, "ann") == "not_draining"
+    await house.sql("UPDATE executor SET stopped_at = now()")
+    with pytest.raises(NotFound):
+        await controls.drain(name, "ann", "")
