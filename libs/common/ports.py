@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -109,6 +109,13 @@ class Hints(Protocol):
     def publish_soon(self, channel: str, line: str) -> None:
         """Send a line, together with its neighbours of the next milliseconds."""
 
+    def changed(self, tasks: Iterable[tuple[int, int]]) -> None:
+        """The status of these tasks (tenant, id) changed, and is committed. Says so where somebody listens to the
+        tenant; otherwise it costs next to nothing, and nothing at all of `tasks` is looked at when nobody listens."""
+
+    def lanes_changed(self, lanes: Iterable[int]) -> None:
+        """The same for writers that know no more than the lanes: whoever listens looks for himself."""
+
     async def listen(
         self,
         channels: Sequence[str],
@@ -116,3 +123,22 @@ class Hints(Protocol):
         on_gap: Callable[[], None] | None = None,
     ) -> None:
         """Hear channels until cancelled; `on_gap` is called after every reconnect, since hints may have been lost."""
+
+
+class Audience(Protocol):
+    """Where an API process says to which tenants somebody listens here, and hears what changed. Nothing here raises."""
+
+    async def join(self, tenant_id: int) -> None:
+        """Somebody listens to this tenant from now on. Returns when that is known to those who change tasks, or after
+        a second: changes of that moment may be missed, so look once more afterwards."""
+
+    async def leave(self, tenant_id: int) -> None:
+        """Nobody listens to it any more."""
+
+    async def run(
+        self,
+        on_changes: Callable[[int, list[int]], None],
+        on_lanes: Callable[[list[int]], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        """Hear until cancelled: (tenant, ids of tasks), lanes, and that hints may have been lost."""

@@ -24,6 +24,7 @@ from services.api.headers import named_headers
 from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
 from services.api.problems import Problem, problem_of
+from services.api.push.face import Push, refuse_socket
 from services.api.routes import docs, health, models, op_log, tasks
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
@@ -69,6 +70,7 @@ class Gateway:
         identity: Identity,
         create: CreateTask,
         legacy: LegacyFace,
+        push: Push,
         cases: UseCases,
         console: Console,
         health: Health,
@@ -79,6 +81,7 @@ class Gateway:
         self._create = create
         self._legacy = legacy
         self._console = console
+        self._push = push
         self._health = health
         self._body_limit = payload_limit + _AROUND_PAYLOAD
         self._batch_limit = max(_BATCH_BYTES, self._body_limit)
@@ -89,14 +92,30 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._rest(scope, receive, send)
+            await self._socket(scope, receive, send)
             return
         answer = _Watched(send, closing=self._health.draining)
         scope["began"] = began = time.perf_counter()
         try:
             await self._answer(scope, receive, answer)
         finally:
-            self._figures(scope, answer.status).count(time.perf_counter() - began)
+            figures = self._figures(scope, answer.status)
+            if "stream" in scope:
+                figures.count_stream()
+            else:
+                figures.count(time.perf_counter() - began)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        trace = traceparent_of(_traceparent(scope))
+        began = _Began(send)
+        try:
+            await self._push.socket(scope, receive, began)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.code == "internal":
+                log.error("request.failed", path=scope["path"], trace_id=trace_id_of(trace), exc_info=True)
+            if not began.yes:
+                await refuse_socket(receive, send, problem, trace_id_of(trace))
 
     async def _answer(self, scope: Scope, receive: Receive, send: _Watched) -> None:
         scope["trace"] = trace = traceparent_of(_traceparent(scope))
@@ -144,12 +163,15 @@ class Gateway:
             await self._create.single(scope, body, caller, trace, send)
         elif hot and path == _BATCH:
             await self._create.batch(scope, body, caller, trace, send)
+        elif self._push.owns(path):
+            await self._push.sse(scope, receive, send, caller)
         else:
             await self._rest(scope, replay(body, receive), send)
 
     def _figures(self, scope: Scope, status: int) -> _Figures:
         route = scope.get("route")
-        path = getattr(route, "path_format", None) or (scope["path"] if scope["path"] in (_CREATE, _BATCH) else "other")
+        path = getattr(route, "path_format", None) or scope.get("stream")
+        path = path or (scope["path"] if scope["path"] in (_CREATE, _BATCH) else "other")
         known = (path, scope["method"] if route or path != "other" else "other", status)
         figures = self._requests.get(known)
         if figures is None:
@@ -175,6 +197,20 @@ class _Watched:
         return self._send(message)
 
 
+class _Began:
+    """A `send` that remembers whether anything was sent."""
+
+    __slots__ = ("_send", "yes")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.yes = False
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        self.yes = True
+        return self._send(message)
+
+
 class _Figures:
     """The counters of one route, method and status."""
 
@@ -184,6 +220,10 @@ class _Figures:
         labels = {"route": route, "method": method, "status": str(status)}
         self._requests = metrics.counter("sluiceway_http_requests_total").labels(**labels)
         self._seconds = metrics.histogram("sluiceway_http_request_seconds").labels(route=route)
+
+    def count_stream(self) -> None:
+        """A stream lasts as long as its listener likes: its duration says nothing."""
+        self._requests.inc()
 
     def count(self, seconds: float) -> None:
         self._requests.inc()

@@ -64,6 +64,7 @@ class Canceling:
             waiting = await self._tasks.cancel_waiting(caller.tenant_id, [public_id])
             if waiting:
                 await failpoint("api/after-cancel")
+                self._hints.changed([(caller.tenant_id, task.id)])
                 await self._let_go(waiting[0])
                 return Cancellation(Verdict.CANCELED, TaskStatus.CANCELED)
             if await self._tasks.request_cancel(caller.tenant_id, [public_id]):

@@ -93,6 +93,7 @@ CODES: Final[dict[str, Code]] = {
     "payload_too_large": Code(413, "The payload is too large"),
     "unsupported_media_type": Code(415, "The body must be plain JSON"),
     "idempotency_mismatch": Code(422, "The Idempotency-Key belongs to another request"),
+    "too_many_streams": Code(429, "Too many streams are open"),
     "queue_full": Code(429, "The model's queue is full"),
     "quota_exhausted": Code(429, "The points of the day are used up"),
     "internal": Code(500, "Something went wrong here"),

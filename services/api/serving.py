@@ -10,9 +10,15 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.periodic import Periodic
+from services.api.push.hub import Hub
+from services.api.push.outlets import CONNECTION
+from services.api.push.telling import HEARTBEAT_SECONDS
 from services.api.waiting import WaitRoom
 
 log = get_logger()
@@ -21,6 +27,8 @@ log = get_logger()
 LEAD_SECONDS: Final = 1.0
 _KEEP_ALIVE_SECONDS: Final = 75
 _BACKLOG: Final = 2_048
+#: Listeners have nothing to say to us.
+_SOCKET_MESSAGE_BYTES: Final = 4_096
 
 
 class ApiService:
@@ -31,6 +39,7 @@ class ApiService:
         app: ASGIApp,
         listener: socket.socket,
         room: WaitRoom,
+        hub: Hub,
         refresh: Periodic,
         listen: Callable[[], Coroutine[Any, Any, None]],
         *,
@@ -38,6 +47,7 @@ class ApiService:
     ) -> None:
         self._listener = listener
         self.room = room
+        self.hub = hub
         self._refresh = refresh
         self._listen = listen
         self._lead = min(LEAD_SECONDS, drain_seconds / 4)
@@ -45,8 +55,12 @@ class ApiService:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
-                ws="none",
+                http=_Http,
+                ws=_WebSocket,
+                ws_max_size=_SOCKET_MESSAGE_BYTES,
+                ws_ping_interval=HEARTBEAT_SECONDS,
+                ws_ping_timeout=HEARTBEAT_SECONDS,
+                ws_per_message_deflate=False,
                 lifespan="off",
                 interface="asgi3",
                 access_log=False,
@@ -69,6 +83,7 @@ class ApiService:
         async with asyncio.TaskGroup() as parts:
             beside = [
                 parts.create_task(self.room.run(), name="wait-room"),
+                parts.create_task(self.hub.run(), name="push"),
                 parts.create_task(self._refresh.run(), name="model-refresh"),
                 parts.create_task(self._listen(), name="model-hints"),
             ]
@@ -81,12 +96,30 @@ class ApiService:
     def stop(self) -> None:
         """Take no more; new connections are refused a moment later."""
         self.room.close()
+        self.hub.close()
         self._stopping.set()
 
     async def _leave(self) -> None:
         await self._stopping.wait()
         await asyncio.sleep(self._lead)
         self._server.should_exit = True
+
+
+class _Http(HttpToolsProtocol):
+    """Shows the transport to the application: a stream whose reader takes nothing is dropped, buffers and all."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {CONNECTION: {"transport": self.transport}}
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """The same for WebSockets."""
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.handshake_initiated and not self.handshake_complete:
+            self.scope.setdefault("extensions", {})[CONNECTION] = {"transport": self.transport}
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,7 @@ class TaskWriter:
 
     def __init__(self, tasks: Tasks, hints: Hints) -> None:
         self._tasks = tasks
+        self._hints = hints
         self._wake = Wake(hints)
         self._writing: set[asyncio.Task[list[Creation]]] = set()
 
@@ -55,4 +56,9 @@ class TaskWriter:
             Placed(task.lane, _FRESH, Key(task.priority, creation.id))
             for task, creation in zip(batch, creations, strict=True)
             if isinstance(creation, Created) and not creation.draft
+        )
+        self._hints.changed(
+            (task.tenant_id, creation.id)
+            for task, creation in zip(batch, creations, strict=True)
+            if isinstance(creation, Created)
         )

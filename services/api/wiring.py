@@ -14,7 +14,9 @@ from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
 from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.adapters.redis.audience import RedisAudience
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
@@ -45,6 +47,9 @@ from services.api.legacy.statistics import LegacyStatistics
 from services.api.legacy.tasks import LegacyTasks
 from services.api.operation_log import OperationLog, open_operation_log
 from services.api.orders import Orders
+from services.api.push.face import Origins, Push
+from services.api.push.hub import Hub
+from services.api.push.telling import Telling
 from services.api.reading import Reading
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
@@ -90,10 +95,13 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             operations,
             Canceling(tasks, gate, hints),
         )
+        hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
+        identity = _identity(settings, database)
         gateway = Gateway(
-            _identity(settings, database),
+            identity,
             CreateTask(submission, Orders(settings.payload_max_bytes), operation_log),
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
+            Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
             _console(settings, database, cases, health),
             health,
@@ -107,6 +115,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             gateway,
             listener,
             room,
+            hub,
             refresh,
             lambda: hints.listen([wire.MODELS], lambda _channel, _lines: refresh.trigger(), refresh.trigger),
             drain_seconds=settings.drain_seconds,

@@ -81,6 +81,7 @@ class Publisher:
             return
         self._acknowledged.inc(len(arrived))
         self._roads.trust({row.lane for row, _ in arrived})
+        self._hints.changed((road.tenant_id, row.id) for row, road in arrived)
         for model, partition in {(road.model_id, partition_of(row.id, road.partitions)) for row, road in arrived}:
             self._hints.publish_soon(wire.ROAD, wire.sent(model, partition))
 
@@ -94,7 +95,7 @@ class Publisher:
         await failpoint("dispatcher/before-give-back")
         back = await self._queue.give_back(lost[0].lease, [row.id for row in lost])
         log.warning("relay.given_back", rows=len(back), of=len(lost), cause=self._carrier.last_error)
-        self._wake.placed(back)  # they stand behind every dispatcher's cursors
+        self._wake.moved(back)  # they stand behind every dispatcher's cursors
         return back
 
     async def _postpone(self, refused: Sequence[tuple[LeasedRow, str]]) -> None:

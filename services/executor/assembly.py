@@ -69,7 +69,12 @@ def assemble(world: World, rules: Rules) -> Executor:
     letting_go = LettingGo(world.permits, world.gate)
     endings = Endings(letting_go, wake, figures)
     recorder = Recorder(
-        world.attempts, figures, wake.placed, is_data_error=world.is_data_error, is_deadlock=world.is_deadlock
+        world.attempts,
+        figures,
+        wake.placed,
+        changed=world.hints.changed,
+        is_data_error=world.is_data_error,
+        is_deadlock=world.is_deadlock,
     )
     uploads = ResultUploads(
         world.results,
@@ -100,6 +105,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         newest=world.models.known,
         drop_permit=letting_go.permit,
         placed=wake.placed,
+        changed=world.hints.changed,
         figures=figures,
     )
     steward = Steward(world.road, places, ownership, world.membership, world.models, rules.topic_prefix, figures)

@@ -7,7 +7,7 @@ whether it was ours, and only then do slot and permit go back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, assert_never
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
@@ -35,12 +35,14 @@ class Recorder:
         figures: Figures,
         placed: Callable[[Sequence[Placed]], None],
         *,
+        changed: Callable[[Iterable[tuple[int, int]]], None],
         is_data_error: Verdict,
         is_deadlock: Verdict,
     ) -> None:
         self._attempts = attempts
         self._figures = figures
         self._placed = placed
+        self._changed = changed
         self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "is_deadlock": is_deadlock}
         self._finishes = self._gather(attempts.finish_many)
         self._retries = self._gather(attempts.retry_many)
@@ -75,19 +77,19 @@ class Recorder:
                 mine = await self._write(self._call_agains, (attempt, settlement), attempt)
             case _:
                 assert_never(settlement)
-        return self._seen(mine, type(settlement).__name__.lower())
+        return self._seen(mine, type(settlement).__name__.lower(), attempt)
 
     async def generated(self, attempt: Attempt, staged: Sequence[StagedFile]) -> bool:
         """Write where the output is staged, before it is uploaded."""
-        return self._seen(await self._write(self._generated, (attempt, staged)), "generated")
+        return self._seen(await self._write(self._generated, (attempt, staged)), "generated", attempt)
 
     async def migrating(self, attempt: Attempt) -> bool:
         """Write that the upload lasts."""
-        return self._seen(await self._write(self._migrating, attempt), "migrating")
+        return self._seen(await self._write(self._migrating, attempt), "migrating", attempt)
 
     async def hand_over(self, attempt: Attempt, executor: int) -> bool:
         """Hand an upload to the executor that has its staging store."""
-        return self._seen(await self._write(self._hand_overs, (attempt, executor)), "hand_over")
+        return self._seen(await self._write(self._hand_overs, (attempt, executor)), "hand_over", attempt)
 
     async def close(self, timeout: float) -> None:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
@@ -117,8 +119,10 @@ class Recorder:
             await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
             tries += 1
 
-    def _seen(self, mine: bool, step: str) -> bool:
-        if not mine:
+    def _seen(self, mine: bool, step: str, attempt: Attempt) -> bool:
+        if mine:
+            self._changed([(attempt.tenant_id, attempt.id)])
+        else:
             self._figures.fenced(step)
         return mine
 

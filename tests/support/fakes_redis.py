@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
 from libs.common.domain.errors import GateUnavailable
 from libs.common.ports import PermitRequest, SlotRequest, SlotVerdict
@@ -155,6 +155,8 @@ class FakeHints:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
+        self.changes: list[tuple[int, int]] = []  #: (tenant, task)
+        self.changed_lanes: list[int] = []
         self._listeners: list[tuple[Sequence[str], Callable[[str, list[str]], Awaitable[None] | None]]] = []
 
     def publish_soon(self, channel: str, line: str) -> None:
@@ -163,6 +165,12 @@ class FakeHints:
             if channel in channels:
                 pending = on_lines(channel, [line])
                 assert pending is None, "the fake calls plain functions only"
+
+    def changed(self, tasks: Iterable[tuple[int, int]]) -> None:
+        self.changes += tasks
+
+    def lanes_changed(self, lanes: Iterable[int]) -> None:
+        self.changed_lanes += lanes
 
     async def listen(
         self,

@@ -16,6 +16,11 @@ EXECUTORS: Final = "sw:executors"
 CANCEL: Final = "sw:cancel"
 #: To APIs and executors: a model changed.
 MODELS: Final = "sw:models"
+#: To whoever changes tasks: an API process has a first listener of this tenant.
+LISTENERS: Final = "sw:listeners"
+#: To APIs that have listeners: tasks of these lanes changed, and the writer does not know which.
+LANES_CHANGED: Final = "sw:lanes-changed"
+_CHANGES: Final = "sw:changes:"
 
 EVENTS_WAIT: Final = "* events"
 MODELS_CHANGED: Final = "* models"
@@ -64,6 +69,17 @@ def read_dispatch(line: str) -> DispatchHint | None:
     except ValueError:
         pass
     return None
+
+
+def changes(tenant_id: int) -> str:
+    """The channel on which APIs hear which tasks of this tenant changed, by their internal ids."""
+    return f"{_CHANGES}{tenant_id}"
+
+
+def tenant_of(channel: str) -> int | None:
+    """Whose channel of changes this is."""
+    numbers_there = numbers(channel.removeprefix(_CHANGES)) if channel.startswith(_CHANGES) else []
+    return numbers_there[0] if len(numbers_there) == 1 else None
 
 
 def numbers(line: str) -> list[int]:

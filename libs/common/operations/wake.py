@@ -20,6 +20,12 @@ class Wake:
         for line in wire.ready(rows):
             self._hints.publish_soon(wire.DISPATCH, line)
 
+    def moved(self, rows: Iterable[Placed]) -> None:
+        """Rows came back to these places, by a writer that does not know their tenants: who listens looks himself."""
+        rows = list(rows)
+        self.placed(rows)
+        self._hints.lanes_changed({row.lane for row in rows})
+
     def room(self, lane: int) -> None:
         """A row of this lane left its window."""
         self._hints.publish_soon(wire.DISPATCH, wire.room(lane))
@@ -35,3 +41,4 @@ class Wake:
             self.room(lane)
         if lanes:
             self.events()
+            self._hints.lanes_changed(lanes)

@@ -21,6 +21,8 @@ CounterName: TypeAlias = Literal[
     "sluiceway_quota_refusals_total",
     "sluiceway_http_requests_total",
     "sluiceway_operations_dropped_total",
+    "sluiceway_push_events_total",
+    "sluiceway_push_dropped_total",
     "sluiceway_dispatches_published_total",
     "sluiceway_events_published_total",
     "sluiceway_permit_refusals_total",
@@ -37,6 +39,7 @@ CounterName: TypeAlias = Literal[
 ]
 GaugeName: TypeAlias = Literal[
     "sluiceway_build_info",
+    "sluiceway_push_streams",
     "sluiceway_backlog_tasks",
     "sluiceway_backlog_oldest_seconds",
     "sluiceway_tasks_in_flight",
@@ -81,6 +84,8 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
     "sluiceway_quota_refusals_total": Metric("Creates refused because the creator's points are used up.", ("model",)),
     "sluiceway_http_requests_total": Metric("Requests answered.", ("route", "method", "status")),
     "sluiceway_operations_dropped_total": Metric("Entries of the operation log that could not be written."),
+    "sluiceway_push_events_total": Metric("Status changes handed to streams."),
+    "sluiceway_push_dropped_total": Metric("Streams ended by us because their readers were too slow."),
     "sluiceway_dispatches_published_total": Metric("Dispatch messages handed to the broker.", ("result",)),
     "sluiceway_events_published_total": Metric("Lifecycle events handed to the broker.", ("result",)),
     "sluiceway_permit_refusals_total": Metric("Messages that had to wait for a permit.", ("model",)),
@@ -97,6 +102,7 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
 }
 GAUGES: Final[dict[GaugeName, Metric]] = {
     "sluiceway_build_info": Metric("Always 1; the labels say what runs.", ("role", "version", "python")),
+    "sluiceway_push_streams": Metric("SSE and WebSocket streams that are open."),
     "sluiceway_backlog_tasks": Metric("Tasks that wait for their turn.", ("model",)),
     "sluiceway_backlog_oldest_seconds": Metric("How long the oldest due task has waited.", ("model",)),
     "sluiceway_tasks_in_flight": Metric("Tasks on the road, held or running.", ("model",)),

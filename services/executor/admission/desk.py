@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 from uuid import UUID, uuid4
@@ -78,6 +78,7 @@ class Desk:
         newest: Callable[[int], Model | None],
         drop_permit: Callable[[int, UUID], None],
         placed: Callable[[Sequence[Placed]], None],
+        changed: Callable[[Iterable[tuple[int, int]]], None],
         figures: Figures,
         start_bytes: int = 8 * 2**20,
     ) -> None:
@@ -93,6 +94,7 @@ class Desk:
         self._newest = newest
         self._drop_permit = drop_permit
         self._placed = placed
+        self._changed = changed
         self._figures = figures
         self._rotation = Rotation()
         self._wake = asyncio.Event()
@@ -172,6 +174,7 @@ class Desk:
         try:
             await failpoint("executor/before-claim")
             unused = await self._claim(wanted)
+            self._changed((attempt.tenant_id, attempt.id) for attempt in unused)
             self._figures.stale(len(wanted) - len(unused))
             await failpoint("executor/after-claim")
             if not self.closed and member == self._trust.number:

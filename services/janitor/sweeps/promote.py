@@ -26,7 +26,7 @@ class Promote:
         for _ in range(_PAGES):
             await failpoint("janitor/before-promote")
             placed = await self._sweeps.promote_due(_PAGE)
-            self._wake.placed(placed)
+            self._wake.moved(placed)
             moved += len(placed)
             if len(placed) < _PAGE:
                 break

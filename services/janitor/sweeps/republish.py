@@ -38,7 +38,7 @@ class Republish:
         """Dispatchers that died between taking rows and their acknowledgement; returns how many rows are due again."""
         await failpoint("janitor/before-heal")
         placed = await self._sweeps.heal_leases(LEASE_SECONDS)
-        self._wake.placed(placed)
+        self._wake.moved(placed)
         return did("heal", len(placed))
 
     async def republish_lost(self) -> int:
@@ -49,7 +49,7 @@ class Republish:
         for _ in range(_PAGES):
             await failpoint("janitor/before-republish")
             placed = await self._sweeps.republish_lost(LOST_SECONDS, _PAGE)
-            self._wake.placed(placed)
+            self._wake.moved(placed)
             lost += len(placed)
             if len(placed) < _PAGE:
                 break

@@ -81,7 +81,7 @@ class Rescue:
         rescued = await self._sweeps.rescue(executors, LOST_BUDGET)
         tokens = [(row.placed.lane, str(row.token)) for row in rescued if row.token is not None]
         await self._returns.give(permits=tokens)
-        self._wake.placed(row.placed for row in rescued)
+        self._wake.moved(row.placed for row in rescued)
         counter("sluiceway_rescues_total").inc(len(tokens))
         return did("rescue", len(rescued), executors=list(executors), running=len(tokens)) + len(lost)
 

@@ -71,7 +71,7 @@ class Retries:
         if admitted:
             await failpoint("janitor/before-requeue")
             placed = await self._sweeps.requeue(admitted)
-            self._wake.placed(placed.values())
+            self._wake.moved(placed.values())
         taken = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict is SlotVerdict.TAKEN]
         await self._give_back([retry for retry in taken if retry.id not in placed])
         if full:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from libs.common.adapters.redis.connection import RedisServer
+from libs.common.adapters.redis import keys
+from libs.common.adapters.redis.connection import Call, RedisServer
+from libs.common.adapters.redis.script import Script
+from libs.common.contracts import hints as wire
 from libs.common.domain.errors import GateUnavailable
 from libs.common.runtime.backoff import reconnect_delays
 from libs.common.runtime.logging import get_logger
@@ -28,6 +31,11 @@ _LONGEST_RECONNECT: Final = 5.0
 #: A silent subscription is asked whether it still lives.
 _QUIET_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 2.0
+#: How often it is looked up which tenants somebody listens to; a new one is said at once.
+_LISTENERS_SECONDS: Final = 5.0
+#: How long a tenant counts as listened to unless that is said again.
+LISTENER_LIFE_SECONDS: Final = 20
+LISTENERS: Final = Script.load("listeners")
 
 OnLines = Callable[[str, list[str]], Awaitable[None] | None]
 
@@ -39,6 +47,7 @@ class RedisHints:
         self._redis = redis
         self._waiting: dict[str, dict[str, None]] = {}
         self._publisher: asyncio.Task[None] | None = None
+        self._listened: set[int] | None = None  #: tenants that somebody listens to; None while nobody knows
         self.lost = 0  #: lines that were never sent
 
     def publish_soon(self, channel: str, line: str) -> None:
@@ -50,6 +59,43 @@ class RedisHints:
         lines[line] = None
         if self._publisher is None:
             self._publisher = asyncio.get_running_loop().create_task(self._publish(), name="hints-publish")
+
+    def changed(self, tasks: Iterable[tuple[int, int]]) -> None:
+        """Say which tasks (tenant, id) changed, as far as somebody listens to their tenants."""
+        listened = self._listened
+        if listened is None:
+            for tenant, task in tasks:
+                self.publish_soon(wire.changes(tenant), str(task))
+        elif listened:
+            for tenant, task in tasks:
+                if tenant in listened:
+                    self.publish_soon(wire.changes(tenant), str(task))
+
+    def lanes_changed(self, lanes: Iterable[int]) -> None:
+        """Say that tasks of these lanes changed, if anybody listens at all."""
+        if self._listened is None or self._listened:
+            for lane in lanes:
+                self.publish_soon(wire.LANES_CHANGED, str(lane))
+
+    async def follow_listeners(self) -> None:
+        """Know which tenants somebody listens to, until cancelled."""
+        look = Call(LISTENERS, (keys.listeners(),), [LISTENER_LIFE_SECONDS])
+        gap = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.listen([wire.LISTENERS], self._on_listeners, gap.set), name="hints-listeners")
+            while True:
+                with suppress(GateUnavailable):  # what was known last holds until Redis is back
+                    (answer,) = await self._redis.run([look])
+                    if not isinstance(answer, GateUnavailable):
+                        self._listened = {int(tenant) for tenant in answer}
+                gap.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LISTENERS_SECONDS):
+                        await gap.wait()
+
+    def _on_listeners(self, _channel: str, lines: Sequence[str]) -> None:
+        if self._listened is not None:
+            self._listened.update(number for line in lines for number in wire.numbers(line))
 
     async def listen(
         self, channels: Sequence[str], on_lines: OnLines, on_gap: Callable[[], None] | None = None
@@ -111,9 +157,12 @@ class RedisHints:
 async def open_hints(redis: RedisServer) -> AsyncIterator[RedisHints]:
     """Hints of one process; what was said last is sent before it closes."""
     hints = RedisHints(redis)
+    following = asyncio.create_task(hints.follow_listeners(), name="hints-follow")
     try:
         yield hints
     finally:
+        following.cancel()
+        await asyncio.wait([following])
         await hints.close()
 
 
@@ -124,7 +173,7 @@ async def _hear(
     await connection.send_command("SUBSCRIBE", *channels)
     unconfirmed = len(channels)
     while True:
-        match await _next_reply(connection):
+        match await next_reply(connection):
             case [b"message", bytes(channel), bytes(payload)]:
                 await _hand_over(on_lines, channel.decode(), payload.decode().split("\n"))
             case [b"subscribe", *_]:
@@ -133,7 +182,8 @@ async def _hear(
                     on_hearing()
 
 
-async def _next_reply(connection: Connection) -> Any:
+async def next_reply(connection: Connection) -> Any:
+    """What a subscription hears next; raises when it gives no sign of life."""
     reply = await connection.read_response(timeout=_QUIET_SECONDS)
     if reply is None:
         await connection.send_command("PING", check_health=False)

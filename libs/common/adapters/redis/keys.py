@@ -23,6 +23,11 @@ def known(lane: int) -> str:
     return f"sw:{{{lane}}}:known"
 
 
+def listeners() -> str:
+    """Tenants that somebody listens to -> until when, in seconds, unless it is said again."""
+    return "sw:listeners"
+
+
 def lock(lane: int) -> str:
     """Held by the process that rebuilds the lane."""
     return f"sw:{{{lane}}}:lock"

@@ -1,0 +1,1 @@
+"""Status changes pushed to callers: SSE and WebSocket, per task and per tenant."""

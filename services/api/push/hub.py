@@ -1,0 +1,339 @@
+"""Where status changes arrive and go out to those who listen.
+
+Hints say which tasks changed; PostgreSQL is read for what they are now, all that were named within 20 ms together. So
+every listener hears what is true, in order, each stage once; a status that lasted shorter may be skipped. Hints may be
+lost: a look behind them, every few seconds, compares what was told with what is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from libs.common.domain.errors import Exhausted, NotFound, OutcomeUnknown, Unavailable
+from libs.common.ports import Audience
+from libs.common.ports_push import Stage, TaskState, TaskStates
+from libs.common.runtime.logging import get_logger
+from libs.common.runtime.metrics import counter, gauge
+from services.api.push.news import News
+from services.api.push.stream import Stream, Wanted
+
+log = get_logger()
+
+_GATHER_SECONDS: Final = 0.02
+_BATCH: Final = 500
+#: Named and not read yet; beyond it the tenants are looked at as a whole.
+_MOST_DUE: Final = 50_000
+_AWAY_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 5.0
+#: Soon after the first listener of a tenant came: whoever changed a task just then may not have known of him.
+_SECOND_LOOKS: Final = (0.1, 1.0)
+_SHORTEST_BETWEEN_LOOKS: Final = 0.1
+#: Looks cost at most this share of the time, however many tenants are listened to.
+_LOOK_SHARE: Final = 10
+#: How many of a tenant's newest tasks, and of those known as open, one look covers.
+_NEWEST: Final = 200
+_OPEN: Final = 500
+_MOST_KNOWN: Final = 5_000
+#: Offers between two turns of the event loop.
+_OFFERS_AT_ONCE: Final = 2_000
+
+
+class _Circle:
+    """Everybody here who listens to one tenant, and what they were told."""
+
+    def __init__(self, tenant_id: int) -> None:
+        self.tenant_id = tenant_id
+        self.users = 0
+        self.streams: set[Stream] = set()
+        self.watchers: dict[int, set[Stream]] = {}
+        self.since: datetime | None = None  #: streams of the tenant hear what happened after this
+        self.entering = asyncio.Lock()
+        self.joined = False
+        self._known: OrderedDict[int, Stage] = OrderedDict()
+        self._open: OrderedDict[int, None] = OrderedDict()
+
+    def cares(self, task: int) -> bool:
+        return bool(self.streams) or task in self.watchers
+
+    def learn(self, state: TaskState) -> bool:
+        """Whether this is further than what was known."""
+        known = self._known.get(state.id)
+        if known is not None and state.stage <= known:
+            return False
+        self._known[state.id] = state.stage
+        self._known.move_to_end(state.id)
+        if len(self._known) > _MOST_KNOWN:
+            self._open.pop(self._known.popitem(last=False)[0], None)
+        if state.open:
+            self._open[state.id] = None
+        else:
+            self._open.pop(state.id, None)
+        return True
+
+    def knows(self, task: int) -> bool:
+        return task in self._known
+
+    def next_open(self) -> list[int]:
+        """Some of those known as open, others every time."""
+        chosen = [task for task, _ in zip(self._open, range(_OPEN), strict=False)]
+        for task in chosen:
+            self._open.move_to_end(task)
+        return chosen
+
+    def listeners(self, model_name: str, task_id: str, task: int) -> list[Stream]:
+        whole = [stream for stream in self.streams if stream.wanted.includes(model_name, task_id)]
+        return [*whole, *self.watchers.get(task, ())]
+
+
+class Hub:
+    """All listeners of one API process. `run` must be running."""
+
+    def __init__(
+        self,
+        states: TaskStates,
+        audience: Audience,
+        tenant_of: Callable[[int], int | None],
+        *,
+        most: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`tenant_of` says whose lane it is; `most` streams are open at once, half of them of one tenant at most."""
+        self._states = states
+        self._audience = audience
+        self._tenant_of = tenant_of
+        self._most = most
+        self._clock = clock
+        self._circles: dict[int, _Circle] = {}
+        self._due: dict[tuple[int, int], None] = {}
+        self._heard = asyncio.Event()
+        self._looks: dict[int, float] = {}
+        self._looked: dict[int, float] = {}
+        self._look_wanted = asyncio.Event()
+        self._closed = False
+        self.open = 0  #: streams, at this moment
+
+    # those who listen
+
+    async def watch(self, tenant_id: int, public_id: UUID) -> tuple[Stream, TaskState]:
+        """A stream of one task, and where the task is. Raises NotFound, Exhausted, Unavailable."""
+        state = await self._find(tenant_id, public_id)
+        stream = Stream(tenant_id, task=state.id)
+        await self._enter(stream)
+        try:
+            # Once more, now that changes are heard.
+            return stream, await self._find(tenant_id, public_id)
+        except BaseException:
+            await self.leave(stream)
+            raise
+
+    async def listen(self, tenant_id: int, wanted: Wanted) -> Stream:
+        """A stream of everything of a tenant that is wanted. Raises Exhausted, Unavailable."""
+        stream = Stream(tenant_id, wanted=wanted)
+        await self._enter(stream)
+        return stream
+
+    async def leave(self, stream: Stream) -> None:
+        """The connection of this stream is over."""
+        stream.close()
+        circle = self._circles[stream.tenant_id]
+        if stream.task is None:
+            circle.streams.discard(stream)
+            if not circle.streams:
+                circle.since = None
+        elif stream.task in circle.watchers:
+            circle.watchers[stream.task].discard(stream)
+            if not circle.watchers[stream.task]:
+                del circle.watchers[stream.task]
+        circle.users -= 1
+        self._count(-1)
+        if not circle.users:
+            for of_tenant in (self._circles, self._looks, self._looked):
+                of_tenant.pop(stream.tenant_id, None)
+            await self._audience.leave(stream.tenant_id)
+
+    def close(self) -> None:
+        """Let everybody go, and take nobody more."""
+        self._closed = True
+        for circle in self._circles.values():
+            for stream in (*circle.streams, *(one for some in circle.watchers.values() for one in some)):
+                stream.close()
+
+    async def page(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
+        """A page of the tenant's tasks, newest first, for one who catches up."""
+        return await self._states.newest(tenant_id, before, limit)
+
+    async def _find(self, tenant_id: int, public_id: UUID) -> TaskState:
+        state = await self._states.find(tenant_id, public_id)
+        if state is None:
+            raise NotFound("task_unknown", "there is no such task")
+        return state
+
+    async def _enter(self, stream: Stream) -> None:
+        if self._closed:
+            raise Unavailable("this process stops")
+        circle = self._circles.setdefault(stream.tenant_id, _Circle(stream.tenant_id))
+        if self.open >= self._most or circle.users >= max(1, self._most // 2):
+            if not circle.users:
+                del self._circles[stream.tenant_id]
+            raise Exhausted("too_many_streams", "too many streams are open here", retry_after=5)
+        circle.users += 1
+        self._count(1)
+        try:
+            await self._begin(circle, whole=stream.task is None)
+        except BaseException:
+            await self.leave(stream)
+            raise
+        if stream.task is None:
+            circle.streams.add(stream)
+        else:
+            circle.watchers.setdefault(stream.task, set()).add(stream)
+
+    async def _begin(self, circle: _Circle, *, whole: bool) -> None:
+        """Hear the tenant's changes; before the first stream of all of it, know what is no news to it."""
+        async with circle.entering:
+            if not circle.joined:
+                await self._audience.join(circle.tenant_id)
+                circle.joined = True
+                self._look_in(circle.tenant_id, _SECOND_LOOKS[0])
+            if whole and circle.since is None:
+                newest = await self._states.newest(circle.tenant_id, None, _NEWEST)
+                await self._tell(newest)
+                circle.since = newest[0].read_at if newest else _BEGINNING
+                self._look_in(circle.tenant_id, _SECOND_LOOKS[0])
+
+    def _count(self, more: int) -> None:
+        self.open += more
+        gauge("sluiceway_push_streams").set(self.open)
+
+    # what changes
+
+    async def run(self) -> None:
+        """Hear, read and tell until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._audience.run(self._on_changes, self._on_lanes, self.look_at_all), name="push-hear")
+            group.create_task(self._read_for_ever(), name="push-read")
+            group.create_task(self._look_for_ever(), name="push-look")
+
+    def look_at_all(self) -> None:
+        """Hints may have been lost."""
+        for tenant_id in self._circles:
+            self._look_in(tenant_id, 0)
+
+    def _on_changes(self, tenant_id: int, tasks: Sequence[int]) -> None:
+        circle = self._circles.get(tenant_id)
+        if circle is None:
+            return
+        self._due.update(dict.fromkeys((tenant_id, task) for task in tasks if circle.cares(task)))
+        if len(self._due) > _MOST_DUE:
+            self._due.clear()
+            self.look_at_all()
+        if self._due:
+            self._heard.set()
+
+    def _on_lanes(self, lanes: Sequence[int]) -> None:
+        for tenant_id in {self._tenant_of(lane) for lane in lanes}:
+            if tenant_id is not None:
+                self._look_in(tenant_id, 0)
+
+    async def _read_for_ever(self) -> None:
+        while True:
+            await self._heard.wait()
+            named = [task for task, _ in zip(self._due, range(_BATCH), strict=False)]
+            for task in named:
+                del self._due[task]
+            if not self._due:
+                self._heard.clear()
+            if not await self._read(named):
+                self._due.update(dict.fromkeys(named))
+                self._heard.set()
+                await asyncio.sleep(_AWAY_SECONDS)
+            await asyncio.sleep(_GATHER_SECONDS)
+
+    async def _read(self, named: Sequence[tuple[int, int]]) -> bool:
+        """Tell what became of these; False when PostgreSQL is away."""
+        try:
+            states = await self._states.by_ids(named)
+        except (Unavailable, OutcomeUnknown) as error:
+            log.warning("push.database_away", cause=str(error))
+            return False
+        except Exception as error:  # nobody may be deaf for one look that went wrong; the next one covers it
+            log.error("push.read_failed", error=type(error).__name__, message=str(error)[:500])
+            return True
+        await self._tell(states)
+        return True
+
+    async def _tell(self, states: Iterable[TaskState]) -> None:
+        offers = told = 0
+        for state in states:
+            circle = self._circles.get(state.tenant_id)
+            if circle is None or not circle.learn(state):
+                continue
+            listeners = circle.listeners(state.model_name, str(state.public_id), state.id)
+            if not listeners:
+                continue
+            news = News.of(state)
+            for stream in listeners:
+                stream.offer(news)
+            offers += len(listeners)
+            told += len(listeners)
+            if offers > _OFFERS_AT_ONCE:
+                offers = 0
+                await asyncio.sleep(0)  # creates go on beside a crowd of listeners
+        counter("sluiceway_push_events_total").inc(told)
+
+    # behind lost hints
+
+    def _look_in(self, tenant_id: int, seconds: float) -> None:
+        if tenant_id not in self._circles:
+            return
+        due = max(self._clock() + seconds, self._looked.get(tenant_id, 0.0) + _SHORTEST_BETWEEN_LOOKS)
+        if due < self._looks.get(tenant_id, float("inf")):
+            self._looks[tenant_id] = due
+            self._look_wanted.set()
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self._look_wanted.clear()
+            tenant_id = min(self._looks, key=self._looks.__getitem__, default=None)
+            pause = None if tenant_id is None else self._looks[tenant_id] - self._clock()
+            if tenant_id is None or (pause is not None and pause > 0):
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._look_wanted.wait()
+                except TimeoutError:
+                    pass
+                continue
+            began = self._clock()
+            await self._look(tenant_id)
+            await asyncio.sleep((self._clock() - began) * _LOOK_SHARE)
+
+    async def _look(self, tenant_id: int) -> None:
+        """Compare what the listeners of a tenant were told with what is."""
+        circle = self._circles[tenant_id]
+        first = tenant_id not in self._looked
+        self._looked[tenant_id] = self._clock()
+        self._looks[tenant_id] = self._looked[tenant_id] + (_SECOND_LOOKS[1] if first else LOOK_SECONDS)
+        tasks = [*circle.watchers, *(circle.next_open() if circle.streams else ())]
+        for start in range(0, len(tasks), _BATCH):
+            if not await self._read([(tenant_id, task) for task in tasks[start : start + _BATCH]]):
+                return
+        if circle.streams and circle.since is not None:
+            await self._look_at_newest(circle, circle.since)
+
+    async def _look_at_newest(self, circle: _Circle, since: datetime) -> None:
+        try:
+            newest = await self._states.newest(circle.tenant_id, None, _NEWEST)
+        except (Unavailable, OutcomeUnknown) as error:
+            log.warning("push.database_away", cause=str(error))
+            return
+        fresh = [state for state in newest if circle.knows(state.id) or state.at >= since]
+        await self._tell(reversed(fresh))
+
+
+_BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")

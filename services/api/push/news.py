@@ -1,0 +1,69 @@
+"""One status change as it is pushed, encoded once for everybody who hears it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from libs.common.contracts.completion_event import rfc3339
+from libs.common.ports_push import Stage, TaskState
+from services.api.views import encoded
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A status change; `body` is its JSON object."""
+
+    task: int
+    task_id: str
+    model_name: str
+    stage: Stage
+    over: bool  #: nothing follows, unless an operator replays the task
+    read_at: datetime
+    body: bytes
+
+    @classmethod
+    def of(cls, state: TaskState) -> News:
+        return cls(
+            state.id,
+            str(state.public_id),
+            state.model_name,
+            state.stage,
+            not state.open,
+            state.read_at,
+            encoded(news_view(state)),
+        )
+
+    @property
+    def place_in_task(self) -> str:
+        """Last-Event-ID on the stream of a task."""
+        return f"{self.task_id}:{self.stage.version}"
+
+    @property
+    def place_in_time(self) -> str:
+        """Last-Event-ID on the stream of a tenant."""
+        return place_in_time(self.read_at)
+
+
+def place_in_time(at: datetime) -> str:
+    """An instant as Last-Event-ID."""
+    return rfc3339(at)
+
+
+def news_view(state: TaskState) -> dict[str, Any]:
+    """The fields of a status change."""
+    return {
+        "id": str(state.public_id),
+        "model": state.model_name,
+        "status": state.status.word,
+        "code": int(state.status),
+        "progress": state.status.progress,
+        "unit_progress": None if state.unit_progress is None else round(state.unit_progress, 2),
+        "message": state.error_message or "",
+        "error_code": state.error_code,
+        "attempt": state.attempt,
+        "sequence": state.version,
+        "final": not state.open,
+        "at": state.at,
+    }

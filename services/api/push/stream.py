@@ -1,0 +1,91 @@
+"""One listener: what it wants, and what waits to be sent to it, which is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from libs.common.ports_push import Stage
+from services.api.push.news import News
+
+#: How far a listener may fall behind. News are shared: each costs a pointer here.
+MOST_WAITING: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a stream of a tenant is narrowed to; empty: everything."""
+
+    models: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+
+    def includes(self, model_name: str, task_id: str) -> bool:
+        return (not self.models or model_name in self.models) and (not self.tasks or task_id in self.tasks)
+
+
+class Stream:
+    """Filled by the hub, emptied by a connection. `task` is None on the stream of a tenant."""
+
+    __slots__ = ("_awake", "_told", "_waiting", "closed", "slow", "task", "tenant_id", "wanted")
+
+    def __init__(self, tenant_id: int, *, task: int | None = None, wanted: Wanted | None = None) -> None:
+        self.tenant_id = tenant_id
+        self.task = task
+        self.wanted = wanted or Wanted()
+        self.closed = False
+        self.slow = False  #: it fell too far behind; what waited for it is gone
+        self._waiting: deque[News] = deque()
+        self._awake = asyncio.Event()
+        self._told: dict[int, Stage] = {}
+
+    def offer(self, news: News) -> None:
+        """Something new."""
+        if self.closed:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self.slow = True
+            self._waiting.clear()
+            self.close()
+            return
+        self._waiting.append(news)
+        self._awake.set()
+
+    def tell(self, task: int, stage: Stage) -> bool:
+        """Remember that it is told of this stage; False when it knows this one, or a later one, already."""
+        known = self._told.get(task)
+        if known is not None and stage <= known:
+            return False
+        self._told[task] = stage
+        return True
+
+    def forget(self) -> None:
+        """What it was told when it caught up can no longer be news."""
+        self._told.clear()
+
+    def close(self) -> None:
+        """Nothing more is offered; who waits gets what is left, then the end."""
+        self.closed = True
+        self._awake.set()
+
+    async def next(self, seconds: float) -> list[News] | None:
+        """What waits, at once or within that time (else an empty list); None at the end."""
+        if not self._waiting and not self.closed:
+            self._awake.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._awake.wait()
+            except TimeoutError:
+                return []
+        if not self._waiting:
+            return None
+        batch, self._waiting = self._waiting, deque()
+        return [news for news in batch if self._is_new(news)]
+
+    def _is_new(self, news: News) -> bool:
+        """The hub tells nothing twice; but the connection itself looked too, when it began."""
+        if self.task is not None:
+            return self.tell(news.task, news.stage)
+        known = self._told.get(news.task)
+        return known is None or news.stage > known

@@ -1,0 +1,199 @@
+"""What a stream tells from its first to its last line, whatever carries it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol, TypeAlias
+
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.ports_push import TaskState
+from libs.common.ports_tasks import KeyOwner
+from libs.common.runtime.metrics import counter
+from services.api.problems import Problem
+from services.api.push.asked import TaskAsked, TenantAsked
+from services.api.push.hub import Hub
+from services.api.push.news import News, place_in_time
+from services.api.push.stream import Stream
+
+HEARTBEAT_SECONDS: Final = 15.0
+#: What a connection takes no byte of for so long is given up.
+SEND_SECONDS: Final = 10.0
+_AT_ONCE: Final = 100
+_PAGE: Final = 500
+#: Who comes back hears of tasks that ended since; as many are looked at, and as many told.
+MOST_EXAMINED: Final = 10_000
+MOST_CAUGHT: Final = 2_000
+#: Transactions that began before an answer was read may commit after it.
+_OVERLAP: Final = timedelta(seconds=10)
+#: After this what was told in catching up is not heard again as news.
+_FORGET_SECONDS: Final = 30.0
+_CATCHING_UP_AT_ONCE: Final = 8
+
+
+class SlowReader(Exception):
+    """The other side takes nothing any more."""
+
+
+#: A status change, and the place where the caller may come back to; None while he is catching up.
+Line: TypeAlias = tuple[News, str | None]
+#: Raises Problem when the caller may not be here any more.
+Still: TypeAlias = Callable[[], Awaitable[Any]]
+
+
+class Outlet(Protocol):
+    """The connection: raises nothing when the other side has gone, waits while it does not read."""
+
+    async def begin(self, stream: Stream) -> None:
+        """Accept; the stream is closed when the other side goes."""
+
+    async def news(self, lines: Sequence[Line]) -> None:
+        """Send status changes."""
+
+    async def caught_up(self, document: dict[str, Any], place: str) -> None:
+        """Say that what follows is new; no place where nothing was read."""
+
+    async def beat(self) -> None:
+        """A sign of life."""
+
+    async def end(self, stream: Stream) -> None:
+        """Everything is said."""
+
+    def abort(self) -> None:
+        """Drop the connection with what it has not taken."""
+
+
+class Telling:
+    """Tells streams of the hub to connections."""
+
+    def __init__(self, hub: Hub, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+        self._hub = hub
+        self._heartbeat = heartbeat_seconds
+        self._catching_up = asyncio.Semaphore(_CATCHING_UP_AT_ONCE)
+
+    async def task(self, caller: KeyOwner, asked: TaskAsked, outlet: Outlet, still: Still) -> bool:
+        """One task, from where the caller left it to its end; False when there is nothing left to tell.
+
+        Raises Refused or Unavailable before the outlet has begun, never afterwards.
+        """
+        stream, state = await self._hub.watch(caller.tenant_id, asked.task_id)
+        try:
+            known = asked.after is not None and state.version <= asked.after
+            if known and not state.open:
+                return False
+            stream.tell(state.id, state.stage)
+            await self._guarded(outlet, stream, self._tell_task(outlet, stream, None if known else state, still))
+        finally:
+            await self._hub.leave(stream)
+        return True
+
+    async def tenant(self, caller: KeyOwner, asked: TenantAsked, outlet: Outlet, still: Still) -> None:
+        """Everything that the caller wants of his tenant, from where he left, until he goes. Raises as above."""
+        stream = await self._hub.listen(caller.tenant_id, asked.wanted)
+        try:
+            await self._guarded(outlet, stream, self._tell_tenant(outlet, stream, asked.since, still))
+        finally:
+            await self._hub.leave(stream)
+
+    async def _guarded(self, outlet: Outlet, stream: Stream, story: Awaitable[None]) -> None:
+        try:
+            await story
+            if not stream.slow:
+                await _soon(outlet.end(stream))
+        except SlowReader:
+            stream.slow = True
+        if stream.slow:
+            counter("sluiceway_push_dropped_total").inc()
+            outlet.abort()
+
+    async def _tell_task(self, outlet: Outlet, stream: Stream, first: TaskState | None, still: Still) -> None:
+        await _soon(outlet.begin(stream))
+        if first is not None:
+            news = News.of(first)
+            await _soon(outlet.news([(news, news.place_in_task)]))
+            if not first.open:
+                return
+        await self._pass_on(outlet, stream, still)
+
+    async def _tell_tenant(self, outlet: Outlet, stream: Stream, since: datetime | None, still: Still) -> None:
+        await _soon(outlet.begin(stream))
+        if since is not None:
+            async with self._catching_up:
+                await self._catch_up(outlet, stream, since - _OVERLAP)
+        await self._pass_on(outlet, stream, still)
+
+    async def _pass_on(self, outlet: Outlet, stream: Stream, still: Still) -> None:
+        began = checked = time.monotonic()
+        while (batch := await stream.next(self._heartbeat)) is not None:
+            for start in range(0, len(batch), _AT_ONCE):
+                await _soon(outlet.news([(news, _place(stream, news)) for news in batch[start : start + _AT_ONCE]]))
+            if stream.task is not None and batch and batch[-1].over:
+                return
+            if not batch:
+                await _soon(outlet.beat())
+            now = time.monotonic()
+            if now - began > _FORGET_SECONDS and stream.task is None:
+                stream.forget()
+            if now - checked >= self._heartbeat:
+                checked = now
+                if not await _still_welcome(still):
+                    stream.close()
+
+    async def _catch_up(self, outlet: Outlet, stream: Stream, since: datetime) -> None:
+        """Tell of open tasks and of ends since then, the newest tasks first."""
+        before: int | None = None
+        examined = caught = 0
+        place = ""
+        while True:
+            page = await self._page(stream, before)
+            if page is None or stream.closed:
+                return  # the stream ends, or PostgreSQL is away: the caller comes again from where he was
+            place = place or (place_in_time(page[0].read_at) if page else "")
+            told: list[Line] = [(News.of(state), None) for state in page if self._is_due(stream, state, since)]
+            for start in range(0, len(told), _AT_ONCE):
+                await _soon(outlet.news(told[start : start + _AT_ONCE]))
+            examined, caught = examined + len(page), caught + len(told)
+            whole = len(page) < _PAGE
+            if whole or examined >= MOST_EXAMINED or caught >= MOST_CAUGHT:
+                break
+            before = page[-1].id
+        oldest = None if whole else page[-1].created_at
+        await _soon(outlet.caught_up({"complete": whole, "complete_from": oldest}, place))
+
+    def _is_due(self, stream: Stream, state: TaskState, since: datetime) -> bool:
+        return (
+            (state.open or state.at >= since)
+            and stream.wanted.includes(state.model_name, str(state.public_id))
+            and stream.tell(state.id, state.stage)
+        )
+
+    async def _page(self, stream: Stream, before: int | None) -> list[TaskState] | None:
+        try:
+            return await self._hub.page(stream.tenant_id, before, _PAGE)
+        except (Unavailable, OutcomeUnknown):
+            stream.close()
+            return None
+
+
+async def _soon(sending: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await sending
+    except TimeoutError:
+        raise SlowReader from None
+
+
+def _place(stream: Stream, news: News) -> str:
+    return news.place_in_time if stream.task is None else news.place_in_task
+
+
+async def _still_welcome(still: Still) -> bool:
+    try:
+        await still()
+    except Problem:
+        return False
+    except (Unavailable, OutcomeUnknown):
+        return True  # nobody can tell: it was welcome a moment ago
+    return True
