@@ -120,6 +120,20 @@ TASK: Final = {
 }
 TASK_ITEMS: Final = {"items": [TASK]}
 TASK_PAGE: Final = {"items": [TASK], "next_cursor": "dGFzazo0MQ"}
+NEWS: Final = {
+    "id": _ID,
+    "model": "speech",
+    "status": "processing",
+    "code": 3,
+    "progress": 50.0,
+    "unit_progress": None,
+    "message": "",
+    "error_code": None,
+    "attempt": 1,
+    "sequence": 3,
+    "final": False,
+    "at": "2026-11-23T09:00:00.012000Z",
+}
 CANCEL: Final = {"id": _ID, "verdict": "canceled", "status": "canceled"}
 ATTEMPTS: Final = {
     "items": [

@@ -7,18 +7,19 @@ import re
 import sys
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
+from services.api.push.asked import MOST_NAMES
 from services.api.routes import models, op_log, tasks
-from services.api.routes.context import Submitter
-from services.api.routes.documented import answers
+from services.api.routes.context import Reader, Submitter, TaskId
+from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
-from services.api.schemas_out import AcceptedOut, BatchOut
+from services.api.schemas_out import AcceptedOut, BatchOut, NewsOut
 
 TITLE: Final = "Sluiceway"
 VERSION: Final = "1"  #: of the routes, not of the package
@@ -66,7 +67,28 @@ IdempotencyHeader = Annotated[
     Header(alias="Idempotency-Key", min_length=1, max_length=255, description="A name of yours, kept for a day."),
 ]
 
-#: Describes the routes that bypass the framework (routes/create_task.py); nothing is ever served from here.
+_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "`data` of each event is one of these, `id` what Last-Event-ID takes. Comments are heartbeats.",
+        "model": NewsOut,
+        "content": {
+            "text/event-stream": {"schema": {"$ref": "#/components/schemas/NewsOut"}, "example": examples.NEWS}
+        },
+    }
+}
+LastEventHeader = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="Where an earlier stream ended.", max_length=100)
+]
+LastEventQuery = Annotated[
+    str | None, Query(description="The same, for who cannot set headers (WebSockets of browsers).", max_length=100)
+]
+
+
+class _EventStream(Response):
+    media_type = "text/event-stream"
+
+
+#: Describes the routes that bypass the framework (routes/create_task.py, push/); nothing is ever served from here.
 _described = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 
@@ -113,9 +135,50 @@ def create_tasks(
     """
 
 
+_described_streams = APIRouter(prefix="/v1", tags=["streams"])
+
+
+@_described_streams.get(
+    "/tasks/{task_id}/events",
+    summary="Follow a task",
+    response_class=_EventStream,
+    responses={
+        **_STREAM,
+        204: {"description": "The task is over, and the caller has its last status: do not come again."},
+        **problems("invalid", "task_unknown", "too_many_streams"),
+    },
+)
+def follow_task(
+    task_id: TaskId, caller: Reader, last_event_id: LastEventQuery = None, last_event: LastEventHeader = None
+) -> None:
+    """Server-sent events (or a WebSocket, see docs/push.md): where the task is now, then every change until its end.
+
+    Last-Event-ID is `<task id>:<sequence>`. A status that lasted shorter than about 200 ms may be skipped.
+    """
+
+
+@_described_streams.get(
+    "/events",
+    summary="Follow all tasks",
+    response_class=_EventStream,
+    responses={**_STREAM, **problems("invalid", "too_many_streams")},
+)
+def follow_tasks(
+    caller: Reader,
+    model: Annotated[list[str] | None, Query(description="Only of these models.", max_length=MOST_NAMES)] = None,
+    task: Annotated[list[str] | None, Query(description="Only these tasks.", max_length=MOST_NAMES)] = None,
+    last_event_id: LastEventQuery = None,
+    last_event: LastEventHeader = None,
+) -> None:
+    """Server-sent events (or a WebSocket, see docs/push.md): every status change of the tenant's tasks from now on.
+
+    With Last-Event-ID, a time: open tasks and those that ended since first, then an event `caught_up`.
+    """
+
+
 def document() -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
-    routers = (_described, tasks.router, models.router, op_log.router, legacy.router)
+    routers = (_described, _described_streams, tasks.router, models.router, op_log.router, legacy.router)
     routes = [route for router in routers for route in router.routes]
     described = get_openapi(
         title=TITLE, version=VERSION, openapi_version="3.1.0", description=DESCRIPTION, routes=routes
@@ -150,10 +213,10 @@ def _mend(operation: dict[str, Any], route: APIRoute) -> None:
     if CONTENT_TYPE not in operation["responses"].get("422", {}).get("content", {}):
         operation["responses"].pop("422", None)  # FastAPI's own answer to what is invalid; ours is 400
     for status, answer in route.responses.items():
-        media = answer.get("content", {}).get("application/json", {})
-        for shown in ("example", "examples"):  # FastAPI leaves their nulls out
-            if shown in media:
-                operation["responses"][str(status)]["content"]["application/json"][shown] = media[shown]
+        for kind, media in answer.get("content", {}).items():
+            for shown in ("schema", "example", "examples"):  # FastAPI leaves nulls out, and adds a schema
+                if shown in media:
+                    operation["responses"][str(status)]["content"][kind][shown] = media[shown]
 
 
 def main() -> None:

@@ -174,6 +174,23 @@ class TaskItems(BaseModel):
     items: list[TaskOut]
 
 
+class NewsOut(BaseModel):
+    """A status change, as streams push it."""
+
+    id: str
+    model: str
+    status: StatusWord
+    code: int = Field(ge=0, le=9)
+    progress: float
+    unit_progress: float | None = Field(description="The provider's own percentage.")
+    message: str = Field(description="What went wrong; empty when nothing did.")
+    error_code: str | None
+    attempt: int
+    sequence: int = Field(description="The task's version: of two changes of one task the greater is the newer.")
+    final: bool = Field(description="Nothing follows. A failure that will be tried again is not final.")
+    at: datetime = Field(description="Since when the task has this status.")
+
+
 class CancelOut(BaseModel):
     """What a cancel came to."""
 

@@ -56,6 +56,8 @@ STATEMENTS = {
     "lanes_with_work": "",
     "lanes_waiting": "",
     "lanes_in_flight": "",
+    "states_by_id": "'{1,1}', '{1,2}'",
+    "newest_states": "1, 9223372036854775807, 50",
 }
 
 

@@ -120,6 +120,11 @@ class Tenant:
             self.id,
         )
 
+    async def stored_ids(self) -> list[str]:
+        """The public ids of its tasks, oldest first."""
+        rows = await self.api.sql("SELECT public_id FROM task WHERE tenant_id = $1 ORDER BY id", self.id)
+        return [str(row["public_id"]) for row in rows]
+
     async def events(self) -> list[int]:
         """The statuses that its completion events announce."""
         rows = await self.api.sql(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,7 @@ class Wanted:
 class Stream:
     """Filled by the hub, emptied by a connection. `task` is None on the stream of a tenant."""
 
-    __slots__ = ("_awake", "_told", "_waiting", "closed", "slow", "task", "tenant_id", "wanted")
+    __slots__ = ("_awake", "_told", "_waiting", "closed", "on_slow", "slow", "task", "tenant_id", "wanted")
 
     def __init__(self, tenant_id: int, *, task: int | None = None, wanted: Wanted | None = None) -> None:
         self.tenant_id = tenant_id
@@ -36,6 +37,7 @@ class Stream:
         self.wanted = wanted or Wanted()
         self.closed = False
         self.slow = False  #: it fell too far behind; what waited for it is gone
+        self.on_slow: Callable[[], None] | None = None
         self._waiting: deque[News] = deque()
         self._awake = asyncio.Event()
         self._told: dict[int, Stage] = {}
@@ -48,6 +50,8 @@ class Stream:
             self.slow = True
             self._waiting.clear()
             self.close()
+            if self.on_slow is not None:
+                self.on_slow()
             return
         self._waiting.append(news)
         self._awake.set()

@@ -98,6 +98,7 @@ class Telling:
             await self._hub.leave(stream)
 
     async def _guarded(self, outlet: Outlet, stream: Stream, story: Awaitable[None]) -> None:
+        stream.on_slow = outlet.abort  # it waits in a send; nothing else would end that
         try:
             await story
             if not stream.slow:

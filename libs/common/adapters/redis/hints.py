@@ -47,7 +47,7 @@ class RedisHints:
         self._redis = redis
         self._waiting: dict[str, dict[str, None]] = {}
         self._publisher: asyncio.Task[None] | None = None
-        self._listened: set[int] | None = None  #: tenants that somebody listens to; None while nobody knows
+        self.listened: set[int] | None = None  #: tenants that somebody listens to; None while nobody knows
         self.lost = 0  #: lines that were never sent
 
     def publish_soon(self, channel: str, line: str) -> None:
@@ -62,7 +62,7 @@ class RedisHints:
 
     def changed(self, tasks: Iterable[tuple[int, int]]) -> None:
         """Say which tasks (tenant, id) changed, as far as somebody listens to their tenants."""
-        listened = self._listened
+        listened = self.listened
         if listened is None:
             for tenant, task in tasks:
                 self.publish_soon(wire.changes(tenant), str(task))
@@ -73,9 +73,14 @@ class RedisHints:
 
     def lanes_changed(self, lanes: Iterable[int]) -> None:
         """Say that tasks of these lanes changed, if anybody listens at all."""
-        if self._listened is None or self._listened:
+        if self.listened is None or self.listened:
             for lane in lanes:
                 self.publish_soon(wire.LANES_CHANGED, str(lane))
+
+    @property
+    def knows_listeners(self) -> bool:
+        """Whether it has been looked up who listens."""
+        return self.listened is not None
 
     async def follow_listeners(self) -> None:
         """Know which tenants somebody listens to, until cancelled."""
@@ -87,15 +92,15 @@ class RedisHints:
                 with suppress(GateUnavailable):  # what was known last holds until Redis is back
                     (answer,) = await self._redis.run([look])
                     if not isinstance(answer, GateUnavailable):
-                        self._listened = {int(tenant) for tenant in answer}
+                        self.listened = {int(tenant) for tenant in answer}
                 gap.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LISTENERS_SECONDS):
                         await gap.wait()
 
     def _on_listeners(self, _channel: str, lines: Sequence[str]) -> None:
-        if self._listened is not None:
-            self._listened.update(number for line in lines for number in wire.numbers(line))
+        if self.listened is not None:
+            self.listened.update(number for line in lines for number in wire.numbers(line))
 
     async def listen(
         self, channels: Sequence[str], on_lines: OnLines, on_gap: Callable[[], None] | None = None

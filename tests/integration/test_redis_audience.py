@@ -1,0 +1,122 @@
+"""Who listens is known to those who change tasks; while nobody does, they say nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from libs.common.adapters.redis import keys
+from libs.common.adapters.redis.audience import RedisAudience
+from libs.common.adapters.redis.connection import RedisServer, open_redis
+from libs.common.adapters.redis.hints import RedisHints, open_hints
+from libs.common.ports import Audience, Hints
+from tests.support.redis_doors import eventually
+from tests.support.waiting import until
+
+
+class Ears:
+    """What an audience hears."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[int, list[int]]] = []
+        self.lanes: list[int] = []
+        self.gaps = 0
+
+    def on_changes(self, tenant: int, tasks: list[int]) -> None:
+        self.changes.append((tenant, tasks))
+
+    def on_lanes(self, lanes: list[int]) -> None:
+        self.lanes += lanes
+
+    def on_gap(self) -> None:
+        self.gaps += 1
+
+
+@asynccontextmanager
+async def hearing(redis: RedisServer, ears: Ears) -> AsyncIterator[RedisAudience]:
+    audience = RedisAudience(redis)
+    port: Audience = audience
+    running = asyncio.create_task(port.run(ears.on_changes, ears.on_lanes, ears.on_gap))
+    await until(lambda: ears.gaps == 1)
+    try:
+        yield audience
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@asynccontextmanager
+async def writer(redis: RedisServer) -> AsyncIterator[RedisHints]:
+    """Hints that know who listens."""
+    async with open_hints(redis) as hints:
+
+        async def ready() -> bool:
+            (counts,) = await redis.command_many([("PUBSUB", "NUMSUB", "sw:listeners")])
+            return bool(counts[1]) and hints.knows_listeners
+
+        await eventually(ready, what="it follows the listeners")
+        yield hints
+
+
+def never_looked_at() -> Iterator[tuple[int, int]]:
+    raise AssertionError("nobody listens")
+    yield (0, 0)
+
+
+async def test_while_nobody_listens_nothing_is_said_nor_looked_at(redis_url: str) -> None:
+    async with open_redis(redis_url) as redis, writer(redis) as hints:
+        port: Hints = hints
+        port.changed(never_looked_at())
+        port.lanes_changed(lane for lane, _ in never_looked_at())
+
+
+async def test_who_joins_is_heard_of_at_once_and_hears_his_own_tenants_alone(redis_url: str) -> None:
+    ears = Ears()
+    async with open_redis(redis_url) as redis, writer(redis) as hints, hearing(redis, ears) as audience:
+        await audience.join(7)
+        await audience.join(-8)
+
+        async def told() -> bool:
+            hints.changed([(7, 70), (7, 71), (9, 90), (-8, 80)])
+            await asyncio.sleep(0.01)
+            return {tenant for tenant, _ in ears.changes} == {7, -8}
+
+        await eventually(told, what="both are heard of")
+        assert {task for _, tasks in ears.changes for task in tasks} == {70, 71, 80}
+        hints.lanes_changed([3, 4])
+        await until(lambda: sorted(ears.lanes) == [3, 4])
+        await audience.leave(7)
+        ears.changes.clear()
+        hints.changed([(7, 72), (-8, 82)])
+        await until(lambda: (-8, [82]) in ears.changes)
+        assert 7 not in {tenant for tenant, _ in ears.changes}
+
+
+async def test_a_late_writer_looks_up_who_listens_and_lapsed_ones_are_gone(redis_url: str) -> None:
+    ears = Ears()
+    async with open_redis(redis_url) as redis, hearing(redis, ears) as audience:
+        await redis.command_many([("ZADD", keys.listeners(), 1, "9")])  # its time is over
+        await audience.join(7)
+        async with writer(redis) as hints:
+            assert hints.listened == {7}
+        (left,) = await redis.command_many([("ZRANGE", keys.listeners(), 0, -1)])
+        assert left == [b"7"]
+
+
+async def test_a_broken_connection_is_made_anew_and_said(redis_url: str) -> None:
+    ears = Ears()
+    async with open_redis(redis_url) as redis, writer(redis) as hints, hearing(redis, ears) as audience:
+        await audience.join(7)
+        await redis.command_many([("CLIENT", "KILL", "TYPE", "pubsub")])
+        await until(lambda: ears.gaps == 2)
+        hints.changed([(7, 70)])
+        await until(lambda: ears.changes == [(7, [70])])
+
+
+async def test_redis_away_keeps_nobody_waiting(redis_url: str) -> None:
+    async with open_redis("redis://127.0.0.1:1/0", seconds=0.2) as redis, open_hints(redis) as hints:
+        await asyncio.wait_for(RedisAudience(redis).join(7), 5)
+        assert not hints.knows_listeners
+        hints.changed([(7, 70)])
+        await until(lambda: hints.lost > 0)

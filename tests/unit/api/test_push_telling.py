@@ -1,0 +1,201 @@
+"""What a stream tells: heartbeats, the end of a right, a reader that takes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_push import TaskState
+from libs.common.ports_tasks import KeyOwner
+from services.api.problems import Problem
+from services.api.push import stream as streams
+from services.api.push.asked import TaskAsked, TenantAsked
+from services.api.push.hub import Hub
+from services.api.push.news import News
+from services.api.push.stream import Stream, Wanted
+from services.api.push.telling import Line, Telling
+from tests.support.waiting import until
+
+TASK = UUID("01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10")
+NOW = datetime(2026, 11, 23, 9, tzinfo=UTC)
+CALLER = KeyOwner(1, 7, "shop", frozenset({"read"}))
+STATE = TaskState(
+    id=1, public_id=TASK, tenant_id=7, model_name="m", status=TaskStatus.SUBMITTED, version=1, attempt=0, open=True,
+    unit_progress=None, error_code=None, error_message=None, created_at=NOW, at=NOW, read_at=NOW,
+)  # fmt: skip
+
+
+@dataclass
+class FakeStates:
+    """Implements ports_push.TaskStates over one task."""
+
+    state: TaskState = STATE
+    reads: int = 0
+
+    async def by_ids(self, tasks: Sequence[tuple[int, int]]) -> list[TaskState]:
+        self.reads += 1
+        return [self.state] if (7, 1) in tasks else []
+
+    async def find(self, tenant_id: int, public_id: UUID) -> TaskState | None:
+        return self.state if (tenant_id, public_id) == (7, TASK) else None
+
+    async def newest(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
+        return [self.state] if tenant_id == 7 and before is None else []
+
+
+class FakeAudience:
+    """Implements ports.Audience inside one process."""
+
+    def __init__(self) -> None:
+        self.tenants: set[int] = set()
+        self.say: Callable[[int, list[int]], None] = lambda tenant, tasks: None
+
+    async def join(self, tenant_id: int) -> None:
+        self.tenants.add(tenant_id)
+
+    async def leave(self, tenant_id: int) -> None:
+        self.tenants.discard(tenant_id)
+
+    async def run(
+        self,
+        on_changes: Callable[[int, list[int]], None],
+        on_lanes: Callable[[list[int]], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        self.say = on_changes
+        await asyncio.get_running_loop().create_future()
+
+
+@dataclass
+class FakeOutlet:
+    """Implements telling.Outlet; `deaf` takes nothing, and aborting wakes who sends."""
+
+    lines: list[Line] = field(default_factory=list)
+    beats: int = 0
+    caught: list[dict[str, Any]] = field(default_factory=list)
+    begun: bool = False
+    ended: bool = False
+    aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    deaf: bool = False
+
+    async def begin(self, stream: Stream) -> None:
+        self.begun = True
+
+    async def news(self, lines: Sequence[Line]) -> None:
+        if self.deaf:
+            await self.aborted.wait()
+        self.lines += lines
+
+    async def caught_up(self, document: dict[str, Any], place: str) -> None:
+        self.caught.append(document)
+
+    async def beat(self) -> None:
+        self.beats += 1
+
+    async def end(self, stream: Stream) -> None:
+        self.ended = True
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+class Bench:
+    """A hub over fakes."""
+
+    def __init__(self) -> None:
+        self.states, self.audience = FakeStates(), FakeAudience()
+        self.hub = Hub(self.states, self.audience, lambda lane: None, most=10)
+        self.telling = Telling(self.hub, heartbeat_seconds=0.01)
+
+    def moves(self, status: TaskStatus, **more: Any) -> None:
+        """The task changes, with its hint."""
+        self.states.state = replace(self.states.state, status=status, version=self.states.state.version + 1, **more)
+        self.audience.say(7, [1])
+
+
+@pytest.fixture
+async def bench() -> Any:
+    bench = Bench()
+    running = asyncio.create_task(bench.hub.run())
+    yield bench
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def welcome() -> None:
+    """Still."""
+
+
+async def test_a_silent_stream_beats_and_goes_on(bench: Bench) -> None:
+    outlet = FakeOutlet()
+    telling = asyncio.create_task(bench.telling.task(CALLER, TaskAsked(TASK), outlet, welcome))
+    await until(lambda: outlet.beats >= 3)
+    bench.moves(TaskStatus.SUCCESS, open=False)
+    assert await telling
+    assert [news.place_in_task for news, _ in outlet.lines] == [f"{TASK}:1", f"{TASK}:2"]
+    assert outlet.ended
+    assert not bench.audience.tenants
+    assert bench.hub.open == 0
+
+
+@pytest.mark.parametrize("over", [Problem("unauthenticated", "revoked"), None])
+async def test_who_loses_the_right_to_listen_is_told_no_more(bench: Bench, over: Problem | None) -> None:
+    outlet = FakeOutlet()
+    asked = 0
+
+    async def still() -> None:
+        nonlocal asked
+        asked += 1
+        if over is not None and asked > 2:
+            raise over
+        raise DatabaseUnavailable("nobody can tell")  # no reason to end it
+
+    telling = asyncio.create_task(bench.telling.tenant(CALLER, TenantAsked(Wanted()), outlet, still))
+    await until(lambda: asked > 3 or telling.done())
+    if over is None:
+        assert not telling.done()
+        bench.hub.close()
+    await telling
+    assert outlet.ended
+    assert bench.hub.open == 0
+
+
+async def test_a_reader_that_takes_nothing_is_dropped_with_what_waits_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MOST_WAITING", 3)
+    outlet = FakeOutlet(deaf=True)
+    telling = asyncio.create_task(bench.telling.tenant(CALLER, TenantAsked(Wanted()), outlet, welcome))
+    await until(lambda: outlet.begun)
+    for _ in range(6):
+        reads = bench.states.reads
+        bench.moves(TaskStatus.SUBMITTED)
+        await until(lambda reads=reads: bench.states.reads > reads)  # type: ignore[misc]
+    await telling
+    assert outlet.aborted.is_set()
+    assert not outlet.ended
+    assert bench.hub.open == 0
+
+
+async def test_a_stream_keeps_the_order_and_drops_what_it_was_told_before() -> None:
+    stream = Stream(7)
+    older, newer = News.of(STATE), News.of(replace(STATE, version=2))
+    assert stream.tell(1, older.stage)
+    assert not stream.tell(1, older.stage)
+    stream.offer(older)
+    stream.offer(newer)
+    assert await stream.next(1) == [newer]
+    stream.forget()
+    stream.offer(older)
+    stream.close()
+    stream.offer(newer)
+    assert await stream.next(1) == [older]
+    assert await stream.next(1) is None
