@@ -13,24 +13,28 @@ from typing import Final
 
 from aiohttp import ClientError, ClientResponse, ClientSession
 from multidict import CIMultiDict
-from yarl import URL
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, about_to_send, open_http_client
-from libs.common.adapters.models.decoding import decoder_for
+from libs.common.adapters.models.exchange import (
+    LARGE_BODY,
+    REDIRECTS,
+    REDIRECTS_LIMIT,
+    body_of,
+    redirect_target,
+    too_many_redirects,
+    wire_url,
+    with_bindings,
+)
 from libs.common.adapters.models.refusals import connection_error, status_error
-from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, InvalidQuery, follow, join_endpoint, with_query
+from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, InvalidQuery, join_endpoint, with_query
 from libs.common.domain.header_bindings import InvalidBindings, check_bindings
 from libs.common.domain.model_errors import ModelError
 from libs.common.domain.output import StagedFile
 from libs.common.ports_execution import ModelCall, StagingWriter
 
-REDIRECTS_LIMIT: Final = 5
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-_FOLLOWED: Final = frozenset({307, 308})  #: these keep method and body
 _REASON_SECONDS: Final = 2.0  #: how long the text of a refusal is waited for
-_LARGE_BODY: Final = 512 * 1024  #: aiohttp wants larger bodies as files, written piece by piece
 
 _HEADERS: Final = CIMultiDict({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "sluiceway"})
 _POST_HEADERS: Final = CIMultiDict({**_HEADERS, "Content-Type": "application/json"})
@@ -84,20 +88,20 @@ class PlainHttp:
                 if 200 <= response.status < 300:
                     await self._receive(response, endpoint, sink)
                     return response.headers.get("Content-Type", "")
-                if response.status not in _REDIRECTS:
+                if response.status not in REDIRECTS:
                     raise await _refused(response, call, end)
-                endpoint = _next_endpoint(endpoint, response)
+                endpoint = redirect_target(endpoint, response)
             finally:
                 response.close()  # a connection that has given its whole answer is back in the pool by now
-        raise ModelError("redirect_refused", f"the model redirects more than {REDIRECTS_LIMIT} times", retryable=False)
+        raise too_many_redirects()
 
     async def _request(
         self, method: str, endpoint: Endpoint, headers: CIMultiDict[str], body: bytes | None
     ) -> ClientResponse:
-        data = BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body
+        data = BytesIO(body) if body is not None and len(body) > LARGE_BODY else body
         try:
             return await self._session.request(
-                method, _url(endpoint), data=data, headers=headers, allow_redirects=False
+                method, wire_url(endpoint), data=data, headers=headers, allow_redirects=False
             )
         except Broken as broken:
             raise connection_error(endpoint.origin, broken.error) from None
@@ -106,29 +110,14 @@ class PlainHttp:
 
     async def _receive(self, response: ClientResponse, endpoint: Endpoint, sink: StagingWriter) -> None:
         """Pass the body on as it comes; at most a buffer of it is in memory."""
-        limits, content = self._limits, response.content
-        if (response.content_length or 0) > limits.wire_bytes:
-            raise _too_large(limits.wire_bytes)
-        decoder = decoder_for(response.headers.getall("Content-Encoding", ()))
-        wire = decoded = 0
+        limits, empty = self._limits, True
         try:
-            while chunk := await content.readany():
-                wire += len(chunk)
-                if wire > limits.wire_bytes:
-                    raise _too_large(limits.wire_bytes)
-                if decoder is None:
-                    await sink.write(chunk)
-                    continue
-                for piece in decoder.decode(chunk):
-                    decoded += len(piece)
-                    if decoded > limits.decoded_bytes:
-                        raise _too_large(limits.decoded_bytes)
-                    await sink.write(piece)
+            async for piece in body_of(response, wire_bytes=limits.wire_bytes, decoded_bytes=limits.decoded_bytes):
+                await sink.write(piece)
+                empty = False
         except (ClientError, OSError) as error:
             raise connection_error(endpoint.origin, error) from None
-        if decoder is not None:
-            decoder.finish()
-        if not (wire if decoder is None else decoded):
+        if empty:
             raise ModelError("empty_output", f"the model answered {response.status} without content", retryable=False)
 
 
@@ -145,9 +134,9 @@ def _prepared(call: ModelCall) -> tuple[Endpoint, CIMultiDict[str], bytes | None
         check_bindings(call.headers)
         endpoint = _joined(call.base_url, call.route)
         if call.method != "GET":
-            return endpoint, _merged(_POST_HEADERS, call.headers), call.payload
+            return endpoint, with_bindings(_POST_HEADERS, call.headers), call.payload
         url = with_query(endpoint.url, call.payload)
-        return Endpoint(url, endpoint.scheme, endpoint.host, endpoint.port), _merged(_HEADERS, call.headers), None
+        return Endpoint(url, endpoint.scheme, endpoint.host, endpoint.port), with_bindings(_HEADERS, call.headers), None
     except InvalidBindings as error:
         raise ModelError("bad_bindings", error.message, retryable=False) from None
     except InvalidEndpoint as error:
@@ -159,40 +148,6 @@ def _prepared(call: ModelCall) -> tuple[Endpoint, CIMultiDict[str], bytes | None
 @lru_cache(maxsize=4_096)
 def _joined(base_url: str, route: str) -> Endpoint:
     return join_endpoint(base_url, route)
-
-
-def _url(endpoint: Endpoint) -> URL:
-    """As it is, without a second opinion on its escapes; yarl must see the same host in it as we did."""
-    url = URL(endpoint.url, encoded=True)
-    if (url.scheme, url.raw_host, url.port) != (endpoint.scheme, endpoint.host, endpoint.port):
-        raise ModelError("bad_address", "the model's address can be read in two ways", retryable=False)
-    return url
-
-
-def _merged(base: CIMultiDict[str], bindings: tuple[tuple[str, str], ...]) -> CIMultiDict[str]:
-    if not bindings:
-        return base
-    headers = base.copy()
-    for name, value in bindings:
-        headers[name] = value
-    return headers
-
-
-def _next_endpoint(endpoint: Endpoint, response: ClientResponse) -> Endpoint:
-    """Where a redirect leads, if it may be followed; a refusal names its target, but not the target's query."""
-    status, location = response.status, response.headers.get("Location", "")
-    try:
-        target = follow(endpoint, location)
-    except InvalidEndpoint:
-        raise ModelError(
-            "redirect_refused", f"the model redirects ({status}) to no readable address", retryable=False
-        ) from None
-    if status in _FOLLOWED and location and target.origin == endpoint.origin:
-        return target
-    why = "another origin" if target.origin != endpoint.origin else "with a change of method"
-    raise ModelError(
-        "redirect_refused", f"the model redirects ({status}, {why}) to {target.shown}, not followed", retryable=False
-    )
 
 
 async def _refused(response: ClientResponse, call: ModelCall, end: float) -> ModelError:
@@ -209,7 +164,3 @@ async def _refused(response: ClientResponse, call: ModelCall, end: float) -> Mod
     if response.headers.get("Content-Encoding", "identity") != "identity":
         body = b"(compressed)"
     return status_error(response.status, response.headers, cleaner.clean(body), now=datetime.now(UTC))
-
-
-def _too_large(limit: int) -> ModelError:
-    return ModelError("answer_too_large", f"the model's answer is larger than {limit} bytes", retryable=False)

@@ -19,8 +19,14 @@ _LONGEST_WAIT: Final = 86_400.0
 _SAID_BY_A_PROXY: Final = (502, 504)
 
 
-def connection_error(who: str, error: Exception) -> ModelError:
+def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelError:
     """What one of aiohttp's errors means. Its own text is never used: it may hold a header or a query."""
+    meaning = _meaning(who, error)
+    meaning.sent = sent
+    return meaning
+
+
+def _meaning(who: str, error: Exception) -> ModelError:
     match error:
         case aiohttp.ClientConnectorCertificateError():
             return _unreachable(who, "its certificate is not valid for it")

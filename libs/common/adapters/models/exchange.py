@@ -1,0 +1,88 @@
+"""What every call of a model service does the same way: its address on the wire, its headers, its redirects."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import ClientResponse
+from multidict import CIMultiDict
+from yarl import URL
+
+from libs.common.adapters.models.decoding import decoder_for
+from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, follow
+from libs.common.domain.model_errors import ModelError
+
+REDIRECTS_LIMIT: Final = 5
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: aiohttp wants larger bodies as files, written piece by piece
+LARGE_BODY: Final = 512 * 1024
+
+_FOLLOWED: Final = frozenset({307, 308})  #: these keep method and body
+
+
+def wire_url(endpoint: Endpoint) -> URL:
+    """As it is, without a second opinion on its escapes; yarl must see the same host in it as we did."""
+    url = URL(endpoint.url, encoded=True)
+    if (url.scheme, url.raw_host, url.port) != (endpoint.scheme, endpoint.host, endpoint.port):
+        raise ModelError("bad_address", "the model's address can be read in two ways", retryable=False, sent=False)
+    return url
+
+
+def with_bindings(base: CIMultiDict[str], bindings: tuple[tuple[str, str], ...]) -> CIMultiDict[str]:
+    """The headers with the model's own ones, which win."""
+    if not bindings:
+        return base
+    headers = base.copy()
+    for name, value in bindings:
+        headers[name] = value
+    return headers
+
+
+def redirect_target(endpoint: Endpoint, response: ClientResponse) -> Endpoint:
+    """Where a redirect leads, if it may be followed; a refusal names its target, but not the target's query."""
+    status, location = response.status, response.headers.get("Location", "")
+    try:
+        target = follow(endpoint, location)
+    except InvalidEndpoint:
+        raise ModelError(
+            "redirect_refused", f"the model redirects ({status}) to no readable address", retryable=False
+        ) from None
+    if status in _FOLLOWED and location and target.origin == endpoint.origin:
+        return target
+    why = "another origin" if target.origin != endpoint.origin else "with a change of method"
+    raise ModelError(
+        "redirect_refused", f"the model redirects ({status}, {why}) to {target.shown}, not followed", retryable=False
+    )
+
+
+def too_many_redirects() -> ModelError:
+    """The refusal of a chain without an end."""
+    return ModelError("redirect_refused", f"the model redirects more than {REDIRECTS_LIMIT} times", retryable=False)
+
+
+def too_large(limit: int) -> ModelError:
+    """The refusal of an answer past the cap."""
+    return ModelError("answer_too_large", f"the model's answer is larger than {limit} bytes", retryable=False)
+
+
+async def body_of(response: ClientResponse, *, wire_bytes: int, decoded_bytes: int) -> AsyncIterator[bytes]:
+    """The body as it was meant, piece by piece. Raises ModelError past a cap, and the client's own errors."""
+    if (response.content_length or 0) > wire_bytes:
+        raise too_large(wire_bytes)
+    decoder = decoder_for(response.headers.getall("Content-Encoding", ()))
+    wire = decoded = 0
+    while chunk := await response.content.readany():
+        wire += len(chunk)
+        if wire > wire_bytes:
+            raise too_large(wire_bytes)
+        if decoder is None:
+            yield chunk
+            continue
+        for piece in decoder.decode(chunk):
+            decoded += len(piece)
+            if decoded > decoded_bytes:
+                raise too_large(decoded_bytes)
+            yield piece
+    if decoder is not None:
+        decoder.finish()

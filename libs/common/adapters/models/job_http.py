@@ -1,0 +1,144 @@
+"""How adapters for jobs reach their providers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from io import BytesIO
+from typing import Final
+
+from aiohttp import ClientError, ClientResponse, ClientSession
+from multidict import CIMultiDict
+
+from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.http_client import Broken, about_to_send, open_http_client
+from libs.common.adapters.models.exchange import (
+    LARGE_BODY,
+    REDIRECTS,
+    REDIRECTS_LIMIT,
+    body_of,
+    redirect_target,
+    too_many_redirects,
+    wire_url,
+    with_bindings,
+)
+from libs.common.adapters.models.refusals import connection_error
+from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, join_endpoint, parse_endpoint
+from libs.common.domain.header_bindings import InvalidBindings, check_bindings
+from libs.common.domain.model_errors import ModelError
+from libs.common.ports_jobs import JobAnswer, JobCall
+
+#: The most that is taken of one answer. Outputs may be inside as data URLs; larger ones have to come as links.
+ANSWER_BYTES: Final = 64 * 2**20
+
+_HEADERS: Final = CIMultiDict({"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "sluiceway"})
+
+
+class _Contact:
+    """Whether any connection was there for a request: before that, certainly no byte of it was sent."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+    def make(self) -> None:
+        self.made = True
+
+
+class GuardedJobHttp:
+    """Requests to providers through the egress guard: one deadline, one size limit, the origin of base_url only."""
+
+    def __init__(self, session: ClientSession, *, answer_bytes: int = ANSWER_BYTES) -> None:
+        self._session = session
+        self._limit = answer_bytes
+
+    async def send(
+        self,
+        call: JobCall,
+        method: str,
+        path: str,
+        *,
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+    ) -> JobAnswer:
+        """See JobHttp. Raises ModelError: model_timeout, model_unreachable, egress_refused, redirect_refused,
+        answer_too_large, bad_answer, bad_address, bad_bindings."""
+        endpoint = address(call, path)
+        sent_headers = request_headers(call, headers, has_body=body is not None)
+        contact = _Contact()
+        before = about_to_send.set(contact.make)
+        try:
+            async with asyncio.timeout(call.timeout_seconds):
+                return await self._follow(endpoint, method, sent_headers, body, contact)
+        except TimeoutError:
+            message = f"{endpoint.origin}: no complete answer within {call.timeout_seconds:g} s"
+            raise ModelError("model_timeout", message, retryable=True, sent=contact.made) from None
+        finally:
+            about_to_send.reset(before)
+
+    async def _follow(
+        self, endpoint: Endpoint, method: str, headers: CIMultiDict[str], body: bytes | None, contact: _Contact
+    ) -> JobAnswer:
+        for _ in range(REDIRECTS_LIMIT + 1):
+            response = await self._request(endpoint, method, headers, body, contact)
+            try:
+                if response.status not in REDIRECTS:
+                    return JobAnswer(response.status, response.headers, await self._body(response, endpoint))
+                endpoint = redirect_target(endpoint, response)
+            finally:
+                response.close()
+        raise too_many_redirects()
+
+    async def _request(
+        self, endpoint: Endpoint, method: str, headers: CIMultiDict[str], body: bytes | None, contact: _Contact
+    ) -> ClientResponse:
+        data = BytesIO(body) if body is not None and len(body) > LARGE_BODY else body
+        try:
+            return await self._session.request(
+                method, wire_url(endpoint), data=data, headers=headers, allow_redirects=False
+            )
+        except Broken as broken:
+            raise connection_error(endpoint.origin, broken.error, sent=contact.made) from None
+        except ClientError as error:
+            raise connection_error(endpoint.origin, error, sent=contact.made) from None
+
+    async def _body(self, response: ClientResponse, endpoint: Endpoint) -> bytes:
+        pieces = body_of(response, wire_bytes=self._limit, decoded_bytes=self._limit)
+        try:
+            return b"".join([piece async for piece in pieces])
+        except (ClientError, OSError) as error:
+            raise connection_error(endpoint.origin, error) from None
+
+
+@asynccontextmanager
+async def open_job_http(guard: EgressGuard) -> AsyncIterator[GuardedJobHttp]:
+    """On a session of its own."""
+    async with open_http_client(guard) as session:
+        yield GuardedJobHttp(session)
+
+
+def address(call: JobCall, path: str) -> Endpoint:
+    """Where a request goes: an address of base_url's origin, or a path below base_url. Raises ModelError."""
+    try:
+        base = parse_endpoint(call.base_url.strip())
+        if path.startswith(("http://", "https://")):
+            target = parse_endpoint(path)
+        else:
+            target = join_endpoint(call.base_url, path)
+    except InvalidEndpoint as error:
+        raise ModelError("bad_address", error.message, retryable=False, sent=False) from None
+    if target.origin != base.origin:
+        message = f"{target.origin} is not where the model is: its base_url names {base.origin}"
+        raise ModelError("bad_address", message, retryable=False, sent=False)
+    return target
+
+
+def request_headers(call: JobCall, extra: Sequence[tuple[str, str]], *, has_body: bool) -> CIMultiDict[str]:
+    """All headers of a request; the model's own ones win. Raises ModelError for what no request may carry."""
+    try:
+        check_bindings(tuple(extra))
+        check_bindings(call.headers)
+    except InvalidBindings as error:
+        raise ModelError("bad_bindings", error.message, retryable=False, sent=False) from None
+    headers = with_bindings(_HEADERS, (("Content-Type", "application/json"),)) if has_body else _HEADERS
+    return with_bindings(with_bindings(headers, tuple(extra)), call.headers)

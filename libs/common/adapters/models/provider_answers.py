@@ -1,0 +1,125 @@
+"""What providers' answers mean, as far as it is the same for all of them. Nothing here believes what it reads."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote
+
+import orjson
+
+from libs.common.adapters.foreign_text import Cleaner
+from libs.common.adapters.models.refusals import retry_after, status_error
+from libs.common.domain.model_errors import Busy, ModelError
+from libs.common.ports_jobs import JobAnswer, JobCall
+
+ID_LIMIT: Final = 512
+#: How long a provider that is full is left alone unless it says otherwise.
+BUSY_SECONDS: Final = 5.0
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+#: A line of a progress bar as tqdm draws it: `76%|#######   | 7568/10000 [00:33<00:10`.
+_PROGRESS: Final = re.compile(r"\s*(\d{1,3})%\s*\|[^|]*\|\s*\d+/\d+")
+_PROGRESS_LINES: Final = 200
+
+
+def document(answer: JobAnswer) -> Any:
+    """The JSON of an answer. Raises ModelError `bad_answer`, retryable: the next one may be better."""
+    try:
+        return orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        raise bad_answer(f"the provider's answer ({answer.status}) is not JSON") from None
+
+
+def bad_answer(message: str) -> ModelError:
+    """An answer that cannot be used, whatever was done at the provider."""
+    return ModelError("bad_answer", message, retryable=True)
+
+
+def cleaner_of(call: JobCall) -> Cleaner:
+    """Masks what this call knows of secrets."""
+    token = call.callback_url.rpartition("/")[2]
+    return Cleaner.of([*(value for _, value in call.headers), call.callback_url, token])
+
+
+def refusal(call: JobCall, answer: JobAnswer) -> ModelError:
+    """What an answer that is no success means: Busy for a 429, else by its status, with the provider's own words."""
+    reason = cleaner_of(call).clean(_reason(answer))
+    if answer.status == 429:
+        after = retry_after(answer.headers, datetime.now(UTC))
+        return Busy(f"the provider answered 429: {reason}", retry_after=BUSY_SECONDS if after is None else after)
+    error = status_error(answer.status, answer.headers, reason, now=datetime.now(UTC))
+    error.answered = error.answered and answer.status != 500  # it may have broken after it made the job
+    return error
+
+
+def text(call: JobCall, value: Any) -> str:
+    """Whatever a provider gave as message or error, as clean text."""
+    if value is None or value == "":
+        return ""
+    if isinstance(value, str):
+        return cleaner_of(call).clean(value.encode("utf-8", "replace"))
+    known = _spoken(value)
+    return cleaner_of(call).clean(known.encode("utf-8", "replace") if known else orjson.dumps(value))
+
+
+def job_id(value: Any) -> str:
+    """A provider's id for a job. Raises ModelError `bad_answer` for what cannot be one."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        raise bad_answer("the provider's answer names no job")
+    if len(value) > ID_LIMIT or value in (".", "..") or _CONTROL.search(value):
+        raise bad_answer("the provider's answer has an id that no address can carry")
+    return value
+
+
+def segment(value: str) -> str:
+    """One part of a path: no slash, question mark or percent sign of it means anything."""
+    return quote(value, safe="")
+
+
+def percent(value: Any, *, full: float = 100.0) -> float | None:
+    """A share of `full` as 0 to 100; None for what is none."""
+    if isinstance(value, str):
+        try:
+            value = float(value.strip().rstrip("%"))
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:  # NaN is not itself
+        return None
+    return min(max(100.0 * value / full, 0.0), 100.0)
+
+
+def progress_in(logs: Any) -> float | None:
+    """The last progress bar in a job's log, in percent."""
+    if not isinstance(logs, str):
+        return None
+    for line in reversed(re.split(r"[\r\n]", logs[-64 * 1024 :])[-_PROGRESS_LINES:]):
+        if found := _PROGRESS.match(line):
+            return percent(int(found[1]))
+    return None
+
+
+def _reason(answer: JobAnswer) -> bytes:
+    """The provider's words in a refusal: those of its JSON where it has known names, else the body's beginning."""
+    try:
+        spoken = _spoken(orjson.loads(answer.body))
+    except orjson.JSONDecodeError:
+        spoken = ""
+    return spoken.encode("utf-8", "replace") if spoken else answer.body[:8_192]
+
+
+def _spoken(value: Any) -> str:
+    """The words of an error object: RFC 9457's, FastAPI's list of mistakes, or what everybody else calls them."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "; ".join(words for item in value[:5] if (words := _spoken(item)))
+    if not isinstance(value, dict):
+        return ""
+    if isinstance(value.get("msg"), str):
+        where = ".".join(str(part) for part in value.get("loc") or () if part != "body")
+        return f"{where}: {value['msg']}" if where else value["msg"]
+    return next((words for name in ("detail", "error", "message", "title") if (words := _spoken(value.get(name)))), "")

@@ -1,0 +1,107 @@
+"""The files in what a job brought: links and data URLs wherever they are, everything else as text or JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from libs.common.ports_jobs import JobOutput
+
+OUTPUTS_LIMIT: Final = 1_000
+_DEEPEST: Final = 32
+_LINK: Final = re.compile(r"https?://[^\s\x00-\x20\x7f]{1,4096}", re.IGNORECASE)
+_DATA: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+(?:=[^,;\s]*)?)*),", re.ASCII | re.IGNORECASE)
+
+
+class BadOutput(ValueError):
+    """An output that cannot be taken; the message says why and shows nothing of it."""
+
+
+def is_file(value: Any) -> bool:
+    """Whether this is a link or a data URL."""
+    return isinstance(value, str) and (_LINK.fullmatch(value) is not None or _DATA.match(value) is not None)
+
+
+def outputs_of(value: Any, *, join_text: bool = False) -> tuple[JobOutput, ...]:
+    """What a job brought, as files, in their order.
+
+    A link or data URL is a file, and so is each of those in lists and objects. A list of strings of which some are
+    neither is text. Text alone is one text file; what has no file in it is one JSON file as it is; words and numbers
+    beside files become a last JSON file, in which `{"file": 0}` stands for the first file. Nothing gives nothing.
+    `join_text`: a list of strings is one text, as language models stream it. Raises BadOutput.
+    """
+    if value is None or value in ("", [], {}):
+        return ()
+    if isinstance(value, str) and not is_file(value):
+        return (_text(value),)
+    if join_text and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return (_text("".join(value)),)
+    found = _Found()
+    rest = found.take(value, 0)
+    if not found.files:
+        return (_json(value),)
+    return (*found.files, _json(rest)) if found.words else tuple(found.files)
+
+
+def file_of(value: str) -> JobOutput:
+    """One link or data URL. Raises BadOutput."""
+    if _LINK.fullmatch(value):
+        return JobOutput(url=value)
+    head = _DATA.match(value)
+    if head is None:
+        raise BadOutput("an output is neither a link nor a data URL")
+    data, plain = value[head.end() :], "base64" not in head[2].lower().split(";")
+    try:
+        content = unquote_to_bytes(data) if plain else _base64(data)
+    except (binascii.Error, ValueError):
+        raise BadOutput("an output is a data URL that cannot be decoded") from None
+    return JobOutput(content=content, content_type=head[1] or "text/plain")
+
+
+@dataclass
+class _Found:
+    """What a walk through an output has met."""
+
+    files: list[JobOutput] = field(default_factory=list)
+    words: bool = False  #: anything beside the files that says something
+
+    def take(self, value: Any, depth: int) -> Any:
+        """The value with its files taken out."""
+        if is_file(value):
+            return self._keep(value)
+        if isinstance(value, list) and depth < _DEEPEST:
+            if any(isinstance(item, str) and not is_file(item) for item in value):
+                self.words = True
+                return value
+            return [self.take(item, depth + 1) for item in value]
+        if isinstance(value, dict) and depth < _DEEPEST:
+            return {name: self.take(item, depth + 1) for name, item in value.items()}
+        if value is not None:
+            self.words = True
+        return value
+
+    def _keep(self, value: str) -> dict[str, int]:
+        if len(self.files) == OUTPUTS_LIMIT:
+            raise BadOutput(f"the job brought more than {OUTPUTS_LIMIT} files")
+        self.files.append(file_of(value))
+        return {"file": len(self.files) - 1}
+
+
+def _text(value: str) -> JobOutput:
+    return JobOutput(content=value.encode("utf-8", "replace"), content_type="text/plain")
+
+
+def _json(value: Any) -> JobOutput:
+    return JobOutput(content=orjson.dumps(value), content_type="application/json")
+
+
+def _base64(data: str) -> bytes:
+    """Padding may be missing and escapes may be there, as browsers take it; nothing else is forgiven."""
+    raw = b"".join(unquote_to_bytes(data).split()).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+    return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
