@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 from libs.common.contracts import hints as wire
@@ -21,6 +21,7 @@ from services.api.views import MASK
 #: Other changes of the same model that a change without If-Match gets past.
 _TRIES: Final = 5
 _CONFIG_LIMIT: Final = 65_536
+_CALLED_BY: Final = frozenset({"adapter", "adapter_config", "base_url", "route"})
 
 #: How a caller names a model: by its name on /v1, by its id on the old routes.
 ModelRef: TypeAlias = str | int
@@ -31,6 +32,13 @@ class Guard(Protocol):
 
     async def check_resolved(self, url: str) -> None:
         """Raises EgressRefused for an address that is private now."""
+
+
+class Adapters(Protocol):
+    """Knows how models can be called."""
+
+    def check(self, name: str, base_url: str, route: str, config: Mapping[str, Any]) -> None:
+        """Raises Invalid for an adapter that there is not, or a configuration that it cannot use."""
 
 
 class Administration:
@@ -44,19 +52,20 @@ class Administration:
         *,
         seal: Seal,
         guard: Guard,
-        adapters: Collection[str],
+        adapters: Adapters,
     ) -> None:
         self._models = models
         self._cache = cache
         self._hints = hints
         self._seal = seal
         self._guard = guard
-        self._adapters = sorted(adapters)
+        self._adapters = adapters
 
     async def create(self, caller: KeyOwner, given: dict[str, Any]) -> Model:
         """A new model; raises Invalid, or Conflict when the name is taken."""
         fields = self._stored(caller, given)
         await self._check_endpoint(fields["base_url"], fields.get("route", ""))
+        self._check_adapter(fields, None)
         return self._announce(await self._models.create(caller.tenant_id, caller.name, fields))
 
     async def get(self, caller: KeyOwner, ref: ModelRef) -> Model:
@@ -86,6 +95,8 @@ class Administration:
                 return current
             if "base_url" in fields or "route" in fields:
                 await self._check_endpoint(fields.get("base_url", current.base_url), fields.get("route", current.route))
+            if not _CALLED_BY.isdisjoint(fields):
+                self._check_adapter(fields, current)
             changed = await self._models.update(current, caller.name, fields)
             if changed is not None:
                 return self._announce(changed)
@@ -111,12 +122,17 @@ class Administration:
         except EgressRefused as error:
             raise Invalid(error.code, str(error), field="/base_url") from None
 
+    def _check_adapter(self, fields: dict[str, Any], current: Model | None) -> None:
+        """How the model would be called with these fields: adapter, address and configuration fit only together."""
+        before = current or Model(id=0, lane=0, tenant_id=0, name="", base_url=fields["base_url"])
+        given = {name: fields.get(name, getattr(before, name)) for name in sorted(_CALLED_BY)}
+        self._adapters.check(
+            given["adapter"], given["base_url"], given["route"], json.loads(given["adapter_config"] or "{}")
+        )
+
     def _stored(self, caller: KeyOwner, given: dict[str, Any]) -> dict[str, Any]:
         """The given fields as they are stored."""
         fields = normalised(given)
-        if "adapter" in fields and fields["adapter"] not in self._adapters:
-            known = ", ".join(self._adapters)
-            raise Invalid("model_adapter", f"there is no such adapter; known are: {known}", field="/adapter")
         if "adapter_config" in fields:
             fields["adapter_config"] = _config_text(fields["adapter_config"])
         api_key = fields.pop("api_key", MASK)

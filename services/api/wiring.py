@@ -9,6 +9,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
@@ -59,8 +60,6 @@ from services.api.task_writer import TaskWriter
 from services.api.user_info import UserInfoReader
 from services.api.waiting import WaitRoom
 
-#: How models can be called.
-ADAPTERS: Final = ("plain-http",)
 #: Two of each: while one flush waits for its answer the next one gathers.
 _FLUSHES: Final = 2
 _CLOSE_SECONDS: Final = 5.0
@@ -71,6 +70,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
     """The API over real servers. Neither need be there yet: it is not ready until they are."""
     ring = KeyRing(settings.secret_keys.get_secret_value())
     guard = EgressGuard.from_setting(settings.egress_allow)
+    adapters = checking_adapters()
     async with (
         open_database(settings.database_url.get_secret_value()) as database,
         open_redis(settings.redis_url.get_secret_value()) as redis,
@@ -90,7 +90,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
         submission = await _submission(stack, cache, gate, tasks, hints, zone, seal)
         cases = UseCases(
-            Administration(models, cache, hints, seal=ring, guard=guard, adapters=ADAPTERS),
+            Administration(models, cache, hints, seal=ring, guard=guard, adapters=adapters),
             Reading(tasks, room),
             operations,
             Canceling(tasks, gate, hints),

@@ -44,6 +44,7 @@ async def _examine(settings: Settings) -> Diagnosis:
     return await examine(
         {
             "settings": lambda: places.examine_settings(settings, os.environ),
+            "adapters": places.examine_adapters,
             "secrets": lambda: places.examine_secrets(settings),
             "postgres": lambda: servers.examine_postgres(settings),
             "redis": lambda: servers.examine_redis(settings),

@@ -108,6 +108,7 @@ class ReplicateProvider:
         gets:    deque of Refusal, "cut", "garbage", "other" (answers with another job's id)
         lists:   deque of Refusal
         files:   deque of Refusal for downloads
+        anything: deque of any of these for whatever create or get comes next
     switches:
         call_back: "never", "over" (once the job is over) or "each" (at each change)
         shows_markers: whether lists show the input's unknown names, as Replicate does
@@ -123,6 +124,7 @@ class ReplicateProvider:
     gets: deque[Any] = field(default_factory=deque)
     lists: deque[Any] = field(default_factory=deque)
     files: deque[Any] = field(default_factory=deque)
+    anything: deque[Any] = field(default_factory=deque)
     call_back: str = "never"
     shows_markers: bool = True
     expired: bool = False  #: every link
@@ -193,7 +195,7 @@ class ReplicateProvider:
         if (refused := self._unauthorised(request)) is not None:
             return refused
         body = await request.json()
-        fault = self.creates.popleft() if self.creates else None
+        fault = self._next(self.creates)
         if isinstance(fault, Refusal):
             return _refused(fault)
         if not isinstance(body.get("input"), dict):
@@ -211,10 +213,10 @@ class ReplicateProvider:
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         self.calls["get"] += 1
-        fault = self.gets.popleft() if self.gets else None
+        fault = self._next(self.gets)
         if isinstance(fault, Refusal):
             return _refused(fault)
-        if fault == "cut":
+        if fault in ("cut", "lost"):
             return _cut(request)
         if fault == "garbage":
             return web.Response(text="<html>oops", content_type="text/html")
@@ -266,6 +268,10 @@ class ReplicateProvider:
                 status=404, text="<Error><Code>NoSuchKey</Code></Error>", content_type="application/xml"
             )
         return web.Response(body=job.plan.content + request.match_info["name"].encode(), content_type="image/png")
+
+    def _next(self, faults: deque[Any]) -> Any:
+        waiting = faults or self.anything
+        return waiting.popleft() if waiting else None
 
     def _unauthorised(self, request: web.Request) -> web.Response | None:
         if not self.checks_token or request.headers.get("Authorization") == f"Bearer {TOKEN}":

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import obstore
 from obstore.exceptions import BaseError
 
+from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store
 from libs.common.adapters.secrets import BadKeyRing, KeyRing
 from libs.common.operations.doctor import Finding, advice, fine, problem
@@ -37,6 +38,14 @@ async def examine_settings(settings: Settings, environment: Mapping[str, str]) -
         do = "set SLUICEWAY_STORAGE_URL (file:///, s3://, gs://, az://) or SLUICEWAY_OSS_URL"
         found.append(problem("results have no place", do))
     return found or [fine("every setting is known and has a value that can be used")]
+
+
+async def examine_adapters() -> list[Finding]:
+    """Every adapter of an installed package can be used."""
+    adapters = checking_adapters()
+    do = "mend or remove the package that brings it; models that name it cannot be saved and their tasks fail"
+    found = [problem(str(broken), do) for broken in adapters.broken]
+    return [*found, fine(f"models can be called by {', '.join(adapters.names())}")]
 
 
 async def examine_secrets(settings: Settings) -> list[Finding]:

@@ -130,7 +130,7 @@ class SubmitPoll:
             raise refusal(call, answer)
         items = provider.find.items.find(document(answer))
         for item in items if isinstance(items, list) else ():
-            if provider.find.match.find(item) == call.intent_key:
+            if call.intent_key in (as_text(provider.find.match.find(item)) or ""):
                 return JobReport(JobStatus.QUEUED, job_id(provider.find.job_id.find(item)))
         if not provider.find.absence_is_certain or not isinstance(items, list):
             raise LookupError("the provider does not list the job, which does not mean that there is none")

@@ -1,0 +1,94 @@
+"""Expressions of tenants over data of strangers: what they find, and what they may not do."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from libs.common.adapters.models.expressions import BadExpression, Document, Expression, Missing, Template
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "found"),
+    [
+        ("a.b[0].c", {"a": {"b": [{"c": 1}]}}, 1),
+        ("files[].url", {"files": [{"url": "u"}, {"url": "v"}, {}]}, ["u", "v"]),
+        ("a || b", {"b": 2}, 2),
+        ("items[?state=='x'] | [0].id", {"items": [{"state": "y", "id": 1}, {"state": "x", "id": 2}]}, 2),
+        ("length(a)", {}, None),
+        ("a < b", {"a": 1, "b": "x"}, None),
+        ("join(', ', errors[].msg)", {"errors": [{"msg": "a"}, {"msg": "b"}]}, "a, b"),
+        ("@", [1], [1]),
+        ("__class__", {}, None),
+        ("a", "a string", None),
+    ],
+)
+def test_what_expressions_find(text: str, value: Any, found: Any) -> None:
+    assert Expression(text).find(value) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "a[", "a..b", "x" * 1_001, "(" * 900, "no_such(a)", "to_string(@)", "join(a, b)", f"join('{'x' * 17}', a)",
+        " | ".join(["[@, @]"] * 7), ".".join(["a"] * 300), "{a: a, b: b} | {c: a, d: b} | [a, b, c, d] | [@,@,@,@,@]",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_an_expression(text: str) -> None:
+    with pytest.raises(BadExpression):
+        Expression(text)
+
+
+def test_expressions_that_would_run_for_ever_find_nothing() -> None:
+    many = "`[" + ",".join("1" for _ in range(40)) + "]`"
+    text = f"map(&map(&map(&map(&length(to_array(@)), {many}), {many}), {many}), {many})"
+    began = time.process_time()
+    assert Expression(text).find({}) is None
+    assert time.process_time() - began < 5
+    assert Expression("a[*].b | length(@)").find({"a": [{"b": 1}] * 20_000}) == 20_000
+
+
+def test_names_and_roots() -> None:
+    expression = Expression("(payload.items[?name=='x'].id | [0]) || sort_by(other, &age)")
+    assert expression.roots() == {"payload", "other"}
+    assert "items" in expression.names()
+
+
+SCOPE = {"payload": {"text": "a cat", "n": 3, "deep": {"k": [1]}, "no": None, "yes": True}, "job_id": "j/1"}
+
+
+@pytest.mark.parametrize(
+    ("template", "value"),
+    [
+        ("plain", "plain"),
+        ("", ""),
+        ("{{payload.n}}", 3),
+        ("{{payload.deep}}", {"k": [1]}),
+        ("{{payload.none}}", None),
+        ("n={{payload.n}}, t={{ payload.text }}", "n=3, t=a cat"),
+        ("{{payload.yes}}!", "true!"),
+        ("{not one}", "{not one}"),
+    ],
+)
+def test_what_templates_become(template: str, value: Any) -> None:
+    assert Template.of(template).value(SCOPE) == value
+
+
+def test_text_that_lacks_a_part_is_missing() -> None:
+    for template in ("x{{payload.none}}", "{{payload.deep}}y"):
+        with pytest.raises(Missing):
+            Template.of(template).text(SCOPE)
+
+
+def test_documents_leave_out_what_is_not_there() -> None:
+    document = Document(
+        {"a": "{{payload.n}}", "b": "{{payload.none}}", "c": None, "d": ["{{payload.text}}", {"e": "{{payload.no}}"}]}
+    )
+    assert document.value(SCOPE) == {"a": 3, "c": None, "d": ["a cat", {}]}
+    nested: Any = "x"
+    for _ in range(40):
+        nested = [nested]
+    with pytest.raises(BadExpression):
+        Document(nested)

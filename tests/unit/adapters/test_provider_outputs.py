@@ -1,0 +1,135 @@
+"""What a job brought, as files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.common.adapters.models.provider_answers import job_id, percent, progress_in, segment
+from libs.common.adapters.models.provider_outputs import OUTPUTS_LIMIT, BadOutput, outputs_of
+from libs.common.domain.model_errors import ModelError
+from libs.common.ports_jobs import JobOutput
+
+A, B = "https://files/a.png", "http://files/b.png?x=1"
+DATA = "data:image/png;base64,iVBORw=="
+
+
+def link(url: str) -> JobOutput:
+    return JobOutput(url=url)
+
+
+def shown(outputs: tuple[JobOutput, ...]) -> list[Any]:
+    """Links as they are, content as what it is."""
+    return [
+        output.url
+        or (json.loads(output.content or b"") if output.content_type == "application/json" else output.content)
+        for output in outputs
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "files"),
+    [
+        (None, []), ("", []), ([], []), ({}, []),
+        (A, [A]),
+        ([A, B], [A, B]),
+        ({"image": A, "masks": [B, A], "none": None}, [A, B, A]),
+        ([[A], [B]], [A, B]),
+        (DATA, [b"\x89PNG"]),
+        ("data:text/plain,a%20b", [b"a b"]),
+        ("data:;base64,aGk", [b"hi"]),
+        ("hello", [b"hello"]),
+        ("see https://files/a.png", [b"see https://files/a.png"]),
+        (["Hel", "lo ", A], [["Hel", "lo ", A]]),
+        (["Hel", "lo"], [["Hel", "lo"]]),
+        (7, [7]), (False, [False]), (0, [0]),
+        ({"score": 0.5}, [{"score": 0.5}]),
+        ({"image": A, "seed": 7, "tags": ["x", A]}, [A, {"image": {"file": 0}, "seed": 7, "tags": ["x", A]}]),
+        ("file:///etc/passwd", [b"file:///etc/passwd"]),
+        ("data: this is text", [b"data: this is text"]),
+    ],
+)  # fmt: skip
+def test_what_is_a_file_and_what_is_text(value: Any, files: list[Any]) -> None:
+    assert shown(outputs_of(value)) == files
+
+
+def test_content_keeps_the_type_that_it_claims() -> None:
+    assert [o.content_type for o in outputs_of([DATA, "data:text/html;charset=utf-8,x"])] == ["image/png", "text/html"]
+    assert outputs_of("hello")[0].content_type == "text/plain"
+    assert outputs_of({"a": 1})[0].content_type == "application/json"
+
+
+def test_streamed_text_is_joined_where_that_is_wished() -> None:
+    assert shown(outputs_of(["Hel", "lo ", A], join_text=True)) == [f"Hello {A}".encode()]
+    assert shown(outputs_of([A, {"x": 1}], join_text=True)) == [A, [{"file": 0}, {"x": 1}]]
+
+
+@pytest.mark.parametrize("value", ["data:image/png;base64,***", "data:image/png;base64,a", [A, "data:;base64,====x"]])
+def test_data_that_cannot_be_decoded_is_said(value: Any) -> None:
+    with pytest.raises(BadOutput):
+        outputs_of(value)
+
+
+def test_too_many_files_are_refused() -> None:
+    assert len(outputs_of([A] * OUTPUTS_LIMIT)) == OUTPUTS_LIMIT
+    with pytest.raises(BadOutput):
+        outputs_of([A] * (OUTPUTS_LIMIT + 1))
+
+
+def test_what_is_nested_too_deeply_is_json() -> None:
+    value: Any = A
+    for _ in range(40):
+        value = [value]
+    [output] = outputs_of(value)
+    assert output.content_type == "application/json"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.sampled_from([A, DATA]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(JSON)
+def test_every_output_is_a_link_or_content(value: Any) -> None:
+    try:
+        outputs = outputs_of(value)
+    except BadOutput:
+        return
+    assert all(bool(output.url) != (output.content is not None) for output in outputs)
+
+
+@pytest.mark.parametrize(
+    ("value", "share"),
+    [(50, 50.0), ("50%", 50.0), (150, 100.0), (-1, 0.0), (True, None), ("x", None), (None, None), (float("nan"), None)],
+)
+def test_percent(value: Any, share: float | None) -> None:
+    assert percent(value) == share
+    assert percent(0.25, full=1) == 25.0
+
+
+@pytest.mark.parametrize(
+    ("logs", "share"),
+    [
+        ("", None), (None, None), (7, None), ("50 %", None),
+        ("  0%|          | 0/40\n 40%|████      | 16/40 [00:01<00:02]\nsaving", 40.0),
+        ("\r 10%|# | 1/10\r 20%|## | 2/10", 20.0),
+        ("999%|# | 1/10", 100.0),
+    ],
+)  # fmt: skip
+def test_progress_bars_in_logs(logs: Any, share: float | None) -> None:
+    assert progress_in(logs) == share
+
+
+@pytest.mark.parametrize("value", ["", None, [], {}, True, 1.5, ".", "..", "a\nb", "x" * 513, "\ud800"])
+def test_ids_that_are_none(value: Any) -> None:
+    with pytest.raises(ModelError):
+        job_id(value)
+
+
+def test_ids_keep_their_place_in_a_path() -> None:
+    assert (job_id(17), segment(job_id("a/b?c#d%"))) == ("17", "a%2Fb%3Fc%23d%25")
