@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.output import StagedFile
@@ -149,14 +149,44 @@ class WatchedBeat:
     free: int = 0  #: slots it had left
 
 
+#: Why an executor takes new work, or does not.
+Posture: TypeAlias = Literal["reading", "starting", "crowded", "staging_full", "draining", "hangs", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """What is paused: nothing of it may be started."""
+
+    everything: bool = False
+    tenants: frozenset[int] = frozenset()
+    lanes: frozenset[int] = frozenset()
+
+    def covers(self, tenant: int, lane: int) -> bool:
+        """Whether this tenant's lane is paused, by whatever."""
+        return self.everything or tenant in self.tenants or lane in self.lanes
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.tenants or self.lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a heartbeat learns: tasks of mine that somebody wants canceled, whether I shall finish and leave, and what
+    is paused."""
+
+    canceled: Sequence[int] = ()
+    draining: bool = False
+    paused: Paused = Paused()
+
+
 class Membership(Protocol):
     """The executors' heartbeat rows, on a connection that work cannot use up."""
 
     async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
         """A number for this process."""
 
-    async def beat(self, running: int, held: int, reading: bool) -> list[int] | None:
-        """I am alive; returns ids of my tasks that somebody wants canceled. None: I was presumed dead."""
+    async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:
+        """I am alive, and this is how I stand. None: I was presumed dead."""
 
     async def leave(self) -> None:
         """A clean stop."""

@@ -13,11 +13,10 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.task import DispatchState, Phase, TaskStatus
+from libs.common.ports_attempts import Posture
 
 #: What can be paused: all dispatching, a tenant, or a tenant's model.
 PauseScope: TypeAlias = Literal["all", "tenant", "model"]
-#: Why an executor reads or does not read.
-Posture: TypeAlias = Literal["reading", "crowded", "staging_full", "draining", "hangs", "stopping"]
 Role: TypeAlias = Literal["dispatcher", "janitor"]
 
 

@@ -13,7 +13,7 @@ from libs.common.contracts import hints as wire
 from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints
-from libs.common.ports_attempts import Attempts
+from libs.common.ports_attempts import Attempts, Paused, Posture
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.periodic import Periodic
@@ -85,7 +85,9 @@ class Executor:
         self._margin = min(_LONGEST_MARGIN, drain_seconds * _MARGIN_SHARE)
         self._drain_until = drain_seconds - self._margin
         self._stopping = asyncio.Event()
-        self._posture = False
+        self._posture: Posture = "starting"
+        self._draining = False
+        self._paused = Paused()
         self._scarce = False
         self._reads = False
         self._reads_until = 0.0
@@ -173,10 +175,9 @@ class Executor:
         Where all are crowded they all read on: only of what is held here can the tenants' rotation choose, and what is
         kept free is for tenants that run little here, wherever their models' partitions lie.
         """
-        stopping, staging_full = self._stopping.is_set(), self._staging_full()
-        self.desk.closed = stopping or staging_full
-        hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
-        able, now = not (stopping or staging_full or hangs), time.monotonic()
+        unable = self._unable()
+        self.desk.closed = unable in ("stopping", "draining", "staging_full")
+        able, now = unable is None, time.monotonic()
         # For tenants that find slots nothing may stand still meanwhile: who leaves says so first, and who comes back
         # reads first. Two that read the same partition cost a few stale messages.
         if self.desk.crowded() and self._room_elsewhere():
@@ -185,14 +186,28 @@ class Executor:
             self._reads_until = now + _HANDING_OVER_SECONDS
         self._reads = able and now < self._reads_until
         self.steward.become(self.heartbeat.number, reading=self._reads)
-        posture = able and now >= self._says_from
+        posture = unable or ("reading" if now >= self._says_from else "crowded")
         if posture != self._posture:
-            log.info("executor.reading" if posture else "executor.not_reading", hangs=hangs, running=len(self.runs))
+            log.info("executor.posture", now=posture, before=self._posture, running=len(self.runs))
             self._posture = posture
             self.heartbeat.soon()
+        if posture == "draining" and not (len(self.runs) or len(self.desk.room) or self._reader.busy):
+            log.info("executor.drained")
+            self.stop()
         if self._slots.scarce != self._scarce:
             self._scarce = self._slots.scarce
             self.heartbeat.soon()  # others that are crowded ask who has room
+
+    def _unable(self) -> Posture | None:
+        """Why we can take no work, whoever else could."""
+        hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
+        if self._stopping.is_set():
+            return "stopping"
+        if self._draining:
+            return "draining"
+        if self._staging_full():
+            return "staging_full"
+        return "hangs" if hangs else None
 
     @property
     def hangs_for_long(self) -> bool:
@@ -210,9 +225,13 @@ class Executor:
         """How many attempts run, and how many rows are held here."""
         return self._slots.used, len(self.desk.room)
 
+    def posture(self) -> Posture:
+        """Whether we take work, or why not."""
+        return self._posture
+
     def reading(self) -> bool:
         """Whether we take work."""
-        return self._posture
+        return self._posture == "reading"
 
     def told(self, *, reading: bool) -> None:
         """The table says so now: those who share the partitions should look."""
@@ -223,6 +242,20 @@ class Executor:
     def cancel(self, tasks: Sequence[int]) -> None:
         """Somebody wants these tasks stopped."""
         self.runs.cancel(tasks)
+
+    def ordered(self, *, drain: bool, paused: Paused) -> None:
+        """Operators may ask us to finish and leave, and that nothing of some tenants or models is started."""
+        if drain != self._draining:
+            log.warning("executor.asked_to_leave" if drain else "executor.asked_to_stay")
+            self._draining = self.desk.leaving = drain
+            self._take_posture()
+        if paused != self._paused:
+            log.info(
+                "executor.paused", everything=paused.everything, tenants=len(paused.tenants), lanes=len(paused.lanes)
+            )
+            self._paused = self.desk.paused = paused
+        if drain or paused:
+            self.desk.look_at_all()  # what is held goes back
 
     async def sort_out(self) -> None:
         """We were silent for long: abort what is not ours any more. Raises Unavailable or OutcomeUnknown."""
@@ -250,6 +283,8 @@ class Executor:
                     self.desk.permit_free(lane)
             case wire.EXECUTORS:
                 self.steward.look()
+                if wire.LOOK in lines:
+                    self.heartbeat.soon()
             case wire.MODELS:
                 self._model_news.trigger()
             case wire.CANCEL:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.ports_attempts import Membership
+from libs.common.ports_attempts import Membership, Paused, Posture
 from libs.common.runtime.failpoints import FailpointRaised, failpoint
 from libs.common.runtime.logging import get_logger
 
@@ -43,14 +43,17 @@ class Owner(Protocol):
     def load(self) -> tuple[int, int]:
         """How many attempts run, and how many rows are held here."""
 
-    def reading(self) -> bool:
-        """Whether we take work."""
+    def posture(self) -> Posture:
+        """Whether we take work, or why not."""
 
     def told(self, *, reading: bool) -> None:
         """The table says this of us now."""
 
     def cancel(self, tasks: Sequence[int]) -> None:
         """Somebody wants these tasks stopped."""
+
+    def ordered(self, *, drain: bool, paused: Paused) -> None:
+        """What operators want now: that we finish and leave, and that nothing of this is started."""
 
     async def sort_out(self) -> None:
         """We were silent for long: abort what is not ours any more. Raises Unavailable or OutcomeUnknown."""
@@ -151,10 +154,10 @@ class Heartbeat:
         return not self._failed
 
     async def _ask(self, owner: Owner, began: float) -> None:
-        (running, held), reading = owner.load(), owner.reading()
+        (running, held), posture = owner.load(), owner.posture()
         async with asyncio.timeout(_ANSWER_SECONDS):
-            canceled = await self._membership.beat(running, held, reading)
-        if canceled is None:
+            answered = await self._membership.beat(running, held, posture)
+        if answered is None:
             log.warning("executor.presumed_dead", executor=self.number)
             owner.buried(await self.join())
             return
@@ -162,9 +165,10 @@ class Heartbeat:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await owner.sort_out()
         self._trust(began)
-        owner.told(reading=reading)
-        if canceled:
-            owner.cancel(canceled)
+        owner.told(reading=posture == "reading")
+        owner.ordered(drain=answered.draining, paused=answered.paused)
+        if answered.canceled:
+            owner.cancel(answered.canceled)
 
     def _trust(self, since: float) -> None:
         self._trusted_from = max(self._trusted_from, since)

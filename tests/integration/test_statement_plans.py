@@ -41,7 +41,7 @@ STATEMENTS = {
     "fill_operations": "20, 5",
     "prune_operations": "30, 20",
     "mark_operations": "",
-    "beat": "1, 0, 0, true",
+    "beat": "1, 0, 0, 'reading'",
     "heal_leases": "60",
     "republish_lost": "30, 100",
     "unclaimed_partitions": "",

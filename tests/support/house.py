@@ -149,14 +149,14 @@ class House:
         """A new executor that has beaten once."""
         membership = PostgresMembership(self.database)
         number = await membership.join(f"e{next(_numbers)}", 100, ["local"], "test")
-        await membership.beat(0, 0, reading)
+        await membership.beat(0, 0, "reading" if reading else "crowded")
         return number
 
     async def beat(self, executor: int) -> bool:
         """One heartbeat; False when it was presumed dead."""
         membership = PostgresMembership(self.database)
         membership.id = executor
-        return await membership.beat(0, 0, True) is not None
+        return await membership.beat(0, 0, "reading") is not None
 
     async def start(self, model: Model, executor: int, rows: Sequence[LeasedRow]) -> list[Attempt]:
         """Claim and start rows, permits included."""

@@ -18,7 +18,7 @@ from libs.common.domain.model import Model
 from libs.common.domain.settle import GiveBack
 from libs.common.domain.task import Phase
 from libs.common.ports import PermitRequest, Permits
-from libs.common.ports_attempts import Attempt, Attempts, Claim
+from libs.common.ports_attempts import Attempt, Attempts, Claim, Paused
 from libs.common.ports_dispatch import Placed
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
@@ -84,6 +84,8 @@ class Desk:
     ) -> None:
         self.room = WaitingRoom()
         self.closed = False  #: nothing more is started: the process drains, or has no place for outputs
+        self.leaving = False  #: nothing is held for later: it goes back at once
+        self.paused = Paused()  #: nothing of it is started: it goes back
         self.others_read: Callable[[], bool] = lambda: True  #: who have room, in our place
         self._attempts = attempts
         self._permits = permits
@@ -115,9 +117,16 @@ class Desk:
         # Who waits in a lane was there first; uploads wait for no permit.
         behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
         ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
+        stopped = [arrival for arrival in ahead if self._is_paused(arrival)] if self.paused else []
+        if stopped:
+            ahead = [arrival for arrival in ahead if not self._is_paused(arrival)]
         chosen, late = ([], ahead) if self.closed else self._choose(ahead)
         refused = await self._admit(chosen)
-        await self._hold([*refused, *late, *behind])
+        await self._hold([*refused, *late, *stopped, *behind])
+
+    def _is_paused(self, arrival: Arrival) -> bool:
+        """Whether it may not begin now; what a provider or an upload is at goes on."""
+        return arrival.phase is Phase.NONE and self.paused.covers(arrival.tenant, arrival.lane)
 
     def _is_here(self, arrival: Arrival) -> bool:
         """A second copy of what runs or waits here already."""
@@ -295,6 +304,7 @@ class Desk:
 
     async def _look(self) -> None:
         now = time.monotonic()
+        await self.release(self._unwanted())
         if self.closed and self.others_read():
             await self.release(self.room.held_since(now - HELD_FOR_A_SLOT_SECONDS))
         if self.closed or not self._trust.trusted:
@@ -309,6 +319,12 @@ class Desk:
             self.room.looked(lane, now, granted=granted)
         if self._crowded and self.others_read():
             await self.release(self._waits_for_a_slot())
+
+    def _unwanted(self) -> list[Arrival]:
+        """What must not wait here: its tenant or model is paused, or we are about to leave."""
+        if not (self.leaving or self.paused):
+            return []
+        return [arrival for arrival in self.room.held_since(float("inf")) if self.leaving or self._is_paused(arrival)]
 
     async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
         refused = await self._admit(chosen)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.ports_attempts import Answered, Paused, Posture
 from services.executor.heartbeat import TRUST_SECONDS, Heartbeat, Identity
 
 
@@ -24,8 +25,8 @@ class Table:
     def __init__(self, time: Time) -> None:
         self.time = time
         self.numbers = 0
-        self.beats: list[tuple[int, int, bool]] = []
-        self.answer: list[int] | None = []
+        self.beats: list[tuple[int, int, str]] = []
+        self.answer: Answered | None = Answered()
         self.away = False
         self.takes = 0.0
 
@@ -33,11 +34,11 @@ class Table:
         self.numbers += 1
         return self.numbers
 
-    async def beat(self, running: int, held: int, reading: bool) -> list[int] | None:
+    async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:
         self.time.now += self.takes
         if self.away:
             raise DatabaseUnavailable("away")
-        self.beats.append((running, held, reading))
+        self.beats.append((running, held, posture))
         return self.answer
 
     async def leave(self) -> None: ...
@@ -51,13 +52,17 @@ class Owner:
         self.sorted_out = 0
         self.buried_as: list[int] = []
         self.told_reading: list[bool] = []
+        self.orders: list[tuple[bool, Paused]] = []
         self.sorting_fails = False
 
     def load(self) -> tuple[int, int]:
         return 3, 4
 
-    def reading(self) -> bool:
-        return True
+    def posture(self) -> Posture:
+        return "reading"
+
+    def ordered(self, *, drain: bool, paused: Paused) -> None:
+        self.orders.append((drain, paused))
 
     def told(self, *, reading: bool) -> None:
         self.told_reading.append(reading)
@@ -85,9 +90,10 @@ async def beating() -> tuple[Heartbeat, Table, Owner, Time]:
 
 async def test_a_beat_says_what_is_true_and_brings_back_what_is_canceled() -> None:
     heartbeat, table, owner, _ = await beating()
-    table.answer = [7, 8]
+    table.answer = Answered([7, 8], True, Paused(lanes=frozenset({4})))
     assert await heartbeat._beat(owner)
-    assert table.beats == [(3, 4, True)]
+    assert table.beats == [(3, 4, "reading")]
+    assert owner.orders == [(True, Paused(lanes=frozenset({4})))]
     assert owner.canceled == [7, 8]
     assert owner.told_reading == [True]
     assert owner.sorted_out == 0

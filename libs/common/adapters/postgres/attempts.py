@@ -16,7 +16,16 @@ from libs.common.adapters.postgres.dispatch_queue import placed
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import Phase
-from libs.common.ports_attempts import Attempt, Claim, HandedRow, UnclaimedPartition, WatchedBeat
+from libs.common.ports_attempts import (
+    Answered,
+    Attempt,
+    Claim,
+    HandedRow,
+    Paused,
+    Posture,
+    UnclaimedPartition,
+    WatchedBeat,
+)
 from libs.common.ports_dispatch import Placed
 
 _DEAD_VALUE_LIMIT: Final = 1_048_576
@@ -208,9 +217,9 @@ class PostgresMembership:
         self.id = (await self._database.fetch("join_executors", name, slots, list(stores), version))[0]["id"]
         return self.id
 
-    async def beat(self, running: int, held: int, reading: bool) -> list[int] | None:
-        rows = await self._database.fetch("beat", self.id, running, held, reading)
-        return list(rows[0]["canceled"]) if rows else None
+    async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:
+        rows = await self._database.fetch("beat", self.id, running, held, posture)
+        return _answered(rows[0]) if rows else None
 
     async def leave(self) -> None:
         await self._database.fetch("leave_executors", self.id)
@@ -242,6 +251,11 @@ def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
         WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"], tuple(row["stores"]), row["free"])
         for row in rows
     ]
+
+
+def _answered(row: Any) -> Answered:
+    paused = Paused(row["all_paused"], frozenset(row["tenants_paused"]), frozenset(row["lanes_paused"]))
+    return Answered(row["canceled"], row["draining"], paused)
 
 
 def _files(end: Finish) -> str | None:

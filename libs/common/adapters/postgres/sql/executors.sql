@@ -3,14 +3,19 @@
 INSERT INTO executor (id, name, slots, stores, version) VALUES (nextval('executor_ids'), $1, $2, $3, $4) RETURNING id
 
 -- name: beat
--- One heartbeat: I am alive, this full; answers which of my attempts somebody wants canceled. LIMIT 1 keeps the few
--- requests the outer side of the join: the other way round every beat reads the whole queue.
+-- One heartbeat: I am alive, this full, and stand so; answers which of my attempts somebody wants canceled, whether I shall
+-- leave, and what is paused. LIMIT 1 keeps the few requests the outer side of the join: the other way round every beat
+-- reads the whole queue. $4 posture.
 WITH b AS (
-  UPDATE executor SET beat = beat + 1, beat_at = now(), running = $2, held = $3, reading = $4 WHERE id = $1 AND stopped_at IS NULL RETURNING id
+  UPDATE executor SET beat = beat + 1, beat_at = now(), running = $2, held = $3, posture = $4, reading = $4 = 'reading'
+  WHERE id = $1 AND stopped_at IS NULL RETURNING id, draining
 )
-SELECT b.id, ARRAY(
+SELECT b.id, b.draining, ARRAY(
   SELECT c.task_id FROM cancel_request c
-  CROSS JOIN LATERAL (SELECT 1 FROM dispatch d WHERE d.id = c.task_id AND d.executor = $1 AND d.token IS NOT NULL LIMIT 1) mine) AS canceled
+  CROSS JOIN LATERAL (SELECT 1 FROM dispatch d WHERE d.id = c.task_id AND d.executor = $1 AND d.token IS NOT NULL LIMIT 1) mine) AS canceled,
+  EXISTS (SELECT FROM pause p WHERE p.scope = 'all' AND p.ended IS NULL) AS all_paused,
+  ARRAY(SELECT p.tenant_id FROM pause p WHERE p.scope = 'tenant' AND p.ended IS NULL) AS tenants_paused,
+  ARRAY(SELECT p.lane FROM pause p WHERE p.scope = 'model' AND p.ended IS NULL) AS lanes_paused
 FROM b
 
 -- name: leave_executors
