@@ -80,12 +80,16 @@ async def test_everything_gets_sealed_by_the_first_key_once(safe: Safe) -> None:
     model = await safe.model(KeyRing(OLD), b"X-Key:secret")
     await safe.model(KeyRing(NEW))
     task = await safe.secret(KeyRing(OLD), model, b"credential")
+    await safe.database.pool.execute(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES (7, 'tasks', '', $1)",
+        KeyRing(OLD).seal(b"whsec", "webhook:7"),
+    )
     code, report, _ = await safe.run("--dry-run")
-    assert (code, report["left"], await safe.keys()) == (0, 2, {"old", "new"})
+    assert (code, report["left"], await safe.keys()) == (0, 3, {"old", "new"})
     assert report["places"]["model.bindings"]["keys"] == {"new": 1, "old": 1}
     code, report, _ = await safe.run()
     assert (code, report["left"], report["key"]) == (0, 0, "new")
-    assert [place["resealed"] for place in report["places"].values()] == [1, 1]
+    assert [place["resealed"] for place in report["places"].values()] == [1, 1, 1]
     after = await PostgresModels(safe.database).find(7, model.name)
     assert after is not None
     assert after.version > model.version  # caches notice, and a change made from the old bytes loses
@@ -94,8 +98,9 @@ async def test_everything_gets_sealed_by_the_first_key_once(safe: Safe) -> None:
         "SELECT s.sealed, t.public_id FROM task_secret s JOIN task t ON t.id = s.task_id WHERE t.id = $1", task
     )
     assert KeyRing(NEW).open(row["sealed"], f"task:{row['public_id']}") == b"credential"
+    assert KeyRing(NEW).open(await safe.database.pool.fetchval("SELECT secrets FROM webhook"), "webhook:7") == b"whsec"
     code, report, _ = await safe.run()
-    assert (code, [place["resealed"] for place in report["places"].values()]) == (0, [0, 0])
+    assert (code, [place["resealed"] for place in report["places"].values()]) == (0, [0, 0, 0])
 
 
 async def test_a_change_made_from_the_old_bytes_does_not_bring_them_back(safe: Safe) -> None:
@@ -111,7 +116,7 @@ async def test_what_services_write_meanwhile_is_never_lost(safe: Safe) -> None:
     models = [await safe.model(old, f"X-Key:{n}".encode()) for n in range(6)]
     gone = await safe.secret(old, models[0])
     places = sealed_places(safe.database)
-    bindings, credentials = places
+    bindings, credentials, _ = places
     written: dict[str, bytes] = {}
 
     class Meddled:

@@ -35,4 +35,5 @@ def sealed_places(database: Database) -> list[SealedPlace]:
     return [
         _Column(database, "model.bindings", "sealed_bindings", "reseal_bindings"),
         _Column(database, "task_secret.sealed", "sealed_credentials", "reseal_credentials"),
+        _Column(database, "webhook.secrets", "sealed_webhooks", "reseal_webhooks"),
     ]

@@ -20,3 +20,13 @@ WHERE s.task_id > $1 ORDER BY s.task_id LIMIT $2
 UPDATE task_secret s SET sealed = x.fresh FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS x(id, old, fresh)
 WHERE s.task_id = x.id AND s.sealed = x.old
 RETURNING s.task_id AS id
+
+-- name: sealed_webhooks
+-- Secrets of webhooks, removed ones too, past $1; $2 at most.
+SELECT id, 'webhook:' || tenant_id AS owner, secrets AS sealed FROM webhook WHERE id > $1 ORDER BY id LIMIT $2
+
+-- name: reseal_webhooks
+-- A change that was made from the old bytes compares them, and loses.
+UPDATE webhook w SET secrets = x.fresh FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS x(id, old, fresh)
+WHERE w.id = x.id AND w.secrets = x.old
+RETURNING w.id

@@ -139,6 +139,8 @@ CREATE TABLE task (
   files jsonb,
   error_code text,
   error_message text,
+  webhook_url text,
+  webhook_events smallint,
   CHECK ((status >= 6) = (finished_at IS NOT NULL))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 CREATE UNIQUE INDEX task_public ON task (tenant_id, public_id);
@@ -346,6 +348,73 @@ CREATE TABLE event (
 CREATE INDEX event_due ON event (due_at) WHERE due_at IS NOT NULL AND dead_at IS NULL;
 CREATE INDEX event_dead ON event (dead_at) WHERE dead_at IS NOT NULL;
 ALTER SEQUENCE event_ids OWNED BY event.id;
+
+-- Where tenants want to be told of ends: endpoints of theirs, and (kind 'tasks', one a tenant, without an address) what
+-- signs for the address that a task brought along. `events` has a bit for each final status, 1 for success. Removed ones
+-- are kept while they have deliveries.
+CREATE TABLE webhook (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id bigint NOT NULL,
+  kind text NOT NULL CHECK (kind IN ('endpoint', 'tasks')),
+  url text NOT NULL,
+  events smallint NOT NULL DEFAULT 15 CHECK (events BETWEEN 1 AND 15),
+  secrets bytea NOT NULL,
+  description text NOT NULL DEFAULT '',
+  paused boolean NOT NULL DEFAULT false,
+  failing_since timestamptz,
+  disabled_at timestamptz,
+  disabled_reason text,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  updated_at timestamptz NOT NULL DEFAULT now(),
+  deleted_at timestamptz,
+  CHECK ((kind = 'tasks') = (url = '')),
+  CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+);
+CREATE INDEX webhook_tenant ON webhook (tenant_id, id) WHERE deleted_at IS NULL;
+CREATE UNIQUE INDEX webhook_tasks ON webhook (tenant_id) WHERE kind = 'tasks' AND deleted_at IS NULL;
+
+-- A completion event on its way to one address: rows of the outbox, filled by the statement that forgets the event.
+-- What shares a `line` is sent a few at a time, so that a slow one holds up no other. `round` is how many attempts were
+-- made before it was last asked for by hand.
+CREATE TABLE delivery (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id bigint NOT NULL,
+  webhook_id bigint NOT NULL,
+  line text NOT NULL,
+  url text NOT NULL,
+  task_id uuid NOT NULL,
+  message_id text NOT NULL,
+  type text NOT NULL,
+  body text NOT NULL,
+  status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'dead')),
+  attempts smallint NOT NULL DEFAULT 0,
+  round smallint NOT NULL DEFAULT 0,
+  next_at timestamptz DEFAULT now(),
+  last_code smallint,
+  last_error text,
+  created_at timestamptz NOT NULL DEFAULT now(),
+  ended_at timestamptz,
+  dead_at timestamptz,
+  CHECK ((status = 'pending') = (next_at IS NOT NULL)),
+  CHECK ((status = 'dead') = (dead_at IS NOT NULL)),
+  CHECK ((status = 'pending') = (ended_at IS NULL))
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+CREATE INDEX delivery_pending ON delivery (webhook_id, line, next_at) WHERE status = 'pending';
+CREATE INDEX delivery_newest ON delivery (webhook_id, id);
+CREATE INDEX delivery_ended ON delivery (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX delivery_dead ON delivery (dead_at) WHERE dead_at IS NOT NULL;
+
+-- What each attempt of a delivery was answered.
+CREATE TABLE delivery_try (
+  delivery_id bigint NOT NULL,
+  attempt smallint NOT NULL,
+  at timestamptz NOT NULL DEFAULT now(),
+  code smallint,
+  error text,
+  cost_ms int NOT NULL,
+  answer text NOT NULL DEFAULT '',
+  PRIMARY KEY (delivery_id, attempt)
+);
 
 CREATE TABLE idempotency (
   tenant_id bigint NOT NULL,
