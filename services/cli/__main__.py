@@ -1,29 +1,74 @@
-"""`sluiceway`, the operators' command line; also `python -m services.cli`."""
+"""`sluiceway`, the operators' command line; also `python -m services.cli`.
+
+Exit codes: 0 done; 1 the answer is no (a task without success, a check that found something, nothing to be had);
+2 the command line or a setting cannot be used; 3 nothing answers (the API, a store, the embedded stack); 4 the API
+refused.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Final
 
 import services.cli
 from libs.common.domain.errors import WrongSetting
 from services.cli.app import app
+from services.cli.output import note
 
-_NO_COMMANDS = ("app", "wiring")
+_NO_COMMANDS: Final = ("app", "output", "remote", "wiring")
+#: As the shell reports a process that SIGPIPE has ended.
+_CLOSED_PIPE: Final = 141
 
 
 def main() -> None:
-    """Run the command that the arguments name; exit code 2 when a setting cannot be used."""
-    for module in iter_modules(services.cli.__path__):
-        if "_" not in module.name and module.name not in _NO_COMMANDS:
-            import_module(f"services.cli.{module.name}")
+    """Run the command that the arguments name."""
+    load_commands()
     try:
         app(prog_name="sluiceway")
     except WrongSetting as wrong:
         from libs.common.runtime.start import report
 
         sys.exit(report(wrong))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has no reader either
+        sys.exit(_CLOSED_PIPE)
+    except Exception as error:
+        code = _told(error)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def load_commands() -> None:
+    """Let every module of commands register its own."""
+    for module in iter_modules(services.cli.__path__):
+        if "_" not in module.name and module.name not in _NO_COMMANDS:
+            import_module(f"services.cli.{module.name}")
+
+
+def _told(error: Exception) -> int | None:
+    """Say what the client's errors mean and what to do next; None for an error that is not one of them."""
+    if "libs.client" not in sys.modules:
+        return None
+    from libs.client import ApiError, NotReachable
+
+    match error:
+        case NotReachable():
+            note(f"{error}. Is the API up, and SLUICEWAY_URL right? `sluiceway status` and `sluiceway doctor` look.")
+            return 3
+        case ApiError(status=401):
+            note(f"{error}. Check SLUICEWAY_API_KEY; `sluiceway keys list --tenant N` shows which keys are valid.")
+        case ApiError(status=403):
+            note(f"{error}. `sluiceway keys create --tenant N --scopes ...` makes a key that may.")
+        case ApiError():
+            again = f" Try again in {error.retry_after:.0f} s." if error.retry_after else ""
+            note(f"{error}.{again}")
+        case _:
+            return None
+    return 4
 
 
 if __name__ == "__main__":

@@ -13,6 +13,5 @@ app = typer.Typer(
     name="sluiceway",
     help="Carries slow AI-model calls for many tenants, reliably.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )

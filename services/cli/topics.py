@@ -40,7 +40,7 @@ class TopicLine:
 def topics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """List the topics of models, events and dead letters, and whether they exist.
 
-    A running dispatcher makes what is missing. Exit code 1 when the database or the broker cannot be reached.
+    A running dispatcher makes what is missing. Exit code 3 when the database or the broker cannot be reached.
     """
     import asyncio
 
@@ -51,7 +51,7 @@ def topics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         lines = asyncio.run(_read(load_settings()))
     except (Unavailable, OutcomeUnknown) as error:
         print(f"sluiceway: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
+        raise typer.Exit(3) from error
     if as_json:
         print(json.dumps({"topics": [asdict(line) | {"exists": line.existing is not None} for line in lines]}))
         return

@@ -20,14 +20,14 @@ Result = TypeVar("Result")
 
 
 def complete(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command's work; a database that is away ends the command with one line and exit code 1."""
+    """Run a command's work; a database that is away ends the command with one line and exit code 3."""
     from libs.common.domain.errors import SluicewayError
 
     try:
         return asyncio.run(work)
     except (SluicewayError, OSError) as error:
         print(f"sluiceway: {error or type(error).__name__} (see SLUICEWAY_DATABASE_URL)", file=sys.stderr)
-        raise typer.Exit(1) from None
+        raise typer.Exit(3) from None
 
 
 @asynccontextmanager

@@ -136,6 +136,6 @@ async def test_the_topics_command_says_what_is_wrong(environment: dict[str, str]
         stderr=asyncio.subprocess.PIPE,
     )
     _, errors = await asyncio.wait_for(command.communicate(), 60)
-    assert command.returncode == 1
+    assert command.returncode == 3
     assert b"127.0.0.1" in errors
     assert b"Traceback" not in errors

@@ -1,0 +1,180 @@
+"""The client that waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from libs.client import calls
+from libs.client.calls import Call, Events, Pause
+from libs.client.errors import ApiError, NotReachable, TaskEnded
+from libs.client.task import FINAL, Task
+
+
+class Client:
+    """One server and one API key. Every method raises ApiError when refused, NotReachable when there is no answer.
+
+    `timeout` is for one request, in seconds; `tries` how often a request is sent at most.
+    """
+
+    def __init__(self, url: str, key: str, *, timeout: float = 30.0, tries: int = 5) -> None:
+        self._timeout = timeout
+        self._tries = tries
+        self._http = httpx.Client(base_url=calls.root_of(url), headers={"Authorization": f"Bearer {key}"})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def submit(self, model: str, payload: Any = None, *, idempotency_key: str | None = None, **options: Any) -> Task:
+        """Hand a task in: accepted means durable. `options` are the other fields of POST /v1/tasks."""
+        return calls.task_of(self.send(calls.submit(model, payload, idempotency_key, options)))
+
+    def submit_batch(
+        self, tasks: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Hand in up to 1,000: for each its task, or what is wrong with it, in order."""
+        items: list[dict[str, Any]] = self.send(calls.submit_batch(tasks, idempotency_key))["items"]
+        return items
+
+    def get(self, task_id: str) -> Task:
+        """A task as it is now. The first read of a success starts the time until it is cleaned."""
+        return calls.task_of(self.send(calls.task(task_id)))
+
+    def wait(self, task_id: str, timeout: float | None = None) -> Task:
+        """The task once it has ended. Raises TimeoutError after `timeout` seconds, and changes nothing by it."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = calls.WAIT_SECONDS if end is None else end - time.monotonic()
+            task = calls.task_of(self.send(calls.task(task_id, wait=max(left, 1.0))))
+            if task.ended:
+                return task
+            if left <= 0:
+                raise TimeoutError(f"task {task_id} is {task.status} after {timeout:g} s")
+
+    def run(self, model: str, payload: Any = None, *, timeout: float | None = None, **options: Any) -> Task:
+        """Submit, and wait for success. Raises TaskEnded for another end, TimeoutError as `wait`."""
+        task = self.wait(self.submit(model, payload, **options).id, timeout)
+        if not task.succeeded:
+            raise TaskEnded(task)
+        return task
+
+    def cancel(self, task_id: str) -> dict[str, Any]:
+        """Ask for the end of a task; `verdict` is canceled, cancel_requested or already_final."""
+        answer: dict[str, Any] = self.send(calls.cancel(task_id))
+        return answer
+
+    def why(self, task_id: str) -> dict[str, Any]:
+        """What the task waits for: the limit, its value, the position, an estimate."""
+        answer: dict[str, Any] = self.send(calls.about_task(task_id, "why"))
+        return answer
+
+    def attempts(self, task_id: str) -> list[dict[str, Any]]:
+        """The attempts that have ended, oldest first."""
+        items: list[dict[str, Any]] = self.send(calls.about_task(task_id, "attempts"))["items"]
+        return items
+
+    def history(self, task_id: str) -> list[dict[str, Any]]:
+        """What happened to the task beside its attempts, oldest first."""
+        items: list[dict[str, Any]] = self.send(calls.about_task(task_id, "history"))["items"]
+        return items
+
+    def pages(self, path: str, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Every item of a list such as /v1/tasks, page by page."""
+        cursor: str | None = None
+        while True:
+            wanted = {name: value for name, value in {**filters, "cursor": cursor}.items() if value is not None}
+            page = self.send(Call("GET", path, params=wanted))
+            yield from page["items"]
+            cursor = page.get("next_cursor")
+            if not cursor:
+                return
+
+    def events(self, task_id: str | None = None, *, last_event_id: str = "") -> Iterator[dict[str, Any]]:
+        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks are bridged."""
+        stream, nth, ended = Events(), 0, False
+        stream.last = last_event_id
+        while True:
+            try:
+                with self._opened(calls.stream(task_id, stream.last)) as response:
+                    for line in response.iter_lines():
+                        for event in stream.feed(line):
+                            nth, ended = 0, event.get("status") in FINAL
+                            yield event
+                if task_id is not None and ended:
+                    return
+            except httpx.TransportError:
+                if nth >= self._tries:
+                    raise NotReachable("the stream of events broke and cannot be had again") from None
+            nth += 1
+            time.sleep(min(2.0**nth / 4, 8.0))
+
+    def download(self, task_id: str, target: str | Path, index: int = 0) -> Path:
+        """Write a file of the result to `target`, whole or not at all."""
+        target = Path(target)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            with self._opened(calls.result(task_id, index)) as response, part.open("wb") as file:
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
+            return part.replace(target)
+        except httpx.TransportError as error:
+            raise NotReachable(f"the download broke: {type(error).__name__}") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def send(self, call: Call) -> Any:
+        """Any other call of the REST face: its JSON."""
+        for nth in range(self._tries):
+            answer = calls.judge(call, self._answer(call), self._tries - nth - 1, nth)
+            if not isinstance(answer, Pause):
+                return answer
+            time.sleep(answer.seconds)
+        raise NotReachable("no try is left")
+
+    def _answer(self, call: Call) -> httpx.Response | None:
+        try:
+            return self._http.request(
+                call.method,
+                call.path,
+                params=call.params,
+                json=call.body,
+                headers=call.headers,
+                timeout=self._timeout + call.wait_seconds,
+            )
+        except httpx.TransportError:
+            return None
+
+    @contextmanager
+    def _opened(self, call: Call) -> Iterator[httpx.Response]:
+        """A streamed answer; the key is not shown to where a redirect leads."""
+        timeout = httpx.Timeout(self._timeout, read=60.0)
+        with self._http.stream(call.method, call.path, headers=call.headers, timeout=timeout) as response:
+            if response.has_redirect_location:
+                with httpx.stream("GET", response.headers["Location"], timeout=timeout) as elsewhere:
+                    _check(elsewhere)
+                    yield elsewhere
+                return
+            _check(response)
+            yield response
+
+
+def _check(response: httpx.Response) -> None:
+    if not response.is_success:
+        response.read()
+        calls.judge(Call("GET", ""), response, 0, 0)
+        raise ApiError(response.status_code, {})

@@ -1,0 +1,131 @@
+"""What commands print: tables for people, JSON and YAML for programs, ids for pipes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+
+class Output(StrEnum):
+    """How to print."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+    IDS = "ids"
+
+
+#: A column: its heading, and where its value is: a path such as `error.code`, or a function of the row.
+Column: TypeAlias = tuple[str, str | Callable[[Mapping[str, Any]], Any]]
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The same as --output json.")]
+
+
+def chosen(output: Output, as_json: bool) -> Output:
+    """What --output and --json say together."""
+    return Output.JSON if as_json else output
+
+
+def show_list(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], output: Output) -> None:
+    """Many things: JSON as {"items": [...]}, ids as one a line."""
+    found = list(rows)
+    match output:
+        case Output.JSON:
+            print(json.dumps({"items": found}, ensure_ascii=False, default=str))
+        case Output.YAML:
+            print(_yaml({"items": found}), end="")
+        case Output.IDS:
+            for row in found:
+                print(_first_id(row))
+        case Output.TABLE:
+            _table(found, columns)
+
+
+def show_one(thing: Mapping[str, Any], output: Output) -> None:
+    """One thing: every field on a line of its own, or as JSON, YAML, or its id."""
+    match output:
+        case Output.JSON:
+            print(json.dumps(thing, ensure_ascii=False, default=str))
+        case Output.YAML:
+            print(_yaml(dict(thing)), end="")
+        case Output.IDS:
+            print(_first_id(thing))
+        case Output.TABLE:
+            lines = list(_flat(thing))
+            width = max((len(name) for name, _ in lines), default=0)
+            for name, value in lines:
+                print(f"{name:{width}}  {value}".rstrip())
+
+
+def note(message: str) -> None:
+    """Something for the person, not for the pipe."""
+    print(f"sluiceway: {message}", file=sys.stderr, flush=True)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone. Without a terminal nobody can answer: then --yes is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        note(f"{question} Nobody is there to ask: say --yes.")
+        raise typer.Exit(2)
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None:
+    """Columns as wide as what they hold: never cut, so that lines can be searched and split."""
+    if not rows:
+        note("nothing to show")
+        return
+    cells = [[_cell(_value(row, where)) for _, where in columns] for row in rows]
+    headings = [heading for heading, _ in columns]
+    widths = [max(len(line[nth]) for line in [headings, *cells]) for nth in range(len(columns))]
+    bold = sys.stdout.isatty()
+    for line in [headings, *cells]:
+        text = "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        print(f"\x1b[1m{text}\x1b[0m" if bold and line is headings else text)
+
+
+def _value(row: Mapping[str, Any], where: str | Callable[[Mapping[str, Any]], Any]) -> Any:
+    if callable(where):
+        return where(row)
+    value: Any = row
+    for name in where.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _cell(value: Any) -> str:
+    """One line of text; what others wrote (an error's text, a name) must not steer the terminal."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, Mapping | list):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    return "".join(character if character.isprintable() else " " for character in str(value))
+
+
+def _flat(thing: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in thing.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _cell(value)
+
+
+def _first_id(row: Mapping[str, Any]) -> str:
+    return str(next((row[name] for name in ("id", "name", "key") if row.get(name) is not None), ""))
+
+
+def _yaml(value: Any) -> str:
+    import yaml
+
+    plain = json.loads(json.dumps(value, default=str))
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return text

@@ -1,0 +1,175 @@
+"""`sluiceway task` and `models` as processes, against an API over real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from services.cli.__main__ import load_commands
+from services.cli.app import app
+from tests.support.api import NOWHERE, Tenant
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+
+class Ran:
+    """What a command did."""
+
+    def __init__(self, code: int | None, out: bytes, err: bytes) -> None:
+        self.code, self.out, self.err = code, out.decode(), err.decode()
+        assert "Traceback" not in self.err, self.err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+async def run(*arguments: str, tenant: Tenant | None = None, given: str | None = None, **more: str) -> Ran:
+    """Run a command as somebody else's shell would: no terminal."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
+    if tenant is not None:
+        own |= {"SLUICEWAY_URL": tenant.api.url, "SLUICEWAY_API_KEY": tenant.key}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", *arguments, env=own | more,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(60):
+        out, err = await process.communicate(given.encode() if given is not None else None)
+    return Ran(process.returncode, out, err)
+
+
+async def test_tasks_are_handed_in_listed_and_canceled(tenant: Tenant, tmp_path: Path) -> None:
+    payload = tmp_path / "payload.json"
+    payload.write_text('{"text": "hi"}')
+    made = await run("task", "submit", "m", "-p", f"@{payload}", "--biz-name", "b", "--json", tenant=tenant)
+    assert made.code == 0, made.err
+    task_id = made.json["id"]
+    (stored,) = await tenant.stored()
+    assert json.loads(stored["payload"]) == {"text": "hi"}
+    got = await run("task", "get", task_id, "--json", tenant=tenant)
+    assert (got.json["status"], got.json["biz_name"]) == ("submitted", "b")
+    ids = await run("task", "list", "--biz-name", "b", "-o", "ids", tenant=tenant)
+    assert ids.out == f"{task_id}\n"
+    table = await run("task", "list", tenant=tenant)
+    assert table.out.splitlines()[0].split()[:3] == ["ID", "MODEL", "STATUS"]
+    assert "\x1b" not in table.out, "no colours in a pipe"
+    refused = await run("task", "cancel", task_id, tenant=tenant)
+    assert (refused.code, "--yes" in refused.err) == (2, True), "nobody is there to ask"
+    canceled = await run("task", "cancel", "-", "--yes", "-o", "yaml", tenant=tenant, given=f"{task_id}\n")
+    assert yaml.safe_load(canceled.out)["items"][0]["verdict"] == "canceled"
+    waited = await run("task", "wait", task_id, "--json", tenant=tenant)
+    assert (waited.code, waited.json["status"]) == (1, "canceled")
+    assert (await run("task", "history", task_id, "--json", tenant=tenant)).json["items"][0]["kind"] == "cancel"
+    nothing = await run("task", "download", task_id, tenant=tenant)
+    assert (nothing.code, "canceled" in nothing.err) == (1, True)
+
+
+async def test_a_wait_that_lasts_too_long_says_how_to_go_on(tenant: Tenant) -> None:
+    ran = await run("task", "submit", "m", "--wait", "--timeout", "0", tenant=tenant)
+    assert ran.code == 1
+    assert "sluiceway task watch" in ran.err
+
+
+async def test_models_are_applied_from_a_file_and_applying_twice_changes_nothing(
+    tenant: Tenant, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "models:\n- {name: one, base_url: 'http://127.0.0.1:9', max_concurrency: 3}\n"
+        "---\nname: two\nbase_url: http://127.0.0.1:9\nadapter_config: {}\n"
+    )
+    dry = await run("models", "apply", "-f", str(file), "--dry-run", "--json", tenant=tenant)
+    assert [model["action"] for model in dry.json["models"]] == ["create", "create"]
+    assert (await run("models", "show", "one", tenant=tenant)).code == 4, "a dry run makes nothing"
+    assert "created" in (await run("models", "apply", "-f", str(file), tenant=tenant)).out
+    before = (await run("models", "show", "one", "--json", tenant=tenant)).json
+    again = await run("models", "apply", "-f", str(file), tenant=tenant)
+    assert again.out == "one: unchanged\ntwo: unchanged\n"
+    file.write_text("name: one\nmax_concurrency: 5\napi_key: 'X-Key: very-secret'\n")
+    changed = await run("models", "apply", "-f", "-", tenant=tenant, given=file.read_text())
+    assert "max_concurrency: 3 -> 5" in changed.out
+    assert "very-secret" not in changed.out + changed.err
+    after = (await run("models", "show", "one", "--json", tenant=tenant)).json
+    assert (after["max_concurrency"], after["version"] > before["version"], after["api_key"]) == (5, True, "********")
+    assert (await run("models", "delete", "two", "--yes", tenant=tenant)).code == 0
+    listed = await run("models", "list", "-o", "ids", tenant=tenant)
+    assert len(listed.out.split()) == 2, "m and one are left"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("task", "submit", "m", "-p", "{oops"), 2, "Quote text"),
+        (("task", "submit", "m", "-p", "@/no/such/file"), 2, "cannot read"),
+        (("task", "submit", "nobody"), 4, "model_unknown"),
+        (("task", "submit", "m", "--deadline", "soon"), 4, "/deadline"),
+        (("task", "get", "not-an-id"), 4, "task_unknown"),
+        (("task", "nonsense"), 2, "No such command"),
+        (("models", "apply", "-f", "/no/such/file"), 2, "cannot read"),
+        (("models", "apply", "-f", "-"), 2, "has no name"),
+        (("models", "show", "nobody"), 4, "model_unknown"),
+    ],
+)
+async def test_what_is_wrong_is_said(tenant: Tenant, arguments: tuple[str, ...], code: int, says: str) -> None:
+    ran = await run(*arguments, tenant=tenant, given="- 1\n")
+    assert (ran.code, ran.out) == (code, "")
+    assert says in ran.err
+
+
+async def test_who_is_asked_and_by_whom_must_be_known(tenant: Tenant, tmp_path: Path) -> None:
+    away = await run("task", "list", SLUICEWAY_URL=f"http://{NOWHERE}", SLUICEWAY_API_KEY="x")
+    assert (away.code, "doctor" in away.err) == (3, True)
+    stranger = await run("task", "list", tenant=tenant, SLUICEWAY_API_KEY="sw_wrong")
+    assert (stranger.code, "SLUICEWAY_API_KEY" in stranger.err) == (4, True)
+    nobody = await run("task", "list", tenant=tenant, SLUICEWAY_API_KEY="")
+    assert (nobody.code, "keys create" in nobody.err) == (2, True)
+    homeless = await run("task", "list", SLUICEWAY_API_KEY="x", SLUICEWAY_DATA=str(tmp_path))
+    assert (homeless.code, "SLUICEWAY_URL" in homeless.err) == (2, True)
+    key = tmp_path / "key"
+    key.write_text(f"{tenant.key}\n")
+    by_file = await run("task", "list", "--json", "--key-file", str(key), tenant=tenant, SLUICEWAY_API_KEY="")
+    assert (by_file.code, by_file.json) == (0, {"items": []})
+    reader = Tenant(tenant.api, tenant.id, await tenant.api.key(tenant.id, ("read",)))
+    forbidden = await run("task", "submit", "m", tenant=reader)
+    assert (forbidden.code, "keys create" in forbidden.err) == (4, True)
+
+
+async def test_a_closed_pipe_is_no_error(tenant: Tenant) -> None:
+    for _ in range(30):
+        await tenant.submit()
+    own = {**os.environ, "SLUICEWAY_URL": tenant.api.url, "SLUICEWAY_API_KEY": tenant.key}
+    command = f"{sys.executable} -m services.cli task list --json | head -c 1"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", f"set -o pipefail; {command}", env=own,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert (out, err) == (b"{", b"")
+
+
+async def test_every_command_says_what_it_does() -> None:
+    load_commands()
+    tree = typer.main.get_command(app)
+    leaves = dict(_leaves("", tree))
+    assert {"task submit", "models apply", "keys create", "audit", "doctor", "up"} <= leaves.keys()
+    assert [name for name, command in leaves.items() if not (command.help or "").strip()] == []
+    ran = await run("task", "submit", "--help")
+    assert (ran.code, "Example:" in ran.out) == (0, True)
+
+
+def _leaves(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    for name, child in getattr(command, "commands", {}).items():
+        whole = f"{path} {name}".strip()
+        if getattr(child, "commands", None):
+            yield from _leaves(whole, child)
+        else:
+            yield whole, child

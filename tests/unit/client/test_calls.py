@@ -1,0 +1,86 @@
+"""What the client makes of answers, and of the lines of an event stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from libs.client import ApiError, NotReachable
+from libs.client.calls import Call, Events, Pause, judge, retry_after, root_of, submit, task
+
+READ = Call("GET", "/v1/tasks")
+ONCE = Call("POST", "/v1/models", repeatable=False)
+
+
+def test_an_answer_is_its_json() -> None:
+    assert judge(READ, httpx.Response(200, json={"id": "1"}), 0, 0) == {"id": "1"}
+    assert judge(READ, httpx.Response(204), 0, 0) is None
+
+
+def test_not_now_is_repeated_no_sooner_than_the_server_wants() -> None:
+    for status in (429, 503):
+        answer = judge(ONCE, httpx.Response(status, headers={"Retry-After": "7"}), 1, 0)
+        assert isinstance(answer, Pause)
+        assert answer.seconds == 7
+        with pytest.raises(ApiError) as raised:
+            judge(ONCE, httpx.Response(status, headers={"Retry-After": "7"}, json={"code": "queue_full"}), 0, 0)
+        assert (raised.value.code, raised.value.retry_after) == ("queue_full", 7)
+
+
+def test_a_broken_connection_is_repeated_only_where_twice_is_once() -> None:
+    assert isinstance(judge(READ, None, 1, 0), Pause)
+    assert isinstance(judge(submit("m", {}, None, {}), None, 1, 0), Pause)
+    with pytest.raises(NotReachable):
+        judge(ONCE, None, 1, 0)
+    with pytest.raises(NotReachable):
+        judge(READ, None, 0, 0)
+
+
+def test_a_refusal_names_code_and_place() -> None:
+    problem = {"code": "invalid", "detail": "no", "errors": [{"pointer": "/model", "detail": "is missing"}]}
+    with pytest.raises(ApiError, match=r"invalid: no \(/model is missing\)"):
+        judge(READ, httpx.Response(400, json=problem), 3, 0)
+    with pytest.raises(ApiError, match="http_502"):
+        judge(READ, httpx.Response(502, text="<html>"), 3, 0)
+
+
+def test_every_create_has_a_key() -> None:
+    keys = {submit("m", {}, None, {}).headers["Idempotency-Key"] for _ in range(3)}
+    assert len(keys) == 3
+    assert submit("m", {}, "mine", {}).headers["Idempotency-Key"] == "mine"
+
+
+def test_ids_stay_one_segment_of_the_path() -> None:
+    assert task("../models").path == "/v1/tasks/..%2Fmodels"
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("3", 3.0), ("9999", 60.0), ("soon", None), ("", None)])
+def test_retry_after(value: str, seconds: float | None) -> None:
+    assert retry_after({"Retry-After": value}) == seconds
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host", "http://"])
+def test_an_address_is_checked(url: str) -> None:
+    with pytest.raises(ValueError, match="write http://host:port"):
+        root_of(url)
+
+
+def test_events_are_put_together_from_lines() -> None:
+    stream, seen = Events(), []
+    lines = ["retry: 1", ": ping", "", "id: a:1", 'data: {"status":', 'data: "queued"}', "", "id: a:2", 'data:{"n":2}']
+    for line in lines:
+        seen += list(stream.feed(line))
+    assert seen == [{"status": "queued"}]
+    assert stream.last == "a:1", "the second one is not whole yet"
+    seen += list(stream.feed(""))
+    assert (seen[-1], stream.last) == ({"n": 2}, "a:2")
+
+
+def test_a_retry_that_waits_is_no_end() -> None:
+    from libs.client import Task
+
+    fields: dict[str, Any] = {"id": "1", "model": "m", "status": "failed", "code": 7}
+    assert not Task(**fields, times={"finished_at": None}).ended
+    assert Task(**fields, times={"finished_at": "2026-01-01T00:00:00Z"}).ended
