@@ -15,7 +15,7 @@ from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
 from services.api.push.asked import MOST_NAMES
-from services.api.routes import models, op_log, tasks
+from services.api.routes import models, op_log, results, tasks
 from services.api.routes.context import Reader, Submitter, TaskId
 from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
@@ -178,7 +178,8 @@ def follow_tasks(
 
 def document() -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
-    routers = (_described, _described_streams, tasks.router, models.router, op_log.router, legacy.router)
+    described_elsewhere = (_described, _described_streams)
+    routers = (*described_elsewhere, tasks.router, results.router, models.router, op_log.router, legacy.router)
     routes = [route for router in routers for route in router.routes]
     described = get_openapi(
         title=TITLE, version=VERSION, openapi_version="3.1.0", description=DESCRIPTION, routes=routes
@@ -206,7 +207,10 @@ class Methods:
 
 
 def _template(path: str) -> re.Pattern[str]:
-    return re.compile(re.escape(path).replace(r"\{task_id\}", "[^/]+").replace(r"\{name\}", ".+"), re.DOTALL)
+    return re.compile(
+        re.escape(path).replace(r"\{task_id\}", "[^/]+").replace(r"\{index\}", "[^/]+").replace(r"\{name\}", ".+"),
+        re.DOTALL,
+    )
 
 
 def _mend(operation: dict[str, Any], route: APIRoute) -> None:

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.registry import checking_adapters
+from libs.common.adapters.object_storage.obstore import BadStorageUrl
+from libs.common.adapters.object_storage.result_reader import StoredResults
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
@@ -24,9 +26,11 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
+from libs.common.domain.errors import WrongSetting
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_legacy import LegacyRows
+from libs.common.ports_results import ResultReader
 from libs.common.ports_tasks import Creation, NewTask, Repeated, Tasks
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.health import Health
@@ -52,6 +56,7 @@ from services.api.push.face import Origins, Push
 from services.api.push.hub import Hub
 from services.api.push.telling import Telling
 from services.api.reading import Reading
+from services.api.results import Results
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
 from services.api.serving import ApiService, open_listener
@@ -89,11 +94,13 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         operation_log = await stack.enter_async_context(open_operation_log(operations))
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
         submission = await _submission(stack, cache, gate, tasks, hints, zone, seal)
+        reading = Reading(tasks, room)
         cases = UseCases(
             Administration(models, cache, hints, seal=ring, guard=guard, adapters=adapters),
-            Reading(tasks, room),
+            reading,
             operations,
             Canceling(tasks, gate, hints),
+            Results(reading, _result_reader(settings)),
         )
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
         identity = _identity(settings, database)
@@ -125,6 +132,15 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
 def _console(settings: Settings, database: Database, cases: UseCases, health: Health) -> Console:
     sessions = Sessions(PostgresConsoleSessions(database))
     return Console(Desk(cases, sessions, Tries(), setting_rows(settings), lambda: health.draining))
+
+
+def _result_reader(settings: Settings) -> ResultReader | None:
+    if not settings.storage_url:
+        return None
+    try:
+        return StoredResults(settings.storage_url, public_url=settings.storage_public_url)
+    except BadStorageUrl as error:
+        raise WrongSetting(str(error)) from error
 
 
 def _identity(settings: Settings, database: Database) -> Identity:

@@ -38,10 +38,22 @@ class StandInS3:
         if request.method == "PUT":
             self.objects[key], self.headers[key] = body, dict(request.headers)
             return web.Response(headers={"ETag": '"whole"'})
+        if request.method in ("GET", "HEAD") and key in self.objects:
+            return _read(self.objects[key], request)
         if request.method == "DELETE":
             self.parts.pop(key, None)
             return web.Response(status=204)
         return web.Response(status=404)
+
+
+def _read(content: bytes, request: web.Request) -> web.Response:
+    asked = request.http_range
+    part = content[asked]
+    headers = {"ETag": '"whole"', "Last-Modified": "Mon, 23 Nov 2026 09:00:00 GMT"}
+    if asked.start is None:
+        return web.Response(body=part, headers=headers)
+    place = f"bytes {asked.start}-{asked.start + len(part) - 1}/{len(content)}"
+    return web.Response(status=206, body=part, headers={**headers, "Content-Range": place})
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from services.api.auth import require
 from services.api.cancellation import Canceling
 from services.api.problems import Problem
 from services.api.reading import Reading
+from services.api.results import Results
 from services.api.strict_json import BadJson
 
 
@@ -32,6 +33,7 @@ class UseCases:
     reading: Reading
     operations: Operations
     canceling: Canceling
+    results: Results
 
 
 class StrictRoute(APIRoute):

@@ -29,8 +29,9 @@ def stores(postgres_server: str, template_database: str, redis_server: str) -> I
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
-async def api(stores: tuple[str, str]) -> AsyncIterator[Api]:
-    async with running_api(*stores) as running:
+async def api(stores: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Api]:
+    results = tmp_path_factory.mktemp("results").as_uri()
+    async with running_api(*stores, storage_url=results) as running:
         yield running
 
 

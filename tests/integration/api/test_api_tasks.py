@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 async def succeed(api: Api, task_id: str) -> None:
     """What an executor writes at the end of a good attempt."""
-    files = [{"url": "file:///r.png", "type": "png", "size": 3, "sha256": "ab", "name": "1-0.png"}]
+    files = [{"url": "file:///r.png", "type": "png", "size": 3, "sha256": "ab", "name": "1-0.png", "index": 0}]
     await api.sql("DELETE FROM dispatch WHERE public_id = $1", task_id)
     await api.sql(
         "UPDATE task SET status = 6, version = 4, attempt = 1, started_at = now(), finished_at = now(),"
@@ -54,9 +54,13 @@ class TestRead:
         first = (await tenant.call("GET", f"/v1/tasks/{task}")).json()
         assert first["times"]["fetched_at"] is None  # lists do not mark, and the first read answers as it was
         assert first["result"] == {
-            "url": "file:///r.png", "type": "png", "size": 3,
-            "files": [{"url": "file:///r.png", "type": "png", "size": 3, "sha256": "ab", "name": "1-0.png"}],
-        }  # fmt: skip
+            "url": "file:///r.png",
+            "type": "png",
+            "size": 3,
+            "files": [
+                {"url": "file:///r.png", "type": "png", "size": 3, "sha256": "ab", "name": "1-0.png", "index": 0}
+            ],
+        }
         second = (await tenant.call("GET", f"/v1/tasks/{task}")).json()
         third = (await tenant.call("GET", f"/v1/tasks/{task}")).json()
         assert second["times"]["fetched_at"] is not None

@@ -1,0 +1,66 @@
+"""Results as their owners download them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+import obstore
+from obstore.exceptions import BaseError
+
+from libs.common.adapters.file_type import TYPES
+from libs.common.adapters.object_storage.obstore import open_store
+from libs.common.domain.errors import StorageUnavailable
+from libs.common.ports_results import ResultContent
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+#: Each piece is a request of its own: a reader who is slow holds no connection of the store's, and no request of the
+#: store's is cut off because its reader was slow.
+PIECE_BYTES: Final = 4 * 1024 * 1024
+_UNKNOWN: Final = "application/octet-stream"
+
+
+class StoredResults:
+    """Implements ports_results.ResultReader. Raises BadStorageUrl when made."""
+
+    def __init__(self, url: str, *, public_url: str = "") -> None:
+        self._store = open_store(url)
+        base = public_url or url
+        self._base = base if base.endswith("/") else base + "/"
+
+    def holds(self, tenant_id: int, url: str) -> bool:
+        return url.startswith(f"{self._base}{tenant_id}/")
+
+    async def open(self, url: str) -> ResultContent | None:
+        key = unquote(url.removeprefix(self._base))
+        try:
+            found = await obstore.get_async(self._store, key)
+            size = int(found.meta["size"])
+            first = bytes(await found.bytes_async()) if size <= PIECE_BYTES else None
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError, ValueError) as error:
+            raise _unavailable() from error
+        chunks = _whole(first) if first is not None else _pieces(self._store, key, size)
+        return ResultContent(size, TYPES.get(key.rpartition(".")[2], _UNKNOWN), chunks)
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def _pieces(store: ObjectStore, key: str, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, size, PIECE_BYTES):
+        try:
+            piece = bytes(await obstore.get_range_async(store, key, start=start, end=min(start + PIECE_BYTES, size)))
+        except (BaseError, OSError, ValueError) as error:
+            raise _unavailable() from error
+        yield piece
+
+
+def _unavailable() -> StorageUnavailable:
+    """Without the store's own words: they name addresses that are the operator's."""
+    return StorageUnavailable("the object store cannot be read")
