@@ -18,7 +18,7 @@ from services.cli.remote import KeyFileOption, UrlOption, connect
 if TYPE_CHECKING:
     from libs.client import Client
 
-models = typer.Typer(help="Models: list, show, apply, delete.", no_args_is_help=True)
+models = typer.Typer(help="Models: list, show, apply, dry-run, delete.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 _COLUMNS: Final[list[Column]] = [
@@ -107,6 +107,44 @@ def delete(
         print(json.dumps({"name": name, "deleted": True}))
     else:
         note(f"the model {name!r} is deleted")
+
+
+@models.command("dry-run")
+def dry_run(
+    name: Annotated[str, typer.Argument(help="Name of the model, unless --file is given.")] = "",
+    file: Annotated[str, typer.Option("--file", "-f", help="YAML or JSON of the model; - reads standard input.")] = "",
+    payload: Annotated[str, typer.Option("--payload", help="JSON, or @FILE.")] = "{}",
+    answer: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--answer",
+            help="JSON that the provider would answer; the first is the submit's, further ones are those of polls.",
+        ),
+    ] = None,
+    url: UrlOption = "",
+    key_file: KeyFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a model would be sent and what its answers would mean; nothing is sent to anybody.
+
+    An answer is its body, answered with 200, or {"http_status": 503, "headers": {}, "body": ...}. Secrets are masked.
+    With a NAME the model is read from the API, with --file nothing else is needed.
+
+    Example: sluiceway models dry-run -f model.yaml --payload '{"n": 1}' --answer submit.json --answer poll.json
+    """
+    from services.cli.models_dry_run import show_dry_run
+
+    if bool(name) == bool(file):
+        raise typer.BadParameter("give either the name of a model or --file", param_hint="NAME")
+    if file:
+        wanted = list(_documents(file))
+        if len(wanted) != 1:
+            raise typer.BadParameter("one model, please", param_hint="--file")
+        fields = wanted[0]
+    else:
+        with connect(url, key_file) as client:
+            fields = _read(client, name)
+    show_dry_run(fields, payload, answer or [], as_json=as_json)
 
 
 def _documents(file: str) -> Iterator[dict[str, Any]]:

@@ -42,6 +42,11 @@ class DryModel:
     adapter: str = PLAIN_HTTP
     adapter_config: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def masked(self) -> bool:
+        """Whether its api_key is only what the API shows of it."""
+        return self.api_key != "" and not self.api_key.strip("*")
+
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> DryModel:
         """From the fields of POST /v1/models; others are left aside. Raises Invalid."""
@@ -73,11 +78,14 @@ async def dry_run(model: DryModel, payload: bytes, answers: Iterable[Any] = ()) 
     adapters.check(model.adapter, model.base_url, model.route, model.adapter_config)
     call = _call(model, payload)
     join_endpoint(model.base_url, model.route)
+    shown: dict[str, Any] = {"adapter": model.adapter}
+    if model.masked:
+        shown["headers_missing"] = "the headers of the model's api_key, which is masked"
     if model.adapter == PLAIN_HTTP:
-        return {"adapter": model.adapter, "steps": [_plain(model, call)]}
+        return {**shown, "steps": [_plain(model, call)]}
     adapter = adapters.jobs[model.adapter]
     facts = {"dedupes": adapter.dedupes(call.config), "polls": adapter.polls(call.config)}
-    return {"adapter": model.adapter, **facts, "steps": await _Steps(adapter, http, call).run()}
+    return {**shown, **facts, "steps": await _Steps(adapter, http, call).run()}
 
 
 class _Unanswered(Exception):
@@ -168,7 +176,7 @@ def _call(model: DryModel, payload: bytes) -> JobCall:
         route=model.route,
         config=model.adapter_config,
         payload=payload,
-        headers=parse_bindings("" if model.api_key == MASK else model.api_key),
+        headers=parse_bindings("" if model.masked else model.api_key),
         intended_at=0.0,
         callback_url=SAMPLE_CALLBACK,
     )

@@ -100,6 +100,9 @@ async def test_models_are_applied_from_a_file_and_applying_twice_changes_nothing
     assert "very-secret" not in changed.out + changed.err
     after = (await run("models", "show", "one", "--json", tenant=tenant)).json
     assert (after["max_concurrency"], after["version"] > before["version"], after["api_key"]) == (5, True, "********")
+    shown = await run("models", "dry-run", "one", "--payload", '{"n": 1}', "--json", tenant=tenant)
+    request = shown.json["steps"][0]["exchanges"][0]["request"]
+    assert (request["url"], request["body"]) == ("http://127.0.0.1:9/", {"n": 1})
     assert (await run("models", "delete", "two", "--yes", tenant=tenant)).code == 0
     listed = await run("models", "list", "-o", "ids", tenant=tenant)
     assert len(listed.out.split()) == 2, "m and one are left"

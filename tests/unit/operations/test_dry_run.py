@@ -113,6 +113,12 @@ async def test_every_adapter_can_be_tried() -> None:
     assert cancel["exchanges"][0]["request"]["url"].endswith("/a/cancel")
 
 
+async def test_a_key_that_the_api_masks_is_said_to_be_missing() -> None:
+    shown = await dry_run(DryModel.of({"base_url": "http://x", "api_key": "********"}), b"{}")
+    assert "masked" in shown["headers_missing"]
+    assert "headers_missing" not in await dry_run(DryModel.of({"base_url": "http://x"}), b"{}")
+
+
 async def test_a_model_that_could_not_be_saved_is_refused() -> None:
     for fields in (
         {},
