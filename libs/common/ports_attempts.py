@@ -22,6 +22,7 @@ class Claim:
     lease: int
     token: UUID
     timeout_seconds: int
+    job: bool = False  #: the call will be a provider's job, which has not begun when the attempt does
 
 
 @dataclass(frozen=True, slots=True)

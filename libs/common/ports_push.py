@@ -36,6 +36,7 @@ class TaskState:
     created_at: datetime
     at: datetime  #: when it came to this status
     read_at: datetime  #: no later than the look that this came from
+    job_message: str = ""  #: what its provider says
 
     @property
     def stage(self) -> Stage:

@@ -116,6 +116,8 @@ class TaskView:
     files: Sequence[dict[str, Any]]
     error_code: str | None
     error_message: str | None
+    provider_job_id: str | None = None
+    unit_progress: float | None = None  #: the provider's own percentage
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     )
 
     api_host: str = Field("127.0.0.1", description="address that the API listens on")
+    public_url: str = Field(
+        "", description="address at which providers reach this API, for their callbacks; empty: none are asked for"
+    )
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0: any free one")
     health_host: str = Field("127.0.0.1", description="address of probes and metrics of the other services")
     health_port: int = Field(0, ge=0, le=65_535, description="port of probes and metrics; 0: any free one")
@@ -88,6 +91,7 @@ class Settings(BaseSettings):
         False, description="1: refusals of the old routes come with HTTP 200 and their code in the body"
     )
     payload_max_bytes: int = Field(1_048_576, gt=0, le=64 * 2**20, description="largest payload of a task")
+    callback_max_bytes: int = Field(8 * 2**20, gt=0, le=64 * 2**20, description="largest body of a provider's callback")
     event_source: str = Field("/sluiceway", description="ce_source of completion events")
 
     executor_slots: int = Field(2_000, ge=1, le=20_000, description="calls that one executor runs at once")
@@ -130,7 +134,7 @@ class Settings(BaseSettings):
                 raise ValueError("should be host:port, or several, comma separated")
         return value
 
-    @field_validator("storage_url", "storage_public_url", "oss_url")
+    @field_validator("storage_url", "storage_public_url", "oss_url", "public_url")
     @classmethod
     def _address_with_scheme(cls, value: str) -> str:
         if value and "://" not in value:

@@ -16,9 +16,10 @@ from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
-from services.api import openapi
+from services.api import callbacks, openapi
 from services.api.answers import ProblemAnswer, send_problem
 from services.api.bodies import ClientGone, read_body, replay, require_json
+from services.api.callbacks import Callbacks
 from services.api.console.app import Console
 from services.api.headers import named_headers
 from services.api.identity import Identity
@@ -73,6 +74,7 @@ class Gateway:
         push: Push,
         cases: UseCases,
         console: Console,
+        callbacks: Callbacks,
         health: Health,
         *,
         payload_limit: int,
@@ -81,6 +83,7 @@ class Gateway:
         self._create = create
         self._legacy = legacy
         self._console = console
+        self._callbacks = callbacks
         self._push = push
         self._health = health
         self._body_limit = payload_limit + _AROUND_PAYLOAD
@@ -113,7 +116,7 @@ class Gateway:
         except Exception as error:
             problem = problem_of(error)
             if problem.code == "internal":
-                log.error("request.failed", path=scope["path"], trace_id=trace_id_of(trace), exc_info=True)
+                log.error("request.failed", path=self._shown(scope["path"]), trace_id=trace_id_of(trace), exc_info=True)
             if not began.yes:
                 await refuse_socket(receive, send, problem, trace_id_of(trace))
 
@@ -121,7 +124,9 @@ class Gateway:
         scope["trace"] = trace = traceparent_of(_traceparent(scope))
         old = self._legacy.owns(scope["path"])
         try:
-            if scope["path"].startswith(_FACE):
+            if self._callbacks.owns(scope["path"]):
+                await self._callbacks.answer(scope, receive, send)
+            elif scope["path"].startswith(_FACE):
                 await self._face(scope, receive, send, trace)
             elif old:
                 caller, body = await self._enter(scope, receive, self._body_limit)
@@ -135,7 +140,7 @@ class Gateway:
         except Exception as error:
             problem = problem_of(error)
             if problem.code == "internal":
-                log.error("request.failed", path=scope["path"], trace_id=trace_id_of(trace), exc_info=True)
+                log.error("request.failed", path=self._shown(scope["path"]), trace_id=trace_id_of(trace), exc_info=True)
             if send.status:
                 return
             if old:
@@ -167,6 +172,10 @@ class Gateway:
             await self._push.sse(scope, receive, send, caller)
         else:
             await self._rest(scope, replay(body, receive), send)
+
+    def _shown(self, path: str) -> str:
+        """A path without what is secret in it."""
+        return callbacks.SHOWN if self._callbacks.owns(path) else path
 
     def _figures(self, scope: Scope, status: int) -> _Figures:
         route = scope.get("route")

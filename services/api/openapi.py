@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
@@ -176,9 +176,35 @@ def follow_tasks(
     """
 
 
+_called_back = APIRouter(prefix="/v1/callbacks", tags=["callbacks"])
+_CALLBACK_ERRORS: Final = ("not_found", "slow_body", "body_too_large", "unsupported_media_type", "invalid")
+
+
+@_called_back.post(
+    "/{token}",
+    summary="A provider calls back",
+    status_code=204,
+    responses={
+        204: {"description": "It is taken, whatever has become of the job."},
+        **problems(*_CALLBACK_ERRORS, but=("unauthenticated", "forbidden")),
+    },
+    openapi_extra={
+        "security": [],
+        "requestBody": {
+            "content": {"application/json": {"schema": {}, "example": {"id": "p1", "status": "succeeded"}}}
+        },
+    },
+)
+def call_back(token: Annotated[str, Path(max_length=512, description="As it was given to the provider.")]) -> None:
+    """For providers alone: the address comes with each job that is submitted while SLUICEWAY_PUBLIC_URL is set, and its
+    token is the credential. Of a provider that can be asked a callback is only a hint to ask now; of one that cannot
+    its body says how the job stands. Late, repeated and foreign callbacks change nothing.
+    """
+
+
 def document() -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
-    described_elsewhere = (_described, _described_streams)
+    described_elsewhere = (_described, _called_back, _described_streams)
     routers = (*described_elsewhere, tasks.router, results.router, models.router, op_log.router, legacy.router)
     routes = [route for router in routers for route in router.routes]
     described = get_openapi(
@@ -207,10 +233,8 @@ class Methods:
 
 
 def _template(path: str) -> re.Pattern[str]:
-    return re.compile(
-        re.escape(path).replace(r"\{task_id\}", "[^/]+").replace(r"\{index\}", "[^/]+").replace(r"\{name\}", ".+"),
-        re.DOTALL,
-    )
+    pattern = re.sub(r"\\\{(?:task_id|index|token)\\\}", "[^/]+", re.escape(path))
+    return re.compile(pattern.replace(r"\{name\}", ".+"), re.DOTALL)
 
 
 def _mend(operation: dict[str, Any], route: APIRoute) -> None:

@@ -16,6 +16,7 @@ from libs.common.adapters.postgres.database import Database, is_data_error, is_d
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
 from libs.common.adapters.postgres.operations import PostgresOperations
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.adapters.postgres.tasks import PostgresTasks
@@ -27,6 +28,7 @@ from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import WrongSetting
+from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_legacy import LegacyRows
@@ -39,6 +41,7 @@ from libs.common.settings import Settings
 from services.api.administration import Administration
 from services.api.app import Gateway
 from services.api.auth import Callers
+from services.api.callbacks import Callbacks
 from services.api.cancellation import Canceling
 from services.api.console.app import Console
 from services.api.console.desk import Desk, setting_rows
@@ -111,6 +114,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
             _console(settings, database, cases, health),
+            Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             health,
             payload_limit=settings.payload_max_bytes,
         )

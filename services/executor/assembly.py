@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, Permits, QueueGate
 from libs.common.ports_attempts import Attempts, Membership
 from libs.common.ports_execution import ModelAdapter, ResultStore, Staging
+from libs.common.ports_jobs import JobAdapter
+from libs.common.ports_provider_jobs import ProviderJobs
 from libs.common.ports_road import Road
 from services.executor.admission.desk import Desk
 from services.executor.admission.slots import Slots
-from services.executor.calls import ModelCalls, Opener
+from services.executor.calls import ModelCalls, ModelHeaders, Opener
+from services.executor.collecting import InlineCollector
 from services.executor.endings import Endings
 from services.executor.execution import Execution
 from services.executor.executor import Executor
 from services.executor.figures import Figures
 from services.executor.heartbeat import Heartbeat, Identity
+from services.executor.jobs.calls import JobCalls
+from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.life import JobLife
+from services.executor.jobs.permits import JobPermits
+from services.executor.jobs.submission import Submission
+from services.executor.jobs.unwanted import Unwanted
+from services.executor.jobs.waits import Waits
 from services.executor.letting_go import LettingGo
 from services.executor.ownership import Ownership
 from services.executor.positions import Places
@@ -41,6 +52,9 @@ class World:
     road: Road
     models: ModelCache
     adapters: Mapping[str, ModelAdapter]
+    jobs: Mapping[str, JobAdapter]  #: the adapters of providers' jobs
+    provider_jobs: ProviderJobs
+    callback_url: Callable[[UUID, float], str]  #: of a job's key, for so many seconds; empty where none can be had
     staging: Staging
     results: ResultStore
     open_sealed: Opener
@@ -67,7 +81,10 @@ def assemble(world: World, rules: Rules) -> Executor:
     wake = Wake(world.hints)
     heartbeat = Heartbeat(world.membership, rules.identity)
     letting_go = LettingGo(world.permits, world.gate)
-    endings = Endings(letting_go, wake, figures)
+    headers = ModelHeaders(world.open_sealed)
+    job_calls = JobCalls(world.jobs, headers, world.callback_url)
+    unwanted = Unwanted(world.provider_jobs, world.models, job_calls, letting_go.permit)
+    endings = Endings(letting_go, wake, figures, unwanted.soon)
     recorder = Recorder(
         world.attempts,
         figures,
@@ -86,8 +103,23 @@ def assemble(world: World, rules: Rules) -> Executor:
         open_sealed=world.open_sealed,
         in_line_seconds=rules.upload_in_line_seconds,
     )
+    ledger = JobLedger(
+        world.provider_jobs,
+        changed=world.hints.changed,
+        is_data_error=world.is_data_error,
+        is_deadlock=world.is_deadlock,
+    )
+    waits = Waits()
+    life = JobLife(
+        job_calls,
+        Submission(job_calls, ledger, waits, heartbeat),
+        ledger,
+        JobPermits(world.permits, ledger),
+        waits,
+        InlineCollector(world.staging),
+    )
     execution = Execution(
-        ModelCalls(world.adapters, world.staging, world.open_sealed),
+        ModelCalls(world.adapters, life, world.staging, headers),
         uploads,
         recorder,
         heartbeat,
@@ -107,6 +139,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         placed=wake.placed,
         changed=world.hints.changed,
         figures=figures,
+        jobs=world.jobs,
     )
     steward = Steward(world.road, places, ownership, world.membership, world.models, rules.topic_prefix, figures)
     reader = Reader(world.road, places, desk, world.models, world.attempts, steward, figures)
@@ -120,6 +153,9 @@ def assemble(world: World, rules: Rules) -> Executor:
         slots=slots,
         runs=runs,
         recorder=recorder,
+        ledger=ledger,
+        waits=waits,
+        unwanted=unwanted,
         letting_go=letting_go,
         models=world.models,
         hints=world.hints,

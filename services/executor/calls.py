@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import orjson
 
@@ -21,21 +21,35 @@ Opener = Callable[[bytes, str], bytes]
 _EMPTY: Final = (b"", b"null", b"{}", b'""')
 
 
+class Jobs(Protocol):
+    """Calls that are jobs of a provider."""
+
+    def owns(self, run: Run) -> bool:
+        """Whether this attempt's call is one, or was begun as one."""
+
+    async def output(self, run: Run) -> tuple[StagedFile, ...]:
+        """Have the job done, and stage what it has put out. Raises ModelError, StagingFull and NotOurs."""
+
+
 class ModelCalls:
     """Calls models by the adapter that each names."""
 
-    def __init__(self, adapters: Mapping[str, ModelAdapter], staging: Staging, open_sealed: Opener) -> None:
+    def __init__(
+        self, adapters: Mapping[str, ModelAdapter], jobs: Jobs, staging: Staging, headers: ModelHeaders
+    ) -> None:
         self._adapters = adapters
+        self._jobs = jobs
         self._staging = staging
-        self._open_sealed = open_sealed
-        self._headers: dict[int, tuple[bytes, tuple[tuple[str, str], ...]]] = {}
+        self._headers = headers
 
-    async def call(self, run: Run) -> StagedFile:
+    async def call(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model within its time and stage the answer. Raises ModelError or StagingFull.
 
         `run.called` says afterwards whether the model may have heard of it: what was refused before, here or on the
         way to its address, was no call.
         """
+        if self._jobs.owns(run):
+            return await self._jobs.output(run)
         model, attempt = run.model, run.attempt
         adapter = self._adapters.get(model.adapter)
         if adapter is None:
@@ -45,15 +59,24 @@ class ModelCalls:
             route=model.route,
             method=model.http_method,
             timeout_seconds=model.timeout_seconds,
-            payload=_payload(attempt),
-            headers=self._headers_of(model),
+            payload=payload_of(attempt),
+            headers=self._headers.of(model),
             deadline=run.deadline,
             sends=run.calls,
         )
         async with self._staging.create(attempt.public_id, attempt.number) as sink:
-            return await adapter.invoke(call, sink)
+            return (await adapter.invoke(call, sink),)
 
-    def _headers_of(self, model: Model) -> tuple[tuple[str, str], ...]:
+
+class ModelHeaders:
+    """What models' api_keys add to their calls, opened once a change."""
+
+    def __init__(self, open_sealed: Opener) -> None:
+        self._open_sealed = open_sealed
+        self._headers: dict[int, tuple[bytes, tuple[tuple[str, str], ...]]] = {}
+
+    def of(self, model: Model) -> tuple[tuple[str, str], ...]:
+        """The headers of a model. Raises ModelError."""
         if model.bindings is None:
             return ()
         known = self._headers.get(model.id)
@@ -70,7 +93,8 @@ class ModelCalls:
         return headers
 
 
-def _payload(attempt: Attempt) -> bytes:
+def payload_of(attempt: Attempt) -> bytes:
+    """What the model gets: the payload, or the reference in place of an empty one."""
     if attempt.input_ref and attempt.payload.strip() in _EMPTY:
         return orjson.dumps({"inputRef": attempt.input_ref})
     return attempt.payload

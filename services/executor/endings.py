@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from libs.common.domain.outcome import Failed, Outcome, UploadPending
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
+from libs.common.domain.task import Phase
 from libs.common.operations.wake import Wake
 from libs.common.runtime.logging import get_logger
 from services.executor.figures import Figures
@@ -26,10 +28,11 @@ _WORDS: Final[dict[type[Settlement], str]] = {
 class Endings:
     """Permit and slot go back, the dispatcher hears of room and events, figures and one log line remain."""
 
-    def __init__(self, letting_go: LettingGo, wake: Wake, figures: Figures) -> None:
+    def __init__(self, letting_go: LettingGo, wake: Wake, figures: Figures, job_ended: Callable[[], None]) -> None:
         self._letting_go = letting_go
         self._wake = wake
         self._figures = figures
+        self._job_ended = job_ended  #: perhaps before it was over at its provider
 
     def permit_back(self, run: Run) -> None:
         """Its call is over; saying so twice is harmless."""
@@ -39,13 +42,16 @@ class Endings:
 
     def over(self, run: Run, outcome: Outcome | None, settlement: Settlement | None) -> None:
         """The attempt ended; without a settlement it was not ours any more, and only what is ours goes back."""
-        self.permit_back(run)
+        if not _job_goes_on(run, settlement):
+            self.permit_back(run)
         if settlement is not None:
             if isinstance(settlement, Finish | Retry):
                 self._letting_go.slot(run.attempt)
             if isinstance(settlement, Finish):
                 self._wake.events()
             self._wake.room(run.attempt.lane)
+            if run.phase is Phase.SUBMITTED:
+                self._job_ended()
         self._remember(run, outcome, settlement)
 
     def _remember(self, run: Run, outcome: Outcome | None, settlement: Settlement | None) -> None:
@@ -63,6 +69,13 @@ class Endings:
             seconds=round(seconds, 3),
             trace=run.attempt.trace,
         )
+
+
+def _job_goes_on(run: Run, settlement: Settlement | None) -> bool:
+    """Whether a provider works on: the permit stays taken, for whoever goes on with the job."""
+    if run.phase is not Phase.SUBMITTED:
+        return False
+    return settlement is None or (isinstance(settlement, GiveBack) and run.called)
 
 
 def _word(settlement: Settlement | None) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
+from libs.common.domain.model_errors import Busy, ModelError, StagedLost, StagingFull
 from libs.common.domain.outcome import (
     EXPIRED,
     Canceled,
@@ -39,8 +39,10 @@ _JITTER: Final = 0.25
 _STAGING_FULL_SECONDS: Final = 5.0
 #: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
 _UNCALLED_SECONDS: Final = 10.0
-#: How adapters call a call that used up its time: the task's status is `timeout` then, not `failed`.
-_TIMEOUT_CODE: Final = "model_timeout"
+#: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
+_TIMEOUT_CODES: Final = ("model_timeout", "job_timeout")
+#: When a full model or provider is tried again, if it does not say.
+_BUSY_SECONDS: Final = 5.0
 
 
 class NotOurs(Exception):
@@ -54,7 +56,7 @@ class HandedOver(Exception):
 class Calls(Protocol):
     """The model services."""
 
-    async def call(self, run: Run) -> StagedFile:
+    async def call(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model within its time and stage the answer. Raises ModelError or StagingFull."""
 
 
@@ -134,6 +136,9 @@ class Execution:
             return _interrupted(run.stop, run)
         except (NotOurs, HandedOver):
             return None
+        except Busy as error:
+            run.called = False  # it was not taken: nothing is used up, and nothing counted
+            return HandedBack(error.code, error.retry_after or _BUSY_SECONDS)
         except ModelError as error:
             return _failed(error)
         except StagingFull as error:
@@ -150,7 +155,7 @@ class Execution:
         await failpoint("executor/before-call")
         if not self._trust.trusted:
             await self._trust.regain()
-        staged = run.staged = (await self._calls.call(run),)
+        staged = run.staged = await self._calls.call(run)
         await failpoint("executor/after-call")
         await failpoint("executor/before-generated")
         try:
@@ -239,7 +244,7 @@ def _failed(error: ModelError) -> Outcome:
         storable(error.message),
         error.retryable,
         retry_after=error.retry_after,
-        timed_out=error.code == _TIMEOUT_CODE,
+        timed_out=error.code in _TIMEOUT_CODES,
     )
 
 

@@ -21,6 +21,9 @@ from services.executor.admission.desk import Desk
 from services.executor.admission.rotation import Arrival
 from services.executor.admission.slots import Slots
 from services.executor.heartbeat import Heartbeat
+from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.unwanted import Unwanted
+from services.executor.jobs.waits import Waits
 from services.executor.letting_go import LettingGo
 from services.executor.ownership import Ownership
 from services.executor.reader import Reader
@@ -32,7 +35,7 @@ from services.executor.watchdog import Watchdog
 log = get_logger()
 
 CHANNELS: Final = (
-    wire.ROAD, wire.PERMIT, wire.EXECUTORS, wire.MODELS, wire.CANCEL,
+    wire.ROAD, wire.PERMIT, wire.EXECUTORS, wire.MODELS, wire.CANCEL, wire.JOBS,
 )  # fmt: skip
 _POSTURE_SECONDS: Final = 0.25
 #: For so long both read when a crowded executor leaves or comes back: a beat, the others' look, and the look-up.
@@ -62,6 +65,9 @@ class Executor:
         slots: Slots,
         runs: Runs,
         recorder: Recorder,
+        ledger: JobLedger,
+        waits: Waits,
+        unwanted: Unwanted,
         letting_go: LettingGo,
         models: ModelCache,
         hints: Hints,
@@ -78,6 +84,9 @@ class Executor:
         self._reader = reader
         self._slots = slots
         self._recorder = recorder
+        self._ledger = ledger
+        self._waits = waits
+        self._unwanted = unwanted
         self._letting_go = letting_go
         self._models = models
         self._hints = hints
@@ -143,6 +152,7 @@ class Executor:
             "reader": self._reader.run(),
             "admission": self.desk.run(),
             "handed": self._take_handed(),
+            "unwanted": self._unwanted.run(),
             "hints": self._hints.listen(CHANNELS, self._hear, self._on_gap),
         }
         return [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
@@ -290,6 +300,10 @@ class Executor:
             case wire.CANCEL:
                 if any(self.runs.runs_here(task) for task in _numbers(lines)):
                     self.heartbeat.soon()  # the table says whether it is true
+            case wire.JOBS:
+                for task in _numbers(lines):
+                    if self.runs.runs_here(task):
+                        self._waits.called(task)
 
     def _on_gap(self) -> None:
         self.steward.look()
@@ -328,7 +342,15 @@ class Executor:
         log.info("executor.draining", running=len(self.runs), seconds=round(left, 1))
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, left)):
-                await self.runs.quiet()
+                await self._quiet()
+
+    async def _quiet(self) -> None:
+        """Wait until nothing runs. Jobs that only wait for their providers are handed over at once."""
+        while len(self.runs):
+            self.runs.interrupt_waiting(Stop.DRAINED)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_POSTURE_SECONDS):
+                    await self.runs.quiet()
 
     async def _release_held(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -351,7 +373,11 @@ class Executor:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(_LAST_WORDS_SECONDS, self._margin)):
                     await self.runs.quiet()
-        await asyncio.gather(self._recorder.close(_LAST_WORDS_SECONDS), self._letting_go.close(_LAST_WORDS_SECONDS))
+        await asyncio.gather(
+            self._ledger.close(_LAST_WORDS_SECONDS),
+            self._recorder.close(_LAST_WORDS_SECONDS),
+            self._letting_go.close(_LAST_WORDS_SECONDS),
+        )
         for loop in loops:
             loop.cancel()
         if loops:

@@ -155,7 +155,7 @@ class Reader:
                 continue
             if record.timestamp < place.floor_ms:
                 continue  # its row was claimed before we began: the broker could not start at a time
-            phase = Phase.GENERATED if message.phase >= Phase.GENERATED else Phase.NONE
+            phase = Phase(min(max(message.phase, Phase.NONE), Phase.MIGRATING))
             arrivals.append(Arrival(message.task, message.lease, max(0, message.size), phase, model))
         return arrivals
 

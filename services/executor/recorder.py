@@ -22,8 +22,22 @@ from services.executor.figures import Figures
 _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 #: What the coalescers ask about errors: is it one bad row's fault, was it a deadlock.
 Verdict: TypeAlias = Callable[[BaseException], bool]
+
+
+async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask PostgreSQL until it answers. Raises CoalescerClosed, and what is no outage."""
+    tries = 0
+    while True:
+        try:
+            return await ask()
+        except CoalescerClosed:
+            raise
+        except (OutcomeUnknown, Unavailable):
+            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+            tries += 1
 
 
 class Recorder:
@@ -102,22 +116,19 @@ class Recorder:
     async def _write(self, line: Coalescer[Item, bool], item: Item, ends: Attempt | None = None) -> bool:
         """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed."""
         unsure = False
-        tries = 0
-        while True:
+
+        async def write() -> bool:
+            nonlocal unsure
             try:
                 mine = await line.submit(item)
                 if not mine and unsure and ends is not None:
                     mine = await self._recorded.submit(ends)
-            except CoalescerClosed:
-                raise
             except OutcomeUnknown:
                 unsure = True
-            except Unavailable:
-                pass
-            else:
-                return mine
-            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-            tries += 1
+                raise
+            return mine
+
+        return await until_answered(write)
 
     def _seen(self, mine: bool, step: str, attempt: Attempt) -> bool:
         if mine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt
 from libs.common.runtime.logging import get_logger
+from services.executor.admission.slots import Slot
 
 log = get_logger()
 
@@ -34,12 +35,14 @@ class Run:
     attempt: Attempt
     model: Model
     has_permit: bool
+    slot: Slot
     began: float
     phase: Phase = Phase.NONE  #: how far it has durably come
     staged: tuple[StagedFile, ...] = ()  #: where its output lies; PostgreSQL knows it from phase `generated` on
     generated_at: float | None = None  #: when it was recorded, if it was here
     called: bool = False  #: the model was asked, or may have been
     stop: Stop | None = None
+    waits: bool = False  #: for its provider's job, without a slot
     ending: bool = False  #: its end is being recorded: too late to stop it
     side: asyncio.Task[None] | None = field(default=None, repr=False)  #: shows meanwhile that the upload lasts
     entered: bool = False  #: its story has begun; before that there is nothing to interrupt
@@ -58,6 +61,10 @@ class Run:
     def deadline(self) -> float | None:
         """When the task must be done, on the monotonic clock."""
         return None if self.attempt.deadline_in is None else self.began + self.attempt.deadline_in
+
+    def forget_payload(self) -> None:
+        """It was sent and will not be sent again."""
+        self.attempt = replace(self.attempt, payload=b"")
 
     def interrupt(self, why: Stop) -> None:
         """Stop it where it stands, unless its end is being recorded; the first reason counts, but LOST beats all."""
@@ -82,10 +89,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self._by_token)
 
-    def begin(self, attempt: Attempt, model: Model, *, has_permit: bool, over: Callable[[], None]) -> None:
-        """Run an attempt; `over` is called when it has ended, whatever became of it."""
+    def begin(self, attempt: Attempt, model: Model, *, has_permit: bool, slot: Slot) -> None:
+        """Run an attempt; its slot goes back when it has ended, whatever became of it."""
         staged = attempt.staged if attempt.phase >= Phase.GENERATED else ()
-        run = Run(attempt, model, has_permit, time.monotonic(), attempt.phase, staged)
+        run = Run(attempt, model, has_permit, slot, time.monotonic(), attempt.phase, staged)
         self._by_token[attempt.token] = self._by_task[attempt.id] = run
         self._quiet.clear()
         loop = asyncio.get_running_loop()
@@ -101,7 +108,7 @@ class Runs:
                 del self._by_task[attempt.id]
             if not self._by_token:
                 self._quiet.set()
-            over()
+            slot.give_back()
 
         run.pending = loop.create_task(self._tell(run), name="run")
         run.pending.add_done_callback(ended)
@@ -134,6 +141,16 @@ class Runs:
         """Stop all, or all but these tokens."""
         for token, run in list(self._by_token.items()):
             if token not in but:
+                run.interrupt(why)
+
+    def waiting(self) -> int:
+        """How many of them wait for their providers' jobs."""
+        return sum(run.waits for run in self._by_token.values())
+
+    def interrupt_waiting(self, why: Stop) -> None:
+        """Stop those that only wait for their providers' jobs."""
+        for run in list(self._by_token.values()):
+            if run.waits:
                 run.interrupt(why)
 
     async def quiet(self) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from uuid import UUID
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
+from libs.common.adapters.models.job_http import open_job_http
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.models.registry import load_adapters
 from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.models import PostgresModels
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
@@ -26,6 +30,7 @@ from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.secrets import KeyRing, SealError
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.errors import WrongSetting
+from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_execution import ResultStore
 from libs.common.runtime.health import Health
@@ -41,6 +46,7 @@ from services.executor.heartbeat import Identity
 async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Executor]:
     """An executor over real servers. None of them need be there yet: each is waited for."""
     limits = AnswerLimits(settings.output_max_bytes, settings.output_max_bytes)
+    guard = EgressGuard.from_setting(settings.egress_allow)
     address = settings.database_url.get_secret_value()
     async with (
         open_database(address) as database,
@@ -52,7 +58,8 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         open_road(KafkaConnection.of(settings)) as road,
         _open_staging(settings) as staging,
         _open_results(settings, staging) as results,
-        open_plain_http(EgressGuard.from_setting(settings.egress_allow), limits) as plain_http,
+        open_plain_http(guard, limits) as plain_http,
+        open_job_http(guard) as providers,
     ):
         world = World(
             attempts=PostgresAttempts(database, 0, settings.timezone),
@@ -63,6 +70,9 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             road=road,
             models=ModelCache(PostgresModels(database)),
             adapters={"plain-http": plain_http},
+            jobs=load_adapters(providers).jobs,
+            provider_jobs=PostgresProviderJobs(database),
+            callback_url=_callback_url(settings),
             staging=staging,
             results=results,
             open_sealed=_opener(settings),
@@ -77,6 +87,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         health.must_turn("reader", lambda: not executor.hangs_for_long)
         read_gauge_from("sluiceway_executor_slots", lambda: float(settings.executor_slots))
         read_gauge_from("sluiceway_executor_running", lambda: float(executor.load()[0]))
+        read_gauge_from("sluiceway_executor_jobs_waiting", lambda: float(executor.runs.waiting()))
         read_gauge_from("sluiceway_executor_held", lambda: float(executor.load()[1]))
         yield executor
 
@@ -121,6 +132,15 @@ async def _open_results(settings: Settings, staging: Staging) -> AsyncIterator[R
         raise WrongSetting(
             "SLUICEWAY_STORAGE_URL: results need a place; set it, for example to file:///var/lib/results"
         )
+
+
+def _callback_url(settings: Settings) -> Callable[[UUID, float], str]:
+    keys = settings.secret_keys.get_secret_value()
+    if not settings.public_url or not keys:
+        return lambda _key, _seconds: ""
+    tokens = CallbackTokens(KeyRing(keys))
+    base = settings.public_url.rstrip("/")
+    return lambda key, seconds: f"{base}/v1/callbacks/{tokens.token(key, seconds)}"
 
 
 def _opener(settings: Settings) -> Opener:

@@ -280,6 +280,58 @@ async def expired(road: Road, _: ServiceProcess) -> Sequence[str]:
     return [stays]
 
 
+async def provider_job(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Jobs of a provider."""
+    tenant = await road.tenant()
+    await road.job_model(tenant)
+    return await road.submit(tenant, 3)
+
+
+async def job_of_a_dead_executor(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """An executor dies while its job is at the provider, and so does the next one that wants to go on with it."""
+    tenant = await road.tenant()
+    await road.job_model(tenant, plan={"hold_at": "processing"})
+    await road.kill(process)
+    (first,) = await road.start("executor")
+    ids = await road.submit(tenant)
+    shown = "SELECT count(*) FROM task_face WHERE provider_job_id IS NOT NULL"
+    await until(lambda: _counted(road, shown), 15, "the job is known")
+    await road.kill(first)
+    await process.launch()
+    road.processes["executor"].append(process)
+    await road.died(process, 60)
+    road.provider.let_go()
+    return ids
+
+
+async def job_that_nobody_wants(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A running job is canceled, and its executor dies when it wants to tell the provider."""
+    tenant = await road.tenant()
+    await road.job_model(tenant, plan={"hold_at": "processing"})
+    ids = await road.submit(tenant)
+    shown = "SELECT count(*) FROM task_face WHERE provider_job_id IS NOT NULL AND status = 3"
+    await until(lambda: _counted(road, shown), 15, "the job runs")
+    await road.call(tenant, "POST", f"/v1/tasks/{ids[0]}/cancel")
+    await road.died(process, 30)
+    await road.sql("UPDATE provider_job SET cancel_at = now() WHERE cancel_at IS NOT NULL")
+    await road.start("executor")
+    told = "SELECT count(*) FROM provider_job WHERE cancel_at IS NULL"
+    await until(lambda: _counted(road, told), 30, "somebody else tells it")
+    (job,) = (job for job in road.provider.jobs.values() if job.id != "before")
+    assert job.canceled
+    return ids
+
+
+async def called_back(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """The provider calls back, and the API dies before it has said anything."""
+    await road.kill(road.processes["executor"][0])
+    await road.start("executor", public_url=process.address)
+    road.provider.call_back = "over"
+    tenant = await road.tenant()
+    await road.job_model(tenant)
+    return await road.submit(tenant)
+
+
 AWAY = {"oss_url": "http://127.0.0.1:9"}  # a file service that is not there
 SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "api/gate-taken": (created_with_key, {}),
@@ -287,6 +339,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "api/after-commit": (created_with_key, {}),
     "api/before-cancel": (canceled, {}),
     "api/after-cancel": (canceled, {}),
+    "api/before-callback": (called_back, {}),
+    "api/after-callback": (called_back, {}),
     "api/before-operations": (died_before_its_entries, {}),
     "dispatcher/before-lease": (plain, {}),
     "dispatcher/after-lease": (plain, {}),
@@ -302,6 +356,15 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "executor/after-claim": (plain, {}),
     "executor/before-hold": (narrow, {}),
     "executor/before-call": (plain, {}),
+    "executor/before-intent": (provider_job, {}),
+    "executor/after-intent": (provider_job, {}),
+    "executor/after-submit": (provider_job, {}),
+    "executor/before-job-news": (provider_job, {}),
+    "executor/after-provider-id": (provider_job, {}),
+    "executor/before-resume": (job_of_a_dead_executor, {}),
+    "executor/before-collect": (provider_job, {}),
+    "executor/before-provider-cancel": (job_that_nobody_wants, {}),
+    "executor/after-provider-cancel": (job_that_nobody_wants, {}),
     "executor/after-call": (plain, {}),
     "executor/before-generated": (plain, {}),
     "executor/after-generated": (plain, {}),
@@ -336,7 +399,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
 #: Between the files of one output: struck in the process of the test, tests/integration/test_several_files.py.
 IN_PROCESS = {"executor/after-one-upload"}
 #: Ends that are no success are the point of these.
-OTHER_ENDS = {overdue, waiting_too_long, refused_by_the_broker, canceled}
+OTHER_ENDS = {job_that_nobody_wants, overdue, waiting_too_long, refused_by_the_broker, canceled}
 #: Struck in every run; the others belong to the long tier.
 SHORT = {
     "api/gate-taken",
@@ -345,6 +408,7 @@ SHORT = {
     "dispatcher/after-publish",
     "dispatcher/before-event-delete",
     "executor/after-claim",
+    "executor/after-submit",
     "executor/after-generated",
     "executor/after-upload",
     "executor/after-finish",
@@ -376,4 +440,5 @@ async def test_a_process_dies_at(name: str, road: Road) -> None:
     road.mock.let_go()
     await road.ended(ids, 90, status=None if scenario in OTHER_ENDS else "success")
     await road.assert_whole(ids, 60)
+    assert road.provider.twice() == []
     assert f"{name} 1 exit" in (road.folder / "failpoints.log").read_text()

@@ -50,6 +50,28 @@ async def a_key_names_nobody(scene: Scene) -> None:
     )
 
 
+async def a_submitted_attempt_has_no_job(scene: Scene) -> None:
+    await scene.sql("UPDATE dispatch SET phase = 1, job = 1 WHERE id = $1", scene.running.id)
+
+
+async def a_job_outlives_its_task(scene: Scene) -> None:
+    await _a_job(scene, scene.succeeded.id, scene.model.lane, "NULL")
+
+
+async def a_job_serves_two_tasks(scene: Scene) -> None:
+    other = await scene.house.model()
+    for task, lane in ((scene.succeeded.id, scene.model.lane), (scene.dead.id, other.lane)):
+        await _a_job(scene, task, lane, "now()")
+
+
+async def _a_job(scene: Scene, task: int, lane: int, ended: str) -> None:
+    await scene.sql(
+        "INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, provider_id, permit_token,"
+        f" deadline, ended_at) VALUES ($1, 1, $2, $3, 'test', true, 'p1', $3, now(), {ended})",
+        task, lane, uuid4(),
+    )  # fmt: skip
+
+
 async def an_open_task_lost_its_row(scene: Scene) -> None:
     await scene.sql("DELETE FROM dispatch WHERE id = $1", scene.waiting)
     await scene.house.gate.release_many([(scene.model.lane, (await scene.house.public([scene.waiting]))[0])])
@@ -395,6 +417,9 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I17", its_second_file_is_not_recorded),
     ("I17", fewer_bytes_were_staged),
     ("I19", a_result_is_gone),
+    ("I18", a_submitted_attempt_has_no_job),
+    ("I18", a_job_outlives_its_task),
+    ("I18", a_job_serves_two_tasks),
     ("I19", its_second_file_is_gone),
     ("I19", a_result_was_cut),
     ("I19", a_success_names_no_file),

@@ -22,6 +22,7 @@ from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMem
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.adapters.postgres.models import PostgresModels
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.adapters.redis.connection import RedisServer, open_redis
@@ -39,6 +40,7 @@ from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import SlotRequest
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, TopicPlan
 from libs.common.ports_execution import ModelCall, UploadCredentials
+from libs.common.ports_jobs import JobAdapter
 from libs.common.ports_tasks import Created, NewTask
 from services.executor.assembly import Rules, World, assemble
 from services.executor.executor import Executor
@@ -207,6 +209,7 @@ class Rig:
     gate: RedisQueueGate
     closing: AsyncExitStack
     model: FakeModel = field(default_factory=FakeModel)
+    jobs: dict[str, JobAdapter] = field(default_factory=dict)
     started: list[Running] = field(default_factory=list)
     stagings: dict[str, FakeStaging] = field(default_factory=dict)  #: shared by executors of the same store
 
@@ -300,6 +303,9 @@ class Rig:
             road=road,
             models=ModelCache(PostgresModels(self.database)),
             adapters={"plain-http": self.model},
+            jobs=self.jobs,
+            provider_jobs=PostgresProviderJobs(self.database),
+            callback_url=lambda key, seconds: "",
             staging=staging,
             results=results,
             open_sealed=lambda sealed, owner: sealed,

@@ -37,7 +37,8 @@ def _document() -> dict[str, Any]:
 def _templates() -> list[tuple[re.Pattern[str], str]]:
     paths = sorted(_document()["paths"], key=lambda path: "{" in path)
     return [
-        (re.compile(re.sub(r"\{name\}", ".+", re.sub(r"\{(?:task_id|index)\}", "[^/]+", path))), path) for path in paths
+        (re.compile(re.sub(r"\{name\}", ".+", re.sub(r"\{(?:task_id|index|token)\}", "[^/]+", path))), path)
+        for path in paths
     ]
 
 

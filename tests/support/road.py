@@ -35,6 +35,7 @@ from libs.common.embedded.service import ServiceProcess
 from libs.common.settings import PREFIX, Settings
 from services.cli.audit_wiring import open_audit
 from tests.support.mock_model import MockModel, mock_model
+from tests.support.replicate_provider import MARKER, Job, Plan, ReplicateProvider, replicate_provider
 
 FINAL: Final = ("success", "failed", "timeout", "canceled")
 ROLES: Final = ("api", "dispatcher", "executor", "janitor")
@@ -69,6 +70,7 @@ class Road:
     database_url: str
     prefix: str
     mock: MockModel
+    provider: ReplicateProvider
     processes: dict[str, list[ServiceProcess]] = field(default_factory=dict)
     keys: dict[int, str] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
@@ -190,6 +192,16 @@ class Road:
         body = {"name": name, "base_url": self.mock.url, "route": f"/{tenant}-{name}", **fields}
         answer = await self.call(tenant, "POST", "/v1/models", json=body)
         assert answer.status_code == 201, answer.text
+
+    async def job_model(self, tenant: int, name: str = "m", **fields: Any) -> None:
+        """A model of the provider, whose jobs bring their output with them; it has had jobs of ours before."""
+        self.provider.plan = Plan(output="data:text/plain;base64,ZG9uZQ==", **fields.pop("plan", {}))
+        before = {"input": {MARKER: "before"}}
+        self.provider.jobs["before"] = Job(
+            "before", "before", before, Plan(("succeeded",)), "2026-01-01T00:00:00+00:00"
+        )
+        told = {"adapter": "replicate", "adapter_config": {"settle_seconds": 1}, "poll_seconds": 1, **fields}
+        await self.model(tenant, name, base_url=self.provider.url, route="v1/predictions", **told)
 
     async def submit(self, tenant: int, count: int = 1, model: str = "m", **payload: Any) -> list[str]:
         """Hand in tasks; each payload carries a name that tells it apart at the model."""
@@ -331,8 +343,8 @@ async def open_road(folder: Path, servers: Servers, database_url: str, prefix: s
     """A road without processes yet; whatever it started is ended with it."""
     (folder / "objects").mkdir(parents=True)
     (folder / "staging").mkdir()
-    async with mock_model() as mock:
-        road = Road(folder, servers, database_url, prefix, mock)
+    async with mock_model() as mock, replicate_provider(checks_token=False) as provider:
+        road = Road(folder, servers, database_url, prefix, mock, provider)
         try:
             yield road
         finally:

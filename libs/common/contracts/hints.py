@@ -14,6 +14,8 @@ ROAD: Final = "sw:road"
 PERMIT: Final = "sw:permit"
 EXECUTORS: Final = "sw:executors"
 CANCEL: Final = "sw:cancel"
+#: To executors: the provider of a task's job has called back.
+JOBS: Final = "sw:jobs"
 #: To APIs and executors: a model changed.
 MODELS: Final = "sw:models"
 #: To whoever changes tasks: an API process has a first listener of this tenant.

@@ -60,7 +60,7 @@ class Busy(ModelError):
     """The other side is full and did not take the call; it burns nothing and is made again after `retry_after`."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__("model_busy", message, retryable=True, retry_after=retry_after)
+        super().__init__("model_busy", message, retryable=True, retry_after=retry_after, answered=True)
 
 
 class JobGone(ModelError):

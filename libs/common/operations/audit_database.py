@@ -43,6 +43,7 @@ _SLICED: Final = (
     _Statement("I8", "audit_sends", "open", (MAX_SENDS,)),
     _Statement("I10", "audit_unclaimed", "open", (PATIENCE_SECONDS,), "is a janitor running? it publishes it again"),
     _Statement("I15", "audit_stale_tokens", "attempts"),
+    _Statement("I18", "audit_jobs", "open"),
     _Statement("I20", "audit_staged_outputs", "open", repair="delete a staged output that no task needs"),
     _Statement("I24", "audit_operations", "tasks", (PATIENCE_SECONDS,), "is a janitor running? it writes the entry"),
     _Statement("I27", "audit_dead", "dead"),
@@ -53,6 +54,7 @@ _WHOLE: Final = (
     _Statement("I8", "audit_event_sends", limits=(MAX_SENDS,)),
     _Statement("I15", "audit_tokens_twice"),
     _Statement("I16", "audit_statistics"),
+    _Statement("I18", "audit_jobs_twice"),
     _Statement("I23", "audit_quota", limits=(QUOTA_DAYS,)),
 )
 

@@ -60,7 +60,7 @@ def news_view(state: TaskState) -> dict[str, Any]:
         "code": int(state.status),
         "progress": state.status.progress,
         "unit_progress": None if state.unit_progress is None else round(state.unit_progress, 2),
-        "message": state.error_message or "",
+        "message": state.error_message or state.job_message,
         "error_code": state.error_code,
         "attempt": state.attempt,
         "sequence": state.version,

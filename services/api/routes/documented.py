@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -25,10 +26,10 @@ def answers(
     return {status: _success(model, example, status, more), **problems(*codes)}
 
 
-def problems(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """Problems by status, with an example of each code."""
+def problems(*codes: str, but: Collection[str] = ()) -> dict[int | str, dict[str, Any]]:
+    """Problems by status, with an example of each code; `but` never come, although they always may elsewhere."""
     by_status: dict[int, list[str]] = defaultdict(list)
-    for code in (*codes, *_ALWAYS):
+    for code in (*codes, *(code for code in _ALWAYS if code not in but)):
         by_status[CODES[code].status].append(code)
     return {status: _problem(status, by_status[status]) for status in sorted(by_status)}
 

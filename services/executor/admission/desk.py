@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
@@ -24,7 +23,7 @@ from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.executor.admission.rotation import Arrival, Rotation
-from services.executor.admission.slots import Slots
+from services.executor.admission.slots import Slot, Slots
 from services.executor.admission.waiting_room import WaitingRoom
 from services.executor.figures import Figures
 
@@ -32,7 +31,7 @@ log = get_logger()
 
 #: A permit outlives its call by this much: staging, the quick part of an upload, and a late finish.
 PERMIT_GRACE_SECONDS: Final = 60
-#: What a redispatched upload is given until its row counts as overdue.
+#: What a redispatched upload or job is given until its row counts as overdue, or says how long it may last.
 UPLOAD_SECONDS: Final = 120
 _RETRY_SECONDS: Final = 0.2
 #: What has waited here for a slot for this long goes to others that have room. Not sooner: by then they have said how
@@ -60,7 +59,7 @@ class Trust(Protocol):
 class Hands(Protocol):
     """Where started attempts go, and what is let go of."""
 
-    def __call__(self, attempt: Attempt, model: Model, *, has_permit: bool, over: Callable[[], None]) -> None: ...
+    def __call__(self, attempt: Attempt, model: Model, *, has_permit: bool, slot: Slot) -> None: ...
 
 
 class Desk:
@@ -80,6 +79,7 @@ class Desk:
         placed: Callable[[Sequence[Placed]], None],
         changed: Callable[[Iterable[tuple[int, int]]], None],
         figures: Figures,
+        jobs: Collection[str] = (),
         start_bytes: int = 8 * 2**20,
     ) -> None:
         self.room = WaitingRoom()
@@ -98,6 +98,7 @@ class Desk:
         self._placed = placed
         self._changed = changed
         self._figures = figures
+        self._jobs = jobs  #: adapters of providers' jobs
         self._rotation = Rotation()
         self._wake = asyncio.Event()
         self._ending = False
@@ -155,7 +156,7 @@ class Desk:
         await failpoint("executor/before-permit")
         for arrival in chosen:  # limits and addresses may have changed since it was read
             arrival.model = self._newest(arrival.model.id) or arrival.model
-        wanted = [(arrival, _claim(arrival)) for arrival in chosen]
+        wanted = [(arrival, _claim(arrival, job=arrival.model.adapter in self._jobs)) for arrival in chosen]
         asking = [one for one in wanted if one[0].needs_permit]
         if not asking:
             return wanted, []
@@ -197,14 +198,14 @@ class Desk:
 
     def _run(self, idle: dict[UUID, Arrival], attempt: Attempt) -> bool:
         arrival = idle[attempt.token]
-        if attempt.lane != arrival.lane or (attempt.phase < Phase.GENERATED and not arrival.needs_permit):
+        if attempt.lane != arrival.lane or (attempt.phase is Phase.NONE and not arrival.needs_permit):
             # A message of a foreign sender: what it names is real, but its permit was taken elsewhere, or not at all.
             log.warning("message.misleading", task=attempt.id, lane=attempt.lane)
             return False
         del idle[attempt.token]
         self._figures.started(attempt)
-        over = partial(self._slot_back, arrival.tenant)
-        self._begin(attempt, arrival.model, has_permit=arrival.needs_permit, over=over)
+        slot = Slot(self._slots, arrival.tenant, self._slot_freed)
+        self._begin(attempt, arrival.model, has_permit=arrival.needs_permit, slot=slot)
         return True
 
     async def _claim(self, wanted: Sequence[Wanted]) -> list[Attempt]:
@@ -364,19 +365,20 @@ class Desk:
         """Wait for no more answers: who still asks gets Closing."""
         self._ending = True
 
-    def _slot_back(self, tenant: int) -> None:
-        self._slots.give_back(tenant)
+    def _slot_freed(self) -> None:
         if self._starved:
             for lane in self._starved:
                 self.permit_free(lane)
             self._starved.clear()
 
 
-def _claim(arrival: Arrival) -> Claim:
+def _claim(arrival: Arrival, *, job: bool) -> Claim:
     seconds = arrival.model.timeout_seconds if arrival.needs_permit else UPLOAD_SECONDS
-    return Claim(arrival.id, arrival.lease, uuid4(), seconds)
+    return Claim(arrival.id, arrival.lease, uuid4(), seconds, job)
 
 
 def _permit(arrival: Arrival, claim: Claim) -> PermitRequest:
     seconds = arrival.model.timeout_seconds + PERMIT_GRACE_SECONDS
+    if claim.job:
+        seconds += arrival.model.job_timeout_seconds
     return PermitRequest(arrival.lane, str(claim.token), arrival.model.max_concurrency, seconds * 1_000)

@@ -32,8 +32,8 @@ class Arrival:
 
     @property
     def needs_permit(self) -> bool:
-        """Only a call needs one: what is generated already is only uploaded."""
-        return self.phase < Phase.GENERATED
+        """Only a call that begins needs one: a provider's job has its own, and what is generated is only uploaded."""
+        return self.phase is Phase.NONE
 
 
 class Rotation:

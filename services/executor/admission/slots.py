@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Final
 
 #: A tenant may have so many slots for each free one. Alone it leaves a twentieth free, and with it another tenant.
@@ -23,6 +25,7 @@ class Slots:
         self.used = 0
         self.enough = max(1, int(total * _ENOUGH_SHARE))  #: so many free ones are worth reading for
         self._used_by: Counter[int] = Counter()
+        self._returning: dict[int, deque[asyncio.Future[None]]] = {}  #: by tenant
 
     @property
     def free(self) -> int:
@@ -51,3 +54,52 @@ class Slots:
         self._used_by[tenant] -= 1
         if not self._used_by[tenant]:
             del self._used_by[tenant]
+        if self._returning:
+            self._let_return()
+
+    async def come_back(self, tenant: int) -> None:
+        """Take one as soon as the tenant may have it: before anything new, for what is nearly done."""
+        if tenant not in self._returning and self.take(tenant):
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._returning.setdefault(tenant, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give_back(tenant)
+            raise
+
+    def _let_return(self) -> None:
+        for tenant, waiting in list(self._returning.items()):
+            while waiting and (waiting[0].done() or self.take(tenant)):
+                turn = waiting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+            if not waiting:
+                del self._returning[tenant]
+
+
+class Slot:
+    """The slot of one attempt: given back while it only waits for others, and taken again."""
+
+    __slots__ = ("_freed", "_held", "_slots", "_tenant")
+
+    def __init__(self, slots: Slots, tenant: int, freed: Callable[[], None]) -> None:
+        self._slots = slots
+        self._tenant = tenant
+        self._freed = freed
+        self._held = True
+
+    def give_back(self) -> None:
+        """Others may have it; saying so twice is harmless."""
+        if self._held:
+            self._held = False
+            self._slots.give_back(self._tenant)
+            self._freed()
+
+    async def take_again(self) -> None:
+        """Wait until it is ours again."""
+        if not self._held:
+            await self._slots.come_back(self._tenant)
+            self._held = True

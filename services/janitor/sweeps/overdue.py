@@ -23,6 +23,7 @@ GRACE_SECONDS: Final = 30.0
 _PAGE: Final = 500
 _JITTER: Final = 0.25
 _CALL: Final = Failed("model_timeout", "the call went on past its deadline", retryable=True, timed_out=True)
+_JOB: Final = Failed("job_timeout", "the provider's job was not over in time", retryable=False, timed_out=True)
 _UPLOAD: Final = UploadPending("upload_timeout", "the upload went on past its limit", permanent=True)
 
 
@@ -64,6 +65,8 @@ class Overdue:
         )
         if attempt.deadline_in is not None and attempt.deadline_in < 0:
             return settle(run, EXPIRED, policy)
+        if phase is Phase.SUBMITTED:
+            return settle(run, _JOB, policy)
         return settle(run, _UPLOAD if phase >= Phase.GENERATED else _CALL, policy)
 
     async def _give_back(self, over: Sequence[OverdueAttempt]) -> None:

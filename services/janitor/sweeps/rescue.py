@@ -6,6 +6,7 @@ rescuing.
 
     rows that it held            same place in the queue
     attempts with staged output  go on from there, nothing is called again
+    jobs at providers            go on from there, with their permits
     other attempts               another attempt, first in line, from the budget for lost ones (never the caller's)
     beyond that budget           failed as `executor_lost`, dead
 

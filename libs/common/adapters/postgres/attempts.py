@@ -29,6 +29,8 @@ from libs.common.ports_attempts import (
 from libs.common.ports_dispatch import Placed
 
 _DEAD_VALUE_LIMIT: Final = 1_048_576
+#: dispatch.job of an attempt whose provider has not begun to work.
+_NOT_BEGUN: Final = 2
 
 
 class PostgresAttempts:
@@ -49,6 +51,7 @@ class PostgresAttempts:
             [claim.timeout_seconds for claim in ordered],
             self.executor,
             self._time_zone,
+            [_NOT_BEGUN if claim.job else 0 for claim in ordered],
         )
         return [_attempt(row) for row in rows]
 
@@ -301,8 +304,8 @@ def _attempt(row: asyncpg.Record) -> Attempt:
         upload_age=row["upload_age"] or 0.0,
         payload=row["payload"],
         sealed=row["sealed"],
-        staged=_staged(row),
         output_count=row["output_count"],
+        staged=_staged(row),
         deadline_in=row["deadline_in"],
     )
 

@@ -181,6 +181,7 @@ class PostgresSweeps:
         await self._database.fetch("prune_cancel_requests")
         await self._database.fetch("prune_executors", _EXECUTOR_DAYS)
         await self._database.fetch("prune_pauses")
+        await self._database.fetch("prune_callbacks", limit)
         return len(await self._database.fetch("prune_idempotency", limit))
 
     async def prune_quota(self, days: int, limit: int) -> int:

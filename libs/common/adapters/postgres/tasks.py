@@ -290,4 +290,6 @@ def _view(row: Any) -> TaskView:
         files=row.files or [],
         error_code=row.error_code or None,
         error_message=row.error_message or None,
+        provider_job_id=row.provider_job_id,
+        unit_progress=row.unit_progress,
     )

@@ -90,6 +90,25 @@ WHERE a.attempt > x.ended OR a.attempt IS NULL
                   AND (h.kind = 'release' AND h.attempt = g.number OR h.kind = 'import' AND h.attempt >= g.number))
 LIMIT 1000
 
+-- name: audit_jobs
+-- I18: a provider's job is open exactly as long as its task's dispatch row is in phase 1 of that attempt.
+SELECT x.id, coalesce(t.public_id::text, 'task ' || x.id) AS subject, CASE
+  WHEN x.job IS NULL THEN 'attempt ' || x.attempt || ' is in phase 1, but has no open job'
+  ELSE 'attempt ' || x.job || ' has an open job, but is not in phase 1' END AS detail
+FROM (
+  SELECT coalesce(d.id, p.task_id) AS id, d.attempt, p.attempt AS job
+  FROM (SELECT * FROM dispatch WHERE id > $1 AND id <= $2 AND phase = 1) d
+  FULL JOIN (SELECT * FROM provider_job WHERE task_id > $1 AND task_id <= $2 AND ended_at IS NULL) p ON p.task_id = d.id AND p.attempt = d.attempt
+  WHERE d.id IS NULL OR p.task_id IS NULL) x
+LEFT JOIN task t ON t.id = x.id LIMIT 1000
+
+-- name: audit_jobs_twice
+-- I18: a provider's job serves one task. Over everything, by the address of the provider.
+SELECT max(p.task_id) AS id, 'job ' || quote_literal(p.provider_id) || ' at ' || m.base_url AS subject,
+  count(DISTINCT p.task_id) || ' tasks have it' AS detail
+FROM provider_job p JOIN lane l ON l.id = p.lane JOIN model m ON m.id = l.model_id
+WHERE p.provider_id IS NOT NULL GROUP BY m.base_url, p.provider_id HAVING count(DISTINCT p.task_id) > 1 LIMIT 1000
+
 -- name: audit_ends
 -- I5: the last attempt ended as the task did, and only a success has a successful attempt, one.
 SELECT t.id, t.public_id::text AS subject, 'status ' || t.status || ', but ' || s.n || ' successful attempts' ||

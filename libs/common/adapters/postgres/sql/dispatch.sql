@@ -81,12 +81,12 @@ SELECT lane, class, priority, position FROM back
 -- Claim and start: who holds the right lease number gets the row, its input, and a fence of its own. The call counts
 -- in the statistics from here on. Who has come too late for start_by or deadline is not started; what a provider or a store
 -- has already is, so that its executor can end it. $1 ids, $2 leases, $3 tokens, $4 timeouts in seconds, $5 executor,
--- $6 time zone.
+-- $6 time zone, $7 job: 2 where the call will be a provider's job, which has not begun then, else 0.
 WITH started AS (
   UPDATE dispatch q SET executor = $5, token = m.token, started_at = now(), held_by = NULL, version = q.version + 1,
     attempt = q.attempt + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, until = least(now() + make_interval(secs => m.timeout), q.deadline),
-    expires_at = q.deadline, error_code = NULL, error_message = NULL
-  FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[]) AS m(id, lease, token, timeout)
+    expires_at = q.deadline, job = CASE WHEN q.phase = 0 THEN m.job ELSE q.job END, error_code = NULL, error_message = NULL
+  FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[], $7::smallint[]) AS m(id, lease, token, timeout, job)
   WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $5)
     AND (q.expires_at IS NULL OR q.expires_at > now() OR q.phase > 0)
   RETURNING q.*
@@ -148,29 +148,34 @@ SELECT id, lane, class, priority, position FROM back
 
 -- name: release_started
 -- Give back what was started but not called, or may be called again at no cost: no attempt is used up, the count in
--- the statistics is taken back where the model was not called, and start_by holds again. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
+-- the statistics is taken back where the model was not called, and start_by holds again. A job goes on at its provider,
+-- unless none was made. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
 WITH back AS (
   UPDATE dispatch q SET state = CASE WHEN m.delay > 0 THEN 2 ELSE 0 END,
     due_at = CASE WHEN m.delay > 0 THEN now() + make_interval(secs => m.delay) END,
     class = 0, lease = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1,
-    expires_at = CASE WHEN q.phase = 0 AND NOT m.called AND q.attempt = 1 THEN least(q.start_by, q.deadline) ELSE q.deadline END,
-    attempt = q.attempt - CASE WHEN q.phase = 0 AND NOT m.called THEN 1 ELSE 0 END
+    phase = CASE WHEN q.phase = 1 AND NOT m.called THEN 0 ELSE q.phase END,
+    expires_at = CASE WHEN q.phase <= 1 AND NOT m.called AND q.attempt = 1 THEN least(q.start_by, q.deadline) ELSE q.deadline END,
+    attempt = q.attempt - CASE WHEN q.phase <= 1 AND NOT m.called THEN 1 ELSE 0 END
   FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[]) AS m(id, token, delay, called, reason), dispatch o
   WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.lane, q.state, q.phase, q.class, q.priority, q.position, q.attempt, q.version, o.lease, o.started_at AS began, m.called,
-    m.reason
+    m.reason, q.job > 0 AND q.phase = 0 AND NOT m.called AS withdrawn
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, reason FROM back
 ), uncounted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (b.began AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, -count(*)
   FROM back b JOIN task t ON t.id = b.id WHERE b.phase = 0 AND NOT b.called GROUP BY 1, 2, 3, 4
+), pj AS (
+  DELETE FROM provider_job p WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE withdrawn)) AND p.ended_at IS NULL
 )
 SELECT id, lane, state, class, priority, position FROM back
 
 -- name: generated_many
 -- The output is staged: from here on the model is not called again for this attempt. Small outputs ($7, else NULL) are
 -- kept by this very statement; writing them twice, after a lost answer, leaves one. $8: the files, where they are several.
+-- The job of a provider is over.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::bigint[], $5::bytea[], $6::text[], $7::bytea[], $8::text[])
     AS m(id, token, staged, size, hash, type, content, files)
@@ -178,7 +183,10 @@ WITH m AS MATERIALIZED (
   UPDATE dispatch q SET phase = 2, generated_at = now(), version = q.version + 1,
     staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type, staged_files = m.files::jsonb
   FROM m WHERE q.id = m.id AND q.token = m.token
-  RETURNING q.id, m.content
+  RETURNING q.id, q.job, m.content
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), status = 'succeeded'
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM mine WHERE job > 0)) AND p.ended_at IS NULL
 ), kept AS (
   INSERT INTO staged_output (task_id, content) SELECT id, content FROM mine WHERE content IS NOT NULL
   ON CONFLICT (task_id) DO UPDATE SET content = EXCLUDED.content
@@ -230,6 +238,9 @@ WITH x AS MATERIALIZED (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2 AND NOT dead))
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
 ), cc AS (
   DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 )
@@ -253,7 +264,10 @@ WITH m AS MATERIALIZED (
     error_code = m.code, error_message = m.message, version = q.version + 1
   FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, m.called, o.executor, o.token, o.entered_at, o.lease,
-    o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size
+    o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size, q.job
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE job > 0)) AND p.ended_at IS NULL
 ), uncounted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (b.started_at AT TIME ZONE $9)::date, k.tenant_id, k.creator, k.model_id, -count(*)
@@ -367,6 +381,9 @@ WITH gone AS (
   FROM gone g JOIN task k ON k.id = g.id
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE staged IS NULL))
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone

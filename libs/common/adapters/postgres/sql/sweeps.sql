@@ -175,6 +175,9 @@ WITH m AS MATERIALIZED (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2 AND NOT dead))
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, status, attempt, code, message FROM gone
@@ -239,7 +242,8 @@ WITH unsent AS MATERIALIZED (
 ), a AS (DELETE FROM attempt WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), h AS (DELETE FROM history WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), d AS (DELETE FROM dead_task WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
-), p AS (DELETE FROM provider_job WHERE task_id = ANY (ARRAY(SELECT id FROM gone)))
+), p AS (DELETE FROM provider_job WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
+), c AS (DELETE FROM job_callback WHERE task_id = ANY (ARRAY(SELECT id FROM gone)))
 SELECT id FROM gone
 
 -- name: mark_operations
@@ -359,9 +363,13 @@ CROSS JOIN (SELECT greatest(3600, 10 * least(8640, m.expected_seconds))::bigint 
             FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id = $1) x
 
 -- name: live_permits
--- Attempts of a lane that hold a permit: tokens and the milliseconds left to their deadline.
+-- Who holds a permit of a lane: running calls, and jobs at providers, whether somebody runs their attempts now or not.
+-- Tokens and the milliseconds left to their deadline.
 SELECT q.token, greatest(1000, extract(epoch FROM q.until - now()) * 1000)::bigint AS ttl_ms
-FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL AND q.phase < 2 AND q.lease >= 0
+FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL AND q.phase = 0 AND q.lease >= 0
+UNION ALL
+SELECT p.permit_token, greatest(1000, extract(epoch FROM p.deadline - now()) * 1000)::bigint
+FROM provider_job p WHERE p.lane = $1 AND p.ended_at IS NULL
 
 -- name: lanes_open
 -- Lanes that have any open row or may have leftovers in Redis: every lane that is not closed, or not yet empty.
@@ -376,9 +384,11 @@ WHERE NOT EXISTS (
   JOIN dispatch q ON q.id = t.id AND q.lane = l.id WHERE l.id = $2 AND q.state <> 3)
 
 -- name: absent_permits
--- Which of these permit tokens no running attempt of the lane has. EXCEPT reads the lane once, NOT EXISTS once a token.
+-- Which of these permit tokens no running attempt of the lane has, and no open job of a provider. EXCEPT reads the lane
+-- once, NOT EXISTS once a token.
 SELECT x.token FROM unnest($2::uuid[]) AS x(token)
 EXCEPT SELECT q.token FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL
+EXCEPT SELECT p.permit_token FROM provider_job p WHERE p.lane = $1 AND p.ended_at IS NULL
 
 -- name: lanes_waiting
 -- Lanes with ready rows, and how long the next row of each has waited. A loose scan: it costs by lanes, not by rows.

@@ -143,6 +143,9 @@ WITH c AS MATERIALIZED (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2))
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, 9, attempt, 'canceled', 'canceled by the caller' FROM gone

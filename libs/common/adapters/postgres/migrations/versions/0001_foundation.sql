@@ -169,12 +169,14 @@ ALTER TABLE staged_output ALTER COLUMN content SET STORAGE EXTERNAL;
 -- One narrow row per open task, from create to the end. In flight = rows with state 1, so that it cannot drift.
 -- staged_files is null where the output is one file. Of several it names all; staged, its hash and type are the first's,
 -- and staged_size is the size of all together.
+-- job: 0 the model answers in the call, 1 the last attempt was a provider's job, 2 the same, and the provider has not begun.
 CREATE TABLE dispatch (
   id bigint PRIMARY KEY,
   public_id uuid NOT NULL,
   lane int NOT NULL,
   state smallint NOT NULL CHECK (state BETWEEN 0 AND 3),
   phase smallint NOT NULL DEFAULT 0 CHECK (phase BETWEEN 0 AND 3),
+  job smallint NOT NULL DEFAULT 0 CHECK (job BETWEEN 0 AND 2),
   class smallint NOT NULL DEFAULT 1 CHECK (class IN (0, 1)),
   priority smallint NOT NULL DEFAULT 0,
   position bigint NOT NULL,
@@ -427,21 +429,44 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_age ON idempotency (created_at);
 
+-- A job at a provider, one for each attempt that has one: written before the submit, open exactly as long as its task's
+-- dispatch row is in phase 1. permit_token is who holds its lane's permit, also while nobody runs the attempt.
+-- cancel_at: nobody wants it any more, and when its provider is told so (again).
 CREATE TABLE provider_job (
   task_id bigint NOT NULL,
   attempt smallint NOT NULL,
-  intent_key text NOT NULL UNIQUE,
+  lane int NOT NULL,
+  intent_key uuid NOT NULL UNIQUE,
   adapter text NOT NULL,
+  polls boolean NOT NULL,
   provider_id text,
-  permit_token uuid,
-  status text NOT NULL DEFAULT 'intent',
-  unit_progress real,
-  created_at timestamptz NOT NULL DEFAULT now(),
+  permit_token uuid NOT NULL,
+  status text NOT NULL DEFAULT 'intended'
+    CHECK (status IN ('intended', 'queued', 'processing', 'succeeded', 'failed', 'canceled', 'gone')),
+  unit_progress double precision CHECK (unit_progress BETWEEN 0 AND 100),
+  message text NOT NULL DEFAULT '',
+  intended_at timestamptz NOT NULL DEFAULT now(),
   submitted_at timestamptz,
   deadline timestamptz NOT NULL,
   ended_at timestamptz,
+  cancel_at timestamptz,
+  cancel_tries smallint NOT NULL DEFAULT 0,
   PRIMARY KEY (task_id, attempt)
 );
+CREATE INDEX provider_job_open ON provider_job (lane) WHERE ended_at IS NULL;
+CREATE UNIQUE INDEX provider_job_id ON provider_job (lane, provider_id) WHERE provider_id IS NOT NULL;
+CREATE INDEX provider_job_unwanted ON provider_job (cancel_at) WHERE cancel_at IS NOT NULL;
+
+-- What providers that cannot be asked have called back with, until it is read: of open jobs alone, the newest few of each.
+CREATE TABLE job_callback (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  task_id bigint NOT NULL,
+  attempt smallint NOT NULL,
+  received_at timestamptz NOT NULL DEFAULT now(),
+  headers jsonb NOT NULL,
+  body bytea NOT NULL
+);
+CREATE INDEX job_callback_job ON job_callback (task_id, attempt);
 
 -- Every attempt to create a task, accepted or refused, by route. Ids grow about as time does. Rows stay inline and
 -- uncompressed (request and response are cut before): each is written once, on the way of a create, and seldom read.
@@ -644,13 +669,14 @@ END
 $$;
 
 -- The status that callers see, derived from the one place that owns each part.
-CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, leased boolean)
+CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, leased boolean, job smallint)
 RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
   WHEN state IS NULL THEN stored
   WHEN state = 3 THEN 7
   WHEN phase = 3 THEN 5
   WHEN phase = 2 THEN 4
+  WHEN job = 2 AND (started OR phase = 1) THEN 2
   WHEN started OR phase = 1 THEN 3
   WHEN state = 1 THEN 2
   WHEN state = 2 AND attempt = 0 AND NOT leased THEN 0
@@ -660,7 +686,7 @@ END::smallint;
 -- A task as callers read it: what is open comes from its dispatch row, what is final from the task.
 CREATE VIEW task_face AS
 SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name, t.input_ref, t.priority, t.output_count, t.points,
-  task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL) AS status,
+  task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL, d.job) AS status,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, coalesce(d.version, t.version) AS version,
   t.not_before, t.start_by, t.deadline, t.created_at,
   coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, coalesce(d.started_at, t.started_at) AS started_at,
@@ -668,8 +694,10 @@ SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name
   coalesce(d.executor, d.held_by, t.executor) AS executor, d.due_at, d.until,
   t.oss_file, t.file_type, t.file_size, t.files,
   coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message,
-  d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase
-FROM task t LEFT JOIN dispatch d ON d.id = t.id;
+  d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase,
+  p.provider_id AS provider_job_id, p.unit_progress, p.message AS job_message
+FROM task t LEFT JOIN dispatch d ON d.id = t.id
+LEFT JOIN provider_job p ON p.task_id = t.id AND p.attempt = coalesce(d.attempt, t.attempt);
 
 -- The bucket of a duration, as libs/common/domain/buckets.py has it.
 CREATE FUNCTION duration_bucket(duration interval) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE

@@ -1,0 +1,104 @@
+-- Jobs at providers. Statements by attempts compare the token: who has lost it changes nothing and is left out.
+
+-- name: intend_jobs
+-- Jobs are about to be submitted: each intent, under our own key, in the statement that moves its attempt to phase 1.
+-- Asking twice gives the same answer, because an answer may be lost. $1 ids, $2 tokens, $3 keys, $4 adapters, $5 whether
+-- the provider can be asked, $6 seconds for the job, $7 seconds more for taking its output.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::text[], $5::boolean[], $6::int[])
+    AS m(id, token, key, adapter, polls, seconds) ORDER BY id
+), mine AS (
+  UPDATE dispatch q SET phase = 1, until = least(now() + make_interval(secs => m.seconds + $7::int), q.deadline)
+  FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase < 2
+  RETURNING q.id, q.attempt, q.lane, m.token, m.key, m.adapter, m.polls, least(now() + make_interval(secs => m.seconds), q.deadline) AS deadline
+)
+INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, permit_token, deadline)
+SELECT id, attempt, lane, key, adapter, polls, token, deadline FROM mine
+ON CONFLICT (task_id, attempt) DO UPDATE SET permit_token = EXCLUDED.permit_token
+RETURNING task_id AS id, extract(epoch FROM intended_at)::float8 AS intended_at
+
+-- name: resume_jobs
+-- Attempts that go on with a job that somebody else began. $1 ids, $2 tokens, $3 seconds for taking its output.
+WITH m AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) ORDER BY id
+), mine AS (
+  UPDATE dispatch q SET until = least(p.deadline + make_interval(secs => $3::int), q.deadline)
+  FROM m, provider_job p
+  WHERE q.id = m.id AND q.token = m.token AND q.phase = 1 AND p.task_id = m.id AND p.attempt = q.attempt AND p.ended_at IS NULL
+  RETURNING q.id, p.attempt
+)
+SELECT p.task_id AS id, p.intent_key, p.adapter, p.provider_id, p.permit_token, p.status, p.unit_progress, p.message,
+  extract(epoch FROM p.intended_at)::float8 AS intended_at, extract(epoch FROM p.deadline - now())::float8 AS seconds_left
+FROM mine x JOIN provider_job p ON p.task_id = x.id AND p.attempt = x.attempt
+
+-- name: own_permits
+-- The permits of resumed jobs are in Redis under the tokens of those that run them now. $1 ids, $2 tokens.
+WITH m AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) ORDER BY id)
+UPDATE provider_job p SET permit_token = m.token FROM m JOIN dispatch q ON q.id = m.id
+WHERE q.token = m.token AND q.phase = 1 AND p.task_id = m.id AND p.attempt = q.attempt AND p.ended_at IS NULL
+RETURNING p.task_id AS id
+
+-- name: job_news
+-- What providers say of jobs, where it differs from what they said before. $1 ids, $2 tokens, $3 provider ids, $4 statuses,
+-- $5 percentages, $6 messages, $7 whether they have begun: never taken back within an attempt.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::boolean[])
+    AS m(id, token, provider_id, status, progress, message, begun) ORDER BY id
+), mine AS (
+  UPDATE dispatch q SET job = CASE WHEN m.begun OR q.job = 1 THEN 1 ELSE 2 END, version = q.version + 1
+  FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase = 1
+  RETURNING q.id, q.attempt, m.provider_id, m.status, m.progress, m.message
+)
+UPDATE provider_job p SET provider_id = coalesce(x.provider_id, p.provider_id), status = x.status, unit_progress = x.progress,
+  message = x.message, submitted_at = coalesce(p.submitted_at, now())
+FROM mine x WHERE p.task_id = x.id AND p.attempt = x.attempt AND p.ended_at IS NULL
+RETURNING p.task_id AS id
+
+-- name: job_named_late
+-- The answer to a submit reached somebody who had lost the attempt meanwhile. That there is a job is true all the same:
+-- of one that nobody goes on with the provider is told. $1 key, $2 provider id.
+UPDATE provider_job p SET provider_id = $2, submitted_at = now(), cancel_at = CASE WHEN p.ended_at IS NOT NULL THEN now() END
+WHERE p.intent_key = $1 AND p.provider_id IS NULL
+RETURNING p.task_id AS id
+
+-- name: unwanted_jobs
+-- Jobs that nobody wants any more and whose providers have yet to be told so: taken for $2 seconds, $1 at most.
+WITH due AS MATERIALIZED (
+  SELECT task_id, attempt FROM provider_job WHERE cancel_at <= now() ORDER BY cancel_at LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE provider_job p SET cancel_at = now() + make_interval(secs => $2), cancel_tries = p.cancel_tries + 1
+FROM due d, lane l WHERE p.task_id = d.task_id AND p.attempt = d.attempt AND l.id = p.lane
+RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.permit_token, p.cancel_tries AS tries,
+  extract(epoch FROM p.intended_at)::float8 AS intended_at
+
+-- name: jobs_told
+-- These providers were told, or cannot be. $1 keys.
+UPDATE provider_job SET cancel_at = NULL WHERE intent_key = ANY ($1::uuid[])
+
+-- name: keep_callback
+-- A provider calls back about an open job: kept, as one of the newest $4, where the provider cannot be asked instead. Says
+-- whose executor should look. $1 key, $2 headers, $3 body.
+WITH job AS MATERIALIZED (
+  SELECT p.task_id, p.attempt, p.polls FROM provider_job p WHERE p.intent_key = $1 AND p.ended_at IS NULL
+), old AS (
+  DELETE FROM job_callback WHERE id = ANY (ARRAY(
+    SELECT c.id FROM job j JOIN job_callback c ON c.task_id = j.task_id AND c.attempt = j.attempt ORDER BY c.id DESC OFFSET $4::int - 1))
+), kept AS (
+  INSERT INTO job_callback (task_id, attempt, headers, body) SELECT task_id, attempt, $2::jsonb, $3 FROM job WHERE NOT polls
+)
+SELECT task_id AS id FROM job
+
+-- name: read_callbacks
+-- What providers called back with about these attempts, oldest first. $1 ids, $2 attempts.
+SELECT c.id, c.task_id, c.headers, c.body FROM unnest($1::bigint[], $2::int[]) AS m(id, attempt)
+JOIN job_callback c ON c.task_id = m.id AND c.attempt = m.attempt::smallint ORDER BY c.id
+
+-- name: drop_callbacks
+-- These were read. $1 ids.
+DELETE FROM job_callback WHERE id = ANY ($1::bigint[])
+
+-- name: prune_callbacks
+-- Callbacks about jobs that have ended, among the oldest $1.
+DELETE FROM job_callback WHERE id = ANY (ARRAY(
+  SELECT c.id FROM (SELECT id, task_id, attempt FROM job_callback ORDER BY id LIMIT $1) c
+  WHERE NOT EXISTS (SELECT 1 FROM provider_job p WHERE p.task_id = c.task_id AND p.attempt = c.attempt AND p.ended_at IS NULL)))
+RETURNING id

@@ -1,0 +1,107 @@
+"""What the executor and the API ask of PostgreSQL about jobs at providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from libs.common.ports_attempts import Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class JobIntent:
+    """A job that is about to be submitted."""
+
+    key: UUID
+    adapter: str
+    polls: bool  #: whether the provider can be asked
+    seconds: int  #: that the job may take
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job that somebody else began."""
+
+    key: UUID
+    adapter: str
+    provider_id: str  #: empty: the submit's answer was never recorded
+    permit: UUID  #: the token under which its permit was last known to be
+    status: str
+    unit_progress: float | None
+    message: str
+    intended_at: float  #: Unix seconds
+    seconds_left: float  #: to its deadline
+
+
+@dataclass(frozen=True, slots=True)
+class JobNews:
+    """What a provider says of a job."""
+
+    provider_id: str
+    status: str
+    unit_progress: float | None
+    message: str
+    begun: bool  #: whether the provider has begun to work on it
+
+
+@dataclass(frozen=True, slots=True)
+class JobCallback:
+    """What a provider has called back with."""
+
+    id: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UnwantedJob:
+    """A job that nobody wants any more, and whose provider does not know that."""
+
+    key: UUID
+    lane: int
+    model_id: int
+    adapter: str
+    provider_id: str
+    permit: UUID
+    tries: int
+    intended_at: float
+
+
+class ProviderJobs(Protocol):
+    """Jobs at providers, by batches. Writes by attempts compare the token: who has lost it is left out."""
+
+    async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float]:
+        """Jobs are about to be submitted; when that was written, in Unix seconds. Asking twice is safe."""
+
+    async def resume_many(self, attempts: Sequence[Attempt]) -> dict[int, JobRow]:
+        """The jobs that these attempts go on with."""
+
+    async def own_permits(self, attempts: Sequence[Attempt]) -> set[int]:
+        """The permits of resumed jobs have the tokens of these attempts now."""
+
+    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
+        """What providers say. Raises a data error for a provider's id that another task has."""
+
+    async def named_late(self, key: UUID, provider_id: str) -> None:
+        """A submit was answered after its attempt was lost."""
+
+    async def unwanted(self, limit: int, again_seconds: float) -> list[UnwantedJob]:
+        """Take jobs whose providers are to be told; who is not done in time leaves them to the next look."""
+
+    async def told(self, keys: Sequence[UUID]) -> None:
+        """These providers were told, or cannot be."""
+
+    async def callbacks(self, attempts: Sequence[Attempt]) -> dict[int, list[JobCallback]]:
+        """What providers called back with, oldest first, by task."""
+
+    async def drop_callbacks(self, ids: Sequence[int]) -> None:
+        """These were read and say nothing more."""
+
+
+class CallbackBox(Protocol):
+    """Where the API puts what providers call back with."""
+
+    async def keep(self, key: UUID, headers: Mapping[str, str], body: bytes) -> int | None:
+        """Keep it if the job is open and its provider cannot be asked; the id of its open task."""

@@ -1,0 +1,107 @@
+"""What a provider's adapter is called with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import orjson
+
+from libs.common.domain.model import Model
+from libs.common.domain.model_errors import ModelError
+from libs.common.ports_attempts import Attempt
+from libs.common.ports_jobs import JobAdapter, JobCall
+from libs.common.runtime.logging import get_logger
+from services.executor.calls import ModelHeaders, payload_of
+
+log = get_logger()
+
+#: Asking how a job stands, or to end it, is quick; a submit may last as long as the model's call may.
+_ASK_SECONDS: Final = 30
+#: An adapter keeps its time by itself; this ends one that does not.
+_GRACE_SECONDS: Final = 5.0
+
+Answer = TypeVar("Answer")
+
+
+class JobCalls:
+    """Finds adapters by name, and builds their calls from models and attempts."""
+
+    def __init__(
+        self,
+        adapters: Mapping[str, JobAdapter],
+        headers: ModelHeaders,
+        callback_url: Callable[[UUID, float], str],
+    ) -> None:
+        self._adapters = adapters
+        self._headers = headers
+        self._callback_url = callback_url
+        self._configs: dict[int, tuple[str, Mapping[str, Any]]] = {}
+
+    def runs(self, adapter: str) -> bool:
+        """Whether this adapter is one of providers' jobs."""
+        return adapter in self._adapters
+
+    def adapter(self, name: str) -> JobAdapter:
+        """The adapter of that name. Raises ModelError."""
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            raise ModelError("unknown_adapter", f"there is no adapter {name!r} for jobs", retryable=False)
+        return adapter
+
+    def config(self, model: Model) -> Mapping[str, Any]:
+        """The model's adapter_config, read once a change."""
+        known = self._configs.get(model.id)
+        if known is None or known[0] != model.adapter_config:
+            known = self._configs[model.id] = (model.adapter_config, orjson.loads(model.adapter_config))
+        return known[1]
+
+    def submit(self, model: Model, attempt: Attempt, key: UUID, intended_at: float, seconds_left: float) -> JobCall:
+        """The call that makes a job. Raises ModelError for an api_key that cannot be read."""
+        return JobCall(
+            intent_key=str(key),
+            base_url=model.base_url,
+            route=model.route,
+            config=self.config(model),
+            payload=payload_of(attempt),
+            headers=self._headers.of(model),
+            timeout_seconds=min(float(model.timeout_seconds), max(1.0, seconds_left)),
+            output_count=attempt.output_count,
+            job_seconds=seconds_left,
+            intended_at=intended_at,
+            callback_url=self._callback_url(key, seconds_left),
+        )
+
+    def ask(self, model: Model, key: UUID, intended_at: float) -> JobCall:
+        """Any other call about a job. Raises ModelError as above."""
+        return JobCall(
+            intent_key=str(key),
+            base_url=model.base_url,
+            route=model.route,
+            config=self.config(model),
+            payload=b"",
+            headers=self._headers.of(model),
+            timeout_seconds=float(min(model.timeout_seconds, _ASK_SECONDS)),
+            intended_at=intended_at,
+        )
+
+
+async def in_time(
+    call: JobCall, ask: Callable[[JobCall], Awaitable[Answer]], *, passes: type[Exception] = ModelError
+) -> Answer:
+    """What an adapter's method answers, in its time. Raises ModelError, whatever went wrong, and what `passes`."""
+    try:
+        async with asyncio.timeout(call.timeout_seconds + _GRACE_SECONDS):
+            return await ask(call)
+    except (ModelError, passes):
+        raise
+    except TimeoutError:
+        message = f"the provider did not answer within {call.timeout_seconds:g} s"
+        raise ModelError("model_timeout", message, retryable=True) from None
+    except Exception as error:
+        log.error("adapter.surprise", intent=call.intent_key, error=type(error).__name__, exc_info=True)
+        raise ModelError(
+            "adapter_failed", f"unexpected {type(error).__name__} in the adapter", retryable=True
+        ) from error

@@ -1,0 +1,116 @@
+"""Writes down how jobs go, together with their neighbours, until PostgreSQL has answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from uuid import UUID
+
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.model_errors import ModelError
+from libs.common.ports_attempts import Attempt
+from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, JobRow, ProviderJobs
+from libs.common.runtime.coalescer import Coalescer
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from services.executor.recorder import Verdict, until_answered
+
+log = get_logger()
+
+
+class JobLedger:
+    """One coalescer for each kind of record. Whoever has lost the attempt's token is told so by None or False."""
+
+    def __init__(
+        self,
+        jobs: ProviderJobs,
+        *,
+        changed: Callable[[Iterable[tuple[int, int]]], None],
+        is_data_error: Verdict,
+        is_deadlock: Verdict,
+    ) -> None:
+        self._jobs = jobs
+        self._changed = changed
+        self._is_data_error = is_data_error
+        self._intents = Coalescer[tuple[Attempt, JobIntent], float | None](
+            self._intend, is_data_error=is_data_error, is_deadlock=is_deadlock
+        )
+        self._resumes = Coalescer[Attempt, JobRow | None](self._resume, is_deadlock=is_deadlock)
+        self._owners = Coalescer[Attempt, bool](self._own, is_deadlock=is_deadlock)
+        self._news = Coalescer[tuple[Attempt, JobNews], bool](
+            self._tell, is_data_error=is_data_error, is_deadlock=is_deadlock
+        )
+        self._callbacks = Coalescer[Attempt, list[JobCallback]](self._read)
+
+    async def intend(self, attempt: Attempt, intent: JobIntent) -> float | None:
+        """Write that a job is about to be submitted; when that was, in Unix seconds."""
+        return await until_answered(lambda: self._intents.submit((attempt, intent)))
+
+    async def resume(self, attempt: Attempt) -> JobRow | None:
+        """The job that the attempt goes on with."""
+        return await until_answered(lambda: self._resumes.submit(attempt))
+
+    async def own_permit(self, attempt: Attempt) -> bool:
+        """Write that the job's permit has this attempt's token now."""
+        return await until_answered(lambda: self._owners.submit(attempt))
+
+    async def news(self, attempt: Attempt, news: JobNews) -> bool:
+        """Write what the provider says. Raises ModelError when it names a job that another task has."""
+        await failpoint("executor/before-job-news")
+        try:
+            mine = await until_answered(lambda: self._news.submit((attempt, news)))
+        except Exception as error:
+            if not self._is_data_error(error):
+                raise
+            log.error("job.id_taken", task_id=str(attempt.public_id), provider_id=news.provider_id)
+            message = "the provider answered with the id of another task's job"
+            raise ModelError("provider_id_taken", message, retryable=False) from None
+        if mine:
+            self._changed([(attempt.tenant_id, attempt.id)])
+        return mine
+
+    async def named_late(self, key: UUID, provider_id: str) -> None:
+        """Write the provider's id of a job whose attempt is not ours any more, if PostgreSQL takes it now."""
+        try:
+            await self._jobs.named_late(key, provider_id)
+        except Exception as error:
+            log.error("job.orphaned", intent=str(key), provider_id=provider_id, error=type(error).__name__)
+
+    async def callbacks(self, attempt: Attempt) -> list[JobCallback]:
+        """What the provider called back with, oldest first; nothing while PostgreSQL is away."""
+        try:
+            return await self._callbacks.submit(attempt)
+        except (Unavailable, OutcomeUnknown):
+            return []
+
+    async def drop(self, callbacks: Sequence[JobCallback]) -> None:
+        """These were read; if PostgreSQL does not hear of it, they are read again."""
+        try:
+            await self._jobs.drop_callbacks([callback.id for callback in callbacks])
+        except (Unavailable, OutcomeUnknown) as error:
+            log.warning("callbacks.kept", count=len(callbacks), error=type(error).__name__)
+
+    async def close(self, timeout: float) -> None:
+        """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
+        everything = (self._intents, self._resumes, self._owners, self._news, self._callbacks)
+        await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
+
+    async def _intend(self, rows: list[tuple[Attempt, JobIntent]]) -> list[float | None]:
+        written = await self._jobs.intend_many(rows)
+        return [written.get(attempt.id) for attempt, _ in rows]
+
+    async def _resume(self, attempts: list[Attempt]) -> list[JobRow | None]:
+        found = await self._jobs.resume_many(attempts)
+        return [found.get(attempt.id) for attempt in attempts]
+
+    async def _own(self, attempts: list[Attempt]) -> list[bool]:
+        owned = await self._jobs.own_permits(attempts)
+        return [attempt.id in owned for attempt in attempts]
+
+    async def _tell(self, rows: list[tuple[Attempt, JobNews]]) -> list[bool]:
+        mine = await self._jobs.news_many(rows)
+        return [attempt.id in mine for attempt, _ in rows]
+
+    async def _read(self, attempts: list[Attempt]) -> list[list[JobCallback]]:
+        found = await self._jobs.callbacks(attempts)
+        return [found.get(attempt.id, []) for attempt in attempts]

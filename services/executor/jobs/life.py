@@ -1,0 +1,221 @@
+"""The life of a provider's job, from the attempt that wants it to the output in staging.
+
+    submitted (submission.py) --> followed: asked every few seconds, or called back --> over --> collected
+        |                            ` past its deadline: the task ends as timeout
+        ` or taken over, with its permit, from whoever began it
+
+While the provider works the attempt has no slot, only its lane's permit. What the provider says is written when it
+changes, never when it is asked. An attempt that ends before its job is over leaves the job to unwanted.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from libs.common.domain.model_errors import Busy, JobGone, ModelError
+from libs.common.domain.output import StagedFile
+from libs.common.domain.task import Phase
+from libs.common.ports_jobs import JobReport, JobStatus
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from services.executor.execution import Collector, NotOurs
+from services.executor.jobs.calls import JobCalls, in_time
+from services.executor.jobs.job import Job
+from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.permits import JobPermits
+from services.executor.jobs.submission import Submission
+from services.executor.jobs.waits import Waits
+from services.executor.runs import Run
+
+log = get_logger()
+
+#: More failures in a row than these fail the task.
+POLL_FAILURES: Final = 5
+#: Polls of many jobs must not come together.
+_JITTER: Final = 0.15
+#: Who takes a job over asks soon: nobody has asked since its executor fell silent.
+_FIRST_LOOK_SECONDS: Final = 0.5
+#: Behind the hints about callbacks: how many polls' pauses until they are looked for anyway.
+_LOOKS_FOR_CALLBACKS: Final = 4
+
+
+class JobLife:
+    """Has jobs done."""
+
+    def __init__(
+        self,
+        calls: JobCalls,
+        submission: Submission,
+        ledger: JobLedger,
+        permits: JobPermits,
+        waits: Waits,
+        collector: Collector,
+    ) -> None:
+        self._calls = calls
+        self._submission = submission
+        self._ledger = ledger
+        self._permits = permits
+        self._waits = waits
+        self._collector = collector
+        self._rng = random.Random()  # noqa: S311  spreads polls
+
+    def owns(self, run: Run) -> bool:
+        """Whether this attempt's call is a job, or was begun as one."""
+        return run.phase is Phase.SUBMITTED or self._calls.runs(run.model.adapter)
+
+    async def output(self, run: Run) -> tuple[StagedFile, ...]:
+        """Have the job done, and stage what it has put out. Raises ModelError, StagingFull and NotOurs."""
+        moving: asyncio.Task[None] | None = None
+        try:
+            if run.phase is Phase.SUBMITTED:
+                job, moving = await self._taken_over(run)
+                report = await self._known(job)
+            else:
+                job, report = await self._submission.make(run)
+            report = await self._until_over(job, report)
+            await run.slot.take_again()
+            return await self._collected(job, report)
+        finally:
+            self._waits.forget(run.attempt.id)
+            if moving is not None:
+                moving.cancel()
+
+    # taken over from somebody else
+
+    async def _taken_over(self, run: Run) -> tuple[Job, asyncio.Task[None]]:
+        run.called = run.has_permit = True
+        await failpoint("executor/before-resume")
+        row = await self._ledger.resume(run.attempt)
+        if row is None:
+            raise NotOurs
+        adapter = self._calls.adapter(row.adapter)
+        deadline = asyncio.get_running_loop().time() + row.seconds_left
+        polls = adapter.polls(self._calls.config(run.model))
+        job = Job(
+            run, adapter, polls, row.key, row.intended_at, deadline,
+            row.provider_id, row.status, row.unit_progress, row.message,
+        )  # fmt: skip
+        log.info("job.taken_over", task_id=str(run.attempt.public_id), provider_id=row.provider_id or None)
+        moving = asyncio.get_running_loop().create_task(self._permits.take_over(job, row.permit), name="permit-moves")
+        return job, moving
+
+    async def _known(self, job: Job) -> JobReport | None:
+        """What is known of a job that was taken over; None: it is to be asked about."""
+        if not job.provider_id:
+            return await self._submission.find(job)
+        self._forget_payload(job)
+        await self._waits.rest(job.run, self._rng.uniform(0.0, _FIRST_LOOK_SECONDS))
+        return None
+
+    # followed
+
+    async def _until_over(self, job: Job, report: JobReport | None) -> JobReport:
+        """Ask until the job is over, or its time. Raises ModelError and NotOurs."""
+        failures, pause = 0, 0.0
+        while True:
+            late = job.left <= 0
+            if report is None:
+                try:
+                    report = await self._ask(job)
+                    failures = 0
+                except Busy as error:
+                    pause = error.retry_after or 0.0
+                except JobGone:
+                    await self._write_end(job, "gone")
+                    raise
+                except ModelError as error:
+                    failures += 1
+                    pause = error.retry_after or 0.0
+                    log.info("job.not_asked", task_id=str(job.run.attempt.public_id), code=error.code, times=failures)
+                    if failures > POLL_FAILURES:
+                        raise _lost_sight(error) from None
+            if report is not None:
+                await self._note(job, report)
+                if report.status.over:
+                    return report
+                pause = report.ask_again_after or 0.0
+            if late:
+                raise ModelError("job_timeout", "the provider's job was not over in time", retryable=False)
+            report = None
+            await self._waits.rest(job.run, self._pause(job, pause))
+
+    def _pause(self, job: Job, wanted: float) -> float:
+        seconds = float(job.run.model.poll_seconds) * (1 if job.polls else _LOOKS_FOR_CALLBACKS)
+        spread = seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
+        return min(max(spread, wanted), max(job.left, 0.0))
+
+    async def _ask(self, job: Job) -> JobReport | None:
+        call = self._calls.ask(job.run.model, job.key, job.intended_at)
+        if not job.polls:
+            return await self._called_back(job)
+        async with self._waits.turn(job.run.model.id):
+            return await in_time(call, lambda call: job.adapter.get(call, job.provider_id))
+
+    async def _called_back(self, job: Job) -> JobReport | None:
+        """The last that the provider has called back with; an end outweighs whatever else came."""
+        callbacks = await self._ledger.callbacks(job.run.attempt)
+        call = self._calls.ask(job.run.model, job.key, job.intended_at)
+        said: JobReport | None = None
+        for callback in callbacks:
+            report = job.adapter.called_back(call, callback.headers, callback.body)
+            if report is not None and not (said is not None and said.status.over):
+                said = report
+        if callbacks and (said is None or not said.status.over):
+            await self._ledger.drop(callbacks)
+        return said
+
+    async def _note(self, job: Job, report: JobReport) -> None:
+        """Write down what is new; an end is written by what the task ends with."""
+        await job.quiet()
+        news = job.heard(report)
+        if not report.provider_id and not job.provider_id and job.polls and not report.status.over:
+            raise ModelError("bad_answer", "the provider accepted the job without naming it", retryable=False)
+        if news is None or (report.status.over and job.provider_id):
+            return
+        first = not job.provider_id
+        if not await self._ledger.news(job.run.attempt, news):
+            if first and news.provider_id:
+                await self._ledger.named_late(job.key, news.provider_id)
+            raise NotOurs
+        job.wrote(news)
+        if first:
+            await failpoint("executor/after-provider-id")
+            self._forget_payload(job)
+
+    def _forget_payload(self, job: Job) -> None:
+        """Thousands of jobs wait: nobody needs their inputs any more."""
+        job.run.forget_payload()
+
+    # collected
+
+    async def _collected(self, job: Job, report: JobReport) -> tuple[StagedFile, ...]:
+        if report.status is not JobStatus.SUCCEEDED:
+            await self._write_end(job, report.status.value)
+            raise _failure(report)
+        await failpoint("executor/before-collect")
+        try:
+            return await self._collector.collect(job.run, report.outputs)
+        except ModelError:
+            await self._write_end(job, "succeeded")
+            raise
+
+    async def _write_end(self, job: Job, status: str) -> None:
+        """The job is over there, and the task does not end with its output: its provider need not be told."""
+        await job.quiet()
+        if job.status != status and not await self._ledger.news(job.run.attempt, job.news(status)):
+            raise NotOurs
+
+
+def _failure(report: JobReport) -> ModelError:
+    if report.status is JobStatus.CANCELED:
+        message = report.message or "the provider's job was canceled there"
+        return ModelError("provider_canceled", message, retryable=report.retryable)
+    message = report.message or "the provider's job failed"
+    return ModelError(report.error_code or "provider_failed", message, retryable=report.retryable)
+
+
+def _lost_sight(error: ModelError) -> ModelError:
+    message = f"the provider could not be asked about its job {POLL_FAILURES + 1} times in a row: {error.message}"
+    return ModelError("poll_failed", message, retryable=False)

@@ -1,0 +1,206 @@
+"""How a job comes to be at its provider, once: intent, submit, and what is done when the answer is lost.
+
+    intent written --> submit --> answered: provider id written
+                         |  refused, or no byte left: no job; the attempt fails, a full provider is tried later
+                         `  no answer: is there a job?
+                              the adapter dedupes   submit again, with the same key
+                              the provider can tell  it is adopted; certainly none: submit
+                              nobody can tell        the task ends as `submit_unknown`, for an operator to decide
+
+Who goes on with an attempt whose provider id was never written stands at the same question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from libs.common.domain.model_errors import Busy, ModelError
+from libs.common.domain.task import Phase
+from libs.common.ports_jobs import JobReport
+from libs.common.ports_provider_jobs import JobIntent
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from services.executor.execution import NotOurs, Trust
+from services.executor.jobs.calls import JobCalls, in_time
+from services.executor.jobs.job import Job, intent_key
+from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.waits import Waits
+from services.executor.runs import Run, Stop
+
+log = get_logger()
+
+#: Pauses before a submit of which no byte left is tried again, in the same attempt.
+_UNSENT_PAUSES: Final = (0.25, 1.0)
+#: How often the question whether there is a job is asked, and a job submitted again, before it is left to an operator.
+_SEARCHES: Final = 6
+_SUBMITS: Final = 3
+#: A submit that lasts longer is shown as work of the provider: some answer only when they are done.
+_SHOWN_SECONDS: Final = 1.0
+
+
+class Submission:
+    """Makes jobs, each at most once for an attempt."""
+
+    def __init__(self, calls: JobCalls, ledger: JobLedger, waits: Waits, trust: Trust) -> None:
+        self._calls = calls
+        self._ledger = ledger
+        self._waits = waits
+        self._trust = trust
+
+    async def make(self, run: Run) -> tuple[Job, JobReport]:
+        """A new job of an attempt. Raises ModelError (Busy: nothing came of it, try later), NotOurs."""
+        model, key = run.model, intent_key(run.attempt)
+        adapter, config = self._calls.adapter(model.adapter), self._calls.config(model)
+        self._calls.ask(model, key, 0.0)  # whatever cannot be called for is found before anything is written
+        intent = JobIntent(key, model.adapter, adapter.polls(config), model.job_timeout_seconds)
+        await failpoint("executor/before-intent")
+        intended_at = await self._ledger.intend(run.attempt, intent)
+        if intended_at is None:
+            raise NotOurs
+        run.phase = Phase.SUBMITTED
+        await failpoint("executor/after-intent")
+        deadline = asyncio.get_running_loop().time() + intent.seconds
+        if run.deadline is not None:
+            deadline = min(deadline, run.deadline)
+        job = Job(run, adapter, intent.polls, key, intended_at, deadline)
+        return job, await self._submit(job)
+
+    async def find(self, job: Job) -> JobReport:
+        """The job that a submit made whose answer was lost, or another one where there certainly is none.
+
+        Raises ModelError `submit_unknown` where nobody can tell.
+        """
+        if job.adapter.dedupes(self._calls.config(job.run.model)):
+            return await self._submit(job)
+        for _ in range(_SUBMITS):
+            found = await self._look_for(job)
+            if found is not None:
+                return found
+            try:
+                return await self._submit_once(job)
+            except ModelError as error:
+                if not _leaves_open(error):
+                    raise
+        raise _unknown("its provider cannot be reached")
+
+    async def _submit(self, job: Job) -> JobReport:
+        try:
+            return await self._submit_once(job)
+        except ModelError as error:
+            if not _leaves_open(error):
+                raise
+        if not job.adapter.dedupes(self._calls.config(job.run.model)):
+            return await self.find(job)
+        for _ in range(_SEARCHES - 1):
+            await self._pause(job)
+            try:
+                return await self._submit_once(job)
+            except ModelError as error:
+                if not _leaves_open(error):
+                    raise
+        raise _unknown("its provider cannot be reached")
+
+    async def _look_for(self, job: Job) -> JobReport | None:
+        """The job; None: certainly none. Raises ModelError `submit_unknown`."""
+        call = self._calls.ask(job.run.model, job.key, job.intended_at)
+        for _ in range(_SEARCHES):
+            try:
+                return await in_time(call, job.adapter.find, passes=LookupError)
+            except LookupError:
+                raise _unknown("its provider offers no way to look for it") from None
+            except ModelError as error:
+                if not error.retryable:
+                    raise _unknown(error.message) from None
+                await self._pause(job, error.retry_after)
+        raise _unknown("its provider cannot be reached")
+
+    async def _submit_once(self, job: Job) -> JobReport:
+        """One submit, again only while no byte of it left. What fails for certain is written down as failed."""
+        for pause in (*_UNSENT_PAUSES, None):
+            try:
+                return await self._ask(job)
+            except Busy:
+                job.run.called = False
+                raise
+            except ModelError as error:
+                if _leaves_open(error):
+                    raise
+                job.run.called = error.sent
+                if error.sent or not error.retryable or pause is None:
+                    await self._write_failed(job)
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("the last pause is None")
+
+    async def _ask(self, job: Job) -> JobReport:
+        run = job.run
+        if not self._trust.trusted:
+            await self._trust.regain()
+        call = self._calls.submit(run.model, run.attempt, job.key, job.intended_at, job.left)
+        run.called = True
+        shown = asyncio.get_running_loop().call_later(_SHOWN_SECONDS, self._show, job)
+        pending = asyncio.ensure_future(in_time(call, job.adapter.submit))
+        try:
+            report = await asyncio.shield(pending)
+        except asyncio.CancelledError:
+            await self._last_words(job, pending)
+            raise
+        finally:
+            shown.cancel()
+        await failpoint("executor/after-submit")
+        return report
+
+    async def _last_words(self, job: Job, pending: asyncio.Future[JobReport]) -> None:
+        """We are interrupted in the middle of a submit. What comes of it has to be known, whoever ends the attempt."""
+        while not pending.done():
+            try:
+                await asyncio.wait((pending,))
+            except asyncio.CancelledError:
+                if job.run.stop is None:  # the process ends at once: the rescue finds the intent
+                    pending.cancel()
+                    raise
+        error = pending.exception() if not pending.cancelled() else None
+        if pending.cancelled() or error is not None:
+            if isinstance(error, Busy) or (isinstance(error, ModelError) and not error.sent):
+                job.run.called = False
+            return
+        await job.quiet()
+        news = job.heard(pending.result())
+        lost = job.run.stop is Stop.LOST
+        if news is None or (not lost and await self._ledger.news(job.run.attempt, news)):
+            return
+        if news.provider_id:
+            await self._ledger.named_late(job.key, news.provider_id)
+
+    def _show(self, job: Job) -> None:
+        job.side = asyncio.get_running_loop().create_task(self._shown(job), name="submit-shown")
+
+    async def _shown(self, job: Job) -> None:
+        news = replace(job.news("processing"), begun=True)
+        try:
+            if await self._ledger.news(job.run.attempt, news):
+                job.wrote(news)
+        except Exception as error:
+            log.warning("job.not_shown", task_id=str(job.run.attempt.public_id), error=type(error).__name__)
+
+    async def _write_failed(self, job: Job) -> None:
+        """There is no job: its provider need not be told that nobody wants it."""
+        await job.quiet()
+        await self._ledger.news(job.run.attempt, job.news("failed"))
+
+    async def _pause(self, job: Job, wanted: float | None = None) -> None:
+        if job.left <= 0:
+            raise _unknown("its time is over")
+        await self._waits.rest(job.run, min(max(float(job.run.model.poll_seconds), wanted or 0.0), max(job.left, 0.0)))
+
+
+def _leaves_open(error: ModelError) -> bool:
+    """Whether there may be a job after all."""
+    return error.sent and not error.answered and error.retryable
+
+
+def _unknown(why: str) -> ModelError:
+    message = f"the answer to the submit is lost, and nobody can tell whether there is a job: {why}"
+    return ModelError("submit_unknown", message, retryable=False)

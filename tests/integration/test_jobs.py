@@ -1,0 +1,529 @@
+"""A provider's job from the intent to the result, on real stores and against a provider over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_sweeps import Ending
+from services.executor.runs import Stop
+from tests.support.executor_rig import Rig, Running, answer_lost, until
+from tests.support.job_provider import JobProvider, job_provider
+
+
+@dataclass
+class Jobs:
+    """A rig with a provider."""
+
+    rig: Rig
+    provider: JobProvider
+
+    async def model(self, config: dict[str, Any] | None = None, **fields: Any) -> Model:
+        """A model of the provider; looks come as fast as they may."""
+        given = {"adapter": "test", "adapter_config": orjson.dumps(config or {}).decode(), "poll_seconds": 1} | fields
+        return await self.rig.make_model(base_url=self.provider.url, **given)
+
+    async def begin(self, model: Model, count: int = 1, **payload: Any) -> list[int]:
+        ids = await self.rig.make_tasks(model, count, orjson.dumps(payload))
+        await self.rig.take_slots(model, ids)
+        await self.rig.dispatch(model)
+        return ids
+
+    async def job(self) -> Any:
+        rows = await self.rig.sql("SELECT * FROM provider_job ORDER BY task_id, attempt")
+        return rows[-1] if rows else None
+
+    async def waits(self, running: Running, count: int = 1) -> None:
+        """Wait until so many jobs wait for the provider."""
+        await until(lambda: running.executor.runs.waiting() == count, f"{count} jobs wait")
+
+    async def rescued(self, dead: Running, model: Model) -> None:
+        """What a janitor and a dispatcher do when that executor has been silent for long."""
+        await self.rig.sweeps.rescue([dead.number], 3)
+        await self.rig.dispatch(model)
+
+    async def clean(self) -> None:
+        """No open job, no permit and slot taken, one job for each intent."""
+        assert await self.rig.sql("SELECT 1 FROM provider_job WHERE ended_at IS NULL") == []
+        assert self.provider.most_for_an_intent() <= 1
+
+
+@pytest.fixture
+async def jobs(rig: Rig) -> AsyncIterator[Jobs]:
+    async with job_provider() as (provider, adapter):
+        rig.jobs["test"] = adapter
+        try:
+            yield Jobs(rig, provider)
+        finally:
+            for running in rig.started:
+                running.executor.stop()
+            await asyncio.gather(*(running.pending for running in rig.started), return_exceptions=True)
+
+
+async def die(running: Running) -> None:
+    """The executor is gone as if killed: what it ran says and writes nothing more."""
+    for run in list(running.executor.runs._by_token.values()):
+        run.ending = True
+        assert run.pending is not None
+        run.pending.cancel()
+    await running.stop()
+
+
+async def test_a_job_is_submitted_followed_and_collected_once(jobs: Jobs) -> None:
+    model = await jobs.model(max_concurrency=1)
+    running = await jobs.rig.executor(slots=1)
+    ids = await jobs.begin(model, output="a picture")
+    await jobs.waits(running)
+    assert running.executor.load()[0] == 0  # its slot is others' meanwhile
+    assert await jobs.rig.taken(model) == (1, 1)
+    await jobs.rig.ended(ids)
+    assert set(running.results.stored.values()) == {b"a picture"}
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+    job = await jobs.job()
+    assert (job["status"], job["provider_id"], job["cancel_at"]) == ("succeeded", "p1", None)
+    assert jobs.provider.submits == [str(job["intent_key"])]
+    face = (await jobs.rig.sql("SELECT provider_job_id FROM task_face"))[0]
+    assert face["provider_job_id"] == "p1"
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
+
+
+async def test_what_the_provider_says_is_shown_when_it_changes_and_never_backwards(jobs: Jobs) -> None:
+    steps = [
+        "queued",
+        "queued",
+        {"status": "processing", "progress": 40, "message": "half\x00way"},
+        {"status": "queued", "progress": 10, "message": "half\x00way"},
+        {"status": "processing", "progress": 150},
+        "succeeded",
+    ]
+    model = await jobs.model()
+    seen: list[tuple[Any, ...]] = []
+
+    async def watch() -> bool:
+        rows = await jobs.rig.sql("SELECT status, unit_progress, job_message, version FROM task_face")
+        row = rows[0] if rows else None
+        if row and (not seen or seen[-1] != tuple(row)):
+            seen.append(tuple(row))
+        return bool(row) and row["status"] == TaskStatus.SUCCESS
+
+    await jobs.rig.executor()
+    await jobs.begin(model, steps=steps)
+    await until(watch, "it ends", 20)
+    shown = [(status, progress) for status, progress, _, _ in seen]
+    order = [TaskStatus(status) for status, _ in shown]
+    assert order == sorted(order)
+    assert TaskStatus.QUEUED in order
+    assert [progress for status, progress in shown if status == TaskStatus.PROCESSING] == [40.0, 100.0]
+    assert "halfway" in {message for _, _, message, _ in seen}
+    assert len(await jobs.rig.sql("SELECT 1 FROM history")) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [({"finds": True}, None), ({"dedupes": True}, None), ({}, "submit_unknown")],
+    ids=["found", "deduped", "unknown"],
+)
+async def test_a_lost_submit_answer_never_buys_a_second_job(
+    jobs: Jobs, config: dict[str, Any], code: str | None
+) -> None:
+    jobs.provider.dedupes = bool(config.get("dedupes"))
+    jobs.provider.submit_faults.append("lost")
+    model = await jobs.model(config, retry_times=3)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.rig.ended(ids, TaskStatus.FAILED if code else TaskStatus.SUCCESS)
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+    assert len(jobs.provider.jobs) == 1
+    if code:
+        assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == [code]
+        assert len(jobs.provider.submits) == 1
+
+
+async def test_a_submit_that_nobody_heard_is_made_when_nothing_is_found(jobs: Jobs) -> None:
+    jobs.provider.submit_faults.append("cut")
+    model = await jobs.model({"finds": True})
+    await jobs.rig.executor()
+    await jobs.rig.ended(await jobs.begin(model))
+    assert len(jobs.provider.submits) == 1
+
+
+async def test_a_refused_submit_is_a_failure_and_a_new_attempt_a_new_job(jobs: Jobs) -> None:
+    jobs.provider.submit_faults.append((503, {}))
+    model = await jobs.model(retry_times=1)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    first = await jobs.job()
+    assert (first["status"], first["cancel_at"]) == ("failed", None)
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids)
+    assert (await jobs.job())["intent_key"] != first["intent_key"]
+    await jobs.clean()
+
+
+async def test_a_full_provider_burns_nothing(jobs: Jobs) -> None:
+    jobs.provider.submit_faults.append((429, {"Retry-After": "30"}))
+    model = await jobs.model()
+    await jobs.rig.executor()
+    ids = await jobs.begin(model)
+
+    async def later() -> bool:
+        rows = await jobs.rig.sql(
+            "SELECT state, phase, attempt, extract(epoch FROM due_at - now()) AS due FROM dispatch"
+        )
+        return [(row["state"], row["phase"], row["attempt"]) for row in rows] == [(2, 0, 0)] and 25 < rows[0][
+            "due"
+        ] < 40
+
+    await until(later, "it is tried later")
+    assert await jobs.job() is None
+    await until(lambda: _only_slot(jobs, model), "the permit goes back, the slot stays")
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids)
+    assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
+
+
+async def _only_slot(jobs: Jobs, model: Model) -> bool:
+    return await jobs.rig.taken(model) == (1, 0)
+
+
+async def test_a_provider_that_is_not_there_gets_no_job_and_counts_no_call(jobs: Jobs) -> None:
+    model = await jobs.rig.make_model(base_url="http://127.0.0.1:9", adapter="test", poll_seconds=1)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == [
+        "model_unreachable"
+    ]
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
+    await jobs.clean()
+
+
+@pytest.mark.parametrize(("failures", "status"), [(5, TaskStatus.SUCCESS), (6, TaskStatus.FAILED)])
+async def test_polls_may_fail_five_times_in_a_row(jobs: Jobs, failures: int, status: TaskStatus) -> None:
+    jobs.provider.look_faults.extend([(500, {})] * failures)
+    model = await jobs.model(retry_times=2)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.rig.ended(ids, status, 20)
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+    if status is TaskStatus.FAILED:
+        assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == ["poll_failed"]
+        await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
+
+
+async def test_a_job_that_vanished_fails_its_task(jobs: Jobs) -> None:
+    jobs.provider.gone = True
+    model = await jobs.model()
+    await jobs.rig.executor()
+    await jobs.rig.ended(await jobs.begin(model), TaskStatus.FAILED)
+    assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == ["job_gone"]
+    assert (await jobs.job())["cancel_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        ({"output": None}, "no_output"),
+        ({"steps": [{"status": "failed", "error_code": "nsfw", "message": "no"}]}, "nsfw"),
+        ({"steps": ["processing", {"status": "failed"}]}, "provider_failed"),
+        ({"steps": ["processing", {"status": "canceled"}]}, "provider_canceled"),
+    ],
+)
+async def test_an_end_without_an_output_says_why(jobs: Jobs, payload: dict[str, Any], code: str) -> None:
+    model = await jobs.model()
+    await jobs.rig.executor()
+    await jobs.rig.ended(await jobs.begin(model, **payload), TaskStatus.FAILED)
+    assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == [code]
+    assert (await jobs.job())["cancel_at"] is None
+    assert jobs.provider.canceled == []
+    await jobs.rig.nothing_taken(model)
+
+
+async def test_a_job_that_stays_queued_ends_by_its_deadline_and_the_provider_is_told(jobs: Jobs) -> None:
+    model = await jobs.model(job_timeout_seconds=2, retry_times=3)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["queued"])
+    await jobs.rig.ended(ids, TaskStatus.TIMEOUT)
+    assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == ["job_timeout"]
+    await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+    async def told() -> bool:
+        return (await jobs.job())["cancel_at"] is None
+
+    await until(told, "that is written")
+
+
+async def test_one_providers_id_never_serves_two_tasks(jobs: Jobs) -> None:
+    jobs.provider.same_id = "always-me"
+    model = await jobs.model()
+    running = await jobs.rig.executor()
+    first = await jobs.begin(model, steps=["processing"])
+    await jobs.waits(running)
+    second = await jobs.begin(model)
+    await jobs.rig.ended(second, TaskStatus.FAILED)
+    dead = await jobs.rig.sql("SELECT task_id, error_code FROM dead_task")
+    assert [(row["task_id"], row["error_code"]) for row in dead] == [(second[0], "provider_id_taken")]
+    assert jobs.provider.canceled == []
+    assert (await jobs.rig.statuses(first))[first[0]] == TaskStatus.PROCESSING
+
+
+async def test_a_running_job_is_canceled_here_and_there(jobs: Jobs) -> None:
+    model = await jobs.model()
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"])
+    await jobs.waits(running)
+    await jobs.rig.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", ids[0])
+    await jobs.rig.ended(ids, TaskStatus.CANCELED)
+    await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
+async def test_a_cancel_in_the_middle_of_a_submit_still_reaches_the_provider(jobs: Jobs) -> None:
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model()
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"])
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    running.executor.cancel(ids)
+    jobs.provider.held.set()
+    await jobs.rig.ended(ids, TaskStatus.CANCELED)
+    await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
+async def test_a_stopping_executor_hands_its_jobs_over_at_once(jobs: Jobs) -> None:
+    model = await jobs.model(max_concurrency=1)
+    first = await jobs.rig.executor(drain=60)
+    ids = await jobs.begin(model, steps=["processing"] * 4 + ["succeeded"])
+    await jobs.waits(first)
+    await first.stop()
+    assert await jobs.rig.taken(model) == (1, 1)  # the provider works on
+    row = (await jobs.rig.sql("SELECT state, phase, class FROM dispatch"))[0]
+    assert tuple(row) == (0, 1, 0)
+    second = await jobs.rig.executor()
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids)
+    assert len(jobs.provider.submits) == 1
+    assert second.results.stored
+    await jobs.rig.nothing_taken(model)
+    assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
+
+
+async def test_a_dead_executors_job_is_gone_on_with_under_its_own_permit(jobs: Jobs) -> None:
+    model = await jobs.model(max_concurrency=1)
+    first = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"] * 6 + ["succeeded"])
+    await jobs.waits(first)
+    await die(first)
+    second = await jobs.rig.executor()
+    waiting = await jobs.rig.make_tasks(model, 1, b"{}")
+    await jobs.rescued(first, model)
+    await jobs.waits(second)
+    (token,) = await jobs.rig.sql("SELECT token FROM dispatch WHERE id = $1", ids[0])
+
+    async def renamed() -> bool:
+        members = (await jobs.rig.permits.members(model.lane, 0, 10))[1]
+        row = await jobs.job()
+        return members == [str(token["token"])] and row["permit_token"] == token["token"]
+
+    await until(renamed, "the permit has the new attempt's token, and there is one")
+    assert len(jobs.provider.submits) == 1  # no permit was free for the task that waits
+    await jobs.rig.ended([*ids, *waiting], seconds=20)
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+    assert sorted(row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")) == [1, 1]
+
+
+@pytest.mark.parametrize(("config", "status"), [({"finds": True}, TaskStatus.SUCCESS), ({}, TaskStatus.FAILED)])
+async def test_who_finds_an_intent_without_an_id_submits_nothing_again(
+    jobs: Jobs, config: dict[str, Any], status: TaskStatus
+) -> None:
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model(config)
+    first = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    await jobs.rig.executor()
+    await jobs.rescued(first, model)
+    await jobs.rig.ended(ids, status)
+    assert len(jobs.provider.submits) == 1
+    first.executor.runs.interrupt_all(Stop.LOST)
+    jobs.provider.held.set()
+
+    async def named() -> bool:
+        return (await jobs.job())["provider_id"] == "p1"
+
+    await until(named, "the late answer is kept")
+    if status is TaskStatus.FAILED:
+        await until(lambda: jobs.provider.canceled == ["p1"], "nobody wants that job")
+    else:
+        assert jobs.provider.canceled == []
+    await jobs.clean()
+
+
+async def test_a_rescued_job_whose_end_was_asked_for_ends_canceled_there_too(jobs: Jobs) -> None:
+    model = await jobs.model()
+    first = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"])
+    await jobs.waits(first)
+    await die(first)
+    await jobs.rig.sweeps.rescue([first.number], 3)
+    await jobs.rig.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", ids[0])
+    (row,) = await jobs.rig.sweeps.requested_waiting(10)
+    await jobs.rig.sweeps.end_waiting([Ending(*row, TaskStatus.CANCELED, "canceled", "by the caller", dead=False)])
+    await jobs.rig.executor()
+    await until(lambda: jobs.provider.canceled == ["p1"], "whoever lives tells the provider")
+    await jobs.clean()
+
+    async def permit_back() -> bool:
+        return (await jobs.rig.taken(model))[1] == 0
+
+    await until(permit_back, "its permit goes back")
+
+
+@pytest.mark.parametrize("method", ["intend_many", "resume_many", "news_many"])
+async def test_lost_answers_of_postgresql_change_nothing(jobs: Jobs, method: str) -> None:
+    model = await jobs.model()
+    first = await jobs.rig.executor(provider_jobs=answer_lost(method))
+    ids = await jobs.begin(model, steps=["processing"] * 3 + ["succeeded"])
+    await jobs.waits(first)
+    await first.stop()
+    await jobs.rig.executor(provider_jobs=answer_lost(method))
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids)
+    assert len(jobs.provider.submits) == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
+async def test_many_jobs_wait_on_one_slot(jobs: Jobs) -> None:
+    model = await jobs.model(max_concurrency=64)
+    running = await jobs.rig.executor(slots=1)
+    ids = await jobs.begin(model, 40, steps=["processing", "processing", "succeeded"])
+    await jobs.rig.ended(ids, seconds=20)
+    assert len(jobs.provider.submits) == 40
+    assert running.executor.load() == (0, 0)
+    await jobs.clean()
+
+
+async def _called_back(jobs: Jobs, told: dict[str, Any], *, hint: bool = True) -> None:
+    """What the API does with a callback about the only job."""
+    job = await jobs.job()
+    body = orjson.dumps({"key": str(job["intent_key"]), **told})
+    task = await PostgresProviderJobs(jobs.rig.database).keep(job["intent_key"], {}, body)
+    if hint and task is not None:
+        jobs.rig.hints.publish_soon("sw:jobs", str(task))
+
+
+async def test_a_provider_that_cannot_be_asked_is_believed_by_its_callbacks(jobs: Jobs) -> None:
+    model = await jobs.model({"polls": False}, poll_seconds=3_600)
+    running = await jobs.rig.executor(callback_url=lambda _: lambda key, seconds: f"http://us/{key}")
+    ids = await jobs.begin(model, steps=["queued"])
+    await jobs.waits(running)
+    key = str((await jobs.job())["intent_key"])
+    assert jobs.provider.callbacks == [f"http://us/{key}"]
+    await _called_back(jobs, {"status": "processing", "progress": 30})
+
+    async def shown() -> bool:
+        (row,) = await jobs.rig.sql("SELECT status, unit_progress FROM task_face")
+        return (row["status"], row["unit_progress"]) == (TaskStatus.PROCESSING, 30.0)
+
+    await until(shown, "it is shown")
+    await _called_back(jobs, {"status": "succeeded", "outputs": ["by call"]})
+    await _called_back(jobs, {"status": "processing", "progress": 10})  # older, but later
+    await jobs.rig.ended(ids)
+    assert set(running.results.stored.values()) == {b"by call"}
+    assert jobs.provider.looks == {}
+    await _called_back(jobs, {"status": "failed"})
+    assert (await jobs.rig.statuses(ids))[ids[0]] == TaskStatus.SUCCESS
+    await jobs.rig.sweeps.prune(100)
+    assert await jobs.rig.sql("SELECT 1 FROM job_callback") == []
+    await jobs.clean()
+
+
+async def test_a_callback_may_come_before_the_answer_to_the_submit(jobs: Jobs) -> None:
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model({"polls": False}, poll_seconds=3_600)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["queued"])
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    await _called_back(jobs, {"status": "succeeded", "outputs": ["early"]})
+    jobs.provider.held.set()
+    await jobs.rig.ended(ids)
+    await jobs.clean()
+
+
+async def test_a_callback_whose_hint_was_lost_is_found(jobs: Jobs) -> None:
+    model = await jobs.model({"polls": False}, poll_seconds=1)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["queued"])
+    await jobs.waits(running)
+    await _called_back(jobs, {"status": "succeeded", "outputs": ["found"]}, hint=False)
+    await jobs.rig.ended(ids)
+
+
+async def test_a_callback_of_a_provider_that_can_be_asked_makes_us_ask_now(jobs: Jobs) -> None:
+    model = await jobs.model(poll_seconds=3_600)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["queued", "succeeded"])
+    await jobs.waits(running)
+    await _called_back(jobs, {"status": "failed"})
+    await jobs.rig.ended(ids)
+    assert await jobs.rig.sql("SELECT 1 FROM job_callback") == []
+
+
+async def test_a_job_that_is_never_called_back_about_ends_by_its_deadline(jobs: Jobs) -> None:
+    model = await jobs.model({"polls": False}, job_timeout_seconds=2)
+    await jobs.rig.executor()
+    await jobs.rig.ended(await jobs.begin(model, steps=["processing"]), TaskStatus.TIMEOUT)
+    await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
+
+
+async def test_a_provider_that_answers_when_it_is_done_is_shown_at_work(jobs: Jobs) -> None:
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model()
+    await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["succeeded"])
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    assert (await jobs.rig.statuses(ids))[ids[0]] == TaskStatus.QUEUED
+    await jobs.rig.ended(ids, TaskStatus.PROCESSING)
+    jobs.provider.held.set()
+    await jobs.rig.ended(ids)
+    assert (await jobs.job())["provider_id"] == "p1"
+    assert jobs.provider.looks == {}
+
+
+async def test_a_jobs_permit_outlives_redis(jobs: Jobs) -> None:
+    """A lane that Redis forgot is rebuilt with the jobs that nobody runs at the moment."""
+    model = await jobs.model(max_concurrency=1)
+    first = await jobs.rig.executor()
+    await jobs.begin(model, steps=["processing"])
+    await jobs.waits(first)
+    await first.stop()
+    token = (await jobs.job())["permit_token"]
+    await jobs.rig.redis.command_many([("FLUSHALL",)])
+
+    async def there() -> bool:
+        return (await jobs.rig.permits.members(model.lane, 0, 10))[1] == [str(token)]
+
+    await until(there, "its permit is there again")
+    assert await jobs.rig.sweeps.absent_permits(model.lane, [token]) == []
