@@ -146,8 +146,14 @@ class ModelChange(_Request):
     retry_times: Int32 | None = Field(None, description="Further attempts after the first failed one.")
     retry_queue_max_seconds: Int32 | None = Field(None, description="0: retries go to the head of the queue.")
     auto_clean_seconds: Int32 | None = Field(None, description="How long a fetched task is kept; 0 or less: 86400.")
-    adapter: Text | None = Field(None, max_length=64, description="How the model is called.")
-    adapter_config: dict[str, Any] | None = Field(None, description="Options of the adapter.")
+    adapter: Text | None = Field(
+        None,
+        max_length=64,
+        description="How the model is called: plain-http, replicate, submit-poll, cog, or one of an installed package.",
+    )
+    adapter_config: dict[str, Any] | None = Field(
+        None, description="Options of the adapter, checked when the model is saved."
+    )
     poll_seconds: Int32 | None = Field(None, description="Pause between polls of a provider; 0 or less: 3.")
     job_timeout_seconds: Int32 | None = Field(None, description="Longest provider job; 0 or less: 3600.")
     price: Int32 | None = Field(None, description="Quota points per output.")
