@@ -26,7 +26,7 @@ from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
 from services.api.problems import Problem, problem_of
 from services.api.push.face import Push, refuse_socket
-from services.api.routes import docs, health, models, op_log, results, tasks
+from services.api.routes import docs, health, models, op_log, quota, results, tasks, tenants
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
 from services.api.tracing import trace_id_of, traceparent_of
@@ -53,7 +53,16 @@ def rest_app() -> FastAPI:
         redirect_slashes=False,
         strict_content_type=False,
     )
-    for router in (tasks.router, results.router, models.router, op_log.router, health.router, docs.router):
+    for router in (
+        tasks.router,
+        results.router,
+        models.router,
+        op_log.router,
+        quota.router,
+        tenants.router,
+        health.router,
+        docs.router,
+    ):
         app.include_router(router)
     for kind in (SluicewayError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer_problem)

@@ -178,3 +178,21 @@ OPERATION_PAGE: Final = {
     ],
     "next_cursor": None,
 }
+QUOTA: Final = {
+    "user": "shop",
+    "day": "2026-11-23",
+    "used": 120,
+    "limit": 1000,
+    "rest": 880,
+    "own_limit": True,
+    "resets_at": "2026-11-24T00:00:00Z",
+}
+QUOTA_LIMIT_IN: Final = {"points_per_day": 1000}
+QUOTA_LIMIT: Final = {"user": "shop", "points_per_day": 1000}
+QUOTA_LIMIT_OF_ALL: Final = {"user": "", "points_per_day": 1000}
+QUOTA_LIMIT_PAGE: Final = {
+    "items": [{**QUOTA_LIMIT, "used": 120, "updated_at": "2026-11-20T08:00:00.000000Z"}],
+    "next_cursor": None,
+}
+TENANT_IN: Final = {"weight": 3}
+TENANT: Final = {"id": "7", "weight": 3, "paused": False, "created_at": "2026-11-01T08:00:00.000000Z"}

@@ -15,7 +15,7 @@ from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
 from services.api.push.asked import MOST_NAMES
-from services.api.routes import models, op_log, results, tasks
+from services.api.routes import models, op_log, quota, results, tasks, tenants
 from services.api.routes.context import Reader, Submitter, TaskId
 from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
@@ -204,8 +204,18 @@ def call_back(token: Annotated[str, Path(max_length=512, description="As it was 
 
 def document() -> dict[str, Any]:
     """The document of the whole API, the bypassing routes included."""
-    described_elsewhere = (_described, _called_back, _described_streams)
-    routers = (*described_elsewhere, tasks.router, results.router, models.router, op_log.router, legacy.router)
+    routers = (
+        _described,
+        _called_back,
+        _described_streams,
+        tasks.router,
+        results.router,
+        models.router,
+        op_log.router,
+        quota.router,
+        tenants.router,
+        legacy.router,
+    )
     routes = [route for router in routers for route in router.routes]
     described = get_openapi(
         title=TITLE, version=VERSION, openapi_version="3.1.0", description=DESCRIPTION, routes=routes
@@ -232,9 +242,13 @@ class Methods:
         return next((methods for template, methods in self._known if template.fullmatch(path)), [])
 
 
+#: Names may hold slashes, ids none.
+_NAMES: Final = re.compile(r"\\\{(?:name|user)\\\}")
+_ONE_PART: Final = re.compile(r"\\\{\w+\\\}")
+
+
 def _template(path: str) -> re.Pattern[str]:
-    pattern = re.sub(r"\\\{(?:task_id|index|token)\\\}", "[^/]+", re.escape(path))
-    return re.compile(pattern.replace(r"\{name\}", ".+"), re.DOTALL)
+    return re.compile(_ONE_PART.sub("[^/]+", _NAMES.sub(".+", re.escape(path))), re.DOTALL)
 
 
 def _mend(operation: dict[str, Any], route: APIRoute) -> None:

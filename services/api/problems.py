@@ -82,6 +82,8 @@ CODES: Final[dict[str, Code]] = {
     "forbidden": Code(403, "The API key may not do this"),
     "not_found": Code(404, "There is nothing here"),
     "model_unknown": Code(404, "There is no such model"),
+    "limit_unknown": Code(404, "There is no such limit"),
+    "tenant_unknown": Code(404, "There is no such tenant"),
     "task_unknown": Code(404, "There is no such task"),
     "no_result": Code(404, "The task ended without a result"),
     "file_unknown": Code(404, "The result has no such file"),

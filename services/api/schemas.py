@@ -9,6 +9,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from pydantic_core import PydanticCustomError
 
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.quota import MOST_POINTS, USER_LIMIT, WEIGHTS
 
 BATCH_LIMIT: Final = 1_000
 PAGE_LIMIT: Final = 1_000
@@ -120,6 +121,26 @@ class PageQuery(_Request):
 
     limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+
+
+class QuotaQuery(_Request):
+    """Whose account is read."""
+
+    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
+
+    user: Text | None = Field(None, max_length=USER_LIMIT, description="Another user than the caller: needs `admin`.")
+
+
+class QuotaLimitIn(_Request):
+    """What may be spent."""
+
+    points_per_day: Integer = Field(ge=0, le=MOST_POINTS, description="Points a day.")
+
+
+class TenantIn(_Request):
+    """How a tenant stands beside the others."""
+
+    weight: Integer = Field(ge=WEIGHTS[0], le=WEIGHTS[-1], description="Starts for each one of a tenant of weight 1.")
 
 
 class ModelChange(_Request):

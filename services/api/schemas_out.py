@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -265,3 +265,45 @@ class OperationPage(BaseModel):
 
     items: list[OperationOut]
     next_cursor: str | None
+
+
+class QuotaOut(BaseModel):
+    """A user's account of today."""
+
+    user: str
+    day: date = Field(description="In SLUICEWAY_TIMEZONE.")
+    used: int = Field(description="Points of today's tasks, without those that were given back.")
+    limit: int | None = Field(description="Points a day; null: no limit.")
+    rest: int | None = Field(description="What is left today; null: no limit.")
+    own_limit: bool = Field(description="Whether the limit is the user's own; else that of all users.")
+    resets_at: datetime
+
+
+class QuotaLimitOut(BaseModel):
+    """What a user may spend a day."""
+
+    user: str = Field(description="Empty: all who have no limit of their own.")
+    points_per_day: int
+
+
+class QuotaLimitRow(QuotaLimitOut):
+    """A limit in a list."""
+
+    used: int = Field(description="Points used today by the user of that name.")
+    updated_at: datetime
+
+
+class QuotaLimitPage(BaseModel):
+    """Limits by the users' names."""
+
+    items: list[QuotaLimitRow]
+    next_cursor: str | None
+
+
+class TenantOut(BaseModel):
+    """How a tenant stands beside the others."""
+
+    id: str
+    weight: int
+    paused: bool
+    created_at: datetime

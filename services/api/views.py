@@ -10,6 +10,7 @@ import orjson
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_operations import OperationView
+from libs.common.ports_quota import TenantRecord, UserLimit
 from libs.common.ports_tasks import TaskView
 
 MASK: Final = "********"
@@ -133,6 +134,26 @@ def operation_view(operation: OperationView) -> dict[str, Any]:
         "cost_ms": operation.cost_ms,
         "request": operation.request,
         "response": operation.response,
+    }
+
+
+def limit_view(limit: UserLimit) -> dict[str, Any]:
+    """A limit in a list."""
+    return {
+        "user": limit.user,
+        "points_per_day": limit.points_per_day,
+        "used": limit.used,
+        "updated_at": limit.updated_at,
+    }
+
+
+def tenant_view(tenant: TenantRecord) -> dict[str, Any]:
+    """A tenant as operators see it."""
+    return {
+        "id": str(tenant.id),
+        "weight": tenant.weight,
+        "paused": tenant.paused,
+        "created_at": tenant.created_at,
     }
 
 

@@ -17,6 +17,7 @@ from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
 from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.adapters.postgres.quota import PostgresQuotaBook, PostgresTenants
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.adapters.postgres.tasks import PostgresTasks
@@ -30,6 +31,7 @@ from libs.common.contracts import hints as wire
 from libs.common.domain.errors import WrongSetting
 from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
+from libs.common.operations.quota import Quota, Weights
 from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_legacy import LegacyRows
 from libs.common.ports_results import ResultReader
@@ -104,6 +106,8 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             operations,
             Canceling(tasks, gate, hints),
             Results(reading, _result_reader(settings)),
+            Quota(PostgresQuotaBook(database, settings.timezone), zone),
+            Weights(PostgresTenants(database), hints),
         )
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
         identity = _identity(settings, database)

@@ -12,6 +12,7 @@ import typer
 
 # Every command imports this module, and SQLAlchemy takes its time: adapters are imported where they are used.
 if TYPE_CHECKING:
+    from libs.common.operations.quota import Quota
     from libs.common.ports_secrets import SealedPlace
     from libs.common.ports_tasks import ApiKeys
     from libs.common.settings import Settings
@@ -38,6 +39,19 @@ async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
 
     async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
         yield PostgresApiKeys(database)
+
+
+@asynccontextmanager
+async def open_quota(settings: Settings) -> AsyncIterator[Quota]:
+    """Limits and accounts in the configured database."""
+    from zoneinfo import ZoneInfo
+
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.quota import PostgresQuotaBook
+    from libs.common.operations.quota import Quota
+
+    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
+        yield Quota(PostgresQuotaBook(database, settings.timezone), ZoneInfo(settings.timezone))
 
 
 @asynccontextmanager

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from libs.common.adapters.postgres.audit import open_audit_database
+from libs.common.adapters.postgres.models import PostgresModels
+from libs.common.adapters.postgres.quota import PostgresTenants
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.model import Model
@@ -213,3 +216,18 @@ def test_every_statement_that_ends_tasks_gives_points_back_in_the_same_words() -
             words.add(" ".join(found[1].split()) if found else f"{name} gives nothing back")
     assert {"finish_many", "end_waiting", "cancel_waiting", "bury_refused"} <= ends
     assert len(words) == 1, words
+
+
+async def test_a_new_weight_reaches_dispatchers_with_all_lanes_of_its_tenant(house: House) -> None:
+    first = await house.model()
+    second, other = await house.model(tenant=first.tenant_id), await house.model()
+    gone = await house.model(tenant=first.tenant_id)
+    await PostgresModels(house.database).delete(gone.tenant_id, gone.id, "")
+    everything = await house.queue.lanes_changed(None)
+    since = max(info.changed_at for info in everything) + timedelta(microseconds=1)
+    assert await house.queue.lanes_changed(since) == []
+    await PostgresTenants(house.database).weigh(first.tenant_id, 7)
+    changed = await house.queue.lanes_changed(since)
+    assert {(info.lane, info.weight) for info in changed} == {(first.lane, 7), (second.lane, 7)}
+    again = await house.queue.lanes_changed(None)
+    assert {info.lane: info.weight for info in again} == {first.lane: 7, second.lane: 7, other.lane: 1, gone.lane: 7}

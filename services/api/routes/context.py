@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
+from libs.common.operations.quota import Quota, Weights
 from libs.common.ports_operations import Operations
 from libs.common.ports_tasks import KeyOwner
 from services.api import strict_json
@@ -34,6 +35,8 @@ class UseCases:
     operations: Operations
     canceling: Canceling
     results: Results
+    quota: Quota
+    weights: Weights
 
 
 class StrictRoute(APIRoute):
@@ -91,5 +94,6 @@ def _task_id(task_id: str) -> UUID:
 Cases = Annotated[UseCases, Depends(_use_cases)]
 Submitter = Annotated[KeyOwner, Depends(_caller_with("submit"))]
 Reader = Annotated[KeyOwner, Depends(_caller_with("read"))]
+Operator = Annotated[KeyOwner, Depends(_caller_with("operate"))]
 Admin = Annotated[KeyOwner, Depends(_caller_with("admin"))]
 TaskId = Annotated[UUID, Depends(_task_id)]

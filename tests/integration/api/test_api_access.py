@@ -29,6 +29,14 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
     ("HEAD", "/v1/tasks/{task_id}/result/{index}"): ("read", None),
     ("POST", "/v1/tasks/{task_id}/cancel"): ("submit", None),
     ("GET", "/v1/op-log"): ("read", None),
+    ("GET", "/v1/quota"): ("read", None),
+    ("GET", "/v1/quota/limits"): ("admin", None),
+    ("PUT", "/v1/quota/limits"): ("admin", {"points_per_day": 5}),
+    ("DELETE", "/v1/quota/limits"): ("admin", None),
+    ("PUT", "/v1/quota/limits/{user}"): ("admin", {"points_per_day": 5}),
+    ("DELETE", "/v1/quota/limits/{user}"): ("admin", None),
+    ("GET", "/v1/tenants/{tenant_id}"): ("operate", None),
+    ("PUT", "/v1/tenants/{tenant_id}"): ("operate", {"weight": 2}),
     ("POST", "/v1/models"): ("admin", {"name": "n", "base_url": "http://127.0.0.1:9"}),
     ("GET", "/v1/models"): ("read", None),
     ("GET", "/v1/models/{name}"): ("read", None),
@@ -49,10 +57,16 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
 #: Those that answer a stranger with an empty list; the others say that there is nothing, or make something of its own.
 LISTS = {
     ("GET", "/v1/tasks"), ("GET", "/v1/models"), ("GET", "/v1/op-log"), ("POST", "/v1/tasks/read"),
+    ("GET", "/v1/quota/limits"),
     ("POST", "/model/listModel"),
     ("POST", "/task/getTaskBatch"), ("POST", "/task/listTask"), ("POST", "/stat/listModelStat"),
 }  # fmt: skip
-MAKES = {("POST", "/v1/models"), ("POST", "/model/createModel")}
+MAKES = {
+    ("POST", "/v1/models"), ("POST", "/model/createModel"), ("PUT", "/v1/quota/limits"),
+    ("PUT", "/v1/quota/limits/{user}"),
+}  # fmt: skip
+#: Those that speak of the caller alone.
+OWN = {("GET", "/v1/quota")}
 
 
 #: These never end: who may follow what is tested where they are.
@@ -89,7 +103,10 @@ async def furnished(owner: Tenant) -> dict[str, str]:
         " VALUES ('2026-01-01', $1, 'secret-name', 'm', 1)",
         owner.id,
     )
-    return {"task_id": task, "ended_id": ended, "model_id": made["id"], "tenant_id": str(owner.id)}
+    for user in ("", "secret-name", "user-1"):
+        await owner.api.sql("INSERT INTO quota_limit VALUES ($1, $2, 100)", owner.id, user)
+    known = {"task_id": task, "ended_id": ended, "model_id": made["id"], "tenant_id": str(owner.id)}
+    return {**known, "user": "user-1"}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
@@ -118,7 +135,9 @@ async def test_another_tenant_sees_and_changes_nothing(api: Api, operation: tupl
         assert listed(answer) == []
     elif operation == ("POST", "/v1/tasks/batch"):
         assert answer.json()["items"][0]["http_status"] == 404
-    elif operation not in MAKES:
+    elif OPERATIONS[operation][0] == "operate":
+        assert answer.status_code == 403
+    elif operation not in MAKES | OWN:
         assert answer.status_code == 404
     assert [(await owner.call("GET", path)).json() for path in (task, "/v1/models/m")] == before
     if operation in LISTS and operation[0] == "POST":  # the same request of the owner finds something

@@ -76,7 +76,7 @@ def test_every_problem_is_documented_with_its_code(path: str, method: str, opera
     assert {"500", "503"} <= set(responses)
     assert ({"401", "403"} <= set(responses)) == (path not in KEYLESS)
     assert ("422" in responses) == (method == "post" and path == "/v1/tasks")
-    if "{" in path:
+    if "{" in path and method != "put":  # a PUT makes what is not there
         assert "404" in responses
     if "requestBody" in operation:
         assert {"400", "413", "415"} <= set(responses)

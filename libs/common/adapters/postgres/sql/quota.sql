@@ -35,3 +35,13 @@ RETURNING user_name
 -- name: clear_quota_limit
 -- That limit holds no longer.
 DELETE FROM quota_limit WHERE tenant_id = :tenant_id AND user_name = :user_name RETURNING user_name
+
+-- name: find_tenant
+-- How a tenant stands beside the others.
+SELECT id AS tenant_id, weight, paused, created_at FROM tenant WHERE id = :tenant_id
+
+-- name: weigh_tenant
+-- A tenant's weight in the rotation of tenants; dispatchers see it by its time of change.
+INSERT INTO tenant (id, weight) VALUES (:tenant_id, :weight)
+ON CONFLICT (id) DO UPDATE SET weight = EXCLUDED.weight, updated_at = clock_timestamp()
+RETURNING id AS tenant_id, weight, paused, created_at

@@ -1,0 +1,114 @@
+"""`sluiceway quota`: what a tenant's users may spend a day, and have spent."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.app import app
+from services.cli.wiring import complete
+
+if TYPE_CHECKING:
+    from libs.common.operations.quota import Quota
+
+_LARGEST_ID = 2**63
+_MOST_SHOWN = 1_000
+
+quota = typer.Typer(help="Points that users may spend a day.", no_args_is_help=True)
+app.add_typer(quota, name="quota")
+
+Tenant = Annotated[int, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Whose users.")]
+User = Annotated[str, typer.Option("--user", help="One user; left out: all who have no limit of their own.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@quota.command("set")
+def set_limit(
+    points: Annotated[int, typer.Argument(metavar="POINTS", min=0, help="Points a day.")],
+    tenant: Tenant,
+    user: User = "",
+    as_json: Json = False,
+) -> None:
+    """Limit a user, or all who have no limit of their own; holds from the next create on."""
+    complete(_set(tenant, user, points))
+    if as_json:
+        print(json.dumps({"tenant": str(tenant), "user": user, "points_per_day": points}))
+    else:
+        print(f"{_named(user)} of tenant {tenant} may spend {points} points a day")
+
+
+@quota.command()
+def clear(tenant: Tenant, user: User = "", as_json: Json = False) -> None:
+    """Take a limit away; exit code 1 when there is none."""
+    cleared = complete(_clear(tenant, user))
+    if as_json:
+        print(json.dumps({"tenant": str(tenant), "user": user, "cleared": cleared}))
+    else:
+        print(f"{_named(user)} of tenant {tenant}: {'the limit is gone' if cleared else 'there is no such limit'}")
+    if not cleared:
+        raise typer.Exit(1)
+
+
+@quota.command()
+def show(
+    tenant: Tenant,
+    user: Annotated[str | None, typer.Option("--user", help="The account of one user.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a tenant's limits and what was spent today, or the account of one user."""
+    shown = complete(_limits(tenant) if user is None else _account(tenant, user))
+    if as_json:
+        print(json.dumps(shown))
+    elif user is None:
+        for row in shown["items"]:
+            print(f"{row['user'] or '(all others)':32}  {row['used']:>12} of {row['points_per_day']}")
+    else:
+        limit = "no limit" if shown["limit"] is None else f"{shown['rest']} of {shown['limit']} left"
+        print(f"{user or '(no name)'}: {shown['used']} points used on {shown['day']}, {limit}")
+
+
+def _named(user: str) -> str:
+    return f"user {user!r}" if user else "every user without a limit of its own"
+
+
+async def _set(tenant: int, user: str, points: int) -> None:
+    async with _opened() as opened:
+        await opened.set_limit(tenant, user, points)
+
+
+async def _clear(tenant: int, user: str) -> bool:
+    from libs.common.domain.errors import NotFound
+
+    async with _opened() as opened:
+        try:
+            await opened.clear_limit(tenant, user)
+        except NotFound:
+            return False
+    return True
+
+
+async def _account(tenant: int, user: str) -> dict[str, Any]:
+    async with _opened() as opened:
+        account = (await opened.account(tenant, user)).as_dict()
+    return account | {"day": account["day"].isoformat(), "resets_at": account["resets_at"].isoformat()}
+
+
+async def _limits(tenant: int) -> dict[str, Any]:
+    items = []
+    async with _opened() as opened:
+        after: str | None = None
+        while True:
+            page, after = await opened.limits(tenant, after, _MOST_SHOWN)
+            items += [{"user": row.user, "points_per_day": row.points_per_day, "used": row.used} for row in page]
+            if after is None:
+                return {"tenant": str(tenant), "items": items}
+
+
+def _opened() -> AbstractAsyncContextManager[Quota]:
+    from libs.common.settings import load_settings
+    from services.cli.wiring import open_quota
+
+    return open_quota(load_settings())
