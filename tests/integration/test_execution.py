@@ -8,7 +8,7 @@ from typing import Literal
 import orjson
 import pytest
 
-from libs.common.domain.model_errors import ModelError, StagingFull, UploadFailed, UploadUnauthorized
+from libs.common.domain.model_errors import Busy, ModelError, StagingFull, UploadFailed, UploadUnauthorized
 from libs.common.domain.task import TaskStatus
 from libs.common.runtime import failpoints
 from tests.support.executor_rig import Rig, Through, answer_lost, until
@@ -465,3 +465,28 @@ async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) ->
     await until(put_off, "it is put off")
     assert not running.executor.reading() or running.executor._staging_full()
     assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING
+
+
+async def test_a_full_model_burns_nothing_and_is_called_later(rig: Rig) -> None:
+    model = await rig.make_model(retry_times=0)
+    await rig.executor()
+    rig.model.errors.append(Busy("at capacity", retry_after=30))
+    ids = await rig.make_tasks(model)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+
+    async def later() -> bool:
+        rows = await rig.sql("SELECT state, attempt, retries FROM dispatch WHERE due_at > now() + interval '25 s'")
+        return [tuple(row) for row in rows] == [(2, 0, 0)]
+
+    await until(later, "it is called later")
+    assert (await rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
+
+    async def slot_only() -> bool:
+        return await rig.taken(model) == (1, 0)
+
+    await until(slot_only, "the permit goes back, the slot stays")
+    await rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1]

@@ -56,6 +56,8 @@ STATEMENTS = {
     "lanes_with_work": "",
     "lanes_waiting": "",
     "lanes_in_flight": "",
+    "unwanted_jobs": "50, 60",
+    "prune_callbacks": "20",
     "states_by_id": "'{1,1}', '{1,2}'",
     "newest_states": "1, 9223372036854775807, 50",
 }
@@ -73,8 +75,8 @@ async def queue(database_url: str) -> AsyncIterator[asyncpg.pool.PoolConnectionP
         yield connection
 
 
-async def rows_read(connection: Any, name: str) -> int:
-    arguments = STATEMENTS[name]
+async def rows_read(connection: Any, name: str, arguments: str | None = None) -> int:
+    arguments = STATEMENTS[name] if arguments is None else arguments
     asked = connection.transaction()
     await asked.start()
     try:
@@ -103,3 +105,36 @@ async def test_no_statement_of_every_second_walks_the_queue(queue: Any) -> None:
         if max(blind[name], informed[name], unasked[name]) > FEW
     }
     assert not walks
+
+
+TOKEN = "00000000-0000-4000-8000-000000000001"
+JOBS = f"""
+INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, permit_token, deadline, ended_at)
+  SELECT g, 1, 1, gen_random_uuid(), 'a', true, gen_random_uuid(), now(), CASE WHEN g > 1 THEN now() END
+  FROM generate_series(1, {READY}) g;
+UPDATE dispatch SET state = 1, lease = 9, attempt = 1, phase = 1, job = 1, token = '{TOKEN}', executor = 1,
+  started_at = now() WHERE id = 1;
+"""
+ENDS_OF_JOBS = {
+    "generated_many": f"'{{1}}', '{{{TOKEN}}}', '{{a}}', '{{1}}', '{{x}}', '{{a b}}', ARRAY[NULL]::bytea[],"
+    " ARRAY[NULL]::text[]",
+    "finish_many": f"'{{1}}', '{{{TOKEN}}}', '{{9}}', '{{c}}', '{{m}}', ARRAY[NULL]::text[], ARRAY[NULL]::text[],"
+    " ARRAY[NULL]::bigint[], ARRAY[NULL]::text[], '{f}', '{t}', 'UTC'",
+    "retry_many": f"'{{1}}', '{{{TOKEN}}}', '{{1}}', '{{t}}', '{{c}}', '{{m}}', '{{f}}', '{{t}}', 'UTC'",
+    "release_started": f"'{{1}}', '{{{TOKEN}}}', '{{0}}', '{{f}}', '{{r}}', 'UTC'",
+    "job_news": f"'{{1}}', '{{{TOKEN}}}', '{{p}}', '{{queued}}', '{{1}}', '{{m}}', '{{t}}'",
+    "resume_jobs": f"'{{1}}', '{{{TOKEN}}}', 600",
+    "live_permits": "1",
+    "absent_permits": f"1, '{{{TOKEN}}}'",
+}
+
+
+async def test_no_end_of_a_job_walks_the_jobs(queue: Any, database_url: str) -> None:
+    await queue.execute(JOBS)
+    async with open_database(database_url) as database:
+        for name in ENDS_OF_JOBS:
+            await queue.execute(f"PREPARE {name} AS {database.statement(name)}")
+    blind = {name: await rows_read(queue, name, given) for name, given in ENDS_OF_JOBS.items()}
+    await queue.execute("ANALYZE")
+    read = {name: max(blind[name], await rows_read(queue, name, given)) for name, given in ENDS_OF_JOBS.items()}
+    assert {name: rows for name, rows in read.items() if rows > FEW} == {}

@@ -1,0 +1,127 @@
+"""Whoever ends a task whose job is still at its provider leaves the mark by which the provider is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import pytest
+
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.domain.settle import Finish, GiveBack, Retry
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Attempt
+from libs.common.ports_provider_jobs import JobIntent, JobNews
+from services.executor.jobs.job import intent_key
+from services.janitor.sweeps.overdue import Overdue
+from services.janitor.sweeps.waits import Cancels, ClosedLanes
+from tests.support.house import House
+
+
+async def submitted(house: House, status: str = "processing") -> Attempt:
+    """An attempt whose job is at its provider."""
+    model = await house.model(retry_times=3)
+    (attempt,) = await house.running(model, await house.executor())
+    jobs = PostgresProviderJobs(house.database)
+    assert await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])
+    assert await jobs.news_many([(attempt, JobNews("p1", status, 10.0, "", begun=True))]) == {attempt.id}
+    return attempt
+
+
+async def rescued(house: House, attempt: Attempt) -> None:
+    row = await house.state(attempt.id)
+    assert [one.token for one in await house.sweeps.rescue([row["executor"]], 3)] == [None]  # the permit stays taken
+    assert (await house.state(attempt.id))["phase"] == 1
+
+
+async def canceled_by_its_executor(house: House, attempt: Attempt) -> None:
+    await house._attempts(0).finish_many([(attempt, Finish(TaskStatus.CANCELED, "canceled", "m"))])
+
+
+async def failed_and_retried(house: House, attempt: Attempt) -> None:
+    await house._attempts(0).retry_many([(attempt, Retry("c", "m", 1.0, True, timed_out=False))])
+
+
+async def overdue(house: House, attempt: Attempt) -> None:
+    await house.sql("UPDATE dispatch SET until = now() - interval '1 h'")
+    sweep = Overdue(house.sweeps, house.returns, house.wake, Random(1), upload_seconds=60)
+    assert await sweep.sweep() == 1
+    row = await house.row(attempt.id)
+    assert (row["status"], row["error_code"]) == (TaskStatus.TIMEOUT, "job_timeout")
+
+
+async def canceled_while_nobody_ran_it(house: House, attempt: Attempt) -> None:
+    await rescued(house, attempt)
+    assert await PostgresTasks(house.database).cancel_waiting(attempt.tenant_id, [attempt.public_id])
+
+
+async def canceled_after_its_rescue(house: House, attempt: Attempt) -> None:
+    await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", attempt.id)
+    await rescued(house, attempt)
+    assert await Cancels(house.sweeps, house.endings).sweep() == 1
+
+
+async def its_model_is_deleted(house: House, attempt: Attempt) -> None:
+    await rescued(house, attempt)
+    await house.sql("UPDATE lane SET closed = true")
+    assert await ClosedLanes(house.sweeps, house.endings).sweep() == 1
+
+
+async def refused_by_the_broker(house: House, attempt: Attempt) -> None:
+    await rescued(house, attempt)
+    await house.sql("UPDATE dispatch SET sends = 20")
+    await house.database.fetch("bury_refused", [attempt.id], "m")
+
+
+ENDS: list[Callable[[House, Attempt], Awaitable[None]]] = [
+    canceled_by_its_executor,
+    failed_and_retried,
+    overdue,
+    canceled_while_nobody_ran_it,
+    canceled_after_its_rescue,
+    its_model_is_deleted,
+    refused_by_the_broker,
+]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+async def test_the_job_is_closed_and_its_provider_is_to_be_told(
+    house: House, end: Callable[[House, Attempt], Awaitable[None]]
+) -> None:
+    attempt = await submitted(house)
+    await end(house, attempt)
+    jobs = PostgresProviderJobs(house.database)
+    assert await house.value("SELECT count(*) FROM provider_job WHERE ended_at IS NULL") == 0
+    (job,) = await jobs.unwanted(10, 60)
+    assert (job.provider_id, job.permit, job.tries) == ("p1", attempt.token, 1)
+    assert await jobs.unwanted(10, 60) == []  # others leave it alone meanwhile
+    await jobs.told([job.key])
+    assert await house.value("SELECT count(*) FROM provider_job WHERE cancel_at IS NOT NULL") == 0
+
+
+async def test_a_job_that_is_over_there_leaves_nobody_to_tell(house: House) -> None:
+    attempt = await submitted(house, "failed")
+    await failed_and_retried(house, attempt)
+    assert await PostgresProviderJobs(house.database).unwanted(10, 60) == []
+
+
+async def test_a_job_that_was_never_made_is_withdrawn_with_its_attempt(house: House) -> None:
+    attempt = await submitted(house)
+    await house._attempts(0).release_many([(attempt, GiveBack("full", 0.0), False)])
+    assert await house.value("SELECT count(*) FROM provider_job") == 0
+    row = await house.state(attempt.id)
+    assert (row["phase"], row["attempt"]) == (0, 0)
+    assert await house.value("SELECT sum(calls)::int FROM stat_delta") == 0
+
+
+async def test_who_lost_the_attempt_writes_nothing_of_its_job(house: House) -> None:
+    attempt = await submitted(house)
+    await rescued(house, attempt)
+    jobs = PostgresProviderJobs(house.database)
+    assert await jobs.news_many([(attempt, JobNews("p2", "queued", 50.0, "", begun=False))]) == set()
+    assert await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))]) == {}
+    assert await jobs.resume_many([attempt]) == {}
+    assert await jobs.own_permits([attempt]) == set()
+    row = await house.sql("SELECT provider_id, status, unit_progress FROM provider_job")
+    assert [tuple(one) for one in row] == [("p1", "processing", 10.0)]
