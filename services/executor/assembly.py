@@ -82,7 +82,7 @@ def assemble(world: World, rules: Rules) -> Executor:
     heartbeat = Heartbeat(world.membership, rules.identity)
     letting_go = LettingGo(world.permits, world.gate)
     headers = ModelHeaders(world.open_sealed)
-    job_calls = JobCalls(world.jobs, headers, world.callback_url)
+    job_calls = JobCalls(world.jobs, headers, world.models.known, world.callback_url)
     unwanted = Unwanted(world.provider_jobs, world.models, job_calls, letting_go.permit)
     endings = Endings(letting_go, wake, figures, unwanted.soon)
     recorder = Recorder(

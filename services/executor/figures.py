@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from libs.common.ports_attempts import Attempt
 from libs.common.runtime.metrics import counter, histogram
+
+#: Providers and adapters of others have codes of their own: so many are told apart, the rest is one.
+_CODES: Final = 200
 
 
 class Figures:
@@ -15,6 +18,7 @@ class Figures:
         self._waits: dict[int, Any] = {}
         self._runs: dict[int, Any] = {}
         self._ends: dict[tuple[int, str], Any] = {}
+        self._codes: set[str] = set()
 
     def started(self, attempt: Attempt) -> None:
         """An attempt began: how long its message was on the road and waited for a permit."""
@@ -36,7 +40,9 @@ class Figures:
             run = self._runs[model_id] = histogram("sluiceway_attempt_run_seconds").labels(model=str(model_id))
         run.observe(seconds)
         if code:
-            counter("sluiceway_attempt_errors_total").labels(code=code).inc()
+            if len(self._codes) < _CODES:
+                self._codes.add(code)
+            counter("sluiceway_attempt_errors_total").labels(code=code if code in self._codes else "other").inc()
 
     def refused(self, model_id: int) -> None:
         """No permit was free."""

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
@@ -527,3 +528,37 @@ async def test_a_jobs_permit_outlives_redis(jobs: Jobs) -> None:
 
     await until(there, "its permit is there again")
     assert await jobs.rig.sweeps.absent_permits(model.lane, [token]) == []
+
+
+async def test_a_job_whose_output_finds_no_room_is_collected_later(jobs: Jobs) -> None:
+    model = await jobs.model()
+    running = await jobs.rig.executor()
+    running.staging.refuses = True
+    ids = await jobs.begin(model, steps=["processing", "succeeded"])
+
+    async def put_off() -> bool:
+        rows = await jobs.rig.sql("SELECT state, phase FROM dispatch")
+        return [tuple(row) for row in rows] == [(2, 1)]
+
+    await until(put_off, "it is put off, its job is kept")
+    assert await jobs.rig.taken(model) == (1, 1)
+    running.staging.refuses = False
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids, seconds=20)
+    assert len(jobs.provider.submits) == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
+async def test_a_new_key_of_the_model_holds_for_jobs_that_run(jobs: Jobs) -> None:
+    model = await jobs.model(bindings=b"Authorization:old")
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"] * 3 + ["succeeded"])
+    await jobs.waits(running)
+    changed = await PostgresModels(jobs.rig.database).update(model, "", {"bindings": b"Authorization:new"})
+    assert changed is not None
+    running.executor._models.put(changed)
+    await jobs.rig.ended(ids)
+    assert jobs.provider.keys[0] == "old"
+    assert jobs.provider.keys[-1] == "new"

@@ -60,6 +60,7 @@ class JobProvider:
     callbacks: list[str] = field(default_factory=list)  #: addresses that it was given
     jobs: dict[str, ProvidedJob] = field(default_factory=dict)
     canceled: list[str] = field(default_factory=list)  #: ids
+    keys: list[str] = field(default_factory=list)  #: the Authorization of each call
     looks: Counter[str] = field(default_factory=Counter)
     submit_faults: deque[Any] = field(default_factory=deque)  #: "lost", "cut", (status, headers), seconds to wait
     look_faults: deque[Any] = field(default_factory=deque)  #: the same
@@ -78,6 +79,7 @@ class JobProvider:
         return max(Counter(job.key for job in self.jobs.values()).values(), default=0)
 
     async def submit(self, request: web.Request) -> web.StreamResponse:
+        self.keys.append(request.headers.get("Authorization", ""))
         fault = self.submit_faults.popleft() if self.submit_faults else None
         if isinstance(fault, tuple):
             return web.Response(status=fault[0], headers=fault[1])
@@ -103,6 +105,7 @@ class JobProvider:
         return _cut(request) if fault == "lost" else web.json_response(job.shown, status=201)
 
     async def look(self, request: web.Request) -> web.StreamResponse:
+        self.keys.append(request.headers.get("Authorization", ""))
         fault = self.look_faults.popleft() if self.look_faults else None
         if isinstance(fault, tuple):
             return web.Response(status=fault[0], headers=fault[1])
@@ -169,7 +172,7 @@ class ProviderAdapter:
         try:
             async with (
                 asyncio.timeout(call.timeout_seconds),
-                self._session.request(method, call.base_url + path, **more) as answer,
+                self._session.request(method, call.base_url + path, headers=dict(call.headers), **more) as answer,
             ):
                 if answer.status in (409, 429):
                     raise Busy("full", retry_after=float(answer.headers.get("Retry-After", "1")))

@@ -33,9 +33,11 @@ class JobCalls:
         self,
         adapters: Mapping[str, JobAdapter],
         headers: ModelHeaders,
+        newest: Callable[[int], Model | None],
         callback_url: Callable[[UUID, float], str],
     ) -> None:
         self._adapters = adapters
+        self._newest = newest
         self._headers = headers
         self._callback_url = callback_url
         self._configs: dict[int, tuple[str, Mapping[str, Any]]] = {}
@@ -51,6 +53,10 @@ class JobCalls:
             raise ModelError("unknown_adapter", f"there is no adapter {name!r} for jobs", retryable=False)
         return adapter
 
+    def now(self, model: Model) -> Model:
+        """The model as it is now: a job outlives changes of its model, a new api_key above all."""
+        return self._newest(model.id) or model
+
     def config(self, model: Model) -> Mapping[str, Any]:
         """The model's adapter_config, read once a change."""
         known = self._configs.get(model.id)
@@ -60,6 +66,7 @@ class JobCalls:
 
     def submit(self, model: Model, attempt: Attempt, key: UUID, intended_at: float, seconds_left: float) -> JobCall:
         """The call that makes a job. Raises ModelError for an api_key that cannot be read."""
+        model = self.now(model)
         return JobCall(
             intent_key=str(key),
             base_url=model.base_url,
@@ -76,6 +83,7 @@ class JobCalls:
 
     def ask(self, model: Model, key: UUID, intended_at: float) -> JobCall:
         """Any other call about a job. Raises ModelError as above."""
+        model = self.now(model)
         return JobCall(
             intent_key=str(key),
             base_url=model.base_url,

@@ -142,7 +142,7 @@ class JobLife:
             await self._waits.rest(job.run, self._pause(job, pause))
 
     def _pause(self, job: Job, wanted: float) -> float:
-        seconds = float(job.run.model.poll_seconds) * (1 if job.polls else _LOOKS_FOR_CALLBACKS)
+        seconds = float(self._calls.now(job.run.model).poll_seconds) * (1 if job.polls else _LOOKS_FOR_CALLBACKS)
         spread = seconds * self._rng.uniform(1 - _JITTER, 1 + _JITTER)
         return min(max(spread, wanted), max(job.left, 0.0))
 

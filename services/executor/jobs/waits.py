@@ -8,7 +8,7 @@ from typing import Final
 from services.executor.runs import Run
 
 #: Jobs of one model that are asked about at the same time: a slow provider holds up its own jobs alone.
-_ASKED_AT_ONCE: Final = 32
+_ASKED_AT_ONCE: Final = 128
 
 
 class Waits:
