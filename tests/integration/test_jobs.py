@@ -255,6 +255,25 @@ async def test_an_end_without_an_output_says_why(jobs: Jobs, payload: dict[str, 
     await jobs.rig.nothing_taken(model)
 
 
+async def test_a_failure_that_may_pass_is_retried_with_a_new_job(jobs: Jobs) -> None:
+    model = await jobs.model(retry_times=1)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=[{"status": "failed", "error_code": "worker_lost", "retryable": True}])
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    assert [row["state"] for row in await jobs.rig.sql("SELECT state FROM dispatch")] == [3]
+    await jobs.rig.nothing_taken(model)
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+
+    async def dead() -> bool:
+        return [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == ["worker_lost"]
+
+    await until(dead, "the second job fails, too, and there is no third")
+    assert len(set(jobs.provider.submits)) == len(jobs.provider.jobs) == 2
+    assert jobs.provider.canceled == []
+    await jobs.clean()
+
+
 async def test_a_job_that_stays_queued_ends_by_its_deadline_and_the_provider_is_told(jobs: Jobs) -> None:
     model = await jobs.model(job_timeout_seconds=2, retry_times=3)
     await jobs.rig.executor()

@@ -14,6 +14,7 @@ from libs.common.ports_jobs import JobCall, JobReport, JobStatus
 from services.executor.admission.slots import Slot, Slots
 from services.executor.jobs.calls import in_time
 from services.executor.jobs.job import Job, intent_key
+from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.waits import Waits
 
 
@@ -126,3 +127,22 @@ async def test_a_call_that_comes_before_the_rest_ends_it_at_once() -> None:
     await asyncio.wait_for(resting, 1)
     assert not run.waits
     assert given == [1]
+
+
+@pytest.mark.parametrize("mine", [True, False])
+async def test_listeners_hear_of_news_that_were_written(mine: bool) -> None:
+    heard: list[tuple[int, int]] = []
+
+    async def news_many(rows: Any) -> set[int]:
+        return {attempt.id for attempt, _ in rows} if mine else set()
+
+    ledger = JobLedger(
+        SimpleNamespace(news_many=news_many),  # type: ignore[arg-type]
+        changed=heard.extend,
+        is_data_error=lambda _: False,
+        is_deadlock=lambda _: False,
+    )
+    attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
+    assert await ledger.news(attempt, job(provider_id="p").news("queued")) is mine
+    assert heard == ([(9, 3)] if mine else [])
+    await ledger.close(1)
