@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from libs.common.ports_tasks import KeyOwner
+from libs.common.runtime.logging import get_logger
 from libs.common.settings import Settings
 from services.api.bodies import read_body
 from services.api.console.sessions import Sessions, Tries, is_form_token
@@ -19,6 +20,8 @@ from services.api.console.visit import SESSION_COOKIE, Visit, require_any
 from services.api.headers import named_headers
 from services.api.problems import Problem
 from services.api.routes.context import UseCases
+
+log = get_logger()
 
 #: No form of ours is larger.
 _FORM_BYTES: Final = 64 * 1024
@@ -75,8 +78,12 @@ def done(desk: Desk, path: str, do: Show, *scopes: str) -> Route:
     """What a form of ours does, for keys that have one of the scopes."""
 
     async def endpoint(request: Request) -> Response:
-        visit = await enter(desk, request, scopes)
-        return await do(desk, visit.with_form(await read_form(request, visit.cookie)))
+        entered = await enter(desk, request, scopes)
+        visit = entered.with_form(await read_form(request, entered.cookie))
+        answer = await do(desk, visit)
+        who = {"key": visit.viewer.id, "by": visit.viewer.name, "tenant": visit.caller.tenant_id}
+        log.info("console.action", action=path, path=request.url.path, **who)
+        return answer
 
     return Route(path, endpoint, methods=["POST"])
 

@@ -19,6 +19,16 @@ def instant(at: datetime | None) -> str:
     return NOTHING if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def day_time(at: datetime | None) -> str:
+    """Day and time in UTC, to the second: for lists, where the year is known."""
+    return NOTHING if at is None else f"{at.astimezone(UTC):%d %b %H:%M:%S}"
+
+
+def exact(at: datetime) -> str:
+    """The time of day in UTC, to the millisecond."""
+    return f"{at.astimezone(UTC):%H:%M:%S.%f}"[:-3]
+
+
 def iso(at: datetime) -> str:
     """RFC 3339 in UTC, for machines."""
     return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
 
 import jinja2
 from starlette.requests import Request
@@ -13,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from services.api.console import formats
 from services.api.console.assets import asset_url
 from services.api.console.sessions import form_token
-from services.api.console.visit import Visit, theme_of
+from services.api.console.visit import Visit, address, theme_of
 
 #: Nothing but what this package brings, and nothing written into the page is run.
 PAGE_POLICY: Final = (
@@ -69,12 +68,6 @@ def seen_next(path: str) -> Response:
     return RedirectResponse(path, 303, _HEADERS)
 
 
-def address(path: str, **parameters: Any) -> str:
-    """A path with those parameters that say something."""
-    said = {name: value for name, value in parameters.items() if value not in (None, "")}
-    return f"{path}?{urlencode(said)}" if said else path
-
-
 def _frame(visit: Visit) -> dict[str, Any]:
     return {
         "visit": visit,
@@ -94,6 +87,6 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(asset=asset_url, address=address)
-    for name in ("clock", "instant", "iso", "duration", "size", "number", "short", "words"):
+    for name in ("clock", "day_time", "exact", "instant", "iso", "duration", "size", "number", "short", "words"):
         environment.filters[name] = getattr(formats, name)
     return environment

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
+from urllib.parse import urlencode
 from uuid import UUID
 
 from starlette.requests import Request
 
-from libs.common.domain.errors import NotFound
+from libs.common.domain.errors import Invalid, NotFound
 from libs.common.domain.ids import parse_task_id
 from libs.common.ports_tasks import KeyOwner
 from services.api.problems import Problem
@@ -36,6 +38,27 @@ class Visit:
         return theme_of(self.request)
 
     @property
+    def operates(self) -> bool:
+        """Whether they look after all tenants."""
+        return "operate" in self.viewer.scopes
+
+    @property
+    def reach(self) -> int | None:
+        """The tenant that they may see, None for all."""
+        return None if self.operates else self.viewer.tenant_id
+
+    @property
+    def caller(self) -> KeyOwner:
+        """Inside which tenant they look: their own, or for operators the one that the address or the form names."""
+        named = (self.form.get("tenant") or self.asked("tenant")) if self.operates else ""
+        return replace(self.viewer, tenant_id=tenant_id_of(named)) if named else self.viewer
+
+    def link(self, path: str, **parameters: object) -> str:
+        """An address that stays inside the tenant that they look at."""
+        elsewhere = self.caller.tenant_id != self.viewer.tenant_id
+        return address(path, tenant=self.caller.tenant_id if elsewhere else None, **parameters)
+
+    @property
     def may_cancel(self) -> bool:
         """Whether they may cancel tasks."""
         return bool(self.viewer.scopes.intersection(CANCELING))
@@ -59,6 +82,19 @@ class Visit:
         if parsed is None:
             raise NotFound("task_unknown", "there is no such task")
         return parsed
+
+
+def tenant_id_of(text: str) -> int:
+    """A tenant's number in an address; raises Invalid."""
+    if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -(2**63) <= int(text) < 2**63:
+        raise Invalid("invalid", "A tenant is named by its number.")
+    return int(text)
+
+
+def address(path: str, **parameters: object) -> str:
+    """A path with those parameters that say something."""
+    said = {name: value for name, value in parameters.items() if value not in (None, "")}
+    return f"{path}?{urlencode(said)}" if said else path
 
 
 def require_any(viewer: KeyOwner, scopes: tuple[str, ...]) -> None:

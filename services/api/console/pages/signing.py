@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api.console.desk import Desk, read_form
-from services.api.console.rendering import address, outside, seen_next
+from services.api.console.rendering import outside, seen_next
 from services.api.console.sessions import SESSION_SECONDS, WrongKey, form_token, new_token
-from services.api.console.visit import SESSION_COOKIE, THEME_COOKIE, THEMES, Visit, here
+from services.api.console.visit import SESSION_COOKIE, THEME_COOKIE, THEMES, Visit, address, here
 
 _PATH: Final = "/console"
 SIGN_IN: Final = "/console/sign-in"

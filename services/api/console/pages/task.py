@@ -38,9 +38,9 @@ async def show(desk: Desk, visit: Visit) -> Response:
     """Everything about a task. Looking here does not mark its result as fetched."""
     public_id = visit.task_id()
     values = await _life(desk, visit)
-    head = await desk.cases.reading.payload_head(visit.viewer, public_id, _PAYLOAD_BYTES)
+    head = await desk.cases.reading.payload_head(visit.caller, public_id, _PAYLOAD_BYTES)
     entries, _ = await desk.cases.operations.list_page(
-        visit.viewer.tenant_id, OperationFilter(public_id), None, _ENTRIES
+        visit.caller.tenant_id, OperationFilter(public_id), None, _ENTRIES
     )
     return page(visit, "task.html", payload=_payload(*head) if head else None, entries=entries, **values)
 
@@ -58,15 +58,15 @@ async def live(desk: Desk, visit: Visit) -> Response:
 async def cancel(desk: Desk, visit: Visit) -> Response:
     """End one task."""
     public_id = visit.task_id()
-    await desk.cases.canceling.cancel(visit.viewer, public_id)
-    return seen_next(f"/console/tasks/{public_id}")
+    await desk.cases.canceling.cancel(visit.caller, public_id)
+    return seen_next(visit.link(f"/console/tasks/{public_id}"))
 
 
 async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
     reading, public_id = desk.cases.reading, visit.task_id()
-    task = await reading.peek(visit.viewer, public_id)
-    attempts = await reading.attempts(visit.viewer, public_id)
-    history = await reading.history(visit.viewer, public_id)
+    task = await reading.peek(visit.caller, public_id)
+    attempts = await reading.attempts(visit.caller, public_id)
+    history = await reading.history(visit.caller, public_id)
     return {
         "task": task,
         "attempts": attempts,

@@ -14,10 +14,11 @@ from libs.common.ports_tasks import TaskFilter, TaskView
 from services.api.cancellation import BulkCancel
 from services.api.console.desk import Desk
 from services.api.console.live import LivePart
-from services.api.console.rendering import address, page, part, seen_next
+from services.api.console.rendering import page, part, seen_next
 from services.api.console.visit import Visit
 from services.api.cursors import before_of, cursor_of
 
+_PATH: Final = "/console/tasks"
 _PAGE: Final = 50
 _OPEN: Final = tuple(status for status in TaskStatus if not status.final)
 #: Words of the status filter that stand for several.
@@ -46,19 +47,19 @@ class Wanted:
         """The same for the store."""
         return TaskFilter(self.model or None, GROUPS.get(self.status), self.biz_name or None)
 
-    def address(self, path: str, cursor: str | None = None) -> str:
-        """The path with this filter."""
-        return address(path, model=self.model, status=self.status, biz_name=self.biz_name, cursor=cursor)
+    def parameters(self) -> dict[str, str]:
+        """The same for an address."""
+        return {"model": self.model, "status": self.status, "biz_name": self.biz_name}
 
 
 async def show(desk: Desk, visit: Visit) -> Response:
     """A page of tasks, newest first; an id leads straight to its task."""
     looked_for = visit.asked("id")
     if (public_id := parse_task_id(looked_for)) is not None:
-        return seen_next(f"/console/tasks/{public_id}")
+        return seen_next(visit.link(f"/console/tasks/{public_id}"))
     wanted = Wanted.of(visit)
     before = before_of("task", visit.asked("cursor") or None)
-    found, following = await desk.cases.reading.page(visit.viewer, wanted.narrowed(), before, _PAGE)
+    found, following = await desk.cases.reading.page(visit.caller, wanted.narrowed(), before, _PAGE)
     next_cursor = cursor_of("task", following)
     return page(
         visit,
@@ -67,10 +68,9 @@ async def show(desk: Desk, visit: Visit) -> Response:
         groups=list(GROUPS),
         unknown_id=looked_for,
         tasks=found,
-        live_url=_live_url(found),
+        live_url=_live_url(visit, found),
         first=before is None,
-        next_url=wanted.address("/console/tasks", next_cursor) if next_cursor else None,
-        cancel_url=wanted.address("/console/tasks/cancel"),
+        next_url=visit.link(_PATH, **wanted.parameters(), cursor=next_cursor) if next_cursor else None,
     )
 
 
@@ -79,7 +79,7 @@ async def live(desk: Desk, visit: Visit) -> Response:
     ids = [parsed for text in visit.asked("ids").split(",")[:_PAGE] if (parsed := parse_task_id(text)) is not None]
 
     async def render() -> tuple[str, bool]:
-        found = await desk.cases.reading.look(visit.viewer, ids)
+        found = await desk.cases.reading.look(visit.caller, ids)
         return part(visit, "_task_rows.html", tasks=found), not any(task.open for task in found)
 
     return LivePart(desk, visit, render)
@@ -88,7 +88,7 @@ async def live(desk: Desk, visit: Visit) -> Response:
 async def ask_cancel(desk: Desk, visit: Visit) -> Response:
     """How many tasks a cancel would end, and whether that is meant."""
     wanted = Wanted.of(visit)
-    found = await BulkCancel(desk.cases.reading, desk.cases.canceling).count(visit.viewer, wanted.narrowed())
+    found = await BulkCancel(desk.cases.reading, desk.cases.canceling).count(visit.caller, wanted.narrowed())
     return page(visit, "tasks_cancel.html", wanted=wanted, found=found)
 
 
@@ -99,12 +99,12 @@ async def cancel(desk: Desk, visit: Visit) -> Response:
     if wanted.status not in ("", *GROUPS) or not upto.isdecimal() or int(upto) >= 2**63:
         raise Invalid("invalid", "The form is not one of ours.")
     bulk = BulkCancel(desk.cases.reading, desk.cases.canceling)
-    result = await bulk.cancel(visit.viewer, wanted.narrowed(), int(upto))
+    result = await bulk.cancel(visit.caller, wanted.narrowed(), int(upto))
     return page(visit, "tasks_canceled.html", wanted=wanted, result=result)
 
 
-def _live_url(found: list[TaskView]) -> str | None:
+def _live_url(visit: Visit, found: list[TaskView]) -> str | None:
     """Where changes of these come from; None when nothing can change any more."""
     if not any(task.open for task in found):
         return None
-    return address("/console/tasks/live", ids=",".join(str(task.public_id) for task in found))
+    return visit.link(f"{_PATH}/live", ids=",".join(str(task.public_id) for task in found))

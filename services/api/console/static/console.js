@@ -19,9 +19,8 @@
       field.remove();
     }
     button.classList.add("done");
-    button.textContent = "\u2713";
     say("Copied");
-    setTimeout(() => { button.classList.remove("done"); button.textContent = "\u29c9"; }, 1200);
+    setTimeout(() => button.classList.remove("done"), 1200);
   });
 
   // Sorting what is on the page. Live parts are sorted again after each change.

@@ -1,0 +1,201 @@
+"""The console in a real browser, over real processes: what people do there, and what no page may do."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from tests.support import servers
+from tests.support.chromium import PHONE, Watched, chromium, executable, sign_in, watched
+from tests.support.road import Road, Servers, open_road
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(executable() is None, reason="NO BROWSER: the console is not tested; install Debian's chromium"),
+]
+AXE = Path(__file__).parents[1] / "support" / "axe-core-4.14.1.min.js"
+
+
+@pytest.fixture(scope="module")
+def database(road_servers: Servers, road_template: str) -> Iterator[str]:
+    """The URL of the console's database."""
+    servers.empty_redis(road_servers.redis.address)
+    with servers.clone(road_servers.postgres.address, road_template) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stack(road_servers: Servers, database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Road]:
+    """All processes, for all tests here; each test has a tenant of its own."""
+    folder = tmp_path_factory.mktemp("console") / "road"
+    async with open_road(folder, road_servers, database, uuid.uuid4().hex[:8]) as road:
+        await road.start_all(executors=1)
+        yield road
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tenant(stack: Road) -> AsyncIterator[int]:
+    """A tenant of this test's own, whose key may do everything."""
+    tenant = await stack.tenant()
+    await stack.model(tenant)
+    yield tenant
+    stack.mock.let_go()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def seen(stack: Road, browser: Browser, tenant: int) -> AsyncIterator[Watched]:
+    """A page of somebody who is signed in; it may complain of nothing and send nothing elsewhere."""
+    async with watched(browser, stack.api) as opened:
+        await sign_in(opened.page, stack.keys[tenant])
+        yield opened
+        assert opened.complaints == []
+
+
+async def assert_accessible(page: Page) -> None:
+    """axe finds nothing."""
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found["violations"]] == []
+
+
+async def test_a_task_is_watched_from_submit_to_result(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    stack.mock.hold()
+    (task,) = await stack.submit(tenant, api_key="sk-hidden-123")
+    await page.goto(f"/console/tasks/{task}")
+    state = page.get_by_label("State")
+    await expect(state.locator(".chip")).to_have_text("processing")
+    await expect(page.get_by_label("What the model gets")).not_to_contain_text("sk-hidden")
+    await assert_accessible(page)
+    stack.mock.let_go()
+    await expect(state.locator(".chip")).to_have_text("success")
+    await expect(page.get_by_role("heading", name="Result")).to_be_visible()
+    await expect(page.locator(".live")).to_have_text("final")
+    assert page.url.endswith(task)  # never loaded again
+
+
+async def test_a_list_changes_by_itself_and_keys_walk_through_it(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    stack.mock.hold()
+    tasks = await stack.submit(tenant, 3)
+    await page.goto("/console/tasks")
+    await expect(page.locator("tbody .chip", has_text="processing")).to_have_count(3)
+    await page.keyboard.press("j")
+    await page.keyboard.press("j")
+    await expect(page.locator("tbody tr").nth(1)).to_have_class("here")
+    stack.mock.let_go()
+    await expect(page.locator("tbody .chip", has_text="success")).to_have_count(3)
+    await page.get_by_role("button", name="Status").click()
+    await expect(page.get_by_role("columnheader", name="Status")).to_have_attribute("aria-sort", "ascending")
+    await page.keyboard.press("g")
+    await page.keyboard.press("m")
+    await expect(page.get_by_role("heading", name="Models")).to_be_visible()
+    await page.keyboard.press("?")
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await assert_accessible(page)
+    assert len(tasks) == 3
+
+
+async def test_a_running_task_is_canceled(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    stack.mock.hold()
+    (task,) = await stack.submit(tenant)
+    await page.goto(f"/console/tasks/{task}")
+    await expect(page.get_by_label("State").locator(".chip")).to_have_text("processing")
+    await page.get_by_role("button", name="Cancel task").click()
+    await expect(page.get_by_label("State").locator(".chip")).to_have_text("canceled")
+    stack.mock.let_go()
+
+
+async def test_many_are_canceled_after_their_count_was_shown(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    await stack.model(tenant, "narrow", max_concurrency=1)
+    stack.mock.hold()
+    tasks = await stack.submit(tenant, 5, "narrow")
+    await page.goto("/console/tasks?model=narrow")
+    await page.get_by_role("link", name="Cancel all of these…").click()
+    await expect(page.get_by_role("main")).to_contain_text("5 open tasks would be canceled")
+    await assert_accessible(page)
+    await page.get_by_role("button", name="Cancel 5 tasks").click()
+    await expect(page.get_by_role("status").first).to_contain_text("canceled")
+    await stack.ended(tasks, status="canceled")
+    stack.mock.let_go()
+
+
+PAGES = ("/console/sign-in", "/console", "/console/tasks", "/console/models", "/console/models/m", "/console/settings")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_on_any_page(stack: Road, browser: Browser, tenant: int, scheme: str) -> None:
+    (task,) = await stack.submit(tenant)
+    await stack.ended([task])
+    async with watched(browser, stack.api, color_scheme=scheme) as opened:
+        page = opened.page
+        await page.goto(PAGES[0])
+        await assert_accessible(page)
+        await sign_in(page, stack.keys[tenant])
+        for path in (*PAGES[1:], f"/console/tasks/{task}"):
+            await page.goto(path)
+            await assert_accessible(page)
+        dark = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(int(part) for part in dark[4:-1].split(",")) < 200) == (scheme == "dark")
+        assert opened.complaints == []
+
+
+async def test_colours_can_be_chosen(seen: Watched) -> None:
+    page = seen.page
+    await page.get_by_label("Colours").select_option("dark")
+    await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    await page.goto("/console/models")
+    await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+async def test_a_phone_shows_every_page_without_scrolling_sideways(stack: Road, browser: Browser, tenant: int) -> None:
+    (task,) = await stack.submit(tenant)
+    await stack.ended([task])
+    async with watched(browser, stack.api, viewport=PHONE, is_mobile=True, has_touch=True) as opened:
+        page = opened.page
+        await sign_in(page, stack.keys[tenant])
+        for path in (*PAGES[1:], f"/console/tasks/{task}"):
+            await page.goto(path)
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= PHONE["width"], path
+        assert opened.complaints == []
+
+
+async def test_pages_can_be_read_without_scripts(stack: Road, browser: Browser, tenant: int) -> None:
+    (task,) = await stack.submit(tenant)
+    await stack.ended([task])
+    async with watched(browser, stack.api, java_script_enabled=False) as opened:
+        page = opened.page
+        await sign_in(page, stack.keys[tenant])
+        await page.get_by_role("link", name=task[-12:]).click()
+        await expect(page.get_by_label("State").locator(".chip")).to_have_text("success")
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+async def test_a_tenant_sees_no_other(stack: Road, browser: Browser, seen: Watched, tenant: int) -> None:
+    other = await stack.tenant()
+    await stack.sql("UPDATE api_key SET scopes = '{read}' WHERE tenant_id = $1", other)
+    (task,) = await stack.submit(tenant)
+    async with watched(browser, stack.api) as opened:
+        page = opened.page
+        await sign_in(page, stack.keys[other])
+        await expect(page.get_by_role("main")).not_to_contain_text(task[-12:])
+        for path in (f"/console/tasks/{task}", f"/console/tasks/{task}?tenant={tenant}", "/console/models/m"):
+            answer = await page.goto(path)
+            assert answer is not None
+            assert answer.status == 404
+            assert task not in await page.get_by_role("main").inner_text()
