@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from services.api.problems import Problem
 
-Kind: TypeAlias = Literal["task", "model", "operation", "limit"]
+Kind: TypeAlias = Literal["task", "model", "operation", "limit", "action"]
 
 
 def cursor_of(kind: Kind, before: int | None) -> str | None:

@@ -12,7 +12,9 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.obstore import BadStorageUrl
 from libs.common.adapters.object_storage.result_reader import StoredResults
+from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
 from libs.common.adapters.postgres.operations import PostgresOperations
@@ -24,14 +26,19 @@ from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.adapters.redis.audience import RedisAudience
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
+from libs.common.adapters.redis.permits import RedisPermits
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import WrongSetting
 from libs.common.operations.callback_tokens import CallbackTokens
+from libs.common.operations.control import Controls
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.operations.quota import Quota, Weights
+from libs.common.operations.series import Series
+from libs.common.operations.sight import Sight
+from libs.common.operations.why import Why
 from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_legacy import LegacyRows
 from libs.common.ports_results import ResultReader
@@ -109,6 +116,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Quota(PostgresQuotaBook(database, settings.timezone), zone),
             Weights(PostgresTenants(database), hints),
         )
+        sight = Sight(PostgresInsight(database), gate, RedisPermits(redis, rebuilder))
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
         identity = _identity(settings, database)
         gateway = Gateway(
@@ -117,8 +125,8 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
-            _console(settings, database, cases, health),
             Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
+            _console(settings, database, cases, health, sight, hints),
             health,
             payload_limit=settings.payload_max_bytes,
         )
@@ -137,9 +145,22 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         )
 
 
-def _console(settings: Settings, database: Database, cases: UseCases, health: Health) -> Console:
-    sessions = Sessions(PostgresConsoleSessions(database))
-    return Console(Desk(cases, sessions, Tries(), setting_rows(settings), lambda: health.draining))
+def _console(
+    settings: Settings, database: Database, cases: UseCases, health: Health, sight: Sight, hints: Hints
+) -> Console:
+    insight = PostgresInsight(database)
+    desk = Desk(
+        cases,
+        sight,
+        Why(insight, sight),
+        Series(insight),
+        Controls(PostgresControl(database), insight, hints),
+        Sessions(PostgresConsoleSessions(database)),
+        Tries(),
+        setting_rows(settings),
+        lambda: health.draining,
+    )
+    return Console(desk)
 
 
 def _result_reader(settings: Settings) -> ResultReader | None:

@@ -15,7 +15,7 @@ from libs.common.runtime.logging import get_logger
 from services.api.bodies import ClientGone
 from services.api.console.assets import asset
 from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
-from services.api.console.pages import models, settings, signing, task, tasks
+from services.api.console.pages import actions, fleet, models, outbox, overview, settings, signing, task, tasks
 from services.api.console.rendering import outside, page
 from services.api.console.visit import CANCELING
 from services.api.problems import problem_of
@@ -65,7 +65,10 @@ def _routes(desk: Desk) -> list[Route]:
         Route(signing.SIGN_IN, partial(signing.sign_in, desk), methods=["POST"]),
         done(desk, f"{PREFIX}/sign-out", signing.sign_out),
         done(desk, f"{PREFIX}/theme", signing.choose_theme),
-        shown(desk, PREFIX, tasks.show, "read"),
+        shown(desk, PREFIX, overview.show, "read"),
+        shown(desk, f"{PREFIX}/live", overview.live, "read"),
+        shown(desk, f"{PREFIX}/plots", overview.plots, "read"),
+        done(desk, f"{PREFIX}/pause-all", models.pause_all, "operate"),
         shown(desk, f"{PREFIX}/tasks", tasks.show, "read"),
         shown(desk, f"{PREFIX}/tasks/live", tasks.live, "read"),
         shown(desk, f"{PREFIX}/tasks/cancel", tasks.ask_cancel, *CANCELING),
@@ -74,7 +77,16 @@ def _routes(desk: Desk) -> list[Route]:
         shown(desk, f"{PREFIX}/tasks/{{task_id}}/live", task.live, "read"),
         done(desk, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
         shown(desk, f"{PREFIX}/models", models.show, "read"),
+        shown(desk, f"{PREFIX}/models/live", models.live, "read"),
+        shown(desk, f"{PREFIX}/model-live", models.live_one, "read"),
+        done(desk, f"{PREFIX}/model-pause", models.pause, "operate"),
         shown(desk, f"{PREFIX}/models/{{name:path}}", models.show_one, "read"),
+        shown(desk, f"{PREFIX}/outbox", outbox.show, "operate"),
+        shown(desk, f"{PREFIX}/outbox/live", outbox.live, "operate"),
+        shown(desk, f"{PREFIX}/executors", fleet.show, "operate"),
+        shown(desk, f"{PREFIX}/executors/live", fleet.live, "operate"),
+        done(desk, f"{PREFIX}/executors/drain", fleet.drain, "operate"),
+        shown(desk, f"{PREFIX}/actions", actions.show, "operate"),
         shown(desk, f"{PREFIX}/settings", settings.show, "operate"),
     ]
 

@@ -11,6 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from libs.common.operations.control import Controls
+from libs.common.operations.series import Series
+from libs.common.operations.sight import Sight
+from libs.common.operations.why import Why
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from libs.common.settings import Settings
@@ -52,6 +56,10 @@ class Desk:
     """What there is to work with."""
 
     cases: UseCases
+    sight: Sight
+    why: Why
+    series: Series
+    controls: Controls
     sessions: Sessions
     tries: Tries
     settings: Sequence[SettingRow]

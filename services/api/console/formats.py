@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from libs.common.ports_insight import Count
+
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 NOTHING: Final = "\N{EN DASH}"
 
@@ -65,6 +67,30 @@ def number(count: Any) -> str:
     return f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def counted(count: Count) -> str:
+    """A number that may have been counted up to a limit."""
+    return number(count.value) + ("" if count.exact else "+")
+
+
+def rate(per_second: float | None) -> str:
+    """How often, in the unit that people can imagine."""
+    if per_second is None:
+        return NOTHING
+    if per_second >= 1 or per_second == 0:
+        return f"{per_second:.1f}/s"
+    return f"{per_second * 60:.1f}/min"
+
+
+def percent(share: float | None) -> str:
+    """A share of one."""
+    return NOTHING if share is None else f"{share * 100:.1f} %" if share else "0 %"
+
+
+def plain(value: float | None) -> str:
+    """A number of a plot for its table; empty where there is none."""
+    return "" if value is None else f"{value:.3f}".rstrip("0").rstrip(".")
+
+
 def short(identifier: Any) -> str:
     """The end of a task's id: the part that differs between neighbours."""
     return str(identifier)[-12:]
@@ -86,3 +112,12 @@ def _whole(seconds: int) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+#: What templates know them as.
+FILTERS: Final = {
+    written.__name__: written
+    for written in (
+        clock, counted, day_time, duration, exact, instant, iso, number, percent, plain, rate, short, size, words,
+    )
+}  # fmt: skip

@@ -40,8 +40,12 @@ class Place(NamedTuple):
 
 
 MENU: Final = (
+    Place("overview", "Overview", "/console", ("read",), "o"),
     Place("tasks", "Tasks", "/console/tasks", ("read",), "t"),
     Place("models", "Models", "/console/models", ("read",), "m"),
+    Place("outbox", "Outbox", "/console/outbox", ("operate",), "b"),
+    Place("executors", "Executors", "/console/executors", ("operate",), "e"),
+    Place("actions", "Actions", "/console/actions", ("operate",), "a"),
     Place("settings", "Settings", "/console/settings", ("operate",), "s"),
 )
 
@@ -87,6 +91,5 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(asset=asset_url, address=address)
-    for name in ("clock", "day_time", "exact", "instant", "iso", "duration", "size", "number", "short", "words"):
-        environment.filters[name] = getattr(formats, name)
+    environment.filters.update(formats.FILTERS)
     return environment

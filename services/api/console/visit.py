@@ -53,6 +53,16 @@ class Visit:
         named = (self.form.get("tenant") or self.asked("tenant")) if self.operates else ""
         return replace(self.viewer, tenant_id=tenant_id_of(named)) if named else self.viewer
 
+    @property
+    def by(self) -> str:
+        """Who does it, as records keep it."""
+        return self.viewer.name or f"key {self.viewer.id}"
+
+    def stay(self, path: str) -> str:
+        """Another path with the parameters of this address."""
+        query = self.request.url.query
+        return f"{path}?{query}" if query else path
+
     def link(self, path: str, **parameters: object) -> str:
         """An address that stays inside the tenant that they look at."""
         elsewhere = self.caller.tenant_id != self.viewer.tenant_id

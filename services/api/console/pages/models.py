@@ -1,31 +1,94 @@
-"""Models: their limits and settings."""
+"""Models: what they have to do now, their limits, and their pauses."""
 
 from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
 
-from libs.common.domain.model import window
+from libs.common.domain.errors import Invalid
 from services.api.console.desk import Desk
-from services.api.console.rendering import page
+from services.api.console.live import LivePart
+from services.api.console.plots import SPANS, read_plots
+from services.api.console.rendering import page, part, seen_next
 from services.api.console.visit import Visit
-from services.api.cursors import before_of, cursor_of
 from services.api.views import MASK
 
-_PAGE = 100
+_PATH: Final = "/console/models"
+_PAGE: Final = 100
+_LARGEST: Final = 2**31 - 1
 
 
 async def show(desk: Desk, visit: Visit) -> Response:
-    """A page of models, newest first."""
-    before = before_of("model", visit.asked("cursor") or None)
-    found, following = await desk.cases.administration.page(visit.caller, before, _PAGE)
-    cursor = cursor_of("model", following)
-    next_url = visit.link("/console/models", cursor=cursor) if cursor else None
-    return page(visit, "models.html", models=found, first=before is None, next_url=next_url)
+    """A page of models with what each has to do; operators see all tenants'."""
+    return page(visit, "models.html", live_url=visit.stay(f"{_PATH}/live"), **await _lanes(desk, visit))
+
+
+async def live(desk: Desk, visit: Visit) -> Response:
+    """The rows again, whenever one of them has changed."""
+
+    async def render() -> tuple[str, bool]:
+        return part(visit, "_model_rows.html", **await _lanes(desk, visit)), False
+
+    return LivePart(desk, visit, render, seconds=2.0)
 
 
 async def show_one(desk: Desk, visit: Visit) -> Response:
-    """Everything that is set for a model; its secret is masked."""
-    model = await desk.cases.administration.get(visit.caller, visit.request.path_params["name"])
+    """What holds a model, what it does, how it went, and everything that is set for it; its secret is masked."""
+    name = visit.request.path_params["name"]
+    model = await desk.cases.administration.get(visit.caller, name)
     config = orjson.dumps(orjson.loads(model.adapter_config), option=orjson.OPT_INDENT_2).decode()
-    return page(visit, "model.html", model=model, window=window(model.max_concurrency), config=config, mask=MASK)
+    return page(
+        visit,
+        "model.html",
+        model=model,
+        config=config,
+        mask=MASK,
+        plots=await read_plots(desk.series, visit, model),
+        spans=SPANS,
+        why=await desk.why.model(model.tenant_id, name),
+        live_url=visit.link("/console/model-live", name=name),
+    )
+
+
+async def live_one(desk: Desk, visit: Visit) -> Response:
+    """What a model does and what holds it, whenever it has changed."""
+
+    async def render() -> tuple[str, bool]:
+        why = await desk.why.model(visit.caller.tenant_id, visit.asked("name"))
+        return part(visit, "_model_state.html", why=why), False
+
+    return LivePart(desk, visit, render)
+
+
+async def pause(desk: Desk, visit: Visit) -> Response:
+    """Pause a model, or let it go on."""
+    name, reason = visit.form.get("name", ""), visit.form.get("reason", "")
+    tenant = visit.caller.tenant_id
+    if visit.form.get("resume"):
+        await desk.controls.resume_model(tenant, name, visit.by, reason)
+    else:
+        await desk.controls.pause_model(tenant, name, visit.by, reason)
+    return seen_next(visit.link(f"{_PATH}/{quote(name, safe='')}"))
+
+
+async def pause_all(desk: Desk, visit: Visit) -> Response:
+    """Pause all dispatching, or let it go on."""
+    reason = visit.form.get("reason", "")
+    if visit.form.get("resume"):
+        await desk.controls.resume_all(visit.by, reason)
+    else:
+        await desk.controls.pause_all(visit.by, reason)
+    return seen_next("/console")
+
+
+async def _lanes(desk: Desk, visit: Visit) -> dict[str, Any]:
+    after = visit.asked("after") or "0"
+    if not after.isdecimal() or int(after) > _LARGEST:
+        raise Invalid("bad_cursor", "The address does not name a place in the list.")
+    reach = visit.caller.tenant_id if visit.asked("tenant") else visit.reach
+    lanes, following = await desk.sight.lanes(reach, after=int(after), limit=_PAGE, busy=False)
+    next_url = visit.link(_PATH, after=following) if following else None
+    return {"lanes": lanes, "first": after == "0", "next_url": next_url}

@@ -69,6 +69,7 @@ async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
     history = await reading.history(visit.caller, public_id)
     return {
         "task": task,
+        "why": await desk.why.task(visit.caller.tenant_id, public_id) if task.open else None,
         "attempts": attempts,
         "history": history,
         "line": timeline(task, attempts, _now(task)),

@@ -92,11 +92,66 @@
     if (voice) voice.textContent = text;
   };
 
+  // Plots, from the numbers that stand on the page.
+  let drawn = [];
+  const colour = (name) => {
+    // What light-dark() means here is only known once an element is painted with it.
+    const probe = document.createElement("i");
+    probe.style.color = `var(--${name})`;
+    document.body.append(probe);
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  };
+  const shortly = (value) => value == null ? "" : Math.abs(value) >= 10000 ? `${+(value / 1000).toFixed(1)}k` : `${+value.toFixed(value < 10 ? 2 : 0)}`;
+  const draw = () => {
+    const table = document.getElementById("points");
+    if (!table || !window.uPlot) return;
+    drawn.forEach((plot) => plot.destroy());
+    drawn = [];
+    const heads = [...table.tHead.rows[0].cells];
+    const rows = [...table.tBodies[0].rows].reverse();
+    const times = rows.map((row) => Number(row.cells[0].dataset.value));
+    const step = Number(document.querySelector("[data-plot][data-step]")?.dataset.step ?? 60);
+    const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+    for (const place of all("div[data-plot]")) {
+      const columns = heads.map((head, index) => [head, index]).filter(([head]) => head.dataset.plot === place.dataset.plot);
+      const lines = columns.map(([, index]) => rows.map((row) => row.cells[index].textContent === "" ? null : Number(row.cells[index].textContent)));
+      // A step in which nothing was counted breaks the line.
+      const data = [[], ...lines.map(() => [])];
+      times.forEach((time, index) => {
+        if (index && time - times[index - 1] > 1.5 * step) {
+          data[0].push(times[index - 1] + step);
+          lines.forEach((_, line) => data[line + 1].push(null));
+        }
+        data[0].push(time);
+        lines.forEach((values, line) => data[line + 1].push(values[index]));
+      });
+      const series = columns.map(([head]) => ({
+        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: data[0].length < 4 }, value: (_, value) => shortly(value),
+      }));
+      drawn.push(new uPlot({
+        width: place.clientWidth - 8, height: 172, cursor: { y: false, points: { size: 6 } },
+        tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+        scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 0, 1e-9) * 1.08 || 1] } },
+        axes: [{ ...axis, size: 26, values: [[3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]].map(([unit, text]) => [unit, text, null, null, null, null, null, null, 1]) }, { ...axis, size: 46, values: (_, ticks) => ticks.map(shortly) }],
+        legend: { live: true },
+        series: [{ label: "UTC", value: (_, seconds) => seconds == null ? "" : new Date(seconds * 1000).toISOString().slice(11, 16) }, ...series],
+      }, data, place));
+    }
+  };
+  let resized;
+  addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(draw, 150); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
   const prepare = () => {
     all("table[data-sort]").forEach((table) => { makeSortable(table); sort(table); });
     tellTimes();
   };
-  document.addEventListener("htmx:after:swap", prepare);
+  document.addEventListener("htmx:after:swap", (event) => {
+    prepare();
+    if (event.target.closest?.("#plots") || event.detail?.ctx?.target?.id === "plots") draw();
+  });
 
   // A choice that sends its form, so that no button is needed.
   document.addEventListener("change", (event) => {
@@ -144,5 +199,6 @@
   });
 
   prepare();
+  draw();
   setInterval(tellTimes, 10000);
 })();

@@ -1,0 +1,78 @@
+"""The first page: what flows now, and how it went in the last hour or day."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starlette.responses import HTMLResponse, Response
+
+from libs.common.ports_insight import LaneSight, Overview
+from services.api.console.desk import Desk
+from services.api.console.live import LivePart
+from services.api.console.plots import SPANS, read_plots
+from services.api.console.rendering import page, part
+from services.api.console.visit import Visit
+
+_LANES: Final = 100
+_SHOWN: Final = 15
+
+
+async def show(desk: Desk, visit: Visit) -> Response:
+    """Figures, the busiest models, and plots."""
+    plots = await read_plots(desk.series, visit)
+    return page(visit, "overview.html", plots=plots, spans=SPANS, **await _now(desk, visit))
+
+
+async def live(desk: Desk, visit: Visit) -> Response:
+    """The figures again, whenever they have changed."""
+
+    async def render() -> tuple[str, bool]:
+        return part(visit, "_overview.html", **await _now(desk, visit)), False
+
+    return LivePart(desk, visit, render, seconds=1.0)
+
+
+async def plots(desk: Desk, visit: Visit) -> Response:
+    """The plots again: a page asks for them every half minute."""
+    return HTMLResponse(part(visit, "_plots.html", plots=await read_plots(desk.series, visit)))
+
+
+async def _now(desk: Desk, visit: Visit) -> dict[str, Any]:
+    overview = await desk.sight.overview() if visit.operates else None
+    lanes, _ = await desk.sight.lanes(visit.reach, limit=_LANES, busy=True)
+    lanes.sort(key=lambda lane: (lane.waiting.value, lane.facts.in_flight), reverse=True)
+    return {
+        "overview": overview,
+        "troubles": _troubles(overview) if overview else [],
+        "pauses": overview.pauses if overview else await desk.sight.pauses(visit.reach),
+        "lanes": lanes[:_SHOWN],
+        "sums": _sums(lanes),
+    }
+
+
+def _sums(lanes: Sequence[LaneSight]) -> dict[str, Any]:
+    """What a tenant's models have together."""
+    return {
+        "waiting": sum(lane.waiting.value for lane in lanes),
+        "in_flight": sum(lane.facts.in_flight for lane in lanes),
+        "running": sum(lane.facts.running for lane in lanes),
+        "starts": sum(lane.starts_per_second or 0.0 for lane in lanes),
+        "oldest": max((lane.facts.oldest_seconds or 0.0 for lane in lanes), default=0.0),
+    }
+
+
+def _troubles(overview: Overview) -> list[str]:
+    """What nobody should have to read between numbers."""
+    found = []
+    if not overview.dispatchers:
+        found.append("No dispatcher lives: nothing is published.")
+    elif not overview.broker_reachable:
+        found.append("The dispatchers do not reach the broker: nothing is published.")
+    if not overview.executors:
+        found.append("No executor lives: nothing starts.")
+    elif not overview.executors_reading:
+        found.append("No executor takes new work.")
+    if not overview.janitors:
+        found.append("No janitor lives: no retries, no rescue, no repairs.")
+    return found

@@ -1,0 +1,104 @@
+"""Series as plots show them: which, over how long, and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from libs.common.domain.model import Model
+from libs.common.operations.series import Series
+from libs.common.ports_insight import Point, SeriesWanted
+from services.api.console.visit import Visit
+
+#: How far back, and the seconds of a step.
+SPANS: Final = {"hour": (timedelta(hours=1), 60), "day": (timedelta(hours=23, minutes=45), 900)}
+
+Value = Callable[[Point], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a plot; `tone` names its colour."""
+
+    name: str
+    tone: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """One plot."""
+
+    id: str
+    title: str
+    unit: str
+    lines: Sequence[Line]
+
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """All plots of a page over the same points."""
+
+    span: str
+    tenant: int | None
+    model: str
+    points: Sequence[Point]
+    step_seconds: int
+    plots: Sequence[Plot]
+
+
+PLOTS: Final = (
+    Plot(
+        "throughput",
+        "Ended",
+        "each minute",
+        (Line("success", "good", lambda point: point.success), Line("other", "bad", lambda point: _other(point))),
+    ),
+    Plot(
+        "wait",
+        "Wait",
+        "s",
+        (
+            Line("p50", "one", lambda point: point.wait.p50),
+            Line("p90", "two", lambda point: point.wait.p90),
+            Line("p99", "three", lambda point: point.wait.p99),
+        ),
+    ),
+    Plot(
+        "run",
+        "Run time",
+        "s",
+        (
+            Line("p50", "one", lambda point: point.run.p50),
+            Line("p90", "two", lambda point: point.run.p90),
+            Line("p99", "three", lambda point: point.run.p99),
+        ),
+    ),
+    Plot(
+        "errors",
+        "Error rate",
+        "%",
+        (Line("errors", "bad", lambda point: None if point.error_rate is None else 100 * point.error_rate),),
+    ),
+    Plot("backlog", "Backlog", "tasks", (Line("waiting", "one", lambda point: point.backlog),)),
+    Plot("oldest", "Oldest that waits", "s", (Line("oldest", "one", lambda point: point.oldest_seconds),)),
+)
+
+
+async def read_plots(series: Series, visit: Visit, model: Model | None = None) -> Plots:
+    """The plots that an address asks for, or those of a model. Raises Invalid, NotFound."""
+    span = visit.asked("span") if visit.asked("span") in SPANS else "hour"
+    length, step = SPANS[span]
+    name = model.name if model else visit.asked("model")
+    named = visit.asked("tenant") if visit.operates else ""
+    # A model belongs to a tenant: without one named it is the viewer's own.
+    tenant = visit.caller.tenant_id if named or name else visit.reach
+    until = datetime.now(UTC)
+    points = await series.read(SeriesWanted(until - length, until, step, tenant, name or None))
+    return Plots(span, tenant, name, points, step, PLOTS)
+
+
+def _other(point: Point) -> float:
+    return point.ended - point.success
