@@ -44,6 +44,8 @@ class Plots:
     span: str
     tenant: int | None
     model: str
+    since: datetime
+    until: datetime
     points: Sequence[Point]
     step_seconds: int
     plots: Sequence[Plot]
@@ -97,7 +99,7 @@ async def read_plots(series: Series, visit: Visit, model: Model | None = None) -
     tenant = visit.caller.tenant_id if named or name else visit.reach
     until = datetime.now(UTC)
     points = await series.read(SeriesWanted(until - length, until, step, tenant, name or None))
-    return Plots(span, tenant, name, points, step, PLOTS)
+    return Plots(span, tenant, name, until - length, until, points, step, PLOTS)
 
 
 def _other(point: Point) -> float:

@@ -56,7 +56,7 @@ class Visit:
     @property
     def by(self) -> str:
         """Who does it, as records keep it."""
-        return self.viewer.name or f"key {self.viewer.id}"
+        return f"{self.viewer.name or f'key {self.viewer.id}'} of tenant {self.viewer.tenant_id}"
 
     def stay(self, path: str) -> str:
         """Another path with the parameters of this address."""

@@ -128,13 +128,16 @@
         lines.forEach((values, line) => data[line + 1].push(values[index]));
       });
       const series = columns.map(([head]) => ({
-        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: data[0].length < 4 }, value: (_, value) => shortly(value),
+        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: data[0].length < 4, size: 5 }, value: (_, value) => shortly(value),
       }));
       drawn.push(new uPlot({
-        width: place.clientWidth - 8, height: 172, cursor: { y: false, points: { size: 6 } },
+        width: place.clientWidth - 8, height: 166, cursor: { y: false, points: { size: 6 } },
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-        scales: { y: { range: (_, low, high) => [0, Math.max(high ?? 0, 1e-9) * 1.08 || 1] } },
-        axes: [{ ...axis, size: 26, values: [[3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]].map(([unit, text]) => [unit, text, null, null, null, null, null, null, 1]) }, { ...axis, size: 46, values: (_, ticks) => ticks.map(shortly) }],
+        scales: { x: { range: () => [Number(place.dataset.since), Number(place.dataset.until)] }, y: { range: (_, low, high) => [0, Math.max(high ?? 0, 1e-9) * 1.08 || 1] } },
+        axes: [
+          { ...axis, size: 26, space: 56, values: (_, ticks) => ticks.map((seconds) => new Date(seconds * 1000).toISOString().slice(11, 16)) },
+          { ...axis, size: 46, values: (_, ticks) => ticks.map(shortly) },
+        ],
         legend: { live: true },
         series: [{ label: "UTC", value: (_, seconds) => seconds == null ? "" : new Date(seconds * 1000).toISOString().slice(11, 16) }, ...series],
       }, data, place));
