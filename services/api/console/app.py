@@ -15,7 +15,7 @@ from libs.common.runtime.logging import get_logger
 from services.api.bodies import ClientGone
 from services.api.console.assets import asset
 from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
-from services.api.console.pages import actions, fleet, models, outbox, overview, settings, signing, task, tasks
+from services.api.console.pages import actions, fleet, models, outbox, overview, result, settings, signing, task, tasks
 from services.api.console.rendering import outside, page
 from services.api.console.visit import CANCELING
 from services.api.problems import problem_of
@@ -75,6 +75,8 @@ def _routes(desk: Desk) -> list[Route]:
         done(desk, f"{PREFIX}/tasks/cancel", tasks.cancel, *CANCELING),
         shown(desk, f"{PREFIX}/tasks/{{task_id}}", task.show, "read"),
         shown(desk, f"{PREFIX}/tasks/{{task_id}}/live", task.live, "read"),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}/result/{{index}}", result.media, "read"),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}/text/{{index}}", result.text, "read"),
         done(desk, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
         shown(desk, f"{PREFIX}/models", models.show, "read"),
         shown(desk, f"{PREFIX}/models/live", models.live, "read"),

@@ -61,6 +61,11 @@ def part(visit: Visit, template: str, **values: Any) -> str:
     return _templates().get_template(template).render({**values, **_frame(visit)})
 
 
+def fragment(visit: Visit, template: str, **values: Any) -> Response:
+    """A part of a page as an answer of its own."""
+    return HTMLResponse(part(visit, template, **values), headers=_HEADERS)
+
+
 def outside(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for somebody who is not signed in."""
     frame = {"theme": theme_of(request), "visit": None}

@@ -21,6 +21,8 @@ THEME_COOKIE: Final = "sluiceway_theme"
 THEMES: Final = ("auto", "light", "dark")
 #: Who may cancel tasks.
 CANCELING: Final = ("submit", "operate")
+#: Who may replay and drop the dead: those of their own tenant, operators everybody's.
+REPLAYING: Final = ("admin", "operate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Visit:
     def may_cancel(self) -> bool:
         """Whether they may cancel tasks."""
         return bool(self.viewer.scopes.intersection(CANCELING))
+
+    @property
+    def may_replay(self) -> bool:
+        """Whether they may replay and drop what they see of the dead."""
+        return bool(self.viewer.scopes.intersection(REPLAYING))
 
     @property
     def here(self) -> str:

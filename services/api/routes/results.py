@@ -14,7 +14,7 @@ from services.api.routes.context import Cases, Reader, TaskId, UseCases
 from services.api.routes.documented import problems
 
 #: Whatever a model made: a browser saves it, takes it for nothing else, and runs nothing in it.
-_SAFE: Final = {
+SAFE: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Cache-Control": "private",
@@ -76,9 +76,9 @@ def attachment(download: Download, *, head: bool = False) -> Response:
     """A file as every face hands it out: to be saved, never to be shown in our place."""
     content = download.content
     if content is None:
-        return Response(status_code=307, headers={**_SAFE, "Location": download.location})
+        return Response(status_code=307, headers={**SAFE, "Location": download.location})
     headers = {
-        **_SAFE,
+        **SAFE,
         "Content-Type": content.media_type,
         "Content-Length": str(content.size),
         "Content-Disposition": f'attachment; filename="{download.name}"',

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from libs.common.ports_insight import LaneSight, Overview
 from services.api.console.desk import Desk
 from services.api.console.live import LivePart
 from services.api.console.plots import SPANS, read_plots
-from services.api.console.rendering import page, part
+from services.api.console.rendering import fragment, page, part
 from services.api.console.visit import Visit
 
 _LANES: Final = 100
@@ -35,7 +35,7 @@ async def live(desk: Desk, visit: Visit) -> Response:
 
 async def plots(desk: Desk, visit: Visit) -> Response:
     """The plots again: a page asks for them every half minute."""
-    return HTMLResponse(part(visit, "_plots.html", plots=await read_plots(desk.series, visit)))
+    return fragment(visit, "_plots.html", plots=await read_plots(desk.series, visit))
 
 
 async def _now(desk: Desk, visit: Visit) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from libs.common.ports_tasks import TaskView
 from libs.common.runtime.body_redaction import kept_body
 from services.api.console.desk import Desk
 from services.api.console.live import LivePart
+from services.api.console.pages.result import files_of
 from services.api.console.rendering import page, part, seen_next
 from services.api.console.timeline import KINDS, timeline
 from services.api.console.visit import Visit
@@ -69,6 +70,7 @@ async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
     history = await reading.history(visit.caller, public_id)
     return {
         "task": task,
+        "files": files_of(task),
         "why": await desk.why.task(visit.caller.tenant_id, public_id) if task.open else None,
         "attempts": attempts,
         "history": history,

@@ -1,0 +1,87 @@
+"""Results: what is safe to be shown is shown, everything else is saved, and nothing of it acts in our name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.responses import Response, StreamingResponse
+
+from libs.common.domain.errors import NotFound, Refused
+from libs.common.ports_tasks import TaskView
+from services.api.console.desk import Desk
+from services.api.console.rendering import fragment
+from services.api.console.visit import Visit
+from services.api.routes.results import SAFE, attachment
+
+#: Kinds that a browser decodes and never runs, by what shows them.
+_SHOWN: Final = {
+    "image": frozenset({"png", "jpg", "gif", "webp", "bmp", "avif"}),
+    "audio": frozenset({"mp3", "wav", "flac", "ogg", "opus", "m4a", "aac"}),
+    "video": frozenset({"mp4", "webm", "mov"}),
+    "text": frozenset({"txt", "md", "json", "jsonl", "csv", "srt", "vtt", "xml", "html", "svg", "gltf", "obj"}),
+}
+_MEDIA: Final = ("image/", "audio/", "video/")
+_TEXT_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A file of a result, and by what it is shown: image, audio, video, text, or nothing."""
+
+    index: int
+    name: str
+    type: str
+    size: int | None
+    url: str
+    by: str
+    here: bool  #: ours to hand out, not a file service's
+
+
+def files_of(task: TaskView) -> Sequence[Shown]:
+    """The files of a success."""
+    return [_shown(index, file) for index, file in enumerate(task.files)]
+
+
+async def media(desk: Desk, visit: Visit) -> Response:
+    """A file for the page that shows it, or to be saved. It is looked at, not fetched."""
+    download = await desk.cases.results.open(visit.caller, visit.task_id(), _index(visit), fetched=False)
+    content = download.content
+    kind = content.media_type if content else ""
+    if content is None or visit.asked("save") or not kind.startswith(_MEDIA) or kind == "image/svg+xml":
+        return attachment(download)
+    headers = {**SAFE, "Content-Type": kind, "Content-Length": str(content.size), "Content-Disposition": "inline"}
+    return StreamingResponse(content.chunks, headers=headers)
+
+
+async def text(desk: Desk, visit: Visit) -> Response:
+    """The beginning of a file as text, every sign of it escaped."""
+    index = _index(visit)
+    head, size, problem = b"", 0, ""
+    try:
+        download = await desk.cases.results.open(visit.caller, visit.task_id(), index, fetched=False)
+        if download.content is not None:
+            size = download.content.size
+            async for piece in download.content.chunks:
+                head += piece
+                if len(head) >= _TEXT_BYTES:
+                    break
+    except Refused as error:
+        problem = error.message
+    shown = head[:_TEXT_BYTES].decode("utf-8", "replace")
+    return fragment(visit, "_result_text.html", text=shown, cut=size > _TEXT_BYTES, problem=problem)
+
+
+def _index(visit: Visit) -> int:
+    text_ = str(visit.request.path_params["index"])
+    if not (text_.isascii() and text_.isdecimal() and len(text_) < 6):
+        raise NotFound("file_unknown", "there is no such file")
+    return int(text_)
+
+
+def _shown(index: int, file: Mapping[str, Any]) -> Shown:
+    url, kind = str(file.get("url") or ""), str(file.get("type") or "")
+    by = next((by for by, kinds in _SHOWN.items() if kind in kinds), "")
+    here = not url.startswith(("http://", "https://"))
+    return Shown(index, str(file.get("name") or ""), kind, file.get("size"), url, by, here)
