@@ -125,8 +125,8 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
-            Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             _console(settings, database, cases, health, sight, hints),
+            Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             health,
             payload_limit=settings.payload_max_bytes,
         )
