@@ -21,13 +21,22 @@ Result = TypeVar("Result")
 
 
 def complete(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command's work; a database that is away ends the command with one line and exit code 3."""
-    from libs.common.domain.errors import SluicewayError
+    """Run a command's work; a store that is away ends the command with one line and exit code 3."""
+    from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, SluicewayError
 
     try:
         return asyncio.run(work)
+    except BrokenPipeError:
+        raise
     except (SluicewayError, OSError) as error:
-        print(f"sluiceway: {error or type(error).__name__} (see SLUICEWAY_DATABASE_URL)", file=sys.stderr)
+        match error:
+            case BrokerUnavailable():
+                setting = "SLUICEWAY_KAFKA_BOOTSTRAP"
+            case GateUnavailable():
+                setting = "SLUICEWAY_REDIS_URL"
+            case _:
+                setting = "SLUICEWAY_DATABASE_URL"
+        print(f"sluiceway: {error or type(error).__name__} (see {setting})", file=sys.stderr)
         raise typer.Exit(3) from None
 
 

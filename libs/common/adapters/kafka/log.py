@@ -56,6 +56,32 @@ class KafkaLog:
                 elif loop.time() - heard > _SILENCE_SECONDS:
                     raise BrokerUnavailable("Kafka gives nothing although there is more to read")
 
+    async def follow(self, topic: str, since_ms: int) -> AsyncIterator[list[LogRecord]]:
+        """What the topic got since an instant (ms of the epoch), and what comes, for ever. Raises BrokerUnavailable.
+
+        The first batch is empty: from then on nothing that comes is missed.
+        """
+        async with self._reading([topic]) as (consumer, places):
+            if not places:
+                raise BrokerUnavailable(f"there is no topic {topic} yet; a running dispatcher makes it")
+            if since_ms > 0:
+                # Where nothing is that young, the end. Tansu says it too low: until nothing more lies there, each
+                # record's time decides. Not later: an event that is sent again has the time of its task's end.
+                ends = await _asked(consumer.end_offsets(places))
+                found = await _asked(consumer.offsets_for_times(dict.fromkeys(places, since_ms)))
+                for place in places:
+                    consumer.seek(place, found[place].offset if found.get(place) else ends[place])
+            for place in places:
+                await _asked(consumer.position(place))
+            yield []
+            oldest = since_ms
+            while True:
+                batch = await _fetch(consumer, _BATCH)
+                if not batch:
+                    oldest = 0
+                elif wanted := [record for record in batch if record.timestamp_ms >= oldest]:
+                    yield wanted
+
     @asynccontextmanager
     async def _reading(self, topics: Sequence[str]) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
         """A consumer at the start of those topics that exist (asking for others might create them)."""

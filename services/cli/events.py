@@ -1,0 +1,103 @@
+"""`sluiceway events`: completion events as they lie on Kafka."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.app import app
+from services.cli.output import note
+from services.cli.wiring import complete
+
+if TYPE_CHECKING:
+    from libs.common.ports_audit import LogRecord
+
+events = typer.Typer(help="Completion events on Kafka.", no_args_is_help=True)
+app.add_typer(events, name="events")
+
+
+@events.command()
+def tail(
+    since: Annotated[float, typer.Option("--since", min=0, help="Also those of the last so many seconds.")] = 0.0,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that the topic still holds.")] = False,
+    tenant: Annotated[int | None, typer.Option("--tenant", help="Only those of a tenant.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only those of models of this name.")] = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only success, failed, timeout or canceled.")] = None,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after so many.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Print events as they come, until interrupted. Repeated ones are printed again: their id tells.
+
+    Example: sluiceway events tail --since 3600 --status failed
+    """
+    from_ms = 0 if from_beginning else int((time.time() - since) * 1_000)
+    wanted = {"tenantId": None if tenant is None else str(tenant), "model": model, "status": status}
+    complete(_tail(from_ms, {name: value for name, value in wanted.items() if value is not None}, count, as_json))
+
+
+async def _tail(since_ms: int, wanted: dict[str, str], count: int | None, as_json: bool) -> None:
+    seen = 0
+    async for record in _records(since_ms):
+        event = _event(record)
+        if any(event["data"].get(name) != value for name, value in wanted.items()):
+            continue
+        print(json.dumps(event) if as_json else _line(event), flush=True)
+        seen += 1
+        if seen == count:
+            return
+
+
+async def _records(since_ms: int) -> AsyncIterator[LogRecord]:
+    from libs.common.adapters.kafka.connection import KafkaConnection
+    from libs.common.adapters.kafka.log import KafkaLog
+    from libs.common.contracts.topics import events_topic
+    from libs.common.settings import load_settings
+
+    settings = load_settings()
+    log = KafkaLog(KafkaConnection.of(settings))
+    topic = events_topic(settings.topic_prefix)
+    async for batch in log.follow(topic, since_ms):
+        if not batch:
+            note(f"following {topic}")
+        for record in batch:
+            yield record
+
+
+def _event(record: LogRecord) -> dict[str, Any]:
+    """A record as it is: what is no event of ours is shown as one without data."""
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    try:
+        data = json.loads(record.value or b"")
+    except ValueError:
+        data = None
+    return {
+        "id": headers.get("ce_id"),
+        "type": headers.get("ce_type"),
+        "sequence": headers.get("ce_sequence"),
+        "partition": record.partition,
+        "offset": record.offset,
+        "at": datetime.fromtimestamp(record.timestamp_ms / 1_000, UTC).isoformat(timespec="milliseconds"),
+        "data": data if isinstance(data, dict) else {},
+    }
+
+
+def _line(event: dict[str, Any]) -> str:
+    data = event["data"]
+    error = " ".join(filter(None, (data.get("errorCode"), data.get("errorMsg"))))
+    what = data.get("ossFile") if data.get("status") == "success" else error
+    parts = (
+        event["at"],
+        data.get("status", "?"),
+        f"tenant {data.get('tenantId')}",
+        data.get("model"),
+        event["id"],
+        what,
+    )
+    return "".join(
+        character if character.isprintable() else " " for character in "  ".join(str(part) for part in parts)
+    )
