@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+
+#: What `make demo` may take, of which it is killed here: the promise of the README.
+LIMIT_SECONDS = 90
 
 
 @pytest.mark.timeout(180)
@@ -15,7 +19,13 @@ async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_noth
         sys.executable, "-m", "services.cli", "demo", "--tasks", "2", "--keep", str(tmp_path),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, errors = await process.communicate()
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            out, errors = await process.communicate()
+    except TimeoutError:
+        process.send_signal(signal.SIGINT)
+        out, errors = await process.communicate()
+        pytest.fail(f"not done within {LIMIT_SECONDS} s: {(out + errors).decode()[-3_000:]}")
     assert process.returncode == 0, (out + errors).decode()[-3_000:]
     assert "8 tasks succeeded, 8 files open, 8 events arrived" in out.decode()
     kept = [file for file in (tmp_path / "objects").rglob("*") if file.is_file()]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from tests.support.metrics_page import described
 from tests.support.road import Road, until
+
+PAGE = {name: metric for name, _, metric in described()}
 
 
 async def test_a_task_goes_from_rest_to_its_event(road: Road) -> None:
@@ -38,6 +42,9 @@ async def assert_observable(road: Road, task: str, tenant: int) -> None:
             for path in ("/livez", "/readyz", "/startupz", "/metrics"):
                 answer = await client.get(f"{process.address}{path}")
                 assert answer.status_code == 200, (process.name, path, answer.text)
+            shown = set(re.findall(r"^# TYPE (sluiceway_\w+) ", answer.text, re.MULTILINE))
+            assert shown >= {name for name, metric in PAGE.items() if metric.role in ("", process.role)}
+            assert shown <= set(PAGE), "what a process shows stands on docs/metrics.md"
             (build,) = [line for line in answer.text.splitlines() if line.startswith("sluiceway_build_info{")]
             assert f'role="{process.role}"' in build
     lines = [

@@ -6,13 +6,25 @@ import re
 from pathlib import Path
 
 from libs.common.runtime.failpoints import FAILPOINTS
-from tests.support.settings_page import page
+from tests.support import metrics_page, settings_page
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_of_settings_is_current() -> None:
-    assert (ROOT / "docs/settings.md").read_text() == page()
+    assert (ROOT / "docs/settings.md").read_text() == settings_page.page()
+
+
+def test_the_page_of_metrics_is_current() -> None:
+    made_by = "python -m tests.support.metrics_page > docs/metrics.md"
+    assert (ROOT / "docs/metrics.md").read_text() == metrics_page.page(), made_by
+
+
+def test_every_metric_is_used_by_the_process_that_shows_it() -> None:
+    for name, _, metric in metrics_page.described():
+        if metric.role:
+            sources = [file.read_text() for file in (ROOT / "services" / metric.role).rglob("*.py")]
+            assert any(f'"{name}"' in source for source in sources), f"{name}: {metric.role}"
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

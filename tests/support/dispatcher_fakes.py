@@ -63,6 +63,8 @@ class FakeTopics:
         return {name: self.there[name] for name in plans if name in self.there}
 
     async def existing(self) -> dict[str, int]:
+        if self.away:
+            raise BrokerUnavailable("away")
         return dict(self.there)
 
 

@@ -67,11 +67,12 @@ HistogramName: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A sentence, the labels, and for a histogram its buckets."""
+    """A sentence, the labels, and for a histogram its buckets; which process has it, empty for all of them."""
 
     sentence: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    role: str = ""
 
 
 #: Tasks wait and run from milliseconds to a day.
@@ -80,52 +81,66 @@ _STEP_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 _ROWS: Final = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 COUNTERS: Final[dict[CounterName, Metric]] = {
-    "sluiceway_tasks_created_total": Metric("Tasks accepted.", ("model",)),
-    "sluiceway_gate_refusals_total": Metric("Creates refused because the model's queue is full.", ("model",)),
-    "sluiceway_quota_refusals_total": Metric("Creates refused because the creator's points are used up.", ("model",)),
-    "sluiceway_http_requests_total": Metric("Requests answered.", ("route", "method", "status")),
-    "sluiceway_operations_dropped_total": Metric("Entries of the operation log that could not be written."),
-    "sluiceway_push_events_total": Metric("Status changes handed to streams."),
-    "sluiceway_push_dropped_total": Metric("Streams ended by us because their readers were too slow."),
-    "sluiceway_dispatches_published_total": Metric("Dispatch messages handed to the broker.", ("result",)),
-    "sluiceway_events_published_total": Metric("Lifecycle events handed to the broker.", ("result",)),
-    "sluiceway_permit_refusals_total": Metric("Messages that had to wait for a permit.", ("model",)),
-    "sluiceway_attempts_total": Metric("Attempts ended.", ("model", "outcome")),
-    "sluiceway_attempt_errors_total": Metric("Failed attempts by the code of their error.", ("code",)),
-    "sluiceway_stale_messages_total": Metric("Messages of a lease that no longer stands, dropped."),
-    "sluiceway_fence_losses_total": Metric("Writes that found another owner's token and changed nothing.", ("step",)),
-    "sluiceway_dead_messages_total": Metric("Records that could not be read and were kept as dead."),
-    "sluiceway_heals_total": Metric("Read positions moved back to an unclaimed row."),
-    "sluiceway_road_rebuilds_total": Metric("Connections of a reader to Kafka made anew."),
-    "sluiceway_rescues_total": Metric("Attempts taken from a silent executor."),
-    "sluiceway_sweep_rows_total": Metric("Rows that a sweep changed.", ("sweep",)),
+    "sluiceway_tasks_created_total": Metric("Tasks accepted.", ("model",), role="api"),
+    "sluiceway_gate_refusals_total": Metric(
+        "Creates refused because the model's queue is full.", ("model",), role="api"
+    ),
+    "sluiceway_quota_refusals_total": Metric(
+        "Creates refused because the creator's points are used up.", ("model",), role="api"
+    ),
+    "sluiceway_http_requests_total": Metric("Requests answered.", ("route", "method", "status"), role="api"),
+    "sluiceway_operations_dropped_total": Metric("Entries of the operation log that could not be written.", role="api"),
+    "sluiceway_push_events_total": Metric("Status changes handed to streams.", role="api"),
+    "sluiceway_push_dropped_total": Metric("Streams ended by us because their readers were too slow.", role="api"),
+    "sluiceway_dispatches_published_total": Metric(
+        "Dispatch messages handed to the broker.", ("result",), role="dispatcher"
+    ),
+    "sluiceway_events_published_total": Metric(
+        "Lifecycle events handed to the broker.", ("result",), role="dispatcher"
+    ),
+    "sluiceway_permit_refusals_total": Metric("Messages that had to wait for a permit.", ("model",), role="executor"),
+    "sluiceway_attempts_total": Metric("Attempts ended.", ("model", "outcome"), role="executor"),
+    "sluiceway_attempt_errors_total": Metric("Failed attempts by the code of their error.", ("code",), role="executor"),
+    "sluiceway_stale_messages_total": Metric("Messages of a lease that no longer stands, dropped.", role="executor"),
+    "sluiceway_fence_losses_total": Metric(
+        "Writes that found another owner's token and changed nothing.", ("step",), role="executor"
+    ),
+    "sluiceway_dead_messages_total": Metric("Records that could not be read and were kept as dead.", role="executor"),
+    "sluiceway_heals_total": Metric("Read positions moved back to an unclaimed row.", role="executor"),
+    "sluiceway_road_rebuilds_total": Metric("Connections of a reader to Kafka made anew.", role="executor"),
+    "sluiceway_rescues_total": Metric("Attempts taken from a silent executor.", role="janitor"),
+    "sluiceway_sweep_rows_total": Metric("Rows that a sweep changed.", ("sweep",), role="janitor"),
     "sluiceway_periodic_runs_total": Metric("Runs of a periodic action.", ("name", "result")),
 }
 GAUGES: Final[dict[GaugeName, Metric]] = {
     "sluiceway_build_info": Metric("Always 1; the labels say what runs.", ("role", "version", "python")),
-    "sluiceway_push_streams": Metric("SSE and WebSocket streams that are open."),
-    "sluiceway_backlog_tasks": Metric("Tasks that wait for their turn.", ("model",)),
-    "sluiceway_backlog_oldest_seconds": Metric("How long the oldest due task has waited.", ("model",)),
-    "sluiceway_tasks_in_flight": Metric("Tasks on the road, held or running.", ("model",)),
-    "sluiceway_permits_in_use": Metric("Calls that the permits allow at this moment.", ("model",)),
-    "sluiceway_outbox_rows": Metric("Rows that still have to leave, by channel.", ("channel",)),
-    "sluiceway_outbox_lag_seconds": Metric("Age of the oldest row that should have left.", ("channel",)),
-    "sluiceway_oldest_transaction_seconds": Metric("Age of PostgreSQL's oldest open transaction."),
-    "sluiceway_executor_slots": Metric("Tasks that this executor can carry."),
-    "sluiceway_executor_running": Metric("Attempts that run here."),
-    "sluiceway_executor_held": Metric("Messages held here until a permit is free."),
-    "sluiceway_executor_jobs_waiting": Metric("Jobs of providers that this executor waits for, without slots."),
+    "sluiceway_push_streams": Metric("SSE and WebSocket streams that are open.", role="api"),
+    "sluiceway_backlog_tasks": Metric("Tasks that wait for their turn.", ("model",), role="janitor"),
+    "sluiceway_backlog_oldest_seconds": Metric("How long the oldest due task has waited.", ("model",), role="janitor"),
+    "sluiceway_tasks_in_flight": Metric("Tasks on the road, held or running.", ("model",), role="janitor"),
+    "sluiceway_permits_in_use": Metric("Calls that the permits allow at this moment.", ("model",), role="janitor"),
+    "sluiceway_outbox_rows": Metric("Rows that still have to leave, by channel.", ("channel",), role="janitor"),
+    "sluiceway_outbox_lag_seconds": Metric(
+        "Age of the oldest row that should have left.", ("channel",), role="janitor"
+    ),
+    "sluiceway_oldest_transaction_seconds": Metric("Age of PostgreSQL's oldest open transaction.", role="janitor"),
+    "sluiceway_executor_slots": Metric("Tasks that this executor can carry.", role="executor"),
+    "sluiceway_executor_running": Metric("Attempts that run here.", role="executor"),
+    "sluiceway_executor_held": Metric("Messages held here until a permit is free.", role="executor"),
+    "sluiceway_executor_jobs_waiting": Metric(
+        "Jobs of providers that this executor waits for, without slots.", role="executor"
+    ),
     "sluiceway_dependency_up": Metric("1 when the last readiness check succeeded.", ("dependency",)),
     "sluiceway_loop_lag_seconds": Metric("How late the event loop's last tick was."),
-    "sluiceway_event_relay_owner": Metric("1 while this dispatcher is the one that sends events."),
+    "sluiceway_event_relay_owner": Metric("1 while this dispatcher is the one that sends events.", role="dispatcher"),
 }
 HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
-    "sluiceway_http_request_seconds": Metric("From request to answer.", ("route",), _STEP_SECONDS),
-    "sluiceway_dispatcher_tick_seconds": Metric("One turn of the dispatcher.", (), _STEP_SECONDS),
-    "sluiceway_dispatcher_tick_rows": Metric("Rows leased in one turn.", (), _ROWS),
-    "sluiceway_task_wait_seconds": Metric("From due to started.", ("model",), _TASK_SECONDS),
-    "sluiceway_attempt_run_seconds": Metric("From started to ended.", ("model",), _TASK_SECONDS),
-    "sluiceway_upload_seconds": Metric("One upload to object storage.", (), _TASK_SECONDS),
+    "sluiceway_http_request_seconds": Metric("From request to answer.", ("route",), _STEP_SECONDS, role="api"),
+    "sluiceway_dispatcher_tick_seconds": Metric("One turn of the dispatcher.", (), _STEP_SECONDS, role="dispatcher"),
+    "sluiceway_dispatcher_tick_rows": Metric("Rows leased in one turn.", (), _ROWS, role="dispatcher"),
+    "sluiceway_task_wait_seconds": Metric("From due to started.", ("model",), _TASK_SECONDS, role="executor"),
+    "sluiceway_attempt_run_seconds": Metric("From started to ended.", ("model",), _TASK_SECONDS, role="executor"),
+    "sluiceway_upload_seconds": Metric("One upload to object storage.", (), _TASK_SECONDS, role="executor"),
 }
 
 REGISTRY: Final = CollectorRegistry()
@@ -169,7 +184,12 @@ def replace_gauge(name: GaugeName, values: Mapping[tuple[str, ...], float]) -> N
 
 
 def announce_build(role: str) -> None:
-    """Say in the metrics what runs here."""
+    """Say in the metrics what runs here, and show all figures of such a process, before anything was counted: who
+    alerts on a figure must be able to tell nothing from missing."""
+    for tables, make in ((COUNTERS, counter), (GAUGES, gauge), (HISTOGRAMS, histogram)):
+        for name, metric in tables.items():
+            if metric.role in ("", role):
+                make(name)
     build = {"role": role, "version": version("sluiceway"), "python": platform.python_version()}
     gauge("sluiceway_build_info").labels(**build).set(1)
 

@@ -127,6 +127,48 @@ async def test_weight_acts_on_tenants() -> None:
     assert shares[2] / shares[1] == pytest.approx(4, rel=0.1)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=2, max_size=5),
+    st.integers(8, 24),
+)
+def test_starts_under_a_flood_follow_the_weights_whatever_the_lanes(tenants: list[tuple[int, int]], batch: int) -> None:
+    """Each tenant has a weight and a number of lanes, all of them flooded; a turn takes about `batch`."""
+
+    async def story() -> Counter[int]:
+        lanes = {number: [number * 10 + lane for lane in range(count)] for number, (_, count) in enumerate(tenants)}
+        desk = Desk(lanes, weights={number: weight for number, (weight, _) in enumerate(tenants)}).opened()
+        starts: Counter[int] = Counter()
+        for _ in range(40):
+            for lane in desk.tenant_of:
+                desk.queue.add(lane, 2 * batch - len(desk.queue.ready(lane)))
+            desk.book.swept(list(desk.tenant_of))
+            asks = desk.book.take(batch)
+            turn = await desk.queue.lease_due(asks, desk.book.limit, 1, [])
+            desk.book.settle(turn)
+            starts += desk.by_tenant([row.id for row in turn.rows])
+            for row in turn.rows:
+                desk.queue.finish(row.id)
+        return starts
+
+    starts, weights = asyncio.run(story()), sum(weight for weight, _ in tenants)
+    for number, (weight, _) in enumerate(tenants):
+        due = starts.total() * weight / weights
+        # A turn rounds each lane's share up, and what was too much is taken off the next ones.
+        assert abs(starts[number] - due) <= 2 * len(tenants) * 6 + 1, (number, starts, tenants)
+
+
+async def test_a_new_weight_holds_from_the_next_turn_on() -> None:
+    desk = Desk({1: [1], 2: [2]}).opened()
+    for lane in (1, 2):
+        desk.queue.add(lane, 10_000)
+    even = desk.by_tenant([id_ for _ in range(4) for id_ in await desk.turn()])
+    assert even[1] == pytest.approx(even[2], rel=0.05)
+    desk.book.learn([lane_info(1, 1, weight=3)])
+    odd = desk.by_tenant([id_ for _ in range(4) for id_ in await desk.turn()])
+    assert odd[1] / odd[2] == pytest.approx(3, rel=0.1)
+
+
 async def test_what_one_tenant_leaves_goes_to_the_others_and_is_not_saved_up() -> None:
     desk = Desk({1: [1], 2: [2]}).opened()
     desk.queue.add(1, 5000)

@@ -106,13 +106,19 @@ SELECT h.* FROM task t JOIN history h ON h.task_id = t.id
 WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY h.id
 
 -- name: request_cancel
--- Ask for the end of started tasks; their executors read it with their next heartbeat.
-INSERT INTO cancel_request (task_id)
-SELECT d.id FROM task t JOIN dispatch d ON d.id = t.id
-WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) AND d.token IS NOT NULL
-ORDER BY d.id
-ON CONFLICT DO NOTHING
-RETURNING task_id
+-- Ask for the end of started tasks, once, recorded; their executors read it with their next heartbeat.
+WITH asked AS (
+  INSERT INTO cancel_request (task_id)
+  SELECT d.id FROM task t JOIN dispatch d ON d.id = t.id
+  WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) AND d.token IS NOT NULL
+  ORDER BY d.id
+  ON CONFLICT DO NOTHING
+  RETURNING task_id
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, lease, detail)
+  SELECT d.id, 'cancel', d.attempt, d.version, d.lease, 'asked for while it ran' FROM asked a JOIN dispatch d ON d.id = a.task_id
+)
+SELECT task_id FROM asked
 
 -- name: cancel_waiting
 -- End tasks that no executor has started: the dispatch row goes, so a message on its way finds nothing.
