@@ -254,6 +254,8 @@ class TestCancel:
             == 1
         )
         assert await tenant.slots() == 1
+        (line,) = (await tenant.call("GET", f"/v1/tasks/{task}/history")).json()["items"]
+        assert (line["kind"], line["attempt"], line["detail"]) == ("cancel", 1, "asked for while it ran")
 
     async def test_a_final_task_stays_as_it_is(self, tenant: Tenant) -> None:
         task = await tenant.task()
