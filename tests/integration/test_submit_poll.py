@@ -226,6 +226,14 @@ async def test_a_path_cannot_lead_to_another_origin(provider: Provider, adapter:
     assert all(seen.target.startswith("/api/") for seen in provider.seen)
 
 
+async def test_a_body_cannot_grow_without_end(provider: Provider, adapter: SubmitPoll) -> None:
+    config = {**CONFIG, "submit": {"path": "queue", "body": ["{{payload}}"] * 200}}
+    with pytest.raises(ModelError) as raised:
+        await adapter.submit(call_of(provider, config, payload=b'"' + b"x" * 500_000 + b'"'))
+    assert (raised.value.code, raised.value.sent) == ("bad_payload", False)
+    assert provider.seen == []
+
+
 async def test_a_header_cannot_be_torn_open(provider: Provider, adapter: SubmitPoll) -> None:
     config = {**CONFIG, "submit": {"path": "queue", "headers": {"X-Text": "{{payload.text}}"}}}
     with pytest.raises(ModelError) as raised:

@@ -6,8 +6,10 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from libs.common.adapters.models.expressions import BadExpression, Document, Expression, Missing, Template
+from libs.common.adapters.models.expressions import BadExpression, Document, Expression, Missing, Template, fits
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,32 @@ def test_expressions_that_would_run_for_ever_find_nothing() -> None:
     assert Expression(text).find({}) is None
     assert time.process_time() - began < 5
     assert Expression("a[*].b | length(@)").find({"a": [{"b": 1}] * 20_000}) == 20_000
+
+
+def test_what_is_repeated_too_often_is_not_written_down() -> None:
+    large = "x" * 2**20
+    assert Expression(f"[{', '.join(['@'] * 63)}]").find(large) is not None
+    assert Expression(f"[{', '.join(['@'] * 64)}]").find(large) is None
+    assert Expression("[@, @, @, @] | [@, @, @, @] | [@, @, @, @]").find(["y" * 1_000] * 2_000) is None
+    assert fits({"a": ["bc", None, 1.5]}, 6 * 64 + 3)
+    assert not fits({"a": ["bc", None, 1.5]}, 6 * 64 + 2)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+)
+USES = [
+    "abs(@)", "avg(a)", "ceil(a)", "contains(a, b)", "ends_with(a, b)", "join('', a)", "keys(@)", "length(a)",
+    "map(&a, @)", "max_by(@, &a)", "merge(a, b)", "min(@)", "reverse(a)", "sort(a)", "sort_by(@, &b)", "sum(a)",
+    "to_number(a)", "values(@)", "a < b", "a[0]", "a[*].b", "@[?a > b].a", "a.*", "a[::-1]", "!a && b",
+    "[a, b][]",
+]  # fmt: skip
+
+
+@given(st.sampled_from(USES), JSON)
+def test_no_answer_makes_an_expression_fail(text: str, value: Any) -> None:
+    Expression(text).find(value)
 
 
 def test_names_and_roots() -> None:

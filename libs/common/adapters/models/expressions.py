@@ -17,6 +17,7 @@ from jmespath.visitor import TreeInterpreter
 
 LENGTH_LIMIT: Final = 1_000
 STEPS_LIMIT: Final = 200_000
+RESULT_BYTES: Final = 64 * 2**20
 
 _NODES_LIMIT: Final = 200
 #: How often the parts of a value may be repeated by [a, b] and {a: a}; each repetition may contain the one before.
@@ -31,6 +32,7 @@ _FUNCTIONS: Final = frozenset(
 )  # fmt: skip
 _PLACEHOLDER: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _DEEPEST: Final = 32
+_EACH_BYTES: Final = 64  #: what a value counts for at least: reading it takes time, too
 
 
 class BadExpression(ValueError):
@@ -59,7 +61,8 @@ class Expression:
     def find(self, value: Any) -> Any:
         """What the expression finds in `value`; None for nothing, and for what cannot be computed."""
         try:
-            return _Interpreter().visit(self._parsed, value)
+            found = _Interpreter().visit(self._parsed, value)
+            return found if fits(found, RESULT_BYTES) else None
         except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError):
             return None
 
@@ -124,6 +127,25 @@ class Document:
 
     def expressions(self) -> Iterator[Expression]:
         return _expressions(self._value)
+
+
+def fits(value: Any, limit: int) -> bool:
+    """Whether a value stays below this many bytes, roughly, once it is written down.
+
+    What an expression repeats costs nothing until then: the same part may be in a value any number of times.
+    """
+    waiting, left = [value], limit
+    while waiting:
+        part = waiting.pop()
+        left -= _EACH_BYTES + (len(part) if isinstance(part, str) else 0)
+        if left < 0:
+            return False
+        if isinstance(part, dict):
+            waiting.extend(part)
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return True
 
 
 def as_text(value: Any) -> str | None:

@@ -12,7 +12,15 @@ from urllib.parse import quote
 import orjson
 from pydantic import Field
 
-from libs.common.adapters.models.expressions import BadExpression, Document, Expression, Missing, Template, as_text
+from libs.common.adapters.models.expressions import (
+    BadExpression,
+    Document,
+    Expression,
+    Missing,
+    Template,
+    as_text,
+    fits,
+)
 from libs.common.adapters.models.provider_answers import (
     bad_answer,
     document,
@@ -31,6 +39,7 @@ from libs.common.ports_jobs import JobAnswer, JobCall, JobHttp, JobReport, JobSt
 
 _METHODS = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 _Words = list[str | int]
+BODY_BYTES: Final = 64 * 2**20
 #: What templates of every request may use, and what those of the first request may.
 _ALWAYS: Final = frozenset({"intent_key", "output_count"})
 _AT_SUBMIT: Final = _ALWAYS | {"payload", "callback_url", "job_seconds"}
@@ -221,8 +230,7 @@ class _Request:
         if pairs:
             where = f"{where}{'&' if '?' in where else '?'}{'&'.join(pairs)}"
         headers = [(name, template.text(scope)) for name, template in self._headers.items()]
-        body = None if self._body is None else orjson.dumps(self._body.value(scope))
-        return _Filled(where, headers, body)
+        return _Filled(where, headers, None if self._body is None else _written(self._body.value(scope)))
 
     def expressions(self) -> Iterator[Expression]:
         for template in (self._path, *self._query.values(), *self._headers.values()):
@@ -365,6 +373,12 @@ def _scope(call: JobCall, provider_id: str) -> dict[str, Any]:
         except orjson.JSONDecodeError:
             raise ModelError("bad_payload", "the payload is not JSON", retryable=False, sent=False) from None
     return scope
+
+
+def _written(body: Any) -> bytes:
+    if not fits(body, BODY_BYTES):
+        raise Missing(f"its body would be larger than {BODY_BYTES} bytes")
+    return orjson.dumps(body)
 
 
 def _one_segment(value: str) -> str:
