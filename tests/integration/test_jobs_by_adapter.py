@@ -1,0 +1,154 @@
+"""Each of our adapters in an executor, on real stores: from a task to its result, with a real Cog behind one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pytest
+
+from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.models.job_http import open_job_http
+from libs.common.adapters.models.registry import load_adapters
+from libs.common.adapters.secrets import KeyRing
+from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
+from libs.common.operations.callback_tokens import CallbackTokens
+from tests.integration.test_adapter_kit import REPLICATE_BY_CONFIGURATION
+from tests.support.api import running_api, settings
+from tests.support.cog_server import CogServer, cog_server
+from tests.support.executor_rig import Rig, Running, until
+from tests.support.replicate_provider import TOKEN, Plan, Refusal, ReplicateProvider, replicate_provider
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+
+
+@dataclass
+class House:
+    """A rig whose executors know all our adapters."""
+
+    rig: Rig
+
+    async def begin(self, model: Model, **payload: Any) -> list[int]:
+        ids = await self.rig.make_tasks(model, 1, orjson.dumps(payload))
+        await self.rig.take_slots(model, ids)
+        await self.rig.dispatch(model)
+        return ids
+
+    async def over(self, running: Running, model: Model, ids: list[int], content: bytes) -> None:
+        """The task succeeded, its result is stored, and nothing is held any more."""
+        await self.rig.ended(ids, seconds=20)
+        assert content in running.results.stored.values()
+        await self.rig.nothing_taken(model)
+        assert await self.rig.sql("SELECT 1 FROM provider_job WHERE ended_at IS NULL") == []
+
+
+@pytest.fixture
+async def house(rig: Rig) -> AsyncIterator[House]:
+    async with open_job_http(EgressGuard(["127.0.0.0/8"])) as http:
+        rig.jobs.update(load_adapters(http).jobs)
+        try:
+            yield House(rig)
+        finally:
+            for running in rig.started:
+                running.executor.stop()
+            await asyncio.gather(*(running.pending for running in rig.started), return_exceptions=True)
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ReplicateProvider]:
+    async with replicate_provider(plan=Plan(output=PICTURE)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def cog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CogServer]:
+    with cog_server(tmp_path_factory.mktemp("cog")) as running:
+        yield running
+
+
+async def predictions(house: House, provider: ReplicateProvider, adapter: str) -> Model:
+    """A model of that provider, by either of the adapters that can speak to it."""
+    config = REPLICATE_BY_CONFIGURATION if adapter == "submit-poll" else {}
+    return await house.rig.make_model(
+        base_url=provider.url,
+        adapter=adapter,
+        adapter_config=orjson.dumps(config).decode(),
+        bindings=f'Authorization:"Bearer {TOKEN}"'.encode(),
+        poll_seconds=1,
+    )
+
+
+@pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])
+async def test_one_job_whatever_the_provider_does(house: House, provider: ReplicateProvider, adapter: str) -> None:
+    """Its answer to the submit is lost, it is full, and three polls fail; there is one job, and its result."""
+    provider.creates.extend([Refusal(429, headers={"Retry-After": "1"}), "lost"])
+    provider.gets.extend([Refusal(503), "cut", "garbage"])
+    model = await predictions(house, provider, adapter)
+    running = await house.rig.executor()
+    ids = await house.begin(model, prompt="a cat")
+    await until(lambda: provider.calls["create"], "it is asked once")
+    await _again_until(house, model, lambda: provider.jobs)
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
+    assert (len(provider.jobs), provider.twice()) == (1, [])
+
+
+@pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])
+async def test_a_refusal_ends_the_task_with_the_providers_words(
+    house: House, provider: ReplicateProvider, adapter: str
+) -> None:
+    provider.creates.append(Refusal(402, {"title": "Insufficient credit", "detail": f"Pay first, {TOKEN}"}))
+    model = await predictions(house, provider, adapter)
+    await house.rig.executor()
+    ids = await house.begin(model, prompt="a cat")
+    await house.rig.ended(ids, TaskStatus.FAILED)
+    (row,) = await house.rig.sql("SELECT error_code, error_message FROM task_face")
+    assert (row["error_code"], row["error_message"]) == ("model_http_402", "the model answered 402: Pay first, ***")
+
+
+async def test_cog_answers_in_the_call(house: House, cog: CogServer) -> None:
+    model = await house.rig.make_model(base_url=cog.url, adapter="cog", max_concurrency=1)
+    running = await house.rig.executor()
+    for text in ("first", "second"):  # its slot is free a moment after its answer: the second one may come too early
+        ids = await house.begin(model, text=text)
+        await _again_until(house, model, lambda text=text: cog.runs().count(text))
+        await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n" + text.encode())
+    assert [cog.runs().count(text) for text in ("first", "second")] == [1, 1]
+
+
+async def test_cog_calls_back_through_the_api(house: House, cog: CogServer) -> None:
+    ring = settings(house.rig.database_url, house.rig.redis_url).secret_keys.get_secret_value()
+    tokens = CallbackTokens(KeyRing(ring))
+    async with running_api(house.rig.database_url, house.rig.redis_url) as api:
+        running = await house.rig.executor(
+            callback_url=lambda _: lambda key, seconds: f"{api.url}/v1/callbacks/{tokens.token(key, seconds)}"
+        )
+        model = await house.rig.make_model(
+            base_url=cog.url, adapter="cog", adapter_config='{"answer": "callback", "progress": true}', poll_seconds=60
+        )
+        ids = await house.begin(model, text="called back", seconds=1.5)
+        await _again_until(house, model, lambda: cog.runs().count("called back"))
+
+        async def half_way() -> bool:
+            (row,) = await house.rig.sql("SELECT unit_progress FROM task_face")
+            return row["unit_progress"] == 50.0
+
+        await until(half_way, "its progress is shown", 10)
+        await house.over(running, model, ids, b"\x89PNG\r\n\x1a\ncalled back")
+    assert cog.runs().count("called back") == 1
+
+
+async def _again_until(house: House, model: Model, happened: Any) -> None:
+    """Dispatch what came back from a full provider, as janitor and dispatcher do, until it has happened."""
+
+    async def dispatched() -> bool:
+        if happened():
+            return True
+        await house.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL WHERE state = 2 AND due_at <= now()")
+        await house.rig.dispatch(model)
+        return bool(happened())
+
+    await until(dispatched, "it is taken", 20)
