@@ -33,6 +33,16 @@ class UploadCredentials:
     user_info: str = field(default="", repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class OutputLink:
+    """Where one output of a job lies, and what the model's own address may be shown."""
+
+    url: str = field(repr=False)  #: http, https or data; it may be signed, so it is never shown whole
+    base_url: str  #: the model's: its headers go to this origin and to no other
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    content_type: str = ""  #: what the provider says of it
+
+
 class StagingWriter(Protocol):
     """One output on its way into staging. Used as a context, it leaves nothing behind unless committed."""
 
@@ -86,6 +96,14 @@ class ModelAdapter(Protocol):
 
         `call.sends` is told before the model can hear of the call: what fails before is not counted as a call.
         """
+
+
+class OutputLinks(Protocol):
+    """Outputs of jobs, fetched from wherever their providers put them."""
+
+    async def fetch(self, link: OutputLink, sink: StagingWriter) -> StagedFile:
+        """Fetch an output once, into staging. Raises StagingFull, and ModelError: retryable when the same link may do
+        better in a moment, `output_link_expired` when the output is gone."""
 
 
 class ResultStore(Protocol):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+#: For taking all outputs of a job that is over, waiting and trying again included.
+COLLECT_SECONDS: Final = 600
 
 
 class JobStatus(Enum):

@@ -10,14 +10,14 @@ from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, Permits, QueueGate
 from libs.common.ports_attempts import Attempts, Membership
-from libs.common.ports_execution import ModelAdapter, ResultStore, Staging
+from libs.common.ports_execution import ModelAdapter, OutputLinks, ResultStore, Staging
 from libs.common.ports_jobs import JobAdapter
 from libs.common.ports_provider_jobs import ProviderJobs
 from libs.common.ports_road import Road
 from services.executor.admission.desk import Desk
 from services.executor.admission.slots import Slots
 from services.executor.calls import ModelCalls, ModelHeaders, Opener
-from services.executor.collecting import InlineCollector
+from services.executor.collecting import OutputCollector
 from services.executor.endings import Endings
 from services.executor.execution import Execution
 from services.executor.executor import Executor
@@ -53,6 +53,7 @@ class World:
     models: ModelCache
     adapters: Mapping[str, ModelAdapter]
     jobs: Mapping[str, JobAdapter]  #: the adapters of providers' jobs
+    links: OutputLinks  #: where providers put what their jobs brought
     provider_jobs: ProviderJobs
     callback_url: Callable[[UUID, float], str]  #: of a job's key, for so many seconds; empty where none can be had
     staging: Staging
@@ -116,7 +117,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         ledger,
         JobPermits(world.permits, ledger),
         waits,
-        InlineCollector(world.staging),
+        OutputCollector(world.links, world.staging, headers),
     )
     execution = Execution(
         ModelCalls(world.adapters, life, world.staging, headers),

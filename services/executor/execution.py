@@ -40,7 +40,7 @@ _STAGING_FULL_SECONDS: Final = 5.0
 #: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
 _UNCALLED_SECONDS: Final = 10.0
 #: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
-_TIMEOUT_CODES: Final = ("model_timeout", "job_timeout")
+_TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
 #: When a full model or provider is tried again, if it does not say.
 _BUSY_SECONDS: Final = 5.0
 

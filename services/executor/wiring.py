@@ -13,6 +13,7 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.job_http import open_job_http
+from libs.common.adapters.models.output_links import open_output_links
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.models.registry import load_adapters
 from libs.common.adapters.object_storage.file_service import open_file_service
@@ -60,6 +61,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         _open_results(settings, staging) as results,
         open_plain_http(guard, limits) as plain_http,
         open_job_http(guard) as providers,
+        open_output_links(guard, limits) as links,
     ):
         world = World(
             attempts=PostgresAttempts(database, 0, settings.timezone),
@@ -71,6 +73,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             models=ModelCache(PostgresModels(database)),
             adapters={"plain-http": plain_http},
             jobs=load_adapters(providers).jobs,
+            links=links,
             provider_jobs=PostgresProviderJobs(database),
             callback_url=_callback_url(settings),
             staging=staging,

@@ -287,6 +287,13 @@ async def provider_job(road: Road, _: ServiceProcess) -> Sequence[str]:
     return await road.submit(tenant, 3)
 
 
+async def job_of_several_files(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Jobs that put out links to several files."""
+    tenant = await road.tenant()
+    await road.job_model(tenant, plan={"output": None, "files": 3})
+    return await road.submit(tenant, 2)
+
+
 async def job_of_a_dead_executor(road: Road, process: ServiceProcess) -> Sequence[str]:
     """An executor dies while its job is at the provider, and so does the next one that wants to go on with it."""
     tenant = await road.tenant()
@@ -363,6 +370,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "executor/after-provider-id": (provider_job, {}),
     "executor/before-resume": (job_of_a_dead_executor, {}),
     "executor/before-collect": (provider_job, {}),
+    "executor/after-one-collect": (job_of_several_files, {}),
+    "executor/after-one-upload": (job_of_several_files, {}),
     "executor/before-provider-cancel": (job_that_nobody_wants, {}),
     "executor/after-provider-cancel": (job_that_nobody_wants, {}),
     "executor/after-call": (plain, {}),
@@ -396,8 +405,6 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/before-series": (plain, {}),
     "janitor/before-statistics": (plain, {}),
 }
-#: Between the files of one output: struck in the process of the test, tests/integration/test_several_files.py.
-IN_PROCESS = {"executor/after-one-upload"}
 #: Ends that are no success are the point of these.
 OTHER_ENDS = {job_that_nobody_wants, overdue, waiting_too_long, refused_by_the_broker, canceled}
 #: Struck in every run; the others belong to the long tier.
@@ -418,7 +425,7 @@ SHORT = {
 
 def test_every_failpoint_of_the_registry_has_a_scenario() -> None:
     # Those of commands are struck where the commands are tested: test_import_legacy.py, test_secrets_rotate.py.
-    assert set(SCENARIOS) | IN_PROCESS == {name for name in FAILPOINTS if not name.startswith("cli/")}
+    assert set(SCENARIOS) == {name for name in FAILPOINTS if not name.startswith("cli/")}
 
 
 @pytest.mark.timeout(240)

@@ -239,7 +239,7 @@ async def test_a_job_that_vanished_fails_its_task(jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("payload", "code"),
     [
-        ({"output": None}, "no_output"),
+        ({"output": None}, "no_outputs"),
         ({"steps": [{"status": "failed", "error_code": "nsfw", "message": "no"}]}, "nsfw"),
         ({"steps": ["processing", {"status": "failed"}]}, "provider_failed"),
         ({"steps": ["processing", {"status": "canceled"}]}, "provider_canceled"),

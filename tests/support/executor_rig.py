@@ -15,9 +15,12 @@ from uuid import UUID, uuid4
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import KafkaRoad, open_road
 from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.models.output_links import open_output_links
+from libs.common.adapters.models.plain_http import AnswerLimits
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
@@ -294,6 +297,7 @@ class Rig:
         results = changes.pop("results", None) or FakeResults(staging)
         beat = await self.closing.enter_async_context(open_database(self.database_url, hot_connections=2))
         road = await self.closing.enter_async_context(open_road(self.connection))
+        links = open_output_links(EgressGuard(["127.0.0.0/8"]), AnswerLimits(10**6, 10**6))
         world = World(
             attempts=PostgresAttempts(self.database, 0, "UTC"),
             membership=PostgresMembership(beat),
@@ -304,6 +308,7 @@ class Rig:
             models=ModelCache(PostgresModels(self.database)),
             adapters={"plain-http": self.model},
             jobs=self.jobs,
+            links=await self.closing.enter_async_context(links),
             provider_jobs=PostgresProviderJobs(self.database),
             callback_url=lambda key, seconds: "",
             staging=staging,

@@ -59,6 +59,8 @@ class MisbehavingModel:
     connections: int = 0
     open_connections: int = 0
     answers: dict[str, bytes] = field(default_factory=dict)
+    #: Answers by path and turn; None drops the connection, and the last one stays.
+    turns: dict[str, list[bytes | None]] = field(default_factory=dict)
     #: Connections on which every request after the first is answered by closing.
     closes_kept_connections: bool = False
     speak_up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,6 +87,17 @@ class MisbehavingModel:
 
     async def _answer(self, exchange: Exchange) -> None:
         path = exchange.request.target.partition("?")[0]
+        if path in self.turns:
+            script = self.turns[path]
+            scripted = script.pop(0) if len(script) > 1 else script[0]
+            if scripted is None:
+                exchange.writer.transport.abort()
+            else:
+                exchange.writer.write(scripted)
+                if b"Connection: close" in scripted:
+                    await exchange.writer.drain()
+                    exchange.writer.close()
+            return
         if path in self.answers:
             exchange.writer.write(self.answers[path])
             return

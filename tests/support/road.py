@@ -195,7 +195,7 @@ class Road:
 
     async def job_model(self, tenant: int, name: str = "m", **fields: Any) -> None:
         """A model of the provider, whose jobs bring their output with them; it has had jobs of ours before."""
-        self.provider.plan = Plan(output="data:text/plain;base64,ZG9uZQ==", **fields.pop("plan", {}))
+        self.provider.plan = Plan(**{"output": "data:text/plain;base64,ZG9uZQ==", **fields.pop("plan", {})})
         before = {"input": {MARKER: "before"}}
         self.provider.jobs["before"] = Job(
             "before", "before", before, Plan(("succeeded",)), "2026-01-01T00:00:00+00:00"

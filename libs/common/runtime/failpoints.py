@@ -47,6 +47,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "executor/after-provider-id": "The provider's id of a job is written.",
     "executor/before-resume": "A job is about to be taken over from whoever began it.",
     "executor/before-collect": "A job is over at its provider, its output is not staged yet.",
+    "executor/after-one-collect": "One of a job's outputs is staged, others are perhaps not yet.",
     "executor/before-provider-cancel": "A provider is about to be told that nobody wants its job.",
     "executor/after-provider-cancel": "A provider was told so, that is not written yet.",
     "executor/after-call": "The model answered, its output is staged.",

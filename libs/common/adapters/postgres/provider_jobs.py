@@ -10,10 +10,9 @@ import orjson
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.ports_attempts import Attempt
+from libs.common.ports_jobs import COLLECT_SECONDS
 from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, JobRow, UnwantedJob
 
-#: What an output may take from the provider's last word until it is staged; after it the janitor ends the attempt.
-COLLECT_SECONDS: Final = 600
 #: Callbacks of one job that wait to be read: the newest so many.
 _KEPT_CALLBACKS: Final = 8
 
