@@ -26,7 +26,7 @@ from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
 from services.api.problems import Problem, problem_of
 from services.api.push.face import Push, refuse_socket
-from services.api.routes import docs, health, models, op_log, quota, results, tasks, tenants
+from services.api.routes import control, docs, health, insight, models, op_log, quota, results, tasks, tenants
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
 from services.api.tracing import trace_id_of, traceparent_of
@@ -54,6 +54,8 @@ def rest_app() -> FastAPI:
         strict_content_type=False,
     )
     for router in (
+        insight.router,
+        control.router,
         tasks.router,
         results.router,
         models.router,

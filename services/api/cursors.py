@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from services.api.problems import Problem
 
-Kind: TypeAlias = Literal["task", "model", "operation", "limit", "action"]
+Kind: TypeAlias = Literal["task", "model", "operation", "limit", "action", "lane"]
 
 
 def cursor_of(kind: Kind, before: int | None) -> str | None:

@@ -15,7 +15,7 @@ from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
 from services.api.push.asked import MOST_NAMES
-from services.api.routes import models, op_log, quota, results, tasks, tenants
+from services.api.routes import control, insight, models, op_log, quota, results, tasks, tenants
 from services.api.routes.context import Reader, Submitter, TaskId
 from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
@@ -214,6 +214,8 @@ def document() -> dict[str, Any]:
         op_log.router,
         quota.router,
         tenants.router,
+        insight.router,
+        control.router,
         legacy.router,
     )
     routes = [route for router in routers for route in router.routes]
@@ -234,7 +236,8 @@ class Methods:
 
     def __init__(self, described: dict[str, Any]) -> None:
         # Literal paths first: /v1/tasks/batch is no task id.
-        paths = sorted(described["paths"].items(), key=lambda item: "{" in item[0])
+        # And the longer ones: what is asked of a model is no part of its name.
+        paths = sorted(described["paths"].items(), key=lambda item: ("{" in item[0], -len(item[0])))
         self._known = [(_template(path), sorted(map(str.upper, operations))) for path, operations in paths]
 
     def of(self, path: str) -> list[str]:

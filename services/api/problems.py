@@ -88,6 +88,7 @@ CODES: Final[dict[str, Code]] = {
     "no_result": Code(404, "The task ended without a result"),
     "file_unknown": Code(404, "The result has no such file"),
     "result_gone": Code(404, "The file is no longer where it was stored"),
+    "executor_unknown": Code(404, "There is no such executor"),
     "method_not_allowed": Code(405, "This method is not offered here"),
     "slow_body": Code(408, "The body did not arrive in time"),
     "conflict": Code(409, "The present state forbids it"),

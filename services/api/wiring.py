@@ -107,6 +107,8 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
         submission = await _submission(stack, cache, gate, tasks, hints, zone, seal)
         reading = Reading(tasks, room)
+        insight = PostgresInsight(database)
+        sight = Sight(insight, gate, RedisPermits(redis, rebuilder))
         cases = UseCases(
             Administration(models, cache, hints, seal=ring, guard=guard, adapters=adapters),
             reading,
@@ -115,6 +117,10 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Results(reading, _result_reader(settings)),
             Quota(PostgresQuotaBook(database, settings.timezone), zone),
             Weights(PostgresTenants(database), hints),
+            sight,
+            Why(insight, sight),
+            Series(insight),
+            Controls(PostgresControl(database), insight, hints),
         )
         sight = Sight(PostgresInsight(database), gate, RedisPermits(redis, rebuilder))
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)

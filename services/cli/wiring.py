@@ -6,13 +6,18 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 # Every command imports this module, and SQLAlchemy takes its time: adapters are imported where they are used.
 if TYPE_CHECKING:
+    from libs.common.operations.control import Controls
     from libs.common.operations.quota import Quota
+    from libs.common.operations.series import Series
+    from libs.common.operations.sight import Sight
+    from libs.common.operations.why import Why
     from libs.common.ports_secrets import SealedPlace
     from libs.common.ports_tasks import ApiKeys
     from libs.common.settings import Settings
@@ -78,3 +83,42 @@ async def upgrade(settings: Settings) -> str:
     from libs.common.adapters.postgres import migrate
 
     return await migrate.upgrade(settings.database_url.get_secret_value())
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """What operators see and order, straight on the stores."""
+
+    sight: Sight
+    why: Why
+    series: Series
+    controls: Controls
+
+
+@asynccontextmanager
+async def open_insight(settings: Settings) -> AsyncIterator[Insight]:
+    """The use cases over the configured stores; Redis may be away, and what it counts is then unknown."""
+    from libs.common.adapters.postgres.control import PostgresControl
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.insight import PostgresInsight
+    from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+    from libs.common.adapters.redis.connection import open_redis
+    from libs.common.adapters.redis.hints import open_hints
+    from libs.common.adapters.redis.permits import RedisPermits
+    from libs.common.adapters.redis.queue_gate import RedisQueueGate
+    from libs.common.adapters.redis.rebuild import open_rebuilder
+    from libs.common.operations.control import Controls
+    from libs.common.operations.series import Series
+    from libs.common.operations.sight import Sight
+    from libs.common.operations.why import Why
+
+    async with (
+        open_database(settings.database_url.get_secret_value(), hot_connections=2) as database,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+        open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
+        open_hints(redis) as hints,
+    ):
+        insight = PostgresInsight(database)
+        sight = Sight(insight, RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder))
+        controls = Controls(PostgresControl(database), insight, hints)
+        yield Insight(sight, Why(insight, sight), Series(insight), controls)

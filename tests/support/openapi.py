@@ -35,11 +35,9 @@ def _document() -> dict[str, Any]:
 
 @cache
 def _templates() -> list[tuple[re.Pattern[str], str]]:
-    paths = sorted(_document()["paths"], key=lambda path: "{" in path)
-    return [
-        (re.compile(re.sub(r"\{name\}", ".+", re.sub(r"\{(?:task_id|index|token)\}", "[^/]+", path))), path)
-        for path in paths
-    ]
+    # Literal ones first, then longer ones: a model's name may hold slashes, and ends before what is asked of it.
+    paths = sorted(_document()["paths"], key=lambda path: ("{" in path, -len(path)))
+    return [(re.compile(re.sub(r"\{\w+\}", "[^/]+", path.replace("{name}", ".+"))), path) for path in paths]
 
 
 def _operation(method: str, path: str) -> tuple[str, str] | None:

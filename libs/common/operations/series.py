@@ -16,6 +16,7 @@ HOURS_KEPT_DAYS: Final = 8
 _MINUTES_FOR: Final = timedelta(hours=24)
 _MINUTE, _HOUR = 60, 3_600
 _MOST_POINTS: Final = 1_500
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
 
 class Series:
@@ -42,6 +43,8 @@ def _aligned(wanted: SeriesWanted) -> SeriesWanted:
     step = wanted.step_seconds
     if step < _MINUTE or step % _MINUTE or (step > _HOUR and step % _HOUR):
         raise Invalid("series", "step is a number of whole minutes, or of whole hours", field="/step")
+    if not all(_FIRST_YEAR < at.year < _LAST_YEAR for at in (wanted.since, wanted.until)):
+        raise Invalid("series", "there is nothing that far away", field="/from")
     since, until = _floor(wanted.since, step), wanted.until
     if until <= since:
         raise Invalid("series", "from lies before to", field="/from")

@@ -13,7 +13,11 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
+from libs.common.operations.control import Controls
 from libs.common.operations.quota import Quota, Weights
+from libs.common.operations.series import Series
+from libs.common.operations.sight import Sight
+from libs.common.operations.why import Why
 from libs.common.ports_operations import Operations
 from libs.common.ports_tasks import KeyOwner
 from services.api import strict_json
@@ -37,6 +41,10 @@ class UseCases:
     results: Results
     quota: Quota
     weights: Weights
+    sight: Sight
+    why: Why
+    series: Series
+    controls: Controls
 
 
 class StrictRoute(APIRoute):

@@ -1,0 +1,153 @@
+"""What flows, what waits and why: for operators over everything, for a tenant over its own."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from libs.common.operations import insight_json as shown
+from libs.common.ports_insight import SeriesWanted
+from libs.common.ports_tasks import KeyOwner
+from services.api import examples_insight as examples
+from services.api.answers import JsonAnswer
+from services.api.cursors import before_of, cursor_of
+from services.api.problems import Problem
+from services.api.routes.context import Cases, Operator, Reader, TaskId
+from services.api.routes.documented import answers
+from services.api.routes.models import read_model
+from services.api.schemas_insight import (
+    ActionPage,
+    ActionQuery,
+    ExecutorItems,
+    LanePage,
+    LaneQuery,
+    ModelWhyOut,
+    OutboxItems,
+    OverviewOut,
+    PauseItems,
+    ProcessItems,
+    SeriesOut,
+    SeriesQuery,
+    TaskWhyOut,
+    TenantQuery,
+)
+
+_HOUR: Final = timedelta(hours=1)
+
+router = APIRouter(prefix="/v1", tags=["insight"])
+
+
+@router.get(
+    "/tasks/{task_id}/why",
+    summary="Why a task waits",
+    responses=answers(TaskWhyOut, examples.TASK_WHY, "task_unknown"),
+)
+async def why_task(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
+    """Which limit holds it, its value and limit, its position, and when it may start. Operators ask for any task."""
+    why = await cases.why.task(None if is_operator(caller) else caller.tenant_id, task_id)
+    return JsonAnswer(shown.task_why_document(why))
+
+
+@router.get(
+    "/models/{name:path}/why",
+    summary="Why a model's tasks wait",
+    responses=answers(ModelWhyOut, examples.MODEL_WHY, "invalid", "forbidden", "model_unknown"),
+)
+async def why_model(
+    name: str, asked: Annotated[TenantQuery, Query()], caller: Reader, cases: Cases, request: Request
+) -> Response:
+    """What holds the model's tasks, the binding limit first, and how much of each limit is used."""
+    if request.scope.get("raw_path", b"").partition(b"?")[0].upper().endswith(b"%2FWHY"):
+        return await read_model(name + "/why", caller, cases)  # a model's name ends so
+    why = await cases.why.model(tenant_of(caller, asked.tenant), name)
+    return JsonAnswer(shown.model_why_document(why, operator=is_operator(caller)))
+
+
+@router.get("/overview", summary="The numbers of everything", responses=answers(OverviewOut, examples.OVERVIEW))
+async def read_overview(_caller: Operator, cases: Cases) -> Response:
+    """Cheap enough for every second; read from the stores once a second at most."""
+    return JsonAnswer(shown.overview_document(await cases.sight.overview()))
+
+
+@router.get(
+    "/lanes",
+    summary="Models as the queue sees them",
+    responses=answers(LanePage, examples.LANES, "invalid", "bad_cursor"),
+)
+async def list_lanes(asked: Annotated[LaneQuery, Query()], caller: Reader, cases: Cases) -> Response:
+    """Window, permits, gate, backlog, age and pace of each. A tenant sees its own, an operator all."""
+    tenant = asked.tenant if is_operator(caller) else tenant_of(caller, asked.tenant)
+    after = before_of("lane", asked.cursor) or 0
+    lanes, following = await cases.sight.lanes(tenant, after=after, limit=asked.limit, busy=asked.busy)
+    items = [shown.lane_document(lane, operator=is_operator(caller)) for lane in lanes]
+    return JsonAnswer({"items": items, "next_cursor": cursor_of("lane", following)})
+
+
+@router.get("/executors", summary="Executors", responses=answers(ExecutorItems, examples.EXECUTORS))
+async def list_executors(_caller: Operator, cases: Cases) -> Response:
+    """Those that have not stopped: heartbeat, load, posture, and what they work on."""
+    return JsonAnswer({"items": [shown.executor_document(one) for one in await cases.sight.executors()]})
+
+
+@router.get("/processes", summary="Dispatchers and janitors", responses=answers(ProcessItems, examples.PROCESSES))
+async def list_processes(_caller: Operator, cases: Cases) -> Response:
+    """When each last said that it lives, and whether it reaches the broker."""
+    return JsonAnswer({"items": [shown.process_document(one) for one in await cases.sight.processes()]})
+
+
+@router.get("/outbox", summary="What has to leave, by channel", responses=answers(OutboxItems, examples.OUTBOX))
+async def read_outbox(_caller: Operator, cases: Cases) -> Response:
+    """Counts, age and last error of messages and events on their way out."""
+    return JsonAnswer({"items": [shown.outbox_document(one) for one in await cases.sight.outbox()]})
+
+
+@router.get("/pauses", summary="What is paused", responses=answers(PauseItems, examples.PAUSES))
+async def list_pauses(caller: Reader, cases: Cases) -> Response:
+    """A tenant sees its own pauses and those of all."""
+    operator = is_operator(caller)
+    pauses = await cases.sight.pauses(None if operator else caller.tenant_id)
+    return JsonAnswer({"items": [shown.pause_document(pause, operator=operator) for pause in pauses]})
+
+
+@router.get(
+    "/series",
+    summary="Series for plots",
+    responses=answers(SeriesOut, examples.SERIES, "invalid", "forbidden", "model_unknown"),
+)
+async def read_series(asked: Annotated[SeriesQuery, Query()], caller: Reader, cases: Cases) -> Response:
+    """Ends by outcome, wait and run times, error rate, backlog: of a model, a tenant, or (for operators) everything.
+
+    Minutes are kept for a day, hours for eight. The last minute appears when it is over and settled, about 20 s later.
+    """
+    tenant = asked.tenant if is_operator(caller) else tenant_of(caller, asked.tenant)
+    if asked.model is not None:
+        tenant = tenant_of(caller, asked.tenant)
+    until = asked.until or datetime.now(UTC)
+    wanted = SeriesWanted(asked.since or until - _HOUR, until, asked.step, tenant, asked.model)
+    return JsonAnswer(shown.series_document(await cases.series.read(wanted), asked.step))
+
+
+@router.get(
+    "/actions",
+    summary="What operators did",
+    responses=answers(ActionPage, examples.ACTIONS, "invalid", "bad_cursor"),
+)
+async def list_actions(asked: Annotated[ActionQuery, Query()], _caller: Operator, cases: Cases) -> Response:
+    """Pauses, resumes and drains: who, when and why, newest first."""
+    actions, following = await cases.controls.actions(before_of("action", asked.cursor), asked.limit)
+    items = [shown.action_document(action) for action in actions]
+    return JsonAnswer({"items": items, "next_cursor": cursor_of("action", following)})
+
+
+def is_operator(caller: KeyOwner) -> bool:
+    """Whether a caller may look at all tenants."""
+    return "operate" in caller.scopes
+
+
+def tenant_of(caller: KeyOwner, named: int | None) -> int:
+    """The tenant that is meant; raises Problem (403) for another one's."""
+    if named is not None and named != caller.tenant_id and not is_operator(caller):
+        raise Problem("forbidden", "Other tenants are for keys with the scope 'operate'.")
+    return caller.tenant_id if named is None else named

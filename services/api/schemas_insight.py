@@ -1,0 +1,328 @@
+"""What operators send and get on /v1, as pydantic models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.common.operations.control import REASON_LIMIT
+from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, Text
+from services.api.schemas_out import StatusWord
+
+_LARGEST = 2**63 - 1
+TenantId = Annotated[int, Field(ge=-_LARGEST - 1, le=_LARGEST)]
+OfTenant = Field(None, description="Of this tenant; operators alone may name another than their own.")
+
+
+class _Asked(BaseModel):
+    """Query parameters are text: here numbers in text are what is meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ReasonIn(BaseModel):
+    """Why an operator does it; recorded."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    reason: Text = Field("", max_length=REASON_LIMIT, description="Shown wherever it holds something.")
+
+
+class TenantQuery(_Asked):
+    """Whose model it is."""
+
+    tenant: TenantId | None = OfTenant
+
+
+class LaneQuery(_Asked):
+    """What a list of lanes is narrowed to."""
+
+    tenant: TenantId | None = Field(None, description="Of this tenant; operators see all without it.")
+    busy: bool = Field(True, description="Only lanes with something ready or in flight.")
+    limit: int = Field(PAGE_USUAL, ge=1, le=200)
+    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+
+
+class ActionQuery(_Asked):
+    """Which page of a list."""
+
+    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
+    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+
+
+class SeriesQuery(_Asked):
+    """Whose series, and which part of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    tenant: TenantId | None = Field(None, description="Of this tenant; operators see everything's without it.")
+    model: Text | None = Field(None, max_length=NAME_LIMIT, description="Of this model of the tenant.")
+    since: Instant | None = Field(None, alias="from", description="An hour ago if left out.")
+    until: Instant | None = Field(None, alias="to", description="Now if left out.")
+    step: int = Field(60, ge=60, le=86_400, description="Seconds; whole minutes, or whole hours from an hour on.")
+
+
+class CountOut(BaseModel):
+    """A number, counted up to a limit."""
+
+    value: int
+    exact: bool = Field(description="false: there are more.")
+
+
+class UsedOut(BaseModel):
+    """How much of a limit is used."""
+
+    used: int | None = Field(description="null while Redis does not say.")
+    limit: int
+
+
+class HoldOut(BaseModel):
+    """One reason why something waits."""
+
+    code: str = Field(description="Stable, for programs.")
+    message: str
+    value: float | None
+    limit: float | None
+    until: datetime | None
+
+
+class PositionOut(BaseModel):
+    """How many tasks of the model go first; counted up to 1,000."""
+
+    ahead: int
+    exact: bool
+
+
+class EstimateOut(BaseModel):
+    """When it starts, if the model goes on as in the last minutes."""
+
+    seconds: float
+    at: datetime
+    starts_per_second: float
+
+
+class TaskWhyOut(BaseModel):
+    """What a task waits for. The first hold binds, and its code and message stand above."""
+
+    task_id: str
+    model: str
+    status: StatusWord
+    code: str
+    message: str
+    holds: list[HoldOut]
+    position: PositionOut | None
+    estimate: EstimateOut | None
+    at: datetime
+
+
+class PauseOut(BaseModel):
+    """Something is paused."""
+
+    scope: Literal["all", "tenant", "model"]
+    tenant_id: str | None
+    model: str | None
+    since: datetime
+    by: str | None = Field(description="Told to operators alone.")
+    reason: str
+
+
+class LaneOut(BaseModel):
+    """A tenant's model, as the queue sees it."""
+
+    tenant_id: str
+    model: str
+    model_id: str
+    enabled: bool
+    deleted: bool
+    window: UsedOut = Field(description="Tasks that are published, held or run.")
+    permits: UsedOut = Field(description="Calls that run.")
+    gate: UsedOut = Field(description="Places in the queue: tasks that wait or run.")
+    waiting: CountOut
+    running: int
+    held: int
+    later: CountOut
+    oldest_seconds: float | None
+    starts_per_second: float | None = Field(description="Over the last five folded minutes.")
+    error_rate: float | None
+    pauses: list[PauseOut]
+
+
+class LanePage(BaseModel):
+    """Lanes in the order of their creation."""
+
+    items: list[LaneOut]
+    next_cursor: str | None
+
+
+class ModelWhyOut(BaseModel):
+    """What holds a model's tasks, and its limits."""
+
+    model: str
+    code: str
+    message: str
+    holds: list[HoldOut]
+    lane: LaneOut
+    at: datetime
+
+
+class OverviewOut(BaseModel):
+    """The numbers of everything."""
+
+    at: datetime
+    ready: CountOut
+    in_flight: CountOut
+    later: CountOut
+    retrying: CountOut
+    dead: CountOut
+    events: CountOut
+    running: int
+    held: int
+    oldest_ready_seconds: float
+    oldest_event_seconds: float
+    lanes_with_work: int
+    executors: int
+    executors_reading: int
+    slots: int
+    dispatchers: int
+    janitors: int
+    broker_reachable: bool | None
+    pauses: list[PauseOut]
+
+
+class ExecutorModelOut(BaseModel):
+    """A model that an executor works on."""
+
+    model: str
+    tasks: int
+
+
+class ExecutorOut(BaseModel):
+    """An executor that has not stopped."""
+
+    name: str
+    version: str
+    started_at: datetime
+    heartbeat_age_seconds: float
+    alive: bool
+    posture: Literal["reading", "starting", "crowded", "staging_full", "draining", "hangs", "stopping"]
+    reading: bool
+    draining: bool
+    slots: int
+    running: int
+    held: int
+    stores: list[str]
+    models: list[ExecutorModelOut]
+
+
+class ExecutorItems(BaseModel):
+    """Executors, the oldest first."""
+
+    items: list[ExecutorOut]
+
+
+class ProcessOut(BaseModel):
+    """A dispatcher or janitor; silent ones are told for a day."""
+
+    role: Literal["dispatcher", "janitor"]
+    name: str
+    version: str
+    started_at: datetime
+    age_seconds: float
+    broker_reachable: bool | None
+    last_error: str
+
+
+class ProcessItems(BaseModel):
+    """Dispatchers and janitors."""
+
+    items: list[ProcessOut]
+
+
+class OutboxOut(BaseModel):
+    """What has to leave by one channel."""
+
+    channel: str
+    waiting: CountOut
+    oldest_seconds: float
+    retrying: CountOut
+    dead: CountOut
+    last_error: str
+
+
+class OutboxItems(BaseModel):
+    """Every channel."""
+
+    items: list[OutboxOut]
+
+
+class PauseItems(BaseModel):
+    """What is paused, the oldest first."""
+
+    items: list[PauseOut]
+
+
+class PercentilesOut(BaseModel):
+    """Seconds, within 10 % of the true ones."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class PointOut(BaseModel):
+    """Attempts that ended in a step, and the most backlog seen in it."""
+
+    at: datetime
+    success: int
+    failed: int
+    timeout: int
+    canceled: int
+    lost: int
+    error_rate: float | None
+    wait_seconds: PercentilesOut
+    run_seconds: PercentilesOut
+    backlog: int | None
+    oldest_seconds: float | None
+
+
+class SeriesOut(BaseModel):
+    """Oldest first; steps in which nobody looked are left out."""
+
+    step_seconds: int
+    points: list[PointOut]
+
+
+class ActionOut(BaseModel):
+    """What an operator did."""
+
+    id: str
+    at: datetime
+    by: str
+    action: str
+    tenant_id: str | None
+    subject: str
+    reason: str
+
+
+class ActionPage(BaseModel):
+    """Newest first."""
+
+    items: list[ActionOut]
+    next_cursor: str | None
+
+
+class VerdictOut(BaseModel):
+    """What came of an order."""
+
+    verdict: Literal[
+        "paused",
+        "already_paused",
+        "resumed",
+        "not_paused",
+        "draining",
+        "already_draining",
+        "staying",
+        "not_draining",
+    ]
