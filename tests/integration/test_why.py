@@ -139,14 +139,28 @@ async def test_what_waits_for_its_time_says_until_when(house: House) -> None:
     assert "no_janitor" in codes(await why_task(house, failed.id))
 
 
+async def test_how_long_a_task_may_wait_comes_last(house: House) -> None:
+    model = await house.model()
+    await house.executor()
+    await alive(house)
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    (task,) = await house.tasks(model, start_by=soon, deadline=soon + timedelta(minutes=5))
+    said = await why_task(house, task)
+    assert codes(said) == ["next_turn", "start_by", "deadline"]
+    assert said.holds[1].until == soon
+
+
 async def test_a_provider_job_and_an_end_are_told(house: House) -> None:
     model, executor = await house.model(), await house.executor()
     await alive(house)
     (attempt,) = await house.running(model, executor)
     await house.sql(
-        "INSERT INTO provider_job (task_id, attempt, intent_key, adapter, provider_id, status, unit_progress, deadline)"
-        " VALUES ($1, 1, 'k', 'replicate', 'p-17', 'processing', 40, now() + interval '1 h')",
+        "INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, provider_id, permit_token,"
+        " status, unit_progress, deadline)"
+        " VALUES ($1, 1, $2, gen_random_uuid(), 'replicate', true, 'p-17', gen_random_uuid(),"
+        " 'processing', 40, now() + interval '1 h')",
         attempt.id,
+        model.lane,
     )
     said = await why_task(house, attempt.id)
     assert codes(said) == ["provider"]

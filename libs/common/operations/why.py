@@ -62,6 +62,8 @@ CODES: Final[dict[str, str]] = {
     "upload_parked": "Its upload failed; it is tried again.",
     "put_off": "Its model or provider asked to be called later.",
     "retry_due_later": "Its last attempt failed; the next one waits for its time.",
+    "start_by": "It ends as timeout unless it starts by then.",
+    "deadline": "It ends as timeout unless it has ended by then.",
     "gate_full": "The model's queue is full: a retry needs a free place in it.",
     "no_janitor": "No janitor lives that could make it due.",
     "idle": "Nothing waits.",
@@ -100,7 +102,7 @@ class Why:
             raise NotFound("task_unknown", "there is no such task")
         world = await self._world(lane)
         place = await self._insight.place(facts) if facts.state is DispatchState.READY else None
-        holds = list(_holds(facts, world, place))
+        holds = [*_holds(facts, world, place), *_deadlines(facts)]
         return _task_why(facts, holds, place, _estimate(facts, lane, place, holds))
 
     async def model(self, tenant_id: int, name: str) -> ModelWhy:
@@ -222,6 +224,16 @@ def _retry(facts: TaskFacts, world: _World) -> Iterator[Hold]:
 def _overdue(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     if not world.lives("janitor"):
         yield Hold("no_janitor", "no janitor lives that could make it due", value=0, limit=1)
+
+
+def _deadlines(facts: TaskFacts) -> Iterator[Hold]:
+    """Not what it waits for, but how long it may."""
+    if facts.start_by is not None and facts.executor is None and facts.attempt == 0:
+        yield Hold("start_by", f"it ends as timeout unless it starts by {_clock(facts.start_by)}", until=facts.start_by)
+    if facts.deadline is not None:
+        yield Hold(
+            "deadline", f"it ends as timeout unless it is done by {_clock(facts.deadline)}", until=facts.deadline
+        )
 
 
 def _lane_holds(world: _World) -> Iterator[Hold]:
@@ -351,7 +363,9 @@ def _clock(at: datetime) -> str:
 
 
 #: Nobody can tell how long these last.
-_OPEN_ENDED: Final = frozenset(CODES) - {"window_full", "no_permit", "queue", "next_turn", "publishing", "on_the_road"}
+_OPEN_ENDED: Final = frozenset(CODES) - {
+    "window_full", "no_permit", "queue", "next_turn", "publishing", "on_the_road", "start_by", "deadline",
+}  # fmt: skip
 
 
 def _estimate(facts: TaskFacts, lane: LaneSight, place: Place | None, holds: Sequence[Hold]) -> Estimate | None:
