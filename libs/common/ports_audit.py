@@ -145,6 +145,9 @@ class AuditedTasks(Protocol):
     async def drop_row(self, task: int) -> bool:
         """Repair: no dispatch row for what is over."""
 
+    async def mend_pause(self, number: int) -> bool:
+        """Repair: the flag of a lane (its number), or of a tenant (0, all of them), is what its open pauses say."""
+
     async def drop_staged_output(self, task: int) -> bool:
         """Repair: no staged output that no task needs; False when one needs it after all."""
 

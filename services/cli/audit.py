@@ -56,14 +56,19 @@ def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from libs.common.operations.audit_findings import MEANINGS
+
     console = Console()
     if report.violations:
         table = Table(title="violations", title_justify="left")
-        for heading in ("invariant", "subject", "detail", "repair"):
+        for heading in ("invariant", "subject", "detail", "what --fix does, or you do"):
             table.add_column(heading, overflow="fold")
         for violation in report.violations:
-            table.add_row(*violation.as_dict().values())
+            fix = "--fix: " if violation.fix is not None else ""
+            table.add_row(violation.invariant, violation.subject, violation.detail, f"{fix}{violation.repair}")
         console.print(table)
+        for invariant in sorted({violation.invariant for violation in report.violations}):
+            console.print(f"{invariant} means: {MEANINGS.get(invariant, '?')}", highlight=False)
     for repaired in report.repaired:
         console.print(f"repaired {repaired.invariant} {repaired.subject}: {repaired.repair}", highlight=False)
     for store, why in report.unchecked.items():

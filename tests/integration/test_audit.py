@@ -40,6 +40,7 @@ INVARIANTS = [
     "I23",
     "I24",
     "I27",
+    "I28",
 ]
 
 
@@ -171,12 +172,13 @@ async def test_fix_repairs_what_is_safe_to_repair(scene: Scene) -> None:
         broken.a_permit_has_no_owner,
         broken.a_call_lost_its_permit,
         broken.half_a_staged_file_was_left_behind,
+        broken.a_lane_is_held_and_no_pause_says_so,
         broken.a_result_is_gone,
     ):
         await corrupt(scene)
     report = await scene.stores.run(fix=True)
     assert [violation.invariant for violation in report.violations] == ["I19"]
-    assert len(report.repaired) == 7
+    assert len(report.repaired) == 8
     assert not report.clean
     assert (await scene.house.state(scene.waiting))["state"] == 0
     assert await scene.house.value("SELECT count(*) FROM history WHERE kind = 'heal'") == 1

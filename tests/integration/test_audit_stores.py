@@ -122,7 +122,7 @@ async def test_the_command_finds_says_and_repairs(house: House, environment: dic
     code, out, _ = await command(environment, "audit", "--json")
     (violation,) = json.loads(out)["violations"]
     assert code == 1
-    assert set(violation) == {"invariant", "subject", "detail", "repair"}
+    assert set(violation) == {"invariant", "subject", "detail", "repair", "meaning", "fixable"}
     assert (violation["invariant"], violation["subject"]) == ("I13", "slot ghost")
 
     code, out, _ = await command(environment, "audit", "--fix")

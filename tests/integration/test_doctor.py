@@ -23,6 +23,7 @@ from libs.common.ports_dispatch import TopicPlan
 from libs.common.settings import Settings
 from tests.support.house import House
 from tests.support.servers import BrokerChoice
+from tests.support.sights import alive, controls_of
 
 KEYS = "t:" + base64.b64encode(b"t" * 32).decode()
 
@@ -64,8 +65,19 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     found = await doctor_servers.examine_postgres(settings)
     assert levels(found) == {"ok", "advice"}
     assert "executor" in told(found, "no executor").do
+    assert "dispatcher" in told(found, "no dispatcher").do
+    assert "janitor" in told(found, "no janitor").do
     await house.executor()
+    await alive(house, broker=False, error="connection refused")
+    finding = told(await doctor_servers.examine_postgres(settings), "reaches the broker: connection refused")
+    assert finding.level == "problem"
+    await house.sql("UPDATE process SET broker_reachable = true, version = 'test'")
     assert levels(await doctor_servers.examine_postgres(settings)) == {"ok"}
+    await house.sql("UPDATE process SET version = 'older' WHERE role = 'janitor'")
+    await controls_of(house).pause_all("ann", "broker moves")
+    found = await doctor_servers.examine_postgres(settings)
+    assert "older, test" in told(found, "several versions").what
+    assert "broker moves" in told(found, "all dispatching").what
 
     await house.sql("UPDATE alembic_version SET version_num = '0000'")
     try:

@@ -332,6 +332,16 @@ async def an_accepted_task_is_logged_as_refused(scene: Scene) -> None:
         )  # fmt: skip
 
 
+async def a_lane_is_held_and_no_pause_says_so(scene: Scene) -> None:
+    await scene.sql("UPDATE lane SET paused = true WHERE id = $1", scene.model.lane)
+
+
+async def a_pause_of_a_tenant_holds_nothing(scene: Scene) -> None:
+    await scene.sql(
+        "INSERT INTO pause (scope, tenant_id, paused_by) VALUES ('tenant', $1, 'ann')", scene.model.tenant_id
+    )
+
+
 async def a_failure_is_not_listed(scene: Scene) -> None:
     await scene.sql("DELETE FROM dead_task")
 
@@ -433,6 +443,8 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I23", points_have_no_day),
     ("I24", an_accepted_task_is_not_in_the_operation_log),
     ("I24", an_accepted_task_is_logged_as_refused),
+    ("I28", a_lane_is_held_and_no_pause_says_so),
+    ("I28", a_pause_of_a_tenant_holds_nothing),
     ("I27", a_failure_is_not_listed),
     ("I27", a_dead_task_has_no_payload),
     ("I27", a_success_is_listed_as_dead),

@@ -3,7 +3,7 @@
 Live traffic moves while we look, and two stores are never seen at one instant. So what is found is looked at a second
 time, a moment later, and only what both looks found is a violation. Numbers as in that page:
 
-    I2 I3 I4 I5 I8 I15 I16 I23 I24 I27   PostgreSQL alone       audit_database.py
+    I2 I3 I4 I5 I8 I15 I16 I23 I24 I27 I28   PostgreSQL alone       audit_database.py
     I11 I13                      Redis and PostgreSQL       audit_gate.py
     I5 I6 I7 I10                 Kafka and PostgreSQL       audit_events.py, audit_road.py
     I17 I19 I20                  objects, staging           audit_objects.py

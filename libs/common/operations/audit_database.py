@@ -55,6 +55,7 @@ _WHOLE: Final = (
     _Statement("I15", "audit_tokens_twice"),
     _Statement("I16", "audit_statistics"),
     _Statement("I18", "audit_jobs_twice"),
+    _Statement("I28", "audit_pauses", repair="what is paused is what its open pauses say"),
     _Statement("I23", "audit_quota", limits=(QUOTA_DAYS,)),
 )
 
@@ -71,6 +72,7 @@ class DatabaseChecks:
             "audit_open_without_row": self._restore_row,
             "audit_row_without_open": tasks.drop_row,
             "audit_staged_outputs": tasks.drop_staged_output,
+            "audit_pauses": tasks.mend_pause,
         }
 
     async def run(self, found: Findings) -> None:

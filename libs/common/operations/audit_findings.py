@@ -12,6 +12,29 @@ Fix: TypeAlias = Callable[[], Awaitable[bool]]
 #: Of one invariant; the rest is counted. A broken store can break a million tasks.
 _MOST: Final = 1_000
 BY_HAND: Final = "needs an operator"
+#: What it means for callers and operators when an invariant (docs/invariants.md) does not hold.
+MEANINGS: Final[dict[str, str]] = {
+    "I2": "a repeated request may be answered with a task that is not there",
+    "I3": "the task will never run, or something may run that has ended",
+    "I4": "the task waits for nobody: it stands still until this is repaired",
+    "I5": "the task's story contradicts itself: somebody else wrote to the tables, or a fault did",
+    "I6": "consumers were told something else than what is stored",
+    "I7": "an end was announced to nobody, or something was announced that did not happen",
+    "I8": "a row was sent more often than allowed: a broker refuses it and nobody gave up",
+    "I10": "a published task is not picked up, or a record is in the way of others",
+    "I11": "more tasks are open than the model's queue_limit lets in",
+    "I13": "a place in a queue or a permit is taken by nobody, or used without being taken: too few, or too many, run",
+    "I15": "an attempt that had been given up wrote its end: the model may have been called twice",
+    "I16": "the daily statistics count more or fewer calls than there were",
+    "I17": "the stored result is not what the model gave",
+    "I18": "a job at a provider is followed by nobody, or was submitted twice and is paid for twice",
+    "I19": "a success whose files cannot be read",
+    "I20": "staged output that nobody needs takes room",
+    "I23": "a user's points are not what its tasks cost: too much is refused, or too little",
+    "I24": "a task has no entry, or a wrong one, in the operation log",
+    "I27": "a task that gave up is missing from the list of the dead: nobody will replay it",
+    "I28": "something is paused and nobody can see why, or shown as paused and is not",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +52,14 @@ class Violation:
         """What it is about, whatever the figures in its text."""
         return self.invariant, self.subject
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str | bool]:
         return {
             "invariant": self.invariant,
             "subject": self.subject,
             "detail": self.detail,
             "repair": self.repair,
+            "meaning": MEANINGS.get(self.invariant, ""),
+            "fixable": self.fix is not None,
         }
 
 

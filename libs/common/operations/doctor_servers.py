@@ -77,6 +77,25 @@ async def _tables(connection: Any, url: str) -> list[Finding]:
     found = [fine(f"the tables are at revision {there}")]
     if not reading:
         found.append(advice("no executor is alive: tasks are accepted, but none runs", "start `sluiceway executor`"))
+    return found + _processes(await connection.fetchrow(_STATEMENTS["doctor_processes"]))
+
+
+def _processes(seen: Any) -> list[Finding]:
+    """Who lives, and what an operator holds."""
+    found = []
+    if not seen["dispatchers"]:
+        what = "no dispatcher is alive: tasks are accepted, but none is published"
+        found.append(advice(what, "start `sluiceway dispatcher`"))
+    elif not seen["reachable"]:
+        what = f"no dispatcher reaches the broker: {seen['last_error'] or 'it does not answer'}"
+        found.append(problem(what, "check SLUICEWAY_KAFKA_BOOTSTRAP as the dispatchers have it, and the broker"))
+    if not seen["janitors"]:
+        what = "no janitor is alive: nothing is retried, rescued or cleaned"
+        found.append(advice(what, "start `sluiceway janitor`"))
+    if len(seen["versions"]) > 1:
+        what = f"processes of several versions are alive: {', '.join(seen['versions'])}"
+        found.append(advice(what, "finish the upgrade: restart those of older versions"))
+    found += [advice(f"paused is {what}", "`sluiceway resume` lets it go on") for what in seen["paused"]]
     return found
 
 

@@ -95,6 +95,9 @@ class PostgresAudit:
     async def drop_row(self, task: int) -> bool:
         return bool(await self._fetch("fix_row_without_open", task))
 
+    async def mend_pause(self, number: int) -> bool:
+        return bool(await self._fetch("fix_pauses", number))
+
     async def drop_staged_output(self, task: int) -> bool:
         return bool(await self._fetch("drop_staged_output", task))
 

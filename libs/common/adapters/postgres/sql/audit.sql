@@ -329,6 +329,44 @@ WITH gone AS (
 )
 SELECT id FROM gone
 
+-- name: audit_pauses
+-- I28: a lane or a tenant is marked as paused while, and only while, a pause of it is open. The number is the lane's, or 0.
+SELECT l.id::bigint AS id, 'model ' || m.name || ' of tenant ' || l.tenant_id AS subject,
+  CASE WHEN l.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END AS detail
+FROM lane l JOIN model m ON m.id = l.model_id LEFT JOIN pause p ON p.scope = 'model' AND p.lane = l.id AND p.ended IS NULL
+WHERE l.paused <> (p.id IS NOT NULL)
+UNION ALL
+SELECT 0, 'tenant ' || t.id,
+  CASE WHEN t.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END
+FROM tenant t LEFT JOIN pause p ON p.scope = 'tenant' AND p.tenant_id = t.id AND p.ended IS NULL
+WHERE t.paused <> (p.id IS NOT NULL)
+LIMIT 1000
+
+-- name: fix_pauses
+-- I28: the flag of a lane ($1), or of all tenants (0), becomes what the open pauses say.
+WITH l AS (
+  UPDATE lane SET paused = NOT paused
+  WHERE id = $1 AND paused <> EXISTS (SELECT FROM pause p WHERE p.scope = 'model' AND p.lane = lane.id AND p.ended IS NULL) RETURNING id
+), t AS (
+  UPDATE tenant SET paused = NOT paused
+  WHERE $1 = 0 AND paused <> EXISTS (SELECT FROM pause p WHERE p.scope = 'tenant' AND p.tenant_id = tenant.id AND p.ended IS NULL) RETURNING id
+)
+SELECT id FROM l UNION ALL SELECT id FROM t
+
+-- name: doctor_processes
+-- Who lives, by role and version; whether any dispatcher reaches the broker, and the last error if none does; what is paused.
+SELECT (SELECT count(*)::int FROM process p WHERE p.role = 'dispatcher' AND p.beat_at > now() - interval '10 s') AS dispatchers,
+  (SELECT count(*)::int FROM process p WHERE p.role = 'janitor' AND p.beat_at > now() - interval '10 s') AS janitors,
+  (SELECT bool_or(p.broker_reachable) FROM process p WHERE p.role = 'dispatcher' AND p.beat_at > now() - interval '10 s') AS reachable,
+  (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND p.last_error <> '' ORDER BY p.beat_at DESC LIMIT 1) AS last_error,
+  ARRAY(SELECT DISTINCT v.version FROM (
+    SELECT p.version FROM process p WHERE p.beat_at > now() - interval '10 s'
+    UNION ALL SELECT e.version FROM executor e WHERE e.stopped_at IS NULL AND e.beat_at > now() - interval '10 s') v ORDER BY 1) AS versions,
+  ARRAY(SELECT CASE p.scope WHEN 'all' THEN 'all dispatching' WHEN 'tenant' THEN 'tenant ' || p.tenant_id
+               ELSE 'model ' || m.name || ' of tenant ' || p.tenant_id END || coalesce(': ' || nullif(p.reason, ''), '')
+        FROM pause p LEFT JOIN lane l ON l.id = p.lane LEFT JOIN model m ON m.id = l.model_id
+        WHERE p.ended IS NULL ORDER BY p.id LIMIT 5) AS paused
+
 -- name: doctor_server
 -- What the doctor asks of a server.
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
