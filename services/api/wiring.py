@@ -122,7 +122,6 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Series(insight),
             Controls(PostgresControl(database), insight, hints),
         )
-        sight = Sight(PostgresInsight(database), gate, RedisPermits(redis, rebuilder))
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
         identity = _identity(settings, database)
         gateway = Gateway(
@@ -131,7 +130,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
-            _console(settings, database, cases, health, sight, hints),
+            _console(settings, database, cases, health),
             Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             health,
             payload_limit=settings.payload_max_bytes,
@@ -151,16 +150,13 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         )
 
 
-def _console(
-    settings: Settings, database: Database, cases: UseCases, health: Health, sight: Sight, hints: Hints
-) -> Console:
-    insight = PostgresInsight(database)
+def _console(settings: Settings, database: Database, cases: UseCases, health: Health) -> Console:
     desk = Desk(
         cases,
-        sight,
-        Why(insight, sight),
-        Series(insight),
-        Controls(PostgresControl(database), insight, hints),
+        cases.sight,
+        cases.why,
+        cases.series,
+        cases.controls,
         Sessions(PostgresConsoleSessions(database)),
         Tries(),
         setting_rows(settings),
