@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from libs.common.operations.why import CODES
+from services.api.cursors import cursor_of
 from tests.support.api import Api, Tenant, until_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -146,3 +147,6 @@ async def test_lanes_follow_a_cursor(tenant: Tenant) -> None:
     seen += [lane["model"] for lane in page["items"]]
     assert (seen, page["next_cursor"]) == (["m", "a", "b"], None)
     assert (await tenant.call("GET", "/v1/lanes?cursor=nonsense")).json()["code"] == "bad_cursor"
+    for busy in ("true", "false"):
+        far = await tenant.call("GET", f"/v1/lanes?busy={busy}&cursor={cursor_of('lane', 2**62)}")
+        assert far.json() == {"items": [], "next_cursor": None}

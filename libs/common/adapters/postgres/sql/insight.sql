@@ -33,14 +33,14 @@ SELECT l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.tenant
 
 -- name: lanes_after
 -- A page of lanes of models that exist: $1 tenant or null for all, $2 after, $3 limit.
-SELECT l.id AS lane FROM lane l WHERE l.id > $2 AND NOT l.closed AND ($1::bigint IS NULL OR l.tenant_id = $1) ORDER BY l.id LIMIT $3
+SELECT l.id AS lane FROM lane l WHERE l.id > $2::bigint AND NOT l.closed AND ($1::bigint IS NULL OR l.tenant_id = $1) ORDER BY l.id LIMIT $3
 
 -- name: busy_lanes_after
 -- A page of lanes with something ready or in flight, by loose scans of both indexes: it costs by such lanes, not by rows.
 -- $1 tenant or null for all, $2 after, $3 limit.
 WITH RECURSIVE busy(lane) AS (
-  SELECT least((SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > $2 ORDER BY q.lane LIMIT 1),
-               (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > $2 ORDER BY q.lane LIMIT 1))
+  SELECT least((SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > $2::bigint ORDER BY q.lane LIMIT 1),
+               (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > $2::bigint ORDER BY q.lane LIMIT 1))
   UNION ALL
   SELECT least((SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > b.lane ORDER BY q.lane LIMIT 1),
                (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > b.lane ORDER BY q.lane LIMIT 1))
