@@ -141,6 +141,7 @@ ATTEMPTS: Final = {
             "attempt": 1,
             "outcome": "failed",
             "executor": "executor-1",
+            "provider_job_id": None,
             "entered_at": "2026-11-23T09:00:00.000000Z",
             "leased_at": "2026-11-23T09:00:00.004000Z",
             "started_at": "2026-11-23T09:00:00.012000Z",

@@ -207,6 +207,7 @@ class AttemptOut(BaseModel):
     attempt: int
     outcome: Literal["success", "failed", "timeout", "canceled", "lost", "staging_lost"]
     executor: str | None
+    provider_job_id: str | None
     entered_at: datetime | None
     leased_at: datetime | None
     started_at: datetime | None

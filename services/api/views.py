@@ -105,6 +105,7 @@ def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "attempt": row["attempt"],
         "outcome": row["outcome"],
         "executor": row["executor_name"],
+        "provider_job_id": row["provider_job_id"],
         **{name: row[name] for name in names},
         "error": _error(row["error_code"], row["error_message"]),
     }

@@ -105,7 +105,7 @@ class JobLife:
         """What is known of a job that was taken over; None: it is to be asked about."""
         if not job.provider_id:
             return await self._submission.find(job)
-        self._forget_payload(job)
+        job.run.forget_payload()
         await self._waits.rest(job.run, self._rng.uniform(0.0, _FIRST_LOOK_SECONDS))
         return None
 
@@ -182,11 +182,7 @@ class JobLife:
         job.wrote(news)
         if first:
             await failpoint("executor/after-provider-id")
-            self._forget_payload(job)
-
-    def _forget_payload(self, job: Job) -> None:
-        """Thousands of jobs wait: nobody needs their inputs any more."""
-        job.run.forget_payload()
+            job.run.forget_payload()  # thousands of jobs wait: nobody needs their inputs any more
 
     # collected
 

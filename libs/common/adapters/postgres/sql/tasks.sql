@@ -97,7 +97,9 @@ WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id
 
 -- name: list_attempts
 -- The ended attempts of a task, oldest first.
-SELECT a.*, e.name AS executor_name FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor
+SELECT a.*, e.name AS executor_name, p.provider_id AS provider_job_id
+FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor
+LEFT JOIN provider_job p ON p.task_id = a.task_id AND p.attempt = a.attempt
 WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY a.attempt
 
 -- name: list_history
