@@ -134,7 +134,7 @@ class Execution:
             if run.stop is None:
                 raise
             return _interrupted(run.stop, run)
-        except (NotOurs, HandedOver):
+        except (NotOurs, HandedOver, CoalescerClosed):
             return None
         except Busy as error:
             run.called = False  # it was not taken: nothing is used up, and nothing counted

@@ -292,7 +292,7 @@ async def test_a_job_that_stays_queued_ends_by_its_deadline_and_the_provider_is_
 
 async def test_one_providers_id_never_serves_two_tasks(jobs: Jobs) -> None:
     jobs.provider.same_id = "always-me"
-    model = await jobs.model()
+    model = await jobs.model({"finds": True})
     running = await jobs.rig.executor()
     first = await jobs.begin(model, steps=["processing"])
     await jobs.waits(running)
@@ -300,6 +300,7 @@ async def test_one_providers_id_never_serves_two_tasks(jobs: Jobs) -> None:
     await jobs.rig.ended(second, TaskStatus.FAILED)
     dead = await jobs.rig.sql("SELECT task_id, error_code FROM dead_task")
     assert [(row["task_id"], row["error_code"]) for row in dead] == [(second[0], "provider_id_taken")]
+    assert await jobs.rig.sql("SELECT 1 FROM provider_job WHERE cancel_at IS NOT NULL") == []
     assert jobs.provider.canceled == []
     assert (await jobs.rig.statuses(first))[first[0]] == TaskStatus.PROCESSING
 

@@ -175,7 +175,12 @@ class JobLife:
         if news is None or (report.status.over and job.provider_id):
             return
         first = not job.provider_id
-        if not await self._ledger.news(job.run.attempt, news):
+        try:
+            mine = await self._ledger.news(job.run.attempt, news)
+        except ModelError:  # the id is another task's: that job must not be ended with this task
+            await self._write_end(job, "failed")
+            raise
+        if not mine:
             if first and news.provider_id:
                 await self._ledger.named_late(job.key, news.provider_id)
             raise NotOurs

@@ -169,7 +169,10 @@ class Submission:
         await job.quiet()
         news = job.heard(pending.result())
         lost = job.run.stop is Stop.LOST
-        if news is None or (not lost and await self._ledger.news(job.run.attempt, news)):
+        try:
+            if news is None or (not lost and await self._ledger.news(job.run.attempt, news)):
+                return
+        except ModelError:
             return
         if news.provider_id:
             await self._ledger.named_late(job.key, news.provider_id)
