@@ -119,11 +119,6 @@ class Attempts(Protocol):
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         """Tokens that are still ours."""
 
-    async def dead_message(
-        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
-    ) -> None:
-        """Keep bytes that could not be understood; the same record twice is kept once."""
-
 
 @dataclass(frozen=True, slots=True)
 class UnclaimedPartition:

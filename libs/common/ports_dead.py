@@ -78,8 +78,8 @@ class DeadGroup:
     count: int
     first_at: datetime
     last_at: datetime
-    last_id: str
-    last_message: str
+    example_id: str  #: the youngest of them
+    example: str  #: what its last error says
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,12 @@ class DeadGroups:
 class SentRequest:
     """What the model was sent, as its configuration is now. Secrets are masked by who shows it."""
 
-    method: str
-    url: str
-    headers: Sequence[str]  #: names alone
-    payload: bytes
+    http_method: str
+    base_url: str
+    route: str
+    bindings: bytes | None  #: sealed
+    tenant_id: int
+    payload: bytes  #: its beginning
     payload_size: int
 
 
@@ -270,26 +272,42 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class DueItem:
-    """An item whose turn has come. A task brings what its gate slot needs."""
+    """An item whose turn has come. A dead task of a model that is not deleted brings what its gate slot needs."""
 
     key: int
     public_id: UUID | None = None
-    lane: int = 0
+    lane: int | None = None
+    points: int = 0
     queue_limit: int = 0
     slot_ttl_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DueMessage:
-    """A message to be sent again, as it lies; `problem` says why it cannot be."""
+    """A message to be sent again, as it lies; `problem` says why it cannot be. No topic: it is not dead any more."""
 
     key: int
-    topic: str
+    topic: str | None
     partition: int
     record_key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that could not be understood, on its way to the dead-letter topic; `key` is its row, once it has one."""
+
+    topic: str
+    partition: int
+    offset: int
+    record_key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+    code: str
+    cause: str
+    key: int = 0
 
 
 class ReplayWork(Protocol):
@@ -301,15 +319,16 @@ class ReplayWork(Protocol):
     async def due(self, turn: Turn, limit: int) -> list[DueItem]:
         """Its items whose turn has come."""
 
-    async def replay_tasks(self, turn: Turn, keys: Sequence[int]) -> list[Placed]:
+    async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[dict[int, Placed], list[int]]:
         """Dead tasks go back into the queue with a fresh budget, and the record says so, in one write. Those that
-        cannot are recorded too. Nothing happens unless the job still runs."""
+        cannot are recorded too. Points are reserved again; second come those whose users have none left, unchanged.
+        Nothing happens unless the job still runs."""
 
     async def replay_events(self, turn: Turn, keys: Sequence[int]) -> int:
         """Dead events are due again under their ids."""
 
-    async def messages(self, keys: Sequence[int]) -> list[DueMessage]:
-        """What is to be sent."""
+    async def messages(self, turn: Turn, keys: Sequence[int]) -> list[DueMessage]:
+        """What is to be sent, while the job runs."""
 
     async def sent_messages(self, turn: Turn, keys: Sequence[int]) -> int:
         """They are on their topics again: off the list."""
@@ -328,3 +347,16 @@ class ReplayWork(Protocol):
 
     async def finish(self, turn: Turn) -> bool:
         """The job is done, if nothing of it waits."""
+
+
+class DeadLetterBook(Protocol):
+    """Records that could not be understood, as PostgreSQL keeps them."""
+
+    async def bury(self, letters: Sequence[DeadLetter]) -> list[DeadLetter]:
+        """Keep these; the same record twice is kept once. Returns those without a letter, with their rows."""
+
+    async def unlettered(self, older_than_seconds: float, limit: int) -> list[DeadLetter]:
+        """Dead messages that the dead-letter topic has not got yet."""
+
+    async def lettered(self, keys: Sequence[int]) -> None:
+        """It has them now."""

@@ -26,7 +26,20 @@ from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
 from services.api.problems import Problem, problem_of
 from services.api.push.face import Push, refuse_socket
-from services.api.routes import control, docs, health, insight, models, op_log, quota, results, tasks, tenants
+from services.api.routes import (
+    control,
+    dead,
+    docs,
+    health,
+    insight,
+    models,
+    op_log,
+    quota,
+    replays,
+    results,
+    tasks,
+    tenants,
+)
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
 from services.api.tracing import trace_id_of, traceparent_of
@@ -60,6 +73,8 @@ def rest_app() -> FastAPI:
         results.router,
         models.router,
         op_log.router,
+        dead.router,
+        replays.router,
         quota.router,
         tenants.router,
         health.router,

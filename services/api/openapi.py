@@ -15,7 +15,7 @@ from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
 from services.api.push.asked import MOST_NAMES
-from services.api.routes import control, insight, models, op_log, quota, results, tasks, tenants
+from services.api.routes import control, dead, insight, models, op_log, quota, replays, results, tasks, tenants
 from services.api.routes.context import Reader, Submitter, TaskId
 from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
@@ -212,6 +212,8 @@ def document() -> dict[str, Any]:
         results.router,
         models.router,
         op_log.router,
+        dead.router,
+        replays.router,
         quota.router,
         tenants.router,
         insight.router,

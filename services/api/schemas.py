@@ -50,13 +50,13 @@ Int32 = Annotated[Integer, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
 AnyJson = Annotated[Any, WithJsonSchema({"description": "Any JSON value, handed to the model byte for byte."})]
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
     """Strict, frozen, and closed: an unknown field is a misunderstanding and is said."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class TaskIn(_Request):
+class TaskIn(Request):
     """A task to be run."""
 
     model: Text = Field(min_length=1, max_length=NAME_LIMIT, description="Name of one of the tenant's models.")
@@ -78,19 +78,19 @@ class TaskIn(_Request):
     )
 
 
-class TaskBatchIn(_Request):
+class TaskBatchIn(Request):
     """Tasks to be run, each judged on its own."""
 
     tasks: list[TaskIn] = Field(min_length=1, max_length=BATCH_LIMIT)
 
 
-class TaskIdsIn(_Request):
+class TaskIdsIn(Request):
     """Which tasks to read."""
 
     ids: list[str] = Field(min_length=1, max_length=BATCH_LIMIT, description="Task ids; unknown ones are left out.")
 
 
-class TaskQuery(_Request):
+class TaskQuery(Request):
     """What a list of tasks is narrowed to."""
 
     # Query parameters are text: here numbers in text are what is meant.
@@ -103,7 +103,7 @@ class TaskQuery(_Request):
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
 
 
-class OperationQuery(_Request):
+class OperationQuery(Request):
     """What the operation log is narrowed to."""
 
     model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
@@ -114,7 +114,7 @@ class OperationQuery(_Request):
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
 
 
-class PageQuery(_Request):
+class PageQuery(Request):
     """Which page of a list."""
 
     model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
@@ -123,7 +123,7 @@ class PageQuery(_Request):
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
 
 
-class QuotaQuery(_Request):
+class QuotaQuery(Request):
     """Whose account is read."""
 
     model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
@@ -131,19 +131,19 @@ class QuotaQuery(_Request):
     user: Text | None = Field(None, max_length=USER_LIMIT, description="Another user than the caller: needs `admin`.")
 
 
-class QuotaLimitIn(_Request):
+class QuotaLimitIn(Request):
     """What may be spent."""
 
     points_per_day: Integer = Field(ge=0, le=MOST_POINTS, description="Points a day.")
 
 
-class TenantIn(_Request):
+class TenantIn(Request):
     """How a tenant stands beside the others."""
 
     weight: Integer = Field(ge=WEIGHTS[0], le=WEIGHTS[-1], description="Starts for each one of a tenant of weight 1.")
 
 
-class ModelChange(_Request):
+class ModelChange(Request):
     """The fields of a model that a caller may set. Absent or null: unchanged, or the default of a new one."""
 
     name: Text | None = Field(

@@ -14,6 +14,7 @@ from libs.common.adapters.object_storage.obstore import BadStorageUrl
 from libs.common.adapters.object_storage.result_reader import StoredResults
 from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.dead import PostgresDead, PostgresReplayJobs
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels
@@ -34,8 +35,10 @@ from libs.common.contracts import hints as wire
 from libs.common.domain.errors import WrongSetting
 from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.control import Controls
+from libs.common.operations.dead import Dead
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.operations.quota import Quota, Weights
+from libs.common.operations.replay import Replays
 from libs.common.operations.series import Series
 from libs.common.operations.sight import Sight
 from libs.common.operations.why import Why
@@ -102,7 +105,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         gate = RedisQueueGate(redis, rebuilder)
 
         cache, room = ModelCache(models), WaitRoom(tasks.final_among)
-        operations = PostgresOperations(database)
+        operations, dead = PostgresOperations(database), PostgresDead(database)
         operation_log = await stack.enter_async_context(open_operation_log(operations))
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
         submission = await _submission(stack, cache, gate, tasks, hints, zone, seal)
@@ -121,6 +124,9 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Why(insight, sight),
             Series(insight),
             Controls(PostgresControl(database), insight, hints),
+            Dead(dead, operations),
+            Replays(dead, PostgresReplayJobs(database)),
+            ring.open,
         )
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
         identity = _identity(settings, database)

@@ -28,6 +28,7 @@ class Dispatcher:
         book: LaneBook,
         hints: Hints,
         presence: Periodic | None = None,
+        graves: Sequence[Periodic] = (),
     ) -> None:
         self._relay = relay
         self._event_relay = event_relay
@@ -36,6 +37,7 @@ class Dispatcher:
         self._book = book
         self._hints = hints
         self._presence = presence
+        self._graves = graves
 
     async def run(self) -> None:
         """Work until stopped; what is on its way then is settled first."""
@@ -47,6 +49,8 @@ class Dispatcher:
             ]
             if self._presence is not None:
                 helpers.append(group.create_task(self._presence.run(), name="presence"))
+            for grave in self._graves:
+                group.create_task(grave.run(), name=grave.name)
             stories = [
                 group.create_task(self._relay.run(), name="relay"),
                 group.create_task(self._event_relay.run(), name="events"),
@@ -59,6 +63,8 @@ class Dispatcher:
         """Take nothing more."""
         self._relay.stop()
         self._event_relay.stop()
+        for grave in self._graves:
+            grave.stop()
 
     def hear(self, _channel: str, lines: Sequence[str]) -> None:
         """Take hints in; what is no hint of ours is passed over."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from random import Random
 
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.postgres.control import PostgresPresence
-from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.database import is_data_error, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue, PostgresEvents
+from libs.common.adapters.postgres.replay import PostgresDeadLetters, PostgresReplayWork
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
@@ -19,9 +21,13 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.contracts.topics import dead_topic, events_topic
 from libs.common.domain.errors import BrokerUnavailable
+from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.presence import Broker, SignOfLife
+from libs.common.operations.replay_run import MessageReplays, ReplayRunner
+from libs.common.ports_dead import DeadKind
 from libs.common.ports_dispatch import Carrier, TopicPlan
 from libs.common.runtime.health import Health
+from libs.common.runtime.periodic import Periodic
 from libs.common.settings import Settings
 from services.dispatcher.dispatcher import Dispatcher
 from services.dispatcher.event_relay import EventRelay
@@ -63,15 +69,30 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         event_relay = EventRelay(
             events, event_carrier, keeper, topic=events_topic(prefix), source=settings.event_source, rng=rng
         )
+        graves = _graves(
+            PostgresReplayWork(database, settings.timezone), PostgresDeadLetters(database), event_carrier, prefix, rng
+        )
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("kafka", lambda: _answering(carrier))
         presence = SignOfLife(
             PostgresPresence(database), "dispatcher", lambda: Broker(carrier.reachable, carrier.last_error)
         )
         closing.push_async_callback(presence.leave)
-        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic)
+        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves)
 
 
 async def _answering(carrier: Carrier) -> None:
     if not carrier.reachable or not await carrier.probe():
         raise BrokerUnavailable(carrier.last_error)
+
+
+def _graves(
+    work: PostgresReplayWork, book: PostgresDeadLetters, carrier: Carrier, prefix: str, rng: Random
+) -> list[Periodic]:
+    """What is done about the dead here: messages go back to their topics, letters that are missing are sent."""
+    replays = ReplayRunner(work, {DeadKind.MESSAGE: MessageReplays(work, carrier, rng)}, is_data_error)
+    letters = DeadLetters(book, carrier, dead_topic(prefix))
+    return [
+        Periodic("replays", timedelta(seconds=1), replays.round),
+        Periodic("dead-letters", timedelta(seconds=5), letters.send_rest),
+    ]

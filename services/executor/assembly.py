@@ -33,7 +33,7 @@ from services.executor.jobs.waits import Waits
 from services.executor.letting_go import LettingGo
 from services.executor.ownership import Ownership
 from services.executor.positions import Places
-from services.executor.reader import Reader
+from services.executor.reader import DeadMessages, Reader
 from services.executor.recorder import Recorder, Verdict
 from services.executor.runs import Runs
 from services.executor.steward import Steward
@@ -61,6 +61,7 @@ class World:
     open_sealed: Opener
     is_data_error: Verdict
     is_deadlock: Verdict
+    graveyard: DeadMessages
     upkeep: Callable[[], Awaitable[object]]  #: what staging wants done now and then
 
 
@@ -143,7 +144,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         jobs=world.jobs,
     )
     steward = Steward(world.road, places, ownership, world.membership, world.models, rules.topic_prefix, figures)
-    reader = Reader(world.road, places, desk, world.models, world.attempts, steward, figures)
+    reader = Reader(world.road, places, desk, world.models, world.graveyard, steward, figures)
     return Executor(
         heartbeat=heartbeat,
         attempts=world.attempts,

@@ -57,9 +57,9 @@ class Figures:
         """A write found another owner's token."""
         counter("sluiceway_fence_losses_total").labels(step=step).inc()
 
-    def dead_message(self) -> None:
+    def dead_messages(self, count: int) -> None:
         """A record could not be read."""
-        counter("sluiceway_dead_messages_total").inc()
+        counter("sluiceway_dead_messages_total").inc(count)
 
     def healed(self) -> None:
         """A reading position was moved back."""

@@ -7,12 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
-import orjson
-
 from libs.common.contracts.dispatch_message import MalformedMessage, decode
 from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
 from libs.common.domain.model import Model
 from libs.common.domain.task import Phase
+from libs.common.ports_dead import DeadLetter
 from libs.common.ports_road import Road, RoadRecord, Spot, Unreadable
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -40,11 +39,9 @@ class Models(Protocol):
 
 
 class DeadMessages(Protocol):
-    """Where unreadable records are kept."""
+    """Where records that nobody can understand are kept and announced."""
 
-    async def dead_message(
-        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
-    ) -> None: ...
+    async def keep(self, letters: Sequence[DeadLetter]) -> None: ...
 
 
 class Mender(Protocol):
@@ -146,30 +143,26 @@ class Reader:
     async def _arrivals(self, place: Place, records: Sequence[RoadRecord]) -> list[Arrival]:
         model = self._models.known(place.model_id)
         assert model is not None, "a partition is assigned only when its model is known"
-        arrivals = []
+        arrivals, bad = [], []
         for record in records:
             try:
                 message = decode(record.value)
             except MalformedMessage as error:
-                await self._bury(place.spot, record, str(error))
+                bad.append(_letter(place.spot, record, error))
                 continue
             if record.timestamp < place.floor_ms:
                 continue  # its row was claimed before we began: the broker could not start at a time
             phase = Phase(min(max(message.phase, Phase.NONE), Phase.MIGRATING))
             arrivals.append(Arrival(message.task, message.lease, max(0, message.size), phase, model))
+        if bad:
+            await self._bury(bad)
         return arrivals
-
-    async def _bury(self, spot: Spot, record: RoadRecord, cause: str) -> None:
-        """Keep bytes that nobody can understand, and go on behind them."""
-        log.warning("message.dead", topic=spot.topic, partition=spot.partition, offset=record.offset, cause=cause)
-        headers = orjson.dumps([[name, value.decode("utf-8", "replace")] for name, value in record.headers]).decode()
-        await self._keep(spot, record.offset, record.key, record.value, headers.replace("\\u0000", ""), cause)
 
     async def _skip(self, error: Unreadable) -> None:
         """Note a record that not even its bytes could be had of, and go on behind it."""
-        log.warning("message.unreadable", topic=error.spot.topic, offset=error.offset, cause=str(error))
+        letter = DeadLetter(*error.spot, error.offset, None, None, (), "unreadable", str(error))
         try:
-            await self._keep(error.spot, error.offset, None, None, "[]", str(error))
+            await self._bury([letter])
         except Closing:
             return
         place = self._places.at(error.spot)
@@ -177,17 +170,25 @@ class Reader:
             place.start(error.offset + 1, place.floor_ms)
             self._road.seek(place.spot, error.offset + 1)
 
-    async def _keep(
-        self, spot: Spot, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
-    ) -> None:
+    async def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep bytes that nobody can understand, before the position moves on behind them."""
+        for letter in letters:
+            log.warning(
+                "message.dead", topic=letter.topic, partition=letter.partition, offset=letter.offset, cause=letter.cause
+            )
         await failpoint("executor/before-dead-message")
         while True:
             try:
-                await self._graveyard.dead_message(spot.topic, spot.partition, offset, key, value, headers, cause)
+                await self._graveyard.keep(letters)
             except (Unavailable, OutcomeUnknown) as error:
                 if self._stopping:
                     raise Closing("stopping before PostgreSQL answered") from error
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
-                self._figures.dead_message()
+                self._figures.dead_messages(len(letters))
                 return
+
+
+def _letter(spot: Spot, record: RoadRecord, error: MalformedMessage) -> DeadLetter:
+    headers = tuple(record.headers)
+    return DeadLetter(*spot, record.offset, record.key, record.value, headers, error.code, str(error))

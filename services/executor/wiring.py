@@ -10,6 +10,7 @@ from importlib.metadata import version
 from uuid import UUID
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.job_http import open_job_http
@@ -22,6 +23,7 @@ from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMem
 from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.adapters.postgres.replay import PostgresDeadLetters
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
@@ -30,8 +32,10 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.secrets import KeyRing, SealError
 from libs.common.adapters.staging import Staging, open_staging
+from libs.common.contracts.topics import dead_topic
 from libs.common.domain.errors import WrongSetting
 from libs.common.operations.callback_tokens import CallbackTokens
+from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_execution import ResultStore
 from libs.common.runtime.health import Health
@@ -49,6 +53,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
     limits = AnswerLimits(settings.output_max_bytes, settings.output_max_bytes)
     guard = EgressGuard.from_setting(settings.egress_allow)
     address = settings.database_url.get_secret_value()
+    kafka = KafkaConnection.of(settings)
     async with (
         open_database(address) as database,
         # Heartbeats on connections that work cannot use up, however slow PostgreSQL is.
@@ -56,7 +61,8 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         open_redis(settings.redis_url.get_secret_value()) as redis,
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
         open_hints(redis) as hints,
-        open_road(KafkaConnection.of(settings)) as road,
+        open_road(kafka) as road,
+        _open_letters(kafka) as letters,
         _open_staging(settings) as staging,
         _open_results(settings, staging) as results,
         open_plain_http(guard, limits) as plain_http,
@@ -81,6 +87,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             open_sealed=_opener(settings),
             is_data_error=is_data_error,
             is_deadlock=is_deadlock,
+            graveyard=DeadLetters(PostgresDeadLetters(database), letters, dead_topic(settings.topic_prefix)),
             upkeep=staging.measure,
         )
         executor = assemble(world, _rules(settings))
@@ -93,6 +100,16 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         read_gauge_from("sluiceway_executor_jobs_waiting", lambda: float(executor.runs.waiting()))
         read_gauge_from("sluiceway_executor_held", lambda: float(executor.load()[1]))
         yield executor
+
+
+@asynccontextmanager
+async def _open_letters(kafka: KafkaConnection) -> AsyncIterator[KafkaCarrier]:
+    """A way to the dead-letter topic; connected when the first letter is sent."""
+    carrier = KafkaCarrier(kafka, client_id="sluiceway-dead-letters")
+    try:
+        yield carrier
+    finally:
+        await carrier.close()
 
 
 def _rules(settings: Settings) -> Rules:

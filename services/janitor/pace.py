@@ -9,9 +9,11 @@ from random import Random
 from typing import Final, TypeAlias
 
 from libs.common.operations.presence import SignOfLife
+from libs.common.operations.replay_run import EventReplays, Replay, ReplayRunner, TaskReplays
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, OpenTaskSource, Permits, QueueGate
 from libs.common.ports_audit import StagedListing
+from libs.common.ports_dead import DeadKind, ReplayWork
 from libs.common.ports_insight import Presence, SeriesStore
 from libs.common.ports_sweeps import Sweeps
 from libs.common.runtime.periodic import Periodic
@@ -56,6 +58,8 @@ class Stores:
     staging: StagedListing
     series: SeriesStore
     presence: Presence
+    replays: ReplayWork
+    is_data_error: Callable[[BaseException], bool]
 
 
 def assemble(stores: Stores, settings: Settings) -> Maintenance:
@@ -67,6 +71,7 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
         "retries": Retries(stores.sweeps, stores.gate, returns, wake, rng).sweep,
         "deadlines": Deadlines(stores.sweeps, endings).sweep,
         "cancels": Cancels(stores.sweeps, endings).sweep,
+        "replays": _replays(stores, wake, rng).round,
     }
     republish = Republish(stores.sweeps, wake, watch)
     overdue = Overdue(stores.sweeps, returns, wake, rng, upload_seconds=settings.upload_max_seconds)
@@ -100,6 +105,14 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
         ],
         sign.leave,
     )
+
+
+def _replays(stores: Stores, wake: Wake, rng: Random) -> ReplayRunner:
+    handlers: dict[DeadKind, Replay] = {
+        DeadKind.TASK: TaskReplays(stores.replays, stores.gate, wake, rng),
+        DeadKind.EVENT: EventReplays(stores.replays, wake),
+    }
+    return ReplayRunner(stores.replays, handlers, stores.is_data_error)
 
 
 def _reconcile(stores: Stores, interval_seconds: float) -> dict[str, Action]:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from libs.common.adapters.postgres.control import PostgresPresence
-from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.database import is_data_error, open_database
+from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.adapters.postgres.series import PostgresSeries
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
 from libs.common.adapters.redis.connection import open_redis
@@ -45,6 +46,8 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
             staging,
             PostgresSeries(database),
             PostgresPresence(rescue_database),
+            PostgresReplayWork(database, settings.timezone),
+            is_data_error,
         )
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("redis", redis.ping)

@@ -339,6 +339,108 @@ async def called_back(road: Road, process: ServiceProcess) -> Sequence[str]:
     return await road.submit(tenant)
 
 
+async def dead(road: Road, count: int = 3, **fields: int) -> tuple[int, list[str]]:
+    """Tasks whose only attempt failed; the next one would succeed."""
+    tenant = await road.tenant()
+    await road.model(tenant, **fields)
+    ids = await road.submit(tenant, count, fail=1)
+    await road.ended(ids, status="failed")
+    await road.announced(ids)
+    return tenant, list(ids)
+
+
+async def order(road: Road, tenant: int, **fields: object) -> dict[str, str]:
+    """A replay job."""
+    answer = await road.call(tenant, "POST", "/v1/replays", json={"reason": "test", **fields})
+    assert answer.status_code == 202, answer.text
+    job: dict[str, str] = answer.json()
+    return job
+
+
+async def replayed(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Dead tasks are replayed."""
+    tenant, ids = await dead(road)
+    await order(road, tenant)
+    return ids
+
+
+async def replay_ordered_twice(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """The order of a replay breaks, and is given again."""
+    tenant, ids = await dead(road)
+    with pytest.raises(httpx.TransportError):
+        await order(road, tenant)
+    await road.died(process)
+    await road.start("api")
+    await order(road, tenant)
+    await order(road, tenant)
+    return ids
+
+
+async def replay_steered(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A job is paused; the operator whose connection broke asks again."""
+    tenant, ids = await dead(road)
+    job = await order(road, tenant, rate=0.1)
+    with pytest.raises(httpx.TransportError):
+        await road.call(tenant, "POST", f"/v1/replays/{job['id']}/pause")
+    await road.died(process)
+    await road.start("api")
+    assert (await road.call(tenant, "POST", f"/v1/replays/{job['id']}/stop")).status_code == 200
+    await order(road, tenant)
+    return ids
+
+
+async def replay_finds_the_gate_full(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """While the dead wait for their replay, another task has the only slot."""
+    tenant, ids = await dead(road, 1, queue_limit=1)
+    other = await road.submit(tenant, 1, seconds=4)
+    await order(road, tenant)
+    await road.ended(other)
+    return ids
+
+
+async def event_replayed(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """An event that the broker had refused for good is sent once more, under its id."""
+    ids = list(await plain(road, process))
+    await road.ended(ids)
+    await road.announced(ids)
+    await road.sql(
+        "INSERT INTO event (task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size,"
+        " files, sends, dead_at, last_error) SELECT id, version, status, attempt, started_at, finished_at, oss_file,"
+        " file_type, file_size, files, 20, now(), 'refused' FROM task"
+    )
+    await order(road, next(iter(road.keys)), kind="event")
+    return ids
+
+
+async def dropped(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """Dead tasks are dropped: they stay as they ended."""
+    tenant, ids = await dead(road)
+    await order(road, tenant, action="drop")
+    gone = "SELECT count(*) FROM dead_task WHERE dropped_at IS NOT NULL"
+    await until(lambda: process_died_or(road, gone), 30, "they are dropped, or the janitor died")
+    return ids
+
+
+async def process_died_or(road: Road, query: str) -> bool:
+    return any(process.pid is None for process in road.processes["janitor"]) or await _counted(road, query)
+
+
+async def poison_replayed(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """Bytes that nobody understands go back to their topic, and die again."""
+    ids = await poison(road, process)
+    await until(lambda: _counted(road, "SELECT count(*) FROM dead_message"), 15, "they are kept")
+    await order(road, next(iter(road.keys)), kind="message")
+    return ids
+
+
+async def letter_missing(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """Whoever kept a message died before its letter was sent."""
+    ids = await poison(road, process)
+    await until(lambda: _counted(road, "SELECT count(*) FROM dead_message"), 15, "they are kept")
+    await road.sql("UPDATE dead_message SET lettered_at = NULL, died_at = now() - interval '1 min'")
+    return ids
+
+
 AWAY = {"oss_url": "http://127.0.0.1:9"}  # a file service that is not there
 SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "api/gate-taken": (created_with_key, {}),
@@ -349,6 +451,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "api/before-callback": (called_back, {}),
     "api/after-callback": (called_back, {}),
     "api/before-operations": (died_before_its_entries, {}),
+    "api/before-replay-job": (replay_ordered_twice, {}),
+    "api/before-steer": (replay_steered, {}),
     "dispatcher/before-lease": (plain, {}),
     "dispatcher/after-lease": (plain, {}),
     "dispatcher/after-publish": (plain, {}),
@@ -358,6 +462,9 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "dispatcher/before-event-publish": (plain, {}),
     "dispatcher/before-event-delete": (plain, {}),
     "dispatcher/before-topic": (plain, {}),
+    "dispatcher/before-replay-send": (poison_replayed, {}),
+    "dispatcher/after-replay-send": (poison_replayed, {}),
+    "dispatcher/before-dead-letters": (letter_missing, {}),
     "executor/before-permit": (plain, {}),
     "executor/before-claim": (plain, {}),
     "executor/after-claim": (plain, {}),
@@ -389,6 +496,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "executor/before-leave": (executor_stops, {}),
     "executor/before-hand-back": (executor_stops, {}),
     "executor/before-dead-message": (poison, {}),
+    "executor/before-dead-letter": (poison, {}),
+    "executor/after-dead-letter": (poison, {}),
     "executor/before-beat": (plain, {}),
     "janitor/before-promote": (scheduled, {}),
     "janitor/before-requeue": (failing_once, {}),
@@ -403,10 +512,17 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/before-prune": (plain, {}),
     "janitor/before-operations": (plain, {}),
     "janitor/before-series": (plain, {}),
+    "janitor/before-replay": (replayed, {}),
+    "janitor/after-replay": (replayed, {}),
+    "janitor/before-replay-put-off": (replay_finds_the_gate_full, {}),
+    "janitor/before-replay-events": (event_replayed, {}),
+    "janitor/before-drop": (dropped, {}),
     "janitor/before-statistics": (plain, {}),
 }
 #: Ends that are no success are the point of these.
-OTHER_ENDS = {job_that_nobody_wants, overdue, waiting_too_long, refused_by_the_broker, canceled}
+OTHER_ENDS = {dropped, job_that_nobody_wants, overdue, waiting_too_long, refused_by_the_broker, canceled}
+#: Those whose tasks end twice: dead, and well after their replay.
+TWICE = {replayed, replay_ordered_twice, replay_steered, replay_finds_the_gate_full}
 #: Struck in every run; the others belong to the long tier.
 SHORT = {
     "api/gate-taken",
@@ -428,6 +544,10 @@ def test_every_failpoint_of_the_registry_has_a_scenario() -> None:
     assert set(SCENARIOS) == {name for name in FAILPOINTS if not name.startswith("cli/")}
 
 
+async def succeeded(road: Road, ids: Sequence[str]) -> bool:
+    return await road.statuses(ids) == {"success": len(ids)}
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SHORT else [pytest.mark.long]) for n in SCENARIOS])
 async def test_a_process_dies_at(name: str, road: Road) -> None:
@@ -445,7 +565,9 @@ async def test_a_process_dies_at(name: str, road: Road) -> None:
     if not road.processes[role]:
         await road.start(role)
     road.mock.let_go()
+    if scenario in TWICE:
+        await until(lambda: succeeded(road, ids), 60, "the replayed ones succeed")
     await road.ended(ids, 90, status=None if scenario in OTHER_ENDS else "success")
-    await road.assert_whole(ids, 60)
+    await road.assert_whole(ids, 60, ends=2 if scenario in TWICE else 1)
     assert road.provider.twice() == []
     assert f"{name} 1 exit" in (road.folder / "failpoints.log").read_text()

@@ -135,6 +135,20 @@ class Tenant:
         )
         return [row["status"] for row in rows]
 
+    async def bury(self, tasks: Sequence[str], message: str = "no", code: str = "http_503") -> None:
+        """These tasks, which nobody has started, fail for good; their events have left and their slots are back."""
+        rows = await self.api.sql(
+            "WITH gone AS ("
+            " DELETE FROM dispatch WHERE public_id = ANY ($2::uuid[]) RETURNING id, lane, public_id, version),"
+            " t AS (UPDATE task t SET status = 7, finished_at = now(), version = g.version + 1, error_code = $3,"
+            " error_message = $4 FROM gone g WHERE t.id = g.id AND t.tenant_id = $1 RETURNING t.*), d AS ("
+            " INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version)"
+            " SELECT id, tenant_id, model_id, error_code, version FROM t) SELECT lane, public_id::text FROM gone",
+            self.id, list(tasks), code, message,
+        )  # fmt: skip
+        assert len(rows) == len(tasks)
+        await self.api.redis.command_many([("ZREM", keys.gate(row["lane"]), row["public_id"]) for row in rows])
+
     async def slots(self) -> int:
         """How many gate slots its tasks hold."""
         lanes = await self.api.sql("SELECT id FROM lane WHERE tenant_id = $1", self.id)

@@ -16,6 +16,7 @@ import asyncpg
 from aiokafka import AIOKafkaProducer
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import KafkaRoad, open_road
 from libs.common.adapters.kafka.topics import KafkaTopics
@@ -26,6 +27,7 @@ from libs.common.adapters.postgres.database import Database, is_data_error, is_d
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.adapters.postgres.replay import PostgresDeadLetters
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.adapters.redis.connection import RedisServer, open_redis
@@ -34,11 +36,12 @@ from libs.common.adapters.redis.permits import RedisPermits
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.contracts.dispatch_message import DispatchMessage
-from libs.common.contracts.topics import model_topic, partition_of
+from libs.common.contracts.topics import dead_topic, model_topic, partition_of
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull, UploadFailed
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
+from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import SlotRequest
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, TopicPlan
@@ -298,6 +301,8 @@ class Rig:
         beat = await self.closing.enter_async_context(open_database(self.database_url, hot_connections=2))
         road = await self.closing.enter_async_context(open_road(self.connection))
         links = open_output_links(EgressGuard(["127.0.0.0/8"]), AnswerLimits(10**6, 10**6))
+        letters = KafkaCarrier(self.connection, client_id="letters")
+        self.closing.push_async_callback(letters.close)
         world = World(
             attempts=PostgresAttempts(self.database, 0, "UTC"),
             membership=PostgresMembership(beat),
@@ -316,6 +321,7 @@ class Rig:
             open_sealed=lambda sealed, owner: sealed,
             is_data_error=is_data_error,
             is_deadlock=is_deadlock,
+            graveyard=DeadLetters(PostgresDeadLetters(self.database), letters, dead_topic(self.prefix)),
             upkeep=_nothing,
         )
         identity = Identity(f"rig-{len(self.started)}", slots, stores, "test")

@@ -310,10 +310,10 @@ class Road:
                 found.setdefault(event.key, set()).add(event.id)
         return found
 
-    async def assert_whole(self, ids: Sequence[str], seconds: float = 20) -> None:
-        """Every task has ended once with one event id, and the audit of all stores finds nothing."""
+    async def assert_whole(self, ids: Sequence[str], seconds: float = 20, *, ends: int = 1) -> None:
+        """Every task has ended so often, each time with one event id, and the audit of all stores finds nothing."""
         events = await self.announced(ids)
-        assert {task: len(found) for task, found in events.items()} == dict.fromkeys(ids, 1)
+        assert {task: len(found) for task, found in events.items()} == dict.fromkeys(ids, ends)
         await self.assert_clean(seconds)
 
     async def assert_clean(self, seconds: float = 20) -> None:

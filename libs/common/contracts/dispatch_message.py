@@ -13,7 +13,11 @@ _MAX_BYTES: Final = 4_096
 
 
 class MalformedMessage(ValueError):
-    """Bytes on a model topic that are no claim check of ours; the text says why."""
+    """Bytes on a model topic that are no claim check of ours; the text says why, `code` is stable."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +52,23 @@ class DispatchMessage:
 def decode(value: bytes | None) -> DispatchMessage:
     """Read a claim check; raises MalformedMessage for anything else, a newer version too."""
     if value is None:
-        raise MalformedMessage("tombstone: the record has no value")
+        raise MalformedMessage("tombstone", "the record has no value")
     if len(value) > _MAX_BYTES:
-        raise MalformedMessage(f"{len(value)} bytes are too many for a claim check")
+        raise MalformedMessage("too_large", f"{len(value)} bytes are too many for a claim check")
     try:
         body = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise MalformedMessage("not JSON") from error
+        raise MalformedMessage("not_json", "not JSON") from error
     if not isinstance(body, dict):
-        raise MalformedMessage("not a JSON object")
+        raise MalformedMessage("not_an_object", "not a JSON object")
     if body.get("v") != VERSION:
-        raise MalformedMessage(f"schema version {body.get('v')!r} is not {VERSION}"[:200])
+        raise MalformedMessage("unknown_version", f"schema version {body.get('v')!r} is not {VERSION}"[:200])
     numbers = []
     for name in _FIELDS:
         number = body.get(name)
         if type(number) is not int or not -(2**63) <= number < 2**63:
-            raise MalformedMessage(f"{name} is not a 64-bit integer")
+            raise MalformedMessage("bad_field", f"{name} is not a 64-bit integer")
         numbers.append(number)
     if not 0 <= numbers[1] < 2**31:
-        raise MalformedMessage("lane is not a 32-bit integer")
+        raise MalformedMessage("bad_field", "lane is not a 32-bit integer")
     return DispatchMessage(*numbers)

@@ -20,6 +20,7 @@ from libs.common.ports_dead import (
     ReplayJobs,
     Selection,
 )
+from libs.common.runtime.failpoints import failpoint
 
 USUAL_LIMIT: Final = 1_000
 LARGEST_LIMIT: Final = 100_000
@@ -47,7 +48,7 @@ class ReplayRequest:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A job that was written; `unknown` are ids that are not dead."""
+    """A job that was written; `unknown` are ids that are not dead, or out of reach."""
 
     job: Job
     unknown: Sequence[str]
@@ -76,6 +77,7 @@ class Replays:
     async def start(self, reach: int | None, request: ReplayRequest) -> Started:
         """Write the job; what another job has in hand is left out, so that asking twice runs nothing twice."""
         order, unknown = await self._order(reach, request)
+        await failpoint("api/before-replay-job")
         return Started(await self._jobs.create(order), unknown)
 
     async def page(self, reach: int | None, before: int | None, limit: int) -> tuple[list[Job], int | None]:
@@ -113,6 +115,7 @@ class Replays:
         return await self._steer(reach, id, JobState.STOPPED)
 
     async def _steer(self, reach: int | None, id: int, state: JobState) -> Job:
+        await failpoint("api/before-steer")
         job = await self._jobs.steer(reach, id, state)
         if job is None:
             raise _unknown_job()

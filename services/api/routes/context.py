@@ -14,7 +14,9 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
 from libs.common.operations.control import Controls
+from libs.common.operations.dead import Dead
 from libs.common.operations.quota import Quota, Weights
+from libs.common.operations.replay import Replays
 from libs.common.operations.series import Series
 from libs.common.operations.sight import Sight
 from libs.common.operations.why import Why
@@ -45,6 +47,9 @@ class UseCases:
     why: Why
     series: Series
     controls: Controls
+    dead: Dead
+    replays: Replays
+    open_sealed: Callable[[bytes, str], bytes]
 
 
 class StrictRoute(APIRoute):
@@ -92,6 +97,37 @@ def _caller_with(scope: str) -> Callable[[Request], KeyOwner]:
     return caller
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far a caller's hands go: `tenant` is the only one whose things may be seen or moved, None for everybody's."""
+
+    caller: KeyOwner
+    tenant: int | None
+
+    @property
+    def name(self) -> str:
+        """Who it is, for records that are kept."""
+        key = self.caller.name or (f"key {self.caller.id}" if self.caller.id else "nameless user")
+        return f"{key} of tenant {self.caller.tenant_id}"
+
+
+def _reach_with(scope: str) -> Callable[[Request], Reach]:
+    """The scope `operate` reaches all tenants; any other key needs `scope` and reaches its own."""
+
+    def reach(
+        request: Request,
+        _key: Annotated[Any, Security(_bearer)] = None,
+        _peer: Annotated[Any, Security(_user_info)] = None,
+    ) -> Reach:
+        owner: KeyOwner = request.scope["caller"]
+        if "operate" in owner.scopes:
+            return Reach(owner, None)
+        require(owner, scope)
+        return Reach(owner, owner.tenant_id)
+
+    return reach
+
+
 def _task_id(task_id: str) -> UUID:
     parsed = parse_task_id(task_id)
     if parsed is None:
@@ -104,4 +140,6 @@ Submitter = Annotated[KeyOwner, Depends(_caller_with("submit"))]
 Reader = Annotated[KeyOwner, Depends(_caller_with("read"))]
 Operator = Annotated[KeyOwner, Depends(_caller_with("operate"))]
 Admin = Annotated[KeyOwner, Depends(_caller_with("admin"))]
+Seeing = Annotated[Reach, Depends(_reach_with("read"))]
+Moving = Annotated[Reach, Depends(_reach_with("admin"))]
 TaskId = Annotated[UUID, Depends(_task_id)]

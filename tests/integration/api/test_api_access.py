@@ -37,6 +37,16 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
     ("DELETE", "/v1/quota/limits/{user}"): ("admin", None),
     ("GET", "/v1/tenants/{tenant_id}"): ("operate", None),
     ("PUT", "/v1/tenants/{tenant_id}"): ("operate", {"weight": 2}),
+    ("GET", "/v1/dead"): ("read|operate", None),
+    ("GET", "/v1/dead/groups"): ("read|operate", None),
+    ("GET", "/v1/dead/{kind}/{id}"): ("read|operate", None),
+    ("GET", "/v1/replays"): ("read|operate", None),
+    ("POST", "/v1/replays"): ("admin|operate", {"ids": ["{dead_id}"], "reason": "secret-name"}),
+    ("GET", "/v1/replays/{id}"): ("read|operate", None),
+    ("GET", "/v1/replays/{id}/items"): ("read|operate", None),
+    ("POST", "/v1/replays/{id}/pause"): ("admin|operate", None),
+    ("POST", "/v1/replays/{id}/resume"): ("admin|operate", None),
+    ("POST", "/v1/replays/{id}/stop"): ("admin|operate", None),
     ("POST", "/v1/models"): ("admin", {"name": "n", "base_url": "http://127.0.0.1:9"}),
     ("GET", "/v1/models"): ("read", None),
     ("GET", "/v1/models/{name}"): ("read", None),
@@ -74,7 +84,8 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
 }
 #: Those that answer a stranger with an empty list; the others say that there is nothing, or make something of its own.
 LISTS = {
-    ("GET", "/v1/tasks"), ("GET", "/v1/models"), ("GET", "/v1/op-log"), ("POST", "/v1/tasks/read"),
+    ("GET", "/v1/tasks"), ("GET", "/v1/models"), ("GET", "/v1/op-log"), ("GET", "/v1/dead"), ("GET", "/v1/dead/groups"),
+    ("GET", "/v1/replays"), ("POST", "/v1/tasks/read"),
     ("GET", "/v1/lanes"), ("GET", "/v1/pauses"), ("GET", "/v1/series"),
     ("GET", "/v1/quota/limits"),
     ("POST", "/model/listModel"),
@@ -110,12 +121,14 @@ async def perform(caller: Tenant, operation: tuple[str, str], known: dict[str, s
         for name, value in known.items():
             text = text.replace(f"{{{name}}}", value)
         more = {"content": text, "headers": {"Content-Type": "application/json"}}
+    if path.startswith("/v1/replays"):
+        known = {**known, "id": known["job_id"]}
     named = {**known, "task_id": known["ended_id"]} if "/result" in path else known
     return await caller.call(method, path.format(**named, name="m", index=0), **more)
 
 
 async def furnished(owner: Tenant) -> dict[str, str]:
-    """A tenant with a model, two tasks, one of them with a result, and a count, and their ids."""
+    """A tenant with a model, tasks that wait, succeeded and died, a job that has a dead one in hand, and their ids."""
     made = await owner.model("m")
     ended = await owner.result(b"secret-name", biz_name="secret-name")
     task = await owner.task(biz_name="secret-name")
@@ -128,20 +141,24 @@ async def furnished(owner: Tenant) -> dict[str, str]:
     for user in ("", "secret-name", "user-1"):
         await owner.api.sql("INSERT INTO quota_limit VALUES ($1, $2, 100)", owner.id, user)
     known = {"task_id": task, "ended_id": ended, "model_id": made["id"], "tenant_id": str(owner.id)}
-    return {**known, "user": "user-1"}
+    dead, taken = await owner.task(), await owner.task()
+    await owner.bury([dead, taken], "secret-name")
+    ordered = await owner.call("POST", "/v1/replays", json={"ids": [taken], "reason": "secret-name"})
+    return {**known, "user": "user-1", "dead_id": dead, "kind": "task", "id": dead, "job_id": ordered.json()["id"]}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 async def test_an_operation_needs_its_scope_and_no_other(api: Api, operation: tuple[str, str]) -> None:
     owner = await api.tenant()
     known = await furnished(owner)
-    scope, _ = OPERATIONS[operation]
-    others = [other for other in ("submit", "read", "operate", "admin") if other != scope]
+    scopes = OPERATIONS[operation][0].split("|")
+    others = [other for other in ("submit", "read", "operate", "admin") if other not in scopes]
     refused = await perform(await api.tenant(owner.id, others), operation, known)
     assert refused.status_code == 403
     assert operation[0] == "HEAD" or refused.json()["code"] in ("forbidden", 403)
-    allowed = await perform(await api.tenant(owner.id, [scope]), operation, known)
-    assert allowed.is_success, allowed.text
+    for scope in scopes:
+        allowed = await perform(await api.tenant(owner.id, [scope]), operation, known)
+        assert allowed.is_success, allowed.text
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)

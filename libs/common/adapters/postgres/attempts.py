@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -28,7 +27,6 @@ from libs.common.ports_attempts import (
 )
 from libs.common.ports_dispatch import Placed
 
-_DEAD_VALUE_LIMIT: Final = 1_048_576
 #: dispatch.job of an attempt whose provider has not begun to work.
 _NOT_BEGUN: Final = 2
 
@@ -193,13 +191,6 @@ class PostgresAttempts:
             "tokens_alive", [attempt.id for attempt in attempts], [attempt.token for attempt in attempts]
         )
         return {row["token"] for row in rows}
-
-    async def dead_message(
-        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, headers: str, cause: str
-    ) -> None:
-        kept = value[:_DEAD_VALUE_LIMIT] if value is not None else None
-        digest = hashlib.sha256(value or b"").digest()
-        await self._database.fetch("bury_message", topic, partition, offset, digest, key, kept, headers, cause)
 
     async def _by_token(self, name: str, attempts: Sequence[Attempt]) -> set[int]:
         ordered = sorted(attempts, key=lambda attempt: attempt.id)

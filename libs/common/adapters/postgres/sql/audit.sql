@@ -176,7 +176,7 @@ WITH counted AS (
     SELECT tenant_id, creator, calls::bigint AS calls FROM stat_delta UNION ALL SELECT tenant_id, creator, request_count FROM model_stat) s GROUP BY 1, 2
 ), begun AS (
   SELECT tenant_id, creator, sum(n)::bigint AS n FROM (
-    SELECT t.tenant_id, t.creator, sum(coalesce(d.attempt, t.attempt)) AS n FROM task t LEFT JOIN dispatch d ON d.id = t.id GROUP BY 1, 2
+    SELECT t.tenant_id, t.creator, sum(coalesce(d.attempt, t.attempt) - t.uploads) AS n FROM task t LEFT JOIN dispatch d ON d.id = t.id GROUP BY 1, 2
     UNION ALL SELECT t.tenant_id, t.creator, -count(*) FROM attempt a JOIN task t ON t.id = a.task_id WHERE NOT a.called GROUP BY 1, 2
     UNION ALL SELECT tenant_id, creator, calls FROM cleaned) b GROUP BY 1, 2
 )

@@ -389,8 +389,3 @@ WITH gone AS (
   SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone
 )
 SELECT public_id, lane FROM gone
-
--- name: bury_message
--- Keep a record that could not be understood; the same one twice is kept once.
-INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, headers, cause)
-VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8) ON CONFLICT DO NOTHING

@@ -225,7 +225,7 @@ WITH unsent AS MATERIALIZED (
     AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
     AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
-  RETURNING t.id, t.tenant_id, t.creator, t.attempt, t.status, t.quota_day, t.points
+  RETURNING t.id, t.tenant_id, t.creator, t.attempt - t.uploads AS calls, t.status, t.quota_day, t.points
 ), kept AS (
   UPDATE quota_usage u SET cleaned = u.cleaned + b.points
   FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM gone WHERE points > 0 AND status = 6
@@ -233,7 +233,7 @@ WITH unsent AS MATERIALIZED (
   WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
 ), k AS (
   INSERT INTO cleaned (tenant_id, creator, tasks, calls)
-  SELECT tenant_id, creator, count(*), sum(attempt - (SELECT count(*) FROM attempt a WHERE a.task_id = gone.id AND NOT a.called))
+  SELECT tenant_id, creator, count(*), sum(calls - (SELECT count(*) FROM attempt a WHERE a.task_id = gone.id AND NOT a.called))
   FROM gone GROUP BY 1, 2 ORDER BY 1, 2
   ON CONFLICT (tenant_id, creator) DO UPDATE SET tasks = cleaned.tasks + EXCLUDED.tasks, calls = cleaned.calls + EXCLUDED.calls
 ), i AS (DELETE FROM task_input WHERE task_id = ANY (ARRAY(SELECT id FROM gone))

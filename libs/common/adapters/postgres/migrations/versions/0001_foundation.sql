@@ -123,6 +123,7 @@ CREATE TABLE task (
   output_count int NOT NULL DEFAULT 1,
   points int NOT NULL DEFAULT 0,
   quota_day date,
+  uploads smallint NOT NULL DEFAULT 0, -- attempts that a replay began with the output staged: they called nothing
   not_before timestamptz,
   start_by timestamptz,
   deadline timestamptz,
@@ -308,11 +309,15 @@ CREATE TABLE dead_task (
   staged_size bigint,
   staged_hash bytea,
   staged_type text,
-  staged_files jsonb
+  staged_files jsonb,
+  dropped_at timestamptz -- off the list; the task goes with its retention
 );
 CREATE INDEX dead_task_age ON dead_task (died_at);
+CREATE INDEX dead_task_list ON dead_task (died_at, task_id) WHERE dropped_at IS NULL;
+CREATE INDEX dead_task_tenant ON dead_task (tenant_id, died_at, task_id) WHERE dropped_at IS NULL;
 
--- Bytes on a topic of ours that could not be understood.
+-- Bytes on a topic of ours that could not be understood. `lettered_at`: since when they are on the dead-letter topic, too.
+-- `settled_at`: replayed or dropped; the row proves that the record was seen, as long as the topic holds it.
 CREATE TABLE dead_message (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   topic text NOT NULL,
@@ -322,10 +327,66 @@ CREATE TABLE dead_message (
   key bytea,
   value bytea,
   headers jsonb NOT NULL DEFAULT '[]',
+  code text NOT NULL DEFAULT 'unreadable',
   cause text NOT NULL,
   died_at timestamptz NOT NULL DEFAULT now(),
+  lettered_at timestamptz,
+  settled_at timestamptz,
   UNIQUE (topic, "partition", "offset", digest)
 );
+CREATE INDEX dead_message_list ON dead_message (died_at, id) WHERE settled_at IS NULL;
+CREATE INDEX dead_message_unlettered ON dead_message (id) WHERE lettered_at IS NULL;
+
+-- What operators had replayed or dropped, kept for ever: who, when, why, and what became of each. A job's `tenant_id` is
+-- the one whose dead it may touch, null for everybody's. Who works it off says so in `runner`, for some seconds each time.
+CREATE TABLE replay_job (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id bigint,
+  action text NOT NULL CHECK (action IN ('replay', 'drop')),
+  kind text NOT NULL CHECK (kind IN ('task', 'event', 'message')),
+  asked jsonb NOT NULL,
+  most int NOT NULL,
+  rate double precision NOT NULL CHECK (rate > 0),
+  reason text NOT NULL,
+  asked_by text NOT NULL,
+  mended bytea,
+  state text NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'paused', 'stopped', 'done')),
+  total int NOT NULL DEFAULT 0,
+  replayed int NOT NULL DEFAULT 0,
+  dropped int NOT NULL DEFAULT 0,
+  gone int NOT NULL DEFAULT 0,
+  refused int NOT NULL DEFAULT 0,
+  stopped int NOT NULL DEFAULT 0,
+  refusals int NOT NULL DEFAULT 0,
+  note text NOT NULL DEFAULT '',
+  runner uuid,
+  runner_until timestamptz,
+  paced_at timestamptz NOT NULL DEFAULT now(),
+  created_at timestamptz NOT NULL DEFAULT now(),
+  changed_at timestamptz NOT NULL DEFAULT now(),
+  ended_at timestamptz
+);
+CREATE INDEX replay_job_running ON replay_job (paced_at) WHERE state = 'running';
+CREATE INDEX replay_job_tenant ON replay_job (tenant_id, id);
+
+-- Each dead thing of a job. What an open item has in hand, no other job takes.
+CREATE TABLE replay_item (
+  job_id bigint NOT NULL,
+  kind text NOT NULL,
+  target bigint NOT NULL,
+  public_id text NOT NULL,
+  tenant_id bigint,
+  error_code text NOT NULL,
+  result text CHECK (result IN ('replayed', 'dropped', 'gone', 'refused', 'stopped')),
+  detail text NOT NULL DEFAULT '',
+  tries int NOT NULL DEFAULT 0,
+  due_at timestamptz NOT NULL DEFAULT now(),
+  ended_at timestamptz,
+  PRIMARY KEY (job_id, target)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+CREATE UNIQUE INDEX replay_item_open ON replay_item (kind, target) WHERE result IS NULL;
+CREATE INDEX replay_item_due ON replay_item (job_id, due_at, target) WHERE result IS NULL;
+CREATE INDEX replay_item_target ON replay_item (kind, target);
 
 -- Completion events on their way out: what may still change on the task is kept as it was; the rest is joined.
 CREATE TABLE event (
@@ -345,10 +406,11 @@ CREATE TABLE event (
   sends smallint NOT NULL DEFAULT 0,
   due_at timestamptz,
   dead_at timestamptz,
+  dropped_at timestamptz,
   last_error text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 CREATE INDEX event_due ON event (due_at) WHERE due_at IS NOT NULL AND dead_at IS NULL;
-CREATE INDEX event_dead ON event (dead_at) WHERE dead_at IS NOT NULL;
+CREATE INDEX event_dead ON event (dead_at, id) WHERE dead_at IS NOT NULL;
 ALTER SEQUENCE event_ids OWNED BY event.id;
 
 -- Where tenants want to be told of ends: endpoints of theirs, and (kind 'tasks', one a tenant, without an address) what
@@ -703,6 +765,17 @@ LEFT JOIN provider_job p ON p.task_id = t.id AND p.attempt = coalesce(d.attempt,
 CREATE FUNCTION duration_bucket(duration interval) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN CASE WHEN extract(epoch FROM duration) <= 0.001 THEN 0
        ELSE least(ceil(log(2, extract(epoch FROM duration) / 0.001) * 4), 107) END::smallint;
+
+-- Everything dead that is on the list, in one vocabulary; what an order of a replay is chosen from.
+CREATE VIEW dead_face AS
+SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenant_id, d.model_id, d.error_code AS code,
+  t.error_message AS message, d.died_at
+FROM dead_task d JOIN task t ON t.id = d.task_id WHERE d.dropped_at IS NULL
+UNION ALL
+SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 'publish_refused', e.last_error, e.dead_at
+FROM event e JOIN task t ON t.id = e.task_id WHERE e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+UNION ALL
+SELECT 'message', x.id, x.id::text, NULL, NULL, x.code, x.cause, x.died_at FROM dead_message x WHERE x.settled_at IS NULL;
 
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
 -- them in flight under a new lease number, and forget the leases that were acknowledged. Which class goes first is the

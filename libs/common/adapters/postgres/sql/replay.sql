@@ -1,0 +1,253 @@
+-- Jobs as they are worked off. Each write is about one job ($1), which it locks first and which must still run, so that
+-- none begins anything after a pause; then about items of it that nobody has settled yet ($2, in the order of their
+-- numbers). So two processes with the same job settle each item once.
+
+-- name: take_replay_jobs
+-- Running jobs that are nobody else's now. The pace counts from the last time that it allowed anything; a job that was
+-- not looked at for long has saved up little. $1 who, $2 kinds, $3 seconds.
+WITH mine AS MATERIALIZED (
+  SELECT id, floor(rate * least(extract(epoch FROM now() - paced_at)::float8, greatest(1.5, 1 / rate)))::int AS budget
+  FROM replay_job
+  WHERE state = 'running' AND kind = ANY ($2::text[]) AND (runner = $1 OR runner_until IS NULL OR runner_until < now())
+  ORDER BY paced_at LIMIT 20 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE replay_job j SET runner = $1, runner_until = now() + make_interval(secs => $3),
+  paced_at = CASE WHEN m.budget >= 1 THEN now() ELSE j.paced_at END
+FROM mine m WHERE j.id = m.id
+RETURNING j.id, j.action, j.kind, m.budget, j.reason, j.asked_by
+
+-- name: replay_due
+-- Items whose turn has come, those that were never tried first; a dead task of an open lane brings what its gate slot
+-- needs, and what it costs. $1 job, $2 limit.
+SELECT i.target AS key, t.public_id, t.points, l.id AS lane, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+FROM (SELECT kind, target, due_at FROM replay_item WHERE job_id = $1 AND result IS NULL AND due_at <= now() ORDER BY due_at, target LIMIT $2) i
+LEFT JOIN dead_task d ON i.kind = 'task' AND d.task_id = i.target AND d.dropped_at IS NULL
+LEFT JOIN task t ON t.id = d.task_id LEFT JOIN lane l ON l.id = t.lane AND NOT l.closed LEFT JOIN model m ON m.id = l.model_id
+ORDER BY i.due_at, i.target
+
+-- name: lock_dead_tasks
+-- Dead tasks of a running job that a replay in the same transaction takes back for sure, with what they cost: locked, as
+-- replay_tasks locks them. $1 job, $2 task ids.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+)
+SELECT t.id, t.tenant_id, t.creator, t.points FROM m JOIN dead_task d ON d.task_id = m.id AND d.dropped_at IS NULL
+JOIN task t ON t.id = m.id AND t.version = d.version JOIN task_input i ON i.task_id = m.id JOIN lane l ON l.id = t.lane AND NOT l.closed
+ORDER BY t.id FOR UPDATE OF d
+
+-- name: replay_tasks
+-- Dead tasks go back into the queue, their slots taken before: to the head, in the order of creation, under their old
+-- ids and with a fresh budget; an output that still waits is uploaded alone. $3 what the task's history says, $4 days on
+-- which points were reserved for them.
+-- Deadlines that have passed are gone: who replays wants the result.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id, x.day FROM job CROSS JOIN unnest($2::bigint[], $4::date[]) AS x(id, day)
+  JOIN replay_item i ON i.job_id = $1 AND i.target = x.id AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), gone AS (
+  DELETE FROM dead_task d USING m, task t, task_input i, lane l
+  WHERE d.task_id = m.id AND d.dropped_at IS NULL AND t.id = m.id AND t.version = d.version AND i.task_id = m.id AND l.id = t.lane AND NOT l.closed
+  RETURNING d.*, length(i.payload) AS input_size, m.day
+), back AS (
+  UPDATE task t SET status = 1, retries = 0, version = t.version + 1, uploads = t.uploads + CASE WHEN g.staged IS NULL THEN 0 ELSE 1 END,
+    executor = NULL, started_at = NULL, finished_at = NULL, error_code = NULL, error_message = NULL, quota_day = coalesce(g.day, t.quota_day),
+    start_by = CASE WHEN t.start_by > now() THEN t.start_by END, deadline = CASE WHEN t.deadline > now() THEN t.deadline END
+  FROM gone g WHERE t.id = g.task_id
+  RETURNING t.id, t.public_id, t.lane, t.priority, t.attempt + CASE WHEN g.staged IS NULL THEN 0 ELSE 1 END AS attempt, t.version, t.start_by, t.deadline,
+    g.input_size, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
+), d AS (
+  INSERT INTO dispatch (id, public_id, lane, state, phase, class, priority, position, attempt, version, input_size, generated_at,
+                        staged, staged_size, staged_hash, staged_type, staged_files, start_by, deadline, expires_at)
+  SELECT id, public_id, lane, 0, CASE WHEN staged IS NULL THEN 0 ELSE 2 END, 0, priority, id, attempt, version, input_size,
+         CASE WHEN staged IS NOT NULL THEN now() END, staged, staged_size, staged_hash, staged_type, staged_files,
+         start_by, deadline, CASE WHEN attempt = 0 THEN least(start_by, deadline) ELSE deadline END
+  FROM back
+  RETURNING id, lane, class, priority, position, attempt, phase, version
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'replay', attempt, version, $3 FROM d
+), c AS (
+  DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM d))
+), done AS (
+  UPDATE replay_item i SET result = 'replayed', ended_at = now(), detail = CASE WHEN d.phase = 0 THEN '' ELSE 'its output waits: upload alone' END
+  FROM d WHERE i.job_id = $1 AND i.target = d.id
+), other AS MATERIALIZED (
+  SELECT m.id, CASE WHEN l.closed THEN 'model_deleted' WHEN t.id IS NOT NULL AND i.task_id IS NULL THEN 'payload_missing' ELSE '' END AS why
+  FROM m LEFT JOIN dead_task x ON x.task_id = m.id AND x.dropped_at IS NULL LEFT JOIN task t ON t.id = x.task_id
+  LEFT JOIN task_input i ON i.task_id = t.id LEFT JOIN lane l ON l.id = t.lane
+  WHERE m.id <> ALL (ARRAY(SELECT task_id FROM gone))
+), rest AS (
+  UPDATE replay_item i SET result = CASE WHEN o.why = '' THEN 'gone' ELSE 'refused' END, detail = o.why, ended_at = now()
+  FROM other o WHERE i.job_id = $1 AND i.target = o.id
+), counted AS (
+  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM d), gone = gone + (SELECT count(*) FROM other WHERE why = ''),
+    refused = refused + (SELECT count(*) FROM other WHERE why <> ''), changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id, lane, class, priority, position FROM d
+
+-- name: replay_events
+-- Dead events are due again under their ids, with fresh sends.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), back AS (
+  UPDATE event e SET dead_at = NULL, sends = 0, due_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+  RETURNING e.id
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
+  FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM back),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM back
+
+-- name: replay_messages
+-- Messages of a job that runs, to be sent; without a topic those that are not dead any more. $1 job, $2 rows.
+SELECT i.target AS key, d.topic, d."partition", d.key AS record_key, d.value, d.headers::text AS headers, d.digest, j.mended
+FROM replay_job j JOIN replay_item i ON i.job_id = j.id LEFT JOIN dead_message d ON d.id = i.target AND d.settled_at IS NULL
+WHERE j.id = $1 AND j.state = 'running' AND i.target = ANY ($2::bigint[]) AND i.result IS NULL ORDER BY i.target
+
+-- name: settle_messages
+-- They are on their topics again: off the list, and the row stays as a proof that the record was seen.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), back AS (
+  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = m.id AND d.settled_at IS NULL RETURNING d.id
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
+  FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM back),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM back
+
+-- name: drop_tasks
+-- Off the list for good, recorded; the staged output and the credentials that were kept for a replay go, the task itself
+-- with its retention. $3 what the task's history says.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), off AS (
+  UPDATE dead_task d SET dropped_at = now(), staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
+    staged_files = NULL
+  FROM m WHERE d.task_id = m.id AND d.dropped_at IS NULL RETURNING d.task_id AS id, d.version
+), h AS (
+  INSERT INTO history (task_id, kind, attempt, version, detail) SELECT o.id, 'drop', t.attempt, o.version, $3 FROM off o JOIN task t ON t.id = o.id
+), ss AS (
+  DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM off))
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM off))
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
+  FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET dropped = dropped + (SELECT count(*) FROM off), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM off),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM off
+
+-- name: drop_events
+-- Never sent; the row stays until its retention as a proof that its end was to be announced.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), off AS (
+  UPDATE event e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL RETURNING e.id
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
+  FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET dropped = dropped + (SELECT count(*) FROM off), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM off),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM off
+
+-- name: drop_messages
+-- Off the list; the row stays until its retention as a proof that the record was seen.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), off AS (
+  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = m.id AND d.settled_at IS NULL RETURNING d.id
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
+  FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET dropped = dropped + (SELECT count(*) FROM off), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM off),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM off
+
+-- name: refuse_items
+-- What cannot be replayed, and why. $3 details.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), done AS (
+  UPDATE replay_item i SET result = 'refused', detail = r.detail, ended_at = now()
+  FROM job CROSS JOIN unnest($2::bigint[], $3::text[]) AS r(id, detail) WHERE i.job_id = $1 AND i.target = r.id AND i.result IS NULL
+  RETURNING i.target
+), counted AS (
+  UPDATE replay_job SET refused = refused + (SELECT count(*) FROM done), changed_at = now() WHERE id = $1 AND EXISTS (SELECT 1 FROM done)
+)
+SELECT target FROM done
+
+-- name: put_off_items
+-- Not now: each is tried again after its own seconds ($3). $4 what holds them up.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), done AS (
+  UPDATE replay_item i SET due_at = now() + make_interval(secs => r.seconds), tries = i.tries + 1, detail = $4
+  FROM job CROSS JOIN unnest($2::bigint[], $3::float8[]) AS r(id, seconds) WHERE i.job_id = $1 AND i.target = r.id AND i.result IS NULL
+  RETURNING i.target
+), counted AS (
+  UPDATE replay_job SET refusals = refusals + (SELECT count(*) FROM done), note = $4, changed_at = now() WHERE id = $1 AND EXISTS (SELECT 1 FROM done)
+)
+SELECT target FROM done
+
+-- name: finish_replay
+-- The job is done, if nothing of it waits. $1 job.
+UPDATE replay_job j SET state = 'done', ended_at = now(), changed_at = now(), note = '', runner = NULL, runner_until = NULL
+WHERE j.id = $1 AND j.state = 'running' AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.job_id = $1 AND i.result IS NULL)
+RETURNING j.id
+
+-- name: bury_messages
+-- Keep records that could not be understood, the same one twice once; those come back that the dead-letter topic has not
+-- got yet. $1 topics, $2 partitions, $3 offsets, $4 digests, $5 keys, $6 values, $7 headers, $8 codes, $9 causes.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[])
+    WITH ORDINALITY AS m(topic, "partition", "offset", digest, key, value, headers, code, cause, ordinal)
+), fresh AS (
+  INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, headers, code, cause)
+  SELECT topic, "partition", "offset", digest, key, value, headers::jsonb, code, cause FROM m ORDER BY topic, "partition", "offset", digest
+  ON CONFLICT DO NOTHING RETURNING id, topic, "partition", "offset", digest
+), known AS (
+  SELECT * FROM fresh UNION ALL
+  SELECT d.id, d.topic, d."partition", d."offset", d.digest FROM m JOIN dead_message d
+    ON d.topic = m.topic AND d."partition" = m."partition" AND d."offset" = m."offset" AND d.digest = m.digest
+  WHERE d.lettered_at IS NULL
+)
+SELECT k.id, m.ordinal::int AS ordinal FROM m JOIN known k
+  ON k.topic = m.topic AND k."partition" = m."partition" AND k."offset" = m."offset" AND k.digest = m.digest
+
+-- name: unlettered_messages
+-- Dead messages that the dead-letter topic has not got yet, older than $1 seconds; $2 at most.
+SELECT id, topic, "partition", "offset", key, value, headers::text AS headers, cause, code FROM dead_message
+WHERE lettered_at IS NULL AND died_at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2
+
+-- name: lettered_messages
+-- The dead-letter topic has these. $1 rows.
+UPDATE dead_message SET lettered_at = now() WHERE id = ANY ($1::bigint[]) AND lettered_at IS NULL

@@ -1,0 +1,207 @@
+"""Replays and drops as they are worked off, in the background of the processes that can: tasks and events in janitors,
+messages in dispatchers. Any number of them may run: a job is in the hands of one of them for some seconds at a time,
+and what each write does is settled by PostgreSQL, item by item.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from random import Random
+from typing import Final, TypeAlias
+from uuid import UUID, uuid4
+
+from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.operations.wake import Wake
+from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
+from libs.common.ports_dead import Action, DeadKind, DueItem, DueMessage, ReplayWork, Turn
+from libs.common.ports_dispatch import Carrier, Record
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
+
+#: Replays some items of a job; returns how many.
+Replay: TypeAlias = Callable[[Turn, Sequence[DueItem]], Awaitable[int]]
+#: Whether one bad row made a statement fail.
+Verdict: TypeAlias = Callable[[BaseException], bool]
+
+#: How long a job stays in one process's hands after its last look.
+LEASE_SECONDS: Final = 10.0
+_SLICE: Final = 500
+#: Looks a round and job: where a gate is full, those behind are looked at all the same.
+_SLICES: Final = 8
+_SOONEST_SECONDS: Final = 2.0
+_SPREAD_SECONDS: Final = 8.0
+_AWAY_SECONDS: Final = 5.0
+#: Points come back with the next day, or with a failure: so many times longer than for a slot.
+_POOR: Final = 30.0
+#: The share of a gate that replays leave to fresh tasks: one slot of so many, and one at least.
+_LEFT_TO_FRESH: Final = 10
+
+
+class ReplayRunner:
+    """Works off the running jobs of some kinds, each at its own pace."""
+
+    def __init__(self, work: ReplayWork, replays: Mapping[DeadKind, Replay], is_data_error: Verdict) -> None:
+        self._work = work
+        self._replays = replays
+        self._is_data_error = is_data_error
+        self._me: UUID = uuid4()
+
+    async def round(self) -> int:
+        """Once over the running jobs; returns how many items were replayed or dropped."""
+        moved = 0
+        for turn in await self._work.take(self._me, list(self._replays), LEASE_SECONDS):
+            try:
+                moved += await self._work_off(turn)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("replay.held_up", job=turn.id, cause=str(error))
+        return moved
+
+    async def _work_off(self, turn: Turn) -> int:
+        moved = 0
+        for _ in range(_SLICES):
+            items = await self._work.due(turn, min(_SLICE, turn.budget - moved)) if moved < turn.budget else []
+            if not items:
+                break
+            moved += await self._settle(turn, items)
+        if await self._work.finish(turn):
+            log.info("replay.done", job=turn.id)
+        if moved:
+            log.info("replay.moved", job=turn.id, action=turn.action, kind=turn.kind, count=moved)
+        return moved
+
+    async def _settle(self, turn: Turn, items: Sequence[DueItem]) -> int:
+        """Replay or drop these; one that the database does not take is refused alone."""
+        try:
+            if turn.action is Action.REPLAY:
+                return await self._replays[turn.kind](turn, items)
+            await failpoint("janitor/before-drop")
+            return await self._work.drop(turn, [item.key for item in items])
+        except Exception as error:
+            if not self._is_data_error(error):
+                raise
+            if len(items) > 1:
+                half = len(items) // 2
+                return await self._settle(turn, items[:half]) + await self._settle(turn, items[half:])
+            log.error("replay.refused", job=turn.id, key=items[0].key, error=type(error).__name__)
+            await self._work.refuse(turn, [(items[0].key, "data_error")])
+            return 0
+
+
+class TaskReplays:
+    """Tasks take their gate slot like any other; who finds the gate full is tried again by the same job."""
+
+    def __init__(self, work: ReplayWork, gate: QueueGate, wake: Wake, rng: Random) -> None:
+        self._work = work
+        self._gate = gate
+        self._wake = wake
+        self._rng = rng
+
+    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
+        admitted, taken, full = await self._ask(items)
+        # What is not dead any more, or has no open lane, needs no slot: the statement says what becomes of it.
+        going = [*admitted, *(item for item in items if item.lane is None)]
+        replayed: set[int] = set()
+        poor: list[int] = []
+        try:
+            if going:
+                await failpoint("janitor/before-replay")
+                placed, poor = await self._work.replay_tasks(turn, going)
+                replayed = set(placed)
+                await failpoint("janitor/after-replay")
+                self._wake.placed(placed.values())
+        finally:
+            await self._give_back([item for item in taken if item.key not in replayed])
+        await self._put_off(turn, [item.key for item in full], 1, "no free slot in the model's queue")
+        await self._put_off(turn, poor, _POOR, "the user's points of today are used up")
+        return len(replayed)
+
+    async def _put_off(self, turn: Turn, keys: Sequence[int], times: float, note: str) -> None:
+        if keys:
+            await failpoint("janitor/before-replay-put-off")
+            seconds = [times * (_SOONEST_SECONDS + _SPREAD_SECONDS * self._rng.random()) for _ in keys]
+            await self._work.put_off(turn, list(zip(keys, seconds, strict=True)), note)
+
+    async def _ask(self, items: Sequence[DueItem]) -> tuple[list[DueItem], list[DueItem], list[DueItem]]:
+        """Those with a slot, those of them that took it just now, and those without."""
+        asking = [item for item in items if item.lane is not None]
+        verdicts = await self._gate.take_many([_request(item) for item in asking]) if asking else []
+        answered = list(zip(asking, verdicts, strict=True))
+        return (
+            [item for item, verdict in answered if verdict is not SlotVerdict.FULL],
+            [item for item, verdict in answered if verdict is SlotVerdict.TAKEN],
+            [item for item, verdict in answered if verdict is SlotVerdict.FULL],
+        )
+
+    async def _give_back(self, losers: Sequence[DueItem]) -> None:
+        """Slots of tasks that were not replayed after all: unless somebody else replayed them with that very slot."""
+        by_lane: dict[int, list[UUID]] = defaultdict(list)
+        for item in losers:
+            if item.lane is not None and item.public_id is not None:
+                by_lane[item.lane].append(item.public_id)
+        for lane, members in by_lane.items():
+            try:
+                absent = await self._work.absent_slots(lane, members)
+                await self._gate.release_many([(lane, str(member)) for member in absent])
+            except (Unavailable, OutcomeUnknown, GateUnavailable) as error:
+                log.warning("slots.leaked", lane=lane, slots=len(members), cause=str(error))  # reconcile finds them
+
+
+class EventReplays:
+    """Events are due again under their ids; the relay sends them."""
+
+    def __init__(self, work: ReplayWork, wake: Wake) -> None:
+        self._work = work
+        self._wake = wake
+
+    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
+        await failpoint("janitor/before-replay-events")
+        replayed = await self._work.replay_events(turn, [item.key for item in items])
+        if replayed:
+            self._wake.events()
+        return replayed
+
+
+class MessageReplays:
+    """Messages go back to their topics; sent twice, when a process dies in between, they are claimed once."""
+
+    def __init__(self, work: ReplayWork, carrier: Carrier, rng: Random) -> None:
+        self._work = work
+        self._carrier = carrier
+        self._rng = rng
+
+    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
+        messages = await self._work.messages(turn, [item.key for item in items])
+        going = [message for message in messages if message.topic is not None and not message.problem]
+        await failpoint("dispatcher/before-replay-send")
+        verdicts = await self._carrier.send([_record(message) for message in going]) if going else []
+        answered = list(zip(going, verdicts, strict=True))
+        no = [(message.key, verdict.refused) for message, verdict in answered if verdict.refused]
+        settled = [message.key for message in messages if message.topic is None]
+        settled += [message.key for message, verdict in answered if verdict.acknowledged]
+        refused = [(message.key, message.problem) for message in messages if message.problem]
+        refused += [(key, f"publish_refused: {cause}") for key, cause in no]
+        replayed = 0
+        if settled:
+            await failpoint("dispatcher/after-replay-send")
+            replayed = await self._work.sent_messages(turn, settled)
+        if refused:
+            await self._work.refuse(turn, refused)
+        away = [message for message, verdict in answered if not verdict.acknowledged and not verdict.refused]
+        if away:
+            later = [(message.key, _AWAY_SECONDS * (1 + self._rng.random())) for message in away]
+            await self._work.put_off(turn, later, self._carrier.last_error or "the topic is not there")
+        return replayed
+
+
+def _request(item: DueItem) -> SlotRequest:
+    # Fresh tasks keep some slots, so that a large replay does not make the API refuse them.
+    limit = max(1, item.queue_limit - max(1, item.queue_limit // _LEFT_TO_FRESH))
+    return SlotRequest(item.lane or 0, str(item.public_id), limit, item.slot_ttl_ms)
+
+
+def _record(message: DueMessage) -> Record:
+    assert message.topic is not None, "those that are gone are not sent"
+    return Record(message.topic, message.partition, message.record_key or b"", message.value or b"", message.headers)

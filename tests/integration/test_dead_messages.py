@@ -1,0 +1,233 @@
+"""Bytes on a model's topic that nobody understands: kept, put on the dead-letter topic, listed, and sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from libs.common.adapters.kafka.carrier import KafkaCarrier
+from libs.common.adapters.postgres.replay import PostgresDeadLetters
+from libs.common.contracts.dispatch_message import DispatchMessage
+from libs.common.contracts.topics import dead_topic, model_topic
+from libs.common.domain.model import Model
+from libs.common.operations.dead_letters import CAUSE, CODE, LEFT_OUT, OFFSET, PARTITION, TOPIC, DeadLetters
+from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
+from libs.common.ports_dispatch import LeasedRow, Record, SendVerdict, TopicPlan
+from libs.common.runtime import failpoints
+from tests.support.executor_rig import Rig, until
+from tests.support.graves import Operator, dispatcher_of, save_up
+from tests.support.poison import POISON
+
+MESSAGES = DeadFilter(kind=DeadKind.MESSAGE)
+
+
+@asynccontextmanager
+async def carrier_of(rig: Rig) -> AsyncIterator[KafkaCarrier]:
+    carrier = KafkaCarrier(rig.connection, client_id="test")
+    try:
+        yield carrier
+    finally:
+        await carrier.close()
+
+
+async def letters(rig: Rig, count: int) -> list[Any]:
+    """The first records of the dead-letter topic."""
+    consumer = AIOKafkaConsumer(
+        **rig.connection.arguments(), enable_auto_commit=False, auto_offset_reset="earliest", fetch_max_wait_ms=50
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(dead_topic(rig.prefix), 0)])
+        return [await asyncio.wait_for(consumer.getone(), 10) for _ in range(count)]
+    finally:
+        await consumer.stop()
+
+
+async def with_dead_topic(rig: Rig) -> None:
+    await rig.topics.ensure({dead_topic(rig.prefix): TopicPlan(1)})
+
+
+async def kept(rig: Rig, count: int) -> bool:
+    return bool((await rig.sql("SELECT count(*) FROM dead_message"))[0]["count"] == count)
+
+
+async def replay(rig: Rig) -> int:
+    """A round of a dispatcher."""
+    await save_up(rig.database)
+    async with carrier_of(rig) as carrier:
+        return await dispatcher_of(rig.database, carrier).round()
+
+
+def claim_check(model: Model, row: LeasedRow) -> bytes:
+    return DispatchMessage(
+        row.id, row.lane, model.tenant_id, model.id, row.attempt, row.lease, row.phase, row.input_size
+    ).encode()
+
+
+async def test_two_hundred_kinds_of_poison_hold_nobody_up(rig: Rig) -> None:
+    await with_dead_topic(rig)
+    model = await rig.make_model(max_concurrency=50)
+    await rig.executor()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    good: list[int] = []
+    for start in range(0, len(POISON), 25):
+        for value in POISON[start : start + 25]:
+            await rig.raw(topic, 0, value)
+        good += await rig.make_tasks(model, 2)
+        await rig.dispatch(model)
+    await rig.ended(good)
+    await until(lambda: kept(rig, len(POISON)), "all are kept")
+    rows = await rig.sql('SELECT value, "offset", code, cause, lettered_at FROM dead_message ORDER BY "offset"')
+    assert [row["value"] for row in rows] == POISON
+    assert all(row["cause"] and row["lettered_at"] for row in rows)
+    sent = await letters(rig, len(POISON))
+    assert [record.value for record in sent] == [value or b"" for value in POISON]
+    for record, row in zip(sent, rows, strict=True):
+        told = dict(record.headers)
+        assert (told[TOPIC], told[PARTITION], told[OFFSET]) == (topic.encode(), b"0", str(row["offset"]).encode())
+        assert (told[CODE], told[CAUSE]) == (row["code"].encode(), row["cause"].encode())
+    groups = await Operator(rig.database).dead.groups(None, MESSAGES)
+    assert {group.code: group.count for group in groups.items} == Counter(row["code"] for row in rows)
+    assert (groups.counted, groups.complete) == (len(POISON), True)
+
+
+async def test_a_mended_message_runs_its_task(rig: Rig) -> None:
+    await with_dead_topic(rig)
+    model = await rig.make_model()
+    await rig.executor()
+    (task,) = await rig.make_tasks(model)
+    (row,) = await rig.lease(model)
+    message = claim_check(model, row)
+    topic = model_topic(rig.prefix, model.id, model.name)
+    await rig.raw(topic, 0, message[:-7])
+    await until(lambda: kept(rig, 1), "the broken one is kept")
+    operator = Operator(rig.database)
+    (entry,), _ = await operator.dead.page(None, MESSAGES, None, 10)
+    assert (entry.code, entry.topic, entry.partition, entry.offset) == ("not_json", topic, 0, 0)
+    details = await operator.dead.show(None, DeadKind.MESSAGE, entry.id)
+    assert (details.story.value, details.story.key, details.story.value_complete) == (message[:-7], b"k", True)
+    job = await operator.order(kind=DeadKind.MESSAGE, ids=[entry.id], mended=message)
+    assert await replay(rig) == 1
+    await rig.ended([task])
+    done = await operator.job(job)
+    assert (done.state, done.results[ItemResult.REPLAYED]) == (JobState.DONE, 1)
+    assert (await operator.dead.page(None, MESSAGES, None, 10))[0] == []
+    assert await replay(rig) == 0
+
+
+async def test_a_message_that_is_still_poison_dies_again_under_its_new_place(rig: Rig) -> None:
+    await with_dead_topic(rig)
+    model = await rig.make_model()
+    running = await rig.executor()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    rig.hints.publish_soon("sw:road", f"{model.id} 0")
+    await until(lambda: (place := running.places.find(model.id, 0)) is not None and place.assigned, "it is read")
+    headers = [("h", b"\xff\x00"), ("h", b"text")]
+    await rig.producer.send_and_wait(topic, b"poison", partition=0, headers=headers)
+    await until(lambda: kept(rig, 1), "it is kept")
+    operator = Operator(rig.database)
+    (first,), _ = await operator.dead.page(None, MESSAGES, None, 10)
+    await operator.order(kind=DeadKind.MESSAGE)
+    assert await replay(rig) == 1
+    await until(lambda: kept(rig, 2), "it is kept again")
+    (second,), _ = await operator.dead.page(None, MESSAGES, None, 10)
+    assert (first.offset, second.offset) == (0, 1)
+    details = await operator.dead.show(None, DeadKind.MESSAGE, second.id)
+    assert list(details.story.headers) == headers
+
+
+async def test_a_record_without_its_bytes_cannot_be_replayed_but_dropped(rig: Rig) -> None:
+    rows = await rig.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, code, cause) VALUES'
+        " ('t', 0, 1, sha256(''), NULL, 'unreadable', 'x'), ('t', 0, 2, sha256('whole'), 'who', 'too_large', 'x')"
+        " RETURNING id"
+    )
+    operator = Operator(rig.database)
+    job = await operator.order(kind=DeadKind.MESSAGE)
+    assert await replay(rig) == 0
+    items, _ = await operator.replays.items(None, job.id, None, 9)
+    assert [(item.result, item.detail) for item in items] == [("refused", "no_bytes"), ("refused", "cut")]
+    job = await operator.order(kind=DeadKind.MESSAGE, action=Action.DROP)
+    assert await replay(rig) == 2
+    assert await operator.results(job) == {str(row["id"]): ItemResult.DROPPED for row in rows}
+    assert (await operator.dead.groups(None, MESSAGES)).items == []
+
+
+async def test_a_topic_that_is_not_there_puts_the_replay_off(rig: Rig) -> None:
+    await rig.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, code, cause)'
+        " VALUES ($1, 0, 1, sha256('x'), 'x', 'not_json', 'x')",
+        f"{rig.prefix}.nowhere",
+    )
+    operator = Operator(rig.database)
+    job = await operator.order(kind=DeadKind.MESSAGE)
+    assert await replay(rig) == 0
+    waiting = await operator.job(job)
+    assert (waiting.state, waiting.pending, waiting.refusals) == (JobState.RUNNING, 1, 1)
+    assert waiting.note
+
+
+@pytest.mark.parametrize("point", ["executor/before-dead-letter", "executor/after-dead-letter"])
+async def test_a_letter_is_sent_before_the_position_moves(rig: Rig, point: str) -> None:
+    await with_dead_topic(rig)
+    model = await rig.make_model()
+    running = await rig.executor()
+    failpoints.arm(f"{point}:1:raise")
+    topic = model_topic(rig.prefix, model.id, model.name)
+    await rig.raw(topic, 0, b"poison")
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert failpoints.reached()[point]
+    assert running.places.find(model.id, 0).settled == 2
+    rows = await rig.sql("SELECT lettered_at FROM dead_message")
+    assert [row["lettered_at"] is not None for row in rows] == [True], "one row, however often it was read"
+    (letter,) = await letters(rig, 1)
+    assert letter.value == b"poison"
+
+
+class Refusing:
+    """A carrier that takes nothing that is longer than it likes."""
+
+    reachable, last_error = True, "nobody there"
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken: list[Record] = []
+
+    async def send(self, records: Sequence[Record]) -> list[SendVerdict]:
+        fit = [len(record.value) <= self.most for record in records]
+        self.taken += [record for record, ok in zip(records, fit, strict=True) if ok]
+        return [SendVerdict(True) if ok else SendVerdict(False, "too large" if self.most >= 0 else "") for ok in fit]
+
+    async def probe(self) -> bool:
+        return True
+
+
+async def test_letters_that_could_not_be_sent_follow_later_and_large_ones_come_without_their_value(rig: Rig) -> None:
+    model = await rig.make_model()
+    carrier = Refusing(-1)
+    book = PostgresDeadLetters(rig.database)
+    await rig.executor(graveyard=lambda _: DeadLetters(book, carrier, dead_topic(rig.prefix)))
+    topic = model_topic(rig.prefix, model.id, model.name)
+    await rig.raw(topic, 0, b"poison")
+    await rig.raw(topic, 0, b"x" * 100)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert carrier.taken == []
+    carrier.most = 50
+    rest = DeadLetters(book, carrier, dead_topic(rig.prefix))
+    assert await rest.send_rest() == 0, "whoever kept them may still be at it"
+    await rig.sql("UPDATE dead_message SET died_at = now() - interval '1 min'")
+    failpoints.arm("dispatcher/before-dead-letters:1:delay=1")
+    assert await rest.send_rest() == 2
+    assert await rest.send_rest() == 0
+    assert [record.value for record in carrier.taken] == [b"poison", b""]
+    assert dict(carrier.taken[1].headers)[LEFT_OUT] == b"100"

@@ -1,0 +1,472 @@
+"""Replays and drops of the dead, over real PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from libs.common.domain.errors import Conflict, Invalid, NotFound
+from libs.common.domain.model import Model
+from libs.common.domain.settle import Finish
+from libs.common.domain.task import TaskStatus
+from libs.common.operations.replay import ReplayRequest
+from libs.common.ports import SlotRequest
+from libs.common.ports_attempts import Attempt
+from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
+from libs.common.runtime import failpoints
+from libs.common.runtime.failpoints import FailpointRaised
+from tests.support.graves import USUAL, Operator, janitor_of, save_up
+from tests.support.house import SLOT_MS, House, open_house
+
+
+async def died(house: House, model: Model, count: int = 1, code: str = "http_400") -> list[Attempt]:
+    """Tasks that failed for good; their events have left."""
+    attempts = await house.running(model, await house.executor(), count)
+    assert len(attempts) == count, "the window is too narrow"
+    for attempt in attempts:
+        await house.bury(attempt, code)
+    await house.sql("DELETE FROM event")
+    return attempts
+
+
+async def work(house: House, seconds: float = 60) -> int:
+    """A round of a janitor that was away for so long."""
+    await save_up(house.database, seconds)
+    return await janitor_of(house.database, house.gate, house.wake).round()
+
+
+def _request(**changes: Any) -> ReplayRequest:
+    return replace(USUAL, **changes)
+
+
+def ids_of(attempts: Sequence[Attempt]) -> list[str]:
+    return [str(attempt.public_id) for attempt in attempts]
+
+
+async def ends_well(house: House, model: Model) -> list[Attempt]:
+    """Whatever is in the queue succeeds."""
+    executor = await house.executor()
+    attempts = await house.start(model, executor, await house.lease(model))
+    for attempt in attempts:
+        assert await house.finish(attempt)
+    return attempts
+
+
+async def test_a_replayed_task_keeps_its_past_and_gets_a_fresh_budget(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await died(house, model)
+    await house.sql("UPDATE task SET retries = 3, start_by = now() - interval '1 h', deadline = now() + interval '1 h'")
+    await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", attempt.id)
+    before = await house.row(attempt.id)
+    operator = Operator(house.database)
+    job = await operator.order()
+    assert (job.total, job.pending, job.state) == (1, 1, JobState.RUNNING)
+    assert await work(house) == 1
+    row, dispatch = await house.row(attempt.id), await house.state(attempt.id)
+    assert (row["status"], row["error_code"], row["finished_at"]) == (TaskStatus.SUBMITTED, None, None)
+    assert (row["public_id"], row["created_at"], row["attempt"]) == (before["public_id"], before["created_at"], 1)
+    assert row["version"] == before["version"] + 1
+    assert (row["start_by"], row["deadline"] is not None) == (None, True)
+    assert (dispatch["retries"], dispatch["lost"], dispatch["sends"]) == (0, 0, 0)
+    assert (dispatch["class"], dispatch["position"], dispatch["phase"]) == (0, attempt.id, 0)
+    assert await house.members(model) == set(ids_of([attempt]))
+    assert await house.sql("SELECT 1 FROM cancel_request UNION ALL SELECT 1 FROM dead_task") == []
+    assert house.hinted
+    done = await operator.job(job)
+    assert (done.state, done.pending, done.results[ItemResult.REPLAYED]) == (JobState.DONE, 0, 1)
+    (again,) = await ends_well(house, model)
+    assert (again.public_id, again.number) == (attempt.public_id, 2)
+    outcomes = await house.sql("SELECT attempt, outcome FROM attempt ORDER BY attempt")
+    assert [tuple(row) for row in outcomes] == [(1, "failed"), (2, "success")]
+    (step,) = await house.sql("SELECT kind, version, detail FROM history")
+    assert (step["kind"], step["version"]) == ("replay", before["version"] + 1)
+    assert step["detail"] == f"job {job.id} of tester: the provider is back"
+    assert await work(house) == 0
+
+
+async def test_an_output_that_waits_is_uploaded_without_another_call(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await house.running(model, await house.executor())
+    staged = await house.stage(attempt)
+    gone = Finish(TaskStatus.FAILED, "upload_failed", "no", dead=True)
+    await house._attempts(0).finish_many([(attempt, gone)])
+    await house._give_back(attempt)
+    operator = Operator(house.database)
+    (entry,), _ = await operator.dead.page(None, DeadFilter(), None, 10)
+    assert entry.staged
+    await operator.order()
+    assert await work(house) == 1
+    dispatch = await house.state(attempt.id)
+    assert (dispatch["phase"], dispatch["staged"], dispatch["staged_hash"]) == (2, staged.reference, staged.sha256)
+    (again,) = await ends_well(house, model)
+    assert (again.number, again.staged is not None) == (2, True)
+    assert again.upload_age < 30, "the time for the upload begins anew"
+    calls = await house.value("SELECT sum(calls)::int FROM stat_delta")
+    assert calls == 1
+    assert await house.value("SELECT attempt - uploads FROM task") == calls
+
+
+async def test_ordering_twice_runs_once(house: House) -> None:
+    model = await house.model()
+    attempts = await died(house, model, 3)
+    operator = Operator(house.database)
+    jobs = [await operator.order(), await operator.order(ids=ids_of(attempts)), await operator.order()]
+    assert [job.total for job in jobs] == [3, 0, 0]
+    assert [job.state for job in jobs] == [JobState.RUNNING, JobState.DONE, JobState.DONE]
+    preview = await operator.replays.preview(None, _request())
+    assert (preview.selection.count, preview.selection.busy) == (0, 3)
+    assert await work(house) == 3
+    with pytest.raises(NotFound) as refused:
+        await operator.order(ids=ids_of(attempts))
+    assert refused.value.code == "dead_unknown"
+    assert await house.value("SELECT count(*) FROM dispatch") == 3
+    assert await house.value("SELECT count(*) FROM history WHERE kind = 'replay'") == 3
+
+
+async def test_two_orders_at_once_share_the_dead(house: House) -> None:
+    model = await house.model(max_concurrency=50)
+    await died(house, model, 20)
+    operator = Operator(house.database)
+    jobs = await asyncio.gather(*(operator.order() for _ in range(4)))
+    assert sum(job.total for job in jobs) == 20
+    assert await work(house) == 20
+
+
+async def test_a_full_gate_puts_replays_off_and_loses_none(house: House) -> None:
+    model = await house.model(queue_limit=4)
+    await died(house, model, 6)
+    operator = Operator(house.database)
+    job = await operator.order()
+    assert await work(house) == 3, "one slot in ten, and one at least, is left to fresh tasks"
+    waiting = await operator.job(job)
+    assert (waiting.state, waiting.pending, waiting.refusals) == (JobState.RUNNING, 3, 3)
+    assert waiting.note
+    items, _ = await operator.replays.items(None, job.id, None, 10)
+    assert sorted(item.tries for item in items) == [0, 0, 0, 1, 1, 1]
+    assert await work(house) == 0, "they are not due yet"
+    await ends_well(house, model)
+    await house.sql("UPDATE replay_item SET due_at = now()")
+    assert await work(house) == 3
+    done = await operator.job(job)
+    assert (done.state, done.note, done.results[ItemResult.REPLAYED]) == (JobState.DONE, "", 6)
+    assert (await house.taken(model))[0] == 3
+
+
+async def test_a_full_lane_does_not_hold_up_another_one(house: House) -> None:
+    full, free = await house.model(queue_limit=1, max_concurrency=50), await house.model()
+    await house.gate.take_many([SlotRequest(full.lane, "somebody", 1, SLOT_MS)])
+    await died(house, full, 30)
+    await died(house, free, 2)
+    await Operator(house.database).order(rate=10.0)
+    assert await work(house) == 2
+
+
+async def test_a_job_keeps_its_pace(house: House) -> None:
+    model = await house.model(max_concurrency=50)
+    await died(house, model, 40)
+    operator = Operator(house.database)
+    job = await operator.order(rate=10.0)
+    assert await work(house) == 15, "what was not looked at for long saves up no more than a second and a half"
+    assert await janitor_of(house.database, house.gate, house.wake).round() == 0, "another one's for now"
+    waiting = [one for one, result in (await operator.results(job)).items() if result is None]
+    slow = await operator.order(ids=waiting[:1])
+    assert slow.total == 0
+    await operator.replays.stop(None, job.id)
+    slow = await operator.order(rate=0.05)
+    assert await work(house, 10) == 0
+    assert await work(house, 12) == 1
+    assert (await operator.job(slow)).pending == 24
+
+
+async def test_pause_resume_and_stop(house: House) -> None:
+    model = await house.model()
+    await died(house, model, 5)
+    operator = Operator(house.database)
+    job = await operator.order()
+    assert (await operator.replays.pause(None, job.id)).state is JobState.PAUSED
+    assert await work(house) == 0
+    assert (await operator.replays.resume(None, job.id)).state is JobState.RUNNING
+    await house.sql("UPDATE replay_item SET due_at = now() + interval '1 h' WHERE target % 2 = 0")
+    moved = await work(house)
+    assert 0 < moved < 5
+    stopped = await operator.replays.stop(None, job.id)
+    assert (stopped.state, stopped.pending, stopped.results[ItemResult.STOPPED]) == (JobState.STOPPED, 0, 5 - moved)
+    for steer in (operator.replays.pause, operator.replays.resume):
+        with pytest.raises(Conflict):
+            await steer(None, job.id)
+    with pytest.raises(NotFound):
+        await operator.replays.pause(None, job.id + 1)
+    again = await operator.order()
+    assert again.total == 5 - moved, "what a stopped job left is free for another one"
+
+
+async def test_nothing_begins_once_a_job_is_paused(house: House) -> None:
+    """The pause comes between the slot and the write."""
+    model = await house.model()
+    await died(house, model, 2)
+    operator = Operator(house.database)
+    job = await operator.order()
+    await save_up(house.database)
+    failpoints.arm("janitor/before-replay:1:delay=300")
+    round_ = asyncio.create_task(janitor_of(house.database, house.gate, house.wake).round())
+    await asyncio.sleep(0)
+    while not failpoints.reached():
+        await asyncio.sleep(0.01)
+    await operator.replays.pause(None, job.id)
+    assert await round_ == 0
+    assert (await house.taken(model))[0] == 0, "the slots went back"
+    assert await house.value("SELECT count(*) FROM dead_task") == 2
+
+
+async def test_two_janitors_with_the_same_job_settle_each_item_once(house: House, redis_url: str) -> None:
+    model = await house.model(max_concurrency=50)
+    await died(house, model, 30)
+    job = await Operator(house.database).order()
+    async with open_house(house.database_url, redis_url) as other:
+        for _ in range(3):
+            await save_up(house.database)
+            ours = janitor_of(house.database, house.gate, house.wake)
+            theirs = janitor_of(other.database, other.gate, other.wake)
+            turn = (await ours._work.take(ours._me, [DeadKind.TASK], 10))[:1]
+            if not turn:
+                break
+            items = await ours._work.due(turn[0], 500)
+            await asyncio.gather(
+                ours._replays[DeadKind.TASK](turn[0], items), theirs._replays[DeadKind.TASK](turn[0], items)
+            )
+    assert (await Operator(house.database).job(job)).results[ItemResult.REPLAYED] == 30
+    assert await house.value("SELECT count(*) FROM dispatch") == 30
+    assert (await house.taken(model))[0] == 30, "the slower one did not give the other's slots away"
+
+
+async def test_points_are_reserved_again_and_who_has_none_left_waits(house: House) -> None:
+    model = await house.model()
+    attempts = await died(house, model, 3)
+    tenant = model.tenant_id
+    await house.sql("UPDATE task SET points = 4, quota_day = '2020-01-01'")
+    await house.sql("INSERT INTO quota_limit (tenant_id, user_name, points_per_day) VALUES ($1, '', 9)", tenant)
+    operator = Operator(house.database)
+    job = await operator.order()
+    assert await work(house) == 2
+    assert await house.value("SELECT used FROM quota_usage WHERE tenant_id = $1", tenant) == 8
+    rows = await house.sql("SELECT quota_day = current_date AS today, status FROM task ORDER BY id")
+    assert [tuple(row) for row in rows] == [(True, 1), (True, 1), (False, 7)]
+    waiting = await operator.job(job)
+    assert (waiting.pending, waiting.note) == (1, "the user's points of today are used up")
+    assert await house.members(model) == set(ids_of(attempts[:2]))
+    await house.sql("UPDATE replay_item SET due_at = now()")
+    await house.sql("UPDATE quota_limit SET points_per_day = 12")
+    assert await work(house) == 1
+    assert await house.value("SELECT used FROM quota_usage WHERE tenant_id = $1", tenant) == 12
+
+
+async def test_a_task_of_a_deleted_model_is_refused(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await died(house, model)
+    await house.sql("UPDATE lane SET closed = true")
+    operator = Operator(house.database)
+    job = await operator.order()
+    assert await work(house) == 0
+    items, _ = await operator.replays.items(None, job.id, None, 10)
+    assert [(item.result, item.detail) for item in items] == [(ItemResult.REFUSED, "model_deleted")]
+    assert (await operator.job(job)).state is JobState.DONE
+    assert (await house.row(attempt.id))["status"] == TaskStatus.FAILED
+    assert (await house.taken(model))[0] == 0
+
+
+async def test_what_is_not_dead_any_more_is_gone_and_what_is_broken_is_refused_alone(house: House) -> None:
+    model = await house.model()
+    cleaned, broken, without, good = await died(house, model, 4)
+    operator = Operator(house.database)
+    job = await operator.order()
+    await house.sql("DELETE FROM dead_task WHERE task_id = $1", cleaned.id)
+    await house.sql(
+        "INSERT INTO dispatch (id, public_id, lane, state, position) SELECT id, public_id, lane, 0, id FROM task"
+        " WHERE id = $1",
+        broken.id,
+    )
+    await house.sql("DELETE FROM task_input WHERE task_id = $1", without.id)
+    assert await work(house) == 1
+    assert await operator.results(job) == {
+        str(cleaned.public_id): ItemResult.GONE,
+        str(broken.public_id): ItemResult.REFUSED,
+        str(without.public_id): ItemResult.REFUSED,
+        str(good.public_id): ItemResult.REPLAYED,
+    }
+    assert (await house.row(good.id))["status"] == TaskStatus.SUBMITTED
+
+
+async def test_a_dropped_task_is_off_the_list_and_goes_with_its_retention(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await house.running(model, await house.executor())
+    await house.stage(attempt)
+    await house._attempts(0).finish_many([(attempt, Finish(TaskStatus.FAILED, "upload_failed", "no", dead=True))])
+    await house.sql("DELETE FROM event")
+    await house.sql("INSERT INTO task_secret (task_id, sealed) VALUES ($1, 'x')", attempt.id)
+    operator = Operator(house.database)
+    job = await operator.order(action=Action.DROP)
+    assert await work(house) == 1
+    assert await operator.dead.page(None, DeadFilter(), None, 10) == ([], None)
+    assert (await operator.dead.groups(None, DeadFilter())).items == []
+    assert (await operator.job(job)).results[ItemResult.DROPPED] == 1
+    (step,) = await house.sql("SELECT kind, detail FROM history")
+    assert (step["kind"], step["detail"]) == ("drop", f"job {job.id} of tester: the provider is back")
+    assert await house.sql("SELECT 1 FROM task_secret UNION ALL SELECT 1 FROM staged_output") == []
+    assert (await operator.order()).total == 0
+    await house.sql("UPDATE dead_task SET died_at = now() - interval '9 d'")
+    await house.sql("UPDATE task SET finished_at = now() - interval '9 d'")
+    over = await house.sweeps.dead_over(8, 10)
+    assert [id_ for id_, _ in over] == [attempt.id]
+    assert await house.sweeps.delete_tasks([attempt.id]) == [attempt.id]
+    assert await operator.results(job) == {str(attempt.public_id): ItemResult.DROPPED}, "the record stays"
+
+
+async def dead_event(house: House, model: Model) -> tuple[Attempt, int]:
+    """An event that the broker refused for good."""
+    (attempt,) = await house.running(model, await house.executor())
+    await house.finish(attempt)
+    await house.sql("UPDATE event SET sends = 20, due_at = now(), dead_at = now(), last_error = 'too large'")
+    return attempt, await house.value("SELECT id FROM event")
+
+
+async def test_a_replayed_event_keeps_its_id_and_gets_fresh_sends(house: House) -> None:
+    attempt, number = await dead_event(house, await house.model())
+    operator = Operator(house.database)
+    (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.EVENT), None, 10)
+    assert (entry.id, entry.task_id, entry.code, entry.message) == (
+        str(number), attempt.public_id, "publish_refused", "too large",
+    )  # fmt: skip
+    job = await operator.order(kind=DeadKind.EVENT, ids=[str(number)])
+    assert await work(house) == 1
+    (event,) = await house.sql("SELECT id, sends, dead_at, due_at <= now() AS due, version FROM event")
+    assert tuple(event)[:4] == (number, 0, None, True)
+    assert event["version"] == entry.version
+    assert (await operator.job(job)).state is JobState.DONE
+    assert (await operator.dead.page(None, DeadFilter(), None, 10))[0] == []
+
+
+async def test_a_dropped_event_is_never_sent_and_proves_that_it_was_to_be(house: House) -> None:
+    _, number = await dead_event(house, await house.model())
+    operator = Operator(house.database)
+    job = await operator.order(kind=DeadKind.EVENT, action=Action.DROP)
+    assert await work(house) == 1
+    assert await operator.results(job) == {str(number): ItemResult.DROPPED}
+    assert (await operator.dead.groups(None, DeadFilter())).items == []
+    assert await house.value("SELECT count(*) FROM event WHERE dead_at IS NOT NULL") == 1
+
+
+async def test_the_limit_takes_the_oldest(house: House) -> None:
+    model = await house.model()
+    attempts = await died(house, model, 5)
+    for age, attempt in enumerate(attempts):
+        await house.sql(
+            "UPDATE dead_task SET died_at = now() - make_interval(hours => $2) WHERE task_id = $1", attempt.id, age
+        )
+    operator = Operator(house.database)
+    job = await operator.order(limit=2)
+    assert set(await operator.results(job)) == set(ids_of(attempts[3:]))
+
+
+async def test_filters_select_what_they_say(house: House) -> None:
+    first, second = await house.model(name="first"), await house.model(name="second")
+    old = await died(house, first, 2, "http_500")
+    young = await died(house, second, 3, "http_400")
+    await house.sql(
+        "UPDATE dead_task SET died_at = now() - interval '2 h' WHERE task_id = ANY ($1::bigint[])",
+        [attempt.id for attempt in old],
+    )
+    await house.sql("UPDATE task SET error_message = 'GPU gone' WHERE id = $1", young[0].id)
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    operator = Operator(house.database)
+    for wanted, expected in [
+        (DeadFilter(code="http_500"), old),
+        (DeadFilter(model="second"), young),
+        (DeadFilter(tenant=first.tenant_id), old),
+        (DeadFilter(since=hour), young),
+        (DeadFilter(until=hour), old),
+        (DeadFilter(text="gpu"), young[:1]),
+        (DeadFilter(code="nothing"), []),
+    ]:
+        entries, _ = await operator.dead.page(None, wanted, None, 10)
+        assert {entry.id for entry in entries} == set(ids_of(expected)), wanted
+        groups = await operator.dead.groups(None, wanted)
+        assert groups.counted == len(expected), wanted
+        preview = await operator.replays.preview(None, _request(wanted=wanted))
+        assert preview.selection.count == len(expected), wanted
+    assert [group.count for group in (await operator.dead.groups(None, DeadFilter())).items] == [3, 2]
+    for reach, expected in ((first.tenant_id, old), (second.tenant_id, young)):
+        own = Operator(house.database, reach)
+        assert {entry.id for entry in (await own.dead.page(reach, DeadFilter(), None, 10))[0]} == set(ids_of(expected))
+        other = first.tenant_id if reach != first.tenant_id else second.tenant_id
+        assert await own.dead.page(reach, DeadFilter(tenant=other), None, 10) == ([], None)
+    with pytest.raises(NotFound):
+        await Operator(house.database, first.tenant_id).order(ids=ids_of(young))
+    job = await Operator(house.database, first.tenant_id).order()
+    assert job.total == 2
+    assert await Operator(house.database, second.tenant_id).replays.page(second.tenant_id, None, 9) == ([], None)
+    with pytest.raises(NotFound):
+        await Operator(house.database, second.tenant_id).job(job)
+
+
+async def test_one_list_of_all_kinds_goes_on_where_it_stopped(house: House) -> None:
+    model = await house.model()
+    await died(house, model, 4)
+    await dead_event(house, model)
+    await house.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, code, cause)'
+        " SELECT 't', 0, g, '', 'not_json', 'not JSON' FROM generate_series(1, 3) g"
+    )
+    await house.sql("UPDATE dead_message SET died_at = (SELECT min(died_at) FROM dead_task)")
+    operator = Operator(house.database)
+    whole, following = await operator.dead.page(None, DeadFilter(), None, 100)
+    assert (len(whole), following) == (8, None)
+    for limit in (1, 2, 3, 7):
+        seen, place = [], None
+        for _ in range(20):
+            page, place = await operator.dead.page(None, DeadFilter(), place, limit)
+            seen += page
+            if place is None:
+                break
+        assert seen == whole, limit
+
+
+async def test_nonsense_is_refused_and_changes_nothing(house: House) -> None:
+    await died(house, await house.model())
+    operator = Operator(house.database)
+    for changes in (
+        {"reason": " "}, {"reason": "x" * 501}, {"reason": "a\nb"}, {"limit": 0}, {"limit": 100_001}, {"rate": 0.0},
+        {"rate": float("nan")}, {"rate": 2_001.0}, {"ids": []}, {"ids": ["x"], "wanted": DeadFilter(code="y")},
+        {"mended": b"x"},
+    ):  # fmt: skip
+        with pytest.raises(Invalid):
+            await operator.order(**changes)
+    with pytest.raises(NotFound):
+        await operator.order(ids=["x", "00000000-0000-0000-0000-000000000000"])
+    assert await operator.replays.page(None, None, 10) == ([], None)
+
+
+@pytest.mark.parametrize("point", ["janitor/before-replay", "janitor/after-replay", "janitor/before-replay-put-off"])
+async def test_a_round_that_fails_anywhere_is_made_good_by_the_next(house: House, point: str) -> None:
+    model = await house.model(queue_limit=3)
+    attempts = await died(house, model, 3)
+    operator = Operator(house.database)
+    job = await operator.order()
+    failpoints.arm(f"{point}:1:raise")
+    await save_up(house.database)
+    with pytest.raises(FailpointRaised):
+        await janitor_of(house.database, house.gate, house.wake).round()
+    failpoints.arm("")
+    ended: list[Attempt] = []
+    for _ in range(3):
+        await house.sql("UPDATE replay_item SET due_at = now()")
+        await work(house)
+        ended += await ends_well(house, model)
+    assert sorted(ids_of(ended)) == sorted(ids_of(attempts)), "each once"
+    assert set((await operator.results(job)).values()) == {ItemResult.REPLAYED}
+    assert await house.value("SELECT count(*) FROM history WHERE kind = 'replay'") == 3
+    assert (await house.taken(model))[0] == 0
