@@ -170,7 +170,8 @@ class ProviderJobOut(BaseModel):
     provider_id: str | None
     status: str
     unit_progress: float | None
-    created_at: datetime
+    message: str
+    intended_at: datetime
     submitted_at: datetime | None
     deadline: datetime
     ended_at: datetime | None

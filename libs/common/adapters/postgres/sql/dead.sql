@@ -166,7 +166,7 @@ WHERE t.id = :key AND t.tenant_id = :tenant_id ORDER BY h.id
 
 -- name: dead_provider_jobs
 -- What third parties were asked to do for a task of this tenant_id.
-SELECT p.attempt, p.adapter, p.provider_id, p.status, p.unit_progress, p.created_at, p.submitted_at, p.deadline, p.ended_at
+SELECT p.attempt, p.adapter, p.provider_id, p.status, p.unit_progress, p.message, p.intended_at, p.submitted_at, p.deadline, p.ended_at
 FROM task t JOIN provider_job p ON p.task_id = t.id WHERE t.id = :key AND t.tenant_id = :tenant_id ORDER BY p.attempt
 
 -- name: dead_events_of
