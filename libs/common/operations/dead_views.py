@@ -71,8 +71,8 @@ def details_view(details: DeadDetails, opener: Opener | None = None) -> dict[str
         "request": _request(story.request, opener) if story.request else None,
         "provider_jobs": [
             _line(
-                row, "attempt", "adapter", "provider_id", "status", "unit_progress", "message", "intended_at", "submitted_at",
-                "deadline", "ended_at",
+                row, "attempt", "adapter", "provider_id", "status", "unit_progress", "message", "intended_at",
+                "submitted_at", "deadline", "ended_at",
             )
             for row in story.provider_jobs
         ],
