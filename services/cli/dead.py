@@ -1,0 +1,339 @@
+"""`sluiceway dead`: what will not be tried again without an operator. Straight on the stores: the API may be down."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.app import app
+from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, confirm, note, show_list, show_one
+from services.cli.wiring import complete
+
+if TYPE_CHECKING:
+    from libs.common.operations.replay import ReplayRequest
+    from libs.common.ports_dead import Action, DeadFilter
+
+_LARGEST_ID = 2**63
+_AGO = re.compile(r"(\d{1,9})\s*([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+dead = typer.Typer(help="What is dead, and its replay.", no_args_is_help=True)
+app.add_typer(dead, name="dead")
+
+
+class Kind(StrEnum):
+    """What can be dead."""
+
+    TASK = "task"
+    EVENT = "event"
+    MESSAGE = "message"
+
+
+KindOption = Annotated[Kind, typer.Option("--kind", help="Which kind.")]
+AnyKind = Annotated[Kind | None, typer.Option("--kind", help="Which kind; left out: all.")]
+Code = Annotated[str | None, typer.Option("--code", help="Only this error code.")]
+Model = Annotated[str | None, typer.Option("--model", help="Only this model.")]
+Tenant = Annotated[
+    int | None, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Only this tenant's.")
+]
+Since = Annotated[str | None, typer.Option("--since", help="Died since: RFC 3339, or an age such as 90m, 2h, 3d.")]
+Until = Annotated[str | None, typer.Option("--until", help="Died before; written as --since.")]
+Part = Annotated[str | None, typer.Option("--text", help="Only with this in the last error's message.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of `dead list`; none: what the filters say.")
+]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept for ever.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="So many at most, the oldest first.")]
+Rate = Annotated[float, typer.Option("--rate", help="So many a second at most.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many and which groups.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+_LISTED: list[Column] = [
+    ("died", "died_at"),
+    ("kind", "kind"),
+    ("id", "id"),
+    ("tenant", "tenant"),
+    ("model", lambda row: row["model"] or row["topic"]),
+    ("code", "error.code"),
+    ("message", "error.message"),
+    ("replay", "replay"),
+]
+_GROUPED: list[Column] = [
+    ("count", "count"),
+    ("kind", "kind"),
+    ("code", "code"),
+    ("tenant", "tenant"),
+    ("model", "model"),
+    ("first", "first_at"),
+    ("last", "last_at"),
+    ("example", "example_id"),
+    ("its message", "example"),
+]
+
+
+@dead.command("list")
+def list_dead(
+    kind: AnyKind = None,
+    code: Code = None,
+    model: Model = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    text: Part = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="So many at most, the newest first.")] = 50,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """List the dead, newest first.
+
+    Example: sluiceway dead list --code http_503 --since 2h
+    """
+    wanted = _filter(kind, code, model, tenant, since, until, text)
+    show_list(complete(_list(wanted, limit)), _LISTED, chosen(output, as_json))
+
+
+@dead.command()
+def groups(
+    kind: AnyKind = None,
+    code: Code = None,
+    model: Model = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    text: Part = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the dead by cause, the largest group first.
+
+    Example: sluiceway dead groups --since 1d
+    """
+    found = complete(_groups(_filter(kind, code, model, tenant, since, until, text)))
+    how = chosen(output, as_json)
+    if how in (Output.JSON, Output.YAML):
+        show_one(found, how)
+        return
+    show_list(found["items"], _GROUPED, how)
+    if not found["complete"]:
+        note(f"only the newest {found['counted']} were counted")
+
+
+@dead.command()
+def show(
+    dead_id: Annotated[str, typer.Argument(metavar="ID", help="id of `dead list`.")],
+    kind: KindOption = Kind.TASK,
+    output: OutputOption = Output.YAML,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one with everything that is known of it; secrets are masked. Exit code 1 when nothing of this id is dead.
+
+    Example: sluiceway dead show 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
+    """
+    show_one(complete(_refusable(_show(kind, dead_id))), chosen(output, as_json))
+
+
+@dead.command()
+def replay(
+    reason: Reason,
+    ids: Ids = None,
+    kind: KindOption = Kind.TASK,
+    code: Code = None,
+    model: Model = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    text: Part = None,
+    limit: Limit = 1_000,
+    rate: Rate = 100.0,
+    dry_run: DryRun = False,
+    value: Annotated[
+        Path | None, typer.Option("--value", exists=True, dir_okay=False, help="A file: what one message is sent as.")
+    ] = None,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Order a replay; janitors and dispatchers work it off. `sluiceway replays show ID` tells how far it is.
+
+    Example: sluiceway dead replay --code http_503 --since 2h --rate 20 --reason "the provider is back" --dry-run
+    """
+    wanted = _filter(None, code, model, tenant, since, until, text)
+    mended = value.read_bytes() if value is not None else None
+    asked = _Asked("replay", kind, reason, wanted, ids, limit, rate, mended)
+    _order(asked, dry_run, yes, chosen(output, as_json))
+
+
+@dead.command()
+def drop(
+    reason: Reason,
+    ids: Ids = None,
+    kind: KindOption = Kind.TASK,
+    code: Code = None,
+    model: Model = None,
+    tenant: Tenant = None,
+    since: Since = None,
+    until: Until = None,
+    text: Part = None,
+    limit: Limit = 1_000,
+    rate: Rate = 100.0,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Take dead things off the list for good. A dropped task stays failed and goes with its retention.
+
+    Example: sluiceway dead drop --code http_400 --reason "the caller was wrong" --yes
+    """
+    wanted = _filter(None, code, model, tenant, since, until, text)
+    _order(_Asked("drop", kind, reason, wanted, ids, limit, rate, None), dry_run, yes, chosen(output, as_json))
+
+
+class _Asked:
+    """An order as it was typed."""
+
+    def __init__(
+        self, action: str, kind: Kind, reason: str, wanted: DeadFilter, ids: list[str] | None, limit: int, rate: float,
+        mended: bytes | None,
+    ) -> None:  # fmt: skip
+        self.action = action
+        self._kind = kind
+        self._reason = reason
+        self._wanted = wanted
+        self._ids = ids or None
+        self._limit = limit
+        self._rate = rate
+        self._mended = mended
+
+    def request(self) -> ReplayRequest:
+        """For the use cases."""
+        from libs.common.operations.replay import ReplayRequest
+        from libs.common.ports_dead import Action, DeadKind
+        from services.cli.dead_wiring import operator_name
+
+        action: Action = Action(self.action)
+        return ReplayRequest(
+            action, DeadKind(self._kind), self._reason, operator_name(), self._wanted, self._ids, self._limit,
+            self._rate, self._mended,
+        )  # fmt: skip
+
+
+def _order(asked: _Asked, dry_run: bool, yes: bool, output: Output) -> None:
+    request = asked.request()
+    preview = complete(_refusable(_preview(request)))
+    if dry_run:
+        _show_preview(preview, output)
+        return
+    if preview["busy"]:
+        note(f"{preview['busy']} are in the hands of another job and are left out")
+    if preview["unknown"]:
+        note(f"not dead: {', '.join(preview['unknown'][:10])}")
+    confirm(f"{asked.action.capitalize()} {preview['selected']} dead?", yes=yes)
+    show_one(complete(_refusable(_start(request))), output)
+
+
+def _show_preview(preview: dict[str, Any], output: Output) -> None:
+    if output in (Output.JSON, Output.YAML):
+        show_one(preview, output)
+        return
+    show_list(preview["groups"], _GROUPED, output)
+    note(f"a dry run: {preview['selected']} would be taken, {preview['busy']} are in another job's hands")
+
+
+def _filter(
+    kind: Kind | None, code: str | None, model: str | None, tenant: int | None, since: str | None, until: str | None,
+    text: str | None,
+) -> DeadFilter:  # fmt: skip
+    from libs.common.ports_dead import DeadFilter, DeadKind
+
+    return DeadFilter(
+        DeadKind(kind) if kind is not None else None, code, model, tenant, _instant(since, "--since"),
+        _instant(until, "--until"), text or None,
+    )  # fmt: skip
+
+
+def _instant(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text.strip())
+    try:
+        if ago is not None:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+        at = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError):
+        raise typer.BadParameter("write RFC 3339, or an age such as 90m, 2h, 3d", param_hint=option) from None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+async def _refusable(work: Any) -> dict[str, Any]:
+    """A refusal ends the command with one line and exit code 1."""
+    from libs.common.domain.errors import Refused
+    from services.cli.dead_wiring import plain
+
+    try:
+        answer: dict[str, Any] = plain(await work)
+    except Refused as refused:
+        where = f" ({refused.field.removeprefix('/')})" if refused.field else ""
+        note(f"{refused.message}{where}")
+        raise typer.Exit(1) from None
+    return answer
+
+
+async def _list(wanted: DeadFilter, limit: int) -> list[dict[str, Any]]:
+    from libs.common.operations.dead_views import entry_view
+    from libs.common.settings import load_settings
+    from services.cli.dead_wiring import open_graveyard, plain
+
+    found: list[dict[str, Any]] = []
+    async with open_graveyard(load_settings()) as graveyard:
+        place = None
+        while len(found) < limit:
+            entries, place = await graveyard.dead.page(None, wanted, place, min(1_000, limit - len(found)))
+            found += [entry_view(entry) for entry in entries]
+            if place is None:
+                break
+    listed: list[dict[str, Any]] = plain(found)
+    return listed
+
+
+async def _groups(wanted: DeadFilter) -> dict[str, Any]:
+    from libs.common.operations.dead_views import groups_view
+    from libs.common.settings import load_settings
+    from services.cli.dead_wiring import open_graveyard, plain
+
+    async with open_graveyard(load_settings()) as graveyard:
+        counted: dict[str, Any] = plain(groups_view(await graveyard.dead.groups(None, wanted)))
+    return counted
+
+
+async def _show(kind: Kind, dead_id: str) -> dict[str, Any]:
+    from libs.common.operations.dead_views import details_view
+    from libs.common.ports_dead import DeadKind
+    from libs.common.settings import load_settings
+    from services.cli.dead_wiring import open_graveyard
+
+    async with open_graveyard(load_settings()) as graveyard:
+        return details_view(await graveyard.dead.show(None, DeadKind(kind), dead_id), graveyard.opener)
+
+
+async def _preview(request: ReplayRequest) -> dict[str, Any]:
+    from libs.common.operations.dead_views import preview_view
+    from libs.common.settings import load_settings
+    from services.cli.dead_wiring import open_graveyard
+
+    async with open_graveyard(load_settings()) as graveyard:
+        return preview_view(await graveyard.replays.preview(None, request))
+
+
+async def _start(request: ReplayRequest) -> dict[str, Any]:
+    from libs.common.operations.dead_views import job_view
+    from libs.common.settings import load_settings
+    from services.cli.dead_wiring import open_graveyard
+
+    async with open_graveyard(load_settings()) as graveyard:
+        return job_view((await graveyard.replays.start(None, request)).job)
