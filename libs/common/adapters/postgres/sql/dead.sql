@@ -10,7 +10,7 @@ WITH p AS MATERIALIZED (
    ORDER BY d.died_at DESC, d.task_id DESC LIMIT :examine)
   UNION ALL
   (SELECT d.task_id, d.tenant_id, d.model_id, d.died_at, d.error_code, d.staged IS NOT NULL FROM dead_task d
-   WHERE d.tenant_id = CAST(:tenant_id AS bigint) AND d.dropped_at IS NULL AND (d.died_at, d.task_id) < (:at, CAST(:id AS bigint)) AND d.died_at >= :since
+   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dropped_at IS NULL AND (d.died_at, d.task_id) < (:at, CAST(:id AS bigint)) AND d.died_at >= :since
    ORDER BY d.died_at DESC, d.task_id DESC LIMIT :examine)
 ), f AS (
   SELECT p.* FROM p
@@ -38,7 +38,7 @@ WITH p AS MATERIALIZED (
    ORDER BY d.died_at DESC, d.task_id DESC LIMIT :examine)
   UNION ALL
   (SELECT d.task_id, d.tenant_id, d.model_id, d.died_at, d.error_code FROM dead_task d
-   WHERE d.tenant_id = CAST(:tenant_id AS bigint) AND d.dropped_at IS NULL AND d.died_at < :at AND d.died_at >= :since
+   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dropped_at IS NULL AND d.died_at < :at AND d.died_at >= :since
    ORDER BY d.died_at DESC, d.task_id DESC LIMIT :examine)
 ), g AS (
   SELECT p.tenant_id, p.model_id, p.error_code, count(*) AS count, min(p.died_at) AS first_at, max(p.died_at) AS last_at, max(p.task_id) AS task_id

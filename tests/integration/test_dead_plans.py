@@ -1,0 +1,107 @@
+"""What lists of the dead and their jobs cost with 50,000 dead beside many more tasks: bounded, by buffers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from libs.common.adapters.postgres.statements import Statements
+from tests.support import servers
+
+DEAD = 50_000
+STORED = f"""
+INSERT INTO tenant (id) SELECT generate_series(1, 20);
+INSERT INTO model (id, tenant_id, name, base_url)
+SELECT g, 1 + g % 20, 'm' || g, 'http://m' FROM generate_series(1, 40) g;
+INSERT INTO lane (model_id, tenant_id, window_size) SELECT id, tenant_id, 4 FROM model ORDER BY id;
+INSERT INTO task (id, public_id, tenant_id, model_id, lane, status, finished_at, error_code, error_message)
+SELECT g, gen_random_uuid(), m.tenant_id, m.id, m.id, 7, now(), 'http_503', 'the model answered 503'
+FROM generate_series(1, {DEAD}) g JOIN model m ON m.id = 1 + g % 40;
+INSERT INTO task_input SELECT id, '' FROM task;
+INSERT INTO dead_task (task_id, tenant_id, model_id, died_at, error_code, version)
+SELECT id, tenant_id, model_id, now() - make_interval(secs => id),
+  CASE WHEN id % 5000 = 0 THEN 'rare' ELSE 'http_503' END, 1 FROM task;
+INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, total)
+VALUES ('replay', 'task', '{{}}', 100000, 100, 'r', 'b', 25000);
+INSERT INTO replay_item (job_id, kind, target, public_id, error_code)
+SELECT 1, 'task', id, public_id::text, 'x' FROM task WHERE id % 2 = 0;
+UPDATE dead_task SET dropped_at = now() WHERE task_id % 10 = 1;
+"""
+_ALL = {
+    "tenant_id": "NULL",
+    "at": "'9999-01-01'",
+    "id": "-1",
+    "since": "'1000-01-01'",
+    "code": "NULL",
+    "model": "NULL",
+    "part": "NULL",
+}
+_GROUPS = {name: value for name, value in _ALL.items() if name != "id"} | {"limit": "200", "examine": "50000"}
+#: What is asked, and the most pages that it may touch. Counting causes and looking for a rare one walk the list's index
+#: over 50,000 narrow rows at most: some 12,000 pages where these lie scattered, a few hundred where they lie together.
+LOOKS: dict[str, tuple[str, dict[str, str], int]] = {
+    "a page": ("dead_tasks", {**_ALL, "limit": "51", "examine": "51"}, 800),
+    "a tenant's page": ("dead_tasks", {**_ALL, "tenant_id": "7", "limit": "51", "examine": "51"}, 800),
+    "a rare code": ("dead_tasks", {**_ALL, "code": "'rare'", "limit": "51", "examine": "50000"}, 12_000),
+    "groups": ("dead_task_groups", _GROUPS, 12_000),
+    "a tenant's groups": ("dead_task_groups", {**_GROUPS, "tenant_id": "7"}, 3_000),
+    "jobs": ("replay_jobs", {"tenant_id": "NULL", "before": "100", "limit": "51"}, 20),
+    "items": ("replay_items", {"job": "1", "after": "0", "limit": "1001"}, 200),
+    "what a janitor takes": ("take_replay_jobs", {"1": "gen_random_uuid()", "2": "'{task}'", "3": "10"}, 60),
+    "what is due": ("replay_due", {"1": "1", "2": "500"}, 9_000),
+    "whether a job is done": ("finish_replay", {"1": "1"}, 20),
+}
+
+
+@pytest.fixture(scope="module")
+def plans_database(postgres_server: str, template_database: str) -> Iterator[str]:
+    with servers.clone(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stored(plans_database: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    connection = await asyncpg.connect(plans_database)
+    try:
+        await connection.execute(STORED)
+        await connection.execute("VACUUM ANALYZE")
+        yield connection
+    finally:
+        await connection.close()
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+async def test_a_look_costs_a_bounded_number_of_pages(stored: Any, look: str, plan: str) -> None:
+    name, values, most = LOOKS[look]
+    text, numbers = Statements.load()[name], {}
+    if ":" in re.sub("::", "", text):
+
+        def number(match: re.Match[str]) -> str:
+            return f"${numbers.setdefault(match.group(1), len(numbers) + 1)}"
+
+        text = re.sub(r"(?<!:):([a-z_]+)", number, text)
+    else:
+        numbers = {str(nth): nth for nth in range(1, len(values) + 1)}
+    arguments = ", ".join(values[named] for named in sorted(numbers, key=lambda named: numbers[named]))
+    await stored.execute(f"SET plan_cache_mode = {plan}")
+    await stored.execute(f"PREPARE looked AS {text}")
+    asked = stored.transaction()
+    await asked.start()
+    try:
+        call = f"EXECUTE looked({arguments})"
+        (first,) = json.loads(await stored.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {call}"))
+    finally:
+        await asked.rollback()
+        await stored.execute("DEALLOCATE looked")
+    touched = first["Plan"]["Shared Hit Blocks"] + first["Plan"]["Shared Read Blocks"]
+    assert touched <= most, json.dumps(first["Plan"], indent=1)[:4_000]
