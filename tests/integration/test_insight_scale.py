@@ -61,6 +61,11 @@ INSERT INTO attempt (task_id, attempt, outcome, entered_at, started_at, ended_at
 SELECT g, 1, 'failed', now(), now(), now() - make_interval(secs => g % 240)
 FROM generate_series($1::bigint, $2::bigint) g WHERE g % 20 = 0
 """
+_DELIVERIES = """
+INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body)
+SELECT 1, g % 9, 'l', 'http://x', gen_random_uuid(), g, 't', '{}'
+FROM generate_series($1::bigint, $2::bigint) g WHERE g % 20 = 0
+"""
 _FLYING = """
 UPDATE dispatch SET state = 1, lease = 7, leased_at = now(), held_by = 1 + id % 4 WHERE id <= 240 AND state = 0
 """
@@ -69,7 +74,7 @@ UPDATE dispatch SET state = 1, lease = 7, leased_at = now(), held_by = 1 + id % 
 async def _fill(connection: Any, first: int, last: int) -> None:
     for start in range(first, last + 1, _SLICE):  # hot connections give up after 20 s
         end = min(start + _SLICE - 1, last)
-        for statement in (_ROWS, _DISPATCH, _DEAD, _ENDED):
+        for statement in (_ROWS, _DISPATCH, _DEAD, _ENDED, _DELIVERIES):
             await connection.execute(statement.replace("$1", str(start)).replace("$2", str(end)))
 
 

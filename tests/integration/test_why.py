@@ -225,8 +225,21 @@ async def test_the_overview_and_the_lanes_add_up(house: House) -> None:
     assert await sight.lanes(model.tenant_id + 1) == ([], None)
     channels = {channel.channel: channel for channel in await sight.outbox()}
     assert channels["event"].waiting.value == 1
+    assert channels["webhook"].waiting.value == 0
     (worker,) = await sight.executors()
     assert (worker.id, worker.alive, worker.reading) == (executor, True, True)
+
+
+async def test_deliveries_are_a_channel_of_their_own(house: House) -> None:
+    await house.sql(
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, attempts, last_error,"
+        " next_at, created_at)"
+        " SELECT 1, 1, 'l', 'http://x', gen_random_uuid(), 'm' || g, 't', '{}', g, 'answered 50' || g,"
+        " now() + make_interval(secs => g), now() - interval '1 min' FROM generate_series(0, 2) g"
+    )
+    (seen,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "webhook"]
+    assert (seen.waiting.value, seen.retrying.value, seen.dead.value, seen.last_error) == (3, 2, 0, "answered 502")
+    assert 59 <= seen.age < 120
 
 
 async def test_lanes_are_paged_busy_or_all(house: House) -> None:

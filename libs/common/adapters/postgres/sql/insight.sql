@@ -104,7 +104,11 @@ SELECT role, name, version, started_at, extract(epoch FROM now() - beat_at)::flo
 FROM process ORDER BY role, id
 
 -- name: outbox_channels
--- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last.
+-- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last. The age of
+-- deliveries is that of the oldest one counted.
+WITH pending AS MATERIALIZED (
+  SELECT d.created_at, d.attempts, d.last_error, d.next_at FROM delivery d WHERE d.status = 'pending' LIMIT $1
+)
 SELECT 'dispatch' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l) AS waiting,
   coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8 AS age,
   (SELECT count(*)::int FROM (SELECT q.sends FROM dispatch q WHERE q.state = 2 ORDER BY q.due_at LIMIT $1) r WHERE r.sends > 0) AS retrying,
@@ -116,6 +120,11 @@ SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.dead_a
   (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.due_at IS NOT NULL AND e.dead_at IS NULL LIMIT $1) r),
   (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.dead_at IS NOT NULL LIMIT $1) d),
   (SELECT e.last_error FROM event e WHERE e.due_at IS NOT NULL AND e.dead_at IS NULL ORDER BY e.due_at DESC LIMIT 1)
+UNION ALL
+SELECT 'webhook', (SELECT count(*)::int FROM pending), coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM pending)), 0)::float8,
+  (SELECT count(*)::int FROM pending p WHERE p.attempts > 0),
+  (SELECT count(*)::int FROM (SELECT 1 FROM delivery d WHERE d.dead_at IS NOT NULL LIMIT $1) d),
+  (SELECT p.last_error FROM pending p WHERE p.last_error IS NOT NULL ORDER BY p.next_at DESC LIMIT 1)
 
 -- name: overview_counts
 -- The numbers of everything, each counted up to $1 from an index of its own.
