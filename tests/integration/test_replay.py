@@ -92,7 +92,7 @@ async def test_a_replayed_task_keeps_its_past_and_gets_a_fresh_budget(house: Hou
 async def test_an_output_that_waits_is_uploaded_without_another_call(house: House) -> None:
     model = await house.model()
     (attempt,) = await house.running(model, await house.executor())
-    staged = await house.stage(attempt)
+    files = await house.stage_several(attempt, b"one", b"two")
     gone = Finish(TaskStatus.FAILED, "upload_failed", "no", dead=True)
     await house._attempts(0).finish_many([(attempt, gone)])
     await house._give_back(attempt)
@@ -102,9 +102,9 @@ async def test_an_output_that_waits_is_uploaded_without_another_call(house: Hous
     await operator.order()
     assert await work(house) == 1
     dispatch = await house.state(attempt.id)
-    assert (dispatch["phase"], dispatch["staged"], dispatch["staged_hash"]) == (2, staged.reference, staged.sha256)
+    assert (dispatch["phase"], dispatch["staged"], dispatch["staged_hash"]) == (2, files[0].reference, files[0].sha256)
     (again,) = await ends_well(house, model)
-    assert (again.number, again.staged is not None) == (2, True)
+    assert (again.number, again.staged) == (2, tuple(files))
     assert again.upload_age < 30, "the time for the upload begins anew"
     calls = await house.value("SELECT sum(calls)::int FROM stat_delta")
     assert calls == 1
