@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_webhooks import HookedEvent
 
 
 class Key(NamedTuple):
@@ -107,6 +108,9 @@ class EventRow:
     error_code: str | None
     error_message: str | None
     sends: int
+    hooked: bool = False  #: the tenant has webhooks
+    webhook_url: str | None = None  #: the task's own, and the bits of the ends that it wants
+    webhook_events: int = 0
 
 
 class DispatchQueue(Protocol):
@@ -156,6 +160,10 @@ class Events(Protocol):
 
     async def sent(self, ids: Sequence[int]) -> None:
         """Acknowledged: forget them."""
+
+    async def hand_over(self, events: Sequence[HookedEvent]) -> int:
+        """Forget acknowledged events that webhooks may want, and make a delivery for each that does want them; returns
+        how many deliveries."""
 
     async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
         """(id, delay, error) back off alone; returns the ids that are dead now."""

@@ -238,6 +238,9 @@ class Sweeps(Protocol):
     async def prune_dead_messages(self, days: int, limit: int) -> int:
         """Records that could not be understood, that old."""
 
+    async def prune_deliveries(self, delivered_days: int, dead_days: int, limit: int) -> int:
+        """Deliveries of webhooks that arrived, or died, that long ago, and removed webhooks that have none left."""
+
     async def prune_operations(self, days: int, limit: int) -> int:
         """Entries of the operation log that old, the oldest first."""
 

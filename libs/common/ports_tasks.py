@@ -38,6 +38,8 @@ class NewTask:
     deadline: datetime | None = None
     output_count: int = 1
     points: int = 0  #: what it costs its creator's quota; 0: nothing is reserved
+    webhook_url: str | None = None
+    webhook_events: int | None = None
     trace: str | None = None
     key: IdempotencyKey | None = None
     secret: bytes | None = None  #: what its upload may show to the file service, sealed

@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0: any free one")
     health_host: str = Field("127.0.0.1", description="address of probes and metrics of the other services")
     health_port: int = Field(0, ge=0, le=65_535, description="port of probes and metrics; 0: any free one")
+    webhook_log_days: int = Field(14, ge=1, description="how long deliveries that arrived are kept")
     push_connections: int = Field(
         10_000, ge=1, le=1_000_000, description="event streams that one API process keeps open; half for one tenant"
     )

@@ -39,6 +39,7 @@ from services.api.routes import (
     results,
     tasks,
     tenants,
+    webhooks,
 )
 from services.api.routes.context import UseCases
 from services.api.routes.create_task import CreateTask
@@ -77,6 +78,7 @@ def rest_app() -> FastAPI:
         replays.router,
         quota.router,
         tenants.router,
+        webhooks.router,
         health.router,
         docs.router,
     ):

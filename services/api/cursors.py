@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 from libs.common.ports_dead import DeadPlace
 from services.api.problems import Problem
 
-Kind: TypeAlias = Literal["task", "model", "operation", "limit", "action", "lane", "replay", "item"]
+Kind: TypeAlias = Literal["task", "model", "operation", "limit", "action", "lane", "replay", "item", "delivery"]
 
 
 def cursor_of(kind: Kind, before: int | None) -> str | None:

@@ -120,6 +120,50 @@ TASK: Final = {
 }
 TASK_ITEMS: Final = {"items": [TASK]}
 TASK_PAGE: Final = {"items": [TASK], "next_cursor": "dGFzazo0MQ"}
+WEBHOOK_IN: Final = {"url": "https://shop.example.com/hooks/sluiceway", "events": ["success", "failed"]}
+WEBHOOK_CHANGE: Final = {"paused": True}
+ROTATE_IN: Final[dict[str, Any]] = {}
+WEBHOOK: Final = {
+    "id": "3",
+    "kind": "endpoint",
+    "url": "https://shop.example.com/hooks/sluiceway",
+    "events": ["success", "failed"],
+    "description": "",
+    "enabled": True,
+    "paused": False,
+    "failing_since": None,
+    "disabled_at": None,
+    "disabled_reason": None,
+    "created_at": "2026-11-23T09:00:00.000000Z",
+    "updated_at": "2026-11-23T09:00:00.000000Z",
+}
+WEBHOOK_SECRET: Final = {**WEBHOOK, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+WEBHOOK_ITEMS: Final = {"items": [WEBHOOK]}
+DELIVERY: Final = {
+    "id": "41",
+    "task_id": _ID,
+    "event_id": f"{_ID}:5",
+    "type": "task.success",
+    "url": None,
+    "status": "pending",
+    "attempts": 1,
+    "next_at": "2026-11-23T09:00:10.100000Z",
+    "last_code": 503,
+    "last_error": "status 503",
+    "created_at": "2026-11-23T09:00:04.600000Z",
+    "ended_at": None,
+    "tries": [
+        {
+            "attempt": 1,
+            "at": "2026-11-23T09:00:04.700000Z",
+            "code": 503,
+            "error": "status 503",
+            "cost_ms": 41,
+            "answer": "come back later",
+        }
+    ],
+}
+DELIVERY_PAGE: Final = {"items": [DELIVERY], "next_cursor": None}
 NEWS: Final = {
     "id": _ID,
     "model": "speech",

@@ -15,7 +15,19 @@ from services.api import examples
 from services.api.legacy import described as legacy
 from services.api.problems import CONTENT_TYPE
 from services.api.push.asked import MOST_NAMES
-from services.api.routes import control, dead, insight, models, op_log, quota, replays, results, tasks, tenants
+from services.api.routes import (
+    control,
+    dead,
+    insight,
+    models,
+    op_log,
+    quota,
+    replays,
+    results,
+    tasks,
+    tenants,
+    webhooks,
+)
 from services.api.routes.context import Reader, Submitter, TaskId
 from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
@@ -38,6 +50,8 @@ _CREATE_ERRORS: Final = (
     "bad_idempotency_key",
     "model_unknown",
     "model_disabled",
+    "webhook_url",
+    "webhook_unsigned",
     "slow_body",
     "body_too_large",
     "payload_too_large",
@@ -218,6 +232,7 @@ def document() -> dict[str, Any]:
         tenants.router,
         insight.router,
         control.router,
+        webhooks.router,
         legacy.router,
     )
     routes = [route for router in routers for route in router.routes]

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from libs.common.domain.webhook import ALL_ENDS, mask_of
 from libs.common.ports_tasks import IdempotencyKey
 from services.api import strict_json
 from services.api.operation_log import REQUEST_BYTES
@@ -77,6 +78,8 @@ class Orders:
             start_by=task.start_by,
             deadline=task.deadline,
             output_count=task.output_count,
+            webhook_url=task.webhook_url,
+            webhook_events=mask_of(task.webhook_events) if task.webhook_events else ALL_ENDS,
             trace=trace,
             key=key,
         )

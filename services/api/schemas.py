@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from libs.common.domain.task import TaskStatus
+from libs.common.domain.webhook import END_WORDS, URL_LIMIT
 from libs.common.operations.quota import MOST_POINTS, USER_LIMIT, WEIGHTS
 
 BATCH_LIMIT: Final = 1_000
@@ -47,6 +48,9 @@ Integer = Annotated[int, BeforeValidator(_integer)]
 #: Text in JSON; pydantic's strict mode would want a datetime object, its lax mode would take numbers too.
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), Field(strict=False)]
 Int32 = Annotated[Integer, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
+Ends = Annotated[
+    list[Literal["success", "failed", "timeout", "canceled"]], Field(min_length=1, max_length=len(END_WORDS))
+]
 AnyJson = Annotated[Any, WithJsonSchema({"description": "Any JSON value, handed to the model byte for byte."})]
 
 
@@ -76,6 +80,48 @@ class TaskIn(Request):
     output_count: Integer = Field(
         1, ge=1, le=OUTPUTS_LIMIT, description="Outputs that it asks for; with the model's price, what it costs."
     )
+    webhook_url: Text | None = Field(
+        None, min_length=1, max_length=URL_LIMIT, description="Where its end is told; see /v1/webhooks, kind tasks."
+    )
+    webhook_events: Ends | None = Field(None, description="Only these ends; left out: all.")
+
+
+class WebhookChange(Request):
+    """What is to change of a webhook."""
+
+    url: Text | None = Field(None, min_length=1, max_length=URL_LIMIT, description="Where ends are told.")
+    events: Ends | None = Field(None, description="Only these ends; left out: all.")
+    description: Text | None = Field(None, max_length=500)
+    paused: bool | None = Field(None, description="Deliveries wait meanwhile.")
+    enabled: bool | None = Field(None, description="Off: nothing is told, and what waits is given up.")
+
+    def given(self) -> dict[str, Any]:
+        """The fields that say something."""
+        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
+
+
+class WebhookIn(Request):
+    """A webhook to be made."""
+
+    kind: Literal["endpoint", "tasks"] = Field(
+        "endpoint", description="tasks: signs for the webhook_url of tasks; has no url, and there is one of it."
+    )
+    url: Text | None = Field(None, min_length=1, max_length=URL_LIMIT, description="Where ends are told.")
+    secret: Text | None = Field(
+        None, max_length=200, description="Your own: whsec_ and base64 of 24 to 64 bytes. Left out: one is made."
+    )
+    events: Ends | None = Field(None, description="Only these ends; left out: all.")
+    description: Text = Field("", max_length=500)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that say something."""
+        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
+
+
+class RotateIn(Request):
+    """A fresh secret."""
+
+    secret: Text | None = Field(None, max_length=200, description="Your own, as when it was made.")
 
 
 class TaskBatchIn(Request):

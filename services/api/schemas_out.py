@@ -174,6 +174,71 @@ class TaskItems(BaseModel):
     items: list[TaskOut]
 
 
+class WebhookOut(BaseModel):
+    """A webhook, without its secret."""
+
+    id: str
+    kind: Literal["endpoint", "tasks"]
+    url: str | None
+    events: list[Literal["success", "failed", "timeout", "canceled"]]
+    description: str
+    enabled: bool
+    paused: bool
+    failing_since: datetime | None = Field(description="Nothing but failures since then.")
+    disabled_at: datetime | None
+    disabled_reason: str | None = Field(description="Why it was switched off: by its owner, 410, or days of failures.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class WebhookSecretOut(WebhookOut):
+    """A webhook with its secret, which is shown this once."""
+
+    secret: str
+
+
+class WebhookItems(BaseModel):
+    """All webhooks of the tenant."""
+
+    items: list[WebhookOut]
+
+
+class DeliveryTry(BaseModel):
+    """An attempt to deliver, and what it was answered."""
+
+    attempt: int
+    at: datetime
+    code: int | None
+    error: str | None
+    cost_ms: int
+    answer: str = Field(description="The first KiB.")
+
+
+class DeliveryOut(BaseModel):
+    """An event on its way to one address."""
+
+    id: str
+    task_id: str
+    event_id: str = Field(description="webhook-id: equal whenever it is sent again.")
+    type: str
+    url: str | None = Field(description="The task's own address; null for an endpoint's.")
+    status: Literal["pending", "delivered", "dead"]
+    attempts: int
+    next_at: datetime | None
+    last_code: int | None
+    last_error: str | None
+    created_at: datetime
+    ended_at: datetime | None
+    tries: list[DeliveryTry]
+
+
+class DeliveryPage(BaseModel):
+    """Deliveries, newest first."""
+
+    items: list[DeliveryOut]
+    next_cursor: str | None
+
+
 class NewsOut(BaseModel):
     """A status change, as streams push it."""
 

@@ -36,6 +36,7 @@ from libs.common.domain.quota import exhausted, points_of
 from libs.common.domain.task import TaskStatus
 from libs.common.domain.times import check_times
 from libs.common.operations.model_cache import ModelCache
+from libs.common.operations.webhooks import TaskHooks
 from libs.common.ports import QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_tasks import (
     Created,
@@ -71,6 +72,8 @@ class Order:
     start_by: datetime | None = None
     deadline: datetime | None = None
     output_count: int = 1
+    webhook_url: str | None = None
+    webhook_events: int = 0
     trace: str | None = None
     key: IdempotencyKey | None = None
 
@@ -97,6 +100,7 @@ class Submission:
         *,
         zone: ZoneInfo,
         seal: Seal | None = None,
+        hooks: TaskHooks | None = None,
     ) -> None:
         """Days of quota are those of `zone`; `seal` is given where uploads show what the caller sent along."""
         self._models = models
@@ -106,6 +110,7 @@ class Submission:
         self._earlier = earlier
         self._zone = zone
         self._seal = seal
+        self._hooks = hooks
 
     async def submit(self, caller: KeyOwner, order: Order) -> Accepted:
         """Accept one task. Raises Refused, Unavailable or OutcomeUnknown; see above for what each one promises."""
@@ -114,6 +119,8 @@ class Submission:
             check_times(datetime.now(UTC), order.not_before, order.start_by, order.deadline)
             model = await self._open_model(caller, order.model)
             points = points_of(model, order.output_count)
+            if order.webhook_url is not None and self._hooks is not None:
+                await self._hooks.check(caller.tenant_id, order.webhook_url)
             await self._take_slot(model, str(public_id))
         except (Refused, GateUnavailable):
             # Not now; but a repeated request was accepted long ago.
@@ -180,6 +187,8 @@ class Submission:
             start_by=order.start_by,
             deadline=order.deadline,
             output_count=order.output_count,
+            webhook_url=order.webhook_url,
+            webhook_events=order.webhook_events if order.webhook_url is not None else None,
             points=points,
             trace=order.trace,
             key=order.key,

@@ -9,9 +9,11 @@ import orjson
 
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
+from libs.common.domain.webhook import words_of
 from libs.common.ports_operations import OperationView
 from libs.common.ports_quota import TenantRecord, UserLimit
 from libs.common.ports_tasks import TaskView
+from libs.common.ports_webhooks import DeliveryView, Webhook
 
 MASK: Final = "********"
 _SHOWN_AS_STORED: Final = (
@@ -114,6 +116,37 @@ def attempt_view(row: Mapping[str, Any]) -> dict[str, Any]:
 def history_view(row: Mapping[str, Any]) -> dict[str, Any]:
     """A line of a task's history."""
     return {name: row[name] for name in ("at", "kind", "attempt", "version", "detail")}
+
+
+def webhook_view(webhook: Webhook) -> dict[str, Any]:
+    """A webhook, without its secret."""
+    return {
+        "id": str(webhook.id),
+        "kind": webhook.kind,
+        "url": webhook.url or None,
+        "events": words_of(webhook.events),
+        "description": webhook.description,
+        "enabled": webhook.disabled_at is None,
+        "paused": webhook.paused,
+        "failing_since": webhook.failing_since,
+        "disabled_at": webhook.disabled_at,
+        "disabled_reason": webhook.disabled_reason,
+        "created_at": webhook.created_at,
+        "updated_at": webhook.updated_at,
+    }
+
+
+def delivery_view(delivery: DeliveryView) -> dict[str, Any]:
+    """A delivery with its attempts."""
+    names = ("type", "status", "attempts", "next_at", "last_code", "last_error", "created_at", "ended_at")
+    return {
+        "id": str(delivery.id),
+        "task_id": str(delivery.task_id),
+        "event_id": delivery.message_id,
+        "url": delivery.url or None,
+        **{name: getattr(delivery, name) for name in names},
+        "tries": list(delivery.tries),
+    }
 
 
 def operation_view(operation: OperationView) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from libs.common.adapters.postgres.quota import PostgresQuotaBook, PostgresTenan
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.adapters.redis.audience import RedisAudience
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
@@ -41,6 +42,7 @@ from libs.common.operations.quota import Quota, Weights
 from libs.common.operations.replay import Replays
 from libs.common.operations.series import Series
 from libs.common.operations.sight import Sight
+from libs.common.operations.webhooks import TaskHooks, WebhookAdministration
 from libs.common.operations.why import Why
 from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_legacy import LegacyRows
@@ -108,7 +110,9 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         operations, dead = PostgresOperations(database), PostgresDead(database)
         operation_log = await stack.enter_async_context(open_operation_log(operations))
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
-        submission = await _submission(stack, cache, gate, tasks, hints, zone, seal)
+        webhooks = PostgresWebhooks(database)
+        hooks = TaskHooks(webhooks, guard)
+        submission = await _submission(stack, cache, gate, tasks, hints, zone, seal, hooks)
         reading = Reading(tasks, room)
         insight = PostgresInsight(database)
         sight = Sight(insight, gate, RedisPermits(redis, rebuilder))
@@ -117,6 +121,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             reading,
             operations,
             Canceling(tasks, gate, hints),
+            WebhookAdministration(webhooks, ring, guard),
             Results(reading, _result_reader(settings)),
             Quota(PostgresQuotaBook(database, settings.timezone), zone),
             Weights(PostgresTenants(database), hints),
@@ -212,6 +217,7 @@ async def _submission(
     hints: Hints,
     zone: ZoneInfo,
     seal: Seal | None,
+    hooks: TaskHooks,
 ) -> Submission:
     """The road of a create; its flushes end before the stores are closed."""
     slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(
@@ -230,4 +236,4 @@ async def _submission(
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
     for coalescer in (slots, writes, earlier):
         stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
-    return Submission(cache, gate, slots, writes, earlier, zone=zone, seal=seal)
+    return Submission(cache, gate, slots, writes, earlier, zone=zone, seal=seal, hooks=hooks)

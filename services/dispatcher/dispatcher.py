@@ -14,6 +14,7 @@ from services.dispatcher.lanes import LaneBook
 from services.dispatcher.relay import Relay
 from services.dispatcher.roads import Roads
 from services.dispatcher.topic_keeper import TopicKeeper
+from services.dispatcher.webhooks import WebhookSender
 
 
 class Dispatcher:
@@ -29,6 +30,7 @@ class Dispatcher:
         hints: Hints,
         presence: Periodic | None = None,
         graves: Sequence[Periodic] = (),
+        webhooks: WebhookSender | None = None,
     ) -> None:
         self._relay = relay
         self._event_relay = event_relay
@@ -38,6 +40,7 @@ class Dispatcher:
         self._hints = hints
         self._presence = presence
         self._graves = graves
+        self._webhooks = webhooks
 
     async def run(self) -> None:
         """Work until stopped; what is on its way then is settled first."""
@@ -55,6 +58,8 @@ class Dispatcher:
                 group.create_task(self._relay.run(), name="relay"),
                 group.create_task(self._event_relay.run(), name="events"),
             ]
+            if self._webhooks is not None:
+                stories.append(group.create_task(self._webhooks.run(), name="webhooks"))
             await asyncio.wait(stories)
             for helper in helpers:
                 helper.cancel()
@@ -65,6 +70,8 @@ class Dispatcher:
         self._event_relay.stop()
         for grave in self._graves:
             grave.stop()
+        if self._webhooks is not None:
+            self._webhooks.stop()
 
     def hear(self, _channel: str, lines: Sequence[str]) -> None:
         """Take hints in; what is no hint of ours is passed over."""
@@ -76,6 +83,9 @@ class Dispatcher:
     def _take(self, line: str) -> None:
         if line == wire.EVENTS_WAIT:
             self._event_relay.wake()
+        elif line == wire.DELIVERIES_WAIT:
+            if self._webhooks is not None:
+                self._webhooks.wake()
         elif line == wire.MODELS_CHANGED:
             self._roads.look_soon()
         elif line == wire.PAUSES_CHANGED:

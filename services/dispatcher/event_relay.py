@@ -18,6 +18,7 @@ from libs.common.runtime.metrics import counter, gauge
 from services.dispatcher.event_records import event_record
 from services.dispatcher.pace import Pace
 from services.dispatcher.topic_keeper import TopicKeeper
+from services.dispatcher.webhook_events import hooked_event
 
 log = get_logger()
 
@@ -85,7 +86,12 @@ class EventRelay:
         topic: str,
         source: str,
         rng: Random,
+        public_url: str = "",
+        delivered: Callable[[], None] = lambda: None,
     ) -> None:
+        """`delivered` is told when deliveries were made of events; their links begin with `public_url`."""
+        self._public_url = public_url
+        self._delivered = delivered
         self._events = events
         self._carrier = carrier
         self._keeper = keeper
@@ -193,12 +199,13 @@ class EventRelay:
             event_record(row, topic=self._topic, source=self._source, partitions=self._partitions) for row in rows
         ]
         verdicts = await self._carrier.send(records)
-        sent = [row.id for row, verdict in zip(rows, verdicts, strict=True) if verdict.acknowledged]
+        sent = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.acknowledged]
         refused = [(row, verdict.refused) for row, verdict in zip(rows, verdicts, strict=True) if verdict.refused]
         published = counter("sluiceway_events_published_total")
         if sent:
             await failpoint("dispatcher/before-event-delete")
-            self._acknowledged += sent  # the next read deletes them
+            self._acknowledged += [row.id for row in sent if not row.hooked]  # the next read deletes them
+            await self._hand_over([row for row in sent if row.hooked])
             self._keeper.trust(self._topic)
             published.labels(result="acknowledged").inc(len(sent))
         if refused:
@@ -211,6 +218,14 @@ class EventRelay:
             if self._carrier.reachable or await self._carrier.probe():
                 self._keeper.doubt(self._topic)
         return len(sent)
+
+    async def _hand_over(self, rows: Sequence[EventRow]) -> None:
+        """Those that webhooks may want are deleted by the statement that makes their deliveries."""
+        if not rows:
+            return
+        await failpoint("dispatcher/before-hand-to-webhooks")
+        if await self._events.hand_over([hooked_event(row, self._public_url) for row in rows]):
+            self._delivered()
 
     async def _put_off(self, refused: Sequence[tuple[EventRow, str]]) -> None:
         rows = [(row.id, delay_after(row.sends + 1, self._rng).total_seconds(), cause) for row, cause in refused]

@@ -7,11 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from random import Random
 
+from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.postgres.control import PostgresPresence
 from libs.common.adapters.postgres.database import is_data_error, open_database
+from libs.common.adapters.postgres.deliveries import PostgresDeliveries
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue, PostgresEvents
 from libs.common.adapters.postgres.replay import PostgresDeadLetters, PostgresReplayWork
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
@@ -19,11 +21,14 @@ from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
+from libs.common.adapters.secrets import KeyRing, SealError
+from libs.common.adapters.webhook_post import open_webhook_post
 from libs.common.contracts.topics import dead_topic, events_topic
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.presence import Broker, SignOfLife
 from libs.common.operations.replay_run import MessageReplays, ReplayRunner
+from libs.common.operations.wake import Wake
 from libs.common.ports_dead import DeadKind
 from libs.common.ports_dispatch import Carrier, TopicPlan
 from libs.common.runtime.health import Health
@@ -36,6 +41,7 @@ from services.dispatcher.publisher import Publisher
 from services.dispatcher.relay import Relay
 from services.dispatcher.roads import Roads
 from services.dispatcher.topic_keeper import TopicKeeper
+from services.dispatcher.webhooks import Opener, WebhookSender
 
 
 @asynccontextmanager
@@ -46,6 +52,7 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         open_redis(settings.redis_url.get_secret_value()) as redis,
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
         open_hints(redis) as hints,
+        open_webhook_post(EgressGuard.from_setting(settings.egress_allow)) as poster,
         AsyncExitStack() as closing,
     ):
         queue, events = PostgresDispatchQueue(database), PostgresEvents(database)
@@ -67,18 +74,37 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         publisher = Publisher(queue, carrier, RedisQueueGate(redis, rebuilder), hints, roads, rng)
         relay = Relay(queue, carrier, publisher, book, roads, rng)
         event_relay = EventRelay(
-            events, event_carrier, keeper, topic=events_topic(prefix), source=settings.event_source, rng=rng
+            events,
+            event_carrier,
+            keeper,
+            topic=events_topic(prefix),
+            source=settings.event_source,
+            rng=rng,
+            public_url=settings.public_url,
+            delivered=Wake(hints).deliveries,
         )
         graves = _graves(
             PostgresReplayWork(database, settings.timezone), PostgresDeadLetters(database), event_carrier, prefix, rng
         )
+        deliveries = PostgresDeliveries(database)
+        closing.push_async_callback(deliveries.close)
+        sender = WebhookSender(deliveries, poster, _opener(settings), rng)
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("kafka", lambda: _answering(carrier))
         presence = SignOfLife(
             PostgresPresence(database), "dispatcher", lambda: Broker(carrier.reachable, carrier.last_error)
         )
         closing.push_async_callback(presence.leave)
-        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves)
+        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves, sender)
+
+
+def _opener(settings: Settings) -> Opener:
+    keys = settings.secret_keys.get_secret_value()
+    return KeyRing(keys).open if keys else _no_key
+
+
+def _no_key(_sealed: bytes, _owner: str) -> bytes:
+    raise SealError("there is no key")
 
 
 async def _answering(carrier: Carrier) -> None:

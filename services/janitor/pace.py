@@ -130,5 +130,5 @@ def _clean(stores: Stores, settings: Settings) -> dict[str, Action]:
         "expired": expiry.fetched,
         "unfetched": expiry.unfetched,
         "dead": expiry.dead,
-        "prune": Prune(stores.sweeps, dead_days=settings.dead_days).sweep,
+        "prune": Prune(stores.sweeps, dead_days=settings.dead_days, webhook_log_days=settings.webhook_log_days).sweep,
     }

@@ -35,6 +35,15 @@ async def plain(road: Road, _: ServiceProcess) -> Sequence[str]:
     return await road.submit(tenant, 8, seconds=0.1)
 
 
+async def hooked(road: Road, _: ServiceProcess) -> Sequence[str]:
+    """A webhook is told of every end; the model's own server takes what is sent."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    answer = await road.call(tenant, "POST", "/v1/webhooks", json={"url": f"{road.mock.url}/hook"})
+    assert answer.status_code == 201, answer.text
+    return await road.submit(tenant, 3)
+
+
 async def narrow(road: Road, _: ServiceProcess) -> Sequence[str]:
     """More tasks than permits: some are held."""
     tenant = await road.tenant()
@@ -465,6 +474,9 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "dispatcher/before-replay-send": (poison_replayed, {}),
     "dispatcher/after-replay-send": (poison_replayed, {}),
     "dispatcher/before-dead-letters": (letter_missing, {}),
+    "dispatcher/before-hand-to-webhooks": (hooked, {}),
+    "dispatcher/before-webhook": (hooked, {}),
+    "dispatcher/after-webhook": (hooked, {}),
     "executor/before-permit": (plain, {}),
     "executor/before-claim": (plain, {}),
     "executor/after-claim": (plain, {}),

@@ -14,7 +14,7 @@ SQL = Path(statements.__file__).parent / "sql"
 #: Statements that serve workers and the command line: they go by id, by token or over everything, never for a caller.
 WORKER_FILES = (
     "dispatch.sql", "events.sql", "executors.sql", "sweeps.sql", "audit.sql", "import.sql", "secrets.sql", "series.sql",
-    "control.sql", "jobs.sql", "replay.sql",
+    "control.sql", "jobs.sql", "replay.sql", "deliveries.sql",
 )  # fmt: skip
 #: Reached by the API but owned by no tenant: the look-up of a key, caches, and what goes by unguessable ids.
 WITHOUT_TENANT = {

@@ -37,7 +37,10 @@ def _document() -> dict[str, Any]:
 def _templates() -> list[tuple[re.Pattern[str], str]]:
     # Literal ones first, then longer ones: a model's name may hold slashes, and ends before what is asked of it.
     paths = sorted(_document()["paths"], key=lambda path: ("{" in path, -len(path)))
-    return [(re.compile(re.sub(r"\{\w+\}", "[^/]+", path.replace("{name}", ".+"))), path) for path in paths]
+    return [
+        (re.compile(re.sub(r"\{\w+\}", "[^/]+", path.replace("{name}", ".+").replace("{user}", ".+"))), path)
+        for path in paths
+    ]
 
 
 def _operation(method: str, path: str) -> tuple[str, str] | None:

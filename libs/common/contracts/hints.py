@@ -26,6 +26,7 @@ _CHANGES: Final = "sw:changes:"
 
 EVENTS_WAIT: Final = "* events"
 MODELS_CHANGED: Final = "* models"
+DELIVERIES_WAIT: Final = "* deliveries"
 PAUSES_CHANGED: Final = "* pauses"
 #: To executors: what the next heartbeat is answered is news (pauses, a drain).
 LOOK: Final = "look"

@@ -34,6 +34,10 @@ class Wake:
         """Events wait to leave."""
         self._hints.publish_soon(wire.DISPATCH, wire.EVENTS_WAIT)
 
+    def deliveries(self) -> None:
+        """Webhooks wait to be sent."""
+        self._hints.publish_soon(wire.DISPATCH, wire.DELIVERIES_WAIT)
+
     def ended(self, lanes: Iterable[int]) -> None:
         """Tasks of these lanes are over: their windows have room, and their events wait to leave."""
         lanes = set(lanes)

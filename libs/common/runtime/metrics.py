@@ -25,6 +25,7 @@ CounterName: TypeAlias = Literal[
     "sluiceway_push_dropped_total",
     "sluiceway_dispatches_published_total",
     "sluiceway_events_published_total",
+    "sluiceway_webhook_attempts_total",
     "sluiceway_permit_refusals_total",
     "sluiceway_attempts_total",
     "sluiceway_attempt_errors_total",
@@ -98,6 +99,7 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
     "sluiceway_events_published_total": Metric(
         "Lifecycle events handed to the broker.", ("result",), role="dispatcher"
     ),
+    "sluiceway_webhook_attempts_total": Metric("Attempts to deliver to webhooks.", ("result",), role="dispatcher"),
     "sluiceway_permit_refusals_total": Metric("Messages that had to wait for a permit.", ("model",), role="executor"),
     "sluiceway_attempts_total": Metric("Attempts ended.", ("model", "outcome"), role="executor"),
     "sluiceway_attempt_errors_total": Metric("Failed attempts by the code of their error.", ("code",), role="executor"),

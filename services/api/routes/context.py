@@ -19,6 +19,7 @@ from libs.common.operations.quota import Quota, Weights
 from libs.common.operations.replay import Replays
 from libs.common.operations.series import Series
 from libs.common.operations.sight import Sight
+from libs.common.operations.webhooks import WebhookAdministration
 from libs.common.operations.why import Why
 from libs.common.ports_operations import Operations
 from libs.common.ports_tasks import KeyOwner
@@ -40,6 +41,7 @@ class UseCases:
     reading: Reading
     operations: Operations
     canceling: Canceling
+    webhooks: WebhookAdministration
     results: Results
     quota: Quota
     weights: Weights

@@ -16,14 +16,15 @@ USAGE_DAYS: Final = 400
 
 class Prune:
     """Idempotency keys of yesterday, cancel requests of tasks that are over, executors of last month, accounts of last
-    year, and what is dead and belongs to no task: events, and records that could not be understood."""
+    year, deliveries of webhooks, and what is dead without a task: events, records that could not be understood."""
 
-    def __init__(self, sweeps: Sweeps, *, dead_days: int) -> None:
+    def __init__(self, sweeps: Sweeps, *, dead_days: int, webhook_log_days: int = 14) -> None:
         self._sweeps = sweeps
         self._dead_days = dead_days
+        self._webhook_log_days = webhook_log_days
 
     async def sweep(self) -> int:
-        """One round; returns how many keys, events, records and accounts went."""
+        """One round; returns how many keys, events, records, deliveries and accounts went."""
         gone = 0
         for _ in range(_PAGES):
             await failpoint("janitor/before-prune")
@@ -33,5 +34,6 @@ class Prune:
                 break
         gone += await self._sweeps.prune_dead_events(self._dead_days, _PAGE)
         gone += await self._sweeps.prune_dead_messages(self._dead_days, _PAGE)
+        gone += await self._sweeps.prune_deliveries(self._webhook_log_days, self._dead_days, _PAGE)
         gone += await self._sweeps.prune_quota(USAGE_DAYS, _PAGE)
         return did("prune", gone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_dispatch import EventRow
+from libs.common.ports_webhooks import HookedEvent
 from services.dispatcher.event_relay import MAX_SENDS, EventRelay, Gaps
 from services.dispatcher.topic_keeper import TopicKeeper
 from tests.support.dispatcher_fakes import FakeCarrier, FakeTopics
@@ -26,6 +28,7 @@ class FakeEvents:
         self.postponed: dict[int, EventRow] = {}
         self.due_now: set[int] = set()
         self.dead: list[int] = []
+        self.handed: list[HookedEvent] = []
         self.ours = True
         self.down = False
         self.reads: list[tuple[int, list[int]]] = []
@@ -55,6 +58,11 @@ class FakeEvents:
             self.postponed.pop(number, None)
             self.due_now.discard(number)
 
+    async def hand_over(self, events: Sequence[HookedEvent]) -> int:
+        await self.sent([event.id for event in events])
+        self.handed += events
+        return len(events)
+
     async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
         dead = []
         for number, delay, _ in rows:
@@ -76,7 +84,20 @@ class Bench:
     def __init__(self) -> None:
         self.events, self.carrier, self.topics = FakeEvents(), FakeCarrier(), FakeTopics()
         self.keeper = TopicKeeper(self.topics, Random(1))
-        self.relay = EventRelay(self.events, self.carrier, self.keeper, topic="e", source="/s", rng=Random(1))
+        self.delivered = 0
+        self.relay = EventRelay(
+            self.events,
+            self.carrier,
+            self.keeper,
+            topic="e",
+            source="/s",
+            rng=Random(1),
+            public_url="https://api.example/",
+            delivered=self._count,
+        )
+
+    def _count(self) -> None:
+        self.delivered += 1
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Bench]:
@@ -100,6 +121,33 @@ async def test_events_leave_in_order_and_are_deleted() -> None:
         await until(lambda: not bench.events.rows)
     assert bench.sent() == list(range(1, 1201))
     assert bench.topics.there == {"e": 12}
+
+
+async def test_what_webhooks_may_want_is_handed_over_once_the_broker_has_it() -> None:
+    bench = Bench()
+    bench.events.add(1, 2, 3)
+    bench.events.rows[2] = replace(
+        bench.events.rows[2], hooked=True, webhook_url="http://h:81/x?token=1", webhook_events=1
+    )
+    bench.events.rows[3] = replace(bench.events.rows[3], hooked=True, webhook_url="http://h/", webhook_events=2)
+    async with bench.running():
+        await until(lambda: not bench.events.rows)
+    assert bench.sent() == [1, 2, 3]
+    first, second = bench.events.handed
+    assert (first.id, first.url, first.line, first.bit, first.type) == (
+        2,
+        "http://h:81/x?token=1",
+        "http://h:81",
+        1,
+        "task.success",
+    )
+    assert (second.url, second.line) == (None, "")  # it wants failures alone
+    assert first.message_id == f"{UUID(int=2)}:7"
+    body = json.loads(first.body)
+    assert body["timestamp"] == "2026-11-23T12:00:02.999Z"
+    assert body["data"].pop("link") == f"https://api.example/v1/tasks/{UUID(int=2)}"
+    assert body["data"] == json.loads(bench.carrier.sent[1].value)
+    assert bench.delivered == 1
 
 
 async def test_numbers_that_commit_late_are_asked_for_at_once() -> None:

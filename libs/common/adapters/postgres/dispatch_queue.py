@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from libs.common.adapters.postgres.database import UNREACHABLE, Database
+from libs.common.adapters.postgres.deliveries import hooked_columns
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
@@ -23,6 +24,7 @@ from libs.common.ports_dispatch import (
     Placed,
     Turn,
 )
+from libs.common.ports_webhooks import HookedEvent
 
 #: Kinds of the rows that a turn answers.
 _LANE: Final = 0
@@ -129,6 +131,9 @@ class PostgresEvents:
     async def sent(self, ids: Sequence[int]) -> None:
         await self._database.fetch("events_sent", sorted(ids))
 
+    async def hand_over(self, events: Sequence[HookedEvent]) -> int:
+        return len(await self._database.fetch("hand_to_webhooks", *hooked_columns(events)))
+
     async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
         ids, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
         answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends)
@@ -195,4 +200,7 @@ def _event(row: asyncpg.Record) -> EventRow:
         error_code=row["error_code"] or None,
         error_message=row["error_message"] or None,
         sends=row["sends"],
+        hooked=row["hooked"],
+        webhook_url=row["webhook_url"],
+        webhook_events=row["webhook_events"] or 0,
     )

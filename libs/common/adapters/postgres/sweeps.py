@@ -193,6 +193,11 @@ class PostgresSweeps:
     async def prune_dead_messages(self, days: int, limit: int) -> int:
         return len(await self._database.fetch("prune_dead_messages", days, limit))
 
+    async def prune_deliveries(self, delivered_days: int, dead_days: int, limit: int) -> int:
+        gone = await self._database.fetch("prune_deliveries", delivered_days, dead_days, limit)
+        await self._database.fetch("prune_webhooks")
+        return len(gone)
+
     async def prune_operations(self, days: int, limit: int) -> int:
         return len(await self._database.fetch("prune_operations", days, limit))
 

@@ -194,6 +194,8 @@ def _columns(tasks: Sequence[NewTask], days: Mapping[UUID, date] = _NO_DAYS) -> 
         [task.secret for task in tasks],
         [task.points for task in tasks],
         [days.get(task.public_id) for task in tasks],
+        [task.webhook_url for task in tasks],
+        [task.webhook_events for task in tasks],
     )
 
 

@@ -2,17 +2,20 @@
 -- The next events in the order of their numbers, and those of earlier numbers that were committed late.
 -- $1 cursor, $2 limit, $3 missing numbers, $4 acknowledged by the broker and to be forgotten (none of the others).
 WITH gone AS (DELETE FROM event WHERE id = ANY ($4::bigint[]))
-SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
+  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
 WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL AND e.dead_at IS NULL
 UNION ALL
-(SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+(SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
+  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
 WHERE e.id > $1 AND e.due_at IS NULL AND e.dead_at IS NULL ORDER BY e.id LIMIT $2)
 
 -- name: events_due
 -- Events that the broker refused before and whose time has come again.
-SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
+  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
 WHERE e.due_at <= now() AND e.due_at IS NOT NULL AND e.dead_at IS NULL ORDER BY e.due_at LIMIT $1
 

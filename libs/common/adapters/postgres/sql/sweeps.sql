@@ -411,12 +411,15 @@ SELECT l.id AS lane, l.model_id, f.rows FROM (SELECT lane, count(*)::int AS rows
 JOIN lane l ON l.id = f.lane
 
 -- name: outbox_figures
--- What still has to leave, counted up to $1: events, and batches that no broker has acknowledged yet.
+-- What still has to leave, counted up to $1: events, batches that no broker has acknowledged yet, and deliveries of webhooks.
 SELECT 'event' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e) AS rows,
   coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event WHERE dead_at IS NULL ORDER BY id LIMIT 1)), 0)::float8 AS lag
 UNION ALL
 SELECT 'dispatch', (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l),
   coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8
+UNION ALL
+SELECT 'webhook', (SELECT count(*)::int FROM (SELECT 1 FROM delivery WHERE status = 'pending' LIMIT $1) d),
+  greatest(coalesce(extract(epoch FROM now() - (SELECT next_at FROM delivery WHERE status = 'pending' ORDER BY next_at LIMIT 1)), 0), 0)::float8
 
 -- name: oldest_transaction
 -- How long the oldest open transaction of this database has been open, in seconds: it holds back every clean-up.

@@ -5,16 +5,16 @@ WITH x AS MATERIALIZED (
   SELECT nextval('task_ids') AS id, u.* FROM unnest(
     $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::timestamptz[],
     $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[], $13::bytea[],
-    $14::int[], $15::date[])
+    $14::int[], $15::date[], $16::text[], $17::smallint[])
     AS u(public_id, lane, creator, biz_name, input_ref, payload, priority, not_before, start_by, deadline, output_count, trace,
-         secret, points, quota_day)
+         secret, points, quota_day, webhook_url, webhook_events)
   JOIN lane l ON l.id = u.lane AND NOT l.closed
 ), t AS (
   INSERT INTO task (id, public_id, tenant_id, model_id, lane, creator, biz_name, input_ref, priority, status,
-                    not_before, start_by, deadline, output_count, trace, points, quota_day)
+                    not_before, start_by, deadline, output_count, trace, points, quota_day, webhook_url, webhook_events)
   SELECT x.id, x.public_id, l.tenant_id, l.model_id, x.lane, x.creator, x.biz_name, x.input_ref, x.priority,
          CASE WHEN x.not_before > now() THEN 0 ELSE 1 END, x.not_before, x.start_by, x.deadline, x.output_count, x.trace, x.points,
-         x.quota_day
+         x.quota_day, x.webhook_url, x.webhook_events
   FROM x JOIN lane l ON l.id = x.lane
 ), i AS (
   INSERT INTO task_input (task_id, payload) SELECT id, payload FROM x

@@ -1,0 +1,106 @@
+-- name: hand_to_webhooks
+-- Events that were acknowledged and that webhooks may want: forgotten, and a delivery is made for each address that does
+-- want them. $1 events, $2 tenants, $3 tasks, $4 bits, $5 message ids, $6 types, $7 bodies, $8 addresses of the tasks
+-- themselves (null: none, or not of this end), $9 their lines.
+WITH e AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
+    AS e(id, tenant_id, task_id, bit, message_id, type, body, url, line)
+), gone AS (
+  DELETE FROM event q WHERE q.id = ANY ($1::bigint[]) RETURNING q.id
+)
+INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body)
+SELECT e.tenant_id, w.id, CASE w.kind WHEN 'tasks' THEN e.line ELSE '' END, CASE w.kind WHEN 'tasks' THEN e.url ELSE '' END,
+  e.task_id, e.message_id, e.type, e.body
+FROM e JOIN gone g ON g.id = e.id JOIN webhook w ON w.tenant_id = e.tenant_id AND w.deleted_at IS NULL
+WHERE w.disabled_at IS NULL AND w.events & e.bit <> 0 AND (w.kind = 'endpoint' OR e.url IS NOT NULL)
+RETURNING id
+
+-- name: become_sender
+-- One sender at a time: ours until this connection ends.
+SELECT pg_try_advisory_lock(7002, 2) AS ours
+
+-- name: due_deliveries
+-- The oldest due deliveries, $1 of each line, of the next $2 lines after ($3, $4) that wait for anything: a line that has
+-- nothing to be sent now comes as a row without a delivery. A loose scan: it costs by lines, not by what waits in them.
+WITH RECURSIVE lines(webhook_id, line) AS (
+  (SELECT webhook_id, line FROM delivery WHERE status = 'pending' AND (webhook_id, line) > ($3::bigint, $4::text)
+   ORDER BY webhook_id, line LIMIT 1)
+  UNION ALL
+  SELECT n.webhook_id, n.line FROM lines l CROSS JOIN LATERAL (
+    SELECT d.webhook_id, d.line FROM delivery d
+    WHERE d.status = 'pending' AND (d.webhook_id, d.line) > (l.webhook_id, l.line) ORDER BY d.webhook_id, d.line LIMIT 1) n
+), these AS MATERIALIZED (SELECT * FROM lines LIMIT $2
+)
+SELECT l.webhook_id, l.line, d.id, d.tenant_id, CASE w.kind WHEN 'tasks' THEN d.url ELSE w.url END AS url, w.secrets, d.message_id, d.type,
+  d.body, d.attempts, d.round, d.created_at
+FROM these l LEFT JOIN webhook w ON w.id = l.webhook_id AND NOT w.paused AND w.disabled_at IS NULL AND w.deleted_at IS NULL
+LEFT JOIN LATERAL (
+  SELECT * FROM delivery d
+  WHERE d.status = 'pending' AND d.webhook_id = w.id AND d.line = l.line AND d.next_at <= now() ORDER BY d.next_at LIMIT $1) d ON true
+ORDER BY l.webhook_id, l.line, d.next_at
+
+-- name: deliveries_tried
+-- What became of attempts, and what that says of their webhooks. A delivery that was asked for by hand meanwhile, or whose
+-- attempt is written already, stays as it is. $1 deliveries, $2 attempts before, $3 rounds, $4 accepted, $5 gone,
+-- $6 codes, $7 errors, $8 ms, $9 answers, $10 pauses (null: none), $11 seconds until a failing one is switched off.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::boolean[], $5::boolean[], $6::smallint[], $7::text[], $8::int[],
+                       $9::text[], $10::float8[])
+    AS m(id, attempts, round, accepted, gone, code, error, cost_ms, answer, pause) ORDER BY id
+), done AS (
+  UPDATE delivery d SET attempts = d.attempts + 1, last_code = m.code, last_error = m.error,
+    status = CASE WHEN d.round <> m.round THEN d.status WHEN m.accepted THEN 'delivered' WHEN m.pause IS NULL THEN 'dead' ELSE 'pending' END,
+    next_at = CASE WHEN d.round <> m.round THEN d.next_at WHEN NOT m.accepted THEN now() + make_interval(secs => m.pause) END,
+    ended_at = CASE WHEN d.round = m.round AND (m.accepted OR m.pause IS NULL) THEN now() END,
+    dead_at = CASE WHEN d.round = m.round AND NOT m.accepted AND m.pause IS NULL THEN now() END
+  FROM m WHERE d.id = m.id AND d.status = 'pending' AND d.attempts = m.attempts
+  RETURNING d.id, d.webhook_id, d.attempts, m.code, m.error, m.cost_ms, m.answer, m.accepted, m.gone
+), t AS (
+  INSERT INTO delivery_try (delivery_id, attempt, code, error, cost_ms, answer)
+  SELECT id, attempts, code, error, cost_ms, answer FROM done
+), s AS MATERIALIZED (
+  SELECT webhook_id, bool_or(accepted) AS accepted, bool_or(gone) AS gone FROM done GROUP BY 1 ORDER BY 1
+), w AS (
+  UPDATE webhook w SET
+    failing_since = CASE WHEN s.accepted THEN NULL ELSE coalesce(w.failing_since, now()) END,
+    disabled_at = CASE WHEN s.gone OR NOT s.accepted AND w.failing_since < now() - make_interval(secs => $11) THEN now() END,
+    disabled_reason = CASE WHEN s.gone THEN 'it answered 410 Gone'
+                           WHEN NOT s.accepted AND w.failing_since < now() - make_interval(secs => $11) THEN 'nothing but failures for days' END
+  FROM s WHERE w.id = s.webhook_id AND w.kind = 'endpoint' AND w.disabled_at IS NULL
+    AND (s.gone OR s.accepted = (w.failing_since IS NOT NULL) OR w.failing_since < now() - make_interval(secs => $11))
+  RETURNING w.id, w.disabled_at
+)
+SELECT id FROM w WHERE disabled_at IS NOT NULL
+
+-- name: bury_deliveries
+-- Give up what waits for webhooks that were switched off or removed; $1 at most.
+WITH over AS MATERIALIZED (
+  SELECT d.id FROM webhook w CROSS JOIN LATERAL (
+    SELECT d.id FROM delivery d WHERE d.status = 'pending' AND d.webhook_id = w.id LIMIT $1) d
+  WHERE w.disabled_at IS NOT NULL OR w.deleted_at IS NOT NULL LIMIT $1
+)
+UPDATE delivery d SET status = 'dead', next_at = NULL, ended_at = now(), dead_at = now(), last_error = 'the webhook was switched off or removed'
+WHERE d.id = ANY (ARRAY(SELECT id FROM over ORDER BY id)) AND d.status = 'pending'
+RETURNING d.id
+
+-- name: prune_deliveries
+-- Old deliveries with their attempts: those that arrived after $1 days, the dead after $2; $3 of each at most.
+WITH gone AS (
+  DELETE FROM delivery WHERE id = ANY (ARRAY(
+    (SELECT id FROM delivery WHERE status = 'delivered' AND ended_at < now() - make_interval(days => $1) ORDER BY ended_at LIMIT $3)
+    UNION ALL
+    (SELECT id FROM delivery WHERE dead_at IS NOT NULL AND dead_at < now() - make_interval(days => $2) ORDER BY dead_at LIMIT $3)))
+  RETURNING id
+), t AS (
+  DELETE FROM delivery_try WHERE delivery_id = ANY (ARRAY(SELECT id FROM gone))
+)
+SELECT id FROM gone
+
+-- name: prune_webhooks
+-- Removed webhooks that have no delivery left.
+DELETE FROM webhook w WHERE w.deleted_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
+
+-- name: list_all_webhooks
+-- For operators: the webhooks of every tenant, or those that fail or were switched off.
+SELECT * FROM webhook WHERE deleted_at IS NULL AND (NOT :failing OR failing_since IS NOT NULL OR disabled_at IS NOT NULL)
+ORDER BY tenant_id, id

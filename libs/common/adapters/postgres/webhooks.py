@@ -1,0 +1,118 @@
+"""Webhooks in PostgreSQL, from the side of their tenants."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy.exc import IntegrityError
+
+from libs.common.adapters.postgres.database import Database
+from libs.common.domain.errors import Conflict
+from libs.common.ports_webhooks import DeliveryView, Webhook
+
+_NEWEST: Final = 2**63 - 1
+_LARGEST_ID: Final = 2**63 - 1
+_FIELDS: Final = ("kind", "url", "events", "secrets", "description")
+
+
+class PostgresWebhooks:
+    """Implements ports_webhooks.Webhooks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, tenant_id: int, fields: dict[str, Any], most: int) -> Webhook | None:
+        try:
+            rows = await self._database.query(
+                "create_webhook", tenant_id=tenant_id, most=most, **{name: fields[name] for name in _FIELDS}
+            )
+        except IntegrityError as error:
+            raise Conflict("webhook_exists", "there is one of the kind tasks already", field="/kind") from error
+        return _webhook(rows[0]) if rows else None
+
+    async def find(self, tenant_id: int, webhook_id: int) -> Webhook | None:
+        rows = await self._database.query("find_webhook", tenant_id=tenant_id, id=webhook_id)
+        return _webhook(rows[0]) if rows else None
+
+    async def list_of(self, tenant_id: int) -> list[Webhook]:
+        return [_webhook(row) for row in await self._database.query("list_webhooks", tenant_id=tenant_id)]
+
+    async def list_all(self, *, failing: bool) -> list[Webhook]:
+        return [_webhook(row) for row in await self._database.query("list_all_webhooks", failing=failing)]
+
+    async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
+        wanted = {
+            "url": current.url,
+            "events": current.events,
+            "secrets": current.secrets,
+            "description": current.description,
+            "paused": current.paused,
+            "enabled": current.disabled_at is None,
+            **fields,
+        }
+        rows = await self._database.query(
+            "update_webhook", tenant_id=current.tenant_id, id=current.id, was=current.secrets, **wanted
+        )
+        return _webhook(rows[0]) if rows else None
+
+    async def delete(self, tenant_id: int, webhook_id: int) -> bool:
+        return bool(await self._database.query("delete_webhook", tenant_id=tenant_id, id=webhook_id))
+
+    async def signs_tasks(self, tenant_id: int) -> bool:
+        return bool(await self._database.query("signs_tasks", tenant_id=tenant_id))
+
+    async def deliveries(
+        self, tenant_id: int, webhook_id: int, before: int | None, limit: int
+    ) -> tuple[list[DeliveryView], int | None]:
+        rows = await self._database.query(
+            "list_deliveries",
+            tenant_id=tenant_id,
+            webhook_id=webhook_id,
+            before=_NEWEST if before is None else before,
+            limit=limit + 1,
+        )
+        views = [_delivery(row) for row in rows[:limit]]
+        return views, views[-1].id if len(rows) > limit else None
+
+    async def redeliver(self, tenant_id: int, webhook_id: int, delivery_id: int) -> DeliveryView | None:
+        rows = await self._database.query(
+            "redeliver", tenant_id=tenant_id, webhook_id=webhook_id, delivery_id=delivery_id
+        )
+        return _delivery(rows[0]) if rows else None
+
+
+def _webhook(row: Any) -> Webhook:
+    return Webhook(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        kind=row.kind,
+        url=row.url,
+        events=row.events,
+        secrets=row.secrets,
+        description=row.description,
+        paused=row.paused,
+        failing_since=row.failing_since,
+        disabled_at=row.disabled_at,
+        disabled_reason=row.disabled_reason,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _delivery(row: Any) -> DeliveryView:
+    return DeliveryView(
+        id=row.id,
+        task_id=row.task_id,
+        message_id=row.message_id,
+        type=row.type,
+        url=row.url,
+        status=row.status,
+        attempts=row.attempts,
+        next_at=row.next_at,
+        last_code=row.last_code,
+        last_error=row.last_error,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        tries=[{**tried, "at": datetime.fromisoformat(tried["at"])} for tried in row.tries],
+    )

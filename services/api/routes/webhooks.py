@@ -1,0 +1,145 @@
+"""/v1/webhooks: where a tenant wants to be told of ends, and what became of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from services.api import examples
+from services.api.answers import JsonAnswer
+from services.api.cursors import before_of, cursor_of
+from services.api.routes.context import Admin, Cases, Reader, StrictRoute
+from services.api.routes.documented import answers
+from services.api.schemas import PageQuery, RotateIn, WebhookChange, WebhookIn
+from services.api.schemas_out import DeliveryOut, DeliveryPage, WebhookItems, WebhookOut, WebhookSecretOut
+from services.api.views import delivery_view, webhook_view
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
+
+_BODY_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
+_LARGEST_ID = 2**63 - 1
+
+
+@router.post(
+    "",
+    summary="Make a webhook",
+    status_code=201,
+    responses=answers(
+        WebhookSecretOut,
+        examples.WEBHOOK_SECRET,
+        *_BODY_ERRORS,
+        "webhook_url",
+        "webhook_secret",
+        "webhook_exists",
+        "webhook_limit",
+        status=201,
+    ),
+)
+async def create_webhook(
+    wanted: Annotated[WebhookIn, examples.body(examples.WEBHOOK_IN)], caller: Admin, cases: Cases
+) -> Response:
+    """The answer shows the secret, once. One of the kind `tasks` has no url: it signs for tasks' own `webhook_url`."""
+    webhook, secret = await cases.webhooks.create(caller.tenant_id, wanted.given())
+    view = {**webhook_view(webhook), "secret": secret}
+    return JsonAnswer(view, 201, {"Location": f"/v1/webhooks/{webhook.id}", "Cache-Control": "no-store"})
+
+
+@router.get("", summary="List webhooks", responses=answers(WebhookItems, examples.WEBHOOK_ITEMS))
+async def list_webhooks(caller: Reader, cases: Cases) -> Response:
+    """Oldest first, without their secrets."""
+    webhooks = await cases.webhooks.list_of(caller.tenant_id)
+    return JsonAnswer({"items": [webhook_view(webhook) for webhook in webhooks]})
+
+
+@router.get(
+    "/{webhook_id}", summary="Read a webhook", responses=answers(WebhookOut, examples.WEBHOOK, "webhook_unknown")
+)
+async def read_webhook(webhook_id: str, caller: Reader, cases: Cases) -> Response:
+    """The webhook, without its secret; `disabled_reason` says why it was switched off."""
+    return JsonAnswer(webhook_view(await cases.webhooks.get(caller.tenant_id, _id(webhook_id))))
+
+
+@router.patch(
+    "/{webhook_id}",
+    summary="Change a webhook",
+    responses=answers(WebhookOut, examples.WEBHOOK, *_BODY_ERRORS, "webhook_url", "webhook_unknown", "conflict"),
+)
+async def change_webhook(
+    webhook_id: str,
+    wanted: Annotated[WebhookChange, examples.body(examples.WEBHOOK_CHANGE)],
+    caller: Admin,
+    cases: Cases,
+) -> Response:
+    """Changes only the fields given. While `paused`, deliveries wait; switched on again, its failures are forgotten."""
+    return JsonAnswer(webhook_view(await cases.webhooks.change(caller.tenant_id, _id(webhook_id), wanted.given())))
+
+
+@router.delete(
+    "/{webhook_id}",
+    summary="Remove a webhook",
+    status_code=204,
+    responses=answers(None, None, "webhook_unknown", status=204),
+)
+async def delete_webhook(webhook_id: str, caller: Admin, cases: Cases) -> Response:
+    """What waits for it is given up."""
+    await cases.webhooks.delete(caller.tenant_id, _id(webhook_id))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{webhook_id}/rotate",
+    summary="Rotate a webhook's secret",
+    responses=answers(
+        WebhookSecretOut, examples.WEBHOOK_SECRET, *_BODY_ERRORS, "webhook_secret", "webhook_unknown", "conflict"
+    ),
+)
+async def rotate_webhook(
+    webhook_id: str, wanted: Annotated[RotateIn, examples.body(examples.ROTATE_IN)], caller: Admin, cases: Cases
+) -> Response:
+    """The answer shows the fresh secret, once. For a day the old one signs beside it."""
+    webhook, secret = await cases.webhooks.rotate(caller.tenant_id, _id(webhook_id), wanted.secret)
+    return JsonAnswer({**webhook_view(webhook), "secret": secret}, headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/{webhook_id}/deliveries",
+    summary="List a webhook's deliveries",
+    responses=answers(DeliveryPage, examples.DELIVERY_PAGE, "invalid", "bad_cursor", "webhook_unknown"),
+)
+async def list_deliveries(
+    webhook_id: str, wanted: Annotated[PageQuery, Query()], caller: Reader, cases: Cases
+) -> Response:
+    """Newest first, with what each attempt was answered; kept for SLUICEWAY_WEBHOOK_LOG_DAYS once they arrived."""
+    before = before_of("delivery", wanted.cursor)
+    page, following = await cases.webhooks.deliveries(caller.tenant_id, _id(webhook_id), before, wanted.limit)
+    return JsonAnswer(
+        {"items": [delivery_view(delivery) for delivery in page], "next_cursor": cursor_of("delivery", following)}
+    )
+
+
+@router.post(
+    "/{webhook_id}/deliveries/{delivery_id}/redeliver",
+    summary="Send a delivery again",
+    status_code=202,
+    responses=answers(
+        DeliveryOut,
+        examples.DELIVERY,
+        "webhook_unknown",
+        "delivery_unknown",
+        "webhook_disabled",
+        status=202,
+    ),
+)
+async def redeliver(webhook_id: str, delivery_id: str, caller: Admin, cases: Cases) -> Response:
+    """Due now, under the same `webhook-id`, with the whole schedule before it."""
+    delivery = await cases.webhooks.redeliver(caller.tenant_id, _id(webhook_id), _id(delivery_id))
+    return JsonAnswer(delivery_view(delivery), 202)
+
+
+def _id(text: str) -> int | None:
+    """The number that an id is; None for what is none of ours."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
+        return None
+    number = int(text)
+    return number if number <= _LARGEST_ID else None

@@ -1,0 +1,220 @@
+"""Deliveries on their way to webhooks: one sender at a time, a few at once for each address, none waits for another.
+
+Nothing is written before an attempt: who dies between an answer and its record leaves the delivery due, and it is sent
+again under the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from random import Random
+from typing import Final
+
+from libs.common.contracts import webhook as wire
+from libs.common.domain import webhook as rules
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.ports_webhooks import FIRST_LINE, Answer, Deliveries, Delivery, Line, Poster, Tried
+from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
+from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
+from libs.common.runtime.metrics import counter
+
+log = get_logger()
+
+Opener = Callable[[bytes, str], bytes]
+
+#: At once: to one address, to one that failed last, and in all.
+PER_LINE: Final = 4
+_PER_FAILING_LINE: Final = 1
+_IN_ALL: Final = 1_000
+#: Looked at together; when more of them wait, the next look goes on behind.
+_LINES: Final = 500
+_HOLD_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
+_GATHER_SECONDS: Final = 0.02
+#: Looks cost at most this share of the time, however many addresses wait for their next attempt.
+_LOOK_SHARE: Final = 20
+_BURY_SECONDS: Final = 10.0
+_BURY: Final = 500
+_RECORD_SECONDS: Final = 0.5
+#: Never earlier than the schedule says, and spread.
+_JITTER: Final = 0.2
+_DRAIN_SECONDS: Final = 5.0
+
+
+class WebhookSender:
+    """Sends what is due while this process holds the right to."""
+
+    def __init__(self, deliveries: Deliveries, poster: Poster, open_sealed: Opener, rng: Random) -> None:
+        self._deliveries = deliveries
+        self._poster = poster
+        self._open_sealed = open_sealed
+        self._rng = rng
+        self._wake = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._holding = False
+        self._held_at = float("-inf")
+        self._buried_at = float("-inf")
+        self._sending: dict[int, asyncio.Task[None]] = {}
+        self._after = FIRST_LINE
+        self._busy: Counter[Line] = Counter()
+        self._failing: set[Line] = set()
+        self._records: Coalescer[Tried, None] = Coalescer(self._record)
+
+    def wake(self) -> None:
+        """Deliveries were made, or are due."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stopped.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until stopped; what is under way then may end."""
+        delays = reconnect_delays(self._rng)
+        while not self._stopped.is_set():
+            try:
+                if await self._may_send():
+                    await self._step()
+                else:
+                    await self._pause(_HOLD_SECONDS)
+                delays = reconnect_delays(self._rng)
+            except (Unavailable, OutcomeUnknown) as error:
+                log.warning("webhooks.database_away", cause=str(error))
+                await self._pause(next(delays))
+            except Exception as error:
+                log.error("webhooks.failed", error=type(error).__name__, message=str(error)[:500])
+                await self._pause(next(delays))
+        await self._end()
+
+    async def send_due(self) -> int:
+        """Begin to send what is due and has room; returns how many. Raises DatabaseUnavailable."""
+        begun = 0
+        due, following = await self._deliveries.due(self._after, _LINES, PER_LINE)
+        self._after = following or FIRST_LINE
+        if following is not None:
+            self._wake.set()
+        for delivery in due:
+            line = (delivery.webhook_id, delivery.line)
+            room = _PER_FAILING_LINE if line in self._failing else PER_LINE
+            if delivery.id in self._sending or self._busy[line] >= room or len(self._sending) >= _IN_ALL:
+                continue
+            self._begin(line, delivery)
+            begun += 1
+        return begun
+
+    async def idle(self) -> None:
+        """Return when nothing is under way."""
+        while self._sending:
+            await asyncio.wait(list(self._sending.values()))
+
+    async def _may_send(self) -> bool:
+        now = time.monotonic()
+        if now - self._held_at > _HOLD_SECONDS:
+            self._holding = await self._deliveries.hold_sender()
+            self._held_at = now
+        return self._holding
+
+    async def _step(self) -> None:
+        self._wake.clear()
+        began = time.monotonic()
+        if began - self._buried_at > _BURY_SECONDS:
+            while await self._deliveries.bury(_BURY) == _BURY:
+                pass
+            self._buried_at = began
+        await self.send_due()
+        await self._pause(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE))
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _begin(self, line: Line, delivery: Delivery) -> None:
+        self._busy[line] += 1
+        self._sending[delivery.id] = sending = asyncio.create_task(self._send(line, delivery), name="webhook")
+        sending.add_done_callback(lambda _: self._ended(line, delivery))
+
+    def _ended(self, line: Line, delivery: Delivery) -> None:
+        del self._sending[delivery.id]
+        self._busy[line] -= 1
+        if not self._busy[line]:
+            del self._busy[line]
+        self._wake.set()
+
+    async def _send(self, line: Line, delivery: Delivery) -> None:
+        try:
+            await failpoint("dispatcher/before-webhook")
+            answer = await self._answer(delivery)
+            await failpoint("dispatcher/after-webhook")
+            (self._failing.discard if answer.accepted else self._failing.add)(line)
+            await self._written(Tried(delivery, answer, self._pause_after(delivery)))
+        except CoalescerClosed:
+            log.warning("webhooks.not_recorded", delivery=delivery.id)  # it is due again, under the same id
+        except Exception as error:
+            log.error("webhooks.attempt_failed", error=type(error).__name__, message=str(error)[:200])
+            await self._pause(_LOOK_SECONDS)
+        else:
+            counter("sluiceway_webhook_attempts_total").labels(result="accepted" if answer.accepted else "failed").inc()
+
+    async def _answer(self, delivery: Delivery) -> Answer:
+        body = delivery.body.encode()
+        now = datetime.now(UTC)
+        try:
+            sealed = self._open_sealed(delivery.secrets, f"webhook:{delivery.tenant_id}")
+        except ValueError:
+            return Answer(None, "its secret cannot be opened: SLUICEWAY_SECRET_KEYS lacks its key", "", 0)
+        secrets, timestamp = wire.decode_secrets(sealed).at(now), int(now.timestamp())
+        headers = [
+            ("content-type", "application/json"),
+            ("user-agent", "Sluiceway"),
+            ("webhook-id", delivery.message_id),
+            ("webhook-timestamp", str(timestamp)),
+            ("webhook-signature", wire.sign(secrets, delivery.message_id, timestamp, body)),
+        ]
+        return await self._poster.post(delivery.url, headers, body)
+
+    def _pause_after(self, delivery: Delivery) -> float | None:
+        pause = rules.pause_after(delivery.attempts + 1 - delivery.round)
+        return None if pause is None else pause.total_seconds() * (1 + _JITTER * self._rng.random())
+
+    async def _written(self, tried: Tried) -> None:
+        """Ask until it is answered: writing it twice changes nothing."""
+        while True:
+            try:
+                await self._records.submit(tried)
+            except CoalescerClosed:
+                raise
+            except (Unavailable, OutcomeUnknown):
+                await asyncio.sleep(_RECORD_SECONDS)
+            else:
+                return
+
+    async def _record(self, tries: list[Tried]) -> list[None]:
+        for webhook in await self._deliveries.tried(tries, rules.GIVE_UP_AFTER.total_seconds()):
+            log.warning("webhook.switched_off", webhook=webhook)
+        return [None] * len(tries)
+
+    async def _end(self) -> None:
+        if self._sending:
+            await asyncio.wait(list(self._sending.values()), timeout=_DRAIN_SECONDS)
+        await self._records.close(_DRAIN_SECONDS)
+        for sending in list(self._sending.values()):
+            sending.cancel()  # it is due again, under the same id
+        await self.idle()
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; a stop cuts it short."""
+        if seconds <= 0 or self._stopped.is_set():
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        except TimeoutError:
+            return

@@ -1,0 +1,206 @@
+"""Webhooks over REST: made, shown without secrets, changed, rotated, removed, and never by another tenant."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from libs.common.adapters.secrets import KeyRing
+from libs.common.contracts.webhook import decode_secrets
+from tests.support.api import Api, Tenant
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+RING = KeyRing("test:" + base64.b64encode(b"k" * 32).decode())
+URL = "http://127.0.0.1:9/hook"
+OWN = "whsec_" + base64.b64encode(b"own" * 10).decode()
+
+
+async def made(tenant: Tenant, **fields: Any) -> dict[str, Any]:
+    body = {"url": URL, **fields} if fields.get("kind") != "tasks" else fields
+    answer = await tenant.call("POST", "/v1/webhooks", json=body)
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["location"] == f"/v1/webhooks/{answer.json()['id']}"
+    assert answer.headers["cache-control"] == "no-store"
+    shown: dict[str, Any] = answer.json()
+    return shown
+
+
+async def secrets_of(tenant: Tenant, webhook: str) -> Any:
+    (row,) = await tenant.api.sql("SELECT secrets FROM webhook WHERE id = $1", int(webhook))
+    return decode_secrets(RING.open(row["secrets"], f"webhook:{tenant.id}"))
+
+
+async def delivery(tenant: Tenant, webhook: str, status: str = "dead") -> str:
+    (row,) = await tenant.api.sql(
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at,"
+        " attempts, ended_at, dead_at)"
+        " VALUES ($1, $2, '', '', gen_random_uuid(), 'task:5', 'task.success', '{}', $3,"
+        " CASE WHEN $3 = 'pending' THEN now() END, 8, CASE WHEN $3 <> 'pending' THEN now() END,"
+        " CASE WHEN $3 = 'dead' THEN now() END) RETURNING id",
+        tenant.id,
+        int(webhook),
+        status,
+    )
+    return str(row["id"])
+
+
+async def test_a_secret_is_shown_once_and_lies_sealed(tenant: Tenant) -> None:
+    first = await made(tenant, events=["failed", "success"], description="shop")
+    assert (first["events"], first["enabled"], first["paused"]) == (["success", "failed"], True, False)
+    assert (await secrets_of(tenant, first["id"])).current == first["secret"]
+    own = await made(tenant, secret=OWN)
+    assert own["secret"] == OWN
+    for path in ("", f"/{first['id']}"):
+        answer = await tenant.call("GET", f"/v1/webhooks{path}")
+        assert "whsec_" not in answer.text
+    (row,) = await tenant.api.sql(
+        "SELECT string_agg(w::text, '') AS all FROM webhook w WHERE tenant_id = $1", tenant.id
+    )
+    assert OWN.encode().hex() not in row["all"]
+    assert [one["id"] for one in (await tenant.call("GET", "/v1/webhooks")).json()["items"]] == [first["id"], own["id"]]
+
+
+async def test_what_is_given_changes_and_nothing_else(tenant: Tenant) -> None:
+    webhook = await made(tenant, description="shop")
+    path = f"/v1/webhooks/{webhook['id']}"
+    changed = (await tenant.call("PATCH", path, json={"paused": True, "url": URL + "2"})).json()
+    assert (changed["paused"], changed["url"], changed["description"]) == (True, URL + "2", "shop")
+    off = (await tenant.call("PATCH", path, json={"enabled": False})).json()
+    assert (off["enabled"], off["disabled_reason"]) == (False, "switched off by its owner")
+    assert off["disabled_at"]
+    again = (await tenant.call("PATCH", path, json={"enabled": True, "events": ["timeout"]})).json()
+    assert (again["enabled"], again["disabled_at"], again["events"]) == (True, None, ["timeout"])
+    assert (await secrets_of(tenant, webhook["id"])).current == webhook["secret"]
+    assert (await tenant.call("DELETE", path)).status_code == 204
+    assert (await tenant.call("DELETE", path)).status_code == 404
+    assert (await tenant.call("GET", "/v1/webhooks")).json()["items"] == []
+
+
+async def test_rotation_keeps_the_old_secret_beside_the_fresh_one(tenant: Tenant) -> None:
+    webhook = await made(tenant)
+    path = f"/v1/webhooks/{webhook['id']}/rotate"
+    fresh = (await tenant.call("POST", path, json={})).json()["secret"]
+    secrets = await secrets_of(tenant, webhook["id"])
+    assert (secrets.current, secrets.old) == (fresh, webhook["secret"])
+    assert secrets.old_until is not None
+    assert (await tenant.call("POST", path, json={"secret": OWN})).json()["secret"] == OWN
+    assert (await secrets_of(tenant, webhook["id"])).old == fresh
+
+
+async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
+    webhook = await made(tenant)
+    ids = [await delivery(tenant, webhook["id"], status) for status in ("delivered", "dead", "dead")]
+    await tenant.api.sql(
+        "INSERT INTO delivery_try (delivery_id, attempt, code, error, cost_ms, answer)"
+        " VALUES ($1, 8, 500, 'status 500', 3, 'no')",
+        int(ids[1]),
+    )
+    path = f"/v1/webhooks/{webhook['id']}/deliveries"
+    page = (await tenant.call("GET", path, params={"limit": 2})).json()
+    rest = (await tenant.call("GET", path, params={"limit": 2, "cursor": page["next_cursor"]})).json()
+    assert [one["id"] for one in page["items"] + rest["items"]] == ids[::-1]
+    assert rest["next_cursor"] is None
+    (tried,) = page["items"][1]["tries"]
+    assert (tried["attempt"], tried["code"], tried["answer"]) == (8, 500, "no")
+    again = await tenant.call("POST", f"{path}/{ids[1]}/redeliver")
+    assert again.status_code == 202
+    assert (again.json()["status"], again.json()["event_id"], again.json()["ended_at"]) == ("pending", "task:5", None)
+    (row,) = await tenant.api.sql("SELECT * FROM delivery WHERE id = $1", int(ids[1]))
+    assert (row["round"], row["dead_at"]) == (8, None)
+    await tenant.call("PATCH", f"/v1/webhooks/{webhook['id']}", json={"enabled": False})
+    refused = await tenant.call("POST", f"{path}/{ids[2]}/redeliver")
+    assert (refused.status_code, refused.json()["code"]) == (409, "webhook_disabled")
+
+
+async def test_nobody_reaches_another_tenants_webhooks(api: Api, tenant: Tenant) -> None:
+    other = await api.tenant()
+    theirs, mine = await made(other), await made(tenant)
+    their_delivery = await delivery(other, theirs["id"])
+    calls = [
+        ("GET", f"/v1/webhooks/{theirs['id']}", None),
+        ("PATCH", f"/v1/webhooks/{theirs['id']}", {"paused": True}),
+        ("DELETE", f"/v1/webhooks/{theirs['id']}", None),
+        ("POST", f"/v1/webhooks/{theirs['id']}/rotate", {}),
+        ("GET", f"/v1/webhooks/{theirs['id']}/deliveries", None),
+        ("POST", f"/v1/webhooks/{theirs['id']}/deliveries/{their_delivery}/redeliver", None),
+        ("POST", f"/v1/webhooks/{mine['id']}/deliveries/{their_delivery}/redeliver", None),
+    ]
+    before = await api.sql("SELECT * FROM webhook WHERE id = $1", int(theirs["id"]))
+    for method, path, body in calls:
+        answer = await tenant.call(method, path, json=body)
+        assert answer.status_code == 404, (method, path, answer.text)
+        assert answer.json()["code"] in ("webhook_unknown", "delivery_unknown")
+    assert await api.sql("SELECT * FROM webhook WHERE id = $1", int(theirs["id"])) == before
+    (row,) = await api.sql("SELECT status FROM delivery WHERE id = $1", int(their_delivery))
+    assert row["status"] == "dead"
+    assert (await tenant.call("GET", "/v1/webhooks")).json()["items"][0]["id"] == mine["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, "webhook_url"),
+        ({"url": "nowhere"}, "webhook_url"),
+        ({"url": "ftp://127.0.0.1/"}, "webhook_url"),
+        ({"url": "http://user:word@127.0.0.1/"}, "webhook_url"),
+        ({"url": "http://10.0.0.1/"}, "egress_refused"),
+        ({"url": "http://169.254.169.254/latest"}, "egress_refused"),
+        ({"url": "http://[::ffff:10.0.0.1]/"}, "egress_refused"),
+        ({"url": URL, "secret": "short"}, "webhook_secret"),
+        ({"url": URL, "events": []}, "invalid"),
+        ({"url": URL, "events": ["processing"]}, "invalid"),
+        ({"url": URL, "events": "success"}, "invalid"),
+        ({"url": URL, "headers": {}}, "invalid"),
+        ({"url": "http://127.0.0.1/" + "x" * 2_048}, "invalid"),
+        ({"url": "http://127.0.0.1/\x00"}, "invalid"),
+        ({"kind": "tasks", "url": URL}, "webhook_url"),
+        ({"kind": "all"}, "invalid"),
+    ],
+)
+async def test_what_cannot_be_a_webhook_is_said(tenant: Tenant, body: dict[str, Any], code: str) -> None:
+    answer = await tenant.call("POST", "/v1/webhooks", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, code), answer.text
+    assert await tenant.api.sql("SELECT 1 FROM webhook WHERE tenant_id = $1", tenant.id) == []
+
+
+async def test_strange_ids_and_missing_rights(api: Api, tenant: Tenant) -> None:
+    for strange in ("x", "-1", "9" * 19, "9" * 40, "1.0", "%00", "٣"):
+        assert (await tenant.call("GET", f"/v1/webhooks/{strange}")).status_code == 404
+    reader = await api.tenant(scopes=("read", "submit"))
+    assert (await reader.call("POST", "/v1/webhooks", json={"url": URL})).json()["code"] == "forbidden"
+    assert (await reader.call("GET", "/v1/webhooks")).status_code == 200
+
+
+async def test_there_is_one_for_tasks_and_only_so_many_in_all(tenant: Tenant) -> None:
+    hook = await made(tenant, kind="tasks")
+    assert (hook["kind"], hook["url"]) == ("tasks", None)
+    twice = await tenant.call("POST", "/v1/webhooks", json={"kind": "tasks"})
+    assert (twice.status_code, twice.json()["code"]) == (409, "webhook_exists")
+    address = await tenant.call("PATCH", f"/v1/webhooks/{hook['id']}", json={"url": URL})
+    assert (address.status_code, address.json()["code"]) == (400, "webhook_url")
+    await tenant.api.sql(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets)"
+        " SELECT $1, 'endpoint', 'http://h', '' FROM generate_series(1, 49)",
+        tenant.id,
+    )
+    full = await tenant.call("POST", "/v1/webhooks", json={"url": URL})
+    assert (full.status_code, full.json()["code"]) == (409, "webhook_limit")
+
+
+async def test_a_task_brings_its_own_address_once_something_signs_for_it(tenant: Tenant) -> None:
+    refused = await tenant.submit(webhook_url=URL)
+    assert (refused.status_code, refused.json()["code"]) == (400, "webhook_unsigned")
+    await made(tenant, kind="tasks")
+    await tenant.task(webhook_url=URL, webhook_events=["failed", "timeout"])
+    await tenant.task(webhook_url=URL)
+    await tenant.task(webhook_events=["failed"])
+    stored = [(row["webhook_url"], row["webhook_events"]) for row in await tenant.stored()]
+    assert stored == [(URL, 6), (URL, 15), (None, None)]
+    for url, code in (("http://10.0.0.1/", "egress_refused"), ("nowhere", "webhook_url"), ("", "invalid")):
+        refused = await tenant.submit(webhook_url=url)
+        assert (refused.status_code, refused.json()["code"]) == (400, code)
+    assert len(await tenant.stored()) == 3
+    assert await tenant.slots() == 3

@@ -1,0 +1,347 @@
+"""Deliveries from the table to a receiver: signed, on schedule, each by itself, and given up in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiohttp import web
+
+from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.postgres.deliveries import PostgresDeliveries
+from libs.common.adapters.postgres.webhooks import PostgresWebhooks
+from libs.common.adapters.secrets import KeyRing
+from libs.common.adapters.webhook_post import open_webhook_post
+from libs.common.domain.webhook import ATTEMPTS
+from libs.common.operations.webhooks import WebhookAdministration
+from libs.common.ports_webhooks import HookedEvent, Webhook
+from libs.common.runtime import failpoints
+from services.dispatcher.webhooks import PER_LINE, WebhookSender
+from services.janitor.sweeps.prune import Prune
+from tests.support.house import House
+from tests.support.receiver import Receiver, open_receiver
+from tests.support.waiting import until
+
+TENANT = 7
+RING = KeyRing("t:" + "dGVzdCB0ZXN0IHRlc3QgdGVzdCB0ZXN0IHRlc3QgMTI=")
+
+
+@dataclass
+class Post:
+    """A sender over real tables, and the receiver at the other end."""
+
+    house: House
+    receiver: Receiver
+    deliveries: PostgresDeliveries
+    sender: WebhookSender
+    desk: WebhookAdministration
+
+    async def webhook(self, path: str = "/hook", tenant: int = TENANT, **fields: Any) -> tuple[Webhook, str]:
+        url = {} if fields.get("kind") == "tasks" else {"url": self.receiver.url + path}
+        return await self.desk.create(tenant, {**url, **fields})
+
+    async def event(self, *, url: str | None = None, bit: int = 1, tenant: int = TENANT, line: str = "") -> str:
+        """An end whose event was acknowledged by Kafka; its message id."""
+        (row,) = await self.house.sql(
+            "INSERT INTO event (task_id, version, status, attempt) VALUES (1, 5, 6, 1) RETURNING id"
+        )
+        message, body = f"{uuid4()}:5", '{"type":"task.success","data":{"creator":"Jürgen ✓"}}'
+        hooked = HookedEvent(row["id"], tenant, uuid4(), bit, message, "task.success", body, url, line)
+        await self.house.database.fetch("hand_to_webhooks", *_columns(hooked))
+        return message
+
+    async def send(self) -> int:
+        """One look; what it begins is over when this returns."""
+        begun = await self.sender.send_due()
+        await self.sender.idle()
+        return begun
+
+    async def later(self) -> None:
+        """The time of every next attempt has come."""
+        await self.house.sql("UPDATE delivery SET next_at = now() WHERE status = 'pending'")
+
+    async def states(self) -> list[tuple[str, int, int | None]]:
+        rows = await self.house.sql("SELECT status, attempts, last_code FROM delivery ORDER BY id")
+        return [(row["status"], row["attempts"], row["last_code"]) for row in rows]
+
+
+def _columns(event: HookedEvent) -> list[list[Any]]:
+    return [
+        [value]
+        for value in (
+            event.id, event.tenant_id, event.task_id, event.bit, event.message_id, event.type, event.body, event.url,
+            event.line,
+        )
+    ]  # fmt: skip
+
+
+@asynccontextmanager
+async def open_sender(post: Post, allow: str = "127.0.0.0/8", seconds: float = 5) -> AsyncIterator[WebhookSender]:
+    async with open_webhook_post(EgressGuard.from_setting(allow), seconds=seconds) as poster:
+        yield WebhookSender(PostgresDeliveries(post.house.database), poster, RING.open, Random(1))
+
+
+@pytest.fixture
+async def post(house: House) -> AsyncIterator[Post]:
+    await house.sql("TRUNCATE webhook, delivery, delivery_try")
+    guard = EgressGuard.from_setting("127.0.0.0/8")
+    async with open_receiver() as receiver, open_webhook_post(guard, seconds=5) as poster:
+        deliveries = PostgresDeliveries(house.database)
+        sender = WebhookSender(deliveries, poster, RING.open, Random(1))
+        yield Post(
+            house, receiver, deliveries, sender, WebhookAdministration(PostgresWebhooks(house.database), RING, guard)
+        )
+        await deliveries.close()
+
+
+async def test_an_end_reaches_each_address_that_wants_it_signed_by_its_own_secret(post: Post) -> None:
+    (_, all_ends), (_, failures) = await post.webhook("/all"), await post.webhook("/failures", events=["failed"])
+    await post.webhook("/foreign", tenant=8)
+    message = await post.event()
+    assert await post.send() == 1
+    (received,) = post.receiver.received
+    assert (received.path, received.id) == ("/all", message)
+    assert received.signed_by(all_ends)
+    assert not received.signed_by(failures)
+    assert received.headers["content-type"] == "application/json"
+    assert received.message["data"]["creator"] == "Jürgen ✓"
+    assert await post.states() == [("delivered", 1, 200)]
+    assert await post.house.sql("SELECT 1 FROM event") == []
+    await post.event(bit=2)
+    assert await post.send() == 2
+    assert post.receiver.at("/failures")[0].signed_by(failures)
+    assert await post.send() == 0
+
+
+async def test_a_tasks_own_address_is_signed_by_the_tenants_secret_for_tasks(post: Post) -> None:
+    own = post.receiver.url + "/own"
+    await post.event(url=own)  # nothing signs for it
+    assert await post.send() == 0
+    _, secret = await post.webhook(kind="tasks")
+    await post.event(url=own, line=post.receiver.url)
+    await post.event()
+    assert await post.send() == 1
+    assert post.receiver.at("/own")[0].signed_by(secret)
+
+
+async def test_failures_come_back_on_schedule_and_die_with_what_was_answered(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    post.receiver.answers["/hook"] = 503
+    message = await post.event()
+    for attempt in range(1, ATTEMPTS + 1):
+        assert await post.send() == 1
+        (row,) = await post.house.sql("SELECT *, extract(epoch FROM next_at - now())::int AS pause FROM delivery")
+        assert row["attempts"] == attempt
+        if attempt == 2:
+            assert 280 <= row["pause"] <= 300 * 1.2
+        assert await post.send() == 0
+        await post.later()
+    assert await post.states() == [("dead", ATTEMPTS, 503)]
+    assert {received.id for received in post.receiver.received} == {message}
+    (shown,) = (await post.desk.deliveries(TENANT, webhook.id, None, 10))[0]
+    assert [tried["attempt"] for tried in shown.tries] == list(range(1, ATTEMPTS + 1))
+    assert (shown.last_error, shown.tries[0]["error"]) == ("status 503", "status 503")
+    assert shown.tries[0]["answer"].startswith("answered 503")
+    assert len(shown.tries[0]["answer"]) == 1_024
+    (row,) = await post.house.sql("SELECT dead_at, next_at FROM delivery")
+    assert row["dead_at"] is not None
+    assert row["next_at"] is None
+
+    post.receiver.answers["/hook"] = 204
+    await post.desk.redeliver(TENANT, webhook.id, shown.id)
+    assert await post.send() == 1
+    assert await post.states() == [("delivered", ATTEMPTS + 1, 204)]
+    assert post.receiver.received[-1].id == message
+
+
+async def test_only_2xx_in_time_counts(post: Post) -> None:
+    elsewhere = {"Location": post.receiver.url + "/elsewhere"}
+    post.receiver.answers |= {
+        "/moved": lambda: web.Response(status=302, headers=elsewhere),
+        "/moved-post": lambda: web.Response(status=307, headers=elsewhere),
+        "/error": 500,
+        "/created": 201,
+    }
+    post.receiver.slow["/late"] = asyncio.Event()
+    for path in ("/moved", "/moved-post", "/error", "/created", "/late"):
+        await post.webhook(path)
+    await post.webhook("/nobody")
+    await post.house.sql("UPDATE webhook SET url = 'http://127.0.0.1:1/' WHERE url LIKE '%nobody'")
+    await post.event()
+    async with open_sender(post, seconds=0.3) as sender:
+        assert await sender.send_due() == 6
+        await sender.idle()
+    assert post.receiver.at("/elsewhere") == []
+    rows = await post.house.sql(
+        "SELECT w.url, d.status, d.last_code, d.last_error FROM delivery d JOIN webhook w ON w.id = d.webhook_id"
+    )
+    found = {row["url"].rpartition("/")[2]: (row["status"], row["last_code"], row["last_error"]) for row in rows}
+    assert found == {
+        "moved": ("pending", 302, "status 302, and redirects are not followed"),
+        "moved-post": ("pending", 307, "status 307, and redirects are not followed"),
+        "error": ("pending", 500, "status 500"),
+        "created": ("delivered", 201, None),
+        "late": ("pending", None, "no whole answer within 0.3 s"),
+        "": ("pending", None, "the connection failed: ClientConnectorError"),
+    }
+
+
+async def test_a_private_address_is_not_called(post: Post) -> None:
+    await post.webhook()
+    await post.event()
+    async with open_sender(post, allow="") as sender:
+        assert await sender.send_due() == 1
+        await sender.idle()
+    assert post.receiver.received == []
+    (row,) = await post.house.sql("SELECT status, last_error FROM delivery")
+    assert row["status"] == "pending"
+    assert "SLUICEWAY_EGRESS_ALLOW" in row["last_error"]
+
+
+async def test_a_slow_address_holds_up_no_other(post: Post) -> None:
+    await post.webhook("/slow")
+    await post.webhook("/quick")
+    post.receiver.slow["/slow"] = asyncio.Event()
+    for _ in range(3 * PER_LINE):
+        await post.event()
+    running = asyncio.create_task(post.sender.run())
+    await until(lambda: len(post.receiver.at("/quick")) == 3 * PER_LINE, seconds=10)
+    assert len(post.receiver.at("/slow")) == PER_LINE
+    post.receiver.slow["/slow"].set()
+    await until(lambda: len(post.receiver.at("/slow")) == 3 * PER_LINE, seconds=10)
+    post.sender.stop()
+    await running
+    assert await post.states() == [("delivered", 1, 200)] * 6 * PER_LINE
+    ids = [received.id for received in post.receiver.received]
+    assert len(set(ids)) == 3 * PER_LINE
+
+
+async def test_who_dies_before_the_record_sends_again_under_the_same_id(post: Post) -> None:
+    await post.webhook()
+    message = await post.event()
+    for point in ("before", "after"):
+        failpoints.arm(f"dispatcher/{point}-webhook:1:raise")
+        assert await post.sender.send_due() == 1
+        await post.sender.idle()
+    failpoints.arm("")
+    assert await post.states() == [("pending", 0, None)]
+    assert await post.send() == 1
+    assert [received.id for received in post.receiver.received] == [message, message]
+    assert await post.states() == [("delivered", 1, 200)]
+
+
+async def test_both_secrets_sign_after_a_rotation(post: Post) -> None:
+    webhook, old = await post.webhook()
+    _, fresh = await post.desk.rotate(TENANT, webhook.id, None)
+    await post.event()
+    await post.send()
+    (received,) = post.receiver.received
+    assert received.signed_by(old)
+    assert received.signed_by(fresh)
+
+
+async def test_paused_ones_wait_and_those_switched_off_are_given_up(post: Post) -> None:
+    paused, off = (await post.webhook("/paused"))[0], (await post.webhook("/off"))[0]
+    await post.desk.change(TENANT, paused.id, {"paused": True})
+    await post.event()
+    await post.desk.change(TENANT, off.id, {"enabled": False})
+    assert await post.send() == 0
+    assert await post.deliveries.bury(10) == 1
+    await post.event()  # one switched off is told nothing; one paused is, later
+    assert [status for status, _, _ in await post.states()] == ["pending", "dead", "pending"]
+    await post.desk.change(TENANT, paused.id, {"paused": False})
+    assert await post.send() == 2
+    await post.desk.delete(TENANT, paused.id)
+    assert await post.deliveries.bury(10) == 0
+
+
+async def test_days_of_nothing_but_failures_switch_an_address_off_and_one_success_forgives(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    post.receiver.answers["/hook"] = 500
+    await post.event()
+    await post.send()
+    failing = await post.desk.get(TENANT, webhook.id)
+    assert failing.failing_since is not None
+    assert failing.disabled_at is None
+    post.receiver.answers["/hook"] = 200
+    await post.later()
+    await post.send()
+    assert (await post.desk.get(TENANT, webhook.id)).failing_since is None
+
+    post.receiver.answers["/hook"] = 500
+    await post.event()
+    await post.send()
+    await post.house.sql("UPDATE webhook SET failing_since = now() - interval '5 days 1 minute'")
+    await post.later()
+    await post.send()
+    off = await post.desk.get(TENANT, webhook.id)
+    assert (off.disabled_at is not None, off.disabled_reason) == (True, "nothing but failures for days")
+    assert [one.id for one in await PostgresWebhooks(post.house.database).list_all(failing=True)] == [webhook.id]
+    on = await post.desk.change(TENANT, webhook.id, {"enabled": True})
+    assert (on.disabled_at, on.failing_since) == (None, None)
+
+
+async def test_410_switches_an_address_off_at_once(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    post.receiver.answers["/hook"] = 410
+    await post.event()
+    await post.send()
+    assert (await post.desk.get(TENANT, webhook.id)).disabled_reason == "it answered 410 Gone"
+
+
+async def test_one_sender_at_a_time(post: Post) -> None:
+    other = PostgresDeliveries(post.house.database)
+    assert await post.deliveries.hold_sender()
+    assert await post.deliveries.hold_sender()
+    assert not await other.hold_sender()
+    await post.deliveries.close()
+
+    async def taken_over() -> None:
+        while not await other.hold_sender():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(taken_over(), 10)
+    await other.close()
+
+
+async def test_more_addresses_than_one_look_takes_are_all_served(post: Post) -> None:
+    await post.webhook(kind="tasks")
+    for number in range(7):
+        await post.event(url=f"{post.receiver.url}/{number}", line=f"http://Host-{number % 4}.example")
+    seen: set[int] = set()
+    after: Any = (-1, "")
+    for _ in range(3):
+        due, following = await post.deliveries.due(after, 2, 1)
+        seen |= {delivery.id for delivery in due}
+        if following is None:
+            break
+        after = following
+    assert len(seen) == 4
+
+
+async def test_old_deliveries_go_with_their_attempts(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    for _ in range(3):
+        await post.event()
+    await post.send()
+    await post.house.sql(
+        "UPDATE delivery SET ended_at = now() - interval '15 days' WHERE id = (SELECT min(id) FROM delivery)"
+    )
+    await post.house.sql(
+        "UPDATE delivery SET status = 'dead', ended_at = now() - interval '29 days',"
+        " dead_at = now() - interval '29 days' WHERE id = (SELECT max(id) FROM delivery)"
+    )
+    prune = Prune(post.house.sweeps, dead_days=30)
+    assert await prune.sweep() == 1
+    assert await post.house.sql("SELECT count(*)::int AS n FROM delivery_try") == [(2,)]
+    await post.desk.delete(TENANT, webhook.id)
+    month = "interval '30 days'"
+    await post.house.sql(f"UPDATE delivery SET ended_at = ended_at - {month}, dead_at = dead_at - {month}")
+    assert await prune.sweep() == 2
+    assert await post.house.sql("SELECT 1 FROM webhook") == []
