@@ -15,6 +15,7 @@ from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_sweeps import Ending
+from services.executor.jobs.life import JobLife
 from services.executor.runs import Stop
 from tests.support.executor_rig import Rig, Running, answer_lost, until
 from tests.support.job_provider import JobProvider, job_provider
@@ -26,6 +27,7 @@ class Jobs:
 
     rig: Rig
     provider: JobProvider
+    hurry: float = 8.0  #: how many times faster than a model may say the provider is asked
 
     async def model(self, config: dict[str, Any] | None = None, **fields: Any) -> Model:
         """A model of the provider; looks come as fast as they may."""
@@ -58,11 +60,13 @@ class Jobs:
 
 
 @pytest.fixture
-async def jobs(rig: Rig) -> AsyncIterator[Jobs]:
+async def jobs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Jobs]:
     async with job_provider() as (provider, adapter):
         rig.jobs["test"] = adapter
+        opened, pause = Jobs(rig, provider), JobLife._pause
+        monkeypatch.setattr(JobLife, "_pause", lambda life, job, wanted: pause(life, job, wanted) / opened.hurry)
         try:
-            yield Jobs(rig, provider)
+            yield opened
         finally:
             for running in rig.started:
                 running.executor.stop()
@@ -79,6 +83,7 @@ async def die(running: Running) -> None:
 
 
 async def test_a_job_is_submitted_followed_and_collected_once(jobs: Jobs) -> None:
+    jobs.hurry = 1.0
     model = await jobs.model(max_concurrency=1)
     running = await jobs.rig.executor(slots=1)
     ids = await jobs.begin(model, output="a picture")
@@ -98,6 +103,7 @@ async def test_a_job_is_submitted_followed_and_collected_once(jobs: Jobs) -> Non
 
 
 async def test_what_the_provider_says_is_shown_when_it_changes_and_never_backwards(jobs: Jobs) -> None:
+    jobs.hurry = 1.0
     steps = [
         "queued",
         "queued",
@@ -292,7 +298,7 @@ async def test_a_job_that_stays_queued_ends_by_its_deadline_and_the_provider_is_
 
 async def test_one_providers_id_never_serves_two_tasks(jobs: Jobs) -> None:
     jobs.provider.same_id = "always-me"
-    model = await jobs.model({"finds": True})
+    model = await jobs.model({"finds": True}, poll_seconds=3_600)
     running = await jobs.rig.executor()
     first = await jobs.begin(model, steps=["processing"])
     await jobs.waits(running)
@@ -332,6 +338,7 @@ async def test_a_cancel_in_the_middle_of_a_submit_still_reaches_the_provider(job
 
 
 async def test_a_stopping_executor_hands_its_jobs_over_at_once(jobs: Jobs) -> None:
+    jobs.hurry = 1.0
     model = await jobs.model(max_concurrency=1)
     first = await jobs.rig.executor(drain=60)
     ids = await jobs.begin(model, steps=["processing"] * 4 + ["succeeded"])
@@ -350,6 +357,7 @@ async def test_a_stopping_executor_hands_its_jobs_over_at_once(jobs: Jobs) -> No
 
 
 async def test_a_dead_executors_job_is_gone_on_with_under_its_own_permit(jobs: Jobs) -> None:
+    jobs.hurry = 1.0
     model = await jobs.model(max_concurrency=1)
     first = await jobs.rig.executor()
     ids = await jobs.begin(model, steps=["processing"] * 6 + ["succeeded"])
@@ -423,6 +431,7 @@ async def test_a_rescued_job_whose_end_was_asked_for_ends_canceled_there_too(job
 
 @pytest.mark.parametrize("method", ["intend_many", "resume_many", "news_many"])
 async def test_lost_answers_of_postgresql_change_nothing(jobs: Jobs, method: str) -> None:
+    jobs.hurry = 1.0
     model = await jobs.model()
     first = await jobs.rig.executor(provider_jobs=answer_lost(method))
     ids = await jobs.begin(model, steps=["processing"] * 3 + ["succeeded"])
@@ -572,6 +581,7 @@ async def test_a_job_whose_output_finds_no_room_is_collected_later(jobs: Jobs) -
 
 
 async def test_a_new_key_of_the_model_holds_for_jobs_that_run(jobs: Jobs) -> None:
+    jobs.hurry = 1.0
     model = await jobs.model(bindings=b"Authorization:old")
     running = await jobs.rig.executor()
     ids = await jobs.begin(model, steps=["processing"] * 3 + ["succeeded"])
