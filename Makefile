@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo up down test test-all lint types verify bench clean
+.PHONY: help env demo up down test test-all browser lint types verify bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ test: $(VENV)/.dev ## All tests but the long ones, on real servers that it start
 test-all: $(VENV)/.dev ## All tests (at most 75 minutes)
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not quiet" $(ARGS)
 	$(PY) -m pytest -m quiet
+
+browser: ## Install Debian's Chromium for the tests of the console, where there is no browser
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+		|| echo "NO BROWSER: Chromium cannot be installed here, the tests of the console are skipped." >&2
 
 lint: $(VENV)/.dev ## Ruff: rules and format
 	$(VENV)/bin/ruff check

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
+from libs.common.ports_insight import Count
+
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -54,8 +56,20 @@ class TenantRecord:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class TenantUse:
+    """A tenant, and what it does: models up to a hundred; calls of today, of two hundred pairs of user and model."""
+
+    tenant: TenantRecord
+    models: Count
+    calls: int
+
+
 class Tenants(Protocol):
     """Tenants, whom nobody has to make: each is there with its first key or model."""
+
+    async def page(self, after: int | None, limit: int) -> list[TenantUse]:
+        """Tenants in the order of their numbers, from after one."""
 
     async def find(self, tenant_id: int) -> TenantRecord | None:
         """The tenant; None when nobody has heard of it."""

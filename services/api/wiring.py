@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -34,6 +35,8 @@ from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import WrongSetting
+from libs.common.operations.audit import Report
+from libs.common.operations.audit_stores import open_audit
 from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.control import Controls
 from libs.common.operations.dead import Dead
@@ -124,7 +127,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             WebhookAdministration(webhooks, ring, guard),
             Results(reading, _result_reader(settings)),
             Quota(PostgresQuotaBook(database, settings.timezone), zone),
-            Weights(PostgresTenants(database), hints),
+            Weights(PostgresTenants(database, settings.timezone), hints),
             sight,
             Why(insight, sight),
             Series(insight),
@@ -141,7 +144,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
-            _console(settings, database, cases, health),
+            _console(settings, database, cases, health, hub),
             Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             health,
             payload_limit=settings.payload_max_bytes,
@@ -161,17 +164,21 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         )
 
 
-def _console(settings: Settings, database: Database, cases: UseCases, health: Health) -> Console:
+def _console(settings: Settings, database: Database, cases: UseCases, health: Health, hub: Hub) -> Console:
+    async def audit(fix: bool) -> Report:
+        async with open_audit(settings) as opened:
+            return await opened.run(fix=fix)
+
     desk = Desk(
-        cases,
-        cases.sight,
-        cases.why,
-        cases.series,
-        cases.controls,
-        Sessions(PostgresConsoleSessions(database)),
-        Tries(),
-        setting_rows(settings),
-        lambda: health.draining,
+        cases=cases,
+        sessions=Sessions(PostgresConsoleSessions(database)),
+        tries=Tries(),
+        settings=setting_rows(settings),
+        draining=lambda: health.draining,
+        audit=audit,
+        auditing=asyncio.Lock(),
+        hub=hub,
+        watching=set(),
     )
     return Console(desk)
 

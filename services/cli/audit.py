@@ -43,7 +43,7 @@ def audit(
 async def _run(settings: Settings, wait_seconds: float, fix: bool) -> Report:
     from libs.common.domain.errors import Unavailable
     from libs.common.operations.audit import Report
-    from services.cli.audit_wiring import open_audit
+    from libs.common.operations.audit_stores import open_audit
 
     try:
         async with open_audit(settings) as opened:

@@ -133,7 +133,92 @@ async def test_many_are_canceled_after_their_count_was_shown(stack: Road, seen: 
     stack.mock.let_go()
 
 
-PAGES = ("/console/sign-in", "/console", "/console/tasks", "/console/models", "/console/models/m", "/console/settings")
+async def test_a_dead_group_is_found_tried_dry_replayed_and_succeeds(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    await stack.model(tenant, "broken")
+    tasks = await stack.submit(tenant, 3, "broken", fail=1, status=400)
+    await stack.ended(tasks, status="failed")
+    await page.goto(f"/console/dead?tenant={tenant}")
+    group = page.get_by_role("group", name="Groups").get_by_role("row").filter(has_text="model_http_400")
+    await expect(group).to_contain_text("3")
+    await assert_accessible(page)
+    await group.get_by_role("link", name="Replay…").click()
+    await expect(page.get_by_role("main")).to_contain_text("3 tasks")
+    assert await stack.statuses(tasks) == {"failed": 3}  # a dry run
+    await assert_accessible(page)
+    await page.get_by_label("Reason").fill("the model was mended")
+    await page.get_by_role("button", name="Replay 3").click()
+    progress = page.get_by_role("region", name="Progress")
+    await expect(progress.locator(".chip")).to_have_text("done", timeout=30_000)
+    await expect(page.locator("#items .chip", has_text="replayed")).to_have_count(3)
+    await assert_accessible(page)
+    await stack.ended(tasks)
+    await page.goto(f"/console/dead?tenant={tenant}")
+    await expect(page.get_by_role("main")).to_contain_text("None of the dead matches")
+
+
+async def test_a_paused_model_says_why_its_task_waits(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    await stack.model(tenant, "held")
+    await page.goto(f"/console/model?name=held&tenant={tenant}")
+    await page.get_by_text("Pause…").click()
+    await page.get_by_label("Reason").fill("the provider is mended until six")
+    await assert_accessible(page)
+    await page.get_by_role("button", name="Pause held").click()
+    await expect(page.get_by_label("What holds it")).to_contain_text("model_paused")
+    (task,) = await stack.submit(tenant, 1, "held")
+    await page.goto(f"/console/tasks/{task}")
+    await expect(page.get_by_label("What it waits for")).to_contain_text("the provider is mended until six")
+    await assert_accessible(page)
+    other = await page.context.new_page()
+    await other.goto(f"/console/model?name=held&tenant={tenant}")
+    await other.get_by_role("button", name="Resume").click()
+    await expect(page.get_by_label("State").locator(".chip")).to_have_text("success")
+    await other.goto("/console/actions")
+    await expect(other.get_by_role("main")).to_contain_text("the provider is mended until six")
+
+
+async def test_results_are_shown_and_run_nothing(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    (task,) = await stack.submit(tenant)
+    await stack.ended([task])
+    await page.goto(f"/console/tasks/{task}")
+    picture = page.get_by_role("img", name="Result 0")
+    await expect(picture).to_be_visible()
+    answer = await page.request.get(f"/console/tasks/{task}/result/0")
+    assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert (await stack.sql("SELECT fetched_at FROM task WHERE public_id = $1", task))[0]["fetched_at"] is None
+
+
+async def test_an_audit_finds_nothing_and_an_executor_can_be_kept(stack: Road, seen: Watched) -> None:
+    page = seen.page
+    await page.goto("/console/audit")
+    await page.get_by_role("button", name="Look", exact=True).click()
+    await expect(page.locator(".report")).to_contain_text("What was looked at", timeout=30_000)
+    await assert_accessible(page)
+    await page.goto("/console/executors")
+    await expect(page.get_by_role("group", name="List of executors").locator(".chip")).to_have_text("reading")
+
+
+PAGES = (
+    "/console/sign-in",
+    "/console",
+    "/console?span=day",
+    "/console/tasks",
+    "/console/models",
+    "/console/model?name=m",
+    "/console/dead",
+    "/console/replays",
+    "/console/outbox",
+    "/console/executors",
+    "/console/tenants",
+    "/console/tenants/{tenant}",
+    "/console/audit",
+    "/console/actions",
+    "/console/settings",
+    "/console/tasks/{task}",
+)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -145,8 +230,8 @@ async def test_axe_finds_nothing_on_any_page(stack: Road, browser: Browser, tena
         await page.goto(PAGES[0])
         await assert_accessible(page)
         await sign_in(page, stack.keys[tenant])
-        for path in (*PAGES[1:], f"/console/tasks/{task}"):
-            await page.goto(path)
+        for path in PAGES[1:]:
+            await page.goto(path.format(tenant=tenant, task=task))
             await assert_accessible(page)
         dark = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(int(part) for part in dark[4:-1].split(",")) < 200) == (scheme == "dark")
@@ -167,8 +252,8 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(stack: Road, 
     async with watched(browser, stack.api, viewport=PHONE, is_mobile=True, has_touch=True) as opened:
         page = opened.page
         await sign_in(page, stack.keys[tenant])
-        for path in (*PAGES[1:], f"/console/tasks/{task}"):
-            await page.goto(path)
+        for path in PAGES[1:]:
+            await page.goto(path.format(tenant=tenant, task=task))
             wide = await page.evaluate("document.documentElement.scrollWidth")
             assert wide <= PHONE["width"], path
         assert opened.complaints == []
@@ -180,6 +265,7 @@ async def test_pages_can_be_read_without_scripts(stack: Road, browser: Browser, 
     async with watched(browser, stack.api, java_script_enabled=False) as opened:
         page = opened.page
         await sign_in(page, stack.keys[tenant])
+        await page.get_by_role("link", name="Tasks", exact=True).click()
         await page.get_by_role("link", name=task[-12:]).click()
         await expect(page.get_by_label("State").locator(".chip")).to_have_text("success")
         await page.get_by_role("button", name="Sign out").click()
@@ -194,7 +280,7 @@ async def test_a_tenant_sees_no_other(stack: Road, browser: Browser, seen: Watch
         page = opened.page
         await sign_in(page, stack.keys[other])
         await expect(page.get_by_role("main")).not_to_contain_text(task[-12:])
-        for path in (f"/console/tasks/{task}", f"/console/tasks/{task}?tenant={tenant}", "/console/models/m"):
+        for path in (f"/console/tasks/{task}", f"/console/tasks/{task}?tenant={tenant}", "/console/model?name=m"):
             answer = await page.goto(path)
             assert answer is not None
             assert answer.status == 404

@@ -226,7 +226,7 @@ async def test_a_new_weight_reaches_dispatchers_with_all_lanes_of_its_tenant(hou
     everything = await house.queue.lanes_changed(None)
     since = max(info.changed_at for info in everything) + timedelta(microseconds=1)
     assert await house.queue.lanes_changed(since) == []
-    await PostgresTenants(house.database).weigh(first.tenant_id, 7)
+    await PostgresTenants(house.database, "UTC").weigh(first.tenant_id, 7)
     changed = await house.queue.lanes_changed(since)
     assert {(info.lane, info.weight) for info in changed} == {(first.lane, 7), (second.lane, 7)}
     again = await house.queue.lanes_changed(None)

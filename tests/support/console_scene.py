@@ -11,17 +11,46 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from math import sin
 from pathlib import Path
+from random import Random
+from typing import Any
 
+import asyncpg
 from aiohttp import web
+from playwright.async_api import Page
 
+from libs.common.domain.buckets import bucket_of
 from libs.common.embedded.postgres import EmbeddedPostgres
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.sample_models import application
 from libs.common.embedded.tansu import EmbeddedTansu
 from tests.support import servers
+from tests.support.chromium import PHONE, chromium, sign_in, watched
 from tests.support.road import Road, Servers, open_road
 
+WINDOW = {"width": 1240, "height": 780}
+PHONE_OPTIONS: dict[str, Any] = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
+#: What pages are called, and where they are.
+PAGES = {
+    "overview": "/console",
+    "tasks": "/console/tasks",
+    "task": "/console/tasks/{scene.done[6]}",
+    "task-running": "/console/tasks/{scene.waiting[3]}",
+    "models": "/console/models",
+    "model": "/console/model?name=upscaler",
+    "dead": "/console/dead",
+    "replays": "/console/replays",
+    "outbox": "/console/outbox",
+    "executors": "/console/executors",
+    "tenants": "/console/tenants",
+    "tenant": "/console/tenants/{scene.tenant}",
+    "audit": "/console/audit",
+    "actions": "/console/actions",
+    "settings": "/console/settings",
+}
+#: Those that are shown in the dark and on a phone too.
+TWICE = ("overview", "tasks", "task", "dead")
 TEXTS = ("a lighthouse at dusk", "paper boats", "slow rain on a tin roof", "harbour lights", "the old mill")
 
 
@@ -99,7 +128,28 @@ async def play(road: Road, models: str) -> Scene:
     await road.ended(dead, status="failed")
     await asyncio.sleep(1)
     waiting = [await _task(road, tenant, "upscaler", {"name": f"w{n}"}, f"frame-{n + 2}") for n in range(6)]
+    await _remember(road)
     return Scene(road, tenant, other, done, running, waiting)
+
+
+async def _remember(road: Road) -> None:
+    """An hour that was, so that the plots have something to show: a wave of work, and a bad quarter in it."""
+    random = Random(4)
+    connection = await asyncpg.connect(road.database_url)
+    lanes = await connection.fetch("SELECT id FROM lane ORDER BY id LIMIT 3")
+    for scope, subject in [(0, 0), *((2, lane["id"]) for lane in lanes)]:
+        for minute in range(2, 60):
+            wave = 1 + sin(minute / 9) ** 2 * 2 + random.random() * 0.4
+            bad = random.randrange(2, 9) if 24 < minute < 36 else random.randrange(2)
+            good = int((90 if scope == 0 else 30) * wave)
+            waits, runs = [bucket_of(0.4 * wave * n) for n in (1, 3, 9)], [bucket_of(2.5 * n) for n in (1, 1.7, 4)]
+            counts = [good // 2, good // 3, good // 9]
+            await connection.execute(
+                "INSERT INTO series VALUES ($1, $2, 1, date_trunc('minute', now()) - make_interval(mins => $3),"
+                " $4, $5, 0, 0, 0, $6, $7, $8, $7, $9, $10) ON CONFLICT DO NOTHING",
+                scope, subject, minute, good, bad, waits, counts, runs, int(40 * wave**2), 2.0 * wave**2,
+            )  # fmt: skip
+    await connection.close()
 
 
 async def _task(road: Road, tenant: int, model: str, payload: object, biz_name: str) -> str:
@@ -109,10 +159,60 @@ async def _task(road: Road, tenant: int, model: str, payload: object, biz_name: 
     return str(answer.json()["id"])
 
 
-async def show(folder: Path, own: Servers, database_url: str, *, stay: bool) -> None:
+async def take_pictures(scene: Scene, folder: Path) -> None:
+    """Every page as docs/console.md shows it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = scene.road.keys[scene.tenant]
+    async with chromium() as browser:
+        async with watched(browser, scene.road.api, viewport=WINDOW) as opened:
+            await take(opened.page, "/console/sign-in", folder / "console-sign-in.png")
+            await sign_in(opened.page, key)
+            await order_replay(opened.page, folder)
+            for name, path in PAGES.items():
+                await take(opened.page, path.format(scene=scene), folder / f"console-{name}.png")
+            await pause(opened.page, "captions", folder)
+            await take(opened.page, PAGES["actions"], folder / "console-actions.png")
+        for suffix, options in {"dark": {"color_scheme": "dark", "viewport": WINDOW}, "phone": PHONE_OPTIONS}.items():
+            async with watched(browser, scene.road.api, **options) as opened:
+                await sign_in(opened.page, key)
+                for name in TWICE:
+                    picture = folder / f"console-{name}-{suffix}.png"
+                    await take(opened.page, PAGES[name].format(scene=scene), picture)
+
+
+async def order_replay(page: Page, folder: Path) -> None:
+    """The dry run of a group, and the job that it becomes."""
+    await take(page, "/console/dead/order?kind=task&action=replay&code=model_http_422", folder / "console-dry-run.png")
+    await page.get_by_label("Reason").fill("the new version of the model understands these")
+    await page.get_by_role("button", name="Replay").click()
+    await page.locator(".chip", has_text="done").wait_for()
+    await page.locator("#items .chip", has_text="replayed").first.wait_for()
+    await page.screenshot(path=folder / "console-replay.png")
+
+
+async def pause(page: Page, model: str, folder: Path) -> None:
+    """A model that is paused."""
+    await page.goto(f"/console/model?name={model}")
+    await page.get_by_text("Pause…").click()
+    await page.get_by_label("Reason").fill("the provider's quota is used up until midnight")
+    await page.get_by_role("button", name=f"Pause {model}").click()
+    await page.get_by_text("model_paused").wait_for()
+    await page.screenshot(path=folder / "console-paused.png")
+
+
+async def take(page: Page, path: str, picture: Path) -> None:
+    """One page, once its live part has spoken."""
+    await page.goto(path)
+    await page.wait_for_timeout(700)
+    await page.screenshot(path=picture)
+
+
+async def show(folder: Path, own: Servers, database_url: str, pictures: Path, *, stay: bool) -> None:
     """Play the scene, and let it be looked at."""
     async with open_scene(folder, own, database_url) as scene:
-        if stay:
+        if not stay:
+            await take_pictures(scene, pictures)
+        else:
             print(scene.road.api, scene.road.keys, scene.done[:1], scene.running[:1], flush=True)  # noqa: T201
             await asyncio.Event().wait()
 
@@ -123,7 +223,7 @@ def main() -> None:
     parser.add_argument("--stay", action="store_true")
     arguments = parser.parse_args()
     with servers.servers_folder() as folder, stores(folder) as (own, database_url), suppress(KeyboardInterrupt):
-        asyncio.run(show(folder, own, database_url, stay=arguments.stay))
+        asyncio.run(show(folder, own, database_url, arguments.folder, stay=arguments.stay))
 
 
 if __name__ == "__main__":

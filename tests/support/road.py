@@ -32,8 +32,8 @@ from libs.common.embedded.postgres import EmbeddedPostgres
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
 from libs.common.embedded.service import ServiceProcess
+from libs.common.operations.audit_stores import open_audit
 from libs.common.settings import PREFIX, Settings
-from services.cli.audit_wiring import open_audit
 from tests.support.mock_model import MockModel, mock_model
 from tests.support.replicate_provider import MARKER, Job, Plan, ReplicateProvider, replicate_provider
 

@@ -12,7 +12,7 @@ from libs.common.contracts import hints as wire
 from libs.common.domain.errors import Invalid, NotFound
 from libs.common.domain.quota import day_ends
 from libs.common.ports import Hints
-from libs.common.ports_quota import QuotaBook, TenantRecord, Tenants, UserLimit
+from libs.common.ports_quota import QuotaBook, TenantRecord, Tenants, TenantUse, UserLimit
 
 USER_LIMIT: Final = 256
 #: The largest whole number that every JSON reader keeps.
@@ -94,6 +94,11 @@ class Weights:
         if tenant is None:
             raise NotFound("tenant_unknown", "nobody has heard of this tenant")
         return tenant
+
+    async def page(self, after: int | None, limit: int) -> tuple[list[TenantUse], int | None]:
+        """A page of tenants with what each does, and the number to go on after."""
+        rows = await self._tenants.page(after, limit + 1)
+        return rows[:limit], rows[limit - 1].tenant.id if len(rows) > limit else None
 
     async def weigh(self, tenant_id: int, weight: int) -> TenantRecord:
         """Give a tenant its weight; dispatchers go by it within a second. Raises Invalid."""

@@ -15,15 +15,32 @@ from libs.common.runtime.logging import get_logger
 from services.api.bodies import ClientGone
 from services.api.console.assets import asset
 from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
-from services.api.console.pages import actions, fleet, models, outbox, overview, result, settings, signing, task, tasks
+from services.api.console.pages import (
+    actions,
+    audit,
+    dead,
+    fleet,
+    models,
+    outbox,
+    overview,
+    replays,
+    result,
+    settings,
+    signing,
+    task,
+    tasks,
+    tenants,
+)
 from services.api.console.rendering import outside, page
-from services.api.console.visit import CANCELING
+from services.api.console.visit import CANCELING, REPLAYING
 from services.api.problems import problem_of
 from services.api.tracing import trace_id_of
 
 log = get_logger()
 
 PREFIX: Final = "/console"
+#: Keys that see anything at all see their own; operators everybody's.
+_SEEING: Final = ("read", "operate")
 
 
 class Console:
@@ -80,9 +97,25 @@ def _routes(desk: Desk) -> list[Route]:
         done(desk, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
         shown(desk, f"{PREFIX}/models", models.show, "read"),
         shown(desk, f"{PREFIX}/models/live", models.live, "read"),
-        shown(desk, f"{PREFIX}/model-live", models.live_one, "read"),
-        done(desk, f"{PREFIX}/model-pause", models.pause, "operate"),
-        shown(desk, f"{PREFIX}/models/{{name:path}}", models.show_one, "read"),
+        shown(desk, f"{PREFIX}/model", models.show_one, "read"),
+        shown(desk, f"{PREFIX}/model/live", models.live_one, "read"),
+        done(desk, f"{PREFIX}/model/pause", models.pause, "operate"),
+        shown(desk, f"{PREFIX}/dead", dead.show, *_SEEING),
+        shown(desk, f"{PREFIX}/dead/order", dead.ask, *REPLAYING),
+        done(desk, f"{PREFIX}/dead/order", dead.order, *REPLAYING),
+        shown(desk, f"{PREFIX}/dead/{{kind}}/{{id}}", dead.show_one, *_SEEING),
+        shown(desk, f"{PREFIX}/replays", replays.show, *_SEEING),
+        shown(desk, f"{PREFIX}/replays/{{id}}", replays.show_one, *_SEEING),
+        shown(desk, f"{PREFIX}/replays/{{id}}/live", replays.live, *_SEEING),
+        shown(desk, f"{PREFIX}/replays/{{id}}/items", replays.items, *_SEEING),
+        done(desk, f"{PREFIX}/replays/{{id}}/steer", replays.steer, *REPLAYING),
+        shown(desk, f"{PREFIX}/tenants", tenants.show, "operate"),
+        shown(desk, f"{PREFIX}/tenants/{{id}}", tenants.show_one, "operate"),
+        done(desk, f"{PREFIX}/tenants/{{id}}/weight", tenants.weigh, "operate"),
+        done(desk, f"{PREFIX}/tenants/{{id}}/pause", tenants.pause, "operate"),
+        done(desk, f"{PREFIX}/tenants/{{id}}/limit", tenants.limit, "operate"),
+        shown(desk, f"{PREFIX}/audit", audit.show, "operate"),
+        done(desk, f"{PREFIX}/audit", audit.run, "operate"),
         shown(desk, f"{PREFIX}/outbox", outbox.show, "operate"),
         shown(desk, f"{PREFIX}/outbox/live", outbox.live, "operate"),
         shown(desk, f"{PREFIX}/executors", fleet.show, "operate"),

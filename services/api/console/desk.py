@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from libs.common.operations.control import Controls
-from libs.common.operations.series import Series
-from libs.common.operations.sight import Sight
-from libs.common.operations.why import Why
+from libs.common.operations.audit import Report
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from libs.common.settings import Settings
@@ -23,6 +21,7 @@ from services.api.console.sessions import Sessions, Tries, is_form_token
 from services.api.console.visit import SESSION_COOKIE, Visit, require_any
 from services.api.headers import named_headers
 from services.api.problems import Problem
+from services.api.push.hub import Hub
 from services.api.routes.context import UseCases
 
 log = get_logger()
@@ -56,14 +55,14 @@ class Desk:
     """What there is to work with."""
 
     cases: UseCases
-    sight: Sight
-    why: Why
-    series: Series
-    controls: Controls
     sessions: Sessions
     tries: Tries
     settings: Sequence[SettingRow]
     draining: Callable[[], bool]
+    audit: Callable[[bool], Coroutine[Any, Any, Report]]  #: of all stores; true: with the repairs that are safe
+    auditing: asyncio.Lock
+    hub: Hub
+    watching: set[object]  #: live parts that are open
 
 
 Show: TypeAlias = Callable[[Desk, Visit], Awaitable[Response]]

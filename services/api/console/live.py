@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,9 +15,12 @@ from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
 from services.api.console.desk import Desk, still_in
 from services.api.console.rendering import part
 from services.api.console.visit import Visit
+from services.api.push.stream import Stream
 
 #: A silent connection is given up by proxies; a comment keeps it.
 _COMMENT_SECONDS: Final = 15.0
+#: Of one process: each reads the database about once a second.
+MOST_OPEN: Final = 200
 _COMMENT: Final = b":\n\n"
 #: Nothing will change any more: the browser need not ask again.
 _END: Final = b"event: end\ndata:\n\n"
@@ -30,33 +33,49 @@ _HEADERS: Final = [
 
 #: The part as it is now, and whether it is as it will stay.
 Render: TypeAlias = Callable[[], Awaitable[tuple[str, bool]]]
+Listen: TypeAlias = Callable[[], Awaitable[Stream]]
 
 
 class LivePart(Response):
     """Sends a part of a page when it differs from what was sent last, until its reader leaves, it will not change any
     more, the session is over, or the process drains (then the browser asks another one)."""
 
-    def __init__(self, desk: Desk, visit: Visit, render: Render, *, seconds: float = 1.0) -> None:
+    def __init__(
+        self, desk: Desk, visit: Visit, render: Render, *, seconds: float = 1.0, news: Listen | None = None
+    ) -> None:
+        """`news` opens a stream of status changes: with each of them the part is looked at, at the latest after
+        `seconds`."""
         super().__init__()
+        self._listen = news
         self._desk = desk
         self._visit = visit
         self._render = render
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self._desk.watching) >= MOST_OPEN:
+            # The page stands as it was loaded; its browser tries again.
+            await Response(status_code=503, headers={"Retry-After": "30"})(scope, receive, send)
+            return
+        scope["stream"] = scope["route"].path_format  # its duration says nothing, so it is not counted
+        self._desk.watching.add(self)
         gone = asyncio.Event()
         listening = asyncio.create_task(_hear_the_end(receive, gone), name="console-reader")
+        stream = await self._stream()
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            async for piece in self._pieces(gone):
+            async for piece in self._pieces(gone, stream):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except OSError:
             return  # the reader left in the middle of a piece
         finally:
             listening.cancel()
+            self._desk.watching.discard(self)
+            if stream is not None:
+                await self._desk.hub.leave(stream)
 
-    async def _pieces(self, gone: asyncio.Event) -> AsyncIterator[bytes]:
+    async def _pieces(self, gone: asyncio.Event, stream: Stream | None) -> AsyncIterator[bytes]:
         sent, spoke, over = "", 0.0, False
         while not over and not gone.is_set() and not self._desk.draining():
             text, over = await self._now(sent)
@@ -68,8 +87,17 @@ class LivePart(Response):
                 spoke = time.monotonic()
             if over:
                 yield _END
-            with suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), 0 if over else self._seconds)
+            elif stream is None or stream.closed:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(gone.wait(), self._seconds)
+            else:
+                await _first(gone.wait(), stream.next(self._seconds))
+
+    async def _stream(self) -> Stream | None:
+        """The stream of changes; none where there are too many already: then the part is looked at again and again."""
+        with suppress(Refused, Unavailable, OutcomeUnknown):
+            return await self._listen() if self._listen is not None else None
+        return None
 
     async def _now(self, sent: str) -> tuple[str, bool]:
         """What the reader should see now, and whether that is the last of it."""
@@ -87,6 +115,17 @@ async def _hear_the_end(receive: Receive, gone: asyncio.Event) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     gone.set()
+
+
+async def _first(*awaited: Coroutine[Any, Any, Any]) -> None:
+    """Return when one of them has."""
+    running = [asyncio.create_task(one, name="console-wait") for one in awaited]
+    try:
+        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in running:
+            one.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _message(text: str) -> bytes:

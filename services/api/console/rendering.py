@@ -19,7 +19,9 @@ PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-_HEADERS: Final = {
+#: Where a page is split.
+MARK: Final = "<!--here-->"
+HEADERS: Final = {
     "Content-Security-Policy": PAGE_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -43,8 +45,12 @@ MENU: Final = (
     Place("overview", "Overview", "/console", ("read",), "o"),
     Place("tasks", "Tasks", "/console/tasks", ("read",), "t"),
     Place("models", "Models", "/console/models", ("read",), "m"),
+    Place("dead", "Dead", "/console/dead", ("read", "operate"), "d"),
+    Place("replays", "Replay jobs", "/console/replays", ("read", "operate"), "r"),
     Place("outbox", "Outbox", "/console/outbox", ("operate",), "b"),
     Place("executors", "Executors", "/console/executors", ("operate",), "e"),
+    Place("tenants", "Tenants", "/console/tenants", ("operate",), "n"),
+    Place("audit", "Audit", "/console/audit", ("operate",), "u"),
     Place("actions", "Actions", "/console/actions", ("operate",), "a"),
     Place("settings", "Settings", "/console/settings", ("operate",), "s"),
 )
@@ -53,7 +59,14 @@ MENU: Final = (
 def page(visit: Visit, template: str, *, status: int = 200, **values: Any) -> Response:
     """A whole page for somebody who is signed in."""
     values = {**values, **_frame(visit)}
-    return HTMLResponse(_templates().get_template(template).render(values), status, _HEADERS)
+    return HTMLResponse(_templates().get_template(template).render(values), status, HEADERS)
+
+
+def split_page(visit: Visit, template: str, **values: Any) -> tuple[str, str]:
+    """A whole page in two parts: what comes before and after its mark, where something is still being made."""
+    whole = _templates().get_template(template).render({**values, **_frame(visit)})
+    before, _, after = whole.partition(MARK)
+    return before, after
 
 
 def part(visit: Visit, template: str, **values: Any) -> str:
@@ -63,18 +76,18 @@ def part(visit: Visit, template: str, **values: Any) -> str:
 
 def fragment(visit: Visit, template: str, **values: Any) -> Response:
     """A part of a page as an answer of its own."""
-    return HTMLResponse(part(visit, template, **values), headers=_HEADERS)
+    return HTMLResponse(part(visit, template, **values), headers=HEADERS)
 
 
 def outside(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
     """A page for somebody who is not signed in."""
     frame = {"theme": theme_of(request), "visit": None}
-    return HTMLResponse(_templates().get_template(template).render({**values, **frame}), status, _HEADERS)
+    return HTMLResponse(_templates().get_template(template).render({**values, **frame}), status, HEADERS)
 
 
 def seen_next(path: str) -> Response:
     """Where the browser goes after something was done: reading there again does nothing twice."""
-    return RedirectResponse(path, 303, _HEADERS)
+    return RedirectResponse(path, 303, HEADERS)
 
 
 def _frame(visit: Visit) -> dict[str, Any]:

@@ -86,8 +86,8 @@ class Visit:
         return here(self.request)
 
     def asked(self, name: str) -> str:
-        """A parameter of the address, trimmed; empty when it is not there."""
-        return self.request.query_params.get(name, "").strip()
+        """A parameter of the address; empty when it is not there."""
+        return self.request.query_params.get(name, "")
 
     def with_form(self, form: Mapping[str, str]) -> Visit:
         """The same with what was sent."""
@@ -103,6 +103,7 @@ class Visit:
 
 def tenant_id_of(text: str) -> int:
     """A tenant's number in an address; raises Invalid."""
+    text = text.strip()
     if not re.fullmatch(r"-?[0-9]{1,19}", text) or not -(2**63) <= int(text) < 2**63:
         raise Invalid("invalid", "A tenant is named by its number.")
     return int(text)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from collections.abc import AsyncIterator
+from html import escape
 
 import httpx
 import pytest
@@ -188,10 +189,11 @@ async def test_every_page_has_strict_headers_and_loads_nothing_from_elsewhere(
         for link in links_of(answer.text):
             assert link.startswith(("/", "#")) or not re.match(r"[a-z]+:|//", link), (path, link)
             local = link.partition("#")[0]
-            if local.startswith("/console") and f'href="{local}' in answer.text and local not in seen | set(waiting):
+            known = local in seen or local in waiting
+            if local.startswith("/console") and f'href="{escape(local)}' in answer.text and not known:
                 waiting.append(local)
     paths = {path.partition("?")[0] for path in seen}
-    assert {place.path for place in MENU} | {"/console/models/m"} <= paths
+    assert {place.path for place in MENU} | {"/console/model"} <= paths
 
 
 async def test_assets_may_be_kept_as_long_as_they_do_not_change(visitor: Browser, tenant: Tenant) -> None:
@@ -217,7 +219,7 @@ async def test_what_a_tenant_sees_is_its_own(api: Api, visitor: Browser, tenant:
         assert "m-of-other" not in page
     await visitor.get(f"/console/tasks/{task}", expect=404)
     await visitor.get(f"/console/tasks?id={task}", expect=404)
-    await visitor.get("/console/models/m-of-other", expect=404)
+    await visitor.get("/console/model?name=m-of-other", expect=404)
     assert task not in await visitor.get(f"/console/tasks/live?ids={task}")
     await visitor.post(f"/console/tasks/{task}/cancel", expect=404)
     assert [row["status"] for row in await other.stored()] == [1]
@@ -391,3 +393,128 @@ async def test_a_reader_that_leaves_is_not_served_any_longer(api: Api, visitor: 
         return not any(running.get_name() == "console-reader" for running in asyncio.all_tasks())
 
     await until_true(left)
+
+
+# --- what operators look after
+
+
+async def test_a_tenant_named_in_the_address_is_for_operators_alone(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    other = await api.tenant()
+    await other.model("m-of-other")
+    task = await other.task("m-of-other")
+    paths = (f"/console/tasks?tenant={other.id}", f"/console/model?name=m-of-other&tenant={other.id}")
+    await visitor.sign_in(tenant.key)
+    assert task not in await visitor.get(paths[0])
+    await visitor.get(paths[1], expect=404)
+    await visitor.get(f"/console/tasks/{task}?tenant={other.id}", expect=404)
+    await visitor.post("/console/sign-out")
+    await visitor.sign_in(await operator(api, tenant))
+    for path in paths:
+        assert "m-of-other" in await visitor.get(path)
+    page = await visitor.get(f"/console/tasks/{task}?tenant={other.id}")
+    assert f'action="/console/tasks/{task}/cancel?tenant={other.id}"' in page
+    assert "canceled" in text_of(await visitor.post(f"/console/tasks/{task}/cancel?tenant={other.id}"))
+    for wrong in ("x", "1" * 30, "--1", "%00"):
+        await visitor.get(f"/console/tasks?tenant={wrong}", expect=400)
+
+
+async def test_pausing_needs_an_operator_and_is_recorded(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    assert "Pause" not in await visitor.get("/console/model?name=m")
+    await visitor.post("/console/model/pause", expect=403, name="m", reason="x")
+    await visitor.post("/console/pause-all", expect=403, reason="x")
+    await visitor.post("/console/sign-out")
+    await visitor.sign_in(await operator(api, tenant))
+    page = text_of(await visitor.post("/console/model/pause", name="m", reason="for <b>now</b>"))
+    assert "for <b>now</b>" in page
+    assert "m of tenant" in page
+    assert "for <b>now</b>" in text_of(await visitor.get("/console/actions"))
+    page = text_of(await visitor.post("/console/model/pause", name="m", resume="1"))
+    assert "is paused since" not in page
+    await visitor.post("/console/model/pause", expect=404, name="nobody", reason="x")
+    await visitor.post("/console/model/pause", expect=400, name="m", reason="x" * 501)
+
+
+async def test_a_tenant_is_weighed_paused_and_limited(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(await operator(api, tenant))
+    path = f"/console/tenants/{tenant.id}"
+    assert f"/console/tenants/{tenant.id}" in await visitor.get(f"/console/tenants?after={tenant.id - 1}")
+    await visitor.get(path)
+    assert 'value="7"' in await visitor.post(f"{path}/weight", weight="7")
+    assert "paused" in text_of(await visitor.post(f"{path}/pause", reason="asked to"))
+    await visitor.post(f"{path}/pause", resume="1")
+    assert "amy" in text_of(await visitor.post(f"{path}/limit", user="amy", points="500"))
+    assert "amy" not in text_of(await visitor.post(f"{path}/limit", user="amy", clear="1"))
+    rows = await api.sql("SELECT weight, paused FROM tenant WHERE id = $1", tenant.id)
+    assert dict(rows[0]) == {"weight": 7, "paused": False}
+    for fields in ({"weight": "0"}, {"weight": "1001"}, {"weight": "x"}, {}):
+        await visitor.post(f"{path}/weight", expect=400, **fields)
+    await visitor.get("/console/tenants/x", expect=404)
+    await visitor.get("/console/tenants/-9223372036854775808", expect=404)
+
+
+async def test_what_operators_look_after_is_not_for_tenants(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    for path in ("outbox", "executors", "tenants", f"tenants/{tenant.id}", "audit", "actions", "settings"):
+        await visitor.get(f"/console/{path}", expect=403)
+    for path in ("audit", "executors/drain", f"tenants/{tenant.id}/weight", f"tenants/{tenant.id}/limit"):
+        await visitor.post(f"/console/{path}", expect=403)
+
+
+async def test_an_executor_that_nobody_knows_cannot_be_drained(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(await operator(api, tenant))
+    assert "no executor" in text_of(await visitor.post("/console/executors/drain", expect=404, name="nobody"))
+
+
+async def test_the_dead_of_a_tenant_are_seen_and_replayed_inside_it(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    other = await api.tenant()
+    await other.model("m")
+    mine, theirs = await bury(tenant), await bury(other)
+    await visitor.sign_in(tenant.key)
+    page = await visitor.get("/console/dead")
+    assert mine in page
+    assert theirs not in page
+    await visitor.get(f"/console/dead/task/{theirs}", expect=404)
+    assert "it is broken" in text_of(await visitor.get(f"/console/dead/task/{mine}"))
+    order = {"kind": "task", "action": "replay", "id": theirs, "reason": "mended"}
+    await visitor.get(f"/console/dead/order?kind=task&id={mine}")
+    await visitor.post("/console/dead/order", expect=404, **order)
+    page = await visitor.post("/console/dead/order", **{**order, "id": mine})
+    assert "Job #" in page
+    assert mine[-12:] in page
+    assert f"user-of-{tenant.id} of tenant {tenant.id}" in page
+    assert "replay tasks" in text_of(await visitor.get("/console/replays"))
+
+
+async def test_a_dry_run_changes_nothing_and_an_order_needs_a_reason(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    await bury(tenant)
+    await visitor.sign_in(tenant.key)
+    page = text_of(await visitor.get("/console/dead/order?kind=task&action=drop&code=model_http_500"))
+    assert "1 task" in page
+    fields = {"kind": "task", "action": "drop", "code": "model_http_500"}
+    assert "reason" in text_of(await visitor.post("/console/dead/order", expect=400, **fields))
+    for wrong in ({"limit": "x"}, {"limit": "0"}, {"rate": "x"}, {"rate": "nan"}, {"since": "soon"}):
+        await visitor.post("/console/dead/order", expect=400, reason="r", **{**fields, **wrong})
+    await visitor.post("/console/dead/order", expect=404, reason="r", kind="nonsense")
+    assert await api.sql("SELECT FROM dead_task WHERE tenant_id = $1", tenant.id)
+
+
+async def test_filters_of_the_dead_live_in_the_address(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    task = await bury(tenant)
+    await visitor.sign_in(tenant.key)
+    for query in ("", "kind=task", "code=model_http_500", "model=m", "text=broken", "since=2020-01-01T00:00"):
+        assert task in await visitor.get(f"/console/dead?{query}"), query
+    for query in ("kind=event", "code=x", "model=x", "text=nothing", "until=2020-01-01T00:00"):
+        assert task not in await visitor.get(f"/console/dead?{query}"), query
+    for query in ("since=x", "tenant=x", "text=%00", "cursor=x"):
+        await visitor.get(f"/console/dead?{query}", expect=400)
+    await visitor.get("/console/dead?kind=x", expect=404)
+
+
+async def bury(tenant: Tenant) -> str:
+    """A task of the tenant that died."""
+    task = await tenant.task(payload={"x": 1})
+    await tenant.bury([task], "it is broken", "model_http_500")
+    return task

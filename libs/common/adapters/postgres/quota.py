@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from libs.common.adapters.postgres.database import Database
-from libs.common.ports_quota import Spent, TenantRecord, UserLimit
+from libs.common.ports_insight import Count
+from libs.common.ports_quota import Spent, TenantRecord, TenantUse, UserLimit
+
+#: As many of a tenant's models are counted; the statement counts one more.
+_MODELS_LIMIT: Final = 100
 
 
 class PostgresQuotaBook:
@@ -36,10 +40,15 @@ class PostgresQuotaBook:
 
 
 class PostgresTenants:
-    """Implements ports_quota.Tenants."""
+    """Implements ports_quota.Tenants; days are those of `time_zone`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, time_zone: str) -> None:
         self._database = database
+        self._time_zone = time_zone
+
+    async def page(self, after: int | None, limit: int) -> list[TenantUse]:
+        rows = await self._database.query("list_tenants", after=after, limit=limit, zone=self._time_zone)
+        return [TenantUse(_tenant(row), _models(row.models), row.calls) for row in rows]
 
     async def find(self, tenant_id: int) -> TenantRecord | None:
         rows = await self._database.query("find_tenant", tenant_id=tenant_id)
@@ -51,3 +60,7 @@ class PostgresTenants:
 
 def _tenant(row: Any) -> TenantRecord:
     return TenantRecord(row.tenant_id, row.weight, row.paused, row.created_at)
+
+
+def _models(counted: int) -> Count:
+    return Count(min(counted, _MODELS_LIMIT), counted <= _MODELS_LIMIT)

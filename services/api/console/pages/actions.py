@@ -16,6 +16,6 @@ _PAGE = 100
 async def show(desk: Desk, visit: Visit) -> Response:
     """A page of records, newest first."""
     before = before_of("action", visit.asked("cursor") or None)
-    records, following = await desk.controls.actions(before, _PAGE)
+    records, following = await desk.cases.controls.actions(before, _PAGE)
     next_url = address(_PATH, cursor=cursor_of("action", following)) if following else None
     return page(visit, "actions.html", records=records, first=before is None, next_url=next_url)

@@ -32,11 +32,11 @@ async def drain(desk: Desk, visit: Visit) -> Response:
     """Let an executor finish and leave, or stay after all."""
     name, reason = visit.form.get("name", ""), visit.form.get("reason", "")
     if visit.form.get("stay"):
-        await desk.controls.undrain(name, visit.by, reason)
+        await desk.cases.controls.undrain(name, visit.by, reason)
     else:
-        await desk.controls.drain(name, visit.by, reason)
+        await desk.cases.controls.drain(name, visit.by, reason)
     return seen_next(_PATH)
 
 
 async def _fleet(desk: Desk) -> dict[str, Any]:
-    return {"executors": await desk.sight.executors(), "processes": await desk.sight.processes()}
+    return {"executors": await desk.cases.sight.executors(), "processes": await desk.cases.sight.processes()}

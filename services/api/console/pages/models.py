@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import quote
 
 import orjson
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from services.api.console.visit import Visit
 from services.api.views import MASK
 
 _PATH: Final = "/console/models"
+_ONE: Final = "/console/model"
 _PAGE: Final = 100
 _LARGEST: Final = 2**31 - 1
 
@@ -37,7 +37,7 @@ async def live(desk: Desk, visit: Visit) -> Response:
 
 async def show_one(desk: Desk, visit: Visit) -> Response:
     """What holds a model, what it does, how it went, and everything that is set for it; its secret is masked."""
-    name = visit.request.path_params["name"]
+    name = visit.asked("name")
     model = await desk.cases.administration.get(visit.caller, name)
     config = orjson.dumps(orjson.loads(model.adapter_config), option=orjson.OPT_INDENT_2).decode()
     return page(
@@ -46,10 +46,10 @@ async def show_one(desk: Desk, visit: Visit) -> Response:
         model=model,
         config=config,
         mask=MASK,
-        plots=await read_plots(desk.series, visit, model),
+        plots=await read_plots(desk.cases.series, visit, model),
         spans=SPANS,
-        why=await desk.why.model(model.tenant_id, name),
-        live_url=visit.link("/console/model-live", name=name),
+        why=await desk.cases.why.model(model.tenant_id, name),
+        live_url=visit.link(f"{_ONE}/live", name=name),
     )
 
 
@@ -57,7 +57,7 @@ async def live_one(desk: Desk, visit: Visit) -> Response:
     """What a model does and what holds it, whenever it has changed."""
 
     async def render() -> tuple[str, bool]:
-        why = await desk.why.model(visit.caller.tenant_id, visit.asked("name"))
+        why = await desk.cases.why.model(visit.caller.tenant_id, visit.asked("name"))
         return part(visit, "_model_state.html", why=why), False
 
     return LivePart(desk, visit, render)
@@ -68,19 +68,19 @@ async def pause(desk: Desk, visit: Visit) -> Response:
     name, reason = visit.form.get("name", ""), visit.form.get("reason", "")
     tenant = visit.caller.tenant_id
     if visit.form.get("resume"):
-        await desk.controls.resume_model(tenant, name, visit.by, reason)
+        await desk.cases.controls.resume_model(tenant, name, visit.by, reason)
     else:
-        await desk.controls.pause_model(tenant, name, visit.by, reason)
-    return seen_next(visit.link(f"{_PATH}/{quote(name, safe='')}"))
+        await desk.cases.controls.pause_model(tenant, name, visit.by, reason)
+    return seen_next(visit.link(_ONE, name=name))
 
 
 async def pause_all(desk: Desk, visit: Visit) -> Response:
     """Pause all dispatching, or let it go on."""
     reason = visit.form.get("reason", "")
     if visit.form.get("resume"):
-        await desk.controls.resume_all(visit.by, reason)
+        await desk.cases.controls.resume_all(visit.by, reason)
     else:
-        await desk.controls.pause_all(visit.by, reason)
+        await desk.cases.controls.pause_all(visit.by, reason)
     return seen_next("/console")
 
 
@@ -89,6 +89,6 @@ async def _lanes(desk: Desk, visit: Visit) -> dict[str, Any]:
     if not after.isdecimal() or int(after) > _LARGEST:
         raise Invalid("bad_cursor", "The address does not name a place in the list.")
     reach = visit.caller.tenant_id if visit.asked("tenant") else visit.reach
-    lanes, following = await desk.sight.lanes(reach, after=int(after), limit=_PAGE, busy=False)
+    lanes, following = await desk.cases.sight.lanes(reach, after=int(after), limit=_PAGE, busy=False)
     next_url = visit.link(_PATH, after=following) if following else None
     return {"lanes": lanes, "first": after == "0", "next_url": next_url}

@@ -12,13 +12,13 @@ from services.api.console.visit import Visit
 
 async def show(desk: Desk, visit: Visit) -> Response:
     """Dispatch, events, webhooks: how much, how old, what went wrong."""
-    return page(visit, "outbox.html", channels=await desk.sight.outbox())
+    return page(visit, "outbox.html", channels=await desk.cases.sight.outbox())
 
 
 async def live(desk: Desk, visit: Visit) -> Response:
     """The same again, whenever it has changed."""
 
     async def render() -> tuple[str, bool]:
-        return part(visit, "_outbox.html", channels=await desk.sight.outbox()), False
+        return part(visit, "_outbox.html", channels=await desk.cases.sight.outbox()), False
 
     return LivePart(desk, visit, render)

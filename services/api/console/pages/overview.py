@@ -20,7 +20,7 @@ _SHOWN: Final = 15
 
 async def show(desk: Desk, visit: Visit) -> Response:
     """Figures, the busiest models, and plots."""
-    plots = await read_plots(desk.series, visit)
+    plots = await read_plots(desk.cases.series, visit)
     return page(visit, "overview.html", plots=plots, spans=SPANS, **await _now(desk, visit))
 
 
@@ -35,17 +35,17 @@ async def live(desk: Desk, visit: Visit) -> Response:
 
 async def plots(desk: Desk, visit: Visit) -> Response:
     """The plots again: a page asks for them every half minute."""
-    return fragment(visit, "_plots.html", plots=await read_plots(desk.series, visit))
+    return fragment(visit, "_plots.html", plots=await read_plots(desk.cases.series, visit))
 
 
 async def _now(desk: Desk, visit: Visit) -> dict[str, Any]:
-    overview = await desk.sight.overview() if visit.operates else None
-    lanes, _ = await desk.sight.lanes(visit.reach, limit=_LANES, busy=True)
+    overview = await desk.cases.sight.overview() if visit.operates else None
+    lanes, _ = await desk.cases.sight.lanes(visit.reach, limit=_LANES, busy=True)
     lanes.sort(key=lambda lane: (lane.waiting.value, lane.facts.in_flight), reverse=True)
     return {
         "overview": overview,
         "troubles": _troubles(overview) if overview else [],
-        "pauses": overview.pauses if overview else await desk.sight.pauses(visit.reach),
+        "pauses": overview.pauses if overview else await desk.cases.sight.pauses(visit.reach),
         "lanes": lanes[:_SHOWN],
         "sums": _sums(lanes),
     }

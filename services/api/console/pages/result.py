@@ -40,7 +40,9 @@ class Shown:
 
 
 def files_of(task: TaskView) -> Sequence[Shown]:
-    """The files of a success."""
+    """The files of a success; one that was taken over from an old gateway has its address alone."""
+    if not task.files and task.oss_file:
+        return [Shown(0, "", task.file_type or "", task.file_size, task.oss_file, "", here=False)]
     return [_shown(index, file) for index, file in enumerate(task.files)]
 
 

@@ -32,7 +32,7 @@ async def sign_in(desk: Desk, request: Request) -> Response:
     """A session for the owner of a key."""
     form = await read_form(request, request.cookies.get(_FORM_COOKIE))
     going = _inside(form.get("next"))
-    source = request.scope.get("sender") or (request.client.host if request.client else "")
+    source = request.client.host if request.client else ""
     desk.tries.count(source)
     try:
         cookie = await desk.sessions.open(form.get("key", "").strip())

@@ -19,6 +19,7 @@ from services.api.console.pages.result import files_of
 from services.api.console.rendering import page, part, seen_next
 from services.api.console.timeline import KINDS, timeline
 from services.api.console.visit import Visit
+from services.api.push.stream import Stream
 
 _PAYLOAD_BYTES: Final = 64 * 1024
 _ENTRIES: Final = 20
@@ -53,7 +54,11 @@ async def live(desk: Desk, visit: Visit) -> Response:
         values = await _life(desk, visit)
         return part(visit, "_task_life.html", **values), not values["task"].open
 
-    return LivePart(desk, visit, render, seconds=0.5)
+    async def news() -> Stream:
+        stream, _ = await desk.hub.watch(visit.caller.tenant_id, visit.task_id())
+        return stream
+
+    return LivePart(desk, visit, render, news=news)
 
 
 async def cancel(desk: Desk, visit: Visit) -> Response:
@@ -71,7 +76,7 @@ async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
     return {
         "task": task,
         "files": files_of(task),
-        "why": await desk.why.task(visit.caller.tenant_id, public_id) if task.open else None,
+        "why": await desk.cases.why.task(visit.caller.tenant_id, public_id) if task.open else None,
         "attempts": attempts,
         "history": history,
         "line": timeline(task, attempts, _now(task)),

@@ -17,6 +17,8 @@ from services.api.console.live import LivePart
 from services.api.console.rendering import page, part, seen_next
 from services.api.console.visit import Visit
 from services.api.cursors import before_of, cursor_of
+from services.api.push.stream import Stream
+from services.api.push.stream import Wanted as NewsWanted
 
 _PATH: Final = "/console/tasks"
 _PAGE: Final = 50
@@ -54,7 +56,7 @@ class Wanted:
 
 async def show(desk: Desk, visit: Visit) -> Response:
     """A page of tasks, newest first; an id leads straight to its task."""
-    looked_for = visit.asked("id")
+    looked_for = visit.asked("id").strip()
     if (public_id := parse_task_id(looked_for)) is not None:
         return seen_next(visit.link(f"/console/tasks/{public_id}"))
     wanted = Wanted.of(visit)
@@ -82,7 +84,10 @@ async def live(desk: Desk, visit: Visit) -> Response:
         found = await desk.cases.reading.look(visit.caller, ids)
         return part(visit, "_task_rows.html", tasks=found), not any(task.open for task in found)
 
-    return LivePart(desk, visit, render)
+    async def news() -> Stream:
+        return await desk.hub.listen(visit.caller.tenant_id, NewsWanted(tasks=frozenset(str(one) for one in ids)))
+
+    return LivePart(desk, visit, render, seconds=2.0, news=news)
 
 
 async def ask_cancel(desk: Desk, visit: Visit) -> Response:

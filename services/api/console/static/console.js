@@ -133,7 +133,7 @@
       drawn.push(new uPlot({
         width: place.clientWidth - 8, height: 166, cursor: { y: false, points: { size: 6 } },
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
-        scales: { x: { range: () => [Number(place.dataset.since), Number(place.dataset.until)] }, y: { range: (_, low, high) => [0, Math.max(high ?? 0, 1e-9) * 1.08 || 1] } },
+        scales: { x: { range: () => [Number(place.dataset.since), Number(place.dataset.until)] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
         axes: [
           { ...axis, size: 26, space: 56, values: (_, ticks) => ticks.map((seconds) => new Date(seconds * 1000).toISOString().slice(11, 16)) },
           { ...axis, size: 46, values: (_, ticks) => ticks.map(shortly) },

@@ -40,6 +40,20 @@ DELETE FROM quota_limit WHERE tenant_id = :tenant_id AND user_name = :user_name 
 -- How a tenant stands beside the others.
 SELECT id AS tenant_id, weight, paused, created_at FROM tenant WHERE id = :tenant_id
 
+-- name: list_tenants
+-- Tenants in the order of their numbers, from after `after`, each with its models (counted up to 101) and the calls of
+-- today, of its first two hundred pairs of user and model: who has more is told too little.
+SELECT t.id AS tenant_id, t.weight, t.paused, t.created_at, m.models, s.calls
+FROM (SELECT * FROM tenant WHERE CAST(:after AS bigint) IS NULL OR id > :after ORDER BY id LIMIT :limit) t
+CROSS JOIN (SELECT (now() AT TIME ZONE :zone)::date AS day) d
+CROSS JOIN LATERAL (
+  SELECT count(*)::int AS models FROM (
+    SELECT FROM model x WHERE x.tenant_id = t.id AND x.deleted_at IS NULL LIMIT 101) x) m
+CROSS JOIN LATERAL (
+  SELECT coalesce(sum(x.request_count), 0)::bigint AS calls FROM (
+    SELECT y.request_count FROM model_stat y WHERE y.day = d.day AND y.tenant_id = t.id LIMIT 200) x) s
+ORDER BY t.id
+
 -- name: weigh_tenant
 -- A tenant's weight in the rotation of tenants; dispatchers see it by its time of change.
 INSERT INTO tenant (id, weight) VALUES (:tenant_id, :weight)

@@ -1,4 +1,4 @@
-"""What `sluiceway audit` reaches the stores by."""
+"""The audit over the configured stores: what the command line and the console run."""
 
 from __future__ import annotations
 

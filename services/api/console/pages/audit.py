@@ -1,0 +1,56 @@
+"""The audit of all stores, from the console: what is wrong, what it means, and what repairs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from starlette.responses import Response, StreamingResponse
+
+from libs.common.domain.errors import Conflict, OutcomeUnknown, Unavailable
+from libs.common.operations.audit import Report
+from libs.common.operations.audit_findings import MEANINGS
+from services.api.console.desk import Desk
+from services.api.console.rendering import HEADERS, page, part, split_page
+from services.api.console.visit import Visit
+
+#: While it looks, the connection is kept by a sign that no reader sees.
+_KEEP_SECONDS: Final = 5.0
+_SIGN: Final = b"<!-- -->\n"
+
+
+async def show(desk: Desk, visit: Visit) -> Response:
+    """What the audit does, and the button that starts it."""
+    return page(visit, "audit.html", running=False, meaning=MEANINGS)
+
+
+async def run(desk: Desk, visit: Visit) -> Response:
+    """Look at all stores, and repair what is safe to repair if that is asked for. The page comes in two parts: its head
+    at once, the report when it is there."""
+    if desk.auditing.locked():
+        raise Conflict("audit_running", "an audit runs here already: wait for its end")
+    fix = bool(visit.form.get("fix"))
+    head, foot = split_page(visit, "audit.html", running=True, meaning=MEANINGS)
+    return StreamingResponse(_told(desk, visit, head, foot, fix=fix), headers=HEADERS, media_type="text/html")
+
+
+async def _told(desk: Desk, visit: Visit, head: str, foot: str, *, fix: bool) -> AsyncIterator[bytes]:
+    yield head.encode()
+    async with desk.auditing:
+        looking = asyncio.create_task(desk.audit(fix), name="console-audit")
+        try:
+            while not looking.done():
+                await asyncio.wait([looking], timeout=_KEEP_SECONDS)
+                yield _SIGN
+            yield _report(visit, looking).encode()
+        finally:
+            looking.cancel()
+    yield foot.encode()
+
+
+def _report(visit: Visit, looked: asyncio.Task[Report]) -> str:
+    try:
+        return part(visit, "_audit.html", report=looked.result(), meaning=MEANINGS, problem="")
+    except (Unavailable, OutcomeUnknown) as error:
+        return part(visit, "_audit.html", report=None, meaning=MEANINGS, problem=str(error) or type(error).__name__)

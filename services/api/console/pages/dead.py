@@ -1,0 +1,187 @@
+"""The dead: grouped by cause, listed, each with its story; and the order to replay or drop them, after a dry run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from libs.common.domain.errors import Invalid, NotFound
+from libs.common.operations.dead_views import details_view, entry_view, groups_view, preview_view
+from libs.common.operations.replay import USUAL_LIMIT, USUAL_RATE, ReplayRequest
+from libs.common.ports_dead import EVERYTHING, Action, DeadFilter, DeadKind
+from services.api.console.desk import Desk
+from services.api.console.rendering import page, seen_next
+from services.api.console.visit import Visit, address, tenant_id_of
+from services.api.cursors import place_cursor, place_of
+
+_PATH: Final = "/console/dead"
+_PAGE: Final = 50
+_WORDS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The filter in an address or a form, as it was written."""
+
+    kind: str = ""
+    code: str = ""
+    model: str = ""
+    tenant: str = ""
+    since: str = ""
+    until: str = ""
+    text: str = ""
+    id: str = ""
+
+    @classmethod
+    def asked(cls, visit: Visit) -> Wanted:
+        """From the address."""
+        return cls(*(visit.asked(field.name)[:_WORDS] for field in fields(cls)))
+
+    @classmethod
+    def sent(cls, visit: Visit) -> Wanted:
+        """From a form."""
+        return cls(*(visit.form.get(field.name, "").strip()[:_WORDS] for field in fields(cls)))
+
+    def narrowed(self) -> DeadFilter:
+        """The same for the store; raises Invalid."""
+        if "\x00" in "".join(self.said().values()):
+            raise Invalid("invalid", "A NUL character cannot be looked for.")
+        return DeadFilter(
+            kind=_kind(self.kind) if self.kind else None,
+            code=self.code or None,
+            model=self.model or None,
+            tenant=tenant_id_of(self.tenant) if self.tenant else None,
+            since=_instant(self.since),
+            until=_instant(self.until),
+            text=self.text or None,
+        )
+
+    def said(self) -> dict[str, str]:
+        """Those that say something, for addresses and hidden fields."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name))}
+
+
+async def show(desk: Desk, visit: Visit) -> Response:
+    """Groups by cause, and a page of the list, newest first."""
+    wanted = Wanted.asked(visit)
+    narrowed = wanted.narrowed()
+    place = place_of(visit.asked("cursor") or None)
+    entries, following = await desk.cases.dead.page(visit.reach, narrowed, place, _PAGE)
+    groups = groups_view(await desk.cases.dead.groups(visit.reach, narrowed)) if place is None else None
+    next_cursor = place_cursor(following)
+    return page(
+        visit,
+        "dead.html",
+        wanted=wanted,
+        kinds=[kind.value for kind in DeadKind if visit.operates or kind is not DeadKind.MESSAGE],
+        entries=[entry_view(entry) for entry in entries],
+        groups=groups,
+        first=place is None,
+        first_url=address(_PATH, **wanted.said()),
+        next_url=address(_PATH, **{**wanted.said(), "cursor": next_cursor}) if next_cursor else None,
+    )
+
+
+async def show_one(desk: Desk, visit: Visit) -> Response:
+    """Everything that is known of one of the dead."""
+    kind, number = visit.request.path_params["kind"], visit.request.path_params["id"]
+    details = await desk.cases.dead.show(visit.reach, _kind(kind), number)
+    return page(visit, "dead_one.html", one=details_view(details, desk.cases.open_sealed))
+
+
+async def ask(desk: Desk, visit: Visit) -> Response:
+    """The dry run: how many, of which groups; and the form that orders it."""
+    return await _form(desk, visit, Wanted.asked(visit), _action(visit.asked("action")))
+
+
+async def order(desk: Desk, visit: Visit) -> Response:
+    """Write the job, and watch it."""
+    wanted, action = Wanted.sent(visit), _action(visit.form.get("action", ""))
+    try:
+        request = _request(visit, wanted, action, visit.form.get("reason", ""))
+        started = await desk.cases.replays.start(visit.reach, request)
+    except Invalid as error:
+        return await _form(desk, visit, wanted, action, complaint=_words(error))
+    return seen_next(f"/console/replays/{started.job.id}")
+
+
+async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, complaint: str = "") -> Response:
+    # A dry run needs a reason like any order; nobody has been asked for one yet.
+    request = _request(visit, wanted, action, visit.form.get("reason", "").strip() or "dry run")
+    preview: dict[str, Any] | None = None
+    try:
+        preview = preview_view(await desk.cases.replays.preview(visit.reach, request))
+    except Invalid as error:
+        complaint = complaint or _words(error)
+    return page(
+        visit,
+        "dead_order.html",
+        status=400 if complaint else 200,
+        wanted=wanted,
+        action=action.value,
+        preview=preview,
+        limit=request.limit,
+        rate=request.rate,
+        reason=visit.form.get("reason", ""),
+        complaint=complaint,
+    )
+
+
+def _request(visit: Visit, wanted: Wanted, action: Action, reason: str) -> ReplayRequest:
+    mended = visit.form.get("mended")
+    return ReplayRequest(
+        action=action,
+        kind=_kind(wanted.kind),
+        reason=reason,
+        asked_by=visit.by,
+        wanted=EVERYTHING if wanted.id else wanted.narrowed(),
+        ids=[wanted.id] if wanted.id else None,
+        limit=_number(visit.form.get("limit") or visit.asked("limit"), USUAL_LIMIT),
+        rate=_rate(visit.form.get("rate") or visit.asked("rate")),
+        mended=mended.replace("\r\n", "\n").encode() if mended else None,
+    )
+
+
+def _kind(word: str) -> DeadKind:
+    try:
+        return DeadKind(word)
+    except ValueError:
+        raise NotFound("dead_unknown", f"the kinds are {', '.join(DeadKind)}") from None
+
+
+def _action(word: str) -> Action:
+    return Action.DROP if word == Action.DROP.value else Action.REPLAY
+
+
+def _number(text: str, otherwise: int) -> int:
+    if not text:
+        return otherwise
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise Invalid("invalid", "is no whole number", field="/limit")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text) if text else USUAL_RATE
+    except ValueError:
+        raise Invalid("invalid", "is no number", field="/rate") from None
+
+
+def _instant(text: str) -> datetime | None:
+    """A time as `datetime-local` fields send it; without an offset it is UTC."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid("invalid", "A time is written like 2026-01-31T09:30.") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _words(error: Invalid) -> str:
+    named = error.field.removeprefix("/")
+    return f"{named}: {error.message}" if named else error.message

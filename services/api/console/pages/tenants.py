@@ -1,0 +1,88 @@
+"""Tenants: their weight beside the others, their pauses, their users' limits of the day."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from libs.common.domain.errors import Invalid, NotFound
+from services.api.console.desk import Desk
+from services.api.console.rendering import page, seen_next
+from services.api.console.visit import Visit, address, tenant_id_of
+
+_PATH: Final = "/console/tenants"
+_PAGE: Final = 50
+_LIMITS: Final = 100
+
+
+async def show(desk: Desk, visit: Visit) -> Response:
+    """A page of tenants, in the order of their numbers."""
+    if visit.asked("tenant"):
+        return seen_next(f"{_PATH}/{tenant_id_of(visit.asked('tenant'))}")
+    after = tenant_id_of(visit.asked("after")) if visit.asked("after") else None
+    found, following = await desk.cases.weights.page(after, _PAGE)
+    return page(
+        visit,
+        "tenants.html",
+        tenants=found,
+        first=after is None,
+        next_url=address(_PATH, after=following) if following is not None else None,
+    )
+
+
+async def show_one(desk: Desk, visit: Visit) -> Response:
+    """A tenant, and the limits of its users."""
+    tenant = await desk.cases.weights.read(_tenant(visit))
+    after = visit.asked("after") or None
+    limits, following = await desk.cases.quota.limits(tenant.id, after, _LIMITS)
+    pauses = [pause for pause in await desk.cases.sight.pauses(tenant.id) if pause.scope != "model"]
+    values: dict[str, Any] = {
+        "tenant": tenant,
+        "limits": limits,
+        "pauses": pauses,
+        "first": after is None,
+        "next_url": address(f"{_PATH}/{tenant.id}", after=following) if following is not None else None,
+    }
+    return page(visit, "tenant.html", **values)
+
+
+async def weigh(desk: Desk, visit: Visit) -> Response:
+    """Give a tenant its weight."""
+    tenant = _tenant(visit)
+    await desk.cases.weights.weigh(tenant, _whole(visit, "weight"))
+    return seen_next(f"{_PATH}/{tenant}")
+
+
+async def pause(desk: Desk, visit: Visit) -> Response:
+    """Pause a tenant, or let it go on."""
+    tenant, reason = _tenant(visit), visit.form.get("reason", "")
+    if visit.form.get("resume"):
+        await desk.cases.controls.resume_tenant(tenant, visit.by, reason)
+    else:
+        await desk.cases.controls.pause_tenant(tenant, visit.by, reason)
+    return seen_next(f"{_PATH}/{tenant}")
+
+
+async def limit(desk: Desk, visit: Visit) -> Response:
+    """Set a user's limit of the day, or take it away."""
+    tenant, user = _tenant(visit), visit.form.get("user", "").strip()
+    if visit.form.get("clear"):
+        await desk.cases.quota.clear_limit(tenant, user)
+    else:
+        await desk.cases.quota.set_limit(tenant, user, _whole(visit, "points"))
+    return seen_next(f"{_PATH}/{tenant}")
+
+
+def _tenant(visit: Visit) -> int:
+    try:
+        return tenant_id_of(str(visit.request.path_params["id"]))
+    except Invalid as error:
+        raise NotFound("tenant_unknown", "nobody has heard of this tenant") from error
+
+
+def _whole(visit: Visit, name: str) -> int:
+    text = visit.form.get(name, "").strip()
+    if not (text.isascii() and text.isdecimal() and len(text) < 17):
+        raise Invalid("invalid", "is no whole number", field=f"/{name}")
+    return int(text)

@@ -1,0 +1,106 @@
+"""What the console makes of times, sizes and a task's life."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_tasks import TaskView
+from services.api.console.formats import NOTHING, clock, duration, exact, number, percent, plain, rate, size
+from services.api.console.sessions import form_token, is_form_token
+from services.api.console.timeline import timeline
+
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return BEGAN + timedelta(seconds=seconds)
+
+
+def task(**values: Any) -> TaskView:
+    nothing = {field.name: None for field in fields(TaskView)}
+    usual = {"public_id": uuid4(), "status": TaskStatus.PROCESSING, "attempt": 0, "created_at": BEGAN, "open": True}
+    return TaskView(**{**nothing, **usual, **values})
+
+
+def ended(attempt: int, **values: Any) -> dict[str, Any]:
+    names = ("entered_at", "leased_at", "started_at", "generated_at", "migrating_at", "ended_at")
+    return {"attempt": attempt, **dict.fromkeys(names), **values}
+
+
+def told(line: Any) -> list[tuple[str, int, float]]:
+    return [(span.kind, span.attempt, span.lasted.total_seconds()) for span in line.spans]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, NOTHING), (0, "0 ms"), (0.0421, "42 ms"), (1, "1.0 s"), (9.96, "10.0 s"), (59.4, "59 s"),
+        (61, "1 min 1 s"),
+        (3_600, "1 h"), (90_000, "25 h"), (400_000, "4 d 15 h"), (-5, "-5.0 s"), (timedelta(minutes=2), "2 min"),
+    ],
+)  # fmt: skip
+def test_durations_have_two_units(seconds: Any, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers_sizes_and_rates() -> None:
+    assert [number(value) for value in (0, 999, 1_234_567, None)] == ["0", "999", "1\u202f234\u202f567", NOTHING]
+    assert [size(value) for value in (0, 1_023, 1_536, 200 * 2**20, None)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "200 MiB",
+        NOTHING,
+    ]
+    assert [rate(value) for value in (None, 0.0, 0.02, 12.345)] == [NOTHING, "0.0/s", "1.2/min", "12.3/s"]
+    assert [percent(value) for value in (None, 0.0, 0.125)] == [NOTHING, "0 %", "12.5 %"]
+    assert [plain(value) for value in (None, 0, 1.5, 2.0004)] == ["", "0", "1.5", "2"]
+    assert (clock(BEGAN), exact(at(0.25))) == ("03:04:05", "03:04:05.250")
+
+
+def test_a_waiting_task_has_waited_until_now() -> None:
+    assert told(timeline(task(entered_at=BEGAN), [], at(7))) == [("waiting", 1, 7)]
+
+
+def test_a_running_attempt_goes_through_its_steps() -> None:
+    running = task(attempt=1, entered_at=BEGAN, leased_at=at(1), started_at=at(3), generated_at=at(8))
+    line = timeline(running, [], at(10))
+    assert told(line) == [("waiting", 1, 1), ("held", 1, 2), ("calling", 1, 5), ("storing", 1, 2)]
+    assert [span.open for span in line.spans] == [False, False, False, True]
+    assert [(span.left, span.width) for span in line.spans] == [(0, 10), (10, 20), (30, 50), (80, 20)]
+
+
+def test_a_retry_is_an_attempt_of_its_own() -> None:
+    first = ended(1, entered_at=BEGAN, leased_at=at(1), started_at=at(2), ended_at=at(4))
+    line = timeline(task(attempt=1, entered_at=at(4)), [first], at(6))
+    assert told(line) == [("waiting", 1, 1), ("held", 1, 1), ("calling", 1, 2), ("waiting", 2, 2)]
+    assert [len(row) for row in line.rows] == [3, 1]
+
+
+def test_a_task_that_waits_for_its_time_is_scheduled() -> None:
+    line = timeline(task(not_before=at(5), entered_at=at(5), status=TaskStatus.SUBMITTED), [], at(6))
+    assert told(line) == [("scheduled", 1, 5), ("waiting", 1, 1)]
+
+
+def test_a_task_that_was_canceled_waiting_has_no_attempts() -> None:
+    over = task(open=False, finished_at=at(3), status=TaskStatus.CANCELED)
+    assert told(timeline(over, [], at(99))) == [("waiting", 1, 3)]
+
+
+def test_what_lasted_a_moment_is_seen_and_stays_on_the_line() -> None:
+    running = task(attempt=1, entered_at=BEGAN, leased_at=at(0), started_at=at(9_999.999))
+    for span in timeline(running, [], at(10_000)).spans:
+        assert span.width >= 0.4
+        assert 0 <= span.left <= 100
+
+
+def test_a_form_is_known_by_its_cookie() -> None:
+    assert is_form_token("a", form_token("a"))
+    for cookie, given in (("a", form_token("b")), (None, form_token("a")), ("a", ""), ("a", "ä")):
+        assert not is_form_token(cookie, given)
