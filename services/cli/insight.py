@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from services.cli.app import app
-from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, confirm, note, show_list, show_one
+from services.cli.output import (
+    Column,
+    JsonOption,
+    Output,
+    OutputOption,
+    cell,
+    chosen,
+    confirm,
+    note,
+    show_list,
+    show_one,
+)
 from services.cli.wiring import complete, open_insight
 
 if TYPE_CHECKING:
@@ -26,10 +37,10 @@ Reason = Annotated[str, typer.Option("--reason", help="Recorded, and shown where
 By = Annotated[str, typer.Option("--by", help="Who does it, for the record; you, if left out.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of `executor list`.")]
 
-_LANES: list[Column] = [
+LANES: list[Column] = [
     ("TENANT", "tenant_id"),
     ("MODEL", "model"),
-    ("WAITING", lambda row: _count(row["waiting"])),
+    ("WAITING", lambda row: counted(row["waiting"])),
     ("OLDEST", lambda row: _seconds(row["oldest_seconds"])),
     ("WINDOW", lambda row: _used(row["window"])),
     ("PERMITS", lambda row: _used(row["permits"])),
@@ -38,7 +49,7 @@ _LANES: list[Column] = [
     ("ERRORS", lambda row: _share(row["error_rate"])),
     ("PAUSED", lambda row: ",".join(pause["scope"] for pause in row["pauses"])),
 ]
-_EXECUTORS: list[Column] = [
+EXECUTORS: list[Column] = [
     ("NAME", "name"),
     ("VERSION", "version"),
     ("HEARTBEAT", lambda row: _seconds(row["heartbeat_age_seconds"])),
@@ -47,12 +58,12 @@ _EXECUTORS: list[Column] = [
     ("HELD", "held"),
     ("MODELS", lambda row: ",".join(one["model"] for one in row["models"])),
 ]
-_OUTBOX: list[Column] = [
+OUTBOX: list[Column] = [
     ("CHANNEL", "channel"),
-    ("WAITING", lambda row: _count(row["waiting"])),
+    ("WAITING", lambda row: counted(row["waiting"])),
     ("OLDEST", lambda row: _seconds(row["oldest_seconds"])),
-    ("RETRYING", lambda row: _count(row["retrying"])),
-    ("DEAD", lambda row: _count(row["dead"])),
+    ("RETRYING", lambda row: counted(row["retrying"])),
+    ("DEAD", lambda row: counted(row["dead"])),
     ("LAST ERROR", "last_error"),
 ]
 _HOLDS: list[Column] = [
@@ -112,9 +123,9 @@ def why(
     if how is not Output.TABLE:
         show_one(said, how)
         return
-    print(_cleaned(said["message"]))
+    print(cell(said["message"]))
     if said.get("position"):
-        print(f"position: {_count({'value': said['position']['ahead'], 'exact': said['position']['exact']})} go first")
+        print(f"position: {counted({'value': said['position']['ahead'], 'exact': said['position']['exact']})} go first")
     if said.get("estimate"):
         print(f"estimate: in {_seconds(said['estimate']['seconds'])}, at {said['estimate']['at']}")
     show_list(said["holds"], _HOLDS, how)
@@ -150,7 +161,7 @@ def lanes(
                 return found
             after = following
 
-    show_list(_run(ask), _LANES, chosen(output, as_json))
+    show_list(_run(ask), LANES, chosen(output, as_json))
 
 
 @app.command()
@@ -161,7 +172,7 @@ def outbox(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
     async def ask(over: Insight) -> list[dict[str, Any]]:
         return [outbox_document(channel) for channel in await over.sight.outbox()]
 
-    show_list(_run(ask), _OUTBOX, chosen(output, as_json))
+    show_list(_run(ask), OUTBOX, chosen(output, as_json))
 
 
 @app.command()
@@ -249,7 +260,7 @@ def list_executors(output: OutputOption = Output.TABLE, as_json: JsonOption = Fa
     async def ask(over: Insight) -> list[dict[str, Any]]:
         return [executor_document(one) for one in await over.sight.executors()]
 
-    show_list(_run(ask), _EXECUTORS, chosen(output, as_json))
+    show_list(_run(ask), EXECUTORS, chosen(output, as_json))
 
 
 @executor.command()
@@ -321,11 +332,8 @@ def _by(named: str) -> str:
     return named or getpass.getuser()
 
 
-def _cleaned(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _count(count: Mapping[str, Any]) -> str:
+def counted(count: Mapping[str, Any]) -> str:
+    """A number that was counted up to a limit."""
     return f"{count['value']}" if count["exact"] else f">{count['value']}"
 
 

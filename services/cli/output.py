@@ -84,7 +84,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None
     if not rows:
         note("nothing to show")
         return
-    cells = [[_cell(_value(row, where)) for _, where in columns] for row in rows]
+    cells = [[cell(value_of(row, where)) for _, where in columns] for row in rows]
     headings = [heading for heading, _ in columns]
     widths = [max(len(line[nth]) for line in [headings, *cells]) for nth in range(len(columns))]
     bold = sys.stdout.isatty()
@@ -93,7 +93,8 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None
         print(f"\x1b[1m{text}\x1b[0m" if bold and line is headings else text)
 
 
-def _value(row: Mapping[str, Any], where: str | Callable[[Mapping[str, Any]], Any]) -> Any:
+def value_of(row: Mapping[str, Any], where: str | Callable[[Mapping[str, Any]], Any]) -> Any:
+    """A column's value in a row."""
     if callable(where):
         return where(row)
     value: Any = row
@@ -102,7 +103,7 @@ def _value(row: Mapping[str, Any], where: str | Callable[[Mapping[str, Any]], An
     return value
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """One line of text; what others wrote (an error's text, a name) must not steer the terminal."""
     if value is None or value == "":
         return "-"
@@ -116,7 +117,7 @@ def _flat(thing: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", _cell(value)
+            yield f"{prefix}{name}", cell(value)
 
 
 def _first_id(row: Mapping[str, Any]) -> str:

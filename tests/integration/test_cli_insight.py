@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ class Shell:
     """Runs `sluiceway` against a house's stores."""
 
     def __init__(self, house: House, redis_url: str) -> None:
-        self._environment = {
+        self.environment = {
             **os.environ,
             "SLUICEWAY_DATABASE_URL": house.database_url,
             "SLUICEWAY_REDIS_URL": redis_url,
@@ -30,7 +32,7 @@ class Shell:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.cli", *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={**self._environment, "LOGNAME": "ann", **environment},
+            env={**self.environment, "LOGNAME": "ann", **environment},
         )  # fmt: skip
         printed, complained = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == code, complained.decode()
@@ -87,3 +89,49 @@ async def test_what_cannot_be_done_says_so_and_changes_nothing(house: House, she
     away = "postgresql://127.0.0.1:1/nothing"
     assert "PostgreSQL" in await shell.run("overview", code=3, SLUICEWAY_DATABASE_URL=away)
     assert json.loads(await shell.run("lanes", "--json", SLUICEWAY_REDIS_URL="redis://127.0.0.1:1/0")) == {"items": []}
+
+
+async def test_top_looks_once_without_a_terminal(house: House, shell: Shell) -> None:
+    model = await house.model()
+    await alive(house)
+    await house.tasks(model, 3)
+    await shell.run("pause", "--tenant", str(model.tenant_id), "--reason", "unpaid")
+    seen = await shell.json("top", "--once")
+    assert seen["overview"]["ready"]["value"] == 3
+    assert [(lane["model"], lane["waiting"]["value"]) for lane in seen["lanes"]] == [(model.name, 3)]
+    text = await shell.run("top")
+    assert "ready 3" in text
+    assert "unpaid" in text
+    assert "queues with work" in text
+
+
+async def test_top_lives_on_the_other_screen_of_a_terminal(house: House, shell: Shell) -> None:
+    await house.model()
+    await alive(house)
+    ours, theirs = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", "top", "--every", "0.5",
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**shell.environment, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    drawn = b""
+    try:
+        async with asyncio.timeout(30):
+            while drawn.count(b"executors") < 3:
+                await asyncio.sleep(0.05)
+                with suppress(BlockingIOError):
+                    drawn += os.read(ours, 65_536)
+            process.send_signal(signal.SIGINT)
+            while process.returncode is None:
+                await asyncio.sleep(0.05)
+                with suppress(OSError):
+                    drawn += os.read(ours, 65_536)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(ours)
+    assert process.returncode == 130
+    assert b"\x1b[?1049h" in drawn, "the other screen"
+    assert b"\x1b[?1049l" in drawn, "and back"
+    assert b"Traceback" not in drawn
