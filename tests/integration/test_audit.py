@@ -12,12 +12,14 @@ from uuid import uuid4
 import pytest
 
 from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.ports_dead import Action
 from services.janitor.beats import BeatWatch
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.statistics import Statistics
 from tests.support import corruptions as broken
 from tests.support.auditing import EVENTS, Audited, open_audited
 from tests.support.corruptions import ALSO, CORRUPTIONS, Corruption, Scene
+from tests.support.graves import Operator, janitor_of, save_up
 from tests.support.house import House
 
 INVARIANTS = [
@@ -77,6 +79,17 @@ async def test_a_house_in_order_is_clean_whatever_happened_in_it(stores: Audited
     await stores.succeed(attempts[0])
     await house.bury(attempts[1])
     await house.fail(attempts[2], delay=60)
+    # one is replayed and succeeds, one is dropped
+    await house.bury(attempts[4], "http_500")
+    await house.bury(attempts[5], "http_404")
+    await stores.announce()
+    operator = Operator(house.database)
+    await operator.order(ids=[str(attempts[4].public_id)])
+    await operator.order(ids=[str(attempts[5].public_id)], action=Action.DROP)
+    await save_up(house.database)
+    assert await janitor_of(house.database, house.gate, house.wake).round() == 2
+    (second,) = await house.start(model, executor, await house.lease(model))
+    await stores.succeed(second)
     parked = await house.park(attempts[3])
     name = parked.reference.partition(":")[2]
     (stores.staging.root / name).write_bytes(b"out")

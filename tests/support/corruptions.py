@@ -383,6 +383,48 @@ async def points_have_no_day(scene: Scene) -> None:
     await scene.sql("UPDATE task SET points = 4 WHERE id = $1", scene.waiting)
 
 
+async def a_replay_is_not_in_the_history(scene: Scene) -> None:
+    await scene.sql(
+        "WITH j AS (INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, state, total, replayed)"
+        " VALUES ('replay', 'task', '{}', 1, 1, 'r', 'b', 'done', 1, 1) RETURNING id)"
+        " INSERT INTO replay_item (job_id, kind, target, public_id, error_code, result)"
+        " SELECT id, 'task', $1, 'x', 'x', 'replayed' FROM j",
+        scene.dead.id,
+    )
+
+
+async def a_replay_job_lost_an_item(scene: Scene) -> None:
+    await scene.sql(
+        "INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, total)"
+        " VALUES ('replay', 'task', '{}', 1, 1, 'r', 'b', 1)"
+    )
+
+
+async def a_replay_job_ended_too_early(scene: Scene) -> None:
+    await scene.sql(
+        "WITH j AS (INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, state, total)"
+        " VALUES ('drop', 'task', '{}', 1, 1, 'r', 'b', 'done', 1) RETURNING id)"
+        " INSERT INTO replay_item (job_id, kind, target, public_id, error_code) SELECT id, 'task', $1, 'x', 'x' FROM j",
+        scene.dead.id,
+    )
+
+
+async def a_dead_task_lives_again_without_a_replay(scene: Scene) -> None:
+    """Its first end was announced; nobody recorded why it has a second one."""
+    await scene.sql("DELETE FROM dead_task WHERE task_id = $1", scene.dead.id)
+    await scene.sql(
+        "UPDATE task SET status = 1, version = version + 2, finished_at = NULL, error_code = NULL, error_message = NULL"
+        " WHERE id = $1",
+        scene.dead.id,
+    )
+    await scene.sql(
+        "INSERT INTO dispatch (id, public_id, lane, state, attempt, version, position)"
+        " SELECT id, public_id, lane, 0, attempt, version, id FROM task WHERE id = $1",
+        scene.dead.id,
+    )
+    await scene.house.gate.restore(scene.model.lane, [(str(scene.dead.public_id), SLOT_MS)])
+
+
 CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I2", a_key_names_nobody),
     ("I3", an_open_task_lost_its_row),
@@ -448,6 +490,10 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I27", a_failure_is_not_listed),
     ("I27", a_dead_task_has_no_payload),
     ("I27", a_success_is_listed_as_dead),
+    ("I27", a_replay_is_not_in_the_history),
+    ("I27", a_replay_job_lost_an_item),
+    ("I27", a_replay_job_ended_too_early),
+    ("I5", a_dead_task_lives_again_without_a_replay),
 ]
 #: A gate over its limit has members that nobody owns, too.
 ALSO = {a_gate_is_over_its_limit: {"I13"}}

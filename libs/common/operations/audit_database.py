@@ -15,6 +15,8 @@ from libs.common.ports_audit import AuditedTasks, Finding, Slice
 PATIENCE_SECONDS: Final = 60.0
 #: Days whose accounts of quota are surely still there.
 QUOTA_DAYS: Final = 300
+#: Jobs that changed since are looked at: what they did is settled for ever after.
+JOB_DAYS: Final = 30
 #: Sends of one row.
 MAX_SENDS: Final = 20
 
@@ -47,6 +49,7 @@ _SLICED: Final = (
     _Statement("I20", "audit_staged_outputs", "open", repair="delete a staged output that no task needs"),
     _Statement("I24", "audit_operations", "tasks", (PATIENCE_SECONDS,), "is a janitor running? it writes the entry"),
     _Statement("I27", "audit_dead", "dead"),
+    _Statement("I27", "audit_replays"),
 )
 _WHOLE: Final = (
     _Statement("I4", "audit_stuck_leases", limits=(PATIENCE_SECONDS,), repair="is a janitor running? it heals leases"),
@@ -57,6 +60,7 @@ _WHOLE: Final = (
     _Statement("I18", "audit_jobs_twice"),
     _Statement("I28", "audit_pauses", repair="what is paused is what its open pauses say"),
     _Statement("I23", "audit_quota", limits=(QUOTA_DAYS,)),
+    _Statement("I27", "audit_replay_jobs", limits=(JOB_DAYS,)),
 )
 
 

@@ -228,6 +228,27 @@ LEFT JOIN task_input i ON i.task_id = x.task_id
 WHERE (t.status IN (7, 8) OR x.task_id IS NOT NULL)
   AND (t.id IS NULL OR x.task_id IS NULL OR t.status NOT IN (7, 8) OR x.version <> t.version OR i.task_id IS NULL) LIMIT 1000
 
+-- name: audit_replays
+-- I27: what jobs did with a task stands in its history, as often as they say.
+SELECT t.id, t.public_id::text AS subject, i.n || ' replays and drops by jobs, ' || h.n || ' in its history' AS detail
+FROM task t
+CROSS JOIN LATERAL (SELECT count(*) AS n FROM replay_item r
+                    WHERE r.kind = 'task' AND r.target = t.id AND r.result IN ('replayed', 'dropped')) i
+CROSS JOIN LATERAL (SELECT count(*) AS n FROM history x
+                    WHERE x.task_id = t.id AND x.kind IN ('replay', 'drop') AND x.detail LIKE 'job %') h
+WHERE t.id > $1 AND t.id <= $2 AND i.n <> h.n LIMIT 1000
+
+-- name: audit_replay_jobs
+-- I27: a job accounts for each of its items, and one that is over has left none behind. Jobs of the last $1 days.
+SELECT j.id, 'replay job ' || j.id AS subject, j.state || ': ' || j.total || ' items, ' || c.n || ' stored, ' || c.open || ' open, ' ||
+  j.replayed + j.dropped + j.gone + j.refused + j.stopped || ' accounted for' AS detail
+FROM replay_job j CROSS JOIN LATERAL (
+  SELECT count(*) AS n, count(*) FILTER (WHERE r.result IS NULL) AS open FROM replay_item r WHERE r.job_id = j.id) c
+WHERE j.changed_at > now() - make_interval(days => $1::int)
+  AND (c.n <> j.total OR c.open <> j.total - j.replayed - j.dropped - j.gone - j.refused - j.stopped
+       OR j.state IN ('done', 'stopped') AND c.open > 0)
+LIMIT 1000
+
 -- name: audit_events_of_nobody
 -- I7: an event on its way out announces an end that was written.
 SELECT e.id, coalesce(t.public_id::text, 'task ' || e.task_id) AS subject, 'event ' || e.id || ' announces status ' || e.status ||
