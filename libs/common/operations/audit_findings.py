@@ -32,7 +32,7 @@ MEANINGS: Final[dict[str, str]] = {
     "I20": "staged output that nobody needs takes room",
     "I23": "a user's points are not what its tasks cost: too much is refused, or too little",
     "I24": "a task has no entry, or a wrong one, in the operation log",
-    "I27": "the list of the dead, or the record of its replays, does not say what happened: something may not be replayed",
+    "I27": "the list of the dead, or the record of its replays, does not say what happened",
     "I28": "something is paused and nobody can see why, or shown as paused and is not",
 }
 
