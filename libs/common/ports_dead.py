@@ -17,6 +17,7 @@ class DeadKind(StrEnum):
 
     TASK = "task"  #: its attempts are used up, or its last error is final
     EVENT = "event"  #: a completion event that the broker refused for good
+    DELIVERY = "delivery"  #: a webhook delivery that was given up
     MESSAGE = "message"  #: bytes on a topic of ours that could not be understood
 
 
@@ -324,8 +325,8 @@ class ReplayWork(Protocol):
         cannot are recorded too. Points are reserved again; second come those whose users have none left, unchanged.
         Nothing happens unless the job still runs."""
 
-    async def replay_events(self, turn: Turn, keys: Sequence[int]) -> int:
-        """Dead events are due again under their ids."""
+    async def replay_outbox(self, turn: Turn, keys: Sequence[int]) -> int:
+        """Dead events, or deliveries, are due again under their ids."""
 
     async def messages(self, turn: Turn, keys: Sequence[int]) -> list[DueMessage]:
         """What is to be sent, while the job runs."""

@@ -20,7 +20,7 @@ from libs.common.ports_dead import DeadFilter, DeadKind
 from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, Integer, Request, Text
 from services.api.schemas_out import AttemptOut, ErrorOut, HistoryOut, StatusWord
 
-KindWord = Literal["task", "event", "message"]
+KindWord = Literal["task", "event", "delivery", "message"]
 _CODE_LIMIT = 100
 _TEXT_LIMIT = 200
 TenantText = Annotated[str, Field(pattern=r"^-?\d{1,19}$", description="A tenant; for keys that reach all.")]

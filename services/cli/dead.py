@@ -31,6 +31,7 @@ class Kind(StrEnum):
 
     TASK = "task"
     EVENT = "event"
+    DELIVERY = "delivery"
     MESSAGE = "message"
 
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from libs.common.operations.presence import SignOfLife
-from libs.common.operations.replay_run import EventReplays, Replay, ReplayRunner, TaskReplays
+from libs.common.operations.replay_run import OutboxReplays, Replay, ReplayRunner, TaskReplays
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, OpenTaskSource, Permits, QueueGate
 from libs.common.ports_audit import StagedListing
@@ -110,7 +110,8 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
 def _replays(stores: Stores, wake: Wake, rng: Random) -> ReplayRunner:
     handlers: dict[DeadKind, Replay] = {
         DeadKind.TASK: TaskReplays(stores.replays, stores.gate, wake, rng),
-        DeadKind.EVENT: EventReplays(stores.replays, wake),
+        DeadKind.EVENT: OutboxReplays(stores.replays, wake),
+        DeadKind.DELIVERY: OutboxReplays(stores.replays, wake),
     }
     return ReplayRunner(stores.replays, handlers, stores.is_data_error)
 

@@ -360,6 +360,49 @@ async def test_a_dropped_event_is_never_sent_and_proves_that_it_was_to_be(house:
     assert await house.value("SELECT count(*) FROM event WHERE dead_at IS NOT NULL") == 1
 
 
+async def dead_delivery(house: House, model: Model) -> int:
+    """A webhook delivery that was given up."""
+    (attempt,) = await house.running(model, await house.executor())
+    await house.finish(attempt)
+    return int(
+        await house.value(
+            "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, attempts,"
+            " next_at, last_code, last_error, ended_at, dead_at) VALUES ($1, 1, 'l', 'https://hook.example/x?token=canary',"
+            " $2, 'msg', 't', '{}', 'dead', 9, NULL, 500, 'no', now(), now()) RETURNING id",
+            model.tenant_id, attempt.public_id,
+        )
+    )  # fmt: skip
+
+
+async def test_a_delivery_that_was_given_up_is_listed_and_sent_again(house: House) -> None:
+    model = await house.model(name="painter")
+    number = await dead_delivery(house, model)
+    operator = Operator(house.database)
+    wanted = DeadFilter(kind=DeadKind.DELIVERY)
+    (entry,), _ = await operator.dead.page(None, wanted, None, 10)
+    assert (entry.id, entry.code, entry.model, entry.tenant_id) == (
+        str(number), "webhook_http_500", "painter", model.tenant_id,
+    )  # fmt: skip
+    assert entry.message == "https://hook.example/x: no"
+    (group,) = (await operator.dead.groups(None, DeadFilter())).items
+    assert (group.code, group.count, group.example_id) == ("webhook_http_500", 1, str(number))
+    assert (await operator.dead.show(model.tenant_id, DeadKind.DELIVERY, str(number))).story.entry == entry
+    job = await operator.order(kind=DeadKind.DELIVERY)
+    assert await work(house) == 1
+    (row,) = await house.sql("SELECT status, round, attempts, dead_at, next_at <= now() AS due FROM delivery")
+    assert tuple(row) == ("pending", 9, 9, None, True)
+    assert (await operator.job(job)).state is JobState.DONE
+
+
+async def test_a_delivery_that_was_dropped_is_off_the_list(house: House) -> None:
+    number = await dead_delivery(house, await house.model())
+    operator = Operator(house.database)
+    job = await operator.order(kind=DeadKind.DELIVERY, action=Action.DROP)
+    assert await work(house) == 1
+    assert await operator.results(job) == {str(number): ItemResult.DROPPED}
+    assert (await operator.dead.groups(None, DeadFilter())).items == []
+
+
 async def test_the_limit_takes_the_oldest(house: House) -> None:
     model = await house.model()
     attempts = await died(house, model, 5)

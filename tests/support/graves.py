@@ -12,7 +12,7 @@ from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.operations.dead import Dead
 from libs.common.operations.replay import ReplayRequest, Replays
-from libs.common.operations.replay_run import EventReplays, MessageReplays, ReplayRunner, TaskReplays
+from libs.common.operations.replay_run import MessageReplays, OutboxReplays, ReplayRunner, TaskReplays
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate
 from libs.common.ports_dead import Action, DeadKind, Job
@@ -47,8 +47,9 @@ class Operator:
 def janitor_of(database: Database, gate: QueueGate, wake: Wake) -> ReplayRunner:
     """What a janitor runs every second."""
     work = PostgresReplayWork(database, "UTC")
-    tasks, events = TaskReplays(work, gate, wake, Random(7)), EventReplays(work, wake)
-    return ReplayRunner(work, {DeadKind.TASK: tasks, DeadKind.EVENT: events}, is_data_error)
+    tasks, outbox = TaskReplays(work, gate, wake, Random(7)), OutboxReplays(work, wake)
+    handlers = {DeadKind.TASK: tasks, DeadKind.EVENT: outbox, DeadKind.DELIVERY: outbox}
+    return ReplayRunner(work, handlers, is_data_error)
 
 
 def dispatcher_of(database: Database, carrier: Carrier) -> ReplayRunner:

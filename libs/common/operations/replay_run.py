@@ -149,8 +149,8 @@ class TaskReplays:
                 log.warning("slots.leaked", lane=lane, slots=len(members), cause=str(error))  # reconcile finds them
 
 
-class EventReplays:
-    """Events are due again under their ids; the relay sends them."""
+class OutboxReplays:
+    """Events and deliveries are due again under their ids; who sends them otherwise does so."""
 
     def __init__(self, work: ReplayWork, wake: Wake) -> None:
         self._work = work
@@ -158,7 +158,7 @@ class EventReplays:
 
     async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
         await failpoint("janitor/before-replay-events")
-        replayed = await self._work.replay_events(turn, [item.key for item in items])
+        replayed = await self._work.replay_outbox(turn, [item.key for item in items])
         if replayed:
             self._wake.events()
         return replayed

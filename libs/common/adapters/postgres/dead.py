@@ -41,10 +41,16 @@ _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LAST_ID: Final = 2**63 - 1
 _RANKS: Final = tuple(DeadKind)
-_PAGES: Final = {DeadKind.TASK: "dead_tasks", DeadKind.EVENT: "dead_events", DeadKind.MESSAGE: "dead_messages"}
+_PAGES: Final = {
+    DeadKind.TASK: "dead_tasks",
+    DeadKind.EVENT: "dead_events",
+    DeadKind.DELIVERY: "dead_deliveries",
+    DeadKind.MESSAGE: "dead_messages",
+}
 _GROUPS: Final = {
     DeadKind.TASK: "dead_task_groups",
     DeadKind.EVENT: "dead_event_groups",
+    DeadKind.DELIVERY: "dead_delivery_groups",
     DeadKind.MESSAGE: "dead_message_groups",
 }
 
@@ -105,7 +111,7 @@ class PostgresDead:
         replays = await self._rows("dead_replays", kind=entry.kind, key=entry.key)
         if entry.kind is DeadKind.MESSAGE:
             return await self._message(entry, replays)
-        if entry.kind is DeadKind.EVENT:
+        if entry.kind is not DeadKind.TASK:
             return DeadStory(entry, replays=replays)
         asked = {"key": entry.key, "tenant_id": entry.tenant_id}
         return DeadStory(

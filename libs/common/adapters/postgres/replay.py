@@ -15,7 +15,13 @@ from libs.common.adapters.postgres.dispatch_queue import placed
 from libs.common.ports_dead import Action, DeadKind, DeadLetter, DueItem, DueMessage, Turn
 from libs.common.ports_dispatch import Placed
 
-_DROPS: Final = {DeadKind.TASK: "drop_tasks", DeadKind.EVENT: "drop_events", DeadKind.MESSAGE: "drop_messages"}
+_DROPS: Final = {
+    DeadKind.TASK: "drop_tasks",
+    DeadKind.EVENT: "drop_events",
+    DeadKind.DELIVERY: "drop_deliveries",
+    DeadKind.MESSAGE: "drop_messages",
+}
+_OUTBOX: Final = {DeadKind.EVENT: "replay_events", DeadKind.DELIVERY: "replay_deliveries"}
 
 
 #: More of a value is not kept; such a record cannot be replayed.
@@ -78,8 +84,8 @@ class PostgresReplayWork:
         days = {ids[row["place"]]: row["day"] for row in rows if row["fits"]}
         return days, {ids[row["place"]] for row in rows if not row["fits"]}
 
-    async def replay_events(self, turn: Turn, keys: Sequence[int]) -> int:
-        return len(await self._database.fetch("replay_events", turn.id, sorted(keys)))
+    async def replay_outbox(self, turn: Turn, keys: Sequence[int]) -> int:
+        return len(await self._database.fetch(_OUTBOX[turn.kind], turn.id, sorted(keys)))
 
     async def messages(self, turn: Turn, keys: Sequence[int]) -> list[DueMessage]:
         return [_message(row) for row in await self._database.fetch("replay_messages", turn.id, sorted(keys))]

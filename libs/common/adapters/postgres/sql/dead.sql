@@ -95,6 +95,52 @@ LEFT JOIN (
   FROM g JOIN p ON p.id = g.id JOIN model m ON m.id = g.model_id) x ON true
 ORDER BY x.count DESC, x.last_at DESC
 
+-- name: dead_deliveries
+-- A page of webhook deliveries that were given up, newest first; of the address only what stands before its query.
+WITH p AS MATERIALIZED (
+  SELECT d.* FROM delivery d
+  WHERE d.dead_at IS NOT NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
+  ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine
+)
+SELECT e.full_look, e.last_at, e.last_id, x.* FROM (
+  SELECT count(*) = :examine AS full_look, min(p.dead_at) AS last_at, (SELECT id FROM p ORDER BY dead_at, id LIMIT 1) AS last_id FROM p) e
+LEFT JOIN (
+  SELECT p.id AS key, p.tenant_id, p.dead_at AS died_at, delivery_code(p.last_code) AS code, m.name AS model, p.task_id AS public_id,
+    split_part(p.url, '?', 1) || ': ' || coalesce(p.last_error, '') AS message, i.job_id AS pending
+  FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id LEFT JOIN model m ON m.id = t.model_id
+  LEFT JOIN replay_item i ON i.kind = 'delivery' AND i.target = p.id AND i.result IS NULL
+  WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
+    AND (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code) AND (CAST(:model AS text) IS NULL OR m.name = :model)
+    AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
+  ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit) x ON true
+ORDER BY x.died_at DESC, x.key DESC
+
+-- name: dead_delivery_groups
+-- The same by answer and model, the newest :examine of them.
+WITH p AS MATERIALIZED (
+  SELECT d.* FROM delivery d WHERE d.dead_at IS NOT NULL AND d.dead_at < :at AND d.dead_at >= :since
+  ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine
+), g AS (
+  SELECT p.tenant_id, t.model_id, delivery_code(p.last_code) AS code, count(*) AS count, min(p.dead_at) AS first_at, max(p.dead_at) AS last_at, max(p.id) AS id
+  FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id LEFT JOIN model m ON m.id = t.model_id
+  WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
+    AND (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code) AND (CAST(:model AS text) IS NULL OR m.name = :model)
+    AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
+  GROUP BY 1, 2, 3 ORDER BY count(*) DESC, max(p.dead_at) DESC LIMIT :limit
+)
+SELECT e.looked, x.* FROM (SELECT count(*) AS looked FROM p) e
+LEFT JOIN (
+  SELECT g.tenant_id, m.name AS model, g.code, g.count, g.first_at, g.last_at, g.id::text AS example_id,
+    split_part(p.url, '?', 1) || ': ' || coalesce(p.last_error, '') AS example
+  FROM g JOIN p ON p.id = g.id LEFT JOIN model m ON m.id = g.model_id) x ON true
+ORDER BY x.count DESC, x.last_at DESC
+
+-- name: dead_delivery_keys
+-- Which of these deliveries are dead.
+SELECT d.id AS key, d.id::text AS id, d.dead_at AS died_at FROM delivery d
+WHERE d.id = ANY (CAST(:ids AS bigint[])) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL
+  AND (CAST(:tenant_id AS bigint) IS NULL OR d.tenant_id = :tenant_id)
+
 -- name: dead_messages
 -- A page of messages that nobody could read, newest first. They belong to no tenant_id: for operators alone.
 WITH p AS MATERIALIZED (

@@ -107,6 +107,26 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 )
 SELECT id FROM back
 
+-- name: replay_deliveries
+-- Deliveries that were given up are due now, with the whole schedule before them.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), back AS (
+  UPDATE delivery e SET status = 'pending', next_at = now(), round = e.attempts, ended_at = NULL, dead_at = NULL
+  FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+  RETURNING e.id
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
+  FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM back),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM back
+
 -- name: replay_messages
 -- Messages of a job that runs, to be sent; without a topic those that are not dead any more. $1 job, $2 rows.
 SELECT i.target AS key, d.topic, d."partition", d.key AS record_key, d.value, d.headers::text AS headers, d.digest, j.mended
@@ -166,6 +186,24 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), off AS (
   UPDATE event e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL RETURNING e.id
+), done AS (
+  UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
+  FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+), counted AS (
+  UPDATE replay_job SET dropped = dropped + (SELECT count(*) FROM off), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM off),
+    changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+)
+SELECT id FROM off
+
+-- name: drop_deliveries
+-- Given up for good; the row stays in its webhook's log.
+WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+), m AS MATERIALIZED (
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  ORDER BY i.target FOR NO KEY UPDATE OF i
+), off AS (
+  UPDATE delivery e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL RETURNING e.id
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
   FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id

@@ -343,7 +343,7 @@ CREATE TABLE replay_job (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id bigint,
   action text NOT NULL CHECK (action IN ('replay', 'drop')),
-  kind text NOT NULL CHECK (kind IN ('task', 'event', 'message')),
+  kind text NOT NULL CHECK (kind IN ('task', 'event', 'delivery', 'message')),
   asked jsonb NOT NULL,
   most int NOT NULL,
   rate double precision NOT NULL CHECK (rate > 0),
@@ -459,6 +459,7 @@ CREATE TABLE delivery (
   created_at timestamptz NOT NULL DEFAULT now(),
   ended_at timestamptz,
   dead_at timestamptz,
+  dropped_at timestamptz,
   CHECK ((status = 'pending') = (next_at IS NOT NULL)),
   CHECK ((status = 'dead') = (dead_at IS NOT NULL)),
   CHECK ((status = 'pending') = (ended_at IS NULL))
@@ -467,7 +468,7 @@ CREATE INDEX delivery_pending ON delivery (webhook_id, line, next_at) WHERE stat
 CREATE INDEX delivery_next ON delivery (next_at) WHERE status = 'pending';
 CREATE INDEX delivery_newest ON delivery (webhook_id, id);
 CREATE INDEX delivery_delivered ON delivery (ended_at) WHERE status = 'delivered';
-CREATE INDEX delivery_dead ON delivery (dead_at) WHERE dead_at IS NOT NULL;
+CREATE INDEX delivery_dead ON delivery (dead_at, id) WHERE dead_at IS NOT NULL;
 
 -- What each attempt of a delivery was answered.
 CREATE TABLE delivery_try (
@@ -767,6 +768,10 @@ CREATE FUNCTION duration_bucket(duration interval) RETURNS smallint LANGUAGE sql
 RETURN CASE WHEN extract(epoch FROM duration) <= 0.001 THEN 0
        ELSE least(ceil(log(2, extract(epoch FROM duration) / 0.001) * 4), 107) END::smallint;
 
+-- The stable code of a webhook delivery that died.
+CREATE FUNCTION delivery_code(answered smallint) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN answered IS NULL THEN 'webhook_unreachable' ELSE 'webhook_http_' || answered END;
+
 -- Everything dead that is on the list, in one vocabulary; what an order of a replay is chosen from.
 CREATE VIEW dead_face AS
 SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenant_id, d.model_id, d.error_code AS code,
@@ -775,6 +780,10 @@ FROM dead_task d JOIN task t ON t.id = d.task_id WHERE d.dropped_at IS NULL
 UNION ALL
 SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 'publish_refused', e.last_error, e.dead_at
 FROM event e JOIN task t ON t.id = e.task_id WHERE e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+UNION ALL
+SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, delivery_code(d.last_code), split_part(d.url, '?', 1) || ': ' || coalesce(d.last_error, ''),
+  d.dead_at
+FROM delivery d LEFT JOIN task t ON t.tenant_id = d.tenant_id AND t.public_id = d.task_id WHERE d.dead_at IS NOT NULL AND d.dropped_at IS NULL
 UNION ALL
 SELECT 'message', x.id, x.id::text, NULL, NULL, x.code, x.cause, x.died_at FROM dead_message x WHERE x.settled_at IS NULL;
 
