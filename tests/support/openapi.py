@@ -45,8 +45,8 @@ def _templates() -> list[tuple[re.Pattern[str], str]]:
 
 def _operation(method: str, path: str) -> tuple[str, str] | None:
     for template, known in _templates():
-        if template.fullmatch(path) and method.lower() in _document()["paths"][known]:
-            return known, method.lower()
+        if template.fullmatch(path):
+            return (known, method.lower()) if method.lower() in _document()["paths"][known] else None
     return None
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 
 from libs.common.domain.model import Model
 from services.api import examples
@@ -18,7 +19,17 @@ from services.api.schemas import ModelChange, ModelIn, PageQuery
 from services.api.schemas_out import ModelOut, ModelPage
 from services.api.views import model_view
 
-router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
+#: What is asked of a model, and no part of its name; in a name the slash before it is written %2F.
+_ASKED: Final = re.compile(rb"/v1/models/.+/(?:why|pause|resume)$", re.DOTALL)
+
+
+def _whole_name(request: Request) -> None:
+    """Raises 405 where a method is used on what can only be asked in another way."""
+    if _ASKED.match(request.scope.get("raw_path", b"").partition(b"?")[0]):
+        raise HTTPException(405, "This method is not offered here.")
+
+
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute, dependencies=[Depends(_whole_name)])
 
 _MODEL_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 

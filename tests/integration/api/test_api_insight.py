@@ -134,7 +134,17 @@ async def test_a_model_whose_name_ends_like_a_question_is_still_read(tenant: Ten
     assert (await tenant.call("GET", "/v1/models/m%2Fwhy")).json()["name"] == "m/why"
     assert (await tenant.call("GET", "/v1/models/m%2Fwhy/why")).json()["model"] == "m/why"
     assert (await tenant.call("GET", "/v1/models/m/why")).json()["model"] == "m"
-    assert (await tenant.call("POST", "/v1/models/m/why")).status_code == 405
+    for method, path, allowed in (
+        ("POST", "why", "GET"),
+        ("DELETE", "why", "GET"),
+        ("GET", "pause", "POST"),
+        ("PATCH", "resume", "POST"),
+    ):
+        more = {"json": {}} if method == "PATCH" else {}
+        answer = await tenant.call(method, f"/v1/models/m/{path}", **more)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+    assert (await tenant.call("PATCH", "/v1/models/m%2Fwhy", json={"remark": "x"})).json()["remark"] == "x"
+    assert (await tenant.call("DELETE", "/v1/models/m%2Fwhy")).status_code == 204
 
 
 async def test_lanes_follow_a_cursor(tenant: Tenant) -> None:
