@@ -50,6 +50,7 @@ DETAILS: Final = {
             "attempt": 3,
             "outcome": "failed",
             "executor": "host-1-4711",
+            "provider_job_id": None,
             "entered_at": "2026-11-23T08:00:30Z",
             "leased_at": "2026-11-23T08:00:38Z",
             "started_at": "2026-11-23T08:00:38Z",
