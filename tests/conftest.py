@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support import servers
 
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-")
 _choice = pytest.StashKey[servers.BrokerChoice]()
 
 
@@ -25,8 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
-    """Bytes name no test: packed ones hold a time, and workers must collect the same names."""
-    return argname if isinstance(val, bytes) else None
+    """Bytes and texts with a UUID name no test: packed bytes hold a time, UUIDs are random, and workers must collect
+    the same names.
+    """
+    return argname if isinstance(val, bytes) or (isinstance(val, str) and _UUID.search(val)) else None
 
 
 def pytest_report_header(config: pytest.Config) -> str:
