@@ -8,15 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from standardwebhooks import Webhook
 
-from libs.common.contracts.webhook import (
-    BadSignature,
-    check_secret,
-    decode_secrets,
-    encode_secrets,
-    new_secret,
-    sign,
-    verify,
-)
+from libs.client.webhooks import BadSignature, verify
+from libs.common.contracts.webhook import check_secret, decode_secrets, encode_secrets, new_secret, sign
 from libs.common.domain.errors import Invalid
 from libs.common.domain.webhook import Secrets
 
