@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from libs.common.adapters.postgres.control import PostgresControl
+from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.domain.errors import Invalid, NotFound
 from libs.common.ports_dispatch import LaneAsk
 from services.janitor.sweeps.waits import TooLong
@@ -129,3 +131,13 @@ async def test_a_drain_is_asked_for_once_and_taken_back(house: House) -> None:
     await house.sql("UPDATE executor SET stopped_at = now()")
     with pytest.raises(NotFound):
         await controls.drain(name, "ann", "")
+
+
+async def test_a_deleted_model_is_not_paused_for_ever(house: House) -> None:
+    model, controls = await house.model(), controls_of(house)
+    await controls.pause_model(model.tenant_id, model.name, "ann", "wrong answers")
+    await PostgresModels(house.database).delete(model.tenant_id, model.id, "ann")
+    assert await sight_of(house).pauses(None) == [], "nobody could resume it: its name is nobody's any more"
+    assert await house.database.fetch("audit_pauses") == []
+    assert await PostgresControl(house.database).pause_lane(model.lane, "bob", "too late") is False
+    assert await sight_of(house).pauses(None) == []

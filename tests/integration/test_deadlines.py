@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model_errors import ModelError, UploadFailed
 from libs.common.domain.settle import GiveBack
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_provider_jobs import JobIntent, JobNews
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
+from services.executor.jobs.job import intent_key
 from services.janitor.sweeps.overdue import Overdue
 from services.janitor.sweeps.waits import Deadlines
 from tests.support.executor_rig import Rig
@@ -193,3 +196,21 @@ async def test_a_task_within_its_times_succeeds(rig: Rig) -> None:
     ids = await rig.make_tasks(model, 3, start_by=soon(60), deadline=soon(60))
     await rig.dispatch(model)
     await rig.ended(ids)
+
+
+async def test_a_job_that_nobody_goes_on_with_ends_all_the_same(house: House) -> None:
+    model, executor = await house.model(), await house.executor()
+    (task,) = await house.tasks(model, deadline=soon(900))
+    (attempt,) = await house.start(model, executor, await house.lease(model))
+    jobs = PostgresProviderJobs(house.database)
+    await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])
+    await jobs.news_many([(attempt, JobNews("p1", "processing", None, "", begun=True))])
+    await house.sweeps.rescue([executor], 3)
+    await house.sql("UPDATE lane SET paused = true")
+    await pass_by(house, [task], "deadline")
+    assert await deadlines(house).sweep() == 0, "whoever takes it over looks once more at its provider"
+    await house.sql("UPDATE dispatch SET expires_at = now() - interval '1 min'")
+    assert await deadlines(house).sweep() == 1
+    assert await ending(house, task) == (TaskStatus.TIMEOUT, False, "deadline_exceeded")
+    (job,) = await jobs.unwanted(10, 60)
+    assert (job.provider_id, job.permit) == ("p1", attempt.token)

@@ -22,6 +22,7 @@ from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from tests.support.graves import USUAL, Operator, janitor_of, save_up
 from tests.support.house import SLOT_MS, House, open_house
+from tests.support.sights import sight_of
 
 
 async def died(house: House, model: Model, count: int = 1, code: str = "http_400") -> list[Attempt]:
@@ -77,6 +78,7 @@ async def test_a_replayed_task_keeps_its_past_and_gets_a_fresh_budget(house: Hou
     assert await house.members(model) == set(ids_of([attempt]))
     assert await house.sql("SELECT 1 FROM cancel_request UNION ALL SELECT 1 FROM dead_task") == []
     assert house.hinted
+    assert house.hints.changed_lanes == [model.lane], "who watches the tenant hears of it"
     done = await operator.job(job)
     assert (done.state, done.pending, done.results[ItemResult.REPLAYED]) == (JobState.DONE, 0, 1)
     (again,) = await ends_well(house, model)
@@ -313,6 +315,7 @@ async def test_a_dropped_task_is_off_the_list_and_goes_with_its_retention(house:
     assert await work(house) == 1
     assert await operator.dead.page(None, DeadFilter(), None, 10) == ([], None)
     assert (await operator.dead.groups(None, DeadFilter())).items == []
+    assert (await sight_of(house).overview()).dead.value == 0
     assert (await operator.job(job)).results[ItemResult.DROPPED] == 1
     (step,) = await house.sql("SELECT kind, detail FROM history")
     assert (step["kind"], step["detail"]) == ("drop", f"job {job.id} of tester: the provider is back")
@@ -358,6 +361,10 @@ async def test_a_dropped_event_is_never_sent_and_proves_that_it_was_to_be(house:
     assert await operator.results(job) == {str(number): ItemResult.DROPPED}
     assert (await operator.dead.groups(None, DeadFilter())).items == []
     assert await house.value("SELECT count(*) FROM event WHERE dead_at IS NOT NULL") == 1
+    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "event"]
+    assert (channel.waiting.value, channel.dead.value) == (0, 0)
+    (figure,) = [figure for figure in await house.sweeps.outbox_figures(10) if figure.channel == "event"]
+    assert (figure.rows, figure.lag_seconds) == (0, 0.0), "it does not have to leave any more"
 
 
 async def dead_delivery(house: House, model: Model) -> int:

@@ -187,3 +187,9 @@ async def test_the_end_records_every_file_with_its_place(desk: QueueDesk) -> Non
             {"url": f"s3://r/{n}", "type": "png", "size": n + 1, "sha256": "ab", "name": f"n{n}", "index": n}
             for n in range(3)
         ]
+
+
+async def test_one_that_is_not_what_was_written_goes_with_its_attempt(desk: QueueDesk) -> None:
+    attempt = await _generated(desk)
+    await desk.executor.call_again_many([(attempt, CallAgain("it has another hash"))])
+    assert await _kept(desk) == []

@@ -111,7 +111,7 @@ class TaskReplays:
                 placed, poor = await self._work.replay_tasks(turn, going)
                 replayed = set(placed)
                 await failpoint("janitor/after-replay")
-                self._wake.placed(placed.values())
+                self._wake.moved(placed.values())
         finally:
             await self._give_back([item for item in taken if item.key not in replayed])
         await self._put_off(turn, [item.key for item in full], 1, "no free slot in the model's queue")

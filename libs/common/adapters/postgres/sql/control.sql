@@ -33,7 +33,7 @@ INSERT INTO operator_action (done_by, action, tenant_id, subject, reason) SELECT
 -- name: pause_model
 -- No turn takes a row of this tenant's model. $1 lane, $2 by, $3 reason.
 WITH f AS (
-  UPDATE lane SET paused = true WHERE id = $1 AND NOT paused RETURNING id, tenant_id, model_id
+  UPDATE lane SET paused = true WHERE id = $1 AND NOT paused AND NOT closed RETURNING id, tenant_id, model_id
 ), p AS (
   INSERT INTO pause (scope, tenant_id, lane, paused_by, reason) SELECT 'model', tenant_id, id, $2, $3 FROM f ON CONFLICT DO NOTHING
 )

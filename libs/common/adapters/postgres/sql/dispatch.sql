@@ -299,7 +299,8 @@ WITH m AS MATERIALIZED (
 SELECT id FROM back
 
 -- name: call_again_many
--- The staged output is gone: this attempt is over, one more call follows from the head of the queue, recorded.
+-- The staged output is gone, or not what was written: this attempt is over, one more call follows from the head of the
+-- queue, recorded.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS m(id, token, message) ORDER BY id
 ), back AS (
@@ -314,6 +315,8 @@ WITH m AS MATERIALIZED (
                        staged_size, error_code, error_message)
   SELECT id, attempt, 'staging_lost', executor, token, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size,
          'staging_lost', error_message FROM back
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM back))
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'staging_lost', attempt, version, lease, error_message FROM back
 )

@@ -32,12 +32,15 @@ WITH m AS (
 SELECT m.*, l.id AS lane FROM m, l
 
 -- name: delete_model
--- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor.
+-- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor. A pause of it is over: it
+-- could not be found to be resumed.
 WITH m AS (
   UPDATE model SET deleted_at = now(), updated_at = clock_timestamp(), version = version + 1, updater = :updater
   WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL RETURNING *
 ), l AS (
-  UPDATE lane SET closed = true FROM m WHERE lane.model_id = m.id RETURNING lane.id
+  UPDATE lane SET closed = true, paused = false FROM m WHERE lane.model_id = m.id RETURNING lane.id
+), p AS (
+  UPDATE pause SET ended = now() FROM l WHERE pause.scope = 'model' AND pause.lane = l.id AND pause.ended IS NULL
 )
 SELECT m.*, l.id AS lane FROM m, l
 

@@ -134,10 +134,11 @@ CROSS JOIN LATERAL (SELECT d.id, d.version FROM dispatch d WHERE d.id = c.task_i
 ORDER BY c.task_id LIMIT $1
 
 -- name: expired_rows
--- Waiting tasks whose start_by (before their first start) or deadline has passed; an open provider job is its executor's to
--- end. Running ones that are just being aborted stand in the same index. $1 limit.
+-- Waiting tasks whose start_by (before their first start) or deadline has passed. An open provider job is its executor's to
+-- end, for 30 s: while its lane is paused, or no executor lives, nobody takes it over. Running ones that are just being
+-- aborted stand in the same index. $1 limit.
 SELECT q.id, q.version, q.attempt = 0 AND q.start_by IS NOT NULL AND q.start_by <= now() AS not_started FROM dispatch q
-WHERE q.expires_at <= now() AND q.token IS NULL AND q.phase <> 1 ORDER BY q.expires_at LIMIT $1
+WHERE q.expires_at <= now() AND q.token IS NULL AND (q.phase <> 1 OR q.expires_at <= now() - interval '30 seconds') ORDER BY q.expires_at LIMIT $1
 
 -- name: end_waiting
 -- The end of tasks that nobody runs, if nothing happened to them since they were looked at. An attempt that had got as
@@ -412,7 +413,7 @@ JOIN lane l ON l.id = f.lane
 
 -- name: outbox_figures
 -- What still has to leave, counted up to $1: events, batches that no broker has acknowledged yet, and deliveries of webhooks.
-SELECT 'event' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e) AS rows,
+SELECT 'event' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM event WHERE dead_at IS NULL LIMIT $1) e) AS rows,
   coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event WHERE dead_at IS NULL ORDER BY id LIMIT 1)), 0)::float8 AS lag
 UNION ALL
 SELECT 'dispatch', (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l),
