@@ -169,6 +169,23 @@ class Events(Protocol):
         """(id, delay, error) back off alone; returns the ids that are dead now."""
 
 
+@dataclass(frozen=True, slots=True)
+class EndFilter:
+    """Which ends: since <= their instant < until, of a tenant and a model."""
+
+    since: datetime
+    until: datetime
+    tenant: int | None = None
+    model: str | None = None
+
+
+class Ends(Protocol):
+    """Tasks that are over."""
+
+    async def finals(self, after: int, limit: int, wanted: EndFilter) -> tuple[list[EventRow], int | None]:
+        """Ends among the next so many tasks after an id, and the id to go on after; None when there are no more."""
+
+
 class Record(NamedTuple):
     """One record for Kafka."""
 

@@ -253,12 +253,13 @@ def _filter(
     from libs.common.ports_dead import DeadFilter, DeadKind
 
     return DeadFilter(
-        DeadKind(kind) if kind is not None else None, code, model, tenant, _instant(since, "--since"),
-        _instant(until, "--until"), text or None,
+        DeadKind(kind) if kind is not None else None, code, model, tenant, instant(since, "--since"),
+        instant(until, "--until"), text or None,
     )  # fmt: skip
 
 
-def _instant(text: str | None, option: str) -> datetime | None:
+def instant(text: str | None, option: str) -> datetime | None:
+    """An option that says when; raises typer.BadParameter."""
     if text is None:
         return None
     ago = _AGO.fullmatch(text.strip())

@@ -15,6 +15,7 @@ from services.cli.output import note
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
+    from libs.common.operations.republish import Republished
     from libs.common.ports_audit import LogRecord
 
 events = typer.Typer(help="Completion events on Kafka.", no_args_is_help=True)
@@ -38,6 +39,55 @@ def tail(
     from_ms = 0 if from_beginning else int((time.time() - since) * 1_000)
     wanted = {"tenantId": None if tenant is None else str(tenant), "model": model, "status": status}
     complete(_tail(from_ms, {name: value for name, value in wanted.items() if value is not None}, count, as_json))
+
+
+@events.command()
+def republish(
+    since: Annotated[str, typer.Option("--since", help="Ended since: RFC 3339, or an age such as 90m, 2h, 3d.")],
+    until: Annotated[str | None, typer.Option("--until", help="Ended before; left out: now.")] = None,
+    tenant: Annotated[int | None, typer.Option("--tenant", help="Only those of a tenant.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only those of models of this name.")] = None,
+    rate: Annotated[float, typer.Option("--rate", min=0.1, help="So many a second at most.")] = 1_000.0,
+    after: Annotated[int, typer.Option("--after", min=0, help="Go on where a run was interrupted.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Send events again under the same ids, built from the tasks' rows: for a broker that lost its topic.
+
+    Only the present end of each task that is still stored: consumers tell repeated events by their ids.
+
+    Example: sluiceway events republish --since 2h --dry-run
+    """
+    from services.cli.dead import instant
+
+    now = datetime.now(UTC)
+    span = (instant(since, "--since") or now, instant(until, "--until") or now)
+    done = complete(_republish(span, tenant, model, after, rate, dry_run))
+    if as_json:
+        print(json.dumps({**done, "dry_run": dry_run}))
+    else:
+        print(f"{done['sent']} events {'would be ' if dry_run else ''}sent, {done['refused']} refused")
+    raise typer.Exit(1 if done["refused"] else 0)
+
+
+async def _republish(
+    span: tuple[datetime, datetime], tenant: int | None, model: str | None, after: int, rate: float, dry_run: bool
+) -> dict[str, int]:
+    from libs.common.ports_dispatch import EndFilter
+    from libs.common.settings import load_settings
+    from services.cli.events_republish import open_republish
+
+    reached = [0.0]
+
+    def told(done: Republished) -> None:
+        if time.monotonic() - reached[0] > 5:
+            note(f"{done.sent} events; go on by --after {done.after}")
+            reached[0] = time.monotonic()
+
+    reached[0] = time.monotonic()
+    async with open_republish(load_settings()) as work:
+        done = await work.run(EndFilter(*span, tenant, model), after, rate, told, dry_run=dry_run)
+    return {"sent": done.sent, "refused": done.refused, "after": done.after}
 
 
 async def _tail(since_ms: int, wanted: dict[str, str], count: int | None, as_json: bool) -> None:

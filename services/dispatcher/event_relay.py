@@ -10,12 +10,12 @@ from typing import Final
 
 from libs.common.contracts.topics import EVENT_PARTITIONS
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.operations.event_records import event_record
 from libs.common.ports_dispatch import Carrier, EventRow, Events, TopicPlan
 from libs.common.runtime.backoff import delay_after, reconnect_delays
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
-from services.dispatcher.event_records import event_record
 from services.dispatcher.pace import Pace
 from services.dispatcher.topic_keeper import TopicKeeper
 from services.dispatcher.webhook_events import hooked_event

@@ -7,9 +7,9 @@ import orjson
 from libs.common.contracts.completion_event import event_id, rfc3339
 from libs.common.domain.endpoint import InvalidEndpoint, parse_endpoint
 from libs.common.domain.webhook import bit_of
+from libs.common.operations.event_records import event_data
 from libs.common.ports_dispatch import EventRow
 from libs.common.ports_webhooks import HookedEvent
-from services.dispatcher.event_records import event_data
 
 
 def hooked_event(row: EventRow, public_url: str) -> HookedEvent:

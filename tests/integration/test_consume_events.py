@@ -20,8 +20,8 @@ from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.event_records import event_record
 from libs.common.ports_dispatch import Record, TopicPlan
-from services.dispatcher.event_records import event_record
 from tests.support.servers import BrokerChoice
 from tests.unit.dispatcher.test_event_records import ROW
 

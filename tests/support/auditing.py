@@ -25,10 +25,10 @@ from libs.common.operations.audit_events import EventChecks
 from libs.common.operations.audit_gate import GateChecks
 from libs.common.operations.audit_objects import ResultChecks, StagingChecks
 from libs.common.operations.audit_road import RoadChecks
+from libs.common.operations.event_records import event_record
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_audit import FirstRecord, LogRecord
 from libs.common.ports_dispatch import LeasedRow
-from services.dispatcher.event_records import event_record
 from tests.support.house import House
 
 PREFIX = "p"

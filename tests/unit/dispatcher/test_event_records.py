@@ -16,8 +16,8 @@ from cloudevents.core.formats.json import JSONFormat
 from libs.common.contracts import schemas
 from libs.common.contracts.completion_event import TaskEvent
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.event_records import event_record
 from libs.common.ports_dispatch import EventRow
-from services.dispatcher.event_records import event_record
 
 FILES = [{"url": "https://s/x.png", "type": "image/png", "size": 3, "sha256": "ab", "name": "x.png", "index": 0}]
 ROW = EventRow(

@@ -15,6 +15,7 @@ from libs.common.adapters.postgres.deliveries import hooked_columns
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
+    EndFilter,
     EventRow,
     Key,
     LaneAsk,
@@ -86,7 +87,7 @@ class PostgresDispatchQueue:
 
 
 class PostgresEvents:
-    """Implements ports_dispatch.Events. The relay's lock lives on a connection of its own, and dies with it."""
+    """Implements ports_dispatch.Events and Ends. The relay's lock is a connection of its own, and dies with it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -127,6 +128,12 @@ class PostgresEvents:
 
     async def due(self, limit: int) -> list[EventRow]:
         return [_event(row) for row in await self._database.fetch("events_due", limit)]
+
+    async def finals(self, after: int, limit: int, wanted: EndFilter) -> tuple[list[EventRow], int | None]:
+        rows = await self._database.fetch(
+            "finals_after", after, limit, wanted.since, wanted.until, wanted.tenant, wanted.model
+        )
+        return [_event(row) for row in rows if row["id"] is not None], rows[0]["upto"]
 
     async def sent(self, ids: Sequence[int]) -> None:
         await self._database.fetch("events_sent", sorted(ids))

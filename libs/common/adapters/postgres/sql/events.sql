@@ -33,3 +33,16 @@ RETURNING e.id, e.dead_at IS NOT NULL AS dead
 -- name: become_relay
 -- One relay at a time: ours until this connection ends.
 SELECT pg_try_advisory_lock(7002, 1) AS ours
+
+-- name: finals_after
+-- Ends as the tasks' rows tell them, for a broker that lost them: of the $2 tasks after $1 those that ended within
+-- [$3, $4), of tenant $5 and model $6 where given. Each row says up to where was looked; ends that came with a task from
+-- an old gateway were never announced.
+WITH p AS MATERIALIZED (SELECT id FROM task WHERE id > $1 ORDER BY id LIMIT $2)
+SELECT e.upto, x.* FROM (SELECT max(id) AS upto FROM p) e LEFT JOIN (
+  SELECT t.id, t.version, t.status, t.attempt, t.started_at, t.finished_at, t.oss_file, t.file_type, t.file_size, t.files, t.error_code,
+    t.error_message, 0 AS sends, false AS hooked, NULL::text AS webhook_url, 0 AS webhook_events, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
+  FROM p JOIN task t ON t.id = p.id JOIN model m ON m.id = t.model_id
+  WHERE t.status >= 6 AND t.finished_at >= $3 AND t.finished_at < $4 AND ($5::bigint IS NULL OR t.tenant_id = $5) AND ($6::text IS NULL OR m.name = $6)
+    AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'import' AND h.version = t.version)) x ON true
+ORDER BY x.id
