@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
@@ -40,8 +40,11 @@ _LOOK_SHARE: Final = 10
 _NEWEST: Final = 200
 _OPEN: Final = 500
 _MOST_KNOWN: Final = 5_000
-#: Offers between two turns of the event loop.
-_OFFERS_AT_ONCE: Final = 2_000
+#: Offers between two turns of the event loop, and streams that begin to send in one: creates go on beside a crowd.
+_OFFERS_AT_ONCE: Final = 1_000
+_WAKES_AT_ONCE: Final = 20
+#: What such a turn takes, in its own lengths, before the next one.
+_REST_SHARE: Final = 3
 
 
 class _Circle:
@@ -115,6 +118,8 @@ class Hub:
         self._looks: dict[int, float] = {}
         self._looked: dict[int, float] = {}
         self._look_wanted = asyncio.Event()
+        self._to_wake: deque[Stream] = deque()
+        self._somebody_sleeps = asyncio.Event()
         self._closed = False
         self.open = 0  #: streams, at this moment
 
@@ -189,6 +194,7 @@ class Hub:
         except BaseException:
             await self.leave(stream)
             raise
+        stream.woken_by(self._wake_in_turn)
         if stream.task is None:
             circle.streams.add(stream)
         else:
@@ -218,6 +224,7 @@ class Hub:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._audience.run(self._on_changes, self._on_lanes, self.look_at_all), name="push-hear")
             group.create_task(self._read_for_ever(), name="push-read")
+            group.create_task(self._wake_for_ever(), name="push-wake")
             group.create_task(self._look_for_ever(), name="push-look")
 
     def look_at_all(self) -> None:
@@ -270,6 +277,7 @@ class Hub:
 
     async def _tell(self, states: Iterable[TaskState]) -> None:
         offers = told = 0
+        began = self._clock()
         for state in states:
             circle = self._circles.get(state.tenant_id)
             if circle is None or not circle.learn(state):
@@ -284,8 +292,27 @@ class Hub:
             told += len(listeners)
             if offers > _OFFERS_AT_ONCE:
                 offers = 0
-                await asyncio.sleep(0)  # creates go on beside a crowd of listeners
+                await asyncio.sleep((self._clock() - began) * _REST_SHARE)
+                began = self._clock()
         counter("sluiceway_push_events_total").inc(told)
+
+    def _wake_in_turn(self, stream: Stream) -> None:
+        self._to_wake.append(stream)
+        self._somebody_sleeps.set()
+
+    async def _wake_for_ever(self) -> None:
+        """Wake those that have news, some at a time: thousands at once would leave no turn for anybody else."""
+        while True:
+            await self._somebody_sleeps.wait()
+            began = self._clock()
+            for _ in range(min(_WAKES_AT_ONCE, len(self._to_wake))):
+                self._to_wake.popleft().wake()
+            if not self._to_wake:
+                self._somebody_sleeps.clear()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # they have had their turn
+            if self._to_wake:
+                await asyncio.sleep((self._clock() - began) * _REST_SHARE)
 
     # behind lost hints
 

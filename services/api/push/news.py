@@ -20,30 +20,28 @@ class News:
     model_name: str
     stage: Stage
     over: bool  #: nothing follows, unless an operator replays the task
-    read_at: datetime
     body: bytes
+    place_in_task: str  #: Last-Event-ID on the stream of a task
+    place_in_time: str  #: and on the stream of a tenant
+    sse_in_task: bytes  #: as an event of either stream, written once for thousands
+    sse_in_time: bytes
 
     @classmethod
     def of(cls, state: TaskState) -> News:
+        body, task_id = encoded(news_view(state)), str(state.public_id)
+        in_task, in_time = f"{task_id}:{state.version}", place_in_time(state.read_at)
         return cls(
             state.id,
-            str(state.public_id),
+            task_id,
             state.model_name,
             state.stage,
             not state.open,
-            state.read_at,
-            encoded(news_view(state)),
+            body,
+            in_task,
+            in_time,
+            b"id: %s\ndata: %s\n\n" % (in_task.encode(), body),
+            b"id: %s\ndata: %s\n\n" % (in_time.encode(), body),
         )
-
-    @property
-    def place_in_task(self) -> str:
-        """Last-Event-ID on the stream of a task."""
-        return f"{self.task_id}:{self.stage.version}"
-
-    @property
-    def place_in_time(self) -> str:
-        """Last-Event-ID on the stream of a tenant."""
-        return place_in_time(self.read_at)
 
 
 def place_in_time(at: datetime) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from services.api.push.news import News
 from services.api.push.stream import Stream
 from services.api.push.telling import Line
 from services.api.views import encoded
@@ -46,7 +47,7 @@ class SseOutlet:
         await self._write(_RETRY)
 
     async def news(self, lines: Sequence[Line]) -> None:
-        await self._write(b"".join(_placed(place) + b"data: %s\n\n" % news.body for news, place in lines))
+        await self._write(b"".join([_event(news, place) for news, place in lines]))
 
     async def caught_up(self, document: dict[str, Any], place: str) -> None:
         await self._write(_placed(place) + b"event: caught_up\ndata: %s\n\n" % encoded(document))
@@ -127,6 +128,12 @@ class SocketOutlet:
         if not self._gone:
             with suppress(OSError):  # uvicorn says so when the other side has gone
                 await self._send({"type": "websocket.send", "text": body.decode()})
+
+
+def _event(news: News, place: str | None) -> bytes:
+    if place is None:
+        return b"data: %s\n\n" % news.body
+    return news.sse_in_time if place is news.place_in_time else news.sse_in_task
 
 
 def _placed(place: str | None) -> bytes:

@@ -29,7 +29,7 @@ class Wanted:
 class Stream:
     """Filled by the hub, emptied by a connection. `task` is None on the stream of a tenant."""
 
-    __slots__ = ("_awake", "_told", "_waiting", "closed", "on_slow", "slow", "task", "tenant_id", "wanted")
+    __slots__ = ("_awake", "_told", "_waiting", "_woken_by", "closed", "on_slow", "slow", "task", "tenant_id", "wanted")
 
     def __init__(self, tenant_id: int, *, task: int | None = None, wanted: Wanted | None = None) -> None:
         self.tenant_id = tenant_id
@@ -41,6 +41,7 @@ class Stream:
         self._waiting: deque[News] = deque()
         self._awake = asyncio.Event()
         self._told: dict[int, Stage] = {}
+        self._woken_by: Callable[[Stream], None] = Stream.wake
 
     def offer(self, news: News) -> None:
         """Something new."""
@@ -54,6 +55,15 @@ class Stream:
                 self.on_slow()
             return
         self._waiting.append(news)
+        if len(self._waiting) == 1:
+            self._woken_by(self)
+
+    def woken_by(self, waker: Callable[[Stream], None]) -> None:
+        """Have it woken by somebody who spreads that over time; by itself it wakes at once."""
+        self._woken_by = waker
+
+    def wake(self) -> None:
+        """There may be news."""
         self._awake.set()
 
     def tell(self, task: int, stage: Stage) -> bool:

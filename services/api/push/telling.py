@@ -130,6 +130,8 @@ class Telling:
         while (batch := await stream.next(self._heartbeat)) is not None:
             for start in range(0, len(batch), _AT_ONCE):
                 await _soon(outlet.news([(news, _place(stream, news)) for news in batch[start : start + _AT_ONCE]]))
+                if len(batch) > _AT_ONCE:
+                    await asyncio.sleep(0)  # a send that finds room does not wait for anybody
             if stream.task is not None and batch and batch[-1].over:
                 return
             if not batch:
