@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.domain.errors import Conflict, Invalid, NotFound
 from libs.common.domain.model import Model
 from libs.common.domain.settle import Finish
@@ -402,12 +403,34 @@ async def test_a_delivery_that_was_given_up_is_listed_and_sent_again(house: Hous
 
 
 async def test_a_delivery_that_was_dropped_is_off_the_list(house: House) -> None:
-    number = await dead_delivery(house, await house.model())
+    model = await house.model()
+    number = await dead_delivery(house, model)
+    await house.sql("UPDATE delivery SET url = ''")  # as those of endpoints have it
     operator = Operator(house.database)
+    (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
+    (group,) = (await operator.dead.groups(None, DeadFilter())).items
+    assert entry.message == group.example == "no"
     job = await operator.order(kind=DeadKind.DELIVERY, action=Action.DROP)
     assert await work(house) == 1
     assert await operator.results(job) == {str(number): ItemResult.DROPPED}
     assert (await operator.dead.groups(None, DeadFilter())).items == []
+    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "webhook"]
+    assert (channel.waiting.value, channel.dead.value) == (0, 0)
+
+
+async def test_a_dropped_delivery_that_is_sent_again_by_hand_may_die_again(house: House) -> None:
+    model = await house.model()
+    number = await dead_delivery(house, model)
+    await house.sql(
+        "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '') RETURNING id)"
+        " UPDATE delivery SET dropped_at = now(), webhook_id = w.id FROM w",
+        model.tenant_id,
+    )
+    webhook = await house.value("SELECT webhook_id FROM delivery")
+    assert await PostgresWebhooks(house.database).redeliver(model.tenant_id, webhook, number)
+    await house.sql("UPDATE delivery SET status = 'dead', next_at = NULL, ended_at = now(), dead_at = now()")
+    (entry,), _ = await Operator(house.database).dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
+    assert entry.id == str(number)
 
 
 async def test_the_limit_takes_the_oldest(house: House) -> None:

@@ -48,7 +48,7 @@ class Console:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._router = Router(_routes(desk), redirect_slashes=False)
+        self._router = Router(routes_of(desk), redirect_slashes=False)
 
     @staticmethod
     def owns(path: str) -> bool:
@@ -75,7 +75,8 @@ class Console:
             await (await _refusal(self._desk, request, error))(scope, receive, send)
 
 
-def _routes(desk: Desk) -> list[Route]:
+def routes_of(desk: Desk) -> list[Route]:
+    """All that there is, and who may."""
     return [
         Route(f"{PREFIX}/static/{{name:path}}", asset, methods=["GET"]),
         Route(signing.SIGN_IN, partial(signing.sign_in_page, desk), methods=["GET"]),

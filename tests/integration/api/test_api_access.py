@@ -47,6 +47,14 @@ OPERATIONS: dict[tuple[str, str], tuple[str, Any]] = {
     ("POST", "/v1/replays/{id}/pause"): ("admin|operate", None),
     ("POST", "/v1/replays/{id}/resume"): ("admin|operate", None),
     ("POST", "/v1/replays/{id}/stop"): ("admin|operate", None),
+    ("POST", "/v1/webhooks"): ("admin", {"url": "http://127.0.0.1:9/hook"}),
+    ("GET", "/v1/webhooks"): ("read", None),
+    ("GET", "/v1/webhooks/{webhook_id}"): ("read", None),
+    ("PATCH", "/v1/webhooks/{webhook_id}"): ("admin", {"paused": True}),
+    ("DELETE", "/v1/webhooks/{webhook_id}"): ("admin", None),
+    ("POST", "/v1/webhooks/{webhook_id}/rotate"): ("admin", {}),
+    ("GET", "/v1/webhooks/{webhook_id}/deliveries"): ("read", None),
+    ("POST", "/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"): ("admin", None),
     ("POST", "/v1/models"): ("admin", {"name": "n", "base_url": "http://127.0.0.1:9"}),
     ("GET", "/v1/models"): ("read", None),
     ("GET", "/v1/models/{name}"): ("read", None),
@@ -87,13 +95,13 @@ LISTS = {
     ("GET", "/v1/tasks"), ("GET", "/v1/models"), ("GET", "/v1/op-log"), ("GET", "/v1/dead"), ("GET", "/v1/dead/groups"),
     ("GET", "/v1/replays"), ("POST", "/v1/tasks/read"),
     ("GET", "/v1/lanes"), ("GET", "/v1/pauses"), ("GET", "/v1/series"),
-    ("GET", "/v1/quota/limits"),
+    ("GET", "/v1/quota/limits"), ("GET", "/v1/webhooks"),
     ("POST", "/model/listModel"),
     ("POST", "/task/getTaskBatch"), ("POST", "/task/listTask"), ("POST", "/stat/listModelStat"),
 }  # fmt: skip
 MAKES = {
     ("POST", "/v1/models"), ("POST", "/model/createModel"), ("PUT", "/v1/quota/limits"),
-    ("PUT", "/v1/quota/limits/{user}"),
+    ("PUT", "/v1/quota/limits/{user}"), ("POST", "/v1/webhooks"),
 }  # fmt: skip
 #: Those that speak of the caller alone.
 OWN = {("GET", "/v1/quota")}
@@ -103,12 +111,17 @@ OWN = {("GET", "/v1/quota")}
 STREAMS = {("GET", "/v1/events"), ("GET", "/v1/tasks/{task_id}/events")}
 #: A provider's own way in: its token is tested where callbacks are.
 WITHOUT_KEY = {("POST", "/v1/callbacks/{token}")}
+#: Not in the document, and the same for everybody.
+FOR_ALL = {"/livez", "/readyz", "/startupz", "/metrics", "/openapi.json", "/docs", "/docs/{name}"}
 
 
 async def test_the_matrix_is_complete() -> None:
     paths = rest_app().openapi()["paths"]
     described = {(method.upper(), path) for path, operations in paths.items() for method in operations}
     assert described == set(OPERATIONS) | STREAMS | WITHOUT_KEY
+    routers: list[Any] = rest_app().routes
+    routed = {route.path.replace(":path}", "}") for router in routers for route in router.original_router.routes}
+    assert routed - set(paths) == FOR_ALL
 
 
 async def perform(caller: Tenant, operation: tuple[str, str], known: dict[str, str]) -> httpx.Response:
@@ -140,7 +153,10 @@ async def furnished(owner: Tenant) -> dict[str, str]:
     await owner.api.sql("INSERT INTO executor (id, name, slots) VALUES (nextval('executor_ids'), 'm', 1)")
     for user in ("", "secret-name", "user-1"):
         await owner.api.sql("INSERT INTO quota_limit VALUES ($1, $2, 100)", owner.id, user)
+    hook = {"url": "http://127.0.0.1:9/hook", "description": "secret-name"}
+    hooked = (await owner.call("POST", "/v1/webhooks", json=hook)).json()["id"]
     known = {"task_id": task, "ended_id": ended, "model_id": made["id"], "tenant_id": str(owner.id)}
+    known |= {"webhook_id": hooked, "delivery_id": await owner.delivery(hooked)}
     dead, taken = await owner.task(), await owner.task()
     await owner.bury([dead, taken], "secret-name")
     ordered = await owner.call("POST", "/v1/replays", json={"ids": [taken], "reason": "secret-name"})

@@ -33,20 +33,6 @@ async def secrets_of(tenant: Tenant, webhook: str) -> Any:
     return decode_secrets(RING.open(row["secrets"], f"webhook:{tenant.id}"))
 
 
-async def delivery(tenant: Tenant, webhook: str, status: str = "dead") -> str:
-    (row,) = await tenant.api.sql(
-        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at,"
-        " attempts, ended_at, dead_at)"
-        " VALUES ($1, $2, '', '', gen_random_uuid(), 'task:5', 'task.success', '{}', $3,"
-        " CASE WHEN $3 = 'pending' THEN now() END, 8, CASE WHEN $3 <> 'pending' THEN now() END,"
-        " CASE WHEN $3 = 'dead' THEN now() END) RETURNING id",
-        tenant.id,
-        int(webhook),
-        status,
-    )
-    return str(row["id"])
-
-
 async def test_a_secret_is_shown_once_and_lies_sealed(tenant: Tenant) -> None:
     first = await made(tenant, events=["failed", "success"], description="shop")
     assert (first["events"], first["enabled"], first["paused"]) == (["success", "failed"], True, False)
@@ -92,7 +78,7 @@ async def test_rotation_keeps_the_old_secret_beside_the_fresh_one(tenant: Tenant
 
 async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
     webhook = await made(tenant)
-    ids = [await delivery(tenant, webhook["id"], status) for status in ("delivered", "dead", "dead")]
+    ids = [await tenant.delivery(webhook["id"], status) for status in ("delivered", "dead", "dead")]
     await tenant.api.sql(
         "INSERT INTO delivery_try (delivery_id, attempt, code, error, cost_ms, answer)"
         " VALUES ($1, 8, 500, 'status 500', 3, 'no')",
@@ -118,7 +104,7 @@ async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
 async def test_nobody_reaches_another_tenants_webhooks(api: Api, tenant: Tenant) -> None:
     other = await api.tenant()
     theirs, mine = await made(other), await made(tenant)
-    their_delivery = await delivery(other, theirs["id"])
+    their_delivery = await other.delivery(theirs["id"])
     calls = [
         ("GET", f"/v1/webhooks/{theirs['id']}", None),
         ("PATCH", f"/v1/webhooks/{theirs['id']}", {"paused": True}),

@@ -106,7 +106,7 @@ SELECT e.full_look, e.last_at, e.last_id, x.* FROM (
   SELECT count(*) = :examine AS full_look, min(p.dead_at) AS last_at, (SELECT id FROM p ORDER BY dead_at, id LIMIT 1) AS last_id FROM p) e
 LEFT JOIN (
   SELECT p.id AS key, p.tenant_id, p.dead_at AS died_at, delivery_code(p.last_code) AS code, m.name AS model, p.task_id AS public_id,
-    split_part(p.url, '?', 1) || ': ' || coalesce(p.last_error, '') AS message, i.job_id AS pending
+    concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error) AS message, i.job_id AS pending
   FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id LEFT JOIN model m ON m.id = t.model_id
   LEFT JOIN replay_item i ON i.kind = 'delivery' AND i.target = p.id AND i.result IS NULL
   WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
@@ -131,7 +131,7 @@ WITH p AS MATERIALIZED (
 SELECT e.looked, x.* FROM (SELECT count(*) AS looked FROM p) e
 LEFT JOIN (
   SELECT g.tenant_id, m.name AS model, g.code, g.count, g.first_at, g.last_at, g.id::text AS example_id,
-    split_part(p.url, '?', 1) || ': ' || coalesce(p.last_error, '') AS example
+    concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error) AS example
   FROM g JOIN p ON p.id = g.id LEFT JOIN model m ON m.id = g.model_id) x ON true
 ORDER BY x.count DESC, x.last_at DESC
 

@@ -123,7 +123,7 @@ SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.dead_a
 UNION ALL
 SELECT 'webhook', (SELECT count(*)::int FROM pending), coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM pending)), 0)::float8,
   (SELECT count(*)::int FROM pending p WHERE p.attempts > 0),
-  (SELECT count(*)::int FROM (SELECT 1 FROM delivery d WHERE d.dead_at IS NOT NULL LIMIT $1) d),
+  (SELECT count(*)::int FROM (SELECT x.dropped_at FROM delivery x WHERE x.dead_at IS NOT NULL ORDER BY x.dead_at DESC LIMIT $1) d WHERE d.dropped_at IS NULL),
   (SELECT p.last_error FROM pending p WHERE p.last_error IS NOT NULL ORDER BY p.next_at DESC LIMIT 1)
 
 -- name: overview_counts

@@ -42,7 +42,7 @@ ORDER BY d.id DESC LIMIT :limit
 
 -- name: redeliver
 -- A delivery of a tenant's webhook is due now, and has the whole schedule before it.
-UPDATE delivery d SET status = 'pending', next_at = now(), round = d.attempts, ended_at = NULL, dead_at = NULL
+UPDATE delivery d SET status = 'pending', next_at = now(), round = d.attempts, ended_at = NULL, dead_at = NULL, dropped_at = NULL
 FROM webhook w WHERE w.tenant_id = :tenant_id AND w.id = :webhook_id AND w.deleted_at IS NULL
   AND d.webhook_id = w.id AND d.id = :delivery_id
 RETURNING d.*, '[]'::json AS tries

@@ -781,7 +781,7 @@ UNION ALL
 SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 'publish_refused', e.last_error, e.dead_at
 FROM event e JOIN task t ON t.id = e.task_id WHERE e.dead_at IS NOT NULL AND e.dropped_at IS NULL
 UNION ALL
-SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, delivery_code(d.last_code), split_part(d.url, '?', 1) || ': ' || coalesce(d.last_error, ''),
+SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, delivery_code(d.last_code), concat_ws(': ', nullif(split_part(d.url, '?', 1), ''), d.last_error),
   d.dead_at
 FROM delivery d LEFT JOIN task t ON t.tenant_id = d.tenant_id AND t.public_id = d.task_id WHERE d.dead_at IS NOT NULL AND d.dropped_at IS NULL
 UNION ALL
