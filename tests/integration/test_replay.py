@@ -422,8 +422,8 @@ async def test_a_dropped_delivery_that_is_sent_again_by_hand_may_die_again(house
     model = await house.model()
     number = await dead_delivery(house, model)
     await house.sql(
-        "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '') RETURNING id)"
-        " UPDATE delivery SET dropped_at = now(), webhook_id = w.id FROM w",
+        "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '')"
+        " RETURNING id) UPDATE delivery SET dropped_at = now(), webhook_id = w.id FROM w",
         model.tenant_id,
     )
     webhook = await house.value("SELECT webhook_id FROM delivery")
