@@ -96,6 +96,13 @@ def short(identifier: Any) -> str:
     return str(identifier)[-12:]
 
 
+def many(word: str, count: int = 2) -> str:
+    """A noun for so many."""
+    if count == 1:
+        return word
+    return word.removesuffix("y") + "ies" if word.endswith("y") else word + "s"
+
+
 def words(code: str) -> str:
     """A machine's word for people."""
     return code.replace("_", " ")
@@ -118,6 +125,6 @@ def _whole(seconds: int) -> str:
 FILTERS: Final = {
     written.__name__: written
     for written in (
-        clock, counted, day_time, duration, exact, instant, iso, number, percent, plain, rate, short, size, words,
+        clock, counted, day_time, duration, exact, instant, iso, many, number, percent, plain, rate, short, size, words,
     )
 }  # fmt: skip

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from services.api.console import sessions
+from services.api.console import live, sessions
 from services.api.console.rendering import MENU, PAGE_POLICY
 from tests.support.api import Api, Tenant, until_true
 from tests.support.console import Browser, browser, links_of, text_of
@@ -393,6 +393,43 @@ async def test_a_reader_that_leaves_is_not_served_any_longer(api: Api, visitor: 
         return not any(running.get_name() == "console-reader" for running in asyncio.all_tasks())
 
     await until_true(left)
+
+
+async def test_too_many_live_parts_are_refused_and_the_page_stands(
+    visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_OPEN", 0)
+    await visitor.sign_in(tenant.key)
+    answer = await visitor.client.get("/console/live")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+
+
+async def test_live_parts_end_while_the_process_drains(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        api.health.draining = True
+        try:
+            heard = [line async for line in lines]
+        finally:
+            api.health.draining = False
+    assert "event: end" not in heard  # its browser asks another process
+
+
+async def test_a_list_is_told_of_its_own_tasks_alone(visitor: Browser, tenant: Tenant) -> None:
+    shown, other = await tenant.task(), await tenant.task()
+    await visitor.sign_in(tenant.key)
+    heard: list[str] = []
+    async with visitor.client.stream("GET", f"/console/tasks/live?ids={shown},nonsense") as stream:
+        async for line in stream.aiter_lines():
+            heard.append(line)
+            if "chip submitted" in line:
+                await tenant.call("POST", f"/v1/tasks/{other}/cancel")
+                await tenant.call("POST", f"/v1/tasks/{shown}/cancel")
+    assert any("chip canceled" in line for line in heard)
+    assert not any(other in line for line in heard)
 
 
 # --- what operators look after

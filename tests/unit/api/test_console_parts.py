@@ -11,7 +11,7 @@ import pytest
 
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import TaskView
-from services.api.console.formats import NOTHING, clock, duration, exact, number, percent, plain, rate, size
+from services.api.console.formats import NOTHING, clock, duration, exact, many, number, percent, plain, rate, size
 from services.api.console.sessions import form_token, is_form_token
 from services.api.console.timeline import timeline
 
@@ -61,6 +61,7 @@ def test_numbers_sizes_and_rates() -> None:
     assert [rate(value) for value in (None, 0.0, 0.02, 12.345)] == [NOTHING, "0.0/s", "1.2/min", "12.3/s"]
     assert [percent(value) for value in (None, 0.0, 0.125)] == [NOTHING, "0 %", "12.5 %"]
     assert [plain(value) for value in (None, 0, 1.5, 2.0004)] == ["", "0", "1.5", "2"]
+    assert [many("task", 1), many("task"), many("delivery")] == ["task", "tasks", "deliveries"]
     assert (clock(BEGAN), exact(at(0.25))) == ("03:04:05", "03:04:05.250")
 
 
