@@ -261,6 +261,11 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(stack: Road, 
             await page.goto(path.format(tenant=tenant, task=task))
             wide = await page.evaluate("document.documentElement.scrollWidth")
             assert wide <= PHONE["width"], path
+        await page.goto("/console")
+        await page.get_by_text("Pause everything…").click()
+        asked = await page.get_by_role("button", name="Pause all dispatching").bounding_box()
+        assert asked is not None
+        assert 0 < asked["x"] < asked["x"] + asked["width"] < PHONE["width"]
         assert opened.complaints == []
 
 
