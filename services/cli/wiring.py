@@ -26,13 +26,16 @@ Result = TypeVar("Result")
 
 
 def complete(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command's work; a store that is away ends the command with one line and exit code 3."""
-    from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, SluicewayError
+    """Run a command's work; what is refused ends it with one line and exit code 1, a store that is away with 3."""
+    from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, Refused, SluicewayError
 
     try:
         return asyncio.run(work)
     except BrokenPipeError:
         raise
+    except Refused as refused:
+        print(f"sluiceway: {refused.message}", file=sys.stderr)
+        raise typer.Exit(1) from None
     except (SluicewayError, OSError) as error:
         match error:
             case BrokerUnavailable():

@@ -20,6 +20,7 @@ async def test_tasks_go_when_their_time_is_over_and_results_stay(road: Road) -> 
     for task in (canceled, young_canceled):
         await road.call(tenant, "POST", f"/v1/tasks/{task}/cancel")
     everything = [fetched, unfetched, read_late, fresh, dead, young_dead, canceled, young_canceled]
+    await road.sql("UPDATE lane SET paused = false")
     await road.ended(everything, status=None)
     await road.announced(everything)
     results = [view["result"]["url"] for view in await road.views(tenant, [fetched, read_late])]

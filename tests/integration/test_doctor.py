@@ -210,7 +210,7 @@ async def test_the_command(settings: Settings, kafka_bootstrap: str, broker_choi
     diagnosis = json.loads(out)
     assert (code, diagnosis["healthy"], diagnosis["problems"]) == (0, True, [])
     assert {entry["check"] for entry in diagnosis["ok"]} == {
-        "settings", "secrets", "postgres", "redis", "kafka", "storage", "staging"
+        "settings", "secrets", "adapters", "postgres", "redis", "kafka", "storage", "staging"
     }  # fmt: skip
     code, out = await command(environment | {"SLUICEWAY_SECRET_KEYS": "", "SLUICEWAY_TYPO": "1"})
     assert code == 1

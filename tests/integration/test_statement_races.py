@@ -64,7 +64,7 @@ async def running(desk: QueueDesk) -> Attempt:
 
 
 def start_of(desk: QueueDesk, id_: int) -> Call:
-    return "start_many", [id_], [desk.leases[id_]], [uuid4()], [60], EXECUTOR, "UTC"
+    return "start_many", [id_], [desk.leases[id_]], [uuid4()], [60], EXECUTOR, "UTC", [0]
 
 
 def success_of(attempt: Attempt) -> Call:
@@ -231,7 +231,7 @@ async def test_a_cancel_that_the_janitor_carries_out_is_remembered(desk: QueueDe
     ((id_, version),) = await desk.sweeps.requested_waiting(10)
     ending = Ending(id_, version, TaskStatus.CANCELED, "canceled", "canceled by the caller", dead=False)
     assert len(await desk.sweeps.end_waiting([ending])) == 1
-    assert await desk.history(id_) == ["rescue", "cancel"]
+    assert await desk.history(id_) == ["cancel", "rescue", "cancel"], "asked for, and carried out"
 
 
 async def test_attempts_have_one_row_each_however_long_a_task_lives(desk: QueueDesk) -> None:
