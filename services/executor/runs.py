@@ -93,6 +93,7 @@ class Runs:
         """Run an attempt; its slot goes back when it has ended, whatever became of it."""
         staged = attempt.staged if attempt.phase >= Phase.GENERATED else ()
         run = Run(attempt, model, has_permit, slot, time.monotonic(), attempt.phase, staged)
+        run.called = attempt.phase is Phase.SUBMITTED  # by who began the job
         self._by_token[attempt.token] = self._by_task[attempt.id] = run
         self._quiet.clear()
         loop = asyncio.get_running_loop()

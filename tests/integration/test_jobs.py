@@ -14,9 +14,11 @@ from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Attempt
 from libs.common.ports_sweeps import Ending
+from libs.common.runtime import failpoints
 from services.executor.jobs.life import JobLife
-from services.executor.runs import Stop
+from services.executor.runs import Runs, Stop
 from tests.support.executor_rig import Rig, Running, answer_lost, until
 from tests.support.job_provider import JobProvider, job_provider
 
@@ -380,6 +382,48 @@ async def test_a_dead_executors_job_is_gone_on_with_under_its_own_permit(jobs: J
     await jobs.rig.nothing_taken(model)
     await jobs.clean()
     assert sorted(row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")) == [1, 1]
+
+
+@pytest.mark.parametrize("where", ["at the desk", "before its first step"])
+async def test_who_stops_before_it_goes_on_with_a_job_forgets_nothing_of_it(
+    jobs: Jobs, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await jobs.model(max_concurrency=1)
+    first = await jobs.rig.executor()
+    jobs.hurry = 0.1
+    ids = await jobs.begin(model)
+    await jobs.waits(first)
+    await die(first)
+    jobs.hurry = 8.0
+    before = await jobs.job()
+    if where == "at the desk":
+        failpoints.arm("executor/after-claim:1:raise")
+    else:
+        begin, interrupted = Runs.begin, []
+
+        def stopped_at_once(runs: Runs, attempt: Attempt, *given: Any, **more: Any) -> None:
+            begin(runs, attempt, *given, **more)
+            if not interrupted:
+                interrupted.append(attempt.id)
+                runs.interrupt_all(Stop.DRAINED)
+
+        monkeypatch.setattr(Runs, "begin", stopped_at_once)
+    await jobs.rig.executor()
+    await jobs.rescued(first, model)
+
+    async def given_back() -> bool:
+        rows = await jobs.rig.sql("SELECT count(*) FROM history WHERE kind = 'release'")
+        return bool(rows[0][0] == 1)
+
+    await until(given_back, "it was started, and given back")
+    row = (await jobs.rig.sql("SELECT phase, attempt FROM dispatch"))[0]
+    assert tuple(row) == (1, 1)
+    assert (await jobs.job())["permit_token"] == before["permit_token"]
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids)
+    assert len(jobs.provider.submits) == 1
+    assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
 
 
 @pytest.mark.parametrize(("config", "status"), [({"finds": True}, TaskStatus.SUCCESS), ({}, TaskStatus.FAILED)])

@@ -251,7 +251,8 @@ class Desk:
         """Started, but not run: as if never started. If PostgreSQL is away now, silence or the deadline says it."""
         if not attempts:
             return
-        rows = [(attempt, GiveBack("not run", 0.0), False) for attempt in attempts]
+        # A provider's job that one of them was to go on with is there all the same.
+        rows = [(attempt, GiveBack("not run", 0.0), attempt.phase is not Phase.NONE) for attempt in attempts]
         try:
             self._placed(await self._attempts.release_many(rows))
         except (Unavailable, OutcomeUnknown) as error:
