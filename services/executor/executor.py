@@ -201,6 +201,8 @@ class Executor:
             log.info("executor.posture", now=posture, before=self._posture, running=len(self.runs))
             self._posture = posture
             self.heartbeat.soon()
+        if posture == "draining":
+            self.runs.interrupt_waiting(Stop.DRAINED)  # others can wait for their providers, too
         if posture == "draining" and not (len(self.runs) or len(self.desk.room) or self._reader.busy):
             log.info("executor.drained")
             self.stop()

@@ -10,10 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
+from libs.common.adapters.postgres.control import PostgresControl
+from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.control import Controls
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
@@ -356,6 +359,26 @@ async def test_a_stopping_executor_hands_its_jobs_over_at_once(jobs: Jobs) -> No
     assert second.results.stored
     await jobs.rig.nothing_taken(model)
     assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
+
+
+async def test_who_is_asked_to_leave_waits_for_no_provider(jobs: Jobs) -> None:
+    jobs.hurry = 0.1
+    model, rig = await jobs.model(), jobs.rig
+    first = await rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.waits(first)
+    assert await Controls(PostgresControl(rig.database), PostgresInsight(rig.database), rig.hints).drain(
+        "rig-0", "ann", "kernel update"
+    )
+    await asyncio.wait_for(first.pending, 10)
+    row = (await rig.sql("SELECT state, phase FROM dispatch"))[0]
+    assert tuple(row) == (0, 1)
+    jobs.hurry = 8.0
+    await rig.executor()
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(jobs.provider.submits) == 1
+    await rig.nothing_taken(model)
 
 
 async def test_a_dead_executors_job_is_gone_on_with_under_its_own_permit(jobs: Jobs) -> None:
