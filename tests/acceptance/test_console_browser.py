@@ -202,6 +202,8 @@ async def test_an_audit_finds_nothing_and_an_executor_can_be_kept(stack: Road, s
     await expect(page.get_by_role("group", name="List of executors").locator(".chip")).to_have_text("reading")
 
 
+#: Between them they have everything that has a colour.
+COLOURFUL = ("/console", "/console/tasks", "/console/dead", "/console/tasks/{task}")
 #: The colour behind everything, as three numbers.
 GROUND = "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3).map(Number)"
 PAGES = (
@@ -238,7 +240,8 @@ async def test_axe_finds_nothing_on_any_page(stack: Road, browser: Browser, tena
             await assert_accessible(page)
             light = await page.evaluate(GROUND)
             await page.emulate_media(color_scheme="dark")
-            await assert_accessible(page, "color-contrast")  # all that colours change
+            if path in COLOURFUL:
+                await assert_accessible(page, "color-contrast")  # all that colours change
             assert sum(await page.evaluate(GROUND)) < 200 < sum(light)
         assert opened.complaints == []
 
