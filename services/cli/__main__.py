@@ -18,7 +18,7 @@ from libs.common.domain.errors import WrongSetting
 from services.cli.app import app
 from services.cli.output import note
 
-_NO_COMMANDS: Final = ("app", "output", "remote", "wiring")
+_NO_COMMANDS: Final = ("app", "here", "output", "remote", "wiring")
 #: As the shell reports a process that SIGPIPE has ended.
 _CLOSED_PIPE: Final = 141
 
@@ -26,20 +26,33 @@ _CLOSED_PIPE: Final = 141
 def main() -> None:
     """Run the command that the arguments name."""
     load_commands()
+    stdout = sys.stdout
     try:
-        app(prog_name="sluiceway")
+        _run()
     except WrongSetting as wrong:
         from libs.common.runtime.start import report
 
         sys.exit(report(wrong))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered has no reader either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # what is buffered has no reader either
         sys.exit(_CLOSED_PIPE)
     except Exception as error:
         code = _told(error)
         if code is None:
             raise
         sys.exit(code)
+
+
+def _run() -> None:
+    """Run the command; raises BrokenPipeError also where the reader left before the last of it was written."""
+    stdout = sys.stdout
+    try:
+        app(prog_name="sluiceway")
+    except SystemExit:
+        if sys.stdout is not stdout:  # typer puts another in its place when the pipe is closed, and exits with 1
+            raise BrokenPipeError from None
+        stdout.flush()
+        raise
 
 
 def load_commands() -> None:
@@ -60,7 +73,8 @@ def _told(error: Exception) -> int | None:
             note(f"{error}. Is the API up, and SLUICEWAY_URL right? `sluiceway status` and `sluiceway doctor` look.")
             return 3
         case ApiError(status=401):
-            note(f"{error}. Check SLUICEWAY_API_KEY; `sluiceway keys list --tenant N` shows which keys are valid.")
+            told = str(error).rstrip(".")
+            note(f"{told}. Check SLUICEWAY_API_KEY; `sluiceway keys list --tenant N` shows which keys are valid.")
         case ApiError(status=403):
             note(f"{error}. `sluiceway keys create --tenant N --scopes ...` makes a key that may.")
         case ApiError():

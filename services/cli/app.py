@@ -15,3 +15,12 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def begin(context: typer.Context) -> None:
+    """Commands that go to the stores find those of the stack that runs here."""
+    from services.cli.here import OWN_SETTINGS, adopt_stack
+
+    if context.invoked_subcommand not in OWN_SETTINGS:
+        adopt_stack()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 if TYPE_CHECKING:
     from libs.common.operations.audit import Report
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @app.command()
 def audit(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
     fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired safely.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Look again until it is clean.")] = False,
     wait_seconds: Annotated[float, typer.Option("--wait-seconds", min=0, help="How long --wait waits at most.")] = 60.0,
@@ -33,10 +34,8 @@ def audit(
     settings = load_settings()
     configure_logging("audit", "ERROR", settings.log_format)
     report = asyncio.run(_run(settings, wait_seconds if wait else 0.0, fix))
-    if as_json:
-        print(json.dumps(report.as_dict()))
-    else:
-        _show(report)
+    subjects = [violation.subject for violation in report.violations]
+    show_document(report.as_dict(), chosen(output, as_json), lambda: _show(report), subjects)
     raise typer.Exit(0 if report.clean else 1)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Annotated
-
-import typer
 
 from services.cli.app import app
+from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 
 @app.command()
-def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def config(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
     """Show every setting with its value, secrets hidden; exit code 2 when one cannot be used."""
     from libs.common.settings import load_settings, unknown_names
 
@@ -21,8 +18,9 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         print(f"sluiceway: {name} is no setting; it changes nothing", file=sys.stderr)
     settings = load_settings()
     shown = settings.redacted()
-    if as_json:
-        print(json.dumps(shown))
-        return
-    for name, value in shown.items():
-        print(f"{name}={value}")
+
+    def table() -> None:
+        for name, value in shown.items():
+            print(f"{name}={value}")
+
+    show_document(shown, chosen(output, as_json), table, shown)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 if TYPE_CHECKING:
     from libs.common.operations.doctor import Diagnosis
@@ -19,8 +19,11 @@ _MARKS = {"ok": "ok     ", "advice": "advice ", "problem": "PROBLEM"}
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Examine settings, servers, results and staging; exit code 1 when something keeps the product from working."""
+def doctor(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+    """Examine settings, servers, results and staging; exit code 1 when something keeps the product from working.
+
+    `--output ids` names what has a problem.
+    """
     from libs.common.domain.errors import WrongSetting
     from libs.common.operations.doctor import Diagnosis, problem
     from libs.common.settings import load_settings
@@ -29,7 +32,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         diagnosis = asyncio.run(_examine(load_settings()))
     except WrongSetting as wrong:
         diagnosis = Diagnosis({"settings": [problem(line, "correct this setting") for line in wrong.lines]})
-    print(json.dumps(diagnosis.as_dict())) if as_json else _show(diagnosis)
+    report = diagnosis.as_dict()
+    wrong_ones = dict.fromkeys(problem["check"] for problem in report["problems"])
+    show_document(report, chosen(output, as_json), lambda: _show(diagnosis), wrong_ones)
     raise typer.Exit(0 if diagnosis.healthy else 1)
 
 

@@ -19,16 +19,15 @@ from services.cli.output import (
     chosen,
     confirm,
     note,
+    show_document,
     show_list,
     show_one,
 )
+from services.cli.roles import executor
 from services.cli.wiring import complete, open_insight
 
 if TYPE_CHECKING:
     from services.cli.wiring import Insight
-
-executor = typer.Typer(help="Executors: list, drain, undrain.", no_args_is_help=True)
-app.add_typer(executor, name="executor")
 
 Result = TypeVar("Result")
 Tenant = Annotated[int | None, typer.Option("--tenant", help="Of this tenant.")]
@@ -224,6 +223,7 @@ def pause(
     reason: Reason = "",
     by: By = "",
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Start nothing of a tenant, of a tenant's model, or of anybody; what runs goes on, what is created waits.
@@ -233,7 +233,7 @@ def pause(
     """
     if everything:
         confirm("Pause all dispatching, of every tenant?", yes=yes)
-    _order(tenant, model, everything, reason, by, as_json, resume=False)
+    _order(tenant, model, everything, reason, by, chosen(output, as_json), resume=False)
 
 
 @app.command()
@@ -243,13 +243,14 @@ def resume(
     everything: Annotated[bool, typer.Option("--all", help="All dispatching, of every tenant.")] = False,
     reason: Reason = "",
     by: By = "",
+    output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Let go on what was paused. The time of the pause does not count as waiting.
 
     Example: sluiceway resume --tenant 42 --model speech
     """
-    _order(tenant, model, everything, reason, by, as_json, resume=True)
+    _order(tenant, model, everything, reason, by, chosen(output, as_json), resume=True)
 
 
 @executor.command("list")
@@ -264,19 +265,23 @@ def list_executors(output: OutputOption = Output.TABLE, as_json: JsonOption = Fa
 
 
 @executor.command()
-def drain(name: Name, reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+def drain(
+    name: Name, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False
+) -> None:
     """Have an executor finish and leave: it takes nothing new, gives back what waits, lets end what runs, and stops."""
-    _say(_run(lambda over: over.controls.drain(name, _by(by), reason)), as_json)
+    _say(_run(lambda over: over.controls.drain(name, _by(by), reason)), chosen(output, as_json))
 
 
 @executor.command()
-def undrain(name: Name, reason: Reason = "", by: By = "", as_json: JsonOption = False) -> None:
+def undrain(
+    name: Name, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False
+) -> None:
     """Have it stay after all, if it has not left yet."""
-    _say(_run(lambda over: over.controls.undrain(name, _by(by), reason)), as_json)
+    _say(_run(lambda over: over.controls.undrain(name, _by(by), reason)), chosen(output, as_json))
 
 
 def _order(
-    tenant: int | None, model: str | None, everything: bool, reason: str, by: str, as_json: bool, *, resume: bool
+    tenant: int | None, model: str | None, everything: bool, reason: str, by: str, output: Output, *, resume: bool
 ) -> None:
     if everything == (tenant is not None) or (model is not None and tenant is None):
         raise typer.BadParameter("say --all, or --tenant, or --tenant and --model")
@@ -290,7 +295,7 @@ def _order(
             return await of_model(tenant or 0, model, who, reason)
         return await (controls.resume_tenant if resume else controls.pause_tenant)(tenant or 0, who, reason)
 
-    _say(_run(ask), as_json)
+    _say(_run(ask), output)
 
 
 def _run(ask: Callable[[Insight], Awaitable[Result]]) -> Result:
@@ -324,8 +329,8 @@ def plain(document: Result) -> Result:
     return shown
 
 
-def _say(verdict: str, as_json: bool) -> None:
-    show_one({"verdict": verdict}, Output.JSON) if as_json else print(verdict.replace("_", " "))
+def _say(verdict: str, output: Output) -> None:
+    show_document({"verdict": verdict}, output, lambda: print(verdict.replace("_", " ")), [verdict])
 
 
 def _by(named: str) -> str:

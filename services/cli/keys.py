@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
 from services.cli.wiring import complete
 
 _SCOPES = ("submit", "read", "operate", "admin")
@@ -19,7 +19,14 @@ keys = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
 Tenant = Annotated[int, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Whose key it is.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+_LISTED: list[Column] = [
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("SCOPES", lambda row: ",".join(row["scopes"])),
+    ("STATE", lambda row: f"revoked {row['revoked_at']}" if row["revoked_at"] else "valid"),
+    ("CREATED", "created_at"),
+]
 
 
 @keys.command()
@@ -27,52 +34,48 @@ def create(
     tenant: Tenant,
     name: Annotated[str, typer.Option("--name", help="Who uses it; becomes the creator of its tasks.")] = "",
     scopes: Annotated[str, typer.Option("--scopes", help="Comma separated.")] = _USUAL,
-    as_json: Json = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a key. It is shown this once: only its digest is stored."""
-    chosen = _chosen(scopes)
+    """Make a key. It is shown this once: only its digest is stored.
+
+    Example: sluiceway keys create --tenant 42 --name shop --scopes submit,read
+    """
+    allowed = _scopes(scopes)
     if len(name) > 64 or any(ord(character) < 32 for character in name):
         raise typer.BadParameter("at most 64 characters, none of them a control character", param_hint="--name")
-    made = complete(_create(tenant, name, chosen))
-    if as_json:
-        print(json.dumps(made))
-        return
-    print(made["key"])
+    made = complete(_create(tenant, name, allowed))
+    show_document(made, chosen(output, as_json), lambda: print(made["key"]), [made["id"]])
 
 
 @keys.command("list")
-def list_keys(tenant: Tenant, as_json: Json = False) -> None:
+def list_keys(tenant: Tenant, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
     """Show a tenant's keys, without the keys themselves."""
-    rows = complete(_list(tenant))
-    if as_json:
-        print(json.dumps({"items": rows}))
-        return
-    for row in rows:
-        state = f"revoked {row['revoked_at']}" if row["revoked_at"] else "valid"
-        print(f"{row['id']:>6}  {row['name'] or '-':20}  {','.join(row['scopes']):32}  {state}")
+    show_list(complete(_list(tenant)), _LISTED, chosen(output, as_json))
 
 
 @keys.command()
 def revoke(
     key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID - 1, help="id of `keys list`.")],
-    as_json: Json = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Make a key useless within a second; exit code 1 when there is no such valid key."""
     revoked = complete(_revoke(key_id))
-    if as_json:
-        print(json.dumps({"id": key_id, "revoked": revoked}))
-    else:
-        print(f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}")
+    said = f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}"
+    show_document(
+        {"id": key_id, "revoked": revoked}, chosen(output, as_json), lambda: print(said), [key_id] if revoked else []
+    )
     if not revoked:
         raise typer.Exit(1)
 
 
-def _chosen(text: str) -> list[str]:
-    chosen = [scope.strip() for scope in text.split(",") if scope.strip()]
-    unknown = sorted(set(chosen) - set(_SCOPES))
-    if unknown or not chosen:
+def _scopes(text: str) -> list[str]:
+    wanted = [scope.strip() for scope in text.split(",") if scope.strip()]
+    unknown = sorted(set(wanted) - set(_SCOPES))
+    if unknown or not wanted:
         raise typer.BadParameter(f"choose of {', '.join(_SCOPES)}", param_hint="--scopes")
-    return [scope for scope in _SCOPES if scope in chosen]
+    return [scope for scope in _SCOPES if scope in wanted]
 
 
 async def _create(tenant: int, name: str, scopes: list[str]) -> dict[str, Any]:

@@ -63,6 +63,20 @@ def show_one(thing: Mapping[str, Any], output: Output) -> None:
                 print(f"{name:{width}}  {value}".rstrip())
 
 
+def show_document(
+    document: Mapping[str, Any], output: Output, table: Callable[[], None], ids: Iterable[object]
+) -> None:
+    """What has a look and ids of its own; JSON and YAML are the document."""
+    match output:
+        case Output.TABLE:
+            table()
+        case Output.IDS:
+            for one in ids:
+                print(one)
+        case _:
+            show_one(document, output)
+
+
 def note(message: str) -> None:
     """Something for the person, not for the pipe."""
     print(f"sluiceway: {message}", file=sys.stderr, flush=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ app.add_typer(quota, name="quota")
 
 Tenant = Annotated[int, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Whose users.")]
 User = Annotated[str, typer.Option("--user", help="One user; left out: all who have no limit of their own.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+_LIMITS: list[Column] = [
+    ("USER", lambda row: row["user"] or "(all others)"),
+    ("USED", "used"),
+    ("POINTS A DAY", "points_per_day"),
+]
 
 
 @quota.command("set")
@@ -30,24 +35,23 @@ def set_limit(
     points: Annotated[int, typer.Argument(metavar="POINTS", min=0, help="Points a day.")],
     tenant: Tenant,
     user: User = "",
-    as_json: Json = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Limit a user, or all who have no limit of their own; holds from the next create on."""
     complete(_set(tenant, user, points))
-    if as_json:
-        print(json.dumps({"tenant": str(tenant), "user": user, "points_per_day": points}))
-    else:
-        print(f"{_named(user)} of tenant {tenant} may spend {points} points a day")
+    said = f"{_named(user)} of tenant {tenant} may spend {points} points a day"
+    document = {"tenant": str(tenant), "user": user, "points_per_day": points}
+    show_document(document, chosen(output, as_json), lambda: print(said), [user])
 
 
 @quota.command()
-def clear(tenant: Tenant, user: User = "", as_json: Json = False) -> None:
+def clear(tenant: Tenant, user: User = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
     """Take a limit away; exit code 1 when there is none."""
     cleared = complete(_clear(tenant, user))
-    if as_json:
-        print(json.dumps({"tenant": str(tenant), "user": user, "cleared": cleared}))
-    else:
-        print(f"{_named(user)} of tenant {tenant}: {'the limit is gone' if cleared else 'there is no such limit'}")
+    said = f"{_named(user)} of tenant {tenant}: {'the limit is gone' if cleared else 'there is no such limit'}"
+    document = {"tenant": str(tenant), "user": user, "cleared": cleared}
+    show_document(document, chosen(output, as_json), lambda: print(said), [user] if cleared else [])
     if not cleared:
         raise typer.Exit(1)
 
@@ -56,18 +60,21 @@ def clear(tenant: Tenant, user: User = "", as_json: Json = False) -> None:
 def show(
     tenant: Tenant,
     user: Annotated[str | None, typer.Option("--user", help="The account of one user.")] = None,
-    as_json: Json = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a tenant's limits and what was spent today, or the account of one user."""
     shown = complete(_limits(tenant) if user is None else _account(tenant, user))
-    if as_json:
-        print(json.dumps(shown))
-    elif user is None:
-        for row in shown["items"]:
-            print(f"{row['user'] or '(all others)':32}  {row['used']:>12} of {row['points_per_day']}")
-    else:
-        limit = "no limit" if shown["limit"] is None else f"{shown['rest']} of {shown['limit']} left"
-        print(f"{user or '(no name)'}: {shown['used']} points used on {shown['day']}, {limit}")
+    users = [row["user"] for row in shown["items"]] if user is None else [user]
+    show_document(shown, chosen(output, as_json), lambda: _show(shown, user), users)
+
+
+def _show(shown: dict[str, Any], user: str | None) -> None:
+    if user is None:
+        show_list(shown["items"], _LIMITS, Output.TABLE)
+        return
+    limit = "no limit" if shown["limit"] is None else f"{shown['rest']} of {shown['limit']} left"
+    print(f"{user or '(no name)'}: {shown['used']} points used on {shown['day']}, {limit}")
 
 
 def _named(user: str) -> str:

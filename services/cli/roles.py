@@ -26,10 +26,21 @@ def dispatcher() -> None:
     _run("dispatcher")
 
 
-@app.command()
-def executor() -> None:
-    """Run an executor: calls models and stores results."""
-    _run("executor")
+executor = typer.Typer(
+    help="Run an executor (calls models and stores results); or list, drain, undrain those that run.",
+    invoke_without_command=True,
+)
+app.add_typer(executor, name="executor")
+
+
+@executor.callback()
+def run_executor(context: typer.Context) -> None:
+    """Without a command: run one. Its commands go to the stores, as other operators' commands do."""
+    from services.cli.here import adopt_stack
+
+    if context.invoked_subcommand is None:
+        _run("executor")
+    adopt_stack()
 
 
 @app.command()

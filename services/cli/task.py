@@ -102,7 +102,7 @@ def get(
 def list_tasks(
     model: Annotated[str | None, typer.Option("--model", help="Name of a model.")] = None,
     status: Annotated[str | None, typer.Option("--status", help="Status words, comma separated.")] = None,
-    biz_name: Annotated[str | None, typer.Option("--biz-name")] = None,
+    biz_name: Annotated[str | None, typer.Option("--biz-name", help="Your own name for them.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
     url: UrlOption = "",
     key_file: KeyFileOption = None,

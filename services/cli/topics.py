@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 if TYPE_CHECKING:
     from libs.common.ports_dispatch import LaneInfo
@@ -37,7 +37,7 @@ class TopicLine:
 
 
 @app.command()
-def topics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def topics(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
     """List the topics of models, events and dead letters, and whether they exist.
 
     A running dispatcher makes what is missing. Exit code 3 when the database or the broker cannot be reached.
@@ -52,9 +52,11 @@ def topics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     except (Unavailable, OutcomeUnknown) as error:
         print(f"sluiceway: {error}", file=sys.stderr)
         raise typer.Exit(3) from error
-    if as_json:
-        print(json.dumps({"topics": [asdict(line) | {"exists": line.existing is not None} for line in lines]}))
-        return
+    document = {"topics": [asdict(line) | {"exists": line.existing is not None} for line in lines]}
+    show_document(document, chosen(output, as_json), lambda: _show(lines), [line.topic for line in lines])
+
+
+def _show(lines: Iterable[TopicLine]) -> None:
     for line in lines:
         owner = f"tenant {line.tenant}, model {line.model}" if line.model is not None else ""
         print(f"{line.topic:60} {line.partitions:3}  {line.state:14} {owner}".rstrip())

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
 
 if TYPE_CHECKING:
     from libs.common.ports_webhooks import Webhook
     from libs.common.settings import Settings
 
+_LISTED: list[Column] = [
+    ("ID", "id"),
+    ("TENANT", "tenant"),
+    ("STATE", "state"),
+    ("FAILING SINCE", "failing_since"),
+    ("URL", lambda line: line["url"] or "(addresses of tasks)"),
+]
+
 
 @app.command()
 def webhooks(
     failing: Annotated[bool, typer.Option("--failing", help="Only those that fail or were switched off.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """List the webhooks of every tenant: whether each is on, and since when it fails."""
     from libs.common.settings import load_settings
     from services.cli.wiring import complete
 
     found = [_line(webhook) for webhook in complete(_read(load_settings(), failing))]
-    if as_json:
-        print(json.dumps({"webhooks": found}))
-        return
-    for line in found:
-        print(f"{line['tenant']:>12}  {line['id']:>8}  {line['state']:24}  {line['url'] or '(addresses of tasks)'}")
+    show_document(
+        {"webhooks": found},
+        chosen(output, as_json),
+        lambda: show_list(found, _LISTED, Output.TABLE),
+        [line["id"] for line in found],
+    )
 
 
 async def _read(settings: Settings, failing: bool) -> list[Webhook]:

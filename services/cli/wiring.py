@@ -14,7 +14,7 @@ import typer
 # Every command imports this module, and SQLAlchemy takes its time: adapters are imported where they are used.
 if TYPE_CHECKING:
     from libs.common.operations.control import Controls
-    from libs.common.operations.quota import Quota
+    from libs.common.operations.quota import Quota, Weights
     from libs.common.operations.series import Series
     from libs.common.operations.sight import Sight
     from libs.common.operations.why import Why
@@ -69,6 +69,23 @@ async def open_quota(settings: Settings) -> AsyncIterator[Quota]:
 
     async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
         yield Quota(PostgresQuotaBook(database, settings.timezone), ZoneInfo(settings.timezone))
+
+
+@asynccontextmanager
+async def open_weights(settings: Settings) -> AsyncIterator[Weights]:
+    """Tenants in the configured database; Redis, which may be away, tells dispatchers sooner."""
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.quota import PostgresTenants
+    from libs.common.adapters.redis.connection import open_redis
+    from libs.common.adapters.redis.hints import open_hints
+    from libs.common.operations.quota import Weights
+
+    async with (
+        open_database(settings.database_url.get_secret_value(), hot_connections=1) as database,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+        open_hints(redis) as hints,
+    ):
+        yield Weights(PostgresTenants(database, settings.timezone), hints)
 
 
 @asynccontextmanager

@@ -129,8 +129,13 @@ class RedisServer:
         packed = b"".join(map(_packed, commands))
         flight = asyncio.get_running_loop().create_task(self._fly(packed, tickets), name="redis-flight")
         self._flights.add(flight)
-        flight.add_done_callback(self._flights.discard)
+        flight.add_done_callback(self._landed)
         return await asyncio.shield(flight)
+
+    def _landed(self, flight: asyncio.Task[list[Any]]) -> None:
+        self._flights.discard(flight)
+        if not flight.cancelled():
+            flight.exception()  # who waited may be gone: then nobody else looks, and asyncio complains
 
     async def _fly(self, packed: bytes, tickets: Sequence[int | None]) -> list[Any]:
         try:

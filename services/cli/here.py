@@ -1,0 +1,40 @@
+"""The stack of `sluiceway up` on this machine, for commands that go to the stores themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+#: Commands that make such a stack, or a service of some stack: told by their environment alone.
+OWN_SETTINGS = ("up", "down", "status", "demo", "api", "dispatcher", "executor", "janitor")
+
+
+def adopt_stack(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Where no database is named, or that of the stack running here: take this stack's settings where none are given.
+
+    So that after `sluiceway up`, `audit` looks at all of its stores and `dead show` can open what is sealed.
+    """
+    from libs.common.embedded import running
+    from libs.common.embedded.data_folder import chosen_folder
+
+    folder = chosen_folder(None, environment)
+    try:
+        report = running.current_report(folder.path)
+    except OSError:  # somebody else's
+        return
+    if report is None or report["pid"] is None or environment.get("SLUICEWAY_DATABASE_URL_FILE"):
+        return
+    if environment.get("SLUICEWAY_DATABASE_URL") not in (None, "", report["database"]):
+        return
+    found = {
+        "SLUICEWAY_DATABASE_URL": report["database"],
+        "SLUICEWAY_REDIS_URL": report["redis"],
+        "SLUICEWAY_KAFKA_BOOTSTRAP": report["kafka"],
+        "SLUICEWAY_STORAGE_URL": report["object_store"],
+        "SLUICEWAY_STAGING_DIR": str(folder.staging),
+    }
+    if folder.secrets.exists() and not environment.get("SLUICEWAY_SECRET_KEYS"):
+        found["SLUICEWAY_SECRET_KEYS_FILE"] = str(folder.secrets)
+    for name, value in found.items():
+        if not environment.get(name) and not environment.get(f"{name}_FILE"):
+            environment[name] = value

@@ -1,0 +1,49 @@
+"""Commands that go to the stores find those of the stack that runs here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from libs.common.embedded import running
+from services.cli.here import adopt_stack
+
+ADDRESSES = {"database": "postgresql://here", "redis": "redis://here", "kafka": "here:9", "object_store": "file:///x"}
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    (tmp_path / "secrets").write_text("key\n")
+    running.write_report(tmp_path, {**ADDRESSES, "pid": os.getpid(), "processes": []})
+    return tmp_path
+
+
+def adopted(stack: Path, **given: str) -> dict[str, str]:
+    environment = {"SLUICEWAY_DATA": str(stack), **given}
+    adopt_stack(environment)
+    return {name.removeprefix("SLUICEWAY_"): value for name, value in environment.items()}
+
+
+def test_a_running_stack_is_taken_whole(stack: Path) -> None:
+    with running.held(stack):
+        found = adopted(stack)
+        assert (found["DATABASE_URL"], found["REDIS_URL"], found["KAFKA_BOOTSTRAP"]) == (
+            "postgresql://here", "redis://here", "here:9",
+        )  # fmt: skip
+        assert (found["STAGING_DIR"], found["SECRET_KEYS_FILE"]) == (str(stack / "staging"), str(stack / "secrets"))
+        named = adopted(stack, SLUICEWAY_DATABASE_URL="postgresql://here", SLUICEWAY_REDIS_URL="redis://own")
+        assert (named["REDIS_URL"], named["KAFKA_BOOTSTRAP"]) == ("redis://own", "here:9")
+        keys = adopted(stack, SLUICEWAY_SECRET_KEYS="own")
+        assert "SECRET_KEYS_FILE" not in keys
+
+
+def test_other_stores_and_stacks_that_do_not_run_are_left_alone(stack: Path, tmp_path: Path) -> None:
+    assert adopted(stack) == {"DATA": str(stack)}
+    assert adopted(tmp_path / "nothing") == {"DATA": str(tmp_path / "nothing")}
+    with running.held(stack):
+        other = adopted(stack, SLUICEWAY_DATABASE_URL="postgresql://other")
+        assert other == {"DATA": str(stack), "DATABASE_URL": "postgresql://other"}
+        mounted = adopted(stack, SLUICEWAY_DATABASE_URL_FILE="/run/secrets/database")
+        assert "REDIS_URL" not in mounted
