@@ -659,3 +659,17 @@ async def test_a_new_key_of_the_model_holds_for_jobs_that_run(jobs: Jobs) -> Non
     await jobs.rig.ended(ids)
     assert jobs.provider.keys[0] == "old"
     assert jobs.provider.keys[-1] == "new"
+
+
+async def test_a_model_that_is_called_in_another_way_now_loses_no_job_that_runs(jobs: Jobs) -> None:
+    jobs.hurry = 1.0
+    model = await jobs.model()
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"] * 2 + ["succeeded"])
+    await jobs.waits(running)
+    another = {"adapter": "plain-http", "base_url": "http://127.0.0.1:1"}
+    changed = await PostgresModels(jobs.rig.database).update(model, "", another)
+    assert changed is not None
+    running.executor._models.put(changed)
+    await jobs.rig.ended(ids)
+    await jobs.clean()

@@ -54,8 +54,12 @@ class JobCalls:
         return adapter
 
     def now(self, model: Model) -> Model:
-        """The model as it is now: a job outlives changes of its model, a new api_key above all."""
-        return self._newest(model.id) or model
+        """The model as it is now: a job outlives changes of its model, a new api_key above all.
+
+        Of one that is called by another adapter now, nothing new says how this job is asked about.
+        """
+        newest = self._newest(model.id)
+        return newest if newest is not None and newest.adapter == model.adapter else model
 
     def config(self, model: Model) -> Mapping[str, Any]:
         """The model's adapter_config, read once a change."""
