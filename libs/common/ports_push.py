@@ -34,7 +34,7 @@ class TaskState:
     error_code: str | None
     error_message: str | None
     created_at: datetime
-    at: datetime  #: when it came to this status
+    at: datetime  #: when it came to this status, or a provider said more of it
     read_at: datetime  #: no later than the look that this came from
     job_message: str = ""  #: what its provider says
 

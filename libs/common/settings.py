@@ -62,7 +62,9 @@ class Settings(BaseSettings):
 
     api_host: str = Field("127.0.0.1", description="address that the API listens on")
     public_url: str = Field(
-        "", description="address at which providers reach this API, for their callbacks; empty: none are asked for"
+        "",
+        description="address at which others reach this API: for callbacks of providers (empty: none are asked for)"
+        " and links in webhooks",
     )
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0: any free one")
     health_host: str = Field("127.0.0.1", description="address of probes and metrics of the other services")

@@ -253,7 +253,9 @@ class NewsOut(BaseModel):
     attempt: int
     sequence: int = Field(description="The task's version: of two changes of one task the greater is the newer.")
     final: bool = Field(description="Nothing follows. A failure that will be tried again is not final.")
-    at: datetime = Field(description="Since when the task has this status.")
+    at: datetime = Field(
+        description="When it came to this status; of a job at a provider, when that said what this tells."
+    )
 
 
 class CancelOut(BaseModel):

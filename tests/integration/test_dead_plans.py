@@ -1,4 +1,4 @@
-"""What lists of the dead and their jobs cost with 50,000 dead beside many more tasks: bounded, by buffers."""
+"""What lists of the dead, their jobs and waiting deliveries cost with 50,000 of each: bounded, by buffers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, total
 VALUES ('replay', 'task', '{{}}', 100000, 100, 'r', 'b', 25000);
 INSERT INTO replay_item (job_id, kind, target, public_id, error_code)
 SELECT 1, 'task', id, public_id::text, 'x' FROM task WHERE id % 2 = 0;
+INSERT INTO webhook (tenant_id, kind, url, secrets)
+SELECT g, CASE g WHEN 20 THEN 'tasks' ELSE 'endpoint' END, CASE g WHEN 20 THEN '' ELSE 'http://h' END, ''
+FROM generate_series(1, 20) g;
+INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, next_at)
+SELECT 1 + g % 20, 1 + g % 20, CASE g % 20 WHEN 19 THEN 'host ' || g % 7 ELSE '' END, '',
+  gen_random_uuid(), g || ':1', 'task.failed', '{{}}',
+  now() + make_interval(secs => CASE WHEN g % 20 < 10 THEN 3600 ELSE -g END)
+FROM generate_series(1, {DEAD}) g;
 UPDATE dead_task SET dropped_at = now() WHERE task_id % 10 = 1;
 """
 _ALL = {
@@ -55,6 +63,7 @@ LOOKS: dict[str, tuple[str, dict[str, str], int]] = {
     "items": ("replay_items", {"job": "1", "after": "0", "limit": "1001"}, 200),
     "what a janitor takes": ("take_replay_jobs", {"1": "gen_random_uuid()", "2": "'{task}'", "3": "10"}, 60),
     "what is due": ("replay_due", {"1": "1", "2": "500"}, 9_000),
+    "what webhooks send next": ("due_deliveries", {"1": "4", "2": "500", "3": "0", "4": "''"}, 600),
     "whether a job is done": ("finish_replay", {"1": "1"}, 20),
 }
 

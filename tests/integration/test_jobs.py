@@ -14,6 +14,7 @@ from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.control import Controls
@@ -137,6 +138,25 @@ async def test_what_the_provider_says_is_shown_when_it_changes_and_never_backwar
     assert [progress for status, progress in shown if status == TaskStatus.PROCESSING] == [40.0, 100.0]
     assert "halfway" in {message for _, _, message, _ in seen}
     assert len(await jobs.rig.sql("SELECT 1 FROM history")) == 0
+
+
+async def test_what_is_pushed_of_a_job_has_the_time_of_its_news(jobs: Jobs) -> None:
+    model = await jobs.model()
+    states = PostgresTaskStates(jobs.rig.database)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["queued", {"status": "processing", "progress": 40}, *["processing"] * 999])
+    await jobs.waits(running)
+
+    async def works() -> bool:
+        (state,) = await states.by_ids([(model.tenant_id, ids[0])])
+        return state.status == TaskStatus.PROCESSING
+
+    await until(works, "the provider works")
+    (state,) = await states.by_ids([(model.tenant_id, ids[0])])
+    (times,) = await jobs.rig.sql(
+        "SELECT p.told_at, p.submitted_at, d.started_at FROM provider_job p JOIN dispatch d ON d.id = p.task_id"
+    )
+    assert state.at == times["told_at"] > times["submitted_at"] > times["started_at"]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def refusal(host: str, port: int) -> EgressRefused:
         why = "is a cloud's metadata service"
     else:
         why = "is or leads to a private or reserved address"
-    return EgressRefused(f"{host} {why}, which models may not call; an operator can allow it: {SETTING}={entry}")
+    return EgressRefused(f"{host} {why}, which may not be called; an operator can allow it: {SETTING}={entry}")
 
 
 def _known_addresses(host: str) -> tuple[str, ...]:

@@ -95,10 +95,13 @@ async def delete_webhook(webhook_id: str, caller: Admin, cases: Cases) -> Respon
     ),
 )
 async def rotate_webhook(
-    webhook_id: str, wanted: Annotated[RotateIn, examples.body(examples.ROTATE_IN)], caller: Admin, cases: Cases
+    webhook_id: str,
+    caller: Admin,
+    cases: Cases,
+    wanted: Annotated[RotateIn | None, examples.body(examples.ROTATE_IN)] = None,
 ) -> Response:
     """The answer shows the fresh secret, once. For a day the old one signs beside it."""
-    webhook, secret = await cases.webhooks.rotate(caller.tenant_id, _id(webhook_id), wanted.secret)
+    webhook, secret = await cases.webhooks.rotate(caller.tenant_id, _id(webhook_id), wanted.secret if wanted else None)
     return JsonAnswer({**webhook_view(webhook), "secret": secret}, headers={"Cache-Control": "no-store"})
 
 

@@ -74,6 +74,8 @@ async def test_rotation_keeps_the_old_secret_beside_the_fresh_one(tenant: Tenant
     assert secrets.old_until is not None
     assert (await tenant.call("POST", path, json={"secret": OWN})).json()["secret"] == OWN
     assert (await secrets_of(tenant, webhook["id"])).old == fresh
+    without = await tenant.call("POST", path)
+    assert (without.status_code, (await secrets_of(tenant, webhook["id"])).current) == (200, without.json()["secret"])
 
 
 async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:

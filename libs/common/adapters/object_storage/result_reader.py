@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: store's is cut off because its reader was slow.
 PIECE_BYTES: Final = 4 * 1024 * 1024
 _UNKNOWN: Final = "application/octet-stream"
+#: What no key of ours has in it, and stores do not read.
+_STEPS: Final = frozenset(("", ".", ".."))
 
 
 class StoredResults:
@@ -32,10 +34,10 @@ class StoredResults:
         self._base = base if base.endswith("/") else base + "/"
 
     def holds(self, tenant_id: int, url: str) -> bool:
-        return url.startswith(f"{self._base}{tenant_id}/")
+        return url.startswith(f"{self._base}{tenant_id}/") and not _STEPS.intersection(self._key(url).split("/"))
 
     async def open(self, url: str) -> ResultContent | None:
-        key = unquote(url.removeprefix(self._base))
+        key = self._key(url)
         try:
             found = await obstore.get_async(self._store, key)
             size = int(found.meta["size"])
@@ -46,6 +48,9 @@ class StoredResults:
             raise _unavailable() from error
         chunks = _whole(first) if first is not None else _pieces(self._store, key, size)
         return ResultContent(size, TYPES.get(key.rpartition(".")[2], _UNKNOWN), chunks)
+
+    def _key(self, url: str) -> str:
+        return unquote(url.removeprefix(self._base))
 
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:

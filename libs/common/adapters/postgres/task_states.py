@@ -22,6 +22,8 @@ _SINCE: Final = {
     TaskStatus.GENERATED: "generated_at",
     TaskStatus.MIGRATING: "migrating_at",
 }
+#: The statuses that a provider's news bring about: there it is the newest of them that counts.
+_TOLD: Final = (TaskStatus.QUEUED, TaskStatus.PROCESSING)
 
 
 class PostgresTaskStates:
@@ -74,4 +76,5 @@ def _since(row: Any, status: TaskStatus) -> datetime:
         since = row["finished_at"] or row["entered_at"]
     else:
         since = row[_SINCE[status]] if status in _SINCE else row["created_at"]
-    return since or row["created_at"]
+    told: datetime | None = row["job_told_at"] if status in _TOLD else None
+    return max((at for at in (since, told) if at is not None), default=row["created_at"])

@@ -49,7 +49,7 @@ WITH m AS MATERIALIZED (
   RETURNING q.id, q.attempt, m.provider_id, m.status, m.progress, m.message
 )
 UPDATE provider_job p SET provider_id = coalesce(x.provider_id, p.provider_id), status = x.status, unit_progress = x.progress,
-  message = x.message, submitted_at = coalesce(p.submitted_at, now())
+  message = x.message, submitted_at = coalesce(p.submitted_at, now()), told_at = now()
 FROM mine x WHERE p.task_id = x.id AND p.attempt = x.attempt AND p.ended_at IS NULL
 RETURNING p.task_id AS id
 

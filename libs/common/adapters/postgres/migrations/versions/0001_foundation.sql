@@ -511,6 +511,7 @@ CREATE TABLE provider_job (
   message text NOT NULL DEFAULT '',
   intended_at timestamptz NOT NULL DEFAULT now(),
   submitted_at timestamptz,
+  told_at timestamptz,
   deadline timestamptz NOT NULL,
   ended_at timestamptz,
   cancel_at timestamptz,
@@ -759,7 +760,7 @@ SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name
   t.oss_file, t.file_type, t.file_size, t.files,
   coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message,
   d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase,
-  p.provider_id AS provider_job_id, p.unit_progress, p.message AS job_message
+  p.provider_id AS provider_job_id, p.unit_progress, p.message AS job_message, p.told_at AS job_told_at
 FROM task t LEFT JOIN dispatch d ON d.id = t.id
 LEFT JOIN provider_job p ON p.task_id = t.id AND p.attempt = coalesce(d.attempt, t.attempt);
 
