@@ -46,14 +46,15 @@ class Callbacks:
         """204 for every token of ours. Raises Problem, ClientGone and DatabaseUnavailable."""
         if scope["method"] != "POST":
             raise Problem("method_not_allowed", "Callbacks are sent by POST.", headers={"Allow": "POST"})
-        key = self._tokens.read(scope["path"].removeprefix(_FACE))
+        token = scope["path"].removeprefix(_FACE)
+        key = self._tokens.read(token)
         if key is None:
             raise Problem("not_found", "There is nothing here.")
         named = named_headers(scope)
         require_plain(named)
         body = await read_body(named, receive, self._limit)
         await failpoint("api/before-callback")
-        task = await self._box.keep(key, _kept(named), body)
+        task = await self._box.keep(key, _kept(named, token.encode()), body)
         await failpoint("api/after-callback")
         if task is not None:
             self._hints.publish_soon(wire.JOBS, str(task))
@@ -61,9 +62,11 @@ class Callbacks:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _kept(named: Mapping[bytes, bytes]) -> dict[str, str]:
+def _kept(named: Mapping[bytes, bytes], token: bytes) -> dict[str, str]:
     kept: dict[str, str] = {}
     for name, value in named.items():
+        if token in value:  # proxies repeat the address
+            continue
         if name not in _DROPPED and len(value) <= _HEADER_BYTES and len(kept) < _HEADERS:
             kept[name.decode("latin-1")] = value.decode("latin-1").replace("\x00", "")
     return kept

@@ -17,6 +17,7 @@ from libs.common.adapters.secrets import KeyRing
 from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.runtime import failpoints
 from libs.common.runtime.metrics import exposition
+from tests.support import canaries
 from tests.support.api import Api, running_api
 from tests.support.openapi import assert_described
 
@@ -76,6 +77,20 @@ async def test_the_body_is_kept_where_it_is_the_truth(box: Box) -> None:
     assert "webhook-id" in row["headers"]
     assert "Bearer" not in row["headers"]
     assert "a=b" not in row["headers"]
+
+
+@pytest.mark.asyncio(loop_scope="package")
+async def test_neither_the_token_nor_credentials_on_the_way_are_kept_anywhere(
+    box: Box, stores: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    key, canary = await box.job(), "canary-0123456789"
+    secret = token(key)
+    headers = {"Proxy-Authorization": f"Basic {canary}", "X-Original-URI": f"/v1/callbacks/{secret}", "webhook-id": "7"}
+    assert (await box.call(secret, headers=headers)).status_code == 204
+    assert len(await box.kept(key)) == 1
+    assert await canaries.in_database(stores[0], [canary, secret]) == []
+    out, err = capfd.readouterr()
+    assert canaries.in_texts({"out": out, "err": err, "metrics": exposition().decode()}, [canary, secret]) == []
 
 
 @pytest.mark.asyncio(loop_scope="package")

@@ -9,6 +9,7 @@ import pytest
 
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts.webhook import decode_secrets
+from tests.support import canaries
 from tests.support.api import Api, Tenant
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -101,6 +102,20 @@ async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
     await tenant.call("PATCH", f"/v1/webhooks/{webhook['id']}", json={"enabled": False})
     refused = await tenant.call("POST", f"{path}/{ids[2]}/redeliver")
     assert (refused.status_code, refused.json()["code"]) == (409, "webhook_disabled")
+
+
+async def test_a_secret_is_in_no_store_and_in_no_log(
+    tenant: Tenant, stores: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    secrets = [(await made(tenant))["secret"], (await made(tenant, secret=OWN))["secret"]]
+    (webhook, *_) = (await tenant.call("GET", "/v1/webhooks")).json()["items"]
+    secrets.append((await tenant.call("POST", f"/v1/webhooks/{webhook['id']}/rotate", json={})).json()["secret"])
+    await tenant.call("POST", "/v1/webhooks", json={"url": "nowhere", "secret": OWN})
+    await tenant.call("POST", "/v1/webhooks", json={"url": URL, "secret": OWN[:-9]})
+    clear = [secret.removeprefix("whsec_").rstrip("=") for secret in secrets]
+    assert await canaries.in_database(stores[0], clear) == []
+    out, err = capfd.readouterr()
+    assert canaries.in_texts({"out": out, "err": err}, [*clear, OWN[6:-9]]) == []
 
 
 async def test_nobody_reaches_another_tenants_webhooks(api: Api, tenant: Tenant) -> None:
