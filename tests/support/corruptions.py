@@ -109,6 +109,10 @@ async def it_runs_for_ever(scene: Scene) -> None:
     await scene.sql("UPDATE dispatch SET until = now() - interval '1 h' WHERE id = $1", scene.running.id)
 
 
+async def its_time_has_passed(scene: Scene) -> None:
+    await scene.sql("UPDATE dispatch SET expires_at = now() - interval '1 h' WHERE id = $1", scene.waiting)
+
+
 async def its_model_was_deleted(scene: Scene) -> None:
     await scene.sql("UPDATE lane SET closed = true")
     await scene.sql("UPDATE model SET deleted_at = now() - interval '2 min'")
@@ -435,6 +439,7 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I4", its_executor_is_silent),
     ("I4", it_runs_for_ever),
     ("I4", its_model_was_deleted),
+    ("I4", its_time_has_passed),
     ("I4", a_lease_was_never_closed),
     ("I5", an_attempt_is_missing),
     ("I5", an_attempt_ended_before_it_ended),

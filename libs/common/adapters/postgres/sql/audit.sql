@@ -46,6 +46,8 @@ SELECT x.id, x.subject, x.detail FROM (
       THEN 'belongs to executor ' || coalesce(d.executor, d.held_by) || ', which is silent'
     WHEN d.state = 1 AND d.token IS NOT NULL AND d.phase < 2 AND d.until < now() - make_interval(secs => $3 + 30)
       THEN 'runs past its deadline ' || d.until
+    WHEN d.token IS NULL AND d.expires_at < now() - make_interval(secs => $3 + 30)
+      THEN 'should have started or ended by ' || d.expires_at || ' and still waits'
     END AS detail
   FROM dispatch d LEFT JOIN lane l ON l.id = d.lane LEFT JOIN model m ON m.id = l.model_id
   LEFT JOIN executor e ON e.id = coalesce(d.executor, d.held_by) WHERE d.id > $1 AND d.id <= $2) x
