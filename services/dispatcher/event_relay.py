@@ -12,7 +12,7 @@ from libs.common.contracts.topics import EVENT_PARTITIONS
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.operations.event_records import event_record
 from libs.common.ports_dispatch import Carrier, EventRow, Events, TopicPlan
-from libs.common.runtime.backoff import delay_after, reconnect_delays
+from libs.common.runtime.backoff import delay_after, pause, reconnect_delays
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
@@ -169,12 +169,12 @@ class EventRelay:
                 self._clear()
                 log.info("events.relay_is_ours")
         if not self._holding:
-            await self._pause(_HOLD_SECONDS)
+            await pause(_HOLD_SECONDS, self._stopped)
         elif not self._carrier.reachable and not await self._carrier.probe():
             log.warning("events.broker_away", cause=self._carrier.last_error)
-            await self._pause(_LONGEST_PAUSE)
+            await pause(_LONGEST_PAUSE, self._stopped)
         elif not self._partitions:
-            await self._pause(_FIRST_PAUSE)
+            await pause(_FIRST_PAUSE, self._stopped)
         else:
             return True
         return False
@@ -265,18 +265,8 @@ class EventRelay:
         self._acknowledged = []
         self._clear()
         self._held_at = float("-inf")
-        await self._pause(seconds)
+        await pause(seconds, self._stopped)
 
     def _on_topic(self, partitions: int | None) -> None:
         # Fixed for ever, whatever its operators made of the topic: a task's events stay in one partition.
         self._partitions = min(partitions or 0, EVENT_PARTITIONS)
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep; a stop cuts it short."""
-        if seconds <= 0 or self._stopped.is_set():
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            return

@@ -10,7 +10,7 @@ from typing import Final
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_dispatch import Carrier, DispatchQueue, LaneAsk, LeasedRow
-from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.backoff import pause, reconnect_delays
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
@@ -85,10 +85,10 @@ class Relay:
                     delays = reconnect_delays(self._rng)
                 except (Unavailable, OutcomeUnknown) as error:
                     log.warning("relay.database_away", cause=str(error))
-                    await self._pause(next(delays))
+                    await pause(next(delays), self._stopped)
                 except Exception as error:
                     log.error("relay.turn_failed", error=type(error).__name__, message=str(error)[:500])
-                    await self._pause(next(delays))
+                    await pause(next(delays), self._stopped)
         finally:
             await self.settle()
 
@@ -148,7 +148,7 @@ class Relay:
         histogram("sluiceway_dispatcher_tick_seconds").observe(time.monotonic() - began)
         histogram("sluiceway_dispatcher_tick_rows").observe(len(turn.rows))
         if turn.busy and not turn.rows:
-            await self._pause(_LOCKED_PAUSE)
+            await pause(_LOCKED_PAUSE, self._stopped)
         return turn.rows
 
     def _launch(self, rows: Sequence[LeasedRow]) -> None:
@@ -211,7 +211,7 @@ class Relay:
         while not self._stopped.is_set() and not await self._carrier.probe():
             tries += 1
             log.warning("relay.broker_away", cause=self._carrier.last_error)
-            await self._pause(next(delays))
+            await pause(next(delays), self._stopped)
         if tries:
             self._roads.look_at_topics()
 
@@ -224,13 +224,3 @@ class Relay:
         except TimeoutError:
             return False
         return True
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep; a stop cuts it short."""
-        if seconds <= 0 or self._stopped.is_set():
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            return

@@ -18,7 +18,7 @@ from libs.common.contracts import webhook as wire
 from libs.common.domain import webhook as rules
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_webhooks import FIRST_LINE, Answer, Deliveries, Delivery, Line, Poster, Tried
-from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.backoff import pause, reconnect_delays
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -83,14 +83,14 @@ class WebhookSender:
                 if await self._may_send():
                     await self._step()
                 else:
-                    await self._pause(_HOLD_SECONDS)
+                    await pause(_HOLD_SECONDS, self._stopped)
                 delays = reconnect_delays(self._rng)
             except (Unavailable, OutcomeUnknown) as error:
                 log.warning("webhooks.database_away", cause=str(error))
-                await self._pause(next(delays))
+                await pause(next(delays), self._stopped)
             except Exception as error:
                 log.error("webhooks.failed", error=type(error).__name__, message=str(error)[:500])
-                await self._pause(next(delays))
+                await pause(next(delays), self._stopped)
         await self._end()
 
     async def send_due(self) -> int:
@@ -129,7 +129,7 @@ class WebhookSender:
                 pass
             self._buried_at = began
         await self.send_due()
-        await self._pause(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE))
+        await pause(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), self._stopped)
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 await self._wake.wait()
@@ -159,7 +159,7 @@ class WebhookSender:
             log.warning("webhooks.not_recorded", delivery=delivery.id)  # it is due again, under the same id
         except Exception as error:
             log.error("webhooks.attempt_failed", error=type(error).__name__, message=str(error)[:200])
-            await self._pause(_LOOK_SECONDS)
+            await pause(_LOOK_SECONDS, self._stopped)
         else:
             counter("sluiceway_webhook_attempts_total").labels(result="accepted" if answer.accepted else "failed").inc()
 
@@ -208,13 +208,3 @@ class WebhookSender:
         for sending in list(self._sending.values()):
             sending.cancel()  # it is due again, under the same id
         await self.idle()
-
-    async def _pause(self, seconds: float) -> None:
-        """Sleep; a stop cuts it short."""
-        if seconds <= 0 or self._stopped.is_set():
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopped.wait()
-        except TimeoutError:
-            return

@@ -1,7 +1,8 @@
-"""How long to wait before the next try."""
+"""How long to wait before the next try, and waiting it."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import timedelta
 from random import Random
@@ -27,3 +28,14 @@ def reconnect_delays(rng: Random, *, first: float = 0.1, cap: float = 5.0) -> It
     while True:
         yield delay * (1 + _JITTER * rng.random())
         delay = min(delay * 2, cap)
+
+
+async def pause(seconds: float, stopped: asyncio.Event) -> None:
+    """Sleep; a stop cuts it short."""
+    if seconds <= 0 or stopped.is_set():
+        return
+    try:
+        async with asyncio.timeout(seconds):
+            await stopped.wait()
+    except TimeoutError:
+        return

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
-import asyncpg
-
-from libs.common.adapters.postgres.database import UNREACHABLE, Database
-from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.right import Right
 from libs.common.ports_webhooks import Delivery, HookedEvent, Line, Tried
 
 
@@ -18,32 +15,14 @@ class PostgresDeliveries:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._holder: Any = None
+        self._right = Right(database, "become_sender", "sends")
 
     async def hold_sender(self) -> bool:
-        if self._holder is not None:
-            try:
-                await self._holder.fetchval("SELECT 1", timeout=5)
-            except UNREACHABLE:
-                self._drop_holder()
-            else:
-                return True
-        connection = await self._database.acquire()
-        try:
-            ours: bool = await connection.fetchval(self._database.statement("become_sender"), timeout=5)
-        except UNREACHABLE as error:
-            _end(connection)
-            raise DatabaseUnavailable(f"nobody can say who sends: {type(error).__name__}") from error
-        if ours:
-            self._holder = connection
-        else:
-            await self._database.pool.release(connection)
-        return ours
+        return await self._right.hold()
 
     async def close(self) -> None:
         """Give the right up."""
-        if self._holder is not None:
-            self._drop_holder()
+        self._right.give_up()
 
     async def due(self, after: Line, lines: int, per_line: int) -> tuple[list[Delivery], Line | None]:
         rows = await self._database.fetch("due_deliveries", per_line, lines, *after)
@@ -73,10 +52,6 @@ class PostgresDeliveries:
     async def bury(self, limit: int) -> int:
         return len(await self._database.fetch("bury_deliveries", limit))
 
-    def _drop_holder(self) -> None:
-        connection, self._holder = self._holder, None
-        _end(connection)
-
 
 def hooked_columns(events: Sequence[HookedEvent]) -> tuple[list[Any], ...]:
     """The arguments of `hand_to_webhooks`."""
@@ -91,8 +66,3 @@ def hooked_columns(events: Sequence[HookedEvent]) -> tuple[list[Any], ...]:
         [event.url for event in events],
         [event.line for event in events],
     )
-
-
-def _end(connection: Any) -> None:
-    with suppress(asyncpg.InterfaceError):
-        connection.terminate()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 
-from libs.common.adapters.postgres.database import UNREACHABLE, Database
+from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.deliveries import hooked_columns
-from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.adapters.postgres.right import Right
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
     EndFilter,
@@ -91,36 +90,14 @@ class PostgresEvents:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._holder: Any = None
+        self._right = Right(database, "become_relay", "relays")
 
     async def hold_relay(self) -> bool:
-        if self._holder is not None:
-            try:
-                await self._holder.fetchval("SELECT 1", timeout=5)
-            except UNREACHABLE:
-                self._drop_holder()
-            else:
-                return True
-        connection = await self._database.acquire()
-        try:
-            ours: bool = await connection.fetchval(self._database.statement("become_relay"), timeout=5)
-        except UNREACHABLE as error:
-            _end(connection)
-            raise DatabaseUnavailable(f"nobody can say who relays: {type(error).__name__}") from error
-        if ours:
-            self._holder = connection
-        else:
-            await self._database.pool.release(connection)
-        return ours
-
-    def _drop_holder(self) -> None:
-        connection, self._holder = self._holder, None
-        _end(connection)
+        return await self._right.hold()
 
     async def close(self) -> None:
         """Give the right up."""
-        if self._holder is not None:
-            self._drop_holder()
+        self._right.give_up()
 
     async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
         rows = await self._database.fetch("events_after", cursor, limit, list(missing), sorted(sent))
@@ -145,12 +122,6 @@ class PostgresEvents:
         ids, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
         answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends)
         return [row["id"] for row in answers if row["dead"]]
-
-
-def _end(connection: Any) -> None:
-    """Cut a connection off; one that died already is in the pool's hands."""
-    with suppress(asyncpg.InterfaceError):
-        connection.terminate()
 
 
 def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:

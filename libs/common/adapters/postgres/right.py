@@ -1,0 +1,56 @@
+"""A right that one process at a time has: an advisory lock on a connection of its own, which dies with it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+
+from libs.common.adapters.postgres.database import UNREACHABLE, Database
+from libs.common.domain.errors import DatabaseUnavailable
+
+_SECONDS = 5
+
+
+class Right:
+    """The right that `statement` asks for; `who` says in errors whose question was not answered."""
+
+    def __init__(self, database: Database, statement: str, who: str) -> None:
+        self._database = database
+        self._statement = statement
+        self._who = who
+        self._holder: Any = None
+
+    async def hold(self) -> bool:
+        """Whether it is ours now; asked again it is proved again. Raises DatabaseUnavailable."""
+        if self._holder is not None:
+            try:
+                await self._holder.fetchval("SELECT 1", timeout=_SECONDS)
+            except UNREACHABLE:
+                self.give_up()
+            else:
+                return True
+        connection = await self._database.acquire()
+        try:
+            ours: bool = await connection.fetchval(self._database.statement(self._statement), timeout=_SECONDS)
+        except UNREACHABLE as error:
+            _end(connection)
+            raise DatabaseUnavailable(f"nobody can say who {self._who}: {type(error).__name__}") from error
+        if ours:
+            self._holder = connection
+        else:
+            await self._database.pool.release(connection)
+        return ours
+
+    def give_up(self) -> None:
+        """Let others have it."""
+        connection, self._holder = self._holder, None
+        if connection is not None:
+            _end(connection)
+
+
+def _end(connection: Any) -> None:
+    """Cut a connection off; one that died already is in the pool's hands."""
+    with suppress(asyncpg.InterfaceError):
+        connection.terminate()
