@@ -15,6 +15,10 @@ from services.cli.output import note
 if TYPE_CHECKING:
     from libs.client import Client
 
+#: A person waits: an API that hangs is told within half a minute.
+_SECONDS = 10.0
+_TRIES = 3
+
 UrlOption = Annotated[
     str, typer.Option("--url", envvar="SLUICEWAY_URL", help="Address of the API; else that of the stack running here.")
 ]
@@ -29,7 +33,7 @@ def connect(url: str, key_file: Path | None) -> Iterator[Client]:
     """A client of the API. Ends the command with exit code 2 when address or key are missing."""
     from libs.client import Client
 
-    with Client(url or _running_here(), _key(key_file)) as client:
+    with Client(url or _running_here(), _key(key_file), timeout=_SECONDS, tries=_TRIES) as client:
         yield client
 
 

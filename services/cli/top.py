@@ -36,6 +36,8 @@ def top(
 ) -> None:
     """Show queues, executors and the outbox, live until interrupted. Without a terminal it looks once.
 
+    `--json` prints a line a look until interrupted; with `--once`, one.
+
     Example: sluiceway top --every 5 --tenant 42
     """
     from libs.common.runtime.logging import configure_logging

@@ -135,14 +135,15 @@ def _holds(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hol
 
 def _ready(world: _World, place: Place | None) -> Iterator[Hold]:
     facts = world.lane.facts
-    yield from _stopped(world)
+    stopped = list(_stopped(world))
+    yield from stopped
     yield from _dispatching(world)
     if facts.in_flight >= facts.window:
         yield _window_full(world)
         yield from _calling(world)
     if place is not None and place.ahead:
         yield Hold("queue", f"{_ahead(place)} of {facts.model!r} go first", value=place.ahead)
-    elif facts.in_flight < facts.window:
+    elif facts.in_flight < facts.window and not stopped:
         yield Hold("next_turn", "it is next: the dispatcher's next turn takes it")
 
 
@@ -153,7 +154,8 @@ def _in_flight(facts: TaskFacts, world: _World) -> Iterator[Hold]:
             yield _broker_unreachable(world)
         yield Hold("publishing", "it is on its way to the broker")
         return
-    yield from _stopped(world)
+    stopped = list(_stopped(world))
+    yield from stopped
     if facts.held_by is None:
         yield from _calling(world)
         yield Hold("on_the_road", "it is published, and no executor has taken it in yet")
@@ -164,7 +166,7 @@ def _in_flight(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     yield from _permits(world)
     if holder is not None and holder.running >= holder.slots:
         yield _executors_full([holder])
-    if not any(True for _ in _permits(world)):
+    if not stopped and not any(True for _ in _permits(world)):
         yield Hold("next_turn", f"executor {facts.held_by} holds it and starts it next")
 
 
