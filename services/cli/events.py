@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,17 +93,18 @@ async def _republish(
 
 async def _tail(since_ms: int, wanted: dict[str, str], count: int | None, as_json: bool) -> None:
     seen = 0
-    async for record in _records(since_ms):
-        event = _event(record)
-        if any(event["data"].get(name) != value for name, value in wanted.items()):
-            continue
-        print(json.dumps(event) if as_json else _line(event), flush=True)
-        seen += 1
-        if seen == count:
-            return
+    async with aclosing(_records(since_ms)) as records:
+        async for record in records:
+            event = _event(record)
+            if any(event["data"].get(name) != value for name, value in wanted.items()):
+                continue
+            print(json.dumps(event) if as_json else _line(event), flush=True)
+            seen += 1
+            if seen == count:
+                return
 
 
-async def _records(since_ms: int) -> AsyncIterator[LogRecord]:
+async def _records(since_ms: int) -> AsyncGenerator[LogRecord, None]:
     from libs.common.adapters.kafka.connection import KafkaConnection
     from libs.common.adapters.kafka.log import KafkaLog
     from libs.common.contracts.topics import events_topic
@@ -111,11 +113,12 @@ async def _records(since_ms: int) -> AsyncIterator[LogRecord]:
     settings = load_settings()
     log = KafkaLog(KafkaConnection.of(settings))
     topic = events_topic(settings.topic_prefix)
-    async for batch in log.follow(topic, since_ms):
-        if not batch:
-            note(f"following {topic}")
-        for record in batch:
-            yield record
+    async with aclosing(log.follow(topic, since_ms)) as batches:
+        async for batch in batches:
+            if not batch:
+                note(f"following {topic}")
+            for record in batch:
+                yield record
 
 
 def _event(record: LogRecord) -> dict[str, Any]:

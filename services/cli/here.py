@@ -30,11 +30,12 @@ def adopt_stack(environment: MutableMapping[str, str] = os.environ) -> None:
         "SLUICEWAY_DATABASE_URL": report["database"],
         "SLUICEWAY_REDIS_URL": report["redis"],
         "SLUICEWAY_KAFKA_BOOTSTRAP": report["kafka"],
+        "SLUICEWAY_BROKER": report.get("broker_kind", ""),
         "SLUICEWAY_STORAGE_URL": report["object_store"],
         "SLUICEWAY_STAGING_DIR": str(folder.staging),
     }
     if folder.secrets.exists() and not environment.get("SLUICEWAY_SECRET_KEYS"):
         found["SLUICEWAY_SECRET_KEYS_FILE"] = str(folder.secrets)
     for name, value in found.items():
-        if not environment.get(name) and not environment.get(f"{name}_FILE"):
+        if value and not environment.get(name) and not environment.get(f"{name}_FILE"):
             environment[name] = value

@@ -111,10 +111,11 @@ class Stack:
 
     @property
     def report(self) -> dict[str, object]:
-        """The addresses, as `sluiceway up --json` names them."""
+        """The addresses, as `sluiceway up --json` names them, and what the broker is."""
         return {
             "api": self.api_url,
             "kafka": self.kafka_bootstrap,
+            "broker_kind": self._broker_kind,
             "database": self.database_url,
             "redis": self.redis_url,
             "object_store": self.storage_url,

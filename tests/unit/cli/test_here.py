@@ -10,7 +10,10 @@ import pytest
 from libs.common.embedded import running
 from services.cli.here import adopt_stack
 
-ADDRESSES = {"database": "postgresql://here", "redis": "redis://here", "kafka": "here:9", "object_store": "file:///x"}
+ADDRESSES = {
+    "database": "postgresql://here", "redis": "redis://here", "kafka": "here:9", "broker_kind": "tansu",
+    "object_store": "file:///x",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def test_a_running_stack_is_taken_whole(stack: Path) -> None:
             "postgresql://here", "redis://here", "here:9",
         )  # fmt: skip
         assert (found["STAGING_DIR"], found["SECRET_KEYS_FILE"]) == (str(stack / "staging"), str(stack / "secrets"))
+        assert found["BROKER"] == "tansu", "it has no idempotent producer, and events would not go out"
         named = adopted(stack, SLUICEWAY_DATABASE_URL="postgresql://here", SLUICEWAY_REDIS_URL="redis://own")
         assert (named["REDIS_URL"], named["KAFKA_BOOTSTRAP"]) == ("redis://own", "here:9")
         keys = adopted(stack, SLUICEWAY_SECRET_KEYS="own")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ class KafkaLog:
                 elif loop.time() - heard > _SILENCE_SECONDS:
                     raise BrokerUnavailable("Kafka gives nothing although there is more to read")
 
-    async def follow(self, topic: str, since_ms: int) -> AsyncIterator[list[LogRecord]]:
+    async def follow(self, topic: str, since_ms: int) -> AsyncGenerator[list[LogRecord], None]:
         """What the topic got since an instant (ms of the epoch), and what comes, for ever. Raises BrokerUnavailable.
 
         The first batch is empty: from then on nothing that comes is missed.
