@@ -55,6 +55,13 @@ async def test_priority_is_strict_within_a_class(desk: QueueDesk) -> None:
     assert taken == [*high, *middle, *low]
 
 
+async def test_what_one_turn_takes_lies_in_the_order_of_its_priorities(desk: QueueDesk) -> None:
+    lane = await desk.lane(concurrency=10)
+    low, high, middle = [await desk.create(lane, 2, priority=priority) for priority in (5, -5, 0)]
+    turn = await desk.queue.lease_due([LaneAsk(lane, 500, 0, FIRST, FIRST)], 500, 1, [])
+    assert [row.id for row in turn.rows] == [*high, *middle, *low]
+
+
 async def test_returning_rows_share_with_fresh_ones_one_to_one(desk: QueueDesk) -> None:
     lane = await desk.lane(concurrency=50)
     returning = await desk.create(lane, 10)

@@ -48,6 +48,7 @@ class PostgresDispatchQueue:
         rows = await self._database.fetch("lease_due", *ask_columns(asks), batch, dispatcher, list(acknowledged))
         rooms = [LaneRoom(row["lane"], row["room"], row["low"]) for row in rows if row["kind"] == _LANE]
         taken = [_leased(row) for row in rows if row["kind"] == _TAKEN]
+        taken.sort(key=lambda row: (row.klass, row.key))  # they go out as they lie here
         return Turn(rooms, taken, [row["lane"] for row in rows if row["kind"] == _BUSY])
 
     async def close_leases(self, leases: Sequence[int]) -> None:
