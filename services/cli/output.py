@@ -55,7 +55,8 @@ def show_one(thing: Mapping[str, Any], output: Output) -> None:
         case Output.YAML:
             print(_yaml(dict(thing)), end="")
         case Output.IDS:
-            print(_first_id(thing))
+            if named := _first_id(thing):  # an overview has no id
+                print(named)
         case Output.TABLE:
             lines = list(_flat(thing))
             width = max((len(name) for name, _ in lines), default=0)

@@ -1,0 +1,30 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from services.cli.output import Output, note, show_document, show_one
+
+
+@pytest.mark.parametrize(
+    ("thing", "printed"), [({"id": 7, "name": "n"}, "7\n"), ({"name": "n"}, "n\n"), ({"ready": 0}, "")]
+)
+def test_ids_of_one_thing(thing: dict[str, object], printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_one(thing, Output.IDS)
+    assert capsys.readouterr().out == printed
+
+
+def test_a_document_is_told_in_four_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"violations": [{"subject": "slot ghost"}]}
+    told = {}
+    for output in Output:
+        show_document(document, output, lambda: note("1 violations"), ["slot ghost"])
+        captured = capsys.readouterr()
+        told[output] = captured.out
+        assert captured.err == ("sluiceway: 1 violations\n" if output is Output.TABLE else "")
+    assert json.loads(told[Output.JSON]) == yaml.safe_load(told[Output.YAML]) == document
+    assert told[Output.IDS] == "slot ghost\n"
