@@ -473,5 +473,8 @@ class Control(Protocol):
     async def drain(self, name: str, on: bool, by: str, reason: str) -> list[bool]:
         """Ask executors of that name to finish and leave, or to stay after all; of each, whether that was news."""
 
+    async def hold_webhook(self, webhook_id: int, on: bool, by: str, reason: str) -> bool | None:
+        """Let a webhook's deliveries wait, or go on; None when there is none, False when it is so already."""
+
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
         """What operators did, newest first."""

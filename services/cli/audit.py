@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.app import app
+from services.cli.here import offer_stack
 from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def audit(
     """Check the invariants over PostgreSQL, Redis, Kafka, results and staging.
 
     Exit code 1 when something is wrong, or when a store could not be looked at.
+
+    Example: sluiceway audit --wait --fix
     """
     from libs.common.runtime.logging import configure_logging
     from libs.common.settings import load_settings
@@ -36,6 +39,8 @@ def audit(
     report = asyncio.run(_run(settings, wait_seconds if wait else 0.0, fix))
     subjects = [violation.subject for violation in report.violations]
     show_document(report.as_dict(), chosen(output, as_json), lambda: _show(report), subjects)
+    if report.unchecked:
+        offer_stack()
     raise typer.Exit(0 if report.clean else 1)
 
 

@@ -11,7 +11,10 @@ from services.cli.output import JsonOption, Output, OutputOption, chosen, show_d
 
 @app.command()
 def config(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Show every setting with its value, secrets hidden; exit code 2 when one cannot be used."""
+    """Show every setting with its value, secrets hidden; exit code 2 when one cannot be used.
+
+    Example: sluiceway config --output yaml
+    """
     from libs.common.settings import load_settings, unknown_names
 
     for name in unknown_names(os.environ):

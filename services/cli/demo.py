@@ -23,6 +23,8 @@ def demo(
     """Start everything, run real tasks of two tenants through it, show the results, stop everything.
 
     Exit code 0 says that every task succeeded, its file opens, and its event arrived.
+
+    Example: sluiceway demo --tasks 3 --keep demo-results
     """
     import asyncio
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from services.cli.app import app
+from services.cli.here import offer_stack
 from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def doctor(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
     """Examine settings, servers, results and staging; exit code 1 when something keeps the product from working.
 
     `--output ids` names what has a problem.
+
+    Example: sluiceway doctor --json
     """
     from libs.common.domain.errors import WrongSetting
     from libs.common.operations.doctor import Diagnosis, problem
@@ -35,6 +38,8 @@ def doctor(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
     report = diagnosis.as_dict()
     wrong_ones = dict.fromkeys(problem["check"] for problem in report["problems"])
     show_document(report, chosen(output, as_json), lambda: _show(diagnosis), wrong_ones)
+    if not diagnosis.healthy:
+        offer_stack()
     raise typer.Exit(0 if diagnosis.healthy else 1)
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+
+from services.cli.output import note
 
 #: Commands that make such a stack, or a service of some stack: told by their environment alone.
 OWN_SETTINGS = ("up", "down", "status", "demo", "api", "dispatcher", "executor", "janitor")
+
+
+def offer_stack(environment: Mapping[str, str] = os.environ) -> None:
+    """Say how to get stores, where none are named and no stack runs here whose stores would have been adopted."""
+    if not (environment.get("SLUICEWAY_DATABASE_URL") or environment.get("SLUICEWAY_DATABASE_URL_FILE")):
+        note("no stack runs here: `sluiceway up` starts one.")
 
 
 def adopt_stack(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -104,7 +104,7 @@ def why(
 ) -> None:
     """Say what a task, or a model, waits for: which limit holds it, its value, its place, and when it may start.
 
-    Examples: sluiceway why 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10; sluiceway why --tenant 42 --model speech
+    Example: sluiceway why --tenant 42 --model speech
     """
     from libs.common.domain.ids import parse_task_id
     from libs.common.operations import insight_json as shown
@@ -118,7 +118,7 @@ def why(
             return shown.task_why_document(await over.why.task(tenant, public_id))
         return shown.model_why_document(await over.why.model(tenant or 0, model or ""), operator=True)
 
-    said, how = _run(ask), chosen(output, as_json)
+    said, how = asked(ask), chosen(output, as_json)
     if how is not Output.TABLE:
         show_one(said, how)
         return
@@ -132,13 +132,16 @@ def why(
 
 @app.command()
 def overview(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Show the numbers of everything."""
+    """Show the numbers of everything.
+
+    Example: sluiceway overview --output yaml
+    """
     from libs.common.operations.insight_json import overview_document
 
     async def ask(over: Insight) -> dict[str, Any]:
         return overview_document(await over.sight.overview())
 
-    show_one(_run(ask), chosen(output, as_json))
+    show_one(asked(ask), chosen(output, as_json))
 
 
 @app.command()
@@ -148,7 +151,10 @@ def lanes(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show models as the queue sees them: backlog, age, limits and what is used of them, pace, errors."""
+    """Show models as the queue sees them: backlog, age, limits and what is used of them, pace, errors.
+
+    Example: sluiceway lanes --tenant 42 --all
+    """
     from libs.common.operations.insight_json import lane_document
 
     async def ask(over: Insight) -> list[dict[str, Any]]:
@@ -160,18 +166,21 @@ def lanes(
                 return found
             after = following
 
-    show_list(_run(ask), LANES, chosen(output, as_json))
+    show_list(asked(ask), LANES, chosen(output, as_json))
 
 
 @app.command()
 def outbox(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Show what has to leave, by channel."""
+    """Show what has to leave, by channel.
+
+    Example: sluiceway outbox --json
+    """
     from libs.common.operations.insight_json import outbox_document
 
     async def ask(over: Insight) -> list[dict[str, Any]]:
         return [outbox_document(channel) for channel in await over.sight.outbox()]
 
-    show_list(_run(ask), OUTBOX, chosen(output, as_json))
+    show_list(asked(ask), OUTBOX, chosen(output, as_json))
 
 
 @app.command()
@@ -196,7 +205,7 @@ def series(
     async def ask(over: Insight) -> dict[str, Any]:
         return series_document(await over.series.read(wanted), step)
 
-    said, how = _run(ask), chosen(output, as_json)
+    said, how = asked(ask), chosen(output, as_json)
     show_list(said["points"], _POINTS, how) if how is Output.TABLE else show_one(said, how)
 
 
@@ -206,13 +215,16 @@ def actions(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what operators did: pauses, resumes, drains, newest first."""
+    """Show what operators did: pauses, resumes, drains, newest first.
+
+    Example: sluiceway actions --limit 10
+    """
     from libs.common.operations.insight_json import action_document
 
     async def ask(over: Insight) -> list[dict[str, Any]]:
         return [action_document(one) for one in (await over.controls.actions(None, limit))[0]]
 
-    show_list(_run(ask), _ACTIONS, chosen(output, as_json))
+    show_list(asked(ask), _ACTIONS, chosen(output, as_json))
 
 
 @app.command()
@@ -228,8 +240,7 @@ def pause(
 ) -> None:
     """Start nothing of a tenant, of a tenant's model, or of anybody; what runs goes on, what is created waits.
 
-    Examples: sluiceway pause --tenant 42 --reason unpaid; sluiceway pause --tenant 42 --model speech;
-    sluiceway pause --all
+    Example: sluiceway pause --tenant 42 --model speech --reason "wrong answers"
     """
     if everything:
         confirm("Pause all dispatching, of every tenant?", yes=yes)
@@ -255,29 +266,38 @@ def resume(
 
 @executor.command("list")
 def list_executors(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Show executors that have not stopped."""
+    """Show executors that have not stopped.
+
+    Example: sluiceway executor list
+    """
     from libs.common.operations.insight_json import executor_document
 
     async def ask(over: Insight) -> list[dict[str, Any]]:
         return [executor_document(one) for one in await over.sight.executors()]
 
-    show_list(_run(ask), EXECUTORS, chosen(output, as_json))
+    show_list(asked(ask), EXECUTORS, chosen(output, as_json))
 
 
 @executor.command()
 def drain(
     name: Name, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False
 ) -> None:
-    """Have an executor finish and leave: it takes nothing new, gives back what waits, lets end what runs, and stops."""
-    _say(_run(lambda over: over.controls.drain(name, _by(by), reason)), chosen(output, as_json))
+    """Have an executor finish and leave: it takes nothing new, gives back what waits, lets end what runs, and stops.
+
+    Example: sluiceway executor drain executor-1 --reason "new version"
+    """
+    say(asked(lambda over: over.controls.drain(name, operator(by), reason)), chosen(output, as_json))
 
 
 @executor.command()
 def undrain(
     name: Name, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False
 ) -> None:
-    """Have it stay after all, if it has not left yet."""
-    _say(_run(lambda over: over.controls.undrain(name, _by(by), reason)), chosen(output, as_json))
+    """Have it stay after all, if it has not left yet.
+
+    Example: sluiceway executor undrain executor-1
+    """
+    say(asked(lambda over: over.controls.undrain(name, operator(by), reason)), chosen(output, as_json))
 
 
 def _order(
@@ -287,7 +307,7 @@ def _order(
         raise typer.BadParameter("say --all, or --tenant, or --tenant and --model")
 
     async def ask(over: Insight) -> str:
-        controls, who = over.controls, _by(by)
+        controls, who = over.controls, operator(by)
         if everything:
             return await (controls.resume_all if resume else controls.pause_all)(who, reason)
         if model is not None:
@@ -295,10 +315,10 @@ def _order(
             return await of_model(tenant or 0, model, who, reason)
         return await (controls.resume_tenant if resume else controls.pause_tenant)(tenant or 0, who, reason)
 
-    _say(_run(ask), output)
+    say(asked(ask), output)
 
 
-def _run(ask: Callable[[Insight], Awaitable[Result]]) -> Result:
+def asked(ask: Callable[[Insight], Awaitable[Result]]) -> Result:
     """Ask the stores; what is not there, or makes no sense, ends with one line and exit code 1."""
     from libs.common.domain.errors import Refused
     from libs.common.runtime.logging import configure_logging
@@ -329,11 +349,13 @@ def plain(document: Result) -> Result:
     return shown
 
 
-def _say(verdict: str, output: Output) -> None:
+def say(verdict: str, output: Output) -> None:
+    """What an order came to."""
     show_document({"verdict": verdict}, output, lambda: print(verdict.replace("_", " ")), [verdict])
 
 
-def _by(named: str) -> str:
+def operator(named: str) -> str:
+    """Who is recorded."""
     return named or getpass.getuser()
 
 

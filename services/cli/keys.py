@@ -50,7 +50,10 @@ def create(
 
 @keys.command("list")
 def list_keys(tenant: Tenant, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Show a tenant's keys, without the keys themselves."""
+    """Show a tenant's keys, without the keys themselves.
+
+    Example: sluiceway keys list --tenant 42
+    """
     show_list(complete(_list(tenant)), _LISTED, chosen(output, as_json))
 
 
@@ -60,7 +63,10 @@ def revoke(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key useless within a second; exit code 1 when there is no such valid key."""
+    """Make a key useless within a second; exit code 1 when there is no such valid key.
+
+    Example: sluiceway keys revoke 7
+    """
     revoked = complete(_revoke(key_id))
     said = f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}"
     show_document(

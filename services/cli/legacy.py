@@ -50,6 +50,8 @@ def import_legacy(
     Can be interrupted and repeated: it goes on behind what is there. Exit codes: 0 everything is here; 1 it stopped,
     and what it had copied stays: repeat it; 2 an option or setting cannot be used; 3 it is through, but rows had to be
     left out, which it lists.
+
+    Example: sluiceway import-legacy --dsn postgresql://reader@old-host/gateway --timezone Asia/Shanghai --dry-run
     """
     from libs.common.domain.errors import Refused, SluicewayError
     from libs.common.domain.wrapped_payload import parse_path

@@ -13,7 +13,10 @@ from services.cli.wiring import complete
 
 @app.command()
 def migrate(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Create or upgrade the tables; safe to run from many places at once."""
+    """Create or upgrade the tables; safe to run from many places at once.
+
+    Example: sluiceway migrate
+    """
     from libs.common.settings import load_settings
     from services.cli.wiring import upgrade
 

@@ -42,7 +42,10 @@ def list_models(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """List the models, newest first."""
+    """List the models, newest first.
+
+    Example: sluiceway models list --output yaml
+    """
     with connect(url, key_file) as client:
         show_list(client.pages("/v1/models", limit=1_000), _COLUMNS, chosen(output, as_json))
 
@@ -55,7 +58,10 @@ def show(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a model, its api_key masked."""
+    """Show a model, its api_key masked.
+
+    Example: sluiceway models show speech --json
+    """
     with connect(url, key_file) as client:
         show_one(_read(client, name), chosen(output, as_json))
 
@@ -97,7 +103,10 @@ def delete(
     key_file: KeyFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete a model: its waiting tasks fail (model_deleted), running ones finish."""
+    """Delete a model: its waiting tasks fail (model_deleted), running ones finish.
+
+    Example: sluiceway models delete speech --yes
+    """
     from libs.client.calls import Call
 
     with connect(url, key_file) as client:

@@ -38,7 +38,10 @@ def set_limit(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Limit a user, or all who have no limit of their own; holds from the next create on."""
+    """Limit a user, or all who have no limit of their own; holds from the next create on.
+
+    Example: sluiceway quota set 1000 --tenant 42 --user ann
+    """
     complete(_set(tenant, user, points))
     said = f"{_named(user)} of tenant {tenant} may spend {points} points a day"
     document = {"tenant": str(tenant), "user": user, "points_per_day": points}
@@ -47,7 +50,10 @@ def set_limit(
 
 @quota.command()
 def clear(tenant: Tenant, user: User = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Take a limit away; exit code 1 when there is none."""
+    """Take a limit away; exit code 1 when there is none.
+
+    Example: sluiceway quota clear --tenant 42 --user ann
+    """
     cleared = complete(_clear(tenant, user))
     said = f"{_named(user)} of tenant {tenant}: {'the limit is gone' if cleared else 'there is no such limit'}"
     document = {"tenant": str(tenant), "user": user, "cleared": cleared}
@@ -63,7 +69,10 @@ def show(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a tenant's limits and what was spent today, or the account of one user."""
+    """Show a tenant's limits and what was spent today, or the account of one user.
+
+    Example: sluiceway quota show --tenant 42
+    """
     shown = complete(_limits(tenant) if user is None else _account(tenant, user))
     users = [row["user"] for row in shown["items"]] if user is None else [user]
     show_document(shown, chosen(output, as_json), lambda: _show(shown, user), users)

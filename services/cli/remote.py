@@ -44,7 +44,7 @@ def _running_here() -> str:
     folder = chosen_folder(None).path
     report = running.current_report(folder) if folder.is_dir() else None
     if report is None or report["pid"] is None:
-        note("which API? Set SLUICEWAY_URL or say --url; no stack of `sluiceway up` runs here.")
+        note("which API? Set SLUICEWAY_URL or say --url; no stack runs here: `sluiceway up` starts one.")
         raise typer.Exit(2)
     return str(report["api"])
 

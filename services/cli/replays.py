@@ -48,7 +48,10 @@ def list_replays(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """List jobs, newest first; they are kept for ever."""
+    """List jobs, newest first; they are kept for ever.
+
+    Example: sluiceway replays list --limit 5
+    """
     show_list(complete(_list(limit)), _LISTED, chosen(output, as_json))
 
 
@@ -59,7 +62,10 @@ def show(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a job's progress; exit code 1 when there is no such job."""
+    """Show a job's progress; exit code 1 when there is no such job.
+
+    Example: sluiceway replays show 7 --items
+    """
     shown = complete(_show(job_id, items))
     how = chosen(output, as_json)
     listed = shown.pop("items", None) if how in (Output.TABLE, Output.IDS) else None
@@ -70,19 +76,28 @@ def show(
 
 @replays.command()
 def pause(job_id: JobId, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Let nothing of a job begin until it is resumed."""
+    """Let nothing of a job begin until it is resumed.
+
+    Example: sluiceway replays pause 7
+    """
     show_one(complete(_steer(job_id, lambda jobs: jobs.pause)), chosen(output, as_json))
 
 
 @replays.command()
 def resume(job_id: JobId, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """Let a paused job go on."""
+    """Let a paused job go on.
+
+    Example: sluiceway replays resume 7
+    """
     show_one(complete(_steer(job_id, lambda jobs: jobs.resume)), chosen(output, as_json))
 
 
 @replays.command()
 def stop(job_id: JobId, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
-    """End a job for good; what it has not done stays dead, free for another job."""
+    """End a job for good; what it has not done stays dead, free for another job.
+
+    Example: sluiceway replays stop 7
+    """
     show_one(complete(_steer(job_id, lambda jobs: jobs.stop)), chosen(output, as_json))
 
 

@@ -27,7 +27,10 @@ def main() -> None:
 
 @secrets.command()
 def new() -> None:
-    """Print a new random key for SLUICEWAY_SECRET_KEYS; docs/operations.md tells how to bring it in."""
+    """Print a new random key for SLUICEWAY_SECRET_KEYS; docs/operations.md tells how to bring it in.
+
+    Example: sluiceway secrets new
+    """
     from libs.common.adapters.secrets import new_key
 
     print(new_key())
@@ -42,6 +45,8 @@ def rotate(
 
     Exit code 1 when something is left that another key sealed: no key opens it, or a process still seals with an old
     one. Exit code 2 when the keys cannot be used. A run that was interrupted is repeated.
+
+    Example: sluiceway secrets rotate --dry-run
     """
     from libs.common.adapters.secrets import KeyRing
     from libs.common.runtime.start import arm_failpoints

@@ -36,7 +36,10 @@ def up(
     redis_port: Annotated[int | None, _port("Redis", "--redis-port")] = None,
     kafka_port: Annotated[int | None, _port("the broker", "--kafka-port")] = None,
 ) -> None:
-    """Start servers and services on this machine; a second call reports the running ones."""
+    """Start servers and services on this machine; a second call reports the running ones.
+
+    Example: sluiceway up --detach --port 8080
+    """
     from libs.common.embedded import running
     from libs.common.embedded.data_folder import chosen_folder
     from libs.common.settings import load_settings
@@ -56,7 +59,10 @@ def up(
 
 @app.command()
 def down(data: Data = None) -> None:
-    """Stop everything of a data folder; nothing to stop is fine too."""
+    """Stop everything of a data folder; nothing to stop is fine too.
+
+    Example: sluiceway down
+    """
     from libs.common.embedded import running
     from libs.common.embedded.data_folder import chosen_folder
 
@@ -67,7 +73,10 @@ def down(data: Data = None) -> None:
 
 @app.command()
 def status(data: Data = None, as_json: Json = False) -> None:
-    """Show addresses and the state of each process; exit code 3 when nothing runs."""
+    """Show addresses and the state of each process; exit code 3 when nothing runs.
+
+    Example: sluiceway status --json
+    """
     from libs.common.embedded import running
     from libs.common.embedded.data_folder import chosen_folder
 
@@ -76,7 +85,7 @@ def status(data: Data = None, as_json: Json = False) -> None:
     if report is not None:
         _print(report, as_json, with_state=True)
     if report is None or report["pid"] is None:
-        _say(f"nothing runs in {folder}")
+        _say(f"nothing runs in {folder}: `sluiceway up` starts a stack")
         raise typer.Exit(3)
 
 

@@ -89,7 +89,10 @@ def get(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show tasks. The first read of a success starts the time until it is cleaned."""
+    """Show tasks. The first read of a success starts the time until it is cleaned.
+
+    Example: sluiceway task get 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
+    """
     with connect(url, key_file) as client:
         found = [_plain(client.get(task_id)) for task_id in _named(ids)]
     if len(found) == 1:
@@ -127,14 +130,20 @@ def wait(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Return when all have ended; exit code 1 unless all of them are successes."""
+    """Return when all have ended; exit code 1 unless all of them are successes.
+
+    Example: sluiceway task wait 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --timeout 60
+    """
     with connect(url, key_file) as client:
         _end([_waited(client.wait, task_id, timeout) for task_id in _named(ids)], chosen(output, as_json))
 
 
 @task.command()
 def watch(task_id: Id, url: UrlOption = "", key_file: KeyFileOption = None, as_json: JsonOption = False) -> None:
-    """Print each change of a task until it ends; exit code 1 unless it is a success."""
+    """Print each change of a task until it ends; exit code 1 unless it is a success.
+
+    Example: sluiceway task watch 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
+    """
     last = ""
     with connect(url, key_file) as client:
         for event in client.events(task_id):
@@ -158,7 +167,10 @@ def cancel(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask for the end of tasks: verdicts are canceled, cancel_requested, already_final."""
+    """Ask for the end of tasks: verdicts are canceled, cancel_requested, already_final.
+
+    Example: sluiceway task cancel 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --yes
+    """
     named = list(_named(ids))
     with connect(url, key_file) as client:
         confirm(f"Cancel {len(named)} tasks?" if len(named) > 1 else f"Cancel the task {named[0]}?", yes=yes)
@@ -175,7 +187,10 @@ def attempts(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """List the attempts that have ended, oldest first."""
+    """List the attempts that have ended, oldest first.
+
+    Example: sluiceway task attempts 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
+    """
     columns: list[Column] = [
         ("ATTEMPT", "attempt"), ("OUTCOME", "outcome"), ("EXECUTOR", "executor"), ("STARTED", "started_at"),
         ("ENDED", "ended_at"), ("ERROR", "error.code"), ("MESSAGE", "error.message"),
@@ -192,7 +207,10 @@ def history(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """List what happened to a task beside its attempts, oldest first."""
+    """List what happened to a task beside its attempts, oldest first.
+
+    Example: sluiceway task history 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --json
+    """
     columns: list[Column] = [("AT", "at"), ("WHAT", "kind"), ("ATTEMPT", "attempt"), ("DETAIL", "detail")]
     with connect(url, key_file) as client:
         show_list(client.history(task_id), columns, chosen(output, as_json))
@@ -206,7 +224,10 @@ def why(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a task waits for: the limit that holds it, its value, the position, an estimate."""
+    """Say what a task waits for: the limit that holds it, its value, the position, an estimate.
+
+    Example: sluiceway task why 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
+    """
     with connect(url, key_file) as client:
         show_one(client.why(task_id), chosen(output, as_json))
 
@@ -222,7 +243,7 @@ def download(
 ) -> None:
     """Write a task's result files; exit code 1 when there is none.
 
-    Example: sluiceway task download ID --to out/
+    Example: sluiceway task download 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --to out/
     """
     with connect(url, key_file) as client:
         found = client.get(task_id)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from services.cli.app import app
+from services.cli.here import offer_stack
 from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def topics(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
     """List the topics of models, events and dead letters, and whether they exist.
 
     A running dispatcher makes what is missing. Exit code 3 when the database or the broker cannot be reached.
+
+    Example: sluiceway topics --output ids
     """
     import asyncio
 
@@ -51,6 +54,7 @@ def topics(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
         lines = asyncio.run(_read(load_settings()))
     except (Unavailable, OutcomeUnknown) as error:
         print(f"sluiceway: {error}", file=sys.stderr)
+        offer_stack()
         raise typer.Exit(3) from error
     document = {"topics": [asdict(line) | {"exists": line.existing is not None} for line in lines]}
     show_document(document, chosen(output, as_json), lambda: _show(lines), [line.topic for line in lines])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
+from services.cli.insight import By, Reason, asked, operator, say
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
 
 if TYPE_CHECKING:
@@ -22,13 +23,30 @@ _LISTED: list[Column] = [
 ]
 
 
-@app.command()
-def webhooks(
+webhooks = typer.Typer(
+    help="""The webhooks of every tenant: list, pause, resume.
+
+    Without a command: list them, whether each is on, and since when it fails.
+
+    Example: sluiceway webhooks --failing
+    """,
+    invoke_without_command=True,
+)
+app.add_typer(webhooks, name="webhooks")
+
+_LARGEST_ID = 2**63
+WebhookId = Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID - 1, help="id of `webhooks`.")]
+
+
+@webhooks.callback()
+def list_webhooks(
+    context: typer.Context,
     failing: Annotated[bool, typer.Option("--failing", help="Only those that fail or were switched off.")] = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """List the webhooks of every tenant: whether each is on, and since when it fails."""
+    if context.invoked_subcommand is not None:
+        return
     from libs.common.settings import load_settings
     from services.cli.wiring import complete
 
@@ -39,6 +57,30 @@ def webhooks(
         lambda: show_list(found, _LISTED, Output.TABLE),
         [line["id"] for line in found],
     )
+
+
+@webhooks.command()
+def pause(
+    webhook_id: WebhookId, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Let the deliveries of a webhook wait; they go out when it is resumed. Exit code 1 when there is no such webhook.
+
+    Example: sluiceway webhooks pause 7 --reason "their server is being moved"
+    """
+    say(asked(lambda over: over.controls.pause_webhook(webhook_id, operator(by), reason)), chosen(output, as_json))
+
+
+@webhooks.command()
+def resume(
+    webhook_id: WebhookId, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Let the deliveries of a webhook go out again, what waited too.
+
+    Example: sluiceway webhooks resume 7
+    """
+    say(asked(lambda over: over.controls.resume_webhook(webhook_id, operator(by), reason)), chosen(output, as_json))
 
 
 async def _read(settings: Settings, failing: bool) -> list[Webhook]:

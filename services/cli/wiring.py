@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from services.cli.here import offer_stack
+
 # Every command imports this module, and SQLAlchemy takes its time: adapters are imported where they are used.
 if TYPE_CHECKING:
     from libs.common.operations.control import Controls
@@ -45,6 +47,7 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
             case _:
                 setting = "SLUICEWAY_DATABASE_URL"
         print(f"sluiceway: {error or type(error).__name__} (see {setting})", file=sys.stderr)
+        offer_stack()
         raise typer.Exit(3) from None
 
 

@@ -18,6 +18,7 @@ import pytest
 from libs.common.embedded import running
 from libs.common.embedded.postgres_home import move_out
 from tests.support import servers
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.processes import alive, offspring, until
 
 pytestmark = pytest.mark.timeout(300)
@@ -47,6 +48,7 @@ def sluiceway(*arguments: str, **settings: str) -> subprocess.CompletedProcess[s
 def report(data: Path, *arguments: str, **settings: str) -> dict[str, Any]:
     done = sluiceway(*arguments, "--data", str(data), "--json", **settings)
     assert done.returncode == 0, done.stderr
+    assert_as_promised((*arguments, "--json"), done.stdout)
     shown: dict[str, Any] = json.loads(done.stdout)
     return shown
 

@@ -22,6 +22,7 @@ from libs.common.embedded.ports import free_port
 from libs.common.ports import SlotRequest
 from libs.common.ports_audit import LogRecord, StoredObject
 from libs.common.ports_dispatch import TopicPlan
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import SLOT_MS, House
 from tests.support.servers import BrokerChoice
 
@@ -90,6 +91,7 @@ async def command(environment: dict[str, str], *arguments: str) -> tuple[int, st
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, errors = await process.communicate()
+    assert_as_promised(arguments, out)
     return process.returncode or 0, out.decode(), errors.decode()
 
 

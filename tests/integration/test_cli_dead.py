@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.graves import Operator, janitor_of, save_up
 from tests.support.house import House
 
@@ -24,6 +25,7 @@ async def run(house: House, *arguments: str, code: int = 0) -> tuple[Any, str]:
     )  # fmt: skip
     out, errors = await process.communicate()
     assert process.returncode == code, (out.decode(), errors.decode())
+    assert_as_promised(arguments, out)
     return (json.loads(out) if out.startswith(b"{") else out.decode()), errors.decode()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import House
 from tests.support.sights import alive
 
@@ -36,6 +37,7 @@ class Shell:
         )  # fmt: skip
         printed, complained = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == code, complained.decode()
+        assert_as_promised(arguments, printed)
         return (complained if code else printed).decode()
 
     async def json(self, *arguments: str) -> Any:
@@ -67,12 +69,32 @@ async def test_a_night_at_the_command_line(house: House, shell: Shell) -> None:
     assert await shell.run("resume", "--tenant", tenant, "--model", model.name) == "resumed\n"
     name = await house.value("SELECT name FROM executor WHERE id = $1", executor)
     assert await shell.json("executor", "drain", name, "--by", "bob") == {"verdict": "draining"}
-    assert "draining" not in await shell.run("executor", "list"), "its posture is its own to say"
+    (listed,) = (await shell.json("executor", "list"))["items"]
+    assert listed["posture"] != "draining", "its posture is its own to say"
     done = (await shell.json("actions"))["items"]
     assert [(one["by"], one["action"]) for one in done] == [("bob", "drain"), ("ann", "resume"), ("ann", "pause")]
     assert (await shell.json("overview"))["ready"] == {"value": 2, "exact": True}
-    assert "dispatch" in await shell.run("outbox")
+    assert "dispatch" in [channel["channel"] for channel in (await shell.json("outbox"))["items"]]
     assert (await shell.json("series", "--hours", "2"))["points"] == []
+
+
+async def test_webhooks_are_paused_and_go_on(house: House, shell: Shell) -> None:
+    webhook = await house.value(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES (7, 'endpoint', 'https://example.com/h', 'x')"
+        " RETURNING id"
+    )
+    assert await shell.json("webhooks", "pause", str(webhook), "--reason", "moving") == {"verdict": "paused"}
+    assert await shell.run("webhooks", "pause", str(webhook)) == "already paused\n"
+    (listed,) = (await shell.json("webhooks"))["webhooks"]
+    assert (listed["id"], listed["state"]) == (str(webhook), "paused")
+    assert await shell.json("webhooks", "resume", str(webhook)) == {"verdict": "resumed"}
+    assert await house.value("SELECT paused FROM webhook") is False
+    done = await house.sql("SELECT done_by, action, tenant_id, subject, reason FROM operator_action ORDER BY id")
+    assert [tuple(row) for row in done] == [
+        ("ann", "pause", 7, f"webhook {webhook}", "moving"),
+        ("ann", "resume", 7, f"webhook {webhook}", ""),
+    ]
+    assert "no webhook" in await shell.run("webhooks", "pause", str(webhook + 1), code=1)
 
 
 async def test_what_cannot_be_done_says_so_and_changes_nothing(house: House, shell: Shell) -> None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from services.cli import quota
 from services.cli.app import app
+from tests.support.cli_schemas import assert_as_promised
 
 
 @pytest.fixture
@@ -19,6 +20,7 @@ def run(house_database: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def command(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, ["quota", *words])
+        assert_as_promised(["quota", *words], result.stdout)
         return result.exit_code, result.output
 
     return command

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from libs.common.embedded.ports import free_port
 from services.cli import tenants
 from services.cli.app import app
+from tests.support.cli_schemas import assert_as_promised
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def run(house_database: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def command(*words: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, ["tenants", *words])
+        assert_as_promised(["tenants", *words], result.stdout)
         return result.exit_code, result.stdout
 
     return command

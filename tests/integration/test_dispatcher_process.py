@@ -17,6 +17,7 @@ import pytest
 
 from libs.common.embedded.ports import free_port
 from libs.common.embedded.tansu import EmbeddedTansu
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.queue_desk import QueueDesk, open_desk
 
 _WAIT = 20.0
@@ -121,6 +122,7 @@ async def topics_command(environment: dict[str, str]) -> dict[str, list[dict[str
     )
     output, _ = await asyncio.wait_for(command.communicate(), 60)
     assert command.returncode == 0
+    assert_as_promised(("topics", "--json"), output)
     answer: dict[str, list[dict[str, object]]] = json.loads(output)
     return answer
 

@@ -21,6 +21,7 @@ from libs.common.operations import doctor_places, doctor_servers
 from libs.common.operations.doctor import Diagnosis, Finding, examine
 from libs.common.ports_dispatch import TopicPlan
 from libs.common.settings import Settings
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import House
 from tests.support.servers import BrokerChoice
 from tests.support.sights import alive, controls_of
@@ -226,4 +227,5 @@ async def command(environment: dict[str, str], *arguments: str) -> tuple[int, st
         sys.executable, "-m", "services.cli", "doctor", *arguments, env=environment, stdout=asyncio.subprocess.PIPE
     )
     out, _ = await process.communicate()
+    assert_as_promised(("doctor", *arguments), out)
     return process.returncode or 0, out.decode()

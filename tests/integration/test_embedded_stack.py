@@ -19,6 +19,7 @@ import pytest
 from libs.common.embedded import running
 from libs.common.embedded.postgres_home import move_out, place_of
 from tests.support import servers
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.processes import alive, offspring, until
 from tests.support.run_alone import run_alone
 
@@ -90,7 +91,9 @@ def running_up(data: Path, **environment: str) -> Iterator[Up]:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "services.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert_as_promised(arguments, ran.stdout)
+    return ran
 
 
 def test_up_reports_every_address_and_ctrl_c_ends_it_in_order(data: Path) -> None:
@@ -168,7 +171,8 @@ def test_starting_and_stopping_twice_are_harmless(data: Path) -> None:
         assert up.wait() == 0
     stopped = run("down", "--data", str(data))
     assert (stopped.returncode, stopped.stderr) == (0, f"sluiceway: nothing runs in {data}\n")
-    assert run("status", "--data", str(data), "--json").returncode == 3
+    nothing = run("status", "--data", str(data), "--json")
+    assert (nothing.returncode, "`sluiceway up`" in nothing.stderr) == (3, True)
     assert run("down", "--data", str(data / "never-there")).returncode == 0
 
 

@@ -18,6 +18,7 @@ from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.event_records import event_record
 from libs.common.ports_dispatch import Record, TopicPlan
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.servers import BrokerChoice
 from tests.unit.dispatcher.test_event_records import ROW
 
@@ -41,6 +42,7 @@ async def test_events_are_printed_as_they_come(
         assert b"following" in await asyncio.wait_for(following.stderr.readline(), 30)
         code, out, _ = await tail.run("--from-beginning", "--count", "5", "--json")
         assert code == 0
+        assert_as_promised(("events", "tail", "--json"), out)
         told = [json.loads(line) for line in out.splitlines()]
         assert {event["data"].get("taskId") for event in told} == {str(row.public_id) for row in rows[:4]} | {None}
         await _send(carrier, records[4:])

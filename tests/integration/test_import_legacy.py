@@ -19,6 +19,7 @@ import pytest
 
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.secrets import KeyRing
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.legacy import NOW, Legacy, open_legacy_database
 
 KEYS = "t:" + base64.b64encode(b"t" * 32).decode()
@@ -40,6 +41,7 @@ class Desk:
         """`import-legacy --json`: exit code, what it printed, what it said beside."""
         process = await self.start(*arguments, **settings)
         out, errors = await process.communicate()
+        assert_as_promised(("import-legacy", "--json"), out)
         return process.returncode or 0, json.loads(out) if out else {}, errors.decode()
 
     async def start(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process:

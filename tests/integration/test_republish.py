@@ -23,6 +23,7 @@ from libs.common.operations.event_records import event_record
 from libs.common.operations.republish import Republish, Republished
 from libs.common.ports_dispatch import EndFilter, Record, SendVerdict, TopicPlan
 from tests.support import servers
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import House
 
 ALWAYS = EndFilter(datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC))
@@ -108,6 +109,7 @@ async def test_filters_and_the_command(house: House, kafka_bootstrap: str, topic
     )  # fmt: skip
     out, _ = await process.communicate()
     assert process.returncode == 0
+    assert_as_promised(("events", "republish", "--json"), out)
     assert {**json.loads(out), "after": 0} == {"sent": 2, "refused": 0, "after": 0, "dry_run": True}
 
 

@@ -23,6 +23,7 @@ from libs.common.adapters.secrets import KeyRing, SealError
 from libs.common.domain.model import Model
 from libs.common.operations.rotation import Rotation
 from libs.common.ports_tasks import NewTask
+from tests.support.cli_schemas import assert_as_promised
 
 OLD = "old:" + base64.b64encode(b"o" * 32).decode()
 NEW = "new:" + base64.b64encode(b"n" * 32).decode()
@@ -67,6 +68,7 @@ class Safe:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, errors = await process.communicate()
+        assert_as_promised(("secrets", "rotate", "--json"), out)
         return process.returncode or 0, json.loads(out) if out else {}, errors.decode()
 
 

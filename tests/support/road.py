@@ -34,6 +34,7 @@ from libs.common.embedded.server_process import ServerProcess
 from libs.common.embedded.service import ServiceProcess
 from libs.common.operations.audit_stores import open_audit
 from libs.common.settings import PREFIX, Settings
+from tests.support.cli_schemas import assert_as_promised
 from tests.support.mock_model import MockModel, mock_model
 from tests.support.replicate_provider import MARKER, Job, Plan, ReplicateProvider, replicate_provider
 
@@ -262,6 +263,7 @@ class Road:
         )  # fmt: skip
         out, errors = await process.communicate()
         assert process.returncode in (0, 1), errors.decode()
+        assert_as_promised(arguments, out)
         return process.returncode or 0, out.decode()
 
     async def topic_setting(self, topic: str, name: str, value: str) -> None:

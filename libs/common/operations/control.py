@@ -56,6 +56,14 @@ class Controls:
         """It stays after all, if it has not left yet; raises NotFound."""
         return "staying" if await self._told(name, False, by, reason) else "not_draining"
 
+    async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> Verdict:
+        """Its deliveries wait, whoever's it is; raises NotFound."""
+        return "paused" if await self._held(webhook_id, True, by, reason) else "already_paused"
+
+    async def resume_webhook(self, webhook_id: int, by: str, reason: str = "") -> Verdict:
+        """Its deliveries go on; raises NotFound."""
+        return "resumed" if await self._held(webhook_id, False, by, reason) else "not_paused"
+
     async def actions(self, before: int | None, limit: int) -> tuple[Sequence[ActionRecord], int | None]:
         """What operators did, newest first."""
         return await self._control.actions(before, limit)
@@ -72,6 +80,12 @@ class Controls:
             raise NotFound("executor_unknown", f"there is no executor named {name!r}")
         self._hints.publish_soon(wire.EXECUTORS, wire.LOOK)
         return any(told)
+
+    async def _held(self, webhook_id: int, on: bool, by: str, reason: str) -> bool:
+        news = await self._control.hold_webhook(webhook_id, on, by, reason_of(reason))
+        if news is None:
+            raise NotFound("webhook_unknown", f"there is no webhook {webhook_id}")
+        return news
 
     def _paused(self, news: bool) -> Verdict:
         self._announce()

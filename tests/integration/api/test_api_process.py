@@ -18,6 +18,7 @@ from services.cli import config, keys, migrate
 from services.cli.app import app
 from tests.support.api import DEAD_POSTGRES, Api, until_true
 from tests.support.api_process import api_process, environment
+from tests.support.cli_schemas import assert_as_promised
 
 COMMANDS = (config, keys, migrate)  # imported for what they register
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -27,6 +28,7 @@ async def command(stores: tuple[str, str], *arguments: str) -> tuple[int, str, s
     """A command in a thread of this process: starting another one for each takes seconds."""
     result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment(stores))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert_as_promised(arguments, result.stdout)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -47,7 +49,7 @@ async def test_keys_are_made_listed_and_revoked(api: Api, stores: tuple[str, str
     assert (listed["id"], listed["revoked_at"]) == (made["id"], None)
     assert made["key"] not in out
 
-    assert (await command(stores, "keys", "revoke", str(made["id"])))[0] == 0
+    assert (await command(stores, "keys", "revoke", str(made["id"]), "--json"))[0] == 0
     assert (await command(stores, "keys", "revoke", str(made["id"])))[0] == 1
 
     async def refused() -> bool:

@@ -17,6 +17,7 @@ import yaml
 from services.cli.__main__ import load_commands
 from services.cli.app import app
 from tests.support.api import NOWHERE, Tenant
+from tests.support.cli_schemas import assert_as_promised
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -44,6 +45,7 @@ async def run(*arguments: str, tenant: Tenant | None = None, given: str | None =
     )  # fmt: skip
     async with asyncio.timeout(60):
         out, err = await process.communicate(given.encode() if given is not None else None)
+    assert_as_promised(arguments, out)
     return Ran(process.returncode, out, err)
 
 
@@ -137,6 +139,7 @@ async def test_who_is_asked_and_by_whom_must_be_known(tenant: Tenant, tmp_path: 
     assert (nobody.code, "keys create" in nobody.err) == (2, True)
     homeless = await run("task", "list", SLUICEWAY_API_KEY="x", SLUICEWAY_DATA=str(tmp_path))
     assert (homeless.code, "SLUICEWAY_URL" in homeless.err) == (2, True)
+    assert "sluiceway up" in homeless.err
     key = tmp_path / "key"
     key.write_text(f"{tenant.key}\n")
     by_file = await run("task", "list", "--json", "--key-file", str(key), tenant=tenant, SLUICEWAY_API_KEY="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from services.cli import roles
 from services.cli.__main__ import load_commands
 from services.cli.app import app
+from tests.support.cli_schemas import SCHEMAS, schema_of
 
 #: Their --json is a stream, a report of an errand, or has a binding shape of its own: no list and no stored thing.
 ONLY_JSON = {
@@ -27,20 +29,41 @@ load_commands()
 
 def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     children = getattr(command, "commands", None)
-    if children is None:
+    if children is None or command.invoke_without_command:
         yield " ".join(path), command
-        return
-    for name, child in children.items():
+    for name, child in (children or {}).items():
         yield from leaves(child, (*path, name))
 
 
-LEAVES = dict(leaves(typer.main.get_command(app)))
+TREE = typer.main.get_command(app)
+LEAVES = dict(leaves(TREE))
+#: What they are told is in their environment: there is nothing to show.
+SERVICES = {"api", "dispatcher", "executor", "janitor"}
+
+
+def example_of(text: str) -> list[str]:
+    """The words behind `sluiceway` of the one line that starts with `Example:`."""
+    (line,) = [line.strip() for line in text.splitlines() if line.strip().startswith("Example:")]
+    sluiceway, *words = shlex.split(line.removeprefix("Example:"))
+    assert sluiceway == "sluiceway"
+    return words
+
+
+def found(command: Any, words: list[str]) -> tuple[Any, list[str]]:
+    """The command that the words name, and what they give it."""
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    return command, words
 
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_help(name: str) -> None:
     shown = CliRunner().invoke(app, [*name.split(), "--help"])
     assert (shown.exit_code, "Usage:" in shown.output) == (0, True)
+    if name not in SERVICES:
+        leaf, arguments = found(TREE, example_of(LEAVES[name].help))
+        assert leaf is LEAVES[name]
+        leaf.make_context(name, arguments)  # raises for what the command would refuse
     assert all(getattr(one, "help", None) for one in LEAVES[name].params if one.name != "help"), "each is explained"
 
 
@@ -51,6 +74,13 @@ def test_what_prints_json_prints_the_other_ways_too() -> None:
     assert {
         name for name, one in LEAVES.items() if "--json" in options(one) and "--output" not in options(one)
     } == ONLY_JSON
+
+
+def test_what_prints_json_has_a_schema() -> None:
+    wanted = {name for name, one in LEAVES.items() if any("--json" in parameter.opts for parameter in one.params)}
+    assert {file.stem for file in SCHEMAS.iterdir()} == {name.replace(" ", "-") for name in wanted}
+    for name in wanted:
+        schema_of(name)
 
 
 def test_an_executor_is_run_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from libs.common.embedded import running
-from services.cli.here import adopt_stack
+from services.cli.here import adopt_stack, offer_stack
 
 ADDRESSES = {
     "database": "postgresql://here", "redis": "redis://here", "kafka": "here:9", "broker_kind": "tansu",
@@ -51,3 +51,11 @@ def test_other_stores_and_stacks_that_do_not_run_are_left_alone(stack: Path, tmp
         assert other == {"DATA": str(stack), "DATABASE_URL": "postgresql://other"}
         mounted = adopted(stack, SLUICEWAY_DATABASE_URL_FILE="/run/secrets/database")
         assert "REDIS_URL" not in mounted
+
+
+def test_who_names_no_stores_is_told_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
+    offer_stack({"SLUICEWAY_DATABASE_URL": "postgresql://other"})
+    offer_stack({"SLUICEWAY_DATABASE_URL_FILE": "/run/secrets/database"})
+    assert capsys.readouterr().err == ""
+    offer_stack({})
+    assert "`sluiceway up` starts one" in capsys.readouterr().err

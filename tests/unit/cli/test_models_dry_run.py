@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from services.cli.app import app
 from services.cli.models import models  # noqa: F401 - registers the commands
+from tests.support.cli_schemas import assert_as_promised
 
 SECRET = "sk-0123456789"
 MODEL = f"""
@@ -26,6 +27,7 @@ def run(folder: Path, *arguments: str, model: str = MODEL) -> tuple[int, str, st
     (folder / "model.yaml").write_text(model)
     result = CliRunner().invoke(app, ["models", "dry-run", "-f", str(folder / "model.yaml"), *arguments])
     assert SECRET not in result.output
+    assert_as_promised(["models", "dry-run", *arguments], result.stdout)
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -40,6 +40,10 @@ class PostgresControl:
     async def drain(self, name: str, on: bool, by: str, reason: str) -> list[bool]:
         return [row["news"] for row in await self._database.fetch("drain_executors", name, on, by, reason)]
 
+    async def hold_webhook(self, webhook_id: int, on: bool, by: str, reason: str) -> bool | None:
+        rows = await self._database.fetch("hold_webhook", webhook_id, on, by, reason)
+        return bool(rows[0]["news"]) if rows else None
+
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
         rows = await self._database.fetch("operator_actions", _NEWEST if before is None else before, limit + 1)
         records = [

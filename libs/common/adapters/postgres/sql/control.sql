@@ -67,6 +67,20 @@ WITH named AS MATERIALIZED (
 )
 SELECT n.id, n.draining <> $2 AS news FROM named n
 
+-- name: hold_webhook
+-- Let the deliveries of a webhook wait ($2 true), or go on. $1 id, $3 by, $4 reason. Says whether that was news; no row
+-- if there is no such webhook.
+WITH named AS MATERIALIZED (
+  SELECT id, tenant_id, paused FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+), told AS (
+  UPDATE webhook w SET paused = $2, updated_at = now() FROM named n WHERE w.id = n.id AND n.paused <> $2
+  RETURNING w.id, w.tenant_id
+), written AS (
+  INSERT INTO operator_action (done_by, action, tenant_id, subject, reason)
+  SELECT $3, CASE WHEN $2 THEN 'pause' ELSE 'resume' END, tenant_id, 'webhook ' || id, $4 FROM told
+)
+SELECT paused <> $2 AS news FROM named
+
 -- name: operator_actions
 -- What operators did, newest first, from before $1; $2 rows.
 SELECT * FROM operator_action WHERE id < $1 ORDER BY id DESC LIMIT $2
