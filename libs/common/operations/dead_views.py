@@ -153,6 +153,7 @@ def _attempt(row: Mapping[str, Any]) -> dict[str, Any]:
         "attempt": row["attempt"],
         "outcome": row["outcome"],
         "executor": row["executor"],
+        "provider_job_id": row["provider_job_id"],
         **{name: row[name] for name in names},
         "error": {"code": code, "message": redact_text(row["error_message"] or "")} if code else None,
     }

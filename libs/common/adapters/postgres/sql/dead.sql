@@ -200,9 +200,10 @@ WHERE t.id = :key AND t.tenant_id = :tenant_id
 
 -- name: dead_attempts
 -- The ended attempts of a task of this tenant_id, oldest first.
-SELECT a.attempt, a.outcome, e.name AS executor, a.entered_at, a.leased_at, a.started_at, a.generated_at, a.migrating_at, a.ended_at, a.staged_size,
-  a.error_code, a.error_message
+SELECT a.attempt, a.outcome, e.name AS executor, p.provider_id AS provider_job_id, a.entered_at, a.leased_at, a.started_at,
+  a.generated_at, a.migrating_at, a.ended_at, a.staged_size, a.error_code, a.error_message
 FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor
+  LEFT JOIN provider_job p ON p.task_id = a.task_id AND p.attempt = a.attempt
 WHERE t.id = :key AND t.tenant_id = :tenant_id ORDER BY a.attempt
 
 -- name: dead_history
