@@ -54,7 +54,7 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert job["asked_by"].endswith("at the command line")
     paused, _ = await run(house, "replays", "pause", job["id"], "--json")
     assert paused["state"] == "paused"
-    await run(house, "replays", "resume", job["id"])
+    await run(house, "replays", "resume", job["id"], "--json")
     await save_up(house.database)
     assert await janitor_of(house.database, house.gate, house.wake).round() == 2
     done, _ = await run(house, "replays", "show", job["id"], "--items", "--json")

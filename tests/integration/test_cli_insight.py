@@ -66,7 +66,7 @@ async def test_a_night_at_the_command_line(house: House, shell: Shell) -> None:
     assert said["at"].endswith("Z")
     (lane,) = (await shell.json("lanes", "--tenant", tenant))["items"]
     assert (lane["waiting"]["value"], lane["pauses"][0]["by"]) == (2, "ann")
-    assert await shell.run("resume", "--tenant", tenant, "--model", model.name) == "resumed\n"
+    assert await shell.json("resume", "--tenant", tenant, "--model", model.name) == {"verdict": "resumed"}
     name = await house.value("SELECT name FROM executor WHERE id = $1", executor)
     assert await shell.json("executor", "drain", name, "--by", "bob") == {"verdict": "draining"}
     (listed,) = (await shell.json("executor", "list"))["items"]
@@ -106,7 +106,7 @@ async def test_what_cannot_be_done_says_so_and_changes_nothing(house: House, she
     await shell.run("resume", "--all", "--tenant", "3", code=2)
     assert "--yes" in await shell.run("pause", "--all", code=2)
     assert await house.value("SELECT count(*) FROM operator_action") == 0
-    assert await shell.run("pause", "--all", "--yes") == "paused\n"
+    assert await shell.json("pause", "--all", "--yes") == {"verdict": "paused"}
     assert await house.value("SELECT reason FROM pause") == ""
     away = "postgresql://127.0.0.1:1/nothing"
     assert "PostgreSQL" in await shell.run("overview", code=3, SLUICEWAY_DATABASE_URL=away)

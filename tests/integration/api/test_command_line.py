@@ -105,7 +105,7 @@ async def test_models_are_applied_from_a_file_and_applying_twice_changes_nothing
     shown = await run("models", "dry-run", "one", "--payload", '{"n": 1}', "--json", tenant=tenant)
     request = shown.json["steps"][0]["exchanges"][0]["request"]
     assert (request["url"], request["body"]) == ("http://127.0.0.1:9/", {"n": 1})
-    assert (await run("models", "delete", "two", "--yes", tenant=tenant)).code == 0
+    assert (await run("models", "delete", "two", "--yes", "--json", tenant=tenant)).code == 0
     listed = await run("models", "list", "-o", "ids", tenant=tenant)
     assert len(listed.out.split()) == 2, "m and one are left"
 
