@@ -141,8 +141,10 @@ async def test_percentiles_are_within_the_error_that_is_stated(house: House) -> 
     model, rng = await house.model(), Random(3)
     (task,) = await house.tasks(model)
     waits = [rng.lognormvariate(0, 1) for _ in range(200)]
+    since_even_hour = timedelta(seconds=datetime.now(UTC).timestamp() % 7_200)
+    first = timedelta(minutes=3) if since_even_hour > timedelta(minutes=15) else since_even_hour + timedelta(minutes=3)
     for number, wait in enumerate(waits):
-        await ended(house, task, number, "success", timedelta(minutes=3 + number % 7), wait=wait, run=10 * wait)
+        await ended(house, task, number, "success", first + timedelta(minutes=number % 7), wait=wait, run=10 * wait)
     await fold_of(house).fold()
     (point,) = [point for point in await read(house, model, step=7_200, hours=1) if point.ended]
     for told, share in ((point.wait.p50, 0.5), (point.wait.p90, 0.9), (point.wait.p99, 0.99)):

@@ -63,7 +63,7 @@ async def test_migrate_and_config(stores: tuple[str, str]) -> None:
     code, out, _ = await command(stores, "migrate", "--json")
     assert (code, json.loads(out)) == (0, {"revision": "0001"})
     code, out, err = await command((DEAD_POSTGRES, stores[1]), "migrate")
-    assert code == 1
+    assert code == 3
     assert "SLUICEWAY_DATABASE_URL" in err
     assert "Traceback" not in err
     code, out, _ = await command(stores, "config", "--json")

@@ -29,7 +29,10 @@ async def succeed(api: Api, task_id: str) -> None:
 
 async def start(api: Api, task_id: str) -> None:
     """What an executor writes when it starts an attempt."""
-    await api.sql("INSERT INTO executor (id, name, slots) VALUES (1, 'executor-a', 10) ON CONFLICT DO NOTHING")
+    await api.sql(
+        "INSERT INTO executor (id, name, slots) VALUES (1, 'executor-a', 10)"
+        " ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name"
+    )
     await api.sql(
         "UPDATE dispatch SET state = 1, lease = 1, executor = 1, token = gen_random_uuid(), started_at = now(),"
         " attempt = 1, version = version + 2 WHERE public_id = $1",
