@@ -7,9 +7,9 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-# Most tests wait most of the time. Each of the two workers has servers of its own; who is done early takes over tests
-# of the other one.
-SIDE_BY_SIDE := --numprocesses 2 --dist worksteal
+# Most tests wait most of the time: three workers keep two cores busy. Each has servers of its own; who is done early
+# takes over tests of the others.
+SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo up down test test-all browser lint types verify bench clean
