@@ -2,6 +2,8 @@
 
 Facts are what a store says; sights and explanations are what the faces show (libs/common/operations: sight.py, why.py,
 series.py, control.py make them). `tenant_id` None means all tenants: only operators may ask so.
+
+Longer than other ports: every face shows these values side by side, and most of the lines are their fields.
 """
 
 from __future__ import annotations
