@@ -179,7 +179,7 @@ class Membership(Protocol):
     """The executors' heartbeat rows, on a connection that work cannot use up."""
 
     async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
-        """A number for this process."""
+        """A number for this process; another one after it was presumed dead, with its order to drain."""
 
     async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:
         """I am alive, and this is how I stand. None: I was presumed dead."""

@@ -83,7 +83,9 @@ class TaskIn(Request):
     webhook_url: Text | None = Field(
         None, min_length=1, max_length=URL_LIMIT, description="Where its end is told; see /v1/webhooks, kind tasks."
     )
-    webhook_events: Ends | None = Field(None, description="Only these ends; left out: all.")
+    webhook_events: Ends | None = Field(
+        None, description="Only these ends are told to webhook_url; left out: all. It narrows no other webhook."
+    )
 
 
 class WebhookChange(Request):

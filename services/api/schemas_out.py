@@ -95,7 +95,7 @@ class TaskOut(BaseModel):
     status: StatusWord
     code: int = Field(ge=0, le=9, description="Number of the status.")
     progress: float = Field(ge=0, le=100, description="Overall progress in percent.")
-    unit_progress: float | None = Field(description="The provider's own percentage, if it has one.")
+    unit_progress: float | None = Field(description="The provider's own percentage until it ends, if there is one.")
     result: ResultOut | None
     error: ErrorOut | None
     attempt: int
@@ -247,7 +247,7 @@ class NewsOut(BaseModel):
     status: StatusWord
     code: int = Field(ge=0, le=9)
     progress: float
-    unit_progress: float | None = Field(description="The provider's own percentage.")
+    unit_progress: float | None = Field(description="The provider's own percentage until it ends, if there is one.")
     message: str = Field(description="What went wrong; empty when nothing did.")
     error_code: str | None
     attempt: int

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from libs.common.adapters.postgres.attempts import PostgresMembership
 from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.domain.errors import Invalid, NotFound
@@ -131,6 +132,18 @@ async def test_a_drain_is_asked_for_once_and_taken_back(house: House) -> None:
     await house.sql("UPDATE executor SET stopped_at = now()")
     with pytest.raises(NotFound):
         await controls.drain(name, "ann", "")
+
+
+async def test_who_was_presumed_dead_is_still_to_leave(house: House) -> None:
+    membership = PostgresMembership(house.database)
+    await membership.join("e-drained", 1, ["local"], "test")
+    await controls_of(house).drain("e-drained", "ann", "kernel update")
+    await house.sql("UPDATE executor SET stopped_at = now()")
+    assert await membership.beat(0, 0, "reading") is None
+    await membership.join("e-drained", 1, ["local"], "test")
+    answered = await membership.beat(0, 0, "reading")
+    assert answered is not None
+    assert answered.draining
 
 
 async def test_a_deleted_model_is_not_paused_for_ever(house: House) -> None:

@@ -125,3 +125,14 @@ async def test_who_lost_the_attempt_writes_nothing_of_its_job(house: House) -> N
     assert await jobs.own_permits([attempt]) == set()
     row = await house.sql("SELECT provider_id, status, unit_progress FROM provider_job")
     assert [tuple(one) for one in row] == [("p1", "processing", 10.0)]
+
+
+async def test_what_has_ended_says_when_it_was_generated_and_no_percentage_of_the_past(house: House) -> None:
+    attempt = await submitted(house)
+    await house.stage_several(attempt, b"one")
+    (running,) = await PostgresTasks(house.database).find_many(attempt.tenant_id, [attempt.public_id])
+    assert running.generated_at
+    assert running.unit_progress == 10.0
+    assert await house.finish(attempt)
+    (ended,) = await PostgresTasks(house.database).find_many(attempt.tenant_id, [attempt.public_id])
+    assert (ended.generated_at, ended.unit_progress) == (running.generated_at, None)

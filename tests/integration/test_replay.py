@@ -374,9 +374,11 @@ async def dead_delivery(house: House, model: Model) -> int:
     await house.finish(attempt)
     return int(
         await house.value(
-            "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, attempts,"
-            " next_at, last_code, last_error, ended_at, dead_at) VALUES ($1, 1, 'l', 'https://hook.example/x?token=canary',"
-            " $2, 'msg', 't', '{}', 'dead', 9, NULL, 500, 'no', now(), now()) RETURNING id",
+            "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '')"
+            " RETURNING id) INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body,"
+            " status, attempts, next_at, last_code, last_error, ended_at, dead_at)"
+            " SELECT $1, id, 'l', 'https://hook.example/x?token=canary', $2::uuid,"
+            " 'msg', 't', '{}', 'dead', 9, NULL, 500, 'no', now(), now() FROM w RETURNING id",
             model.tenant_id, attempt.public_id,
         )
     )  # fmt: skip
@@ -402,6 +404,39 @@ async def test_a_delivery_that_was_given_up_is_listed_and_sent_again(house: Hous
     assert (await operator.job(job)).state is JobState.DONE
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("UPDATE webhook SET deleted_at = now()", "webhook_removed"),
+        ("DELETE FROM webhook", "webhook_removed"),
+        ("UPDATE webhook SET disabled_at = now(), disabled_reason = 'x'", "webhook_switched_off"),
+    ],
+)
+async def test_a_delivery_to_a_webhook_that_sends_nothing_is_refused(house: House, change: str, why: str) -> None:
+    number = await dead_delivery(house, await house.model())
+    await house.sql(change)
+    operator = Operator(house.database)
+    job = await operator.order(kind=DeadKind.DELIVERY)
+    await work(house)
+    items, _ = await operator.replays.items(None, job.id, None, 10)
+    assert [(item.result, item.detail) for item in items] == [(ItemResult.REFUSED, why)]
+    done = await operator.job(job)
+    assert (done.state, done.pending, done.results[ItemResult.REFUSED]) == (JobState.DONE, 0, 1)
+    (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
+    assert entry.id == str(number), "it stays on the list"
+
+
+async def test_a_part_of_a_deliverys_message_is_found_as_a_job_finds_it(house: House) -> None:
+    await dead_delivery(house, await house.model())
+    operator = Operator(house.database)
+    for part, found in (("HOOK.example/x: n", 1), ("canary", 0)):
+        wanted = DeadFilter(kind=DeadKind.DELIVERY, text=part)
+        assert len((await operator.dead.page(None, wanted, None, 10))[0]) == found
+        assert len((await operator.dead.groups(None, wanted)).items) == found
+        preview = await operator.replays.preview(None, _request(kind=DeadKind.DELIVERY, wanted=wanted))
+        assert preview.selection.count == found
+
+
 async def test_a_delivery_that_was_dropped_is_off_the_list(house: House) -> None:
     model = await house.model()
     number = await dead_delivery(house, model)
@@ -421,11 +456,7 @@ async def test_a_delivery_that_was_dropped_is_off_the_list(house: House) -> None
 async def test_a_dropped_delivery_that_is_sent_again_by_hand_may_die_again(house: House) -> None:
     model = await house.model()
     number = await dead_delivery(house, model)
-    await house.sql(
-        "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '')"
-        " RETURNING id) UPDATE delivery SET dropped_at = now(), webhook_id = w.id FROM w",
-        model.tenant_id,
-    )
+    await house.sql("UPDATE delivery SET dropped_at = now()")
     webhook = await house.value("SELECT webhook_id FROM delivery")
     assert await PostgresWebhooks(house.database).redeliver(model.tenant_id, webhook, number)
     await house.sql("UPDATE delivery SET status = 'dead', next_at = NULL, ended_at = now(), dead_at = now()")

@@ -344,4 +344,7 @@ async def test_old_deliveries_go_with_their_attempts(post: Post) -> None:
     month = "interval '30 days'"
     await post.house.sql(f"UPDATE delivery SET ended_at = ended_at - {month}, dead_at = dead_at - {month}")
     assert await prune.sweep() == 2
+    assert len(await post.house.sql("SELECT 1 FROM webhook")) == 1, "who still saw it may be writing a delivery for it"
+    await post.house.sql("UPDATE webhook SET deleted_at = deleted_at - interval '1 hour'")
+    await prune.sweep()
     assert await post.house.sql("SELECT 1 FROM webhook") == []

@@ -208,7 +208,8 @@ class PostgresMembership:
         self.id = 0
 
     async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
-        self.id = (await self._database.fetch("join_executors", name, slots, list(stores), version))[0]["id"]
+        rows = await self._database.fetch("join_executors", name, slots, list(stores), version, self.id)
+        self.id = rows[0]["id"]
         return self.id
 
     async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:

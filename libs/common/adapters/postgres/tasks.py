@@ -293,5 +293,5 @@ def _view(row: Any) -> TaskView:
         error_code=row.error_code or None,
         error_message=row.error_message or None,
         provider_job_id=row.provider_job_id,
-        unit_progress=row.unit_progress,
+        unit_progress=row.unit_progress if row.open else None,
     )

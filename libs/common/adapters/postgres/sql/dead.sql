@@ -111,7 +111,7 @@ LEFT JOIN (
   LEFT JOIN replay_item i ON i.kind = 'delivery' AND i.target = p.id AND i.result IS NULL
   WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
     AND (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code) AND (CAST(:model AS text) IS NULL OR m.name = :model)
-    AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
+    AND (CAST(:part AS text) IS NULL OR strpos(lower(concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error)), lower(:part)) > 0)
   ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit) x ON true
 ORDER BY x.died_at DESC, x.key DESC
 
@@ -125,7 +125,7 @@ WITH p AS MATERIALIZED (
   FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id LEFT JOIN model m ON m.id = t.model_id
   WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
     AND (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code) AND (CAST(:model AS text) IS NULL OR m.name = :model)
-    AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
+    AND (CAST(:part AS text) IS NULL OR strpos(lower(concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error)), lower(:part)) > 0)
   GROUP BY 1, 2, 3 ORDER BY count(*) DESC, max(p.dead_at) DESC LIMIT :limit
 )
 SELECT e.looked, x.* FROM (SELECT count(*) AS looked FROM p) e

@@ -97,8 +97,8 @@ WITH gone AS (
 SELECT id FROM gone
 
 -- name: prune_webhooks
--- Removed webhooks that have no delivery left.
-DELETE FROM webhook w WHERE w.deleted_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
+-- Removed webhooks that have no delivery left; an hour later, when no statement that still saw them makes one any more.
+DELETE FROM webhook w WHERE w.deleted_at < now() - interval '1 hour' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
 
 -- name: list_all_webhooks
 -- For operators: the webhooks of every tenant, or those that fail or were switched off.

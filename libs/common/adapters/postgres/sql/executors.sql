@@ -1,6 +1,7 @@
 -- name: join_executors
--- A new executor process.
-INSERT INTO executor (id, name, slots, stores, version) VALUES (nextval('executor_ids'), $1, $2, $3, $4) RETURNING id
+-- A new number for an executor process; one that was presumed dead ($5, else 0) goes on draining if it was told to.
+INSERT INTO executor (id, name, slots, stores, version, draining)
+VALUES (nextval('executor_ids'), $1, $2, $3, $4, coalesce((SELECT draining FROM executor WHERE id = $5), false)) RETURNING id
 
 -- name: beat
 -- One heartbeat: I am alive, this full, and stand so; answers which of my attempts somebody wants canceled, whether I shall

@@ -108,21 +108,25 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 SELECT id FROM back
 
 -- name: replay_deliveries
--- Deliveries that were given up are due now, with the whole schedule before them.
+-- Deliveries that were given up are due now, with the whole schedule before them; none to a webhook that sends nothing.
 WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
 ), m AS MATERIALIZED (
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
+), x AS MATERIALIZED (
+  SELECT m.id, CASE WHEN e.id IS NULL THEN '' WHEN w.id IS NULL OR w.deleted_at IS NOT NULL THEN 'webhook_removed'
+                   WHEN w.disabled_at IS NOT NULL THEN 'webhook_switched_off' ELSE '' END AS why
+  FROM m LEFT JOIN delivery e ON e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL LEFT JOIN webhook w ON w.id = e.webhook_id
 ), back AS (
   UPDATE delivery e SET status = 'pending', next_at = now(), round = e.attempts, ended_at = NULL, dead_at = NULL
-  FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+  FROM x WHERE e.id = x.id AND x.why = '' AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
   RETURNING e.id
 ), done AS (
-  UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
-  FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+  UPDATE replay_item i SET result = CASE WHEN b.id IS NOT NULL THEN 'replayed' WHEN x.why = '' THEN 'gone' ELSE 'refused' END, detail = x.why, ended_at = now()
+  FROM x LEFT JOIN back b ON b.id = x.id WHERE i.job_id = $1 AND i.target = x.id
 ), counted AS (
-  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM back),
-    changed_at = now()
+  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), refused = refused + (SELECT count(*) FROM x WHERE why <> ''),
+    gone = gone + (SELECT count(*) FROM x WHERE why = '') - (SELECT count(*) FROM back), changed_at = now()
   WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
 )
 SELECT id FROM back

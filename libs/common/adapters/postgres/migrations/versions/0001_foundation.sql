@@ -755,13 +755,14 @@ SELECT t.id, t.public_id, t.tenant_id, t.model_id, t.lane, t.creator, t.biz_name
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, coalesce(d.version, t.version) AS version,
   t.not_before, t.start_by, t.deadline, t.created_at,
   coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, coalesce(d.started_at, t.started_at) AS started_at,
-  d.generated_at, d.migrating_at, t.finished_at, t.fetched_at, t.expire_at,
+  CASE WHEN d.id IS NULL THEN a.generated_at ELSE d.generated_at END AS generated_at, d.migrating_at, t.finished_at, t.fetched_at, t.expire_at,
   coalesce(d.executor, d.held_by, t.executor) AS executor, d.due_at, d.until,
   t.oss_file, t.file_type, t.file_size, t.files,
   coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message,
   d.id IS NOT NULL AS open, d.state AS dispatch_state, d.phase,
   p.provider_id AS provider_job_id, p.unit_progress, p.message AS job_message, p.told_at AS job_told_at
 FROM task t LEFT JOIN dispatch d ON d.id = t.id
+LEFT JOIN attempt a ON a.task_id = t.id AND a.attempt = t.attempt AND d.id IS NULL
 LEFT JOIN provider_job p ON p.task_id = t.id AND p.attempt = coalesce(d.attempt, t.attempt);
 
 -- The bucket of a duration, as libs/common/domain/buckets.py has it.
