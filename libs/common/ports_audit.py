@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_dispatch import Headers
 
 
 class Slice(NamedTuple):
@@ -162,7 +163,7 @@ class LogRecord:
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: Headers
 
 
 class FirstRecord(NamedTuple):

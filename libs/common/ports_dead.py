@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from libs.common.ports_dispatch import Placed
+from libs.common.ports_dispatch import Headers, Placed
 
 
 class DeadKind(StrEnum):
@@ -119,7 +119,7 @@ class DeadStory:
     key: bytes | None = None
     value: bytes | None = None
     value_complete: bool = True
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Headers = ()
 
 
 class Action(StrEnum):
@@ -292,7 +292,7 @@ class DueMessage:
     partition: int
     record_key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Headers
     problem: str = ""
 
 
@@ -305,7 +305,7 @@ class DeadLetter:
     offset: int
     record_key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Headers
     code: str
     cause: str
     key: int = 0

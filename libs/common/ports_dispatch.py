@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.task import TaskStatus
@@ -186,6 +186,10 @@ class Ends(Protocol):
         """Ends among the next so many tasks after an id, and the id to go on after; None when there are no more."""
 
 
+#: Headers of a record, in their order. Kafka knows the name without a value, too.
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
+
+
 class Record(NamedTuple):
     """One record for Kafka."""
 
@@ -193,7 +197,7 @@ class Record(NamedTuple):
     partition: int | None
     key: bytes
     value: bytes
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Headers = ()
     timestamp_ms: int | None = None
 
 

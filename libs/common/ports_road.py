@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from libs.common.ports_dispatch import Headers
+
 
 class Spot(NamedTuple):
     """A partition of a topic."""
@@ -25,7 +27,7 @@ class RoadRecord(Protocol):
     @property
     def value(self) -> bytes | None: ...
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+    def headers(self) -> Headers: ...
 
 
 class Unreadable(Exception):

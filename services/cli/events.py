@@ -123,10 +123,10 @@ async def _records(since_ms: int) -> AsyncGenerator[LogRecord, None]:
 
 def _event(record: LogRecord) -> dict[str, Any]:
     """A record as it is: what is no event of ours is shown as one without data."""
-    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
     try:
         data = json.loads(record.value or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     return {
         "id": headers.get("ce_id"),

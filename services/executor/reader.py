@@ -148,7 +148,12 @@ class Reader:
             try:
                 message = decode(record.value)
             except MalformedMessage as error:
-                bad.append(_letter(place.spot, record, error))
+                bad.append(_letter(place.spot, record, error.code, str(error)))
+                continue
+            except Exception as error:
+                # Nobody foresaw these bytes. Read again they would fail again, and with them all that lies behind.
+                log.error("reader.unforeseen", topic=place.spot.topic, offset=record.offset, error=type(error).__name__)
+                bad.append(_letter(place.spot, record, "unreadable", f"reading it failed: {type(error).__name__}"))
                 continue
             if record.timestamp < place.floor_ms:
                 continue  # its row was claimed before we began: the broker could not start at a time
@@ -189,6 +194,5 @@ class Reader:
                 return
 
 
-def _letter(spot: Spot, record: RoadRecord, error: MalformedMessage) -> DeadLetter:
-    headers = tuple(record.headers)
-    return DeadLetter(*spot, record.offset, record.key, record.value, headers, error.code, str(error))
+def _letter(spot: Spot, record: RoadRecord, code: str, cause: str) -> DeadLetter:
+    return DeadLetter(*spot, record.offset, record.key, record.value, tuple(record.headers), code, cause)

@@ -13,16 +13,18 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.postgres.replay import PostgresDeadLetters
-from libs.common.contracts.dispatch_message import DispatchMessage
+from libs.common.contracts.dispatch_message import DispatchMessage, decode
 from libs.common.contracts.topics import dead_topic, model_topic
 from libs.common.domain.model import Model
 from libs.common.operations.dead_letters import CAUSE, CODE, LEFT_OUT, OFFSET, PARTITION, TOPIC, DeadLetters
+from libs.common.operations.dead_views import details_view
 from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
 from libs.common.ports_dispatch import LeasedRow, Record, SendVerdict, TopicPlan
 from libs.common.runtime import failpoints
+from services.executor import reader
 from tests.support.executor_rig import Rig, until
 from tests.support.graves import Operator, dispatcher_of, save_up
-from tests.support.poison import POISON
+from tests.support.poison import HEADERS, POISON
 
 MESSAGES = DeadFilter(kind=DeadKind.MESSAGE)
 
@@ -140,6 +142,49 @@ async def test_a_message_that_is_still_poison_dies_again_under_its_new_place(rig
     assert (first.offset, second.offset) == (0, 1)
     details = await operator.dead.show(None, DeadKind.MESSAGE, second.id)
     assert list(details.story.headers) == headers
+
+
+async def test_whatever_headers_a_record_has_they_hold_nobody_up(rig: Rig) -> None:
+    await with_dead_topic(rig)
+    model = await rig.make_model()
+    await rig.executor()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    for headers in HEADERS:
+        await rig.producer.send_and_wait(topic, b"poison", partition=0, headers=headers)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    operator = Operator(rig.database)
+    entries, _ = await operator.dead.page(None, MESSAGES, None, 100)
+    stories = [(await operator.dead.show(None, DeadKind.MESSAGE, entry.id)) for entry in reversed(entries)]
+    kept_headers = [list(details.story.headers) for details in stories]
+    assert kept_headers == [[(name.replace("\x00", "\ufffd"), value) for name, value in one] for one in HEADERS]
+    assert details_view(stories[0])["message"]["headers"] == [{"name": "h", "value": None}]
+    sent = await letters(rig, len(HEADERS))
+    assert [list(record.headers)[5:] for record in sent] == HEADERS
+    await operator.order(kind=DeadKind.MESSAGE)
+    assert await replay(rig) == len(HEADERS)
+    await until(lambda: kept(rig, 2 * len(HEADERS)), "they are sent with their headers, and die again")
+
+
+async def test_a_record_that_fails_in_an_unforeseen_way_holds_nobody_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(value: bytes | None) -> DispatchMessage:
+        if value == b"a trap":
+            raise RecursionError
+        return decode(value)
+
+    monkeypatch.setattr(reader, "decode", fails)
+    await with_dead_topic(rig)
+    model = await rig.make_model()
+    await rig.executor()
+    await rig.raw(model_topic(rig.prefix, model.id, model.name), 0, b"a trap")
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    (row,) = await rig.sql("SELECT value, code, cause FROM dead_message")
+    assert tuple(row) == (b"a trap", "unreadable", "reading it failed: RecursionError")
 
 
 async def test_a_record_without_its_bytes_cannot_be_replayed_but_dropped(rig: Rig) -> None:

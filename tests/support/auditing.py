@@ -28,7 +28,7 @@ from libs.common.operations.audit_road import RoadChecks
 from libs.common.operations.event_records import event_record
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_audit import FirstRecord, LogRecord
-from libs.common.ports_dispatch import LeasedRow
+from libs.common.ports_dispatch import Headers, LeasedRow
 from tests.support.house import House
 
 PREFIX = "p"
@@ -47,7 +47,7 @@ class FakeLog:
         value: bytes | None,
         *,
         key: bytes | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Headers = (),
         timestamp_ms: int | None = None,
     ) -> LogRecord:
         log = self.records.setdefault(topic, [])

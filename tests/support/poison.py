@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from libs.common.contracts.dispatch_message import MalformedMessage, decode
+from libs.common.ports_dispatch import Headers
 
 _GOOD: Final[dict[str, Any]] = {
     "v": 1, "task": 1, "lane": 1, "tenant": 1, "model": 1, "attempt": 1, "lease": 1, "phase": 0, "size": 2,
@@ -39,6 +40,7 @@ def _kinds() -> Iterator[bytes | None]:
     yield from (b"[" * depth for depth in (10, 1_000, 4_000))
     yield from (b"{" * 3_000, b'{"v":' * 500, b"x" * 5_000, b"\xf0\x9f\x92" * 20, b"<html></html>", b"v=1&task=1")
     yield from (json.dumps({**_GOOD, "v": version}).encode() for version in (0, 2, -1, 2**40, "1", None, [1]))
+    yield b'{"v":' + b"[" * 1_000 + b"]" * 1_000 + b"}"  # as deep as orjson reads
     for name in list(_GOOD)[1:]:
         yield json.dumps({key: value for key, value in _GOOD.items() if key != name}).encode()
         yield from (json.dumps({**_GOOD, name: wrong}).encode() for wrong in _WRONG)
@@ -53,6 +55,16 @@ def _bad(value: bytes | None) -> bool:
         return True
     return False
 
+
+#: Headers that a record may have.
+HEADERS: Final[list[Headers]] = [
+    [("h", None)],
+    [("", None)],
+    [("", b"")],
+    [("h", b"\xff"), ("h", b"\x00"), ("h", b"text")],
+    [("\x00", b"x"), ("日本", "語".encode())],
+    [(f"h{number}", None) for number in range(500)],
+]
 
 POISON: Final = list(dict.fromkeys(_kinds()))
 assert len(POISON) >= 200

@@ -62,7 +62,7 @@ def decode(value: bytes | None) -> DispatchMessage:
     if not isinstance(body, dict):
         raise MalformedMessage("not_an_object", "not a JSON object")
     if body.get("v") != VERSION:
-        raise MalformedMessage("unknown_version", f"schema version {body.get('v')!r} is not {VERSION}"[:200])
+        raise MalformedMessage("unknown_version", f"schema version {_shown(body.get('v'))} is not {VERSION}"[:200])
     numbers = []
     for name in _FIELDS:
         number = body.get(name)
@@ -72,3 +72,8 @@ def decode(value: bytes | None) -> DispatchMessage:
     if not 0 <= numbers[1] < 2**31:
         raise MalformedMessage("bad_field", "lane is not a 32-bit integer")
     return DispatchMessage(*numbers)
+
+
+def _shown(version: object) -> str:
+    # Never the repr of what can nest: orjson reads a depth at which repr raises RecursionError.
+    return repr(version) if isinstance(version, int | str | float | None) else f"of type {type(version).__name__}"

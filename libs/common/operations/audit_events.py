@@ -140,7 +140,7 @@ def _parse(record: LogRecord) -> Said:
     headers = dict(record.headers)
     try:
         event = TaskEvent.model_validate_json(record.value or b"")
-        task, sequence = UUID(event.taskId), int(headers.get("ce_sequence", b""))
+        task, sequence = UUID(event.taskId), int(headers.get("ce_sequence") or b"")
         status = TaskStatus[event.status.upper()]
     except ValidationError as error:
         raise _NotOurs(f"its value does not read as an event ({error.error_count()} errors)") from error

@@ -69,7 +69,7 @@ class DeadLetters:
 def dead_letter(letter: DeadLetter, topic: str, *, whole: bool = True) -> Record:
     """The record for the dead-letter topic: key and value as they were, the cause in headers."""
     value = letter.value or b""
-    told = [
+    told: list[tuple[str, bytes | None]] = [
         (CODE, letter.code.encode()),
         (CAUSE, letter.cause.encode("utf-8", "replace")),
         (TOPIC, letter.topic.encode()),

@@ -212,10 +212,6 @@ def _message(story: DeadStory) -> dict[str, Any]:
     }
 
 
-def _header(name: str, content: bytes) -> dict[str, Any]:
-    return {"name": name, "value": MASK if is_secret_name(name) else _shown(content)}
-
-
 def _operation(operation: OperationView) -> dict[str, Any]:
     return {
         "at": operation.at,

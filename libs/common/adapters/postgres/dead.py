@@ -31,6 +31,7 @@ from libs.common.ports_dead import (
     Selection,
     SentRequest,
 )
+from libs.common.ports_dispatch import Headers
 
 #: The dead whose causes one look counts, and the narrow rows that one page looks at: some hundred pages of the table.
 COUNTED: Final = 50_000
@@ -212,21 +213,26 @@ class PostgresReplayJobs:
         return await self.find(reach, id)
 
 
-def headers_of(stored: str | Sequence[Any] | None) -> list[tuple[str, bytes]]:
-    """Headers as they lie in `dead_message`: text, or base64 where they are none."""
+def headers_of(stored: str | Sequence[Any] | None) -> Headers:
+    """Headers as they lie in `dead_message`: text, base64 where they are none, null where there is no value."""
     parsed: Sequence[Any] = orjson.loads(stored) if isinstance(stored, str) else stored or ()
-    return [
-        (name, base64.b64decode(value["base64"]) if isinstance(value, dict) else value.encode())
-        for name, value in parsed
-    ]
+    return [(name, _value(value)) for name, value in parsed]
 
 
-def stored_headers(headers: Sequence[tuple[str, bytes]]) -> str:
+def stored_headers(headers: Headers) -> str:
     """Headers as they come to lie there."""
     return orjson.dumps([[_storable(name), _stored(value)] for name, value in headers]).decode()
 
 
-def _stored(value: bytes) -> str | dict[str, str]:
+def _value(stored: str | Mapping[str, str] | None) -> bytes | None:
+    if stored is None:
+        return None
+    return stored.encode() if isinstance(stored, str) else base64.b64decode(stored["base64"])
+
+
+def _stored(value: bytes | None) -> str | dict[str, str] | None:
+    if value is None:
+        return None
     try:
         text = value.decode()
     except UnicodeDecodeError:
