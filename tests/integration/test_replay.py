@@ -186,6 +186,28 @@ async def test_a_job_keeps_its_pace(house: House) -> None:
     assert (await operator.job(slow)).pending == 24
 
 
+async def test_slow_jobs_and_a_tenant_with_many_hold_up_nobody(house: House) -> None:
+    model, other = await house.model(max_concurrency=80), await house.model()
+    crowd, theirs = await died(house, model, 60), await died(house, other)
+    pushy = Operator(house.database, model.tenant_id)
+    for attempt in crowd[:25]:
+        await pushy.order(ids=ids_of([attempt]), rate=0.01)
+    for attempt in crowd[25:]:
+        await pushy.order(ids=ids_of([attempt]))
+    job = await Operator(house.database, other.tenant_id).order()
+    assert await work(house, 2) == 20, "so many jobs a round, none that must wait"
+    assert (await Operator(house.database).job(job)).state is JobState.DONE
+    assert await house.state(theirs[0].id)
+
+
+async def test_at_every_rate_a_job_does_something_and_no_more_than_its_pace(house: House) -> None:
+    wrong = (
+        "SELECT r FROM generate_series(0.01, 2000, 0.01) AS r, CAST(r AS float8) AS x WHERE NOT"
+        " replay_budget(x, '1 day') BETWEEN 1 AND greatest(1, 1.5 * x)"
+    )
+    assert await house.sql(wrong) == []
+
+
 async def test_pause_resume_and_stop(house: House) -> None:
     model = await house.model()
     await died(house, model, 5)
@@ -510,7 +532,10 @@ async def test_filters_select_what_they_say(house: House) -> None:
         assert await own.dead.page(reach, DeadFilter(tenant=other), None, 10) == ([], None)
     with pytest.raises(NotFound):
         await Operator(house.database, first.tenant_id).order(ids=ids_of(young))
-    job = await Operator(house.database, first.tenant_id).order()
+    own = Operator(house.database, first.tenant_id)
+    with pytest.raises(Invalid):  # not all of its own instead
+        await own.order(wanted=DeadFilter(tenant=second.tenant_id), action=Action.DROP)
+    job = await own.order(wanted=DeadFilter(tenant=first.tenant_id))
     assert job.total == 2
     assert await Operator(house.database, second.tenant_id).replays.page(second.tenant_id, None, 9) == ([], None)
     with pytest.raises(NotFound):

@@ -126,6 +126,8 @@ class Replays:
     async def _order(self, reach: int | None, request: ReplayRequest) -> tuple[JobOrder, Sequence[str]]:
         reason = request.reason.strip()
         _check(request, reason)
+        if reach is not None and request.wanted.tenant not in (None, reach):
+            raise Invalid("invalid", "is another tenant's than yours", field="/filter/tenant")
         order = JobOrder(
             action=request.action,
             kind=request.kind,

@@ -3,16 +3,20 @@
 -- numbers). So two processes with the same job settle each item once.
 
 -- name: take_replay_jobs
--- Running jobs that are nobody else's now. The pace counts from the last time that it allowed anything; a job that was
--- not looked at for long has saved up little. $1 who, $2 kinds, $3 seconds.
-WITH mine AS MATERIALIZED (
-  SELECT id, floor(rate * least(extract(epoch FROM now() - paced_at)::float8, greatest(1.5, 1 / rate)))::int AS budget
+-- Running jobs that are nobody else's now and may do something: one of each tenant_id before the second of any, so that
+-- neither slow jobs nor a tenant with many hold up the others. The pace counts from the last time that it allowed
+-- anything. $1 who, $2 kinds, $3 seconds.
+WITH ready AS (
+  SELECT id, paced_at, replay_budget(rate, now() - paced_at) AS budget, row_number() OVER (PARTITION BY tenant_id ORDER BY paced_at) AS nth
   FROM replay_job
   WHERE state = 'running' AND kind = ANY ($2::text[]) AND (runner = $1 OR runner_until IS NULL OR runner_until < now())
-  ORDER BY paced_at LIMIT 20 FOR NO KEY UPDATE SKIP LOCKED
+    AND replay_budget(rate, now() - paced_at) >= 1
+), mine AS MATERIALIZED (
+  -- Whoever locked one in the meantime has taken it: its pace began anew.
+  SELECT j.id, r.budget FROM ready r JOIN replay_job j ON j.id = r.id AND j.state = 'running' AND j.paced_at = r.paced_at
+  ORDER BY r.nth, r.paced_at LIMIT 20 FOR NO KEY UPDATE OF j SKIP LOCKED
 )
-UPDATE replay_job j SET runner = $1, runner_until = now() + make_interval(secs => $3),
-  paced_at = CASE WHEN m.budget >= 1 THEN now() ELSE j.paced_at END
+UPDATE replay_job j SET runner = $1, runner_until = now() + make_interval(secs => $3), paced_at = now()
 FROM mine m WHERE j.id = m.id
 RETURNING j.id, j.action, j.kind, m.budget, j.reason, j.asked_by
 

@@ -774,6 +774,11 @@ RETURN CASE WHEN extract(epoch FROM duration) <= 0.001 THEN 0
 CREATE FUNCTION delivery_code(answered smallint) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN answered IS NULL THEN 'webhook_unreachable' ELSE 'webhook_http_' || answered END;
 
+-- How many items a replay job of so many a second may do after so long. One that was not looked at for long has saved up
+-- little; a slow one saves up its next item, and a bit more than that, for what floats make of a rate.
+CREATE FUNCTION replay_budget(rate float8, waited interval) RETURNS int LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN floor(rate * least(extract(epoch FROM waited)::float8, greatest(1.5, 1.001 / rate)))::int;
+
 -- Everything dead that is on the list, in one vocabulary; what an order of a replay is chosen from.
 CREATE VIEW dead_face AS
 SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenant_id, d.model_id, d.error_code AS code,
