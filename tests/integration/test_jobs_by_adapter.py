@@ -70,15 +70,18 @@ def cog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CogServer]:
         yield running
 
 
-async def predictions(house: House, provider: ReplicateProvider, adapter: str) -> Model:
+async def predictions(
+    house: House, provider: ReplicateProvider, adapter: str, config: dict[str, Any] | None = None, **fields: Any
+) -> Model:
     """A model of that provider, by either of the adapters that can speak to it."""
-    config = REPLICATE_BY_CONFIGURATION if adapter == "submit-poll" else {}
+    usual = REPLICATE_BY_CONFIGURATION if adapter == "submit-poll" else {}
     return await house.rig.make_model(
         base_url=provider.url,
         adapter=adapter,
-        adapter_config=orjson.dumps(config).decode(),
+        adapter_config=orjson.dumps(usual if config is None else config).decode(),
         bindings=f'Authorization:"Bearer {TOKEN}"'.encode(),
         poll_seconds=1,
+        **fields,
     )
 
 
@@ -94,6 +97,20 @@ async def test_one_job_whatever_the_provider_does(house: House, provider: Replic
     await _again_until(house, model, lambda: provider.jobs)
     await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
     assert (len(provider.jobs), provider.twice()) == (1, [])
+
+
+@pytest.mark.parametrize("fault", [Refusal(503), Refusal(429, headers={"Retry-After": "1"})])
+async def test_a_job_that_is_done_at_once_is_bought_once_whatever_its_result_answers(
+    house: House, provider: ReplicateProvider, fault: Any
+) -> None:
+    provider.plan = Plan(statuses=("succeeded",), output=PICTURE)
+    provider.gets.append(fault)
+    config = {**REPLICATE_BY_CONFIGURATION, "result": {"path": "v1/predictions/{{job_id}}"}}
+    model = await predictions(house, provider, "submit-poll", config, retry_times=3)
+    running = await house.rig.executor()
+    ids = await house.begin(model, prompt="a cat")
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
+    assert (len(provider.submits), provider.calls["cancel"]) == (1, 0)
 
 
 @pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])

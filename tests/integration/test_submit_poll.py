@@ -257,10 +257,28 @@ async def test_a_submit_that_says_nothing_sends_the_payload_to_the_route(
     assert len(provider.seen) == 1
 
 
-async def test_a_job_that_is_done_at_once_brings_its_result(provider: Provider, adapter: SubmitPoll) -> None:
-    provider.answers.extend([(200, {"data": {"task_id": "x", "state": 2}}), (200, {"images": [{"link": "https://f"}]})])
-    report = await adapter.submit(call_of(provider))
+async def test_a_submit_is_one_request_even_of_a_job_that_is_done_at_once(
+    provider: Provider, adapter: SubmitPoll
+) -> None:
+    """What fails after the provider named the job must not look like a submit that failed."""
+    call = call_of(provider)
+    provider.answers.append((200, {"data": {"task_id": "x", "state": 2}}))
+    report = await adapter.submit(call)
+    assert (report.status, report.provider_id, len(provider.seen)) == (JobStatus.PROCESSING, "x", 1)
+    provider.answers.extend([(200, {"data": {"state": 2}}), (200, {"images": [{"link": "https://f"}]})])
+    report = await adapter.get(replace(call, payload=b""), "x")
     assert (report.status, len(report.outputs)) == (JobStatus.SUCCEEDED, 1)
+    config = {name: value for name, value in CONFIG.items() if name != "result"} | {"outputs": "data.images"}
+    provider.answers.append((200, {"data": {"task_id": "y", "state": 2, "images": ["https://f"]}}))
+    report = await adapter.submit(call_of(provider, config))
+    assert (report.status, len(report.outputs)) == (JobStatus.SUCCEEDED, 1)
+
+
+@pytest.mark.parametrize("state", [None, "", " ", {}])
+async def test_a_job_that_is_named_without_a_status_waits(provider: Provider, adapter: SubmitPoll, state: Any) -> None:
+    provider.answers.append((200, {"data": {"task_id": "x", "state": state}}))
+    report = await adapter.submit(call_of(provider))
+    assert (report.status, report.provider_id) == (JobStatus.QUEUED, "x")
 
 
 async def test_a_lost_job_is_found_by_its_key(provider: Provider, adapter: SubmitPoll) -> None:

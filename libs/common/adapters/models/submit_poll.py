@@ -125,9 +125,12 @@ class SubmitPoll:
             retryable = provider.passes(error)
             raise ModelError("provider_refused", error, retryable=retryable, answered=True)
         provider_id = job_id(provider.job_id.find(told))
-        if as_text(provider.status.find(told)) is None:
+        # The job is there. Whatever failed from here on would be taken for a submit that failed, and bought again.
+        if not (as_text(provider.status.find(told)) or "").strip():
             return JobReport(JobStatus.QUEUED, provider_id)
-        return await self._report(call, provider, provider_id, told)
+        if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
+            return JobReport(JobStatus.PROCESSING, provider_id)  # a poll fetches the result
+        return provider.report(call, provider_id, told, told)
 
     async def find(self, call: JobCall) -> JobReport | None:
         """Raises LookupError without a `find`, and for an absence that is not certain."""
@@ -151,8 +154,10 @@ class SubmitPoll:
 
     async def get(self, call: JobCall, provider_id: str) -> JobReport:
         provider = _provider(call)
-        told = await self._ask(call, provider, provider.poll, provider_id)
-        return await self._report(call, provider, provider_id, told)
+        told = result = await self._ask(call, provider, provider.poll, provider_id)
+        if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
+            result = await self._ask(call, provider, provider.result, provider_id)
+        return provider.report(call, provider_id, told, result)
 
     async def cancel(self, call: JobCall, provider_id: str) -> None:
         """Does nothing where the configuration has no cancel: the job goes on at the provider."""
@@ -173,13 +178,6 @@ class SubmitPoll:
             return provider.report(call, found, told, told)
         except (ValueError, ModelError):
             return None
-
-    async def _report(self, call: JobCall, provider: _Provider, provider_id: str, told: Any) -> JobReport:
-        """What an answer says; a job that is done is asked for its result, where that has an address of its own."""
-        result = told
-        if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
-            result = await self._ask(call, provider, provider.result, provider_id)
-        return provider.report(call, provider_id, told, result)
 
     async def _ask(self, call: JobCall, provider: _Provider, request: _Request, provider_id: str) -> Any:
         answer = await self._send(call, request, provider_id)
