@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports import PermitRequest
 from libs.common.runtime import failpoints
@@ -232,6 +232,40 @@ async def test_large_payloads_are_started_in_slices(rig: Rig) -> None:
     await rig.ended(ids, seconds=20)
     assert max(sizes) <= 8 * 2**20
     assert len(sizes) >= 3
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("refused"), RuntimeError("a surprise")])
+async def test_one_start_of_several_that_fails_strands_nothing(rig: Rig, error: Exception) -> None:
+    model = await rig.make_model(max_concurrency=40)
+    asked, first = 0, asyncio.Event()
+
+    def change(real: Any) -> Through:
+        async def start_many(claims: Sequence[Any]) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                await first.wait()
+                raise error
+            started = await real.start_many(claims)
+            first.set()
+            return started
+
+        return Through(real, start_many=start_many)
+
+    running = await rig.executor(attempts=change)
+    ids = await rig.make_tasks(model, 12, b'"' + b"x" * 1_000_000 + b'"')
+
+    async def over() -> bool:
+        await rig.dispatch(model)
+        return set((await rig.statuses(ids)).values()) == {TaskStatus.SUCCESS}
+
+    await until(over, "all end", 20)
+    assert asked >= 3
+    assert len(rig.model.calls) == 12
+    [counted] = await rig.sql("SELECT sum(calls) AS calls FROM stat_delta")
+    assert counted["calls"] == 12
+    assert running.executor._slots.used == 0
+    await rig.nothing_taken(model)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
-from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
 from libs.common.domain.model import Model
 from libs.common.domain.settle import GiveBack
 from libs.common.domain.task import Phase
@@ -209,7 +209,16 @@ class Desk:
         return True
 
     async def _claim(self, wanted: Sequence[Wanted]) -> list[Attempt]:
-        """Ask until it is answered, with the same tokens."""
+        """Ask until it is answered, with the same tokens. If it cannot be answered, what it started goes back."""
+        try:
+            return await self._ask_until_answered(wanted)
+        except BaseException:
+            # A flush that is still under way is out of reach: only a process that ends does not wait for it, and what
+            # its silence leaves behind is rescued.
+            await asyncio.shield(self._return_started(wanted))
+            raise
+
+    async def _ask_until_answered(self, wanted: Sequence[Wanted]) -> list[Attempt]:
         unsure = False
         while True:
             if not self._trust.trusted:
@@ -221,10 +230,10 @@ class Desk:
                     known = {attempt.token for attempt in started}
                     rest = [claim for _, claim in wanted if claim.token not in known]
                     started += await self._attempts.started_many(rest)
-            except OutcomeUnknown:
+            except (Unavailable, OutcomeUnknown):
+                # Also if PostgreSQL refused outright: of several flushes another one may have been answered, and what
+                # that one started is not started again.
                 unsure = True
-            except DatabaseUnavailable:
-                pass
             else:
                 return started
             if self._ending:
@@ -246,6 +255,15 @@ class Desk:
             attempt.token: attempt for attempt in await self._attempts.start_many([claim for _, claim in wanted])
         }
         return [started.get(claim.token) for _, claim in wanted]
+
+    async def _return_started(self, wanted: Sequence[Wanted]) -> None:
+        """Whatever of these was started goes back."""
+        try:
+            started = await self._attempts.started_many([claim for _, claim in wanted])
+        except (Unavailable, OutcomeUnknown) as error:
+            log.error("attempts.stranded", count=len(wanted), error=type(error).__name__)
+        else:
+            await self._return(started)
 
     async def _return(self, attempts: Sequence[Attempt]) -> None:
         """Started, but not run: as if never started. If PostgreSQL is away now, silence or the deadline says it."""
