@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import typer
-
 from services.cli.app import app
-from services.cli.here import offer_stack
 from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
+from services.cli.wiring import complete
 
 if TYPE_CHECKING:
     from libs.common.ports_dispatch import LaneInfo
@@ -45,17 +42,9 @@ def topics(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
 
     Example: sluiceway topics --output ids
     """
-    import asyncio
-
-    from libs.common.domain.errors import OutcomeUnknown, Unavailable
     from libs.common.settings import load_settings
 
-    try:
-        lines = asyncio.run(_read(load_settings()))
-    except (Unavailable, OutcomeUnknown) as error:
-        print(f"sluiceway: {error}", file=sys.stderr)
-        offer_stack()
-        raise typer.Exit(3) from error
+    lines = complete(_read(load_settings()))
     document = {"topics": [asdict(line) | {"exists": line.existing is not None} for line in lines]}
     show_document(document, chosen(output, as_json), lambda: _show(lines), [line.topic for line in lines])
 

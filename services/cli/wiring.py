@@ -28,7 +28,10 @@ Result = TypeVar("Result")
 
 
 def complete(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command's work; what is refused ends it with one line and exit code 1, a store that is away with 3."""
+    """Run a command's work; what is refused ends it with one line and exit code 1, a store that is away with 3.
+
+    So does a database that answers "no" because it is another than was meant, or has not the tables of this version.
+    """
     from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, Refused, SluicewayError
 
     try:
@@ -48,6 +51,14 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
                 setting = "SLUICEWAY_DATABASE_URL"
         print(f"sluiceway: {error or type(error).__name__} (see {setting})", file=sys.stderr)
         offer_stack()
+        raise typer.Exit(3) from None
+    except Exception as error:
+        from libs.common.adapters.postgres.refusals import remedy_of
+
+        remedy = remedy_of(error)
+        if remedy is None:
+            raise
+        print(f"sluiceway: {remedy}", file=sys.stderr)
         raise typer.Exit(3) from None
 
 
