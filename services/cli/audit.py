@@ -10,11 +10,13 @@ import typer
 
 from services.cli.app import app
 from services.cli.here import offer_stack
-from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
+from services.cli.output import JsonOption, Output, OutputOption, YesOption, chosen, confirm, show_document
 
 if TYPE_CHECKING:
     from libs.common.operations.audit import Report
     from libs.common.settings import Settings
+
+_DATABASE = "postgres"
 
 
 @app.command()
@@ -22,15 +24,19 @@ def audit(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
     fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired safely.")] = False,
+    yes: YesOption = False,
     wait: Annotated[bool, typer.Option("--wait", help="Look again until it is clean.")] = False,
     wait_seconds: Annotated[float, typer.Option("--wait-seconds", min=0, help="How long --wait waits at most.")] = 60.0,
 ) -> None:
     """Check the invariants over PostgreSQL, Redis, Kafka, results and staging.
 
-    Exit code 1 when something is wrong, or when a store could not be looked at.
+    Exit code 1 when something is wrong, or when a store could not be looked at; 3 when that is PostgreSQL, which all
+    the others are held against.
 
-    Example: sluiceway audit --wait --fix
+    Example: sluiceway audit --wait --fix --yes
     """
+    if fix:
+        confirm("Repair what is found, where it is safe? Rows and files that nothing stands for are deleted.", yes=yes)
     from libs.common.runtime.logging import configure_logging
     from libs.common.settings import load_settings
 
@@ -41,10 +47,13 @@ def audit(
     show_document(report.as_dict(), chosen(output, as_json), lambda: _show(report), subjects)
     if report.unchecked:
         offer_stack()
+    if _DATABASE in report.unchecked and not report.violations:
+        raise typer.Exit(3)
     raise typer.Exit(0 if report.clean else 1)
 
 
 async def _run(settings: Settings, wait_seconds: float, fix: bool) -> Report:
+    from libs.common.adapters.postgres.refusals import remedy_of
     from libs.common.domain.errors import Unavailable
     from libs.common.operations.audit import Report
     from libs.common.operations.audit_stores import open_audit
@@ -53,7 +62,12 @@ async def _run(settings: Settings, wait_seconds: float, fix: bool) -> Report:
         async with open_audit(settings) as opened:
             return await opened.run(wait_seconds=wait_seconds, fix=fix)
     except Unavailable as error:
-        return Report([], {}, {"postgres": str(error)})
+        return Report([], {}, {_DATABASE: str(error)})
+    except Exception as error:
+        remedy = remedy_of(error)
+        if remedy is None:
+            raise
+        return Report([], {}, {_DATABASE: remedy})
 
 
 def _show(report: Report) -> None:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, confirm, note, show_list, show_one
+from services.cli.output import (
+    Column,
+    JsonOption,
+    Output,
+    OutputOption,
+    YesOption,
+    chosen,
+    confirm,
+    note,
+    show_list,
+    show_one,
+)
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -52,7 +63,6 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept for ever.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="So many at most, the oldest first.")]
 Rate = Annotated[float, typer.Option("--rate", help="So many a second at most.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many and which groups.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 _LISTED: list[Column] = [
     ("died", "died_at"),
@@ -155,7 +165,7 @@ def replay(
     value: Annotated[
         Path | None, typer.Option("--value", exists=True, dir_okay=False, help="A file: what one message is sent as.")
     ] = None,
-    yes: Yes = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -183,7 +193,7 @@ def drop(
     limit: Limit = 1_000,
     rate: Rate = 100.0,
     dry_run: DryRun = False,
-    yes: Yes = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:

@@ -15,6 +15,7 @@ from services.cli.output import (
     JsonOption,
     Output,
     OutputOption,
+    YesOption,
     cell,
     chosen,
     confirm,
@@ -234,7 +235,7 @@ def pause(
     everything: Annotated[bool, typer.Option("--all", help="All dispatching, of every tenant.")] = False,
     reason: Reason = "",
     by: By = "",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:

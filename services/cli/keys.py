@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
+from services.cli.output import (
+    Column,
+    JsonOption,
+    Output,
+    OutputOption,
+    YesOption,
+    chosen,
+    confirm,
+    show_document,
+    show_list,
+)
 from services.cli.wiring import complete
 
 _SCOPES = ("submit", "read", "operate", "admin")
@@ -60,13 +70,15 @@ def list_keys(tenant: Tenant, output: OutputOption = Output.TABLE, as_json: Json
 @keys.command()
 def revoke(
     key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID - 1, help="id of `keys list`.")],
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key useless within a second; exit code 1 when there is no such valid key.
 
-    Example: sluiceway keys revoke 7
+    Example: sluiceway keys revoke 7 --yes
     """
+    confirm(f"Revoke the key {key_id}? Who uses it is refused from then on.", yes=yes)
     revoked = complete(_revoke(key_id))
     said = f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}"
     show_document(

@@ -25,6 +25,7 @@ Column: TypeAlias = tuple[str, str | Callable[[Mapping[str, Any]], Any]]
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as --output json.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def chosen(output: Output, as_json: bool) -> Output:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, note, show_list, show_one
+from services.cli.output import (
+    Column,
+    JsonOption,
+    Output,
+    OutputOption,
+    YesOption,
+    chosen,
+    confirm,
+    note,
+    show_list,
+    show_one,
+)
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -93,11 +104,14 @@ def resume(job_id: JobId, output: OutputOption = Output.TABLE, as_json: JsonOpti
 
 
 @replays.command()
-def stop(job_id: JobId, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def stop(
+    job_id: JobId, yes: YesOption = False, output: OutputOption = Output.TABLE, as_json: JsonOption = False
+) -> None:
     """End a job for good; what it has not done stays dead, free for another job.
 
-    Example: sluiceway replays stop 7
+    Example: sluiceway replays stop 7 --yes
     """
+    confirm(f"Stop the job {job_id} for good?", yes=yes)
     show_one(complete(_steer(job_id, lambda jobs: jobs.stop)), chosen(output, as_json))
 
 

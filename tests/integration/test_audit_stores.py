@@ -127,7 +127,7 @@ async def test_the_command_finds_says_and_repairs(house: House, environment: dic
     assert set(violation) == {"invariant", "subject", "detail", "repair", "meaning", "fixable"}
     assert (violation["invariant"], violation["subject"]) == ("I13", "slot ghost")
 
-    code, out, _ = await command(environment, "audit", "--fix")
+    code, out, _ = await command(environment, "audit", "--fix", "--yes")
     assert code == 0
     assert "repaired I13 slot ghost" in out
     assert "clean" in out

@@ -59,7 +59,7 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert await janitor_of(house.database, house.gate, house.wake).round() == 2
     done, _ = await run(house, "replays", "show", job["id"], "--items", "--json")
     assert (done["state"], done["pending"], [item["result"] for item in done["items"]]) == ("done", 0, ["replayed"] * 2)
-    _, said = await run(house, "replays", "stop", job["id"], code=1)
+    _, said = await run(house, "replays", "stop", job["id"], "--yes", code=1)
     assert "done" in said
     jobs, _ = await run(house, "replays", "list", "--json")
     assert [one["id"] for one in jobs["items"]] == [job["id"]]

@@ -49,8 +49,8 @@ async def test_keys_are_made_listed_and_revoked(api: Api, stores: tuple[str, str
     assert (listed["id"], listed["revoked_at"]) == (made["id"], None)
     assert made["key"] not in out
 
-    assert (await command(stores, "keys", "revoke", str(made["id"]), "--json"))[0] == 0
-    assert (await command(stores, "keys", "revoke", str(made["id"])))[0] == 1
+    assert (await command(stores, "keys", "revoke", str(made["id"]), "--yes", "--json"))[0] == 0
+    assert (await command(stores, "keys", "revoke", str(made["id"]), "--yes"))[0] == 1
 
     async def refused() -> bool:
         return (await api.client.get("/v1/tasks", headers=headers)).status_code == 401

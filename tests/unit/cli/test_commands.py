@@ -24,6 +24,11 @@ ONLY_JSON = {
     "secrets rotate", "status", "task download", "task watch", "top", "up",
 }  # fmt: skip
 
+#: What cannot be undone is asked about first; without a terminal it needs --yes.
+ASK = {
+    "audit", "dead drop", "dead replay", "keys revoke", "models delete", "pause", "replays stop", "task cancel",
+}  # fmt: skip
+
 load_commands()
 
 
@@ -81,6 +86,17 @@ def test_what_prints_json_has_a_schema() -> None:
     assert {file.stem for file in SCHEMAS.iterdir()} == {name.replace(" ", "-") for name in wanted}
     for name in wanted:
         schema_of(name)
+
+
+def test_what_cannot_be_undone_asks() -> None:
+    assert {name for name, one in LEAVES.items() if any("--yes" in option.opts for option in one.params)} == ASK
+
+
+@pytest.mark.parametrize("words", ["audit --fix", "keys revoke 7", "replays stop 7", "pause --all"])
+def test_nobody_there_to_ask_changes_nothing(words: str) -> None:
+    nowhere = {"SLUICEWAY_DATABASE_URL": "postgresql://127.0.0.1:1/nothing", "SLUICEWAY_DATA": "/nowhere"}
+    asked = CliRunner().invoke(app, words.split(), env=nowhere)
+    assert (asked.exit_code, "--yes" in asked.output) == (2, True), "before any store is looked at"
 
 
 def test_an_executor_is_run_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
