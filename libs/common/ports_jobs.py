@@ -63,6 +63,9 @@ class JobCall:
     output_count: int = 1
     job_seconds: float = 3_600.0  #: how long the whole job may take; providers that take a deadline are told
     intended_at: float | None = None  #: when the submit was intended, in Unix seconds: `find` looks no further back
+    #: Seconds since a submit with this key was last under way, as far as anybody knows: what `find` judges an absence
+    #: by. No wall clock is in it, and none of the time that the submit itself took.
+    since_submit: float = 0.0
     callback_url: str = field(default="", repr=False)  #: carries this attempt's token; empty where none can be had
 
 
@@ -128,7 +131,7 @@ class JobAdapter(Protocol):
         """The job that an earlier submit with this intent key made, whose answer was lost; None: certainly none.
 
         Raises LookupError where the provider offers no way to tell, and a retryable ModelError when it is too early
-        to be certain: the provider may still be at work on a request that was sent a moment ago.
+        to be certain: the provider may still be at work on a request that was given up a moment ago (`since_submit`).
         """
 
     async def get(self, call: JobCall, provider_id: str) -> JobReport:

@@ -67,6 +67,7 @@ class UnwantedJob:
     permit: UUID
     tries: int
     intended_at: float
+    ended_for: float  #: seconds since its task ended
 
 
 class ProviderJobs(Protocol):

@@ -86,9 +86,8 @@ class ModelHeaders:
             text = self._open_sealed(model.bindings, f"tenant:{model.tenant_id}").decode()
             headers = parse_bindings(text)
         except (ValueError, InvalidBindings) as error:
-            raise ModelError(
-                "api_key_unreadable", f"the model's api_key cannot be read: {error}", retryable=False
-            ) from error
+            message = f"the model's api_key cannot be read: {error}"
+            raise ModelError("api_key_unreadable", message, retryable=False, sent=False) from error
         self._headers[model.id] = (model.bindings, headers)
         return headers
 

@@ -52,6 +52,7 @@ def usual_call(url: str, config: Mapping[str, Any]) -> JobCall:
         headers=(("Authorization", f"Bearer {TOKEN}"),),
         timeout_seconds=5,
         intended_at=time.time() - 60,
+        since_submit=60.0,
         callback_url="https://us.example/callbacks/t0ken-of-this-attempt",
     )
 

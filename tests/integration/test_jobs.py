@@ -181,6 +181,64 @@ async def test_a_lost_submit_answer_never_buys_a_second_job(
         assert len(jobs.provider.submits) == 1
 
 
+@pytest.mark.parametrize(
+    "refusals",
+    [[(503, {})], [(400, {})], [(429, {"Retry-After": "1"})]],
+    ids=["unavailable", "refused", "full"],
+)
+@pytest.mark.parametrize("who", ["the same executor", "another one"])
+async def test_a_refusal_of_the_same_submit_again_is_no_refusal_of_the_first(
+    jobs: Jobs, refusals: list[Any], who: str
+) -> None:
+    jobs.provider.dedupes = True
+    model = await jobs.model({"dedupes": True}, retry_times=3)
+    first = await jobs.rig.executor()
+    if who == "another one":
+        jobs.provider.held = asyncio.Event()
+        ids = await jobs.begin(model)
+        await until(lambda: jobs.provider.submits, "it is submitted")
+        await die(first)
+        jobs.provider.held = None
+        jobs.provider.submit_faults.extend(refusals)
+        await jobs.rig.executor()
+        await jobs.rescued(first, model)
+    else:
+        jobs.provider.submit_faults.extend(["lost", *refusals])
+        ids = await jobs.begin(model)
+    await jobs.rig.ended(ids)
+    assert len(jobs.provider.jobs) == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+    assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
+
+
+@pytest.mark.parametrize("away", ["refuses", "is not reached"])
+async def test_a_provider_that_never_says_what_it_made_of_a_submit_leaves_it_to_operators(
+    jobs: Jobs, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.jobs.submission._TRIES", 2)
+    jobs.provider.dedupes = True
+    jobs.provider.submit_faults.append("lost")
+    model = await jobs.model({"dedupes": True}, retry_times=3)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.waits(running)
+    if away == "refuses":
+        jobs.provider.submit_faults.extend([(503, {})] * 2)
+    else:
+        changed = await PostgresModels(jobs.rig.database).update(model, "", {"base_url": "http://127.0.0.1:9"})
+        assert changed is not None
+        running.executor._models.put(changed)
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    (dead,) = await jobs.rig.sql("SELECT error_code FROM dead_task")
+    assert dead["error_code"] == "submit_unknown"
+    assert (await jobs.job())["status"] == "intended"  # so it leaves a mark, and no new attempt begins
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
 async def test_a_submit_that_nobody_heard_is_made_when_nothing_is_found(jobs: Jobs) -> None:
     jobs.provider.submit_faults.append("cut")
     model = await jobs.model({"finds": True})

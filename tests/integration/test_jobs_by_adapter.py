@@ -114,6 +114,23 @@ async def test_a_job_that_is_done_at_once_is_bought_once_whatever_its_result_ans
 
 
 @pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])
+async def test_a_provider_that_is_slow_to_list_a_job_is_given_its_time_from_our_timeout_on(
+    house: House, provider: ReplicateProvider, adapter: str
+) -> None:
+    """The submit itself takes longer than the provider is waited for: its absence then means nothing yet."""
+    find = {"find": {**REPLICATE_BY_CONFIGURATION["find"], "absence_is_certain": True}}
+    config = {"settle_seconds": 0.9} | ({**REPLICATE_BY_CONFIGURATION, **find} if adapter == "submit-poll" else {})
+    model = await predictions(house, provider, adapter, config, timeout_seconds=1)
+    running = await house.rig.executor()
+    first = await house.begin(model, prompt="another")  # whose mark shows that the list shows marks
+    await house.over(running, model, first, b"\x89PNG\r\n\x1a\n")
+    provider.creates.append(1.6)
+    ids = await house.begin(model, prompt="a cat")
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
+    assert (len(provider.submits), provider.twice()) == (2, [])
+
+
+@pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])
 async def test_a_refusal_ends_the_task_with_the_providers_words(
     house: House, provider: ReplicateProvider, adapter: str
 ) -> None:

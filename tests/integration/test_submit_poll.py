@@ -116,6 +116,7 @@ def call_of(provider: Provider, config: dict[str, Any] = CONFIG, **changes: Any)
         timeout_seconds=5,
         output_count=2,
         intended_at=time.time() - 60,
+        since_submit=60.0,
     )
     return replace(usual, **changes)
 
@@ -294,8 +295,8 @@ async def test_a_lost_job_is_found_by_its_key(provider: Provider, adapter: Submi
     assert await adapter.find(call) is None
     provider.answers.append((200, {"tasks": []}))
     with pytest.raises(ModelError) as early:
-        await adapter.find(replace(call, intended_at=time.time()))
-    assert early.value.code == "submit_unsettled"
+        await adapter.find(replace(call, since_submit=5.0))  # however long ago it was intended
+    assert (early.value.code, early.value.retryable, early.value.retry_after) == ("submit_unsettled", True, 15.0)
     config = {**CONFIG, "find": {**CONFIG["find"], "absence_is_certain": False}}
     for told in ({"tasks": []}, {"oops": 1}):
         provider.answers.append((200, told))

@@ -104,7 +104,8 @@ class ReplicateProvider:
 
     faults of the next calls:
         creates: deque of Refusal (nothing is made), or "lost" (made, connection cut instead of an answer),
-                 "garbage" (made, answered with no JSON), "early" (made, called back before its answer)
+                 "garbage" (made, answered with no JSON), "early" (made, called back before its answer), seconds until
+                 it is made
         gets:    deque of Refusal, "cut", "garbage", "other" (answers with another job's id)
         lists:   deque of Refusal
         files:   deque of Refusal for downloads
@@ -201,6 +202,8 @@ class ReplicateProvider:
         if not isinstance(body.get("input"), dict):
             return _refused(Refusal(422, {"title": "Input validation failed", "detail": "- input is required\n"}))
         self.submits.append(Submit(request.path, dict(request.headers), body))
+        if isinstance(fault, float):
+            await asyncio.sleep(fault)
         job = Job(f"job{next(self._numbers):04}", _marker(body), body, self.plan, datetime.now(UTC).isoformat())
         self.jobs[job.id] = job
         if fault == "early":

@@ -85,7 +85,7 @@ class JobCalls:
             callback_url=self._callback_url(key, seconds_left),
         )
 
-    def ask(self, model: Model, key: UUID, intended_at: float) -> JobCall:
+    def ask(self, model: Model, key: UUID, intended_at: float, *, since_submit: float = 0.0) -> JobCall:
         """Any other call about a job. Raises ModelError as above."""
         model = self.now(model)
         return JobCall(
@@ -97,6 +97,7 @@ class JobCalls:
             headers=self._headers.of(model),
             timeout_seconds=float(min(model.timeout_seconds, _ASK_SECONDS)),
             intended_at=intended_at,
+            since_submit=since_submit,
         )
 
 

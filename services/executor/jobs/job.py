@@ -39,6 +39,8 @@ class Job:
     status: str = "intended"
     progress: float | None = None
     message: str = ""
+    open: bool = False  #: a submit left open whether there is a job: it counts as one until its provider denies it
+    asked_at: float = 0.0  #: when a submit of it was last under way, as far as is known here; by the loop's clock
     side: asyncio.Task[None] | None = None  #: shows meanwhile that its submit lasts
 
     async def quiet(self) -> None:

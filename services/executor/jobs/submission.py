@@ -3,18 +3,21 @@
     intent written --> submit --> answered: provider id written
                          |  refused, or no byte left: no job; the attempt fails, a full provider is tried later
                          `  no answer: is there a job?
-                              the adapter dedupes   submit again, with the same key
+                              the adapter dedupes    submit again, with the same key, until the job is named
                               the provider can tell  it is adopted; certainly none: submit
                               nobody can tell        the task ends as `submit_unknown`, for an operator to decide
 
-Who goes on with an attempt whose provider id was never written stands at the same question.
+Who goes on with an attempt whose provider id was never written stands at the same question. Until it is answered there
+counts as being a job: a later submit that is refused was refused, and nothing more; no permit is freed, and no row
+withdrawn.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from libs.common.domain.model_errors import Busy, ModelError
 from libs.common.domain.task import Phase
@@ -33,11 +36,14 @@ log = get_logger()
 
 #: Pauses before a submit of which no byte left is tried again, in the same attempt.
 _UNSENT_PAUSES: Final = (0.25, 1.0)
-#: How often the question whether there is a job is asked, and a job submitted again, before it is left to an operator.
-_SEARCHES: Final = 6
+#: How often a provider may fail to say whether there is a job, and how often a job is made again that it does not have,
+#: before it is left to an operator.
+_TRIES: Final = 6
 _SUBMITS: Final = 3
 #: A submit that lasts longer is shown as work of the provider: some answer only when they are done.
 _SHOWN_SECONDS: Final = 1.0
+
+_Answer = TypeVar("_Answer")
 
 
 class Submission:
@@ -72,64 +78,80 @@ class Submission:
 
         Raises ModelError `submit_unknown` where nobody can tell.
         """
-        if job.adapter.dedupes(self._calls.config(job.run.model)):
-            return await self._submit(job)
-        for _ in range(_SUBMITS):
-            found = await self._look_for(job)
-            if found is not None:
-                return found
-            try:
-                return await self._submit_once(job)
-            except ModelError as error:
-                if not _leaves_open(error):
-                    raise
-        raise _unknown("its provider cannot be reached")
+        job.open, job.asked_at = True, asyncio.get_running_loop().time()  # whoever asked last may have done so just now
+        return await self._settled(job)
 
     async def _submit(self, job: Job) -> JobReport:
         try:
             return await self._submit_once(job)
         except ModelError as error:
-            if not _leaves_open(error):
+            if not job.open:
                 raise
-        if not job.adapter.dedupes(self._calls.config(job.run.model)):
-            return await self.find(job)
-        for _ in range(_SEARCHES - 1):
-            await self._pause(job)
+            wanted = error.retry_after
+        if self._dedupes(job):
+            await self._pause(job, wanted)
+        return await self._settled(job)
+
+    async def _settled(self, job: Job) -> JobReport:
+        """What has become of a submit that left open whether there is a job."""
+        if self._dedupes(job):
+            return await self._insist(job, self._submit_once)
+        for _ in range(_SUBMITS):
+            found = await self._insist(job, self._look_for)
+            if found is not None:
+                return found
+            job.open = False
             try:
                 return await self._submit_once(job)
-            except ModelError as error:
-                if not _leaves_open(error):
+            except ModelError:
+                if not job.open:
                     raise
-        raise _unknown("its provider cannot be reached")
+        found = await self._insist(job, self._look_for)
+        if found is None:
+            raise _unknown("its provider cannot be reached")
+        return found
 
-    async def _look_for(self, job: Job) -> JobReport | None:
-        """The job; None: certainly none. Raises ModelError `submit_unknown`."""
-        call = self._calls.ask(job.run.model, job.key, job.intended_at)
-        for _ in range(_SEARCHES):
+    async def _insist(self, job: Job, ask: Callable[[Job], Awaitable[_Answer]]) -> _Answer:
+        """What the provider answers in the end. Whatever it refuses says nothing of what an earlier submit made.
+
+        Raises ModelError `submit_unknown`.
+        """
+        failures = 0
+        while True:
             try:
-                return await in_time(call, job.adapter.find, passes=LookupError)
+                return await ask(job)
             except LookupError:
                 raise _unknown("its provider offers no way to look for it") from None
             except ModelError as error:
-                if not error.retryable:
+                failures += not isinstance(error, Busy)  # who is only busy will answer
+                if failures == _TRIES:
                     raise _unknown(error.message) from None
                 await self._pause(job, error.retry_after)
-        raise _unknown("its provider cannot be reached")
+
+    async def _look_for(self, job: Job) -> JobReport | None:
+        """The job; None: certainly none. Raises ModelError and LookupError."""
+        since = asyncio.get_running_loop().time() - job.asked_at
+        call = self._calls.ask(job.run.model, job.key, job.intended_at, since_submit=since)
+        return await in_time(call, job.adapter.find, passes=LookupError)
 
     async def _submit_once(self, job: Job) -> JobReport:
-        """One submit, again only while no byte of it left. What fails for certain is written down as failed."""
+        """One submit, again only while no byte of it left. What fails for certain is written down as failed.
+
+        Nothing is certain while an earlier one may have made a job: then a refusal is no more than an answer.
+        """
         for pause in (*_UNSENT_PAUSES, None):
             try:
                 return await self._ask(job)
-            except Busy:
-                job.run.called = False
-                raise
             except ModelError as error:
-                if _leaves_open(error):
+                job.open = job.open or _leaves_open(error)
+                if job.open:
                     raise
-                job.run.called = error.sent
+                job.run.called = error.sent and not isinstance(error, Busy)
+                if isinstance(error, Busy):
+                    raise
                 if error.sent or not error.retryable or pause is None:
-                    await self._write_failed(job)
+                    if error.answered or not error.sent:
+                        await self._write_failed(job)
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("the last pause is None")
@@ -149,6 +171,7 @@ class Submission:
             raise
         finally:
             shown.cancel()
+            job.asked_at = asyncio.get_running_loop().time()
         await failpoint("executor/after-submit")
         return report
 
@@ -163,7 +186,8 @@ class Submission:
                     raise
         error = pending.exception() if not pending.cancelled() else None
         if pending.cancelled() or error is not None:
-            if isinstance(error, Busy) or (isinstance(error, ModelError) and not error.sent):
+            unheard = isinstance(error, Busy) or (isinstance(error, ModelError) and not error.sent)
+            if unheard and not job.open:
                 job.run.called = False
             return
         await job.quiet()
@@ -192,6 +216,9 @@ class Submission:
         """There is no job: its provider need not be told that nobody wants it."""
         await job.quiet()
         await self._ledger.news(job.run.attempt, job.news("failed"))
+
+    def _dedupes(self, job: Job) -> bool:
+        return job.adapter.dedupes(self._calls.config(job.run.model))
 
     async def _pause(self, job: Job, wanted: float | None = None) -> None:
         if job.left <= 0:

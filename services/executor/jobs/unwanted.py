@@ -82,7 +82,7 @@ class Unwanted:
             if model is None:
                 return True
             adapter = self._calls.adapter(job.adapter)
-            call = self._calls.ask(model, job.key, job.intended_at)
+            call = self._calls.ask(model, job.key, job.intended_at, since_submit=job.ended_for)
             provider_id = job.provider_id
             if not provider_id:
                 found = await in_time(call, adapter.find, passes=LookupError)

@@ -37,6 +37,12 @@ def bad_answer(message: str) -> ModelError:
     return ModelError("bad_answer", message, retryable=True)
 
 
+def unsettled(call: JobCall, seconds: float) -> ModelError:
+    """A job is not there, which means nothing before its provider had `seconds` for the last submit of it."""
+    wait = max(0.0, seconds - call.since_submit)
+    return ModelError("submit_unsettled", "the submit may still be on its way", retryable=True, retry_after=wait)
+
+
 def cleaner_of(call: JobCall) -> Cleaner:
     """Masks what this call knows of secrets."""
     token = call.callback_url.rpartition("/")[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,6 +17,7 @@ from libs.common.adapters.models.provider_answers import (
     refusal,
     segment,
     text,
+    unsettled,
 )
 from libs.common.adapters.models.provider_config import Config, bad_config, checked, config_of
 from libs.common.adapters.models.provider_outputs import BadOutput, outputs_of
@@ -47,7 +47,7 @@ _VERSION: Final = re.compile(rf"{_NAME}/{_NAME}(:[0-9a-f]{{64}})?|[0-9a-f]{{64}}
 _PASSING: Final = re.compile(r"please retry|interrupted", re.IGNORECASE)  #: errors that are not the job's fault
 #: Replicate takes deadlines from 5 s on.
 _SHORTEST: Final = 5
-#: How far apart our clock and the provider's may be.
+#: How far apart PostgreSQL's clock and the provider's may be.
 _SKEW_SECONDS: Final = 300.0
 
 
@@ -106,18 +106,16 @@ class Replicate:
             raise LookupError("jobs of this model carry no marker")
         if call.intended_at is None:
             raise LookupError("nobody knows since when the job may exist")
-        age = max(0.0, time.time() - call.intended_at)
         newest = _predictions(call)
         marked = False
-        async for found in self._listed(call, f"{newest}?created_after={_since(age)}", PAGES_LIMIT):
+        async for found in self._listed(call, f"{newest}?created_after={_since(call.intended_at)}", PAGES_LIMIT):
             if (mark := _mark(found, config)) == call.intent_key:
                 return _report(call, config, found)
             if found.get("data_removed") is True:
                 raise LookupError("the provider has deleted the inputs of predictions since the submit")
             marked = marked or mark is not None
-        if age < config.settle_seconds:
-            message = "the submit may still be on its way"
-            raise ModelError("submit_unsettled", message, retryable=True, retry_after=config.settle_seconds - age)
+        if call.since_submit < config.settle_seconds:
+            raise unsettled(call, config.settle_seconds)
         if not marked and not any([_mark(found, config) async for found in self._listed(call, newest, 1)]):
             raise LookupError("no prediction of this provider shows a mark, so this one may exist without one")
         return None
@@ -170,8 +168,8 @@ def _mark(found: dict[str, Any], config: ReplicateConfig) -> Any:
     return given.get(config.marker) if isinstance(given, dict) else None
 
 
-def _since(age: float) -> str:
-    return datetime.fromtimestamp(time.time() - age - _SKEW_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _since(intended_at: float) -> str:
+    return datetime.fromtimestamp(intended_at - _SKEW_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _root(route: str) -> str:

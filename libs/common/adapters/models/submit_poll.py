@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +28,7 @@ from libs.common.adapters.models.provider_answers import (
     refusal,
     segment,
     text,
+    unsettled,
 )
 from libs.common.adapters.models.provider_config import CODE, Config, bad_config, checked, pointer
 from libs.common.adapters.models.provider_outputs import BadOutput, outputs_of
@@ -146,10 +146,8 @@ class SubmitPoll:
                 return JobReport(JobStatus.QUEUED, job_id(provider.find.job_id.find(item)))
         if not provider.find.absence_is_certain or not isinstance(items, list):
             raise LookupError("the provider does not list the job, which does not mean that there is none")
-        age = 0.0 if call.intended_at is None else max(0.0, time.time() - call.intended_at)
-        if age < provider.config.settle_seconds:
-            wait = provider.config.settle_seconds - age
-            raise ModelError("submit_unsettled", "the submit may still be on its way", retryable=True, retry_after=wait)
+        if call.since_submit < provider.config.settle_seconds:
+            raise unsettled(call, provider.config.settle_seconds)
         return None
 
     async def get(self, call: JobCall, provider_id: str) -> JobReport:

@@ -84,6 +84,7 @@ class PostgresProviderJobs:
                 row["permit_token"],
                 row["tries"],
                 row["intended_at"],
+                row["ended_for"],
             )
             for row in rows
         ]

@@ -68,7 +68,7 @@ WITH due AS MATERIALIZED (
 UPDATE provider_job p SET cancel_at = now() + make_interval(secs => $2), cancel_tries = p.cancel_tries + 1
 FROM due d, lane l WHERE p.task_id = d.task_id AND p.attempt = d.attempt AND l.id = p.lane
 RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.permit_token, p.cancel_tries AS tries,
-  extract(epoch FROM p.intended_at)::float8 AS intended_at
+  extract(epoch FROM p.intended_at)::float8 AS intended_at, extract(epoch FROM now() - p.ended_at)::float8 AS ended_for
 
 -- name: jobs_told
 -- These providers were told, or cannot be. $1 keys.
