@@ -23,6 +23,7 @@ from services.executor.execution import Execution
 from services.executor.executor import Executor
 from services.executor.figures import Figures
 from services.executor.heartbeat import Heartbeat, Identity
+from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls
 from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.life import JobLife
@@ -115,6 +116,7 @@ def assemble(world: World, rules: Rules) -> Executor:
     life = JobLife(
         job_calls,
         Submission(job_calls, ledger, waits, heartbeat),
+        Callbacks(job_calls, ledger),
         ledger,
         JobPermits(world.permits, ledger),
         waits,

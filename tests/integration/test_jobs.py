@@ -725,6 +725,41 @@ async def test_a_job_whose_output_finds_no_room_is_collected_later(jobs: Jobs) -
     await jobs.clean()
 
 
+@pytest.mark.parametrize("lost", ["its output", "its failure", "nothing"])
+async def test_an_end_that_nobody_can_be_asked_about_again_is_not_waited_for(jobs: Jobs, lost: str) -> None:
+    """It came in the answer to the submit, and whoever got it could not keep its output."""
+    model = await jobs.model({"polls": False}, max_concurrency=1, retry_times=3, poll_seconds=3_600)
+    running = await jobs.rig.executor()
+    running.staging.refuses = True
+    ids = await jobs.begin(model, steps=["succeeded"])
+
+    async def put_off() -> bool:
+        rows = await jobs.rig.sql("SELECT state, phase FROM dispatch")
+        return [tuple(row) for row in rows] == [(2, 1)]
+
+    await until(put_off, "it is put off")
+    running.staging.refuses = False
+    if lost == "its failure":
+        await jobs.rig.sql("UPDATE provider_job SET status = 'failed', message = 'no cats'")
+    elif lost == "nothing":
+        await _called_back(jobs, {"status": "succeeded", "outputs": ["by call"]})
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids, TaskStatus.SUCCESS if lost == "nothing" else TaskStatus.FAILED)
+    dead = [tuple(row) for row in await jobs.rig.sql("SELECT error_code, error_message FROM task_face")]
+    match lost:
+        case "its output":
+            assert dead[0][0] == "output_lost"
+        case "its failure":
+            assert dead == [("provider_failed", "no cats")]
+        case _:
+            assert set(running.results.stored.values()) == {b"by call"}
+    assert len(jobs.provider.submits) == 1
+    assert jobs.provider.canceled == []
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
 async def test_a_new_key_of_the_model_holds_for_jobs_that_run(jobs: Jobs) -> None:
     jobs.hurry = 1.0
     model = await jobs.model(bindings=b"Authorization:old")

@@ -77,11 +77,8 @@ class JobLedger:
             log.error("job.orphaned", intent=str(key), provider_id=provider_id, error=type(error).__name__)
 
     async def callbacks(self, attempt: Attempt) -> list[JobCallback]:
-        """What the provider called back with, oldest first; nothing while PostgreSQL is away."""
-        try:
-            return await self._callbacks.submit(attempt)
-        except (Unavailable, OutcomeUnknown):
-            return []
+        """What the provider called back with, oldest first."""
+        return await until_answered(lambda: self._callbacks.submit(attempt))
 
     async def drop(self, callbacks: Sequence[JobCallback]) -> None:
         """These were read; if PostgreSQL does not hear of it, they are read again."""

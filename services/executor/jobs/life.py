@@ -21,6 +21,7 @@ from libs.common.ports_jobs import JobReport, JobStatus
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.executor.execution import Collector, NotOurs
+from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job
 from services.executor.jobs.ledger import JobLedger
@@ -39,6 +40,7 @@ _JITTER: Final = 0.15
 _FIRST_LOOK_SECONDS: Final = 0.5
 #: Behind the hints about callbacks: how many polls' pauses until they are looked for anyway.
 _LOOKS_FOR_CALLBACKS: Final = 4
+_OVER: Final = frozenset(status.value for status in JobStatus if status.over)
 
 
 class JobLife:
@@ -48,6 +50,7 @@ class JobLife:
         self,
         calls: JobCalls,
         submission: Submission,
+        callbacks: Callbacks,
         ledger: JobLedger,
         permits: JobPermits,
         waits: Waits,
@@ -55,6 +58,7 @@ class JobLife:
     ) -> None:
         self._calls = calls
         self._submission = submission
+        self._callbacks = callbacks
         self._ledger = ledger
         self._permits = permits
         self._waits = waits
@@ -103,11 +107,27 @@ class JobLife:
 
     async def _known(self, job: Job) -> JobReport | None:
         """What is known of a job that was taken over; None: it is to be asked about."""
+        if not job.polls and job.status in _OVER:
+            return await self._over_before(job)
         if not job.provider_id:
             return await self._submission.find(job)
         job.run.forget_payload()
         await self._waits.rest(job.run, self._rng.uniform(0.0, _FIRST_LOOK_SECONDS))
         return None
+
+    async def _over_before(self, job: Job) -> JobReport:
+        """How a job ended that cannot be asked about, and whose end its former executor heard.
+
+        Nobody says it again, except for a callback that was kept: what came in the answer to the submit went with
+        whoever got it. Raises ModelError `output_lost`.
+        """
+        said = await self._callbacks.said(job)
+        if said is not None and said.status.over:
+            return said
+        if job.status == JobStatus.SUCCEEDED.value:
+            message = "the job succeeded, but its output is lost, and its provider cannot be asked for it again"
+            raise ModelError("output_lost", message, retryable=False)
+        return JobReport(JobStatus(job.status), job.provider_id, message=job.message)
 
     # followed
 
@@ -149,22 +169,9 @@ class JobLife:
     async def _ask(self, job: Job) -> JobReport | None:
         call = self._calls.ask(job.run.model, job.key, job.intended_at)
         if not job.polls:
-            return await self._called_back(job)
+            return await self._callbacks.said(job)
         async with self._waits.turn(job.run.model.id):
             return await in_time(call, lambda call: job.adapter.get(call, job.provider_id))
-
-    async def _called_back(self, job: Job) -> JobReport | None:
-        """The last that the provider has called back with; an end outweighs whatever else came."""
-        callbacks = await self._ledger.callbacks(job.run.attempt)
-        call = self._calls.ask(job.run.model, job.key, job.intended_at)
-        said: JobReport | None = None
-        for callback in callbacks:
-            report = job.adapter.called_back(call, callback.headers, callback.body)
-            if report is not None and not (said is not None and said.status.over):
-                said = report
-        if callbacks and (said is None or not said.status.over):
-            await self._ledger.drop(callbacks)
-        return said
 
     async def _note(self, job: Job, report: JobReport) -> None:
         """Write down what is new; an end is written by what the task ends with."""
