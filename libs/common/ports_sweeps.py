@@ -105,8 +105,8 @@ class OpenSlot:
     ttl_ms: int
 
 
-class LaterPlace(NamedTuple):
-    """A place among the rows that wait for their time."""
+class DuePlace(NamedTuple):
+    """A place among rows in the order of the time that they wait for."""
 
     due_at: datetime
     id: int
@@ -189,8 +189,8 @@ class Sweeps(Protocol):
         """(id, version) of what waits for deleted models: ready, on the road, or for a retry that is due."""
 
     async def later_of_closed_lanes(
-        self, after: LaterPlace | None, limit: int
-    ) -> tuple[list[tuple[int, int]], LaterPlace | None]:
+        self, after: DuePlace | None, limit: int
+    ) -> tuple[list[tuple[int, int]], DuePlace | None]:
         """The same among a page of the rows that wait for their time; where the next page begins, None at the end."""
 
     async def expired_rows(self, limit: int) -> list[ExpiredRow]:
@@ -208,8 +208,9 @@ class Sweeps(Protocol):
     async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Placed]:
         """Published, never picked up."""
 
-    async def expired(self, limit: int) -> list[int]:
-        """Fetched tasks past expire_at."""
+    async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[int], DuePlace | None]:
+        """Fetched tasks past expire_at whose events have left, on a page in the order of that time; where the next page
+        begins, None at the end."""
 
     async def unfetched_page(
         self, days: int | None, canceled_days: int, after: int, limit: int

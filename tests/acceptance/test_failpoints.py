@@ -413,9 +413,9 @@ async def event_replayed(road: Road, process: ServiceProcess) -> Sequence[str]:
     await road.ended(ids)
     await road.announced(ids)
     await road.sql(
-        "INSERT INTO event (task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size,"
-        " files, sends, dead_at, last_error) SELECT id, version, status, attempt, started_at, finished_at, oss_file,"
-        " file_type, file_size, files, 20, now(), 'refused' FROM task"
+        "INSERT INTO dead_event (id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type,"
+        " file_size, files, sends, last_error) SELECT nextval('event_ids'), id, version, status, attempt, started_at,"
+        " finished_at, oss_file, file_type, file_size, files, 20, 'refused' FROM task"
     )
     await order(road, next(iter(road.keys)), kind="event")
     return ids

@@ -223,7 +223,11 @@ async def test_refused_events_wait_alone_and_dead_ones_stay(desk: QueueDesk) -> 
     assert [row.id for row in await events.after(0, 10, [first])] == [third]
     assert [(row.id, row.sends) for row in await events.due(10)] == [(second, 1)]
     await desk.sql("UPDATE event SET sends = 19")
+    files = (await desk.sql("SELECT files FROM event WHERE id = $1", second))[0]["files"]
     assert await events.refused([(second, 0.0, "too large")], 20) == [second]
     assert await events.due(10) == []
     await events.sent([first, third])
-    assert [row["id"] for row in await desk.sql("SELECT id FROM event")] == [second]
+    assert await desk.sql("SELECT id FROM event") == []
+    (dead,) = await desk.sql("SELECT id, sends, last_error, files FROM dead_event")
+    assert tuple(dead)[:3] == (second, 20, "too large")
+    assert dead["files"] == files

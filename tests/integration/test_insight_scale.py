@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from libs.common.adapters.postgres.database import Database, open_database
-from libs.common.adapters.postgres.dispatch_queue import ask_columns
+from libs.common.adapters.postgres.dispatch_queue import PostgresEvents, ask_columns
 from libs.common.adapters.postgres.insight import COUNT_LIMIT, LANE_LIMIT
 from libs.common.ports_dispatch import LaneAsk
 from tests.support.queue_desk import FIRST
@@ -68,6 +69,15 @@ FROM generate_series($1::bigint, $2::bigint) g WHERE g % 20 = 0
 """
 _FLYING = """
 UPDATE dispatch SET state = 1, lease = 7, leased_at = now(), held_by = 1 + id % 4 WHERE id <= 240 AND state = 0
+"""
+#: Events that die while an ACL of their topic is lost for an hour.
+_DIED = 50_000
+_EXPIRED = """
+UPDATE task SET status = 6, finished_at = now() - interval '1 day',
+  expire_at = now() - make_interval(secs => 99999 - id)
+"""
+_EVENTS = """
+INSERT INTO event (task_id, version, status, attempt) SELECT g, 1, 6, 1 FROM generate_series($1::bigint, $2::bigint) g
 """
 
 
@@ -137,6 +147,37 @@ async def test_looking_costs_the_same_beside_few_and_beside_very_many(hot: tuple
         await buffers(database, connection, name, (COUNT_LIMIT + 1,)) for name in ("overview_counts", "outbox_channels")
     ]
     assert max(real) < COUNT_LIMIT
+
+
+async def test_events_that_died_cost_nobody_who_looks_at_the_others(hot: tuple[Database, Any]) -> None:
+    database, connection = hot
+    await connection.execute(_SCENE)
+    await connection.execute(_ROWS.replace("$1", "1").replace("$2", str(_DIED + 300)))
+    await connection.execute(_EXPIRED)
+    looks: dict[str, tuple[Any, ...]] = {
+        "overview_counts": (_LIMIT,),
+        "outbox_channels": (_LIMIT,),
+        "outbox_figures": (_LIMIT,),
+        "events_after": (0, 500, [], []),
+        "events_due": (500,),
+        "expired_tasks": (datetime(1970, 1, 1, tzinfo=UTC), 0, 500),
+        "dead_over": (0, 500),
+        "delete_tasks": (list(range(_DIED + 1, _DIED + 201)),),
+    }
+    await connection.execute(_EVENTS.replace("$1", str(_DIED + 201)).replace("$2", str(_DIED + 300)))
+    await connection.execute("VACUUM ANALYZE")
+    few = {name: await buffers(database, connection, name, given) for name, given in looks.items()}
+    await connection.execute("ALTER SEQUENCE event_ids RESTART WITH 1000")
+    await connection.execute("UPDATE event SET id = id + 1000000")  # those that died came first
+    await connection.execute(_EVENTS.replace("$1", "1").replace("$2", str(_DIED)))
+    numbers = [row["id"] for row in await connection.fetch("SELECT id FROM event WHERE id < 1000000 ORDER BY id")]
+    for start in range(0, len(numbers), 500):
+        refused = [(number, 1.0, "not authorized") for number in numbers[start : start + 500]]
+        assert len(await PostgresEvents(database).refused(refused, 1)) == len(refused)
+    await connection.execute("VACUUM ANALYZE")
+    cost = {name: await buffers(database, connection, name, given) for name, given in looks.items()}
+    # tasks on their way out ask for their own event each: a few pages more than where there is none
+    assert {name: (few[name], cost[name]) for name in cost if cost[name] > 1.5 * few[name] + 1_000} == {}
 
 
 async def test_a_forgotten_vacuum_makes_looking_no_dearer_than_its_counts(hot: tuple[Database, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.domain.errors import Conflict, Invalid, NotFound
 from libs.common.domain.model import Model
@@ -356,12 +357,15 @@ async def dead_event(house: House, model: Model) -> tuple[Attempt, int]:
     """An event that the broker refused for good."""
     (attempt,) = await house.running(model, await house.executor())
     await house.finish(attempt)
-    await house.sql("UPDATE event SET sends = 20, due_at = now(), dead_at = now(), last_error = 'too large'")
-    return attempt, await house.value("SELECT id FROM event")
+    await house.sql("UPDATE event SET sends = 19")
+    number = await house.value("SELECT id FROM event")
+    assert await PostgresEvents(house.database).refused([(number, 1.0, "too large")], 20) == [number]
+    return attempt, number
 
 
 async def test_a_replayed_event_keeps_its_id_and_gets_fresh_sends(house: House) -> None:
     attempt, number = await dead_event(house, await house.model())
+    (before,) = await house.sql("SELECT finished_at, files FROM task")
     operator = Operator(house.database)
     (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.EVENT), None, 10)
     assert (entry.id, entry.task_id, entry.code, entry.message) == (
@@ -369,9 +373,10 @@ async def test_a_replayed_event_keeps_its_id_and_gets_fresh_sends(house: House) 
     )  # fmt: skip
     job = await operator.order(kind=DeadKind.EVENT, ids=[str(number)])
     assert await work(house) == 1
-    (event,) = await house.sql("SELECT id, sends, dead_at, due_at <= now() AS due, version FROM event")
-    assert tuple(event)[:4] == (number, 0, None, True)
-    assert event["version"] == entry.version
+    assert await house.sql("SELECT 1 FROM dead_event") == []
+    (event,) = await PostgresEvents(house.database).due(10)
+    assert (event.id, event.sends, event.version) == (number, 0, entry.version)
+    assert (event.finished_at, event.files) == (before["finished_at"], before["files"])
     assert (await operator.job(job)).state is JobState.DONE
     assert (await operator.dead.page(None, DeadFilter(), None, 10))[0] == []
 
@@ -383,7 +388,7 @@ async def test_a_dropped_event_is_never_sent_and_proves_that_it_was_to_be(house:
     assert await work(house) == 1
     assert await operator.results(job) == {str(number): ItemResult.DROPPED}
     assert (await operator.dead.groups(None, DeadFilter())).items == []
-    assert await house.value("SELECT count(*) FROM event WHERE dead_at IS NOT NULL") == 1
+    assert await house.value("SELECT count(*) FROM dead_event") == 1
     (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "event"]
     assert (channel.waiting.value, channel.dead.value) == (0, 0)
     (figure,) = [figure for figure in await house.sweeps.outbox_figures(10) if figure.channel == "event"]

@@ -55,8 +55,8 @@ async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House)
     first, second = await house.done(model, 2)
     await house.sql("UPDATE task SET expire_at = now() - interval '1 s', finished_at = now() - interval '1 h'")
     await house.sql(
-        "INSERT INTO event (task_id, version, status, attempt, dead_at)"
-        " VALUES ($1, 9, 6, 1, now() - interval '40 days')",
+        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error, dead_at)"
+        " VALUES (1, $1, 9, 6, 1, now() - interval '40 days', 20, 'no', now() - interval '40 days')",
         first.id,
     )
     assert await expiry_of(house).fetched() == 1
@@ -64,6 +64,27 @@ async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House)
     assert await house.sweeps.delete_tasks([first.id, second.id]) == []
     assert await Prune(house.sweeps, dead_days=30).sweep() == 1
     assert await expiry_of(house).fetched() == 1
+
+
+async def test_very_many_tasks_whose_events_died_hold_up_no_other(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.janitor.sweeps.expiry._SLICE", 2)
+    monkeypatch.setattr("services.janitor.sweeps.expiry._SLICES", 2)
+    model = await house.model()
+    *stay, last = [attempt.id for attempt in await house.done(model, 7)]
+    await house.sql("UPDATE task SET finished_at = now() - interval '1 h', expire_at = now() - interval '1 s'")
+    await house.sql("UPDATE task SET expire_at = now() - interval '1 h' WHERE id <> $1", last)
+    await house.sql(
+        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error)"
+        " SELECT id, id, 9, 6, 1, now(), 20, 'no' FROM task WHERE id <> $1",
+        last,
+    )
+    expiry = expiry_of(house)
+    assert [await expiry.fetched() for _ in range(2)] == [0, 1]
+    assert await stored(house) == set(stay)
+    await house.sql("DELETE FROM dead_event")
+    assert sum([await expiry.fetched() for _ in range(3)]) == len(stay)
 
 
 async def test_an_open_task_is_never_deleted(house: House) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from libs.common.domain.model_errors import StagedLost
 from libs.common.ports_audit import StagedListing
-from libs.common.ports_sweeps import Sweeps
+from libs.common.ports_sweeps import DuePlace, Sweeps
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.janitor.report import did
@@ -33,14 +33,16 @@ class Expiry:
         self._unfetched_days = unfetched_days
         self._dead_days = dead_days
         self._after = 0
+        self._expired: DuePlace | None = None
 
     async def fetched(self) -> int:
-        """One round over what was fetched; returns how many tasks went."""
+        """Some pages of what was fetched; returns how many tasks went. Those that stay, because their events died, may
+        be very many, and the oldest: the next round goes on behind them."""
         gone = 0
         for _ in range(_SLICES):
-            ids = await self._sweeps.expired(_SLICE)
+            ids, self._expired = await self._sweeps.expired_page(self._expired, _SLICE)
             gone += len(await self._delete(ids))
-            if len(ids) < _SLICE:
+            if self._expired is None:
                 break
         return did("expired", gone)
 

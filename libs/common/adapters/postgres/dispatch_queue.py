@@ -122,7 +122,7 @@ class PostgresEvents:
     async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
         ids, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
         answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends)
-        return [row["id"] for row in answers if row["dead"]]
+        return [row["id"] for row in answers]
 
 
 def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:

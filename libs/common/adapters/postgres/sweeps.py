@@ -14,12 +14,12 @@ from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_dispatch import Placed
 from libs.common.ports_sweeps import (
+    DuePlace,
     DueRetry,
     Ended,
     Ending,
     ExpiredRow,
     LaneFigure,
-    LaterPlace,
     LostAttempt,
     OpenRow,
     OpenSlot,
@@ -30,7 +30,7 @@ from libs.common.ports_sweeps import (
 
 _PAGE: Final = 1_000
 _EXECUTOR_DAYS: Final = 30
-_FIRST: Final = LaterPlace(datetime(1970, 1, 1, tzinfo=UTC), 0)
+_FIRST: Final = DuePlace(datetime(1970, 1, 1, tzinfo=UTC), 0)
 
 
 class PostgresSweeps:
@@ -125,10 +125,10 @@ class PostgresSweeps:
         return [(row["id"], row["version"]) for row in await self._database.fetch("rows_of_closed_lanes", limit)]
 
     async def later_of_closed_lanes(
-        self, after: LaterPlace | None, limit: int
-    ) -> tuple[list[tuple[int, int]], LaterPlace | None]:
+        self, after: DuePlace | None, limit: int
+    ) -> tuple[list[tuple[int, int]], DuePlace | None]:
         rows = await self._database.fetch("later_page", *(after or _FIRST), limit)
-        following = LaterPlace(rows[-1]["due_at"], rows[-1]["id"]) if len(rows) == limit else None
+        following = DuePlace(rows[-1]["due_at"], rows[-1]["id"]) if len(rows) == limit else None
         return [(row["id"], row["version"]) for row in rows if row["closed"]], following
 
     async def expired_rows(self, limit: int) -> list[ExpiredRow]:
@@ -156,8 +156,10 @@ class PostgresSweeps:
     async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Placed]:
         return placed(await self._database.fetch("republish_lost", older_than_seconds, limit))
 
-    async def expired(self, limit: int) -> list[int]:
-        return [row["id"] for row in await self._database.fetch("expired_tasks", limit)]
+    async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[int], DuePlace | None]:
+        rows = await self._database.fetch("expired_tasks", *(after or _FIRST), limit)
+        following = DuePlace(rows[-1]["expire_at"], rows[-1]["id"]) if len(rows) == limit else None
+        return [row["id"] for row in rows if row["over"]], following
 
     async def unfetched_page(
         self, days: int | None, canceled_days: int, after: int, limit: int

@@ -143,8 +143,9 @@ SELECT id, public_id::text AS subject, sends || ' sends of its dispatch row' AS 
 
 -- name: audit_event_sends
 -- I8: an event that was sent as often as allowed is dead. $1 sends.
-SELECT id, 'event ' || id AS subject, sends || ' sends, and not dead' AS detail FROM event
-WHERE sends > $1 OR sends = $1 AND dead_at IS NULL LIMIT 1000
+(SELECT id, 'event ' || id AS subject, sends || ' sends, and not dead' AS detail FROM event WHERE sends >= $1 LIMIT 1000)
+UNION ALL
+(SELECT id, 'event ' || id, sends || ' sends, and it was dead before' FROM dead_event WHERE sends > $1 LIMIT 1000)
 
 -- name: audit_unclaimed
 -- I10: what is published is claimed or held, while somebody has read all the time; $3 seconds.
@@ -252,21 +253,23 @@ WHERE j.changed_at > now() - make_interval(days => $1::int)
 LIMIT 1000
 
 -- name: audit_events_of_nobody
--- I7: an event on its way out announces an end that was written.
+-- I7: an event on its way out, or dead, announces an end that was written.
 SELECT e.id, coalesce(t.public_id::text, 'task ' || e.task_id) AS subject, 'event ' || e.id || ' announces status ' || e.status ||
   ' of version ' || e.version || ', ' || CASE WHEN t.id IS NULL THEN 'but there is no such task' ELSE 'the task has status ' || t.status || ' of version ' || t.version END AS detail
-FROM event e LEFT JOIN task t ON t.id = e.task_id LEFT JOIN dispatch d ON d.id = t.id
+FROM (SELECT id, task_id, status, version FROM event UNION ALL SELECT id, task_id, status, version FROM dead_event) e
+LEFT JOIN task t ON t.id = e.task_id LEFT JOIN dispatch d ON d.id = t.id
 WHERE t.id IS NULL
   OR (e.version <> t.version OR e.status <> t.status OR d.id IS NOT NULL)
     AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'replay' AND h.version > e.version)
 LIMIT 1000
 
 -- name: audit_finals
--- Ends of a slice that began to be kept at $3: what their events must say, and whether these still wait to leave. Ends
--- that came with a task from an old gateway are announced to nobody.
+-- Ends of a slice that began to be kept at $3: what their events must say, and whether these still wait to leave or died.
+-- Ends that came with a task from an old gateway are announced to nobody.
 SELECT t.public_id, t.tenant_id, t.creator, t.biz_name, t.version, t.status, t.attempt, t.finished_at, t.oss_file, t.file_type, t.file_size,
   t.error_code, e.task_id IS NOT NULL AS waiting
-FROM task t LEFT JOIN (SELECT DISTINCT task_id, version FROM event WHERE task_id > $1 AND task_id <= $2) e ON e.task_id = t.id AND e.version = t.version
+FROM task t LEFT JOIN (SELECT task_id, version FROM event WHERE task_id > $1 AND task_id <= $2
+                       UNION SELECT task_id, version FROM dead_event WHERE task_id > $1 AND task_id <= $2) e ON e.task_id = t.id AND e.version = t.version
 WHERE t.id > $1 AND t.id <= $2 AND t.status >= 6 AND t.finished_at >= $3
   AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'import' AND h.version = t.version)
 

@@ -58,8 +58,8 @@ ORDER BY x.count DESC, x.last_at DESC
 -- name: dead_events
 -- A page of dead events, newest first; the refused are few.
 WITH p AS MATERIALIZED (
-  SELECT e.id, e.task_id, e.dead_at, e.version, e.status, e.attempt, e.last_error, e.dropped_at FROM event e
-  WHERE e.dead_at IS NOT NULL AND (e.dead_at, e.id) < (:at, CAST(:id AS bigint)) AND e.dead_at >= :since
+  SELECT e.id, e.task_id, e.dead_at, e.version, e.status, e.attempt, e.last_error FROM dead_event e
+  WHERE e.dropped_at IS NULL AND (e.dead_at, e.id) < (:at, CAST(:id AS bigint)) AND e.dead_at >= :since
   ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine
 )
 SELECT e.full_look, e.last_at, e.last_id, x.* FROM (
@@ -69,7 +69,7 @@ LEFT JOIN (
     p.last_error AS message, i.job_id AS pending
   FROM p JOIN task t ON t.id = p.task_id JOIN model m ON m.id = t.model_id
   LEFT JOIN replay_item i ON i.kind = 'event' AND i.target = p.id AND i.result IS NULL
-  WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
+  WHERE (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
     AND (CAST(:code AS text) IS NULL OR :code = 'publish_refused') AND (CAST(:model AS text) IS NULL OR m.name = :model)
     AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
   ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit) x ON true
@@ -78,13 +78,13 @@ ORDER BY x.died_at DESC, x.key DESC
 -- name: dead_event_groups
 -- Dead events by model, the newest :examine of them.
 WITH p AS MATERIALIZED (
-  SELECT e.id, e.task_id, e.dead_at, e.last_error, e.dropped_at FROM event e
-  WHERE e.dead_at IS NOT NULL AND e.dead_at < :at AND e.dead_at >= :since
+  SELECT e.id, e.task_id, e.dead_at, e.last_error FROM dead_event e
+  WHERE e.dropped_at IS NULL AND e.dead_at < :at AND e.dead_at >= :since
   ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine
 ), g AS (
   SELECT t.tenant_id, t.model_id, count(*) AS count, min(p.dead_at) AS first_at, max(p.dead_at) AS last_at, max(p.id) AS id
   FROM p JOIN task t ON t.id = p.task_id JOIN model m ON m.id = t.model_id
-  WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
+  WHERE (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
     AND (CAST(:code AS text) IS NULL OR :code = 'publish_refused') AND (CAST(:model AS text) IS NULL OR m.name = :model)
     AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
   GROUP BY 1, 2 ORDER BY count(*) DESC, max(p.dead_at) DESC LIMIT :limit
@@ -184,8 +184,8 @@ WHERE w.id IS NOT NULL AND (CAST(:tenant_id AS bigint) IS NULL OR w.id = :tenant
 
 -- name: dead_event_keys
 -- Which of these events are dead.
-SELECT e.id AS key, e.id::text AS id, e.dead_at AS died_at FROM event e JOIN task t ON t.id = e.task_id
-WHERE e.id = ANY (CAST(:ids AS bigint[])) AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+SELECT e.id AS key, e.id::text AS id, e.dead_at AS died_at FROM dead_event e JOIN task t ON t.id = e.task_id
+WHERE e.id = ANY (CAST(:ids AS bigint[])) AND e.dropped_at IS NULL
   AND (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
 
 -- name: dead_message_keys
@@ -219,8 +219,8 @@ FROM task t JOIN provider_job p ON p.task_id = t.id WHERE t.id = :key AND t.tena
 -- name: dead_events_of
 -- Events of a task of this tenant_id that the broker refused for good.
 SELECT e.id, e.version, e.status, e.finished_at, e.dead_at, e.dropped_at, e.sends, e.last_error
-FROM event e JOIN task t ON t.id = e.task_id
-WHERE e.dead_at IS NOT NULL AND e.task_id = :key AND t.tenant_id = :tenant_id ORDER BY e.id LIMIT 100
+FROM dead_event e JOIN task t ON t.id = e.task_id
+WHERE e.task_id = :key AND t.tenant_id = :tenant_id ORDER BY e.id LIMIT 100
 
 -- name: dead_replays
 -- What jobs did with one dead thing, oldest first; who may see it was asked by its tenant_id before.

@@ -5,30 +5,41 @@ WITH gone AS (DELETE FROM event WHERE id = ANY ($4::bigint[]))
 SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
-WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL AND e.dead_at IS NULL
+WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL
 UNION ALL
 (SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
-WHERE e.id > $1 AND e.due_at IS NULL AND e.dead_at IS NULL ORDER BY e.id LIMIT $2)
+WHERE e.id > $1 AND e.due_at IS NULL ORDER BY e.id LIMIT $2)
 
 -- name: events_due
 -- Events that the broker refused before and whose time has come again.
 SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
-WHERE e.due_at <= now() AND e.due_at IS NOT NULL AND e.dead_at IS NULL ORDER BY e.due_at LIMIT $1
+WHERE e.due_at <= now() ORDER BY e.due_at LIMIT $1
 
 -- name: events_sent
 -- Acknowledged by the broker: nothing is left to do.
 DELETE FROM event WHERE id = ANY ($1::bigint[])
 
 -- name: events_refused
--- The broker refused these: each backs off alone, and dies after $4 sends.
-UPDATE event e SET sends = e.sends + 1, last_error = m.error, due_at = now() + make_interval(secs => m.delay),
-  dead_at = CASE WHEN e.sends + 1 >= $4 THEN now() END
-FROM unnest($1::bigint[], $2::float8[], $3::text[]) AS m(id, delay, error) WHERE e.id = m.id
-RETURNING e.id, e.dead_at IS NOT NULL AS dead
+-- The broker refused these: each backs off alone, and after $4 sends it dies, under its id. Those that died come back.
+-- The right to relay passes on with a connection, so another relay may have had one refused meanwhile: then it is counted
+-- once, and dies at its next refusal.
+WITH m AS MATERIALIZED (
+  SELECT * FROM unnest($1::bigint[], $2::float8[], $3::text[]) AS m(id, delay, error) ORDER BY id
+), again AS (
+  UPDATE event e SET sends = e.sends + 1, last_error = m.error, due_at = now() + make_interval(secs => m.delay)
+  FROM m WHERE e.id = m.id AND e.sends + 1 < $4
+), gone AS (
+  DELETE FROM event e USING m WHERE e.id = m.id AND e.sends + 1 >= $4 RETURNING e.*, m.error
+)
+INSERT INTO dead_event (id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files,
+                        error_code, error_message, sends, last_error)
+SELECT id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files, error_code, error_message,
+  sends + 1, error FROM gone
+RETURNING id
 
 -- name: become_relay
 -- One relay at a time: ours until this connection ends.

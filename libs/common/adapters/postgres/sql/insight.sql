@@ -115,11 +115,11 @@ SELECT 'dispatch' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM lease LI
   0 AS dead,
   (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND NOT p.broker_reachable ORDER BY p.beat_at DESC LIMIT 1) AS last_error
 UNION ALL
-SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.dead_at IS NULL LIMIT $1) e),
-  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event WHERE dead_at IS NULL ORDER BY id LIMIT 1)), 0)::float8,
-  (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.due_at IS NOT NULL AND e.dead_at IS NULL LIMIT $1) r),
-  (SELECT count(*)::int FROM (SELECT e.dropped_at FROM event e WHERE e.dead_at IS NOT NULL ORDER BY e.dead_at DESC LIMIT $1) d WHERE d.dropped_at IS NULL),
-  (SELECT e.last_error FROM event e WHERE e.due_at IS NOT NULL AND e.dead_at IS NULL ORDER BY e.due_at DESC LIMIT 1)
+SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e),
+  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event ORDER BY id LIMIT 1)), 0)::float8,
+  (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.due_at IS NOT NULL LIMIT $1) r),
+  (SELECT count(*)::int FROM (SELECT 1 FROM dead_event d WHERE d.dropped_at IS NULL LIMIT $1) d),
+  (SELECT e.last_error FROM event e WHERE e.due_at IS NOT NULL ORDER BY e.due_at DESC LIMIT 1)
 UNION ALL
 SELECT 'webhook', (SELECT count(*)::int FROM pending), coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM pending)), 0)::float8,
   (SELECT count(*)::int FROM pending p WHERE p.attempts > 0),
@@ -134,8 +134,8 @@ SELECT now() AS now,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 2 LIMIT $1) c) AS later,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 3 LIMIT $1) c) AS retrying,
   (SELECT count(*)::int FROM (SELECT 1 FROM dead_task WHERE dropped_at IS NULL LIMIT $1) c) AS dead,
-  (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.dead_at IS NULL LIMIT $1) c) AS events,
-  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event WHERE dead_at IS NULL ORDER BY id LIMIT 1)), 0)::float8 AS oldest_event
+  (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) c) AS events,
+  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event ORDER BY id LIMIT 1)), 0)::float8 AS oldest_event
 
 -- name: series_rows
 -- Folded minutes ($3 false), or hours and the minutes that no hour has yet (true), in order. $1 scope, $2 subject, $4 from,

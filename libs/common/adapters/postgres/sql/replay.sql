@@ -99,8 +99,12 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), back AS (
-  UPDATE event e SET dead_at = NULL, sends = 0, due_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
-  RETURNING e.id
+  DELETE FROM dead_event e USING m WHERE e.id = m.id AND e.dropped_at IS NULL RETURNING e.*
+), due AS (
+  INSERT INTO event (id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files, error_code,
+                     error_message, due_at, last_error)
+  SELECT id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files, error_code, error_message,
+    now(), last_error FROM back
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
   FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id
@@ -193,7 +197,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), off AS (
-  UPDATE event e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL RETURNING e.id
+  UPDATE dead_event e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dropped_at IS NULL RETURNING e.id
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
   FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id

@@ -186,13 +186,15 @@ WITH m AS MATERIALIZED (
 SELECT id, public_id, lane, state FROM gone
 
 -- name: expired_tasks
--- Tasks whose time is over: fetched, past expire_at, and their event has left (see delete_tasks). $1 limit.
+-- Fetched tasks past expire_at, a page after ($1 time, $2 id) in that order: the whole page comes back, and of each whether
+-- its time is over, which takes that its event has left (see delete_tasks). LIMIT 1 keeps the planner from reading all
+-- that died. $3 limit.
 WITH unsent AS MATERIALIZED (
-  SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
+  SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 )
-SELECT t.id FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND t.finished_at < (SELECT since FROM unsent)
-  AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
-ORDER BY t.expire_at LIMIT $1
+SELECT t.id, t.expire_at,
+  t.finished_at < (SELECT since FROM unsent) AND (SELECT true FROM dead_event x WHERE x.task_id = t.id LIMIT 1) IS NULL AS over
+FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND (t.expire_at, t.id) > ($1, $2) ORDER BY t.expire_at, t.id LIMIT $3
 
 -- name: unfetched_tasks
 -- Successes that nobody fetched for $1 days (null: for ever), and tasks canceled $2 days ago, among the $4 oldest tasks
@@ -206,12 +208,12 @@ FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id 
 -- name: dead_over
 -- Dead tasks past their retention whose event has left (see delete_tasks). $1 days, $2 limit.
 WITH unsent AS MATERIALIZED (
-  SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
+  SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 )
 SELECT d.task_id AS id, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
 FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
-  AND d.task_id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
+  AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = d.task_id)
 ORDER BY d.died_at LIMIT $2
 
 -- name: delete_tasks
@@ -220,10 +222,10 @@ ORDER BY d.died_at LIMIT $2
 -- that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing yet.
 -- They stay counted: `cleaned` balances statistics and events, a column of that name the points.
 WITH unsent AS MATERIALIZED (
-  SELECT coalesce((SELECT e.finished_at FROM event e WHERE e.dead_at IS NULL ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
+  SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 ), gone AS (
   DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6 AND t.finished_at < (SELECT since FROM unsent)
-    AND t.id <> ALL (ARRAY(SELECT e.task_id FROM event e WHERE e.dead_at IS NOT NULL))
+    AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
     AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
   RETURNING t.id, t.tenant_id, t.creator, t.attempt - t.uploads AS calls, t.status, t.quota_day, t.points
@@ -344,8 +346,8 @@ WHERE x.staged_files IS NOT NULL AND f ->> 'reference' = ANY (CAST(:references A
 
 -- name: prune_dead_events
 -- Events that died, once nobody can be expected to send them again. $1 days, $2 limit.
-DELETE FROM event WHERE id = ANY (ARRAY(
-  SELECT id FROM event WHERE dead_at IS NOT NULL AND dead_at < now() - make_interval(days => $1) ORDER BY dead_at LIMIT $2))
+DELETE FROM dead_event WHERE id = ANY (ARRAY(
+  SELECT id FROM dead_event WHERE dead_at < now() - make_interval(days => $1) ORDER BY dead_at LIMIT $2))
 RETURNING id
 
 -- name: open_page
@@ -413,8 +415,8 @@ JOIN lane l ON l.id = f.lane
 
 -- name: outbox_figures
 -- What still has to leave, counted up to $1: events, batches that no broker has acknowledged yet, and deliveries of webhooks.
-SELECT 'event' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM event WHERE dead_at IS NULL LIMIT $1) e) AS rows,
-  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event WHERE dead_at IS NULL ORDER BY id LIMIT 1)), 0)::float8 AS lag
+SELECT 'event' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e) AS rows,
+  coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event ORDER BY id LIMIT 1)), 0)::float8 AS lag
 UNION ALL
 SELECT 'dispatch', (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l),
   coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8

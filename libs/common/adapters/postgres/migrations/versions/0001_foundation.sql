@@ -405,13 +405,35 @@ CREATE TABLE event (
   error_message text,
   sends smallint NOT NULL DEFAULT 0,
   due_at timestamptz,
-  dead_at timestamptz,
-  dropped_at timestamptz,
   last_error text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
-CREATE INDEX event_due ON event (due_at) WHERE due_at IS NOT NULL AND dead_at IS NULL;
-CREATE INDEX event_dead ON event (dead_at, id) WHERE dead_at IS NOT NULL;
+CREATE INDEX event_due ON event (due_at) WHERE due_at IS NOT NULL;
 ALTER SEQUENCE event_ids OWNED BY event.id;
+
+-- Events that the broker refused for good, under their ids: out of the way of those that have to leave, of which the relay
+-- and every look at the outbox read the first. A replay takes them back.
+CREATE TABLE dead_event (
+  id bigint PRIMARY KEY,
+  task_id bigint NOT NULL,
+  version int NOT NULL,
+  status smallint NOT NULL,
+  attempt smallint NOT NULL,
+  started_at timestamptz,
+  finished_at timestamptz NOT NULL,
+  oss_file text,
+  file_type text,
+  file_size bigint,
+  files jsonb,
+  error_code text,
+  error_message text,
+  sends smallint NOT NULL,
+  last_error text NOT NULL,
+  dead_at timestamptz NOT NULL DEFAULT now(),
+  dropped_at timestamptz -- off the list; a proof, until its retention is over, that the end was to be announced
+);
+CREATE INDEX dead_event_age ON dead_event (dead_at);
+CREATE INDEX dead_event_list ON dead_event (dead_at, id) WHERE dropped_at IS NULL;
+CREATE INDEX dead_event_task ON dead_event (task_id);
 
 -- Where tenants want to be told of ends: endpoints of theirs, and (kind 'tasks', one a tenant, without an address) what
 -- signs for the address that a task brought along. `events` has a bit for each final status, 1 for success. Removed ones
@@ -786,7 +808,7 @@ SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenan
 FROM dead_task d JOIN task t ON t.id = d.task_id WHERE d.dropped_at IS NULL
 UNION ALL
 SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 'publish_refused', e.last_error, e.dead_at
-FROM event e JOIN task t ON t.id = e.task_id WHERE e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+FROM dead_event e JOIN task t ON t.id = e.task_id WHERE e.dropped_at IS NULL
 UNION ALL
 SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, delivery_code(d.last_code), concat_ws(': ', nullif(split_part(d.url, '?', 1), ''), d.last_error),
   d.dead_at
