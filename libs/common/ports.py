@@ -113,9 +113,6 @@ class Hints(Protocol):
         """The status of these tasks (tenant, id) changed, and is committed. Says so where somebody listens to the
         tenant; otherwise it costs next to nothing, and nothing at all of `tasks` is looked at when nobody listens."""
 
-    def lanes_changed(self, lanes: Iterable[int]) -> None:
-        """The same for writers that know no more than the lanes: whoever listens looks for himself."""
-
     async def listen(
         self,
         channels: Sequence[str],
@@ -135,10 +132,5 @@ class Audience(Protocol):
     async def leave(self, tenant_id: int) -> None:
         """Nobody listens to it any more."""
 
-    async def run(
-        self,
-        on_changes: Callable[[int, list[int]], None],
-        on_lanes: Callable[[list[int]], None],
-        on_gap: Callable[[], None],
-    ) -> None:
-        """Hear until cancelled: (tenant, ids of tasks), lanes, and that hints may have been lost."""
+    async def run(self, on_changes: Callable[[int, list[int]], None], on_gap: Callable[[], None]) -> None:
+        """Hear until cancelled: (tenant, ids of tasks), and that hints may have been lost."""

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
-from libs.common.ports_dispatch import Headers, Placed
+from libs.common.ports_dispatch import Headers, Moved
 
 
 class DeadKind(StrEnum):
@@ -320,7 +320,7 @@ class ReplayWork(Protocol):
     async def due(self, turn: Turn, limit: int) -> list[DueItem]:
         """Its items whose turn has come."""
 
-    async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[dict[int, Placed], list[int]]:
+    async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[list[Moved], list[int]]:
         """Dead tasks go back into the queue with a fresh budget, and the record says so, in one write. Those that
         cannot are recorded too. Points are reserved again; second come those whose users have none left, unchanged.
         Nothing happens unless the job still runs."""

@@ -27,6 +27,14 @@ class Placed(NamedTuple):
     key: Key
 
 
+class Moved(NamedTuple):
+    """A task that became ready, and whose task it is: dispatchers hear of the place, listeners of the task."""
+
+    tenant_id: int
+    id: int
+    place: Placed
+
+
 @dataclass(frozen=True, slots=True)
 class LaneAsk:
     """One lane of a turn: how many rows it may give, where to start looking, and whether fresh ones go first."""
@@ -134,7 +142,7 @@ class DispatchQueue(Protocol):
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
         """Lanes whose model changed at or after an instant; all for None."""
 
-    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Placed]:
+    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
         """Rows that the broker did not acknowledge are first in line again."""
 
     async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:

@@ -10,12 +10,14 @@ from uuid import UUID
 
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import WatchedBeat
-from libs.common.ports_dispatch import Placed
+from libs.common.ports_dispatch import Moved
 
 
 class Ended(NamedTuple):
     """A task that was ended; `owned_slot` says whether a gate slot goes back (a failed task has none)."""
 
+    tenant_id: int
+    id: int
     lane: int
     member: str
     owned_slot: bool
@@ -38,7 +40,7 @@ class DueRetry:
 class Rescued:
     """A row taken from a silent executor; `token` is the permit that goes back (None for held rows)."""
 
-    placed: Placed
+    moved: Moved
     token: UUID | None
 
 
@@ -48,6 +50,7 @@ class LostAttempt:
 
     id: int
     public_id: UUID
+    tenant_id: int
     lane: int
     token: UUID
 
@@ -58,6 +61,7 @@ class OverdueAttempt:
 
     id: int
     public_id: UUID
+    tenant_id: int
     lane: int
     token: UUID
     phase: int
@@ -146,13 +150,13 @@ class OutboxFigure:
 class Sweeps(Protocol):
     """The janitor's statements."""
 
-    async def promote_due(self, limit: int) -> list[Placed]:
+    async def promote_due(self, limit: int) -> list[Moved]:
         """Rows whose time has come are ready."""
 
     async def due_retries(self, limit: int) -> list[DueRetry]:
         """Failed tasks whose retry is due."""
 
-    async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
+    async def requeue(self, retries: Sequence[DueRetry]) -> list[Moved]:
         """Back into the queue, to the head or behind all others; those changed meanwhile are left out."""
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
@@ -202,10 +206,10 @@ class Sweeps(Protocol):
     async def end_waiting(self, endings: Sequence[Ending]) -> list[Ended]:
         """End tasks that nobody runs, if they are still as they were looked at; returns those."""
 
-    async def heal_leases(self, older_than_seconds: float) -> list[Placed]:
+    async def heal_leases(self, older_than_seconds: float) -> list[Moved]:
         """Rows of dispatchers that died between taking and acknowledgement."""
 
-    async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Placed]:
+    async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Moved]:
         """Published, never picked up."""
 
     async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[int], DuePlace | None]:

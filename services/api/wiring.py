@@ -136,7 +136,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Replays(dead, PostgresReplayJobs(database)),
             ring.open,
         )
-        hub = Hub(PostgresTaskStates(database), RedisAudience(redis), cache.tenant_of, most=settings.push_connections)
+        hub = Hub(PostgresTaskStates(database), RedisAudience(redis), most=settings.push_connections)
         identity = _identity(settings, database)
         gateway = Gateway(
             identity,

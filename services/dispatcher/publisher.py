@@ -61,14 +61,14 @@ class Publisher:
         verdicts = iter(await self._carrier.send(records))
         await failpoint("dispatcher/after-publish")
         arrived: list[tuple[LeasedRow, Road]] = []
-        refused: list[tuple[LeasedRow, str]] = []
+        refused: list[tuple[LeasedRow, Road, str]] = []
         lost: list[LeasedRow] = []
         for row, road in zip(rows, roads, strict=True):
             verdict = next(verdicts) if road is not None else None
             if verdict is not None and road is not None and verdict.acknowledged:
                 arrived.append((row, road))
-            elif verdict is not None and verdict.refused:
-                refused.append((row, verdict.refused))
+            elif verdict is not None and road is not None and verdict.refused:
+                refused.append((row, road, verdict.refused))
             else:
                 lost.append(row)
         self._announce(arrived)
@@ -96,21 +96,22 @@ class Publisher:
         back = await self._queue.give_back(lost[0].lease, [row.id for row in lost])
         log.warning("relay.given_back", rows=len(back), of=len(lost), cause=self._carrier.last_error)
         self._wake.moved(back)  # they stand behind every dispatcher's cursors
-        return back
+        return [row.place for row in back]
 
-    async def _postpone(self, refused: Sequence[tuple[LeasedRow, str]]) -> None:
+    async def _postpone(self, refused: Sequence[tuple[LeasedRow, Road, str]]) -> None:
         if not refused:
             return
         self._refused.inc(len(refused))
         await failpoint("dispatcher/before-postpone")
         delays = (_REFUSED_SECONDS * (1 + self._rng.random() / 4) for _ in refused)
-        rows = [(row.id, row.lease, delay, cause) for (row, cause), delay in zip(refused, delays, strict=True)]
-        log.warning("relay.refused", rows=len(rows), cause=refused[0][1])
+        rows = [(row.id, row.lease, delay, cause) for (row, _, cause), delay in zip(refused, delays, strict=True)]
+        log.warning("relay.refused", rows=len(rows), cause=refused[0][2])
         spent = [id_ for id_, sends in await self._queue.postpone_refused(rows) if sends >= MAX_SENDS]
         if spent:
             await failpoint("dispatcher/before-bury")
-            await self._bury(spent, refused[0][1])
-        for lane in {row.lane for row, _ in refused}:
+            await self._bury(spent, refused[0][2])
+        self._hints.changed((road.tenant_id, row.id) for row, road, _ in refused)
+        for lane in {row.lane for row, _, _ in refused}:
             self._wake.room(lane)
 
     async def _bury(self, ids: Sequence[int], cause: str) -> None:

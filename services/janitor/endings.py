@@ -26,5 +26,5 @@ class Endings:
         await failpoint("janitor/before-end-waiting")
         ended = await self._sweeps.end_waiting(endings)
         await self._returns.give(slots=[(task.lane, task.member) for task in ended if task.owned_slot])
-        self._wake.ended(task.lane for task in ended)
+        self._wake.ended(ended)
         return did(sweep, len(ended), tasks=[task.member for task in ended[:10]])

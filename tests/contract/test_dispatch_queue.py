@@ -60,8 +60,9 @@ class Twins:
 
     async def give_back(self, lease: int, ids: list[int]) -> None:
         ours = await self.memory.give_back(lease, ids)
-        assert sorted(await self.desk.queue.give_back(self.leases[lease], ids)) == sorted(ours)
-        for lane, klass, key in ours:
+        theirs = await self.desk.queue.give_back(self.leases[lease], ids)
+        assert sorted((row.id, row.place) for row in theirs) == sorted((row.id, row.place) for row in ours)
+        for _, _, (lane, klass, key) in ours:
             self.cursors[lane][klass] = min(self.cursors[lane][klass], key)
         for id_ in ids:
             self.flying.pop(id_, None)

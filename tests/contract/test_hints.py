@@ -95,4 +95,3 @@ async def test_who_has_stopped_hears_nothing_and_speaking_to_nobody_is_harmless(
 async def test_changes_may_always_be_said(case: Case) -> None:
     case.hints.changed([(7, 1), (7, 2)])
     case.hints.changed([])
-    case.hints.lanes_changed([1, 2])

@@ -114,11 +114,13 @@ async def test_two_owners_of_one_partition_run_each_task_once(rig: Rig) -> None:
 
 async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
     model = await rig.make_model(max_concurrency=10)
-    first = await rig.executor(slots=2)
+    told: list[tuple[int, int]] = []
+    first = await rig.executor(slots=2, hints=lambda hints: Through(hints, changed=told.extend))
     rig.model.held = asyncio.Event()
     ids = await rig.make_tasks(model, 5)
     await rig.dispatch(model)
     await until(lambda: rig.model.running == 2 and held(first) == 3, "two run, three wait for slots")
+    told.clear()
     # Alone it reads on, so that its tenants take turns; with somebody there who has room it lets go.
     await until(first.executor.desk.crowded, "they wait for long")
     first.executor._take_posture()
@@ -132,6 +134,8 @@ async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
         return len(await rig.sql("SELECT 1 FROM dispatch WHERE state = 0")) == 3
 
     await until(ready, "they are given back", 6)
+    waiting = await rig.sql("SELECT id FROM dispatch WHERE state = 0")
+    await until(lambda: set(told) == {(model.tenant_id, row["id"]) for row in waiting}, "listeners hear of it")
     await rig.dispatch(model)
     await until(lambda: rig.model.running == 5, "the other one runs them")
     rig.model.held.set()

@@ -14,7 +14,7 @@ from libs.common.domain.outcome import ResultFile
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import TaskStatus
-from libs.common.ports_dispatch import Key, LaneAsk
+from libs.common.ports_dispatch import Key, LaneAsk, Placed
 from libs.common.ports_sweeps import Ending
 from tests.support.queue_desk import FIRST, TENANT, QueueDesk, open_desk
 
@@ -147,7 +147,7 @@ async def test_what_the_broker_did_not_acknowledge_is_first_again_and_burns_noth
     await desk.lease(lane)
     old = desk.leases[ids[0]]
     back = await desk.queue.give_back(old, ids[:2])
-    assert [(place.lane, place.klass, place.key) for place in back] == [(lane, 1, Key(0, id_)) for id_ in ids[:2]]
+    assert [(row.id, row.place) for row in back] == [(id_, Placed(lane, 1, Key(0, id_))) for id_ in ids[:2]]
     assert await desk.lease(lane) == ids[:2]
     row = await desk.row(ids[0])
     assert row is not None
@@ -164,7 +164,7 @@ async def test_a_started_or_held_row_is_not_given_back(desk: QueueDesk) -> None:
     lease = desk.leases[ids[0]]
     await desk.start(ids[:1])
     assert await desk.executor.hold_many([(ids[1], lease)]) == {ids[1]}
-    assert [place.key.position for place in await desk.queue.give_back(lease, ids)] == ids[2:]
+    assert [row.id for row in await desk.queue.give_back(lease, ids)] == ids[2:]
 
 
 async def test_a_message_starts_its_row_once(desk: QueueDesk) -> None:
@@ -223,8 +223,8 @@ async def test_a_retry_waits_without_a_slot_then_goes_to_the_head_or_the_tail(de
     await until_due(desk)
     retries = await desk.sweeps.due_retries(10)
     assert {(retry.id, retry.public_id) for retry in retries} == {(id_, await desk.public_id(id_)) for id_ in ids[:2]}
-    assert set(await desk.sweeps.requeue(retries)) == set(ids[:2])
-    assert await desk.sweeps.requeue(retries) == {}, "changed meanwhile"
+    assert {row.id for row in await desk.sweeps.requeue(retries)} == set(ids[:2])
+    assert await desk.sweeps.requeue(retries) == [], "changed meanwhile"
     (waiting_head,), (waiting_tail,) = [
         await desk.sql("SELECT class, position, retries, attempt FROM dispatch WHERE id = $1", id_) for id_ in ids[:2]
     ]
@@ -246,8 +246,8 @@ async def test_a_parked_upload_keeps_what_was_staged(desk: QueueDesk) -> None:
     assert await desk.executor.park_many([(attempt, Park("upload", "m", 5.0))]) == {id_}
     assert await desk.lease(lane) == []
     await until_due(desk)
-    (place,) = await desk.sweeps.promote_due(10)
-    assert place.klass == 0
+    (ready,) = await desk.sweeps.promote_due(10)
+    assert ready.place.klass == 0
     assert await desk.lease(lane) == [id_]
     (again,) = await desk.start([id_])
     assert again.number == 1
@@ -321,7 +321,7 @@ async def test_the_lease_of_a_dead_dispatcher_is_healed(desk: QueueDesk) -> None
     await desk.start(ids[:1])
     await desk.executor.hold_many([(ids[1], lease)])
     assert await desk.sweeps.heal_leases(60) == []
-    assert [place.key.position for place in sorted(await desk.sweeps.heal_leases(0))] == ids[2:]
+    assert sorted(row.id for row in await desk.sweeps.heal_leases(0)) == ids[2:]
     assert await desk.sweeps.heal_leases(0) == []
     assert await desk.lease(lane) == ids[2:]
     assert await desk.start(ids[2:], leases=[lease, lease]) == []
@@ -336,7 +336,7 @@ async def test_what_was_published_and_never_picked_up_is_published_again(desk: Q
     await desk.queue.close_leases([desk.leases[ids[0]]])
     await desk.start(ids[:1])
     assert await desk.sweeps.republish_lost(60, 10) == []
-    assert [place.key.position for place in await desk.sweeps.republish_lost(0, 1)] == ids[1:2]
+    assert [row.id for row in await desk.sweeps.republish_lost(0, 1)] == ids[1:2]
     assert len(await desk.sweeps.republish_lost(0, 10)) == 1
     assert await desk.lease(lane) == ids[1:]
 
@@ -350,7 +350,7 @@ async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
     await desk.executor.generated_many([(staged, [STAGED])])
     await desk.sql("UPDATE dispatch SET lost = 3 WHERE id = $1", spent.id)
     assert await desk.sweeps.executors_with_work() == {7}
-    rescued = {entry.placed.key.position: entry for entry in await desk.sweeps.rescue([7], 3)}
+    rescued = {entry.moved.id: entry for entry in await desk.sweeps.rescue([7], 3)}
     assert {id_: entry.token for id_, entry in rescued.items()} == {
         running.id: running.token,
         staged.id: staged.token,

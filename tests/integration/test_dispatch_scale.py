@@ -183,7 +183,7 @@ async def _executor(desk: QueueDesk, team: list[Colleague], stop: asyncio.Event,
         rows = await desk.sql("SELECT id, lane, lease FROM dispatch WHERE state = 1 ORDER BY random()")
         ended = rows[: len(rows) // 3 + 1]
         for row in [] if no_more.is_set() else rows[len(ended) : len(ended) + 2]:
-            _tell(team, await desk.queue.give_back(row["lease"], [row["id"]]))
+            _tell(team, [back.place for back in await desk.queue.give_back(row["lease"], [row["id"]])])
         await desk.sql("DELETE FROM dispatch WHERE id = ANY ($1::bigint[])", sorted(row["id"] for row in ended))
         for lane in {row["lane"] for row in ended}:
             for colleague in team:

@@ -151,7 +151,7 @@ async def test_an_end_without_success_gives_back_once_and_to_the_day_of_the_crea
     assert await used(books) == [35]
     await books.fail(again, delay=60)
     assert await used(books) == [35], "a retry keeps its points"
-    assert await books.sweeps.end_running([(LostAttempt(lost.id, lost.public_id, lost.lane, lost.token),
+    assert await books.sweeps.end_running([(LostAttempt(lost.id, lost.public_id, lost.tenant_id, lost.lane, lost.token),
                                             TaskStatus.FAILED, "executor_lost", "")])  # fmt: skip
     await books.park(parked)
     public = [(await books.public([one]))[0] for one in (again.id, parked.id, waiting)]

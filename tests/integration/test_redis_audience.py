@@ -20,14 +20,10 @@ class Ears:
 
     def __init__(self) -> None:
         self.changes: list[tuple[int, list[int]]] = []
-        self.lanes: list[int] = []
         self.gaps = 0
 
     def on_changes(self, tenant: int, tasks: list[int]) -> None:
         self.changes.append((tenant, tasks))
-
-    def on_lanes(self, lanes: list[int]) -> None:
-        self.lanes += lanes
 
     def on_gap(self) -> None:
         self.gaps += 1
@@ -37,7 +33,7 @@ class Ears:
 async def hearing(redis: RedisServer, ears: Ears) -> AsyncIterator[RedisAudience]:
     audience = RedisAudience(redis)
     port: Audience = audience
-    running = asyncio.create_task(port.run(ears.on_changes, ears.on_lanes, ears.on_gap))
+    running = asyncio.create_task(port.run(ears.on_changes, ears.on_gap))
     await until(lambda: ears.gaps == 1)
     try:
         yield audience
@@ -68,7 +64,6 @@ async def test_while_nobody_listens_nothing_is_said_nor_looked_at(redis_url: str
     async with open_redis(redis_url) as redis, writer(redis) as hints:
         port: Hints = hints
         port.changed(never_looked_at())
-        port.lanes_changed(lane for lane, _ in never_looked_at())
 
 
 async def test_who_joins_is_heard_of_at_once_and_hears_his_own_tenants_alone(redis_url: str) -> None:
@@ -84,8 +79,6 @@ async def test_who_joins_is_heard_of_at_once_and_hears_his_own_tenants_alone(red
 
         await eventually(told, what="both are heard of")
         assert {task for _, tasks in ears.changes for task in tasks} == {70, 71, 80}
-        hints.lanes_changed([3, 4])
-        await until(lambda: sorted(ears.lanes) == [3, 4])
         await audience.leave(7)
         ears.changes.clear()
         hints.changed([(7, 72), (-8, 82)])
@@ -112,6 +105,16 @@ async def test_a_broken_connection_is_made_anew_and_said(redis_url: str) -> None
         await until(lambda: ears.gaps == 2)
         hints.changed([(7, 70)])
         await until(lambda: ears.changes == [(7, [70])])
+
+
+async def test_a_redis_that_forgot_who_listens_is_told_at_once(redis_url: str) -> None:
+    ears = Ears()
+    async with open_redis(redis_url) as redis, writer(redis) as hints, hearing(redis, ears) as audience:
+        await audience.join(7)
+        await redis.command_many([("DEL", keys.listeners()), ("CLIENT", "KILL", "TYPE", "pubsub")])
+        hints.listened = set()  # what a writer finds that is back first
+        await until(lambda: ears.gaps == 2)
+        await until(lambda: hints.listened == {7}, seconds=3)  # the next renewal is 5 s away
 
 
 async def test_redis_away_keeps_nobody_waiting(redis_url: str) -> None:

@@ -80,7 +80,7 @@ async def test_a_replayed_task_keeps_its_past_and_gets_a_fresh_budget(house: Hou
     assert await house.members(model) == set(ids_of([attempt]))
     assert await house.sql("SELECT 1 FROM cancel_request UNION ALL SELECT 1 FROM dead_task") == []
     assert house.hinted
-    assert house.hints.changed_lanes == [model.lane], "who watches the tenant hears of it"
+    assert house.hints.changes == [(model.tenant_id, attempt.id)], "who watches the tenant hears of it"
     done = await operator.job(job)
     assert (done.state, done.pending, done.results[ItemResult.REPLAYED]) == (JobState.DONE, 0, 1)
     (again,) = await ends_well(house, model)

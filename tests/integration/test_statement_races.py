@@ -106,13 +106,24 @@ async def _rescue(desk: QueueDesk, _: Attempt) -> object:
 
 async def _retry_overdue(desk: QueueDesk, attempt: Attempt) -> object:
     overdue = OverdueAttempt(
-        attempt.id, attempt.public_id, attempt.lane, attempt.token, attempt.phase, 0, 0, 9.0, 0.0, 1, 0
+        attempt.id,
+        attempt.public_id,
+        attempt.tenant_id,
+        attempt.lane,
+        attempt.token,
+        attempt.phase,
+        retries=0,
+        lost=0,
+        age=9.0,
+        upload_age=0.0,
+        retry_times=1,
+        retry_queue_max_seconds=0,
     )
     return await desk.sweeps.retry_running([(overdue, 1.0, True, "timeout", "too long")])
 
 
 async def _end_lost(desk: QueueDesk, attempt: Attempt) -> object:
-    lost = LostAttempt(attempt.id, attempt.public_id, attempt.lane, attempt.token)
+    lost = LostAttempt(attempt.id, attempt.public_id, attempt.tenant_id, attempt.lane, attempt.token)
     return await desk.sweeps.end_running([(lost, TaskStatus.FAILED, "executor_lost", "gone")])
 
 
@@ -183,7 +194,7 @@ async def test_healing_waits_for_nobodys_row(desk: QueueDesk) -> None:
     async with desk.database.transaction() as other:
         await other.fetch(*start_of(desk, busy))
         healed = await asyncio.wait_for(desk.sweeps.heal_leases(0.0), 2)
-    assert [place.key.position for place in healed] == [idle]
+    assert [row.id for row in healed] == [idle]
     row = await desk.row(busy)
     assert row is not None
     assert row["token"] is not None
@@ -198,8 +209,7 @@ async def test_a_row_that_healing_left_is_published_again(desk: QueueDesk) -> No
             assert await desk.sweeps.heal_leases(0.0) == []
     finally:
         await other.close()
-    (place,) = await desk.sweeps.republish_lost(0.0, 10)
-    assert place.key.position == id_
+    assert [row.id for row in await desk.sweeps.republish_lost(0.0, 10)] == [id_]
 
 
 async def test_one_message_twice_in_a_batch_starts_and_counts_once(desk: QueueDesk) -> None:

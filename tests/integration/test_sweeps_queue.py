@@ -148,8 +148,8 @@ async def test_the_loser_of_two_janitors_does_not_free_the_winners_slot(house: H
         # takes the slots first, and loses the rows: the other janitor finds the slots held and goes on
         await house.gate.take_many([SlotRequest(r.lane, str(r.public_id), r.queue_limit, SLOT_MS) for r in due])
         assert await retries_of(other).sweep() == 3
-        placed = await house.sweeps.requeue(due)
-        assert placed == {}
+        back = await house.sweeps.requeue(due)
+        assert back == []
         await loser._give_back(due)
     assert await house.members(model) == set(await house.public(tasks))
 

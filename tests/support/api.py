@@ -65,12 +65,12 @@ class Api:
         tenant = next(_tenants) if tenant is None else tenant
         return Tenant(self, tenant, await self.key(tenant, scopes, name=f"user-of-{tenant}"))
 
-    async def heard_by(self, channels: int) -> None:
-        """Return when that many channels of ours have listeners."""
+    async def heard_by(self, *channels: str) -> None:
+        """Return when each of these channels has a listener."""
 
         async def subscribed() -> bool:
             (names,) = await self.redis.command_many([("PUBSUB", "CHANNELS", "sw:*")])
-            return len(names) >= channels
+            return {name.decode() for name in names} >= set(channels)
 
         await until_true(subscribed)
 

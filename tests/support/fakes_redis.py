@@ -156,7 +156,6 @@ class FakeHints:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
         self.changes: list[tuple[int, int]] = []  #: (tenant, task)
-        self.changed_lanes: list[int] = []
         self._listeners: list[tuple[Sequence[str], Callable[[str, list[str]], Awaitable[None] | None]]] = []
 
     def publish_soon(self, channel: str, line: str) -> None:
@@ -168,9 +167,6 @@ class FakeHints:
 
     def changed(self, tasks: Iterable[tuple[int, int]]) -> None:
         self.changes += tasks
-
-    def lanes_changed(self, lanes: Iterable[int]) -> None:
-        self.changed_lanes += lanes
 
     async def listen(
         self,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import count
 from uuid import UUID, uuid4
 
-from libs.common.ports_dispatch import Key, LaneAsk, LaneInfo, LaneRoom, LeasedRow, Placed, Turn
+from libs.common.ports_dispatch import Key, LaneAsk, LaneInfo, LaneRoom, LeasedRow, Moved, Placed, Turn
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -28,7 +28,8 @@ class Row:
 
 
 class MemoryQueue:
-    """Implements ports_dispatch.DispatchQueue. `locked` are lanes that another dispatcher has at this moment."""
+    """Implements ports_dispatch.DispatchQueue. `locked` are lanes that another dispatcher has at this moment; each
+    lane is its own tenant's."""
 
     def __init__(self, windows: dict[int, int]) -> None:
         self.windows = windows
@@ -118,13 +119,13 @@ class MemoryQueue:
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
         return [info for info in self.infos if since is None or info.changed_at >= since]
 
-    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Placed]:
+    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
         if self.fail_with is not None:
             raise self.fail_with
         back = [self.rows[id_] for id_ in ids if self.rows[id_].lease == lease]
         for row in back:
             row.lease = None
-        return [Placed(row.lane, row.klass, row.key) for row in back]
+        return [Moved(row.lane, row.id, Placed(row.lane, row.klass, row.key)) for row in back]
 
     async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:
         answer = []

@@ -20,8 +20,6 @@ JOBS: Final = "sw:jobs"
 MODELS: Final = "sw:models"
 #: To whoever changes tasks: an API process has a first listener of this tenant.
 LISTENERS: Final = "sw:listeners"
-#: To APIs that have listeners: tasks of these lanes changed, and the writer does not know which.
-LANES_CHANGED: Final = "sw:lanes-changed"
 _CHANGES: Final = "sw:changes:"
 
 EVENTS_WAIT: Final = "* events"

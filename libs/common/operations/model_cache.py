@@ -24,7 +24,6 @@ class ModelCache:
         self._models = models
         self._by_id: dict[int, Model] = {}
         self._by_name: dict[tuple[int, str], Model] = {}
-        self._tenants: dict[int, int] = {}
         self._seen: datetime | None = None
 
     async def refresh(self) -> None:
@@ -43,13 +42,8 @@ class ModelCache:
         if known is not None and self._by_name.get((known.tenant_id, known.name)) is known:
             del self._by_name[known.tenant_id, known.name]
         self._by_id[model.id] = model
-        self._tenants[model.lane] = model.tenant_id
         if not model.deleted:
             self._by_name[model.tenant_id, model.name] = model
-
-    def tenant_of(self, lane: int) -> int | None:
-        """Whose lane it is, as far as this process knows."""
-        return self._tenants.get(lane)
 
     async def by_name(self, tenant_id: int, name: str) -> Model | None:
         """The tenant's model of that name, from memory or from PostgreSQL."""

@@ -108,10 +108,10 @@ class TaskReplays:
         try:
             if going:
                 await failpoint("janitor/before-replay")
-                placed, poor = await self._work.replay_tasks(turn, going)
-                replayed = set(placed)
+                moved, poor = await self._work.replay_tasks(turn, going)
+                replayed = {task.id for task in moved}
                 await failpoint("janitor/after-replay")
-                self._wake.moved(placed.values())
+                self._wake.moved(moved)
         finally:
             await self._give_back([item for item in taken if item.key not in replayed])
         await self._put_off(turn, [item.key for item in full], 1, "no free slot in the model's queue")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
@@ -17,9 +17,10 @@ from uuid import UUID
 
 from libs.common.domain.errors import Exhausted, NotFound, OutcomeUnknown, Unavailable
 from libs.common.ports import Audience
-from libs.common.ports_push import Stage, TaskState, TaskStates
+from libs.common.ports_push import TaskState, TaskStates
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
+from services.api.push.circle import Circle
 from services.api.push.news import News
 from services.api.push.stream import Stream, Wanted
 
@@ -36,62 +37,16 @@ _SECOND_LOOKS: Final = (0.1, 1.0)
 _SHORTEST_BETWEEN_LOOKS: Final = 0.1
 #: Looks cost at most this share of the time, however many tenants are listened to.
 _LOOK_SHARE: Final = 10
-#: How many of a tenant's newest tasks, and of those known as open, one look covers.
+#: How many of a tenant's newest tasks one look covers.
 _NEWEST: Final = 200
-_OPEN: Final = 500
+#: How many open tasks are known, of one tenant and of all together (some 40 MB); the newest of each in any case.
 _MOST_KNOWN: Final = 5_000
+_MOST_KNOWN_IN_ALL: Final = 200_000
 #: Offers between two turns of the event loop, and streams that begin to send in one: creates go on beside a crowd.
 _OFFERS_AT_ONCE: Final = 1_000
 _WAKES_AT_ONCE: Final = 20
 #: What such a turn takes, in its own lengths, before the next one.
 _REST_SHARE: Final = 3
-
-
-class _Circle:
-    """Everybody here who listens to one tenant, and what they were told."""
-
-    def __init__(self, tenant_id: int) -> None:
-        self.tenant_id = tenant_id
-        self.users = 0
-        self.streams: set[Stream] = set()
-        self.watchers: dict[int, set[Stream]] = {}
-        self.since: datetime | None = None  #: streams of the tenant hear what happened after this
-        self.entering = asyncio.Lock()
-        self.joined = False
-        self._known: OrderedDict[int, Stage] = OrderedDict()
-        self._open: OrderedDict[int, None] = OrderedDict()
-
-    def cares(self, task: int) -> bool:
-        return bool(self.streams) or task in self.watchers
-
-    def learn(self, state: TaskState) -> bool:
-        """Whether this is further than what was known."""
-        known = self._known.get(state.id)
-        if known is not None and state.stage <= known:
-            return False
-        self._known[state.id] = state.stage
-        self._known.move_to_end(state.id)
-        if len(self._known) > _MOST_KNOWN:
-            self._open.pop(self._known.popitem(last=False)[0], None)
-        if state.open:
-            self._open[state.id] = None
-        else:
-            self._open.pop(state.id, None)
-        return True
-
-    def knows(self, task: int) -> bool:
-        return task in self._known
-
-    def next_open(self) -> list[int]:
-        """Some of those known as open, others every time."""
-        chosen = [task for task, _ in zip(self._open, range(_OPEN), strict=False)]
-        for task in chosen:
-            self._open.move_to_end(task)
-        return chosen
-
-    def listeners(self, model_name: str, task_id: str, task: int) -> list[Stream]:
-        whole = [stream for stream in self.streams if stream.wanted.includes(model_name, task_id)]
-        return [*whole, *self.watchers.get(task, ())]
 
 
 class Hub:
@@ -101,18 +56,16 @@ class Hub:
         self,
         states: TaskStates,
         audience: Audience,
-        tenant_of: Callable[[int], int | None],
         *,
         most: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tenant_of` says whose lane it is; `most` streams are open at once, half of them of one tenant at most."""
+        """`most` streams are open at once, half of them of one tenant at most."""
         self._states = states
         self._audience = audience
-        self._tenant_of = tenant_of
         self._most = most
         self._clock = clock
-        self._circles: dict[int, _Circle] = {}
+        self._circles: dict[int, Circle] = {}
         self._due: dict[tuple[int, int], None] = {}
         self._heard = asyncio.Event()
         self._looks: dict[int, float] = {}
@@ -150,7 +103,7 @@ class Hub:
         if stream.task is None:
             circle.streams.discard(stream)
             if not circle.streams:
-                circle.since = None
+                circle.forget()
         elif stream.task in circle.watchers:
             circle.watchers[stream.task].discard(stream)
             if not circle.watchers[stream.task]:
@@ -171,7 +124,10 @@ class Hub:
 
     async def page(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
         """A page of the tenant's tasks, newest first, for one who catches up."""
-        return await self._states.newest(tenant_id, before, limit)
+        states = await self._states.newest(tenant_id, before, limit)
+        if tenant_id in self._circles:
+            self._circles[tenant_id].note(states, self._most_known())
+        return states
 
     async def _find(self, tenant_id: int, public_id: UUID) -> TaskState:
         state = await self._states.find(tenant_id, public_id)
@@ -182,7 +138,7 @@ class Hub:
     async def _enter(self, stream: Stream) -> None:
         if self._closed:
             raise Unavailable("this process stops")
-        circle = self._circles.setdefault(stream.tenant_id, _Circle(stream.tenant_id))
+        circle = self._circles.setdefault(stream.tenant_id, Circle(stream.tenant_id))
         if self.open >= self._most or circle.users >= max(1, self._most // 2):
             if not circle.users:
                 del self._circles[stream.tenant_id]
@@ -191,6 +147,8 @@ class Hub:
         self._count(1)
         try:
             await self._begin(circle, whole=stream.task is None)
+            if self._closed:
+                raise Unavailable("this process stops")  # `close` did not find it
         except BaseException:
             await self.leave(stream)
             raise
@@ -200,7 +158,7 @@ class Hub:
         else:
             circle.watchers.setdefault(stream.task, set()).add(stream)
 
-    async def _begin(self, circle: _Circle, *, whole: bool) -> None:
+    async def _begin(self, circle: Circle, *, whole: bool) -> None:
         """Hear the tenant's changes; before the first stream of all of it, know what is no news to it."""
         async with circle.entering:
             if not circle.joined:
@@ -209,8 +167,8 @@ class Hub:
                 self._look_in(circle.tenant_id, _SECOND_LOOKS[0])
             if whole and circle.since is None:
                 newest = await self._states.newest(circle.tenant_id, None, _NEWEST)
-                await self._tell(newest)
                 circle.since = newest[0].read_at if newest else _BEGINNING
+                await self._tell(newest)
                 self._look_in(circle.tenant_id, _SECOND_LOOKS[0])
 
     def _count(self, more: int) -> None:
@@ -222,14 +180,15 @@ class Hub:
     async def run(self) -> None:
         """Hear, read and tell until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._audience.run(self._on_changes, self._on_lanes, self.look_at_all), name="push-hear")
+            group.create_task(self._audience.run(self._on_changes, self.look_at_all), name="push-hear")
             group.create_task(self._read_for_ever(), name="push-read")
             group.create_task(self._wake_for_ever(), name="push-wake")
             group.create_task(self._look_for_ever(), name="push-look")
 
     def look_at_all(self) -> None:
         """Hints may have been lost."""
-        for tenant_id in self._circles:
+        for tenant_id, circle in self._circles.items():
+            circle.deaf = True
             self._look_in(tenant_id, 0)
 
     def _on_changes(self, tenant_id: int, tasks: Sequence[int]) -> None:
@@ -242,11 +201,6 @@ class Hub:
             self.look_at_all()
         if self._due:
             self._heard.set()
-
-    def _on_lanes(self, lanes: Sequence[int]) -> None:
-        for tenant_id in {self._tenant_of(lane) for lane in lanes}:
-            if tenant_id is not None:
-                self._look_in(tenant_id, 0)
 
     async def _read_for_ever(self) -> None:
         while True:
@@ -278,9 +232,10 @@ class Hub:
     async def _tell(self, states: Iterable[TaskState]) -> None:
         offers = told = 0
         began = self._clock()
+        most = self._most_known()
         for state in states:
             circle = self._circles.get(state.tenant_id)
-            if circle is None or not circle.learn(state):
+            if circle is None or not circle.learn(state, most):
                 continue
             listeners = circle.listeners(state.model_name, str(state.public_id), state.id)
             if not listeners:
@@ -295,6 +250,10 @@ class Hub:
                 await asyncio.sleep((self._clock() - began) * _REST_SHARE)
                 began = self._clock()
         counter("sluiceway_push_events_total").inc(told)
+
+    def _most_known(self) -> int:
+        """Open tasks that each circle may know."""
+        return max(_NEWEST, min(_MOST_KNOWN, _MOST_KNOWN_IN_ALL // max(1, len(self._circles))))
 
     def _wake_in_turn(self, stream: Stream) -> None:
         self._to_wake.append(stream)
@@ -346,14 +305,16 @@ class Hub:
         first = tenant_id not in self._looked
         self._looked[tenant_id] = self._clock()
         self._looks[tenant_id] = self._looked[tenant_id] + (_SECOND_LOOKS[1] if first else LOOK_SECONDS)
-        tasks = [*circle.watchers, *(circle.next_open() if circle.streams else ())]
+        tasks = [*circle.watchers, *(circle.to_look_at() if circle.streams else ())]
+        circle.deaf = False
         for start in range(0, len(tasks), _BATCH):
             if not await self._read([(tenant_id, task) for task in tasks[start : start + _BATCH]]):
+                circle.deaf = True
                 return
         if circle.streams and circle.since is not None:
             await self._look_at_newest(circle, circle.since)
 
-    async def _look_at_newest(self, circle: _Circle, since: datetime) -> None:
+    async def _look_at_newest(self, circle: Circle, since: datetime) -> None:
         try:
             newest = await self._states.newest(circle.tenant_id, None, _NEWEST)
         except (Unavailable, OutcomeUnknown) as error:
@@ -361,6 +322,8 @@ class Hub:
             return
         fresh = [state for state in newest if circle.knows(state.id) or state.at >= since]
         await self._tell(reversed(fresh))
+        if newest and circle.since is not None:  # somebody listens still
+            circle.looked(newest[0].read_at)
 
 
 _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")

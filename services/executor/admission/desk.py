@@ -273,6 +273,7 @@ class Desk:
         rows = [(attempt, GiveBack("not run", 0.0), attempt.phase is not Phase.NONE) for attempt in attempts]
         try:
             self._placed(await self._attempts.release_many(rows))
+            self._changed((attempt.tenant_id, attempt.id) for attempt in attempts)
         except (Unavailable, OutcomeUnknown) as error:
             log.error("attempts.stranded", count=len(attempts), error=type(error).__name__)
 
@@ -371,6 +372,7 @@ class Desk:
         await failpoint("executor/before-hand-back")
         tasks = [arrival.id for arrival in arrivals]
         self._placed(await self._attempts.release_held(tasks))
+        self._changed((arrival.tenant, arrival.id) for arrival in arrivals)
         for task in tasks:
             self.room.remove(task)
 

@@ -74,7 +74,7 @@ class Overdue:
             slots=[(attempt.lane, str(attempt.public_id)) for attempt in over],
             permits=[(attempt.lane, str(attempt.token)) for attempt in over],
         )
-        self._wake.ended(attempt.lane for attempt in over)
+        self._wake.ended(over)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + _JITTER * self._rng.random())

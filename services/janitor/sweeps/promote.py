@@ -22,12 +22,12 @@ class Promote:
 
     async def sweep(self) -> int:
         """One round; returns how many rows became ready."""
-        moved = 0
+        ready = 0
         for _ in range(_PAGES):
             await failpoint("janitor/before-promote")
-            placed = await self._sweeps.promote_due(_PAGE)
-            self._wake.moved(placed)
-            moved += len(placed)
-            if len(placed) < _PAGE:
+            moved = await self._sweeps.promote_due(_PAGE)
+            self._wake.moved(moved)
+            ready += len(moved)
+            if len(moved) < _PAGE:
                 break
-        return did("promote", moved)
+        return did("promote", ready)

@@ -37,9 +37,9 @@ class Republish:
     async def heal_leases(self) -> int:
         """Dispatchers that died between taking rows and their acknowledgement; returns how many rows are due again."""
         await failpoint("janitor/before-heal")
-        placed = await self._sweeps.heal_leases(LEASE_SECONDS)
-        self._wake.moved(placed)
-        return did("heal", len(placed))
+        healed = await self._sweeps.heal_leases(LEASE_SECONDS)
+        self._wake.moved(healed)
+        return did("heal", len(healed))
 
     async def republish_lost(self) -> int:
         """Messages that nobody picked up although somebody has read all the while; returns how many rows are due."""
@@ -48,9 +48,9 @@ class Republish:
         lost = 0
         for _ in range(_PAGES):
             await failpoint("janitor/before-republish")
-            placed = await self._sweeps.republish_lost(LOST_SECONDS, _PAGE)
-            self._wake.moved(placed)
-            lost += len(placed)
-            if len(placed) < _PAGE:
+            moved = await self._sweeps.republish_lost(LOST_SECONDS, _PAGE)
+            self._wake.moved(moved)
+            lost += len(moved)
+            if len(moved) < _PAGE:
                 break
         return did("republish", lost)

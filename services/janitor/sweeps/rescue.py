@@ -80,9 +80,9 @@ class Rescue:
             await self._give_up(lost)
         await failpoint("janitor/before-rescue")
         rescued = await self._sweeps.rescue(executors, LOST_BUDGET)
-        tokens = [(row.placed.lane, str(row.token)) for row in rescued if row.token is not None]
+        tokens = [(row.moved.place.lane, str(row.token)) for row in rescued if row.token is not None]
         await self._returns.give(permits=tokens)
-        self._wake.moved(row.placed for row in rescued)
+        self._wake.moved(row.moved for row in rescued)
         counter("sluiceway_rescues_total").inc(len(tokens))
         return did("rescue", len(rescued), executors=list(executors), running=len(tokens)) + len(lost)
 
@@ -94,5 +94,5 @@ class Rescue:
             slots=[(attempt.lane, str(attempt.public_id)) for attempt in over],
             permits=[(attempt.lane, str(attempt.token)) for attempt in over],
         )
-        self._wake.ended(attempt.lane for attempt in over)
+        self._wake.ended(over)
         did("lost", len(over), tasks=[str(attempt.public_id) for attempt in over[:10]])

@@ -67,17 +67,18 @@ class Retries:
         )
         full = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict is SlotVerdict.FULL]
         admitted = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict is not SlotVerdict.FULL]
-        placed = {}
+        moved: set[int] = set()
         if admitted:
             await failpoint("janitor/before-requeue")
-            placed = await self._sweeps.requeue(admitted)
-            self._wake.moved(placed.values())
+            back = await self._sweeps.requeue(admitted)
+            self._wake.moved(back)
+            moved = {task.id for task in back}
         taken = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict is SlotVerdict.TAKEN]
-        await self._give_back([retry for retry in taken if retry.id not in placed])
+        await self._give_back([retry for retry in taken if retry.id not in moved])
         if full:
             await failpoint("janitor/before-put-off")
             await self._sweeps.put_off(self._later(full, refused))
-        return len(placed)
+        return len(moved)
 
     async def _give_back(self, losers: Sequence[DueRetry]) -> None:
         """Those changed meanwhile, by a cancel or by another janitor.

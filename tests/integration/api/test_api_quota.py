@@ -211,7 +211,7 @@ class TestWeights:
         listening = asyncio.create_task(
             api.hints.listen(["sw:dispatch"], lambda _, lines: heard.extend(lines), lambda: None)
         )
-        await api.heard_by(1)
+        await api.heard_by("sw:dispatch")
         answer = await operator.call("PUT", path, json={"weight": 3})
         assert (answer.status_code, answer.json()) == (200, {**read, "weight": 3})
 

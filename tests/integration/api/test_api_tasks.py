@@ -294,7 +294,7 @@ async def test_hints_say_what_became_due(api: Api) -> None:
 
     listening = asyncio.create_task(hear())
     try:
-        await api.heard_by(2)
+        await api.heard_by("sw:dispatch", "sw:cancel")
         await tenant.model("m")
         await until(lambda: "* models" in heard)
         tasks: list[dict[str, Any]] = [{"model": "m", "priority": priority} for priority in (5, 2, 2, 9)]

@@ -15,8 +15,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from libs.common.operations.wake import Wake
+from services.janitor.endings import Endings
+from services.janitor.sweeps.waits import Deadlines
 from tests.integration.api.test_api_tasks import start, succeed
 from tests.support.api import Api, Tenant, running_api, until
+from tests.support.house import open_house
 from tests.support.listeners import Heard, hearing
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -127,6 +131,25 @@ class TestTenantStream:
                 assert refused.status == 404
                 assert json.loads(refused.body)["code"] == "task_unknown"
 
+    async def test_every_end_of_a_sweep_is_told_however_many_and_old(
+        self, api: Api, tenant: Tenant, stores: tuple[str, str]
+    ) -> None:
+        later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        batch = {
+            "tasks": [{"model": "m", "payload": {}, "start_by": later}] * 250
+        }  # more than a look at the newest sees
+        assert (await tenant.call("POST", "/v1/tasks/batch", json=batch)).status_code == 202
+        async with listening(tenant) as heard, open_house(*stores) as house:
+            await api.sql(
+                "UPDATE dispatch d SET start_by = now(), expires_at = now() FROM task t"
+                " WHERE t.id = d.id AND t.tenant_id = $1",
+                tenant.id,
+            )
+            endings = Endings(house.sweeps, house.returns, Wake(api.hints))
+            assert await Deadlines(house.sweeps, endings).sweep() == 250
+            await until(lambda: len(heard.news) == 250, 2)
+        assert {(news["status"], news["error_code"]) for news in heard.news} == {("timeout", "not_started")}
+
 
 class TestTaskStream:
     async def test_it_begins_with_what_is_and_ends_after_the_end(self, tenant: Tenant) -> None:
@@ -156,8 +179,7 @@ class TestTaskStream:
             await tenant.api.sql(
                 "UPDATE dispatch SET state = 0, due_at = NULL, version = version + 1 WHERE public_id = $1", task
             )
-            (lane,) = await tenant.api.sql("SELECT lane FROM dispatch WHERE public_id = $1", task)
-            tenant.api.hints.lanes_changed([lane["lane"]])  # what a sweep knows
+            await say(tenant, task)
             await until(lambda: heard.statuses(task) == ["submitted", "failed", "submitted"])
             assert not heard.ended
 

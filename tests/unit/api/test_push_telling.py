@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.domain.errors import DatabaseUnavailable, Unavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_push import TaskState
 from libs.common.ports_tasks import KeyOwner
@@ -64,12 +64,7 @@ class FakeAudience:
     async def leave(self, tenant_id: int) -> None:
         self.tenants.discard(tenant_id)
 
-    async def run(
-        self,
-        on_changes: Callable[[int, list[int]], None],
-        on_lanes: Callable[[list[int]], None],
-        on_gap: Callable[[], None],
-    ) -> None:
+    async def run(self, on_changes: Callable[[int, list[int]], None], on_gap: Callable[[], None]) -> None:
         self.say = on_changes
         await asyncio.get_running_loop().create_future()
 
@@ -112,7 +107,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.states, self.audience = FakeStates(), FakeAudience()
-        self.hub = Hub(self.states, self.audience, lambda lane: None, most=10)
+        self.hub = Hub(self.states, self.audience, most=10)
         self.telling = Telling(self.hub, heartbeat_seconds=0.01)
 
     def moves(self, status: TaskStatus, **more: Any) -> None:
@@ -183,6 +178,28 @@ async def test_a_reader_that_takes_nothing_is_dropped_with_what_waits_for_it(
     await telling
     assert outlet.aborted.is_set()
     assert not outlet.ended
+    assert bench.hub.open == 0
+
+
+async def test_who_enters_while_the_process_stops_is_let_go(bench: Bench) -> None:
+    joins, may_join = asyncio.Event(), asyncio.Event()
+    join = bench.audience.join
+
+    async def slowly(tenant_id: int) -> None:
+        await join(tenant_id)
+        joins.set()
+        await may_join.wait()
+
+    bench.audience.join = slowly  # type: ignore[method-assign]
+    outlet = FakeOutlet()
+    telling = asyncio.create_task(bench.telling.tenant(CALLER, TenantAsked(Wanted()), outlet, welcome))
+    await joins.wait()
+    bench.hub.close()
+    may_join.set()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(telling, 2)
+    assert not outlet.begun
+    assert not bench.audience.tenants
     assert bench.hub.open == 0
 
 

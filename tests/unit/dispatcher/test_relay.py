@@ -110,6 +110,7 @@ async def test_while_the_broker_is_away_rows_wait_and_nothing_is_burnt() -> None
         bench.create(1, 3)
         await until(lambda: bench.carrier.probes > 3)
         assert all(row.sends == 0 and row.lease is None for row in bench.queue.ready(1))
+        assert {(1, row.id) for row in bench.queue.ready(1)} <= set(bench.hints.changes)
         turns = len(bench.queue.asked)
         bench.create(1, 2)
         probes = bench.carrier.probes
@@ -140,11 +141,14 @@ async def test_a_refused_row_backs_off_alone_and_dies_in_the_end() -> None:
         await until(lambda: row.sends == 1)
         assert row.due is not None
         assert 1.0 <= row.due <= 1.25
+        await until(lambda: (1, id_) in bench.hints.changes)  # listeners hear that it waits again
+        bench.hints.changes.clear()
         row.sends, row.due = MAX_SENDS - 1, None
         bench.hints.publish_soon("sw:dispatch", f"1 1 0 {row.key.position}")
         await until(lambda: bench.gate.released == [(1, str(row.public_id))])
         assert id_ not in bench.queue.rows
         assert ("sw:dispatch", "* events") in bench.hints.lines
+        await until(lambda: (1, id_) in bench.hints.changes)  # and of its end
         assert bench.create(2)
         await until(lambda: len(bench.published()) == 1)
 

@@ -21,6 +21,7 @@ from libs.common.ports_dispatch import (
     LaneInfo,
     LaneRoom,
     LeasedRow,
+    Moved,
     Placed,
     Turn,
 )
@@ -73,8 +74,8 @@ class PostgresDispatchQueue:
             for row in rows
         ]
 
-    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Placed]:
-        return placed(await self._database.fetch("give_back", list(ids), lease))
+    async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
+        return moved(await self._database.fetch("give_back", list(ids), lease))
 
     async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:
         ids, leases, delays, messages = (list(column) for column in zip(*sorted(rows), strict=True))
@@ -128,6 +129,11 @@ class PostgresEvents:
 def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:
     """Rows with lane, class, priority and position as places."""
     return [Placed(row["lane"], row["class"], Key(row["priority"], row["position"])) for row in rows]
+
+
+def moved(rows: Sequence[asyncpg.Record]) -> list[Moved]:
+    """The same rows with tenant_id and id, as tasks that moved."""
+    return [Moved(row["tenant_id"], row["id"], place) for row, place in zip(rows, placed(rows), strict=True)]
 
 
 def ask_columns(asks: Sequence[LaneAsk]) -> tuple[list[Any], ...]:

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from libs.common.adapters.postgres.database import Database, HotTransaction
 from libs.common.adapters.postgres.dead import headers_of, stored_headers
-from libs.common.adapters.postgres.dispatch_queue import placed
+from libs.common.adapters.postgres.dispatch_queue import moved
 from libs.common.ports_dead import Action, DeadKind, DeadLetter, DueItem, DueMessage, Turn
-from libs.common.ports_dispatch import Placed
+from libs.common.ports_dispatch import Moved
 
 _DROPS: Final = {
     DeadKind.TASK: "drop_tasks",
@@ -55,15 +55,15 @@ class PostgresReplayWork:
             for row in await self._database.fetch("replay_due", turn.id, limit)
         ]
 
-    async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[dict[int, Placed], list[int]]:
+    async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[list[Moved], list[int]]:
         keys, said = sorted(item.key for item in items), _said(turn)
         if not any(item.points for item in items):
-            return _places(await self._database.fetch("replay_tasks", turn.id, keys, said, [None] * len(keys))), []
+            return moved(await self._database.fetch("replay_tasks", turn.id, keys, said, [None] * len(keys))), []
         async with self._database.transaction() as transaction:
             days, poor = await self._reserve(transaction, turn, keys)
             going = [key for key in keys if key not in poor]
             rows = await transaction.fetch("replay_tasks", turn.id, going, said, [days.get(key) for key in going])
-        return _places(rows), sorted(poor)
+        return moved(rows), sorted(poor)
 
     async def _reserve(
         self, transaction: HotTransaction, turn: Turn, keys: Sequence[int]
@@ -146,10 +146,6 @@ class PostgresDeadLetters:
 
     async def lettered(self, keys: Sequence[int]) -> None:
         await self._database.fetch("lettered_messages", sorted(keys))
-
-
-def _places(rows: Sequence[Any]) -> dict[int, Placed]:
-    return {row["id"]: place for row, place in zip(rows, placed(rows), strict=True)}
 
 
 def _said(turn: Turn) -> str:

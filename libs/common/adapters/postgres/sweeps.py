@@ -9,10 +9,10 @@ from uuid import UUID
 
 from libs.common.adapters.postgres.attempts import watched
 from libs.common.adapters.postgres.database import Database
-from libs.common.adapters.postgres.dispatch_queue import placed
+from libs.common.adapters.postgres.dispatch_queue import moved
 from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_attempts import WatchedBeat
-from libs.common.ports_dispatch import Placed
+from libs.common.ports_dispatch import Moved
 from libs.common.ports_sweeps import (
     DuePlace,
     DueRetry,
@@ -39,16 +39,17 @@ class PostgresSweeps:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def promote_due(self, limit: int) -> list[Placed]:
-        return placed(await self._database.fetch("promote_due", limit))
+    async def promote_due(self, limit: int) -> list[Moved]:
+        return moved(await self._database.fetch("promote_due", limit))
 
     async def due_retries(self, limit: int) -> list[DueRetry]:
         return [DueRetry(**row) for row in await self._database.fetch("due_retries", limit)]
 
-    async def requeue(self, retries: Sequence[DueRetry]) -> dict[int, Placed]:
+    async def requeue(self, retries: Sequence[DueRetry]) -> list[Moved]:
         ordered = sorted(retries, key=lambda retry: retry.id)
-        rows = await self._database.fetch("requeue_retries", *_versions(ordered), [retry.head for retry in ordered])
-        return {row["id"]: place for row, place in zip(rows, placed(rows), strict=True)}
+        return moved(
+            await self._database.fetch("requeue_retries", *_versions(ordered), [retry.head for retry in ordered])
+        )
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
         ordered = sorted(retries, key=lambda retry: retry[0].id)
@@ -69,8 +70,8 @@ class PostgresSweeps:
     async def rescue(self, executors: Sequence[int], lost_budget: int) -> list[Rescued]:
         held = await self._database.fetch("rescue_held", list(executors))
         running = await self._database.fetch("rescue_running", list(executors), lost_budget)
-        return [Rescued(place, None) for place in placed(held)] + [
-            Rescued(place, row["token"]) for row, place in zip(running, placed(running), strict=True)
+        return [Rescued(row, None) for row in moved(held)] + [
+            Rescued(back, row["token"]) for row, back in zip(running, moved(running), strict=True)
         ]
 
     async def lost_beyond_budget(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
@@ -148,13 +149,22 @@ class PostgresSweeps:
             [ending.message for ending in ordered],
             [ending.dead for ending in ordered],
         )
-        return [Ended(row["lane"], str(row["public_id"]), row["state"] != DispatchState.RETRY) for row in rows]
+        return [
+            Ended(
+                row["tenant_id"],
+                row["id"],
+                row["lane"],
+                str(row["public_id"]),
+                row["state"] != DispatchState.RETRY,
+            )
+            for row in rows
+        ]
 
-    async def heal_leases(self, older_than_seconds: float) -> list[Placed]:
-        return placed(await self._database.fetch("heal_leases", older_than_seconds))
+    async def heal_leases(self, older_than_seconds: float) -> list[Moved]:
+        return moved(await self._database.fetch("heal_leases", older_than_seconds))
 
-    async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Placed]:
-        return placed(await self._database.fetch("republish_lost", older_than_seconds, limit))
+    async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Moved]:
+        return moved(await self._database.fetch("republish_lost", older_than_seconds, limit))
 
     async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[int], DuePlace | None]:
         rows = await self._database.fetch("expired_tasks", *(after or _FIRST), limit)

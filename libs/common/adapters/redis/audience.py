@@ -28,7 +28,6 @@ _LONGEST_RECONNECT: Final = 5.0
 _AT_ONCE: Final = 1_000
 
 OnChanges = Callable[[int, list[int]], None]
-OnLanes = Callable[[list[int]], None]
 
 
 class RedisAudience:
@@ -46,7 +45,7 @@ class RedisAudience:
             async with asyncio.timeout(_JOIN_SECONDS):
                 await self._hear_too(tenant_id)
                 await self._announce([tenant_id])
-                await self._redis.command_many([("PUBLISH", wire.LISTENERS, str(tenant_id))])
+                await self._say([tenant_id])
 
     async def leave(self, tenant_id: int) -> None:
         self._tenants.discard(tenant_id)
@@ -54,23 +53,36 @@ class RedisAudience:
             with suppress(RedisError, OSError):
                 await self._ear.send_command("UNSUBSCRIBE", wire.changes(tenant_id))
 
-    async def run(self, on_changes: OnChanges, on_lanes: OnLanes, on_gap: Callable[[], None]) -> None:
+    async def run(self, on_changes: OnChanges, on_gap: Callable[[], None]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renew(), name="audience-renew")
-            group.create_task(self._hear_for_ever(on_changes, on_lanes, on_gap), name="audience-hear")
+            group.create_task(self._hear_for_ever(on_changes, on_gap), name="audience-hear")
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
-            tenants = sorted(self._tenants)
             with suppress(GateUnavailable):
-                for start in range(0, len(tenants), _AT_ONCE):
-                    await self._announce(tenants[start : start + _AT_ONCE])
+                await self._announce(sorted(self._tenants))
 
     async def _announce(self, tenants: Sequence[int]) -> None:
-        (answer,) = await self._redis.run([Call(LISTENERS, (keys.listeners(),), [LISTENER_LIFE_SECONDS, *tenants])])
-        if isinstance(answer, GateUnavailable):
-            raise answer
+        """Say for how long somebody listens to these."""
+        for start in range(0, len(tenants), _AT_ONCE):
+            some = tenants[start : start + _AT_ONCE]
+            (answer,) = await self._redis.run([Call(LISTENERS, (keys.listeners(),), [LISTENER_LIFE_SECONDS, *some])])
+            if isinstance(answer, GateUnavailable):
+                raise answer
+
+    async def _say(self, tenants: Sequence[int]) -> None:
+        """Say it at once to those who change tasks, who look it up now and then."""
+        await self._redis.command_many([("PUBLISH", wire.LISTENERS, " ".join(map(str, tenants)))])
+
+    async def _say_all(self) -> None:
+        """A Redis that was away may have forgotten who listens, and writers found nobody there when it came back."""
+        tenants = sorted(self._tenants)
+        with suppress(GateUnavailable):  # the next renewal says it
+            await self._announce(tenants)
+            for start in range(0, len(tenants), _AT_ONCE):
+                await self._say(tenants[start : start + _AT_ONCE])
 
     async def _hear_too(self, tenant_id: int) -> None:
         """Subscribe; while there is no connection the next one subscribes to all, and says that there was a gap."""
@@ -81,16 +93,17 @@ class RedisAudience:
         await self._ear.send_command("SUBSCRIBE", channel)
         await asyncio.shield(confirmed)
 
-    async def _hear_for_ever(self, on_changes: OnChanges, on_lanes: OnLanes, on_gap: Callable[[], None]) -> None:
+    async def _hear_for_ever(self, on_changes: OnChanges, on_gap: Callable[[], None]) -> None:
         rng = random.Random()  # noqa: S311  no secret depends on it
         delays = reconnect_delays(rng, cap=_LONGEST_RECONNECT)
         while True:
             try:
                 async with self._redis.own_connection() as ear:
                     await self._subscribe_all(ear)
+                    await self._say_all()
                     on_gap()
                     delays = reconnect_delays(rng, cap=_LONGEST_RECONNECT)
-                    await self._hear(ear, on_changes, on_lanes)
+                    await self._hear(ear, on_changes)
             except (RedisError, OSError) as error:
                 log.warning("audience.deaf", error=type(error).__name__, message=str(error)[:200])
             finally:
@@ -102,22 +115,21 @@ class RedisAudience:
             await asyncio.sleep(next(delays))
 
     async def _subscribe_all(self, ear: Connection) -> None:
-        """Whoever joins from here on subscribes himself; the channel of lanes comes last and confirms them all."""
+        """Whoever joins from here on subscribes himself."""
         self._ear = ear
-        channels = [*map(wire.changes, self._tenants), wire.LANES_CHANGED]
+        channels = [*map(wire.changes, self._tenants)]
         for start in range(0, len(channels), _AT_ONCE):
             await ear.send_command("SUBSCRIBE", *channels[start : start + _AT_ONCE])
-        while self._confirm(await next_reply(ear)) != wire.LANES_CHANGED:
-            pass  # what is said to a channel before the last one is confirmed is covered by on_gap
+        unconfirmed = set(channels)
+        while unconfirmed:  # what is said to a channel before the last one is confirmed is covered by on_gap
+            unconfirmed.discard(self._confirm(await next_reply(ear)) or "")
 
-    async def _hear(self, ear: Connection, on_changes: OnChanges, on_lanes: OnLanes) -> None:
+    async def _hear(self, ear: Connection, on_changes: OnChanges) -> None:
         while True:
             match await next_reply(ear):
                 case [b"message", bytes(channel), bytes(payload)]:
                     numbers = wire.numbers(payload.decode())
-                    if channel.decode() == wire.LANES_CHANGED:
-                        on_lanes(numbers)
-                    elif (tenant_id := wire.tenant_of(channel.decode())) is not None:
+                    if (tenant_id := wire.tenant_of(channel.decode())) is not None:
                         on_changes(tenant_id, numbers)
                 case reply:
                     self._confirm(reply)

@@ -71,12 +71,6 @@ class RedisHints:
                 if tenant in listened:
                     self.publish_soon(wire.changes(tenant), str(task))
 
-    def lanes_changed(self, lanes: Iterable[int]) -> None:
-        """Say that tasks of these lanes changed, if anybody listens at all."""
-        if self.listened is None or self.listened:
-            for lane in lanes:
-                self.publish_soon(wire.LANES_CHANGED, str(lane))
-
     @property
     def knows_listeners(self) -> bool:
         """Whether it has been looked up who listens."""

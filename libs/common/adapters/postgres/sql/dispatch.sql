@@ -31,7 +31,7 @@ WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, $2, 'not acknowledged' FROM back
 )
-SELECT lane, class, priority, position FROM back
+SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id, lane, class, priority, position FROM back
 
 -- name: postpone_refused
 -- Rows that the broker refused: each alone backs off, twice as long every time, and counts as one send.
@@ -57,7 +57,7 @@ WITH dead AS (
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'dispatcher lost' FROM back
 )
-SELECT lane, class, priority, position FROM back
+SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id, lane, class, priority, position FROM back
 
 -- name: republish_lost
 -- Published, never picked up: the log does not hold it any more. $1 seconds of age, $2 rows at most. OFFSET 0: asked for
@@ -75,7 +75,7 @@ WITH lost AS MATERIALIZED (
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'never picked up' FROM back
 )
-SELECT lane, class, priority, position FROM back
+SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id, lane, class, priority, position FROM back
 
 -- name: start_many
 -- Claim and start: who holds the right lease number gets the row, its input, and a fence of its own. The call counts

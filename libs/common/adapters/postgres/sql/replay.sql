@@ -60,7 +60,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
     executor = NULL, started_at = NULL, finished_at = NULL, error_code = NULL, error_message = NULL, quota_day = coalesce(g.day, t.quota_day),
     start_by = CASE WHEN t.start_by > now() THEN t.start_by END, deadline = CASE WHEN t.deadline > now() THEN t.deadline END
   FROM gone g WHERE t.id = g.task_id
-  RETURNING t.id, t.public_id, t.lane, t.priority, t.attempt + CASE WHEN g.staged IS NULL THEN 0 ELSE 1 END AS attempt, t.version, t.start_by, t.deadline,
+  RETURNING t.id, t.tenant_id, t.public_id, t.lane, t.priority, t.attempt + CASE WHEN g.staged IS NULL THEN 0 ELSE 1 END AS attempt, t.version, t.start_by, t.deadline,
     g.input_size, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
 ), d AS (
   INSERT INTO dispatch (id, public_id, lane, state, phase, class, priority, position, attempt, version, input_size, generated_at,
@@ -90,7 +90,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
     refused = refused + (SELECT count(*) FROM other WHERE why <> ''), changed_at = now()
   WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
 )
-SELECT id, lane, class, priority, position FROM d
+SELECT d.id, back.tenant_id, d.lane, class, d.priority, position FROM d JOIN back ON back.id = d.id
 
 -- name: replay_events
 -- Dead events are due again under their ids, with fresh sends.

@@ -7,7 +7,7 @@ WITH due AS MATERIALIZED (
 UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1,
   entered_at = CASE WHEN q.attempt = 0 AND q.leased_at IS NULL THEN q.due_at ELSE q.entered_at END
 WHERE q.id = ANY (ARRAY(SELECT id FROM due))
-RETURNING q.id, q.lane, q.class, q.priority, q.position
+RETURNING q.id, (SELECT l.tenant_id FROM lane l WHERE l.id = q.lane) AS tenant_id, q.lane, q.class, q.priority, q.position
 
 -- name: due_retries
 -- Failed rows whose retry is due: they need a gate slot first. Who was young enough for the tail when it failed may
@@ -23,7 +23,7 @@ WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT
 UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1, class = CASE WHEN m.head THEN 0 ELSE 1 END,
   position = CASE WHEN m.head THEN q.id ELSE nextval('task_ids') END
 FROM unnest($1::bigint[], $2::int[], $3::boolean[]) AS m(id, version, head) WHERE q.id = m.id AND q.version = m.version
-RETURNING q.id, q.lane, q.class, q.priority, q.position
+RETURNING q.id, (SELECT l.tenant_id FROM lane l WHERE l.id = q.lane) AS tenant_id, q.lane, q.class, q.priority, q.position
 
 -- name: put_off_retries
 -- The gate is full: look again later, each after its own seconds. $1 ids, $2 versions, $3 seconds.
@@ -44,7 +44,7 @@ WITH lost AS MATERIALIZED (
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, 'holder lost' FROM back
 )
-SELECT id, lane, class, priority, position FROM back
+SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id, lane, class, priority, position FROM back
 
 -- name: rescue_running
 -- Attempts of silent executors: staged output goes on from where it is; the others get another attempt from the
@@ -68,11 +68,11 @@ WITH lost AS MATERIALIZED (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail)
   SELECT id, 'rescue', attempt, version, lease, 'executor ' || executor || ', token ' || token FROM back
 )
-SELECT id, lane, class, priority, position, CASE WHEN phase <> 1 THEN token END AS token FROM back
+SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id, lane, class, priority, position, CASE WHEN phase <> 1 THEN token END AS token FROM back
 
 -- name: lost_beyond_budget
 -- Attempts of silent executors that have used up the budget for lost ones: (id, token) for finish_many.
-SELECT * FROM (SELECT o.id, o.public_id, o.lane, o.token FROM dispatch o
+SELECT f.*, (SELECT l.tenant_id FROM lane l WHERE l.id = f.lane) AS tenant_id FROM (SELECT o.id, o.public_id, o.lane, o.token FROM dispatch o
   WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL AND o.phase = 0 AND o.lost >= $2 OFFSET 0) f ORDER BY f.id
 
 -- name: executors_with_work
@@ -84,7 +84,7 @@ WHERE q.state = 1 AND (q.token IS NOT NULL OR q.held_by IS NOT NULL)
 -- Attempts far past their deadline whose executor still beats: calls past `until`, uploads that outlived $2 seconds, and
 -- whatever outlived the deadline of its task.
 -- $1 seconds of grace, $3 limit.
-SELECT q.id, q.public_id, q.lane, q.token, q.phase, q.retries, q.lost, extract(epoch FROM now() - t.created_at)::float8 AS age,
+SELECT q.id, q.public_id, t.tenant_id, q.lane, q.token, q.phase, q.retries, q.lost, extract(epoch FROM now() - t.created_at)::float8 AS age,
   coalesce(extract(epoch FROM now() - q.generated_at), 0)::float8 AS upload_age, m.retry_times, m.retry_queue_max_seconds,
   extract(epoch FROM q.deadline - now())::float8 AS deadline_in
 FROM (SELECT * FROM (
@@ -183,7 +183,7 @@ WITH m AS MATERIALIZED (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, status, attempt, code, message FROM gone
 )
-SELECT id, public_id, lane, state FROM gone
+SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = gone.lane) AS tenant_id, public_id, lane, state FROM gone
 
 -- name: expired_tasks
 -- Fetched tasks past expire_at, a page after ($1 time, $2 id) in that order: the whole page comes back, and of each whether
