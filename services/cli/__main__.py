@@ -11,7 +11,7 @@ import os
 import sys
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Final
+from typing import Final, TextIO
 
 import services.cli
 from libs.common.domain.errors import WrongSetting
@@ -25,6 +25,10 @@ _CLOSED_PIPE: Final = 141
 
 def main() -> None:
     """Run the command that the arguments name."""
+    _open_streams()
+    if any(_is_no_text(argument) for argument in sys.argv):
+        note("an argument is no text in this machine's encoding (UTF-8, as a rule)")
+        sys.exit(2)
     load_commands()
     stdout = sys.stdout
     try:
@@ -34,8 +38,12 @@ def main() -> None:
 
         sys.exit(report(wrong))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # what is buffered has no reader either
+        _let_go_of(stdout)
         sys.exit(_CLOSED_PIPE)
+    except OSError as error:  # of a file, or of the output; what stores and the API raise has been told by now
+        _let_go_of(stdout)
+        note(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
     except Exception as error:
         code = _told(error)
         if code is None:
@@ -48,11 +56,31 @@ def _run() -> None:
     stdout = sys.stdout
     try:
         app(prog_name="sluiceway")
-    except SystemExit:
-        if sys.stdout is not stdout:  # typer puts another in its place when the pipe is closed, and exits with 1
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # typer and rich make exit code 1 of it
             raise BrokenPipeError from None
         stdout.flush()
         raise
+
+
+def _open_streams() -> None:
+    """What the shell has closed (`>&-`) is empty instead: Python has None there, and the next socket its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process lives
+
+
+def _is_no_text(argument: str) -> bool:
+    """Bytes that cannot be decoded; no store and no JSON takes what Python makes of them."""
+    return any("\ud800" <= character <= "\udfff" for character in argument)
+
+
+def _let_go_of(stdout: TextIO) -> None:
+    """What is still buffered and nobody takes is given up: or the interpreter's last flush complains of it."""
+    try:
+        stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
 
 def load_commands() -> None:

@@ -10,7 +10,17 @@ import typer
 
 from services.cli.app import app
 from services.cli.here import offer_stack
-from services.cli.output import JsonOption, Output, OutputOption, YesOption, chosen, confirm, show_document
+from services.cli.output import (
+    JsonOption,
+    Output,
+    OutputOption,
+    YesOption,
+    cell,
+    chosen,
+    confirm,
+    console,
+    show_document,
+)
 
 if TYPE_CHECKING:
     from libs.common.operations.audit import Report
@@ -71,26 +81,26 @@ async def _run(settings: Settings, wait_seconds: float, fix: bool) -> Report:
 
 
 def _show(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from libs.common.operations.audit_findings import MEANINGS
 
-    console = Console()
+    screen = console()
     if report.violations:
         table = Table(title="violations", title_justify="left")
         for heading in ("invariant", "subject", "detail", "what --fix does, or you do"):
             table.add_column(heading, overflow="fold")
         for violation in report.violations:
             fix = "--fix: " if violation.fix is not None else ""
-            table.add_row(violation.invariant, violation.subject, violation.detail, f"{fix}{violation.repair}")
-        console.print(table)
+            row = (violation.invariant, violation.subject, violation.detail, f"{fix}{violation.repair}")
+            table.add_row(*map(cell, row))
+        screen.print(table)
         for invariant in sorted({violation.invariant for violation in report.violations}):
-            console.print(f"{invariant} means: {MEANINGS.get(invariant, '?')}", highlight=False)
+            screen.print(f"{invariant} means: {MEANINGS.get(invariant, '?')}")
     for repaired in report.repaired:
-        console.print(f"repaired {repaired.invariant} {repaired.subject}: {repaired.repair}", highlight=False)
+        screen.print(f"repaired {repaired.invariant} {repaired.subject}: {repaired.repair}")
     for store, why in report.unchecked.items():
         print(f"sluiceway: could not look at {store}: {why}", file=sys.stderr)
     looked = ", ".join(f"{invariant} {number}" for invariant, number in report.as_dict()["checked"].items())
     verdict = "clean" if report.clean else f"{len(report.violations)} violations"
-    console.print(f"{verdict}; looked at {looked or 'nothing'}", highlight=False)
+    screen.print(f"{verdict}; looked at {looked or 'nothing'}")

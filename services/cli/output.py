@@ -6,9 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDE: Final = 10_000
 
 
 class Output(StrEnum):
@@ -107,6 +112,14 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> None
     for line in [headings, *cells]:
         text = "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
         print(f"\x1b[1m{text}\x1b[0m" if bold and line is headings else text)
+
+
+def console() -> Console:
+    """What draws: nothing that others wrote is markup, and in a pipe no line is cut or wrapped."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDE
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def value_of(row: Mapping[str, Any], where: str | Callable[[Mapping[str, Any]], Any]) -> Any:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from errno import ENOSPC, EPIPE
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -36,12 +37,12 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
 
     try:
         return asyncio.run(work)
-    except BrokenPipeError:
-        raise
     except Refused as refused:
         print(f"sluiceway: {refused.message}", file=sys.stderr)
         raise typer.Exit(1) from None
     except (SluicewayError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (EPIPE, ENOSPC):
+            raise  # what was printed has no reader, or no room
         match error:
             case BrokerUnavailable():
                 setting = "SLUICEWAY_KAFKA_BOOTSTRAP"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,16 +103,3 @@ def test_an_executor_is_run_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -
     assert ran == ["executor"]
     CliRunner().invoke(app, ["executor", "list", "--help"], env={"SLUICEWAY_DATA": "/nowhere"})
     assert ran == ["executor"]
-
-
-def test_a_reader_that_left_is_told_by_the_exit_code() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "services.cli", "config"], stdout=write, stderr=subprocess.PIPE, timeout=60,
-            check=False, env={**os.environ, "SLUICEWAY_DATA": "/nowhere"},
-        )  # fmt: skip
-    finally:
-        os.close(write)
-    assert (ended.returncode, ended.stderr) == (141, b"")

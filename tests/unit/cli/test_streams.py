@@ -1,0 +1,49 @@
+"""What a shell can do to a command's input, output and arguments."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CLOSE_ALL = "exec <&- >&- 2>&-; "
+
+
+def run(*arguments: str | bytes, before: str = "", **streams: int) -> tuple[int, bytes]:
+    """Exit code and complaints, of a process that no store answers."""
+    ended = subprocess.run(
+        ["bash", "-c", f'{before}exec "$@"', "-", sys.executable, "-m", "services.cli", *arguments],
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, check=False,
+        env={**os.environ, "SLUICEWAY_DATA": "/nowhere", "SLUICEWAY_DATABASE_URL": "postgresql://127.0.0.1:1/x"},
+        **streams,
+    )  # fmt: skip
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("command", ["config", "audit", "--help", "top --help"])
+def test_a_reader_that_left_is_told_by_the_exit_code(command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        code, complaint = run(*command.split(), stdout=write)
+    finally:
+        os.close(write)
+    assert (code, b"Traceback" in complaint, b"Exception" in complaint) == (141, False, False)
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        code, complaint = run("config", stdout=full.fileno())
+    assert (code, complaint) == (1, b"sluiceway: [Errno 28] No space left on device\n")
+
+
+def test_who_closes_the_streams_gets_the_exit_code() -> None:
+    assert run("config", before=CLOSE_ALL)[0] == 0
+    assert run("pause", "--all", before=CLOSE_ALL)[0] == 2, "nobody is there to ask"
+
+
+def test_arguments_are_text() -> None:
+    code, complaint = run("why", "--tenant", "1", "--model", b"\xff")
+    assert (code, complaint.count(b"\n")) == (2, 1)
