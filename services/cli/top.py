@@ -12,7 +12,7 @@ import typer
 
 from services.cli.app import app
 from services.cli.insight import EXECUTORS, LANES, OUTBOX, counted, plain
-from services.cli.output import Column, cell, value_of
+from services.cli.output import Column, cell, console, note, value_of
 from services.cli.wiring import complete, open_insight
 
 if TYPE_CHECKING:
@@ -57,26 +57,41 @@ def top(
 
 
 async def _print_each(over: Insight, tenant: int | None, every: float, *, once: bool) -> None:
-    while True:
-        print(json.dumps(await _look(over, tenant)), flush=True)
-        if once:
-            return
+    print(json.dumps(await _look(over, tenant)), flush=True)
+    while not once:
         await asyncio.sleep(every)
+        seen = await _look_again(over, tenant)
+        if isinstance(seen, str):
+            note(seen)
+        else:
+            print(json.dumps(seen), flush=True)
 
 
 async def _draw(over: Insight, tenant: int | None, every: float, *, once: bool) -> None:
     """On the terminal's other screen: what stood there comes back at the end."""
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(highlight=False)
+    screen, seen = console(), await _look(over, tenant)
     if once:
-        console.print(_screen(await _look(over, tenant)))
+        screen.print(_screen(seen))
         return
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    with Live(_screen(seen), console=screen, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_screen(await _look(over, tenant)), refresh=True)
+            live.refresh()
             await asyncio.sleep(every)
+            found = await _look_again(over, tenant)
+            seen, trouble = (seen, found) if isinstance(found, str) else (found, "")
+            live.update(_screen(seen, trouble))
+
+
+async def _look_again(over: Insight, tenant: int | None) -> dict[str, Any] | str:
+    """What is seen, or what keeps it from being seen: only the first look ends the command, an outage is watched."""
+    from libs.common.domain.errors import SluicewayError
+
+    try:
+        return await _look(over, tenant)
+    except (SluicewayError, OSError) as error:
+        return f"no answer since then: {error or type(error).__name__}"
 
 
 async def _look(over: Insight, tenant: int | None) -> dict[str, Any]:
@@ -99,7 +114,7 @@ async def _look(over: Insight, tenant: int | None) -> dict[str, Any]:
     )
 
 
-def _screen(seen: Mapping[str, Any]) -> Group:
+def _screen(seen: Mapping[str, Any], trouble: str = "") -> Group:
     from rich.console import Group
     from rich.text import Text
 
@@ -114,7 +129,7 @@ def _screen(seen: Mapping[str, Any]) -> Group:
     more = " (the first of them)" if seen["more_lanes"] else ""
     return Group(
         Text(heading, style="bold"),
-        *(Text(line, style="bold red") for line in held + broker),
+        *(Text(line, style="bold red") for line in held + broker + ([cell(trouble)] if trouble else [])),
         _table(f"queues with work{more}", LANES, seen["lanes"]),
         _table("executors", EXECUTORS, seen["executors"]),
         _table("outbox", OUTBOX, seen["outbox"]),

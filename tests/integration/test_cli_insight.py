@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -125,35 +123,3 @@ async def test_top_looks_once_without_a_terminal(house: House, shell: Shell) -> 
     assert "ready 3" in text
     assert "unpaid" in text
     assert "queues with work" in text
-
-
-async def test_top_lives_on_the_other_screen_of_a_terminal(house: House, shell: Shell) -> None:
-    await house.model()
-    await alive(house)
-    ours, theirs = os.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", "top", "--every", "0.5",
-        stdin=theirs, stdout=theirs, stderr=theirs, env={**shell.environment, "TERM": "xterm", "COLUMNS": "120"},
-    )  # fmt: skip
-    os.close(theirs)
-    os.set_blocking(ours, False)
-    drawn = b""
-    try:
-        async with asyncio.timeout(30):
-            while drawn.count(b"executors") < 3:
-                await asyncio.sleep(0.05)
-                with suppress(BlockingIOError):
-                    drawn += os.read(ours, 65_536)
-            process.send_signal(signal.SIGINT)
-            while process.returncode is None:
-                await asyncio.sleep(0.05)
-                with suppress(OSError):
-                    drawn += os.read(ours, 65_536)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        os.close(ours)
-    assert process.returncode == 130
-    assert b"\x1b[?1049h" in drawn, "the other screen"
-    assert b"\x1b[?1049l" in drawn, "and back"
-    assert b"Traceback" not in drawn

@@ -9,11 +9,15 @@ from urllib.parse import urlsplit
 
 
 class SlowProxy:
-    """Passes requests on at once and answers after `delay` seconds; with `silent` they never come."""
+    """Passes requests on at once and answers after `delay` seconds; with `silent` they never come.
+
+    While it is `gone`, it takes no connection.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.delay = 0.0
         self.silent = False
+        self.gone = False
         self.url = ""
         self.connections = 0  #: made since the start
         self._host = host
@@ -22,6 +26,9 @@ class SlowProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.gone:
+            writer.close()
+            return
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
@@ -35,6 +42,7 @@ class SlowProxy:
         self._links.discard(link)
 
     async def close(self) -> None:
+        """Break every connection."""
         for link in self._links:
             link.cancel()
         if self._links:
