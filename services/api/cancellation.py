@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 from uuid import UUID
@@ -28,6 +28,8 @@ BULK_LIMIT: Final = 1_000
 _MOST_PAGES: Final = 10
 #: Cancels under way at once: each takes a connection.
 _AT_ONCE: Final = 4
+#: What may still be open: a failed one waits for its retry, perhaps.
+_MAYBE_OPEN: Final = tuple(set(TaskStatus) - {TaskStatus.SUCCESS, TaskStatus.CANCELED})
 
 
 class Verdict(Enum):
@@ -143,6 +145,7 @@ class BulkCancel:
 
     async def _find(self, caller: KeyOwner, wanted: TaskFilter, before: int | None) -> tuple[list[TaskView], bool]:
         found: list[TaskView] = []
+        wanted = replace(wanted, statuses=wanted.statuses or _MAYBE_OPEN)  # a filter looks through larger pages, too
         for _ in range(_MOST_PAGES):
             tasks, before = await self._reading.page(caller, wanted, before, BULK_LIMIT)
             found += [task for task in tasks if task.open]

@@ -29,7 +29,7 @@ def before_of(kind: Kind, cursor: str | None) -> int | None:
     number = after_of(kind, cursor)
     if number is None:
         return None
-    if not (number.isascii() and number.isdecimal()) or int(number) >= 2**63:
+    if not (number.isascii() and number.isdecimal()) or len(number) > 19 or int(number) >= 2**63:
         raise _foreign()
     return int(number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -178,7 +179,7 @@ def _console(settings: Settings, database: Database, cases: UseCases, health: He
         audit=audit,
         auditing=asyncio.Lock(),
         hub=hub,
-        watching=set(),
+        watching=Counter(),
     )
     return Console(desk)
 

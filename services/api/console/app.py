@@ -15,6 +15,7 @@ from libs.common.runtime.logging import get_logger
 from services.api.bodies import ClientGone
 from services.api.console.assets import asset
 from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
+from services.api.console.live import is_live, not_now
 from services.api.console.pages import (
     actions,
     audit,
@@ -32,6 +33,7 @@ from services.api.console.pages import (
     tenants,
 )
 from services.api.console.rendering import outside, page
+from services.api.console.sessions import SEEING
 from services.api.console.visit import CANCELING, REPLAYING
 from services.api.problems import problem_of
 from services.api.tracing import trace_id_of
@@ -39,8 +41,6 @@ from services.api.tracing import trace_id_of
 log = get_logger()
 
 PREFIX: Final = "/console"
-#: Keys that see anything at all see their own; operators everybody's.
-_SEEING: Final = ("read", "operate")
 
 
 class Console:
@@ -83,32 +83,32 @@ def routes_of(desk: Desk) -> list[Route]:
         Route(signing.SIGN_IN, partial(signing.sign_in, desk), methods=["POST"]),
         done(desk, f"{PREFIX}/sign-out", signing.sign_out),
         done(desk, f"{PREFIX}/theme", signing.choose_theme),
-        shown(desk, PREFIX, overview.show, "read"),
-        shown(desk, f"{PREFIX}/live", overview.live, "read"),
-        shown(desk, f"{PREFIX}/plots", overview.plots, "read"),
+        shown(desk, PREFIX, overview.show, *SEEING),
+        shown(desk, f"{PREFIX}/live", overview.live, *SEEING),
+        shown(desk, f"{PREFIX}/plots", overview.plots, *SEEING),
         done(desk, f"{PREFIX}/pause-all", models.pause_all, "operate"),
-        shown(desk, f"{PREFIX}/tasks", tasks.show, "read"),
-        shown(desk, f"{PREFIX}/tasks/live", tasks.live, "read"),
+        shown(desk, f"{PREFIX}/tasks", tasks.show, *SEEING),
+        shown(desk, f"{PREFIX}/tasks/live", tasks.live, *SEEING),
         shown(desk, f"{PREFIX}/tasks/cancel", tasks.ask_cancel, *CANCELING),
         done(desk, f"{PREFIX}/tasks/cancel", tasks.cancel, *CANCELING),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}", task.show, "read"),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}/live", task.live, "read"),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}/result/{{index}}", result.media, "read"),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}/text/{{index}}", result.text, "read"),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}", task.show, *SEEING),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}/live", task.live, *SEEING),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}/result/{{index}}", result.media, *SEEING),
+        shown(desk, f"{PREFIX}/tasks/{{task_id}}/text/{{index}}", result.text, *SEEING),
         done(desk, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
-        shown(desk, f"{PREFIX}/models", models.show, "read"),
-        shown(desk, f"{PREFIX}/models/live", models.live, "read"),
-        shown(desk, f"{PREFIX}/model", models.show_one, "read"),
-        shown(desk, f"{PREFIX}/model/live", models.live_one, "read"),
+        shown(desk, f"{PREFIX}/models", models.show, *SEEING),
+        shown(desk, f"{PREFIX}/models/live", models.live, *SEEING),
+        shown(desk, f"{PREFIX}/model", models.show_one, *SEEING),
+        shown(desk, f"{PREFIX}/model/live", models.live_one, *SEEING),
         done(desk, f"{PREFIX}/model/pause", models.pause, "operate"),
-        shown(desk, f"{PREFIX}/dead", dead.show, *_SEEING),
+        shown(desk, f"{PREFIX}/dead", dead.show, *SEEING),
         shown(desk, f"{PREFIX}/dead/order", dead.ask, *REPLAYING),
         done(desk, f"{PREFIX}/dead/order", dead.order, *REPLAYING),
-        shown(desk, f"{PREFIX}/dead/{{kind}}/{{id}}", dead.show_one, *_SEEING),
-        shown(desk, f"{PREFIX}/replays", replays.show, *_SEEING),
-        shown(desk, f"{PREFIX}/replays/{{id}}", replays.show_one, *_SEEING),
-        shown(desk, f"{PREFIX}/replays/{{id}}/live", replays.live, *_SEEING),
-        shown(desk, f"{PREFIX}/replays/{{id}}/items", replays.items, *_SEEING),
+        shown(desk, f"{PREFIX}/dead/{{kind}}/{{id}}", dead.show_one, *SEEING),
+        shown(desk, f"{PREFIX}/replays", replays.show, *SEEING),
+        shown(desk, f"{PREFIX}/replays/{{id}}", replays.show_one, *SEEING),
+        shown(desk, f"{PREFIX}/replays/{{id}}/live", replays.live, *SEEING),
+        shown(desk, f"{PREFIX}/replays/{{id}}/items", replays.items, *SEEING),
         done(desk, f"{PREFIX}/replays/{{id}}/steer", replays.steer, *REPLAYING),
         shown(desk, f"{PREFIX}/tenants", tenants.show, "operate"),
         shown(desk, f"{PREFIX}/tenants/{{id}}", tenants.show_one, "operate"),
@@ -132,6 +132,8 @@ async def _refusal(desk: Desk, request: Request, error: Exception) -> Response:
     if isinstance(error, SignInNeeded):
         return signing.to_sign_in(request)
     problem = problem_of(error)
+    if problem.status_code == 503 and is_live(request.url.path):
+        return not_now((problem.headers or {}).get("Retry-After", "5"))
     trace_id = trace_id_of(request.scope["trace"])
     if problem.code == "internal":
         log.error("request.failed", path=request.url.path, trace_id=trace_id, exc_info=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -62,7 +63,7 @@ class Desk:
     audit: Callable[[bool], Coroutine[Any, Any, Report]]  #: of all stores; true: with the repairs that are safe
     auditing: asyncio.Lock
     hub: Hub
-    watching: set[object]  #: live parts that are open
+    watching: Counter[int]  #: live parts that are open, by the tenant of the key that watches
 
 
 Show: TypeAlias = Callable[[Desk, Visit], Awaitable[Response]]

@@ -19,8 +19,9 @@ from services.api.push.stream import Stream
 
 #: A silent connection is given up by proxies; a comment keeps it.
 _COMMENT_SECONDS: Final = 15.0
-#: Of one process: each reads the database about once a second.
+#: Of one process, and of one tenant's keys in it: each reads the database about once a second.
 MOST_OPEN: Final = 200
+MOST_OF_ONE: Final = 50
 _COMMENT: Final = b":\n\n"
 #: Nothing will change any more: the browser need not ask again.
 _END: Final = b"event: end\ndata:\n\n"
@@ -53,12 +54,12 @@ class LivePart(Response):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self._desk.watching) >= MOST_OPEN:
-            # The page stands as it was loaded; its browser tries again.
-            await Response(status_code=503, headers={"Retry-After": "30"})(scope, receive, send)
+        watching, tenant = self._desk.watching, self._visit.viewer.tenant_id
+        if watching.total() >= MOST_OPEN or watching[tenant] >= MOST_OF_ONE:
+            await not_now()(scope, receive, send)
             return
         scope["stream"] = scope["route"].path_format  # its duration says nothing, so it is not counted
-        self._desk.watching.add(self)
+        watching[tenant] += 1
         gone = asyncio.Event()
         listening = asyncio.create_task(_hear_the_end(receive, gone), name="console-reader")
         stream = await self._stream()
@@ -71,7 +72,9 @@ class LivePart(Response):
             return  # the reader left in the middle of a piece
         finally:
             listening.cancel()
-            self._desk.watching.discard(self)
+            watching[tenant] -= 1
+            if not watching[tenant]:
+                del watching[tenant]
             if stream is not None:
                 await self._desk.hub.leave(stream)
 
@@ -109,6 +112,16 @@ class LivePart(Response):
             return sent, False  # a store is away: what was sent is the latest that anybody knows
         except Refused as error:
             return part(self._visit, "_gone.html", message=error.message), True
+
+
+def not_now(retry_after: str = "30") -> Response:
+    """A refusal after which the page stands as it was loaded; only what looks like a stream is asked for again."""
+    return Response(status_code=503, headers={"Retry-After": retry_after}, media_type="text/event-stream")
+
+
+def is_live(path: str) -> bool:
+    """Whether a live part was asked for."""
+    return path.endswith("/live")
 
 
 async def _hear_the_end(receive: Receive, gone: asyncio.Event) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.api.console import formats
 from services.api.console.assets import asset_url
-from services.api.console.sessions import form_token
+from services.api.console.sessions import SEEING, form_token
 from services.api.console.visit import Visit, address, theme_of
 
 #: Nothing but what this package brings, and nothing written into the page is run.
@@ -42,11 +42,11 @@ class Place(NamedTuple):
 
 
 MENU: Final = (
-    Place("overview", "Overview", "/console", ("read",), "o"),
-    Place("tasks", "Tasks", "/console/tasks", ("read",), "t"),
-    Place("models", "Models", "/console/models", ("read",), "m"),
-    Place("dead", "Dead", "/console/dead", ("read", "operate"), "d"),
-    Place("replays", "Replay jobs", "/console/replays", ("read", "operate"), "r"),
+    Place("overview", "Overview", "/console", SEEING, "o"),
+    Place("tasks", "Tasks", "/console/tasks", SEEING, "t"),
+    Place("models", "Models", "/console/models", SEEING, "m"),
+    Place("dead", "Dead", "/console/dead", SEEING, "d"),
+    Place("replays", "Replay jobs", "/console/replays", SEEING, "r"),
     Place("outbox", "Outbox", "/console/outbox", ("operate",), "b"),
     Place("executors", "Executors", "/console/executors", ("operate",), "e"),
     Place("tenants", "Tenants", "/console/tenants", ("operate",), "n"),

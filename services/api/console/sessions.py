@@ -17,7 +17,7 @@ from services.api.problems import Problem
 #: A working day; then the key has to be shown again.
 SESSION_SECONDS: Final = 12 * 3_600
 #: Who may see anything at all.
-SEEING: Final = ("read", "operate", "admin")
+SEEING: Final = ("read", "operate")
 _KEY: Final = re.compile(r"sw_[A-Za-z0-9_-]{43}")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _TRIES: Final = 10
@@ -60,13 +60,16 @@ class Sessions:
 
 
 class Tries:
-    """Counts attempts to sign in, by address: ten a minute, so that nobody keeps the database busy with guesses."""
+    """Counts attempts to sign in that failed, by address: who guesses is told to wait after ten in a minute.
+
+    A right key is never kept out by them: behind a proxy all senders have one address.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def count(self, address: str) -> None:
+    def failed(self, address: str) -> None:
         """One more; raises Problem (429) beyond the limit."""
         now = self._clock()
         began, tries = self._seen.pop(address, (now, 0))

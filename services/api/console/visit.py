@@ -66,9 +66,8 @@ class Visit:
         return f"{path}?{query}" if query else path
 
     def link(self, path: str, **parameters: object) -> str:
-        """An address that stays inside the tenant that they look at."""
-        elsewhere = self.caller.tenant_id != self.viewer.tenant_id
-        return address(path, tenant=self.caller.tenant_id if elsewhere else None, **parameters)
+        """An address inside the tenant that they look at; an operator's names it, so that a colleague sees the same."""
+        return address(path, tenant=self.caller.tenant_id if self.operates else None, **parameters)
 
     @property
     def may_cancel(self) -> bool:

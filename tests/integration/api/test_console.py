@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -72,12 +73,20 @@ async def test_a_key_that_may_only_submit_is_told_so(api: Api, visitor: Browser,
 async def test_guessing_is_slowed_down(api: Api, tenant: Tenant) -> None:
     tries = sessions.Tries()
     for _ in range(10):
-        tries.count("192.0.2.1")
+        tries.failed("192.0.2.1")
     with pytest.raises(Exception, match="Wait 60 s"):
-        tries.count("192.0.2.1")
-    tries.count("192.0.2.2")
+        tries.failed("192.0.2.1")
+    tries.failed("192.0.2.2")
     tries.forget("192.0.2.1")
-    tries.count("192.0.2.1")
+    tries.failed("192.0.2.1")
+
+
+async def test_guesses_of_others_keep_no_right_key_out(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.get("/console/sign-in")
+    form = {"csrf": visitor.csrf, "key": "sw_" + "x" * 43}
+    answers = [(await visitor.client.post("/console/sign-in", data=form)).status_code for _ in range(11)]
+    assert answers[-1] == 429
+    assert "<h1>Overview</h1>" in await visitor.post("/console/sign-in", key=tenant.key)
 
 
 async def test_signing_out_ends_the_session_everywhere(api: Api, visitor: Browser, tenant: Tenant) -> None:
@@ -341,8 +350,9 @@ async def test_many_are_counted_first_and_newer_ones_left_alone(visitor: Browser
     ended = {str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9}
     assert ended == set(meant)
     assert {kept, newer}.isdisjoint(ended)
-    for wrong in ("", "x", str(2**63)):
+    for wrong in ("", "x", str(2**63), "9" * 5_000):
         await visitor.post("/console/tasks/cancel", expect=400, **{**fields, "upto": wrong})
+    await visitor.post("/console/tasks/cancel", expect=400, **{**fields, "biz_name": "\x00"})
 
 
 async def test_reading_alone_cancels_nothing(api: Api, visitor: Browser, tenant: Tenant) -> None:
@@ -397,13 +407,34 @@ async def test_a_reader_that_leaves_is_not_served_any_longer(api: Api, visitor: 
     await until_true(left)
 
 
+@pytest.mark.parametrize("limit", ["MOST_OPEN", "MOST_OF_ONE"])
 async def test_too_many_live_parts_are_refused_and_the_page_stands(
-    visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(live, "MOST_OPEN", 0)
+    monkeypatch.setattr(live, limit, 1)
+    task = await tenant.task()
     await visitor.sign_in(tenant.key)
-    answer = await visitor.client.get("/console/live")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+    async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
+        await anext(stream.aiter_lines())
+        answer = await visitor.client.get("/console/live")
+        assert (answer.status_code, answer.headers["retry-after"], answer.content) == (503, "30", b"")
+        # as a stream, which its reader asks for again; anything else would be put into the page, or given up
+        assert answer.headers["content-type"].startswith("text/event-stream")
+    assert '"noSwap":[204,304,"4xx","5xx"]' in await visitor.get("/console")
+
+
+async def test_one_tenants_live_parts_leave_room_for_the_others(
+    api: Api, visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_OF_ONE", 1)
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
+        await anext(stream.aiter_lines())
+        async with browser(api.url) as other:
+            await other.sign_in((await api.tenant()).key)
+            async with other.client.stream("GET", "/console/live") as theirs:
+                assert theirs.status_code == 200
 
 
 async def test_live_parts_end_while_the_process_drains(api: Api, visitor: Browser, tenant: Tenant) -> None:
@@ -500,6 +531,60 @@ async def test_what_operators_look_after_is_not_for_tenants(visitor: Browser, te
         await visitor.post(f"/console/{path}", expect=403)
 
 
+@pytest.mark.parametrize("posture", ["starting", "crowded", "hangs", "something new"])
+async def test_an_executor_is_shown_whatever_it_says_of_itself(
+    api: Api, visitor: Browser, tenant: Tenant, posture: str
+) -> None:
+    await visitor.sign_in(await operator(api, tenant))
+    name = f"e-{uuid.uuid4()}"
+    await api.sql(
+        "INSERT INTO executor (id, name, slots, posture) VALUES (nextval('executor_ids'), $1, 9, $2)", name, posture
+    )
+
+    async def shown() -> bool:
+        return name in await visitor.get("/console/executors")
+
+    try:
+        await until_true(shown)
+        assert posture in text_of(await visitor.get("/console/executors"))
+    finally:
+        await api.sql("DELETE FROM executor WHERE name = $1", name)
+
+
+async def test_an_operators_addresses_name_the_tenant_so_that_colleagues_see_the_same(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    task = await tenant.task()
+    await visitor.sign_in(await operator(api, tenant))
+    for path in ("/console/tasks", f"/console/models?tenant={tenant.id}"):
+        inside = [
+            link
+            for link in links_of(await visitor.get(path))
+            if link.startswith(("/console/tasks/", "/console/model?"))
+        ]
+        assert inside, path
+        assert all(f"tenant={tenant.id}" in link for link in inside), (path, inside)
+    page = await visitor.get(f"/console/models?tenant={tenant.id}&after=1000000000")
+    assert f'href="/console/models?tenant={tenant.id}"' in page
+    assert f"tenant={tenant.id}" in str((await visitor.client.get(f"/console/tasks?id={task}")).url)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "models?after=" + "9" * 5_000,
+        "tasks?cursor=" + base64.b64encode(b"task:" + b"9" * 5_000).decode(),
+        "tenants/1?after=%00",
+    ],
+    ids=["model", "task", "nul"],
+)
+async def test_an_address_that_names_no_place_is_said_to(
+    api: Api, visitor: Browser, tenant: Tenant, query: str
+) -> None:
+    await visitor.sign_in(await operator(api, tenant))
+    await visitor.get(f"/console/{query.replace('tenants/1', f'tenants/{tenant.id}')}", expect=400)
+
+
 async def test_an_executor_that_nobody_knows_cannot_be_drained(api: Api, visitor: Browser, tenant: Tenant) -> None:
     await visitor.sign_in(await operator(api, tenant))
     assert "no executor" in text_of(await visitor.post("/console/executors/drain", expect=404, name="nobody"))
@@ -532,12 +617,31 @@ async def test_a_dry_run_changes_nothing_and_an_order_needs_a_reason(
     await visitor.sign_in(tenant.key)
     page = text_of(await visitor.get("/console/dead/order?kind=task&action=drop&code=model_http_500"))
     assert "1 task" in page
-    fields = {"kind": "task", "action": "drop", "code": "model_http_500"}
+    fields = {"kind": "task", "action": "drop", "code": "model_http_500", "counted": "1000"}
     assert "reason" in text_of(await visitor.post("/console/dead/order", expect=400, **fields))
     for wrong in ({"limit": "x"}, {"limit": "0"}, {"rate": "x"}, {"rate": "nan"}, {"since": "soon"}):
         await visitor.post("/console/dead/order", expect=400, reason="r", **{**fields, **wrong})
     await visitor.post("/console/dead/order", expect=404, reason="r", kind="nonsense")
     assert await api.sql("SELECT FROM dead_task WHERE tenant_id = $1", tenant.id)
+
+
+async def test_an_order_takes_what_was_counted_and_nothing_that_died_since(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    counted = [await bury(tenant), await bury(tenant)]
+    await visitor.sign_in(tenant.key)
+    page = await visitor.get("/console/dead/order?kind=task&action=drop&code=model_http_500&text=%20broken&limit=1")
+    assert "1 task; these are the oldest, there may be more" in text_of(page)
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page)) | {"reason": "r"}
+    del fields["csrf"]
+    page = await visitor.post("/console/dead/order", expect=400, **fields, limit="50")
+    assert "counted anew" in text_of(page)
+    assert "2 tasks" in text_of(page)
+    fields |= dict(re.findall(r'<input type="hidden" name="(counted|upto)" value="([^"]*)"', page))
+    later = await bury(tenant)
+    page = await visitor.post("/console/dead/order", **fields, limit="50")
+    assert all(task[-12:] in page for task in counted)
+    assert later[-12:] not in page
 
 
 async def test_filters_of_the_dead_live_in_the_address(api: Api, visitor: Browser, tenant: Tenant) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ class Wanted:
     @classmethod
     def asked(cls, visit: Visit) -> Wanted:
         """From the address."""
-        return cls(*(visit.asked(field.name)[:_WORDS] for field in fields(cls)))
+        return cls(*(visit.asked(field.name).strip()[:_WORDS] for field in fields(cls)))
 
     @classmethod
     def sent(cls, visit: Visit) -> Wanted:
@@ -98,10 +98,14 @@ async def ask(desk: Desk, visit: Visit) -> Response:
 
 
 async def order(desk: Desk, visit: Visit) -> Response:
-    """Write the job, and watch it."""
+    """Write the job of what the dry run counted, and watch it; another limit is counted first."""
     wanted, action = Wanted.sent(visit), _action(visit.form.get("action", ""))
     try:
         request = _request(visit, wanted, action, visit.form.get("reason", ""))
+        if not wanted.id and str(request.limit) != visit.form.get("counted"):
+            return await _form(
+                desk, visit, wanted, action, complaint="This is counted anew for the limit; order it again."
+            )
         started = await desk.cases.replays.start(visit.reach, request)
     except Invalid as error:
         return await _form(desk, visit, wanted, action, complaint=_words(error))
@@ -109,10 +113,14 @@ async def order(desk: Desk, visit: Visit) -> Response:
 
 
 async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, complaint: str = "") -> Response:
-    # A dry run needs a reason like any order; nobody has been asked for one yet.
-    request = _request(visit, wanted, action, visit.form.get("reason", "").strip() or "dry run")
     preview: dict[str, Any] | None = None
+    limit: int | str = visit.form.get("limit") or visit.asked("limit") or USUAL_LIMIT
+    rate: float | str = visit.form.get("rate") or visit.asked("rate") or USUAL_RATE
+    upto = visit.form.get("upto") or datetime.now(UTC).isoformat()
     try:
+        # A dry run needs a reason like any order; nobody has been asked for one yet.
+        request = _request(visit, wanted, action, visit.form.get("reason", "").strip() or "dry run", upto)
+        limit, rate = request.limit, request.rate
         preview = preview_view(await desk.cases.replays.preview(visit.reach, request))
     except Invalid as error:
         complaint = complaint or _words(error)
@@ -123,21 +131,26 @@ async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, compla
         wanted=wanted,
         action=action.value,
         preview=preview,
-        limit=request.limit,
-        rate=request.rate,
+        limit=limit,
+        rate=rate,
+        upto=upto,
         reason=visit.form.get("reason", ""),
         complaint=complaint,
     )
 
 
-def _request(visit: Visit, wanted: Wanted, action: Action, reason: str) -> ReplayRequest:
+def _request(visit: Visit, wanted: Wanted, action: Action, reason: str, upto: str = "") -> ReplayRequest:
+    """What died after the dry run was not counted, and is not taken."""
     mended = visit.form.get("mended")
+    narrowed = wanted.narrowed()
+    if narrowed.until is None:
+        narrowed = replace(narrowed, until=_instant(upto or visit.form.get("upto", "")))
     return ReplayRequest(
         action=action,
         kind=_kind(wanted.kind),
         reason=reason,
         asked_by=visit.by,
-        wanted=EVERYTHING if wanted.id else wanted.narrowed(),
+        wanted=EVERYTHING if wanted.id else narrowed,
         ids=[wanted.id] if wanted.id else None,
         limit=_number(visit.form.get("limit") or visit.asked("limit"), USUAL_LIMIT),
         rate=_rate(visit.form.get("rate") or visit.asked("rate")),

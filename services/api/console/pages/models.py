@@ -12,7 +12,7 @@ from services.api.console.desk import Desk
 from services.api.console.live import LivePart
 from services.api.console.plots import SPANS, read_plots
 from services.api.console.rendering import page, part, seen_next
-from services.api.console.visit import Visit
+from services.api.console.visit import Visit, address
 from services.api.views import MASK
 
 _PATH: Final = "/console/models"
@@ -86,9 +86,15 @@ async def pause_all(desk: Desk, visit: Visit) -> Response:
 
 async def _lanes(desk: Desk, visit: Visit) -> dict[str, Any]:
     after = visit.asked("after") or "0"
-    if not after.isdecimal() or int(after) > _LARGEST:
+    if not (after.isascii() and after.isdecimal()) or len(after) > 10 or int(after) > _LARGEST:
         raise Invalid("bad_cursor", "The address does not name a place in the list.")
-    reach = visit.caller.tenant_id if visit.asked("tenant") else visit.reach
-    lanes, following = await desk.cases.sight.lanes(reach, after=int(after), limit=_PAGE, busy=False)
-    next_url = visit.link(_PATH, after=following) if following else None
-    return {"lanes": lanes, "first": after == "0", "next_url": next_url}
+    tenant = visit.asked("tenant") if visit.operates else ""
+    lanes, following = await desk.cases.sight.lanes(
+        visit.caller.tenant_id if tenant else visit.reach, after=int(after), limit=_PAGE, busy=False
+    )
+    return {
+        "lanes": lanes,
+        "first": after == "0",
+        "first_url": address(_PATH, tenant=tenant),
+        "next_url": address(_PATH, tenant=tenant, after=following) if following else None,
+    }

@@ -33,10 +33,10 @@ async def sign_in(desk: Desk, request: Request) -> Response:
     form = await read_form(request, request.cookies.get(_FORM_COOKIE))
     going = _inside(form.get("next"))
     source = request.client.host if request.client else ""
-    desk.tries.count(source)
     try:
         cookie = await desk.sessions.open(form.get("key", "").strip())
     except WrongKey as error:
+        desk.tries.failed(source)
         return _form(request, going, complaint=str(error))
     desk.tries.forget(source)
     await desk.sessions.close(request.cookies.get(SESSION_COOKIE))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from starlette.responses import Response
@@ -37,13 +37,21 @@ class Wanted:
 
     @classmethod
     def of(cls, visit: Visit) -> Wanted:
-        """Raises Invalid for a status that there is not."""
-        wanted = cls(visit.asked("model"), visit.asked("status"), visit.asked("biz_name"))
-        if wanted.status and wanted.status not in GROUPS:
-            raise Invalid("invalid", f"There is no status {wanted.status!r}; there are {', '.join(GROUPS)}.")
-        if "\x00" in wanted.model + wanted.biz_name:
+        """From the address; raises Invalid for what nothing can be looked for by."""
+        return cls(*(visit.asked(field.name) for field in fields(cls))).checked()
+
+    @classmethod
+    def sent(cls, visit: Visit) -> Wanted:
+        """From a form; raises Invalid as well."""
+        return cls(*(visit.form.get(field.name, "") for field in fields(cls))).checked()
+
+    def checked(self) -> Wanted:
+        """The same; raises Invalid."""
+        if self.status and self.status not in GROUPS:
+            raise Invalid("invalid", f"There is no status {self.status!r}; there are {', '.join(GROUPS)}.")
+        if "\x00" in self.model + self.biz_name:
             raise Invalid("invalid", "A NUL character cannot be looked for.")
-        return wanted
+        return self
 
     def narrowed(self) -> TaskFilter:
         """The same for the store."""
@@ -99,9 +107,9 @@ async def ask_cancel(desk: Desk, visit: Visit) -> Response:
 
 async def cancel(desk: Desk, visit: Visit) -> Response:
     """Cancel what was counted: the same filter, no task newer than the newest that was counted."""
-    wanted = Wanted(*(visit.form.get(name, "") for name in ("model", "status", "biz_name")))
+    wanted = Wanted.sent(visit)
     upto = visit.form.get("upto", "")
-    if wanted.status not in ("", *GROUPS) or not upto.isdecimal() or int(upto) >= 2**63:
+    if not (upto.isascii() and upto.isdecimal()) or len(upto) > 19 or int(upto) >= 2**63:
         raise Invalid("invalid", "The form is not one of ours.")
     bulk = BulkCancel(desk.cases.reading, desk.cases.canceling)
     result = await bulk.cancel(visit.caller, wanted.narrowed(), int(upto))

@@ -35,6 +35,8 @@ async def show_one(desk: Desk, visit: Visit) -> Response:
     """A tenant, and the limits of its users."""
     tenant = await desk.cases.weights.read(_tenant(visit))
     after = visit.asked("after") or None
+    if after and "\x00" in after:
+        raise Invalid("bad_cursor", "The address does not name a place in the list.")
     limits, following = await desk.cases.quota.limits(tenant.id, after, _LIMITS)
     pauses = [pause for pause in await desk.cases.sight.pauses(tenant.id) if pause.scope != "model"]
     values: dict[str, Any] = {

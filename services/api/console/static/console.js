@@ -83,7 +83,7 @@
     sign.classList.toggle("off", !on);
     sign.textContent = on ? "live" : "not live";
   });
-  document.addEventListener("htmx:sse:after:connection", () => mark(true));
+  document.addEventListener("htmx:sse:after:connection", (event) => mark(event.detail.connection.status === 200));
   document.addEventListener("htmx:sse:error", () => mark(false));
   document.addEventListener("htmx:sse:close", () => all(".live").forEach((sign) => { sign.classList.add("off"); sign.textContent = "final"; }));
 
