@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 from starlette.types import Scope
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.texts import storable
 from libs.common.ports_operations import Operation, Operations
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.body_redaction import kept_body
@@ -36,9 +37,10 @@ _CLOSE_SECONDS: Final = 3.0
 _FLUSH: Final = 500
 #: Entries that wait at most: what comes on top is dropped and counted.
 _MOST: Final = 10_000
-#: Masking one body takes microseconds, unless it is full of secrets: the loop breathes after so many.
-_BREATH: Final = 50
+#: Masking one body takes microseconds, unless it is full of secrets: the loop breathes after so much of it.
+_BREATH_SECONDS: Final = 0.002
 _NAME_LIMIT: Final = 512
+_ERROR_LIMIT: Final = 2_000
 _HEADER_LIMIT: Final = 256
 
 
@@ -58,7 +60,7 @@ def asked_by(scope: Scope, caller: KeyOwner) -> Asked:
     """The same, of a request of ours."""
     peer = scope["client"]
     address = scope.get("sender") or (peer[0] if peer else "")
-    agent = scope["named"].get(b"user-agent", b"")
+    agent = scope["named"].get(b"user-agent", b"")[:_HEADER_LIMIT]
     return Asked(caller.tenant_id, caller.name, address, agent, scope["path"], scope["method"], scope["began"])
 
 
@@ -74,14 +76,15 @@ class _Noted(NamedTuple):
     error: str
     request: bytes
     request_bytes: int
-    response: Any
+    response: bytes
 
 
 class OperationLog:
     """Takes notes, and writes them."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, *, is_data_error: Callable[[BaseException], bool]) -> None:
         self._operations = operations
+        self._is_data_error = is_data_error
         self._noted: list[_Noted] = []
         self._some = asyncio.Event()
 
@@ -98,15 +101,19 @@ class OperationLog:
         error: str = "",
     ) -> None:
         """Remember one attempt: accepted with its task, else refused with its error. `response` is the document that
-        answers it; it is kept as it is, so nothing in it may be secret."""
+        answers it; it is kept as it is, so nothing in it may be secret.
+
+        Everything is cut here: there may be many while PostgreSQL is away, and what strangers send may be large."""
         noted = self._noted
         if len(noted) >= _MOST:
             counter("sluiceway_operations_dropped_total").inc()
             return
-        kept = request[:REQUEST_BYTES]  # not the whole body: it may be large, and there may be many
         noted.append(
-            _Noted(asked, time.perf_counter(), model, biz_name, task_id, replayed, error, kept, len(request), response)
-        )
+            _Noted(
+                asked, time.perf_counter(), model, biz_name, task_id, replayed, error[:_ERROR_LIMIT],
+                request[:REQUEST_BYTES], len(request), encoded(response)[:RESPONSE_BYTES],
+            )
+        )  # fmt: skip
         if len(noted) == 1:
             self._some.set()
 
@@ -129,19 +136,28 @@ class OperationLog:
             log.warning("operations.unwritten", rows=len(self._noted))
 
     async def _flush(self) -> None:
-        """Raises Unavailable and keeps what is noted; nothing is kept that cannot be written."""
+        """Raises Unavailable and keeps what is not written yet; nothing is kept that cannot be written."""
         while self._noted:
-            batch = self._noted[:_FLUSH]
-            try:
-                await failpoint("api/before-operations")
-                await self._add(await _fit(batch))
-            except Unavailable:
-                raise
-            except Exception as error:
-                log.error("operations.dropped", rows=len(batch), error=type(error).__name__, exc_info=True)
-                counter("sluiceway_operations_dropped_total").inc(len(batch))
-            del self._noted[: len(batch)]
+            await self._carry(self._noted[:_FLUSH])
         self._some.clear()
+
+    async def _carry(self, batch: Sequence[_Noted]) -> None:
+        """Write the oldest entries and forget them. One that cannot be stored costs its neighbours nothing: the batch
+        is halved until it stands alone."""
+        try:
+            await failpoint("api/before-operations")
+            await self._add(await _fit(batch))
+        except Unavailable:
+            raise
+        except Exception as error:
+            if len(batch) > 1 and self._is_data_error(error):
+                half = len(batch) // 2
+                await self._carry(batch[:half])
+                await self._carry(batch[half:])
+                return
+            log.error("operations.dropped", rows=len(batch), error=type(error).__name__, exc_info=True)
+            counter("sluiceway_operations_dropped_total").inc(len(batch))
+        del self._noted[: len(batch)]
 
     async def _add(self, rows: Sequence[Operation]) -> None:
         try:
@@ -155,9 +171,11 @@ class OperationLog:
 
 
 @asynccontextmanager
-async def open_operation_log(operations: Operations) -> AsyncIterator[OperationLog]:
+async def open_operation_log(
+    operations: Operations, *, is_data_error: Callable[[BaseException], bool]
+) -> AsyncIterator[OperationLog]:
     """A log that writes beside the requests, and what is left at the end."""
-    opened = OperationLog(operations)
+    opened = OperationLog(operations, is_data_error=is_data_error)
     writing = asyncio.create_task(opened.run(), name="operation-log")
     try:
         yield opened
@@ -170,10 +188,12 @@ async def open_operation_log(operations: Operations) -> AsyncIterator[OperationL
 
 async def _fit(batch: Sequence[_Noted]) -> list[Operation]:
     rows, now = [], time.perf_counter()
-    for place, noted in enumerate(batch):
-        if place % _BREATH == _BREATH - 1:
-            await asyncio.sleep(0)
+    breathed = now
+    for noted in batch:
         rows.append(_operation(noted, now))
+        if time.perf_counter() - breathed > _BREATH_SECONDS:
+            await asyncio.sleep(0)
+            breathed = time.perf_counter()
     return rows
 
 
@@ -182,18 +202,18 @@ def _operation(noted: _Noted, now: float) -> Operation:
     return Operation(
         asked.tenant_id,
         now - noted.at,
-        asked.creator,
+        storable(asked.creator),
         asked.ip,
-        asked.user_agent[:_HEADER_LIMIT].decode("latin-1"),
+        storable(asked.user_agent.decode("latin-1")),
         asked.path[:_HEADER_LIMIT],
         asked.method,
-        noted.biz_name[:_NAME_LIMIT],
-        noted.model[:_NAME_LIMIT],
+        storable(noted.biz_name[:_NAME_LIMIT]),
+        storable(noted.model[:_NAME_LIMIT]),
         noted.task_id,
         noted.task_id is not None,
         noted.replayed,
-        noted.error,
+        storable(noted.error),
         int((noted.at - asked.began) * 1_000),
         kept_body(noted.request, REQUEST_BYTES, of=noted.request_bytes),
-        encoded(noted.response)[:RESPONSE_BYTES].decode("utf-8", "replace"),
+        noted.response.decode("utf-8", "replace"),
     )

@@ -22,6 +22,9 @@ from libs.common.domain.errors import (
 )
 
 CONTENT_TYPE: Final = "application/problem+json"
+#: So many complaints are said, and so much of a name that is none of ours: a body may hold 100,000 of them.
+_ERRORS_LIMIT: Final = 20
+_POINTER_LIMIT: Final = 256
 TYPE_PREFIX: Final = "urn:sluiceway:problem:"
 #: What a caller is asked to wait while a store is away.
 OUTAGE_RETRY_SECONDS: Final = 2
@@ -143,14 +146,14 @@ def problem_of(error: Exception) -> Problem:
 
 def pointed(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Pydantic's complaints as {"pointer" or "parameter", "detail"}; values that were sent are never repeated."""
-    return [_pointed(list(error["loc"]), error["msg"]) for error in errors]
+    return [_pointed(list(error["loc"]), error["msg"]) for error in errors[:_ERRORS_LIMIT]]
 
 
 def _pointed(location: list[Any], message: str) -> dict[str, str]:
     part = location.pop(0) if location and location[0] in ("body", "query", "path", "header") else "body"
     if part == "body":
-        return {"pointer": pointer(*location), "detail": message}
-    return {"parameter": ".".join(str(name) for name in location), "detail": message}
+        return {"pointer": pointer(*location)[:_POINTER_LIMIT], "detail": message}
+    return {"parameter": ".".join(str(name) for name in location)[:_POINTER_LIMIT], "detail": message}
 
 
 def pointer(*path: object) -> str:

@@ -112,7 +112,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
 
         cache, room = ModelCache(models), WaitRoom(tasks.final_among)
         operations, dead = PostgresOperations(database), PostgresDead(database)
-        operation_log = await stack.enter_async_context(open_operation_log(operations))
+        operation_log = await stack.enter_async_context(open_operation_log(operations, is_data_error=is_data_error))
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
         webhooks = PostgresWebhooks(database)
         hooks = TaskHooks(webhooks, guard)

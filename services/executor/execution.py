@@ -25,6 +25,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.settle import Run as Course
 from libs.common.domain.task import Phase, TaskStatus
+from libs.common.domain.texts import storable
 from libs.common.ports_jobs import JobOutput
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
@@ -246,11 +247,6 @@ def _failed(error: ModelError) -> Outcome:
         retry_after=error.retry_after,
         timed_out=error.code in _TIMEOUT_CODES,
     )
-
-
-def storable(text: str) -> str:
-    """The same text without what PostgreSQL cannot keep."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _keeps_staged(run: Run, settlement: Settlement | None) -> bool:

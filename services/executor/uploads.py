@@ -19,6 +19,7 @@ from libs.common.domain.model_errors import StagedLost, UploadFailed
 from libs.common.domain.outcome import ResultFile, UploadPending
 from libs.common.domain.output import ResultName, StagedFile
 from libs.common.domain.task import Phase
+from libs.common.domain.texts import storable
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_execution import ResultStore, Staging, UploadCredentials
 from libs.common.runtime.failpoints import failpoint
@@ -26,7 +27,7 @@ from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
 from libs.common.runtime.together import all_or_none
 from services.executor.calls import Opener
-from services.executor.execution import HandedOver, storable
+from services.executor.execution import HandedOver
 from services.executor.recorder import Recorder
 from services.executor.runs import Run
 

@@ -9,10 +9,10 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from libs.common.domain.model_errors import ModelError
+from libs.common.domain.texts import storable
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import JobAdapter, JobReport, JobStatus
 from libs.common.ports_provider_jobs import JobNews
-from services.executor.execution import storable
 from services.executor.runs import Run
 
 _MESSAGE_LIMIT: Final = 500
