@@ -3,7 +3,7 @@
 Every task takes the same road, alone or in a batch; the coalescers turn neighbours into one round trip to Redis and
 one transaction of PostgreSQL. What is promised to the caller:
 
-- refused (Refused, Unavailable): nothing was written, the slot went back;
+- refused (Refused, Unavailable, a surprise): nothing was written, the slot went back;
 - OutcomeUnknown: the commit's answer is lost and PostgreSQL is away. The slot stays: if the task exists it owns it,
   if not, reconcile frees it. Repeating the request with its Idempotency-Key tells;
 - a repeated key is answered with the task that it made, whatever else would refuse the request now.
@@ -28,8 +28,8 @@ from libs.common.domain.errors import (
     Exhausted,
     GateUnavailable,
     NotFound,
+    OutcomeUnknown,
     Refused,
-    Unavailable,
 )
 from libs.common.domain.model import Model
 from libs.common.domain.quota import exhausted, points_of
@@ -152,7 +152,9 @@ class Submission:
     async def _write(self, model: Model, task: NewTask, order: Order) -> Accepted:
         try:
             creation = await self._writes.submit(task)
-        except Unavailable:
+        except OutcomeUnknown:
+            raise
+        except Exception:
             await self._give_back(task)
             raise
         match creation:

@@ -7,11 +7,12 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from services.api import strict_json
-from services.api.legacy.given import Given, Repeated, fold, folded
+from services.api.legacy.given import Given, Repeated, fold, folded, shown
 from services.api.problems import Problem
 from services.api.strict_json import BadJson, Reader
 
@@ -73,15 +74,26 @@ async def _parts(kind: bytes, body: bytes) -> list[tuple[str, str]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
-    headers = Headers({"content-type": kind.decode("latin-1")})
-    parser = MultiPartParser(headers, stream(), max_files=16, max_fields=_PAIRS_LIMIT, max_part_size=len(body))
     try:
+        headers = Headers({"content-type": _as_bytes(kind)})
+        parser = MultiPartParser(headers, stream(), max_files=16, max_fields=_PAIRS_LIMIT, max_part_size=len(body))
         form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError):  # KeyError: no boundary
-        raise Problem("invalid", "the multipart form cannot be read") from None
-    pairs = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-    await form.close()
-    return pairs
+        await form.close()
+        return [(_text(name), _text(value)) for name, value in form.multi_items() if isinstance(value, str)]
+    except (MultiPartException, LookupError, ValueError):  # LookupError: no boundary, or an encoding that nobody knows
+        raise Problem("invalid", "the multipart form cannot be read, or is not UTF-8 text") from None
+
+
+def _as_bytes(kind: bytes) -> str:
+    """The content type with the one encoding that keeps every byte, for `_text`: the form is UTF-8 whatever it says,
+    as it was for the old gateway."""
+    boundary = parse_options_header(kind)[1][b"boundary"].decode("latin-1")
+    quoted = boundary.replace("\\", r"\\").replace('"', r"\"")
+    return f'multipart/form-data; boundary="{quoted}"; charset=latin-1'
+
+
+def _text(decoded: str) -> str:
+    return decoded.encode("latin-1").decode()
 
 
 def _nested(pairs: list[tuple[str, str]]) -> dict[str, Any]:
@@ -94,12 +106,12 @@ def _nested(pairs: list[tuple[str, str]]) -> dict[str, Any]:
         if matched and inner and not inner.isdecimal():
             within = found.setdefault(outer, {})
             if not isinstance(within, dict):
-                raise Problem("invalid", f"{outer} is both a field and a group of fields")
+                raise Problem("invalid", f"{shown(outer)} is both a field and a group of fields")
             within[inner] = value
             continue
         known = found.setdefault(outer, value)
         if isinstance(known, dict):
-            raise Problem("invalid", f"{outer} is both a field and a group of fields")
+            raise Problem("invalid", f"{shown(outer)} is both a field and a group of fields")
         if isinstance(known, Repeated):
             known.append(value)
         elif matched:

@@ -19,6 +19,7 @@ PAGE_USUAL: Final = 10
 PAGE_LIMIT: Final = 1_000
 _LARGEST: Final = 2**63 - 1
 _NAMES_REMEMBERED: Final = 4_096
+_LONGEST_NAME: Final = 64  #: of what is remembered, and of what is said again
 _DROPPED: Final = {ord("_"): None, ord("-"): None, ord(" "): None}
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}(\.0*)?")
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -37,10 +38,16 @@ class Repeated(list[str]):
     """A name that stands several times in a query or a form."""
 
 
-@lru_cache(_NAMES_REMEMBERED)
 def fold(name: str) -> str:
     """A name without what does not matter in it."""
+    return _remembered(name) if len(name) <= _LONGEST_NAME else _folded(name)
+
+
+def _folded(name: str) -> str:
     return name.translate(_DROPPED).lower()
+
+
+_remembered: Final = lru_cache(_NAMES_REMEMBERED)(_folded)
 
 
 class Given:
@@ -141,7 +148,11 @@ class Given:
         value = self._value(name)
         if isinstance(value, Payload):
             return b"" if value.value is None else value.raw
-        if value is None or not value.strip():
+        if value is None:
+            return b""
+        if not isinstance(value, str):
+            raise _wrong(name, "must be JSON, not a group of fields")
+        if not value.strip():
             return b""
         raw: bytes = value.strip().encode()
         try:
@@ -168,9 +179,14 @@ def folded(members: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in members.items():
         plain = fold(name)
         if found.get(plain, value) != value:
-            raise _wrong(plain, "stands there twice, with different values")
+            raise _wrong(shown(plain), "stands there twice, with different values")
         found[plain] = value
     return found
+
+
+def shown(name: str) -> str:
+    """A name that a stranger chose, fit for a message."""
+    return name if name.isidentifier() and len(name) <= _LONGEST_NAME else repr(name[:_LONGEST_NAME])
 
 
 def _parsed(name: str, text: str) -> Any:

@@ -128,6 +128,52 @@ async def test_secrets_are_masked_and_bodies_are_cut(api: Api) -> None:
     assert tenant.key not in repr(rows)
 
 
+async def test_secrets_are_masked_however_the_old_route_is_told_them(api: Api) -> None:
+    tenant = await api.tenant()
+    await tenant.model()
+    inner = json.dumps({"Authorization": "Bearer canary-5", "apiKey": "canary-5", "password": "canary-5", "text": "hi"})
+    fields = {"modelName": "m", "requestPayload": inner, "password": "canary-5"}
+    answers = [
+        await tenant.call("POST", "/task/createTask", params=fields),
+        await tenant.call("POST", "/task/createTask", data=fields),
+        await tenant.call("POST", "/task/createTask", files={name: (None, value) for name, value in fields.items()}),
+        await tenant.call("POST", "/task/createTask", json={**fields, "pairs": {"key": "token", "value": "canary-5"}}),
+        await tenant.call("POST", "/task/createTask", content='{"modelName":"m","pass\\u0077ord":"canary-5"}'),
+    ]
+    assert [answer.json()["code"] for answer in answers] == [0] * len(answers)
+    found = await entries(tenant, len(answers))
+    assert "canary" not in repr(await api.sql("SELECT * FROM op_log WHERE tenant_id = $1", tenant.id))
+    assert all("modelName" in entry["request"] and "***" in entry["request"] for entry in found)
+    assert ["hi" in entry["request"] for entry in found] == [False, True, True, True, True]
+
+
+async def test_what_a_stranger_sends_costs_nobody_elses_entry(api: Api) -> None:
+    tenant, stranger = await api.tenant(), await api.tenant()
+    await tenant.model()
+    json_type = {"Content-Type": "application/json"}
+    sent = await asyncio.gather(
+        tenant.submit(),
+        stranger.call("POST", "/task/createTask", content=b'{"a\\u0000":1,"A\\u0000":2}', headers=json_type),
+        stranger.call("POST", "/task/createTask?a%00=1&a%00[x]=2"),
+        tenant.submit(),
+    )
+    assert [answer.status_code for answer in sent] == [202, 400, 400, 202]
+    assert {entry["success"] for entry in await entries(tenant, 2)} == {True}
+    assert {entry["error"].partition(":")[0] for entry in await entries(stranger, 2)} == {"40002"}
+
+
+async def test_a_body_full_of_unknown_names_is_refused_in_short(api: Api) -> None:
+    tenant = await api.tenant()
+    await tenant.model()
+    many: dict[str, Any] = dict.fromkeys([f"unknown{n}" for n in range(20_000)] + ["n" * 500_000])
+    answer = await tenant.submit(**many)
+    assert (answer.status_code, len(answer.json()["errors"])) == (400, 20)
+    answer = await tenant.submit(**{"n" * 500_000: 1})
+    assert answer.status_code == 400
+    assert len(answer.content) < 1_000
+    await entries(tenant, 2)
+
+
 async def test_entries_are_the_tenants_own_and_can_be_filtered_and_paged(api: Api) -> None:
     tenant, other = await api.tenant(), await api.tenant()
     await tenant.model()

@@ -142,6 +142,27 @@ async def test_a_nul_in_a_payload_is_its_senders_business(tenant: Tenant) -> Non
     assert raw in read.text
 
 
+@pytest.mark.parametrize("field", ["requestPayload[a]", "requestPayload.a", "modelName[a]", "bizName[a]"])
+async def test_a_group_of_fields_where_there_is_one(tenant: Tenant, field: str) -> None:
+    for how in ("params", "data"):
+        fields = {"modelName": "m", field: "1"} if "model" not in field else {field: "1"}
+        answer = await tenant.call("POST", "/task/createTask", **{how: fields})
+        assert_refused(answer, 40_002)
+    assert not await tenant.stored()
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "unicode_escape", "utf-7", "utf-16", "nobody's", "gbk"])
+async def test_forms_in_encodings_of_their_own(tenant: Tenant, charset: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data; charset={charset}; boundary=x"}
+    for text, code in ((b"\\ud800 +2AA- gr\xc3\xbcn", 0), (b"\xff\xfe", 40_002)):
+        part = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        content = part % (b"modelName", b"m") + part % (b"bizName", text) + part % (b"inputRef", text) + b"--x--\r\n"
+        answer = await tenant.call("POST", "/task/createTask", content=content, headers=headers)
+        assert answer.json()["code"] == code, answer.text
+    (stored,) = await tenant.stored()
+    assert stored["biz_name"] == "\\ud800 +2AA- grün"
+
+
 async def test_sizes(tenant: Tenant) -> None:
     text = '"' + "x" * (MEGABYTE - 2) + '"'
     for payload, code in ((text, 0), ('"x' + text[1:], 40_006)):

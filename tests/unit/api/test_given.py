@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
 import pytest
+from hypothesis import given as given_by
+from hypothesis import strategies as st
 
+from services.api.legacy import given as given_module
 from services.api.legacy.decoding import decode
 from services.api.legacy.given import Given, Page
 from services.api.problems import Problem
@@ -57,6 +61,8 @@ async def test_names_are_found_however_they_are_written(query: bytes, headers: d
         (b"", {b"content-type": b"application/xml"}, b"<a/>", "unsupported_media_type"),
         (b"", {b"content-type": b"multipart/form-data"}, PARTS, "invalid"),
         (b"", {b"content-type": b"multipart/form-data; boundary=y"}, PARTS, "invalid"),
+        (b"", {b"content-type": b"multipart/form-data; boundary*=undefined'x'y"}, PARTS, "invalid"),
+        (b"", {b"content-type": b"multipart/form-data; boundary=x"}, PARTS.replace(b"m\r", b"\xff\r"), "invalid"),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
@@ -64,6 +70,52 @@ async def test_what_cannot_be_read(query: bytes, headers: dict[bytes, bytes], bo
     with pytest.raises(Problem) as caught:
         await decode(query, headers, body)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "unicode_escape", "utf-7", "latin-1", "nobody's"])
+async def test_a_multipart_form_is_utf8_whatever_it_says(charset: str) -> None:
+    sent = "grüß \\ud800 +2AA-"
+    body = PARTS.replace(b"\r\nm\r", b"\r\n" + sent.encode() + b"\r")
+    headers = {b"content-type": f"multipart/form-data; charset={charset}; boundary=x".encode()}
+    assert (await decode(b"", headers, body)).text("modelName", 30) == sent
+
+
+@given_by(st.binary(max_size=40), st.sampled_from([b"boundary", b"name", b"charset", b"name*", b"boundary*0*", b"x"]))
+async def test_whatever_a_multipart_form_says_of_itself_is_read_or_refused(junk: bytes, where: bytes) -> None:
+    junk = junk.replace(b"\r", b"").replace(b"\n", b"")
+    kind = b"multipart/form-data; boundary=x; " + where + b"=" + junk
+    body = PARTS.replace(b'name="model_name"', b'name="a"; ' + where + b"=" + junk)
+    with suppress(Problem):
+        read = await decode(b"", {b"content-type": kind}, body)
+        (read.text("a", 100) or "").encode()
+
+
+@pytest.mark.parametrize("query", [b"requestPayload[a]=1", b"requestPayload.a=1"])
+async def test_a_payload_is_no_group_of_fields(query: bytes) -> None:
+    with pytest.raises(Problem, match="requestPayload must be JSON"):
+        (await decode(query, {}, b"")).payload("requestPayload")
+
+
+@pytest.mark.parametrize(
+    ("query", "body"),
+    [
+        (b"", b'{"%s":1,"%s":2}' % (b"a" * 9_999, b"A" * 9_999)), (b"", b'{"a\\u0000":1,"A\\u0000":2}'),
+        (b"a%00=1&a%00[x]=2", b""), (b"a%00[x]=2&a%00=1", b""),
+    ],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+async def test_names_are_said_again_in_short_and_printable(query: bytes, body: bytes) -> None:
+    with pytest.raises(Problem) as caught:
+        await decode(query, JSON, body)
+    assert len(caught.value.detail) < 150
+    assert caught.value.detail.isprintable()
+
+
+async def test_long_names_are_not_remembered() -> None:
+    name = "n" * 1_000
+    before = given_module._remembered.cache_info().currsize
+    assert (await decode(f"{name}=1&{name.upper()}2=1".encode(), {}, b"")).text(name, 5) == "1"
+    assert given_module._remembered.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(

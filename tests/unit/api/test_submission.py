@@ -122,7 +122,7 @@ async def test_an_accepted_task_keeps_its_slot(desk: Desk) -> None:
         (raising(DatabaseUnavailable("away")), DatabaseUnavailable, 0),
         (raising(Unavailable("closed")), Unavailable, 0),
         (raising(OutcomeUnknown("cut")), OutcomeUnknown, 1),
-        (raising(ValueError("a surprise")), ValueError, 1),
+        (raising(ValueError("a row that cannot be stored")), ValueError, 0),
         (lambda task, number: LaneClosed(), NotFound, 0),
         (lambda task, number: Repeated(uuid4(), same_body=False), Conflict, 0),
         (lambda task, number: OverQuota(limit=9, used=9), Exhausted, 0),
@@ -135,6 +135,18 @@ async def test_the_slot_goes_back_only_when_nothing_was_written(
     with pytest.raises(raised):
         await desk.submit(key=KEY)
     assert desk.taken == slots
+
+
+async def test_a_surprise_behind_the_commit_takes_no_slot_from_a_task_that_exists(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(changes: object) -> None:
+        raise ValueError("a surprise")
+
+    monkeypatch.setattr(desk.hints, "changed", surprise)
+    with pytest.raises(OutcomeUnknown):
+        await desk.submit()
+    assert (desk.taken, len(desk.store.batches)) == (1, 1)
 
 
 async def test_a_repeated_key_gives_its_slot_back(desk: Desk) -> None:
