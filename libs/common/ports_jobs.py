@@ -118,6 +118,9 @@ class JobAdapter(Protocol):
         has neither is ended by its deadline.
         """
 
+    def keyed(self, config: Mapping[str, Any]) -> bool:
+        """Whether the provider's id of a job is our intent key: it can be ended even if its submit's answer is lost."""
+
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid, with a pointer to /route or below /adapter_config, for a configuration that cannot work."""
 

@@ -85,8 +85,8 @@ class ProviderJobs(Protocol):
     async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
         """What providers say. Raises a data error for a provider's id that another task has."""
 
-    async def named_late(self, key: UUID, provider_id: str) -> None:
-        """A submit was answered after its attempt was lost."""
+    async def named_late(self, key: UUID, provider_id: str) -> bool:
+        """A submit was answered after its attempt was lost; False when that is not the job on record."""
 
     async def unwanted(self, limit: int, again_seconds: float) -> list[UnwantedJob]:
         """Take jobs whose providers are to be told; who is not done in time leaves them to the next look."""

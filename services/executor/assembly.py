@@ -25,6 +25,7 @@ from services.executor.figures import Figures
 from services.executor.heartbeat import Heartbeat, Identity
 from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls
+from services.executor.jobs.late import LateAnswers
 from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.life import JobLife
 from services.executor.jobs.permits import JobPermits
@@ -112,11 +113,12 @@ def assemble(world: World, rules: Rules) -> Executor:
         is_data_error=world.is_data_error,
         is_deadlock=world.is_deadlock,
     )
-    waits = Waits()
+    waits, late = Waits(), LateAnswers(job_calls, ledger)
     life = JobLife(
         job_calls,
-        Submission(job_calls, ledger, waits, heartbeat),
+        Submission(job_calls, ledger, late, waits, heartbeat),
         Callbacks(job_calls, ledger),
+        late,
         ledger,
         JobPermits(world.permits, ledger),
         waits,

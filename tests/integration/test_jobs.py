@@ -420,6 +420,57 @@ async def test_a_cancel_in_the_middle_of_a_submit_still_reaches_the_provider(job
     await jobs.clean()
 
 
+async def test_a_cancel_waits_for_no_submit_and_the_job_that_it_makes_is_ended(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.jobs.submission._ABORT_SECONDS", 0.2)
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model(max_concurrency=1)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model, steps=["processing"])
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    running.executor.cancel(ids)
+    await jobs.rig.ended(ids, TaskStatus.CANCELED)
+    await jobs.rig.nothing_taken(model)
+
+    async def told() -> bool:
+        return (await jobs.job())["cancel_at"] is None
+
+    await until(told, "the provider knows nothing of it yet")
+    jobs.provider.held.set()
+    await until(lambda: jobs.provider.canceled == ["p1"], "its late answer names the job, and it is ended")
+    await jobs.clean()
+
+
+@pytest.mark.parametrize("fault", [(503, {}), (429, {"Retry-After": "30"})], ids=["refused", "full"])
+async def test_a_submit_that_is_refused_while_its_executor_stops_is_refused(
+    jobs: Jobs, fault: tuple[int, dict[str, str]]
+) -> None:
+    """Nobody is left with the question whether there is a job."""
+    jobs.provider.held = asyncio.Event()
+    jobs.provider.submit_faults.append(fault)
+    model = await jobs.model()
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await until(lambda: jobs.provider.keys, "it is submitted")
+    (run,) = running.executor.runs._by_token.values()
+    running.executor.stop()
+    await until(lambda: run.stop is Stop.DRAINED, "it is interrupted")
+    jobs.provider.held.set()
+    await running.stop()
+    if fault[0] == 503:
+        await jobs.rig.ended(ids, TaskStatus.FAILED)
+        assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == [
+            "model_http_503"
+        ]
+        assert (await jobs.job())["cancel_at"] is None
+    else:
+        (row,) = await jobs.rig.sql("SELECT state, phase, attempt FROM dispatch")
+        assert tuple(row) == (2, 0, 0)
+        assert await jobs.job() is None
+    await jobs.clean()
+
+
 async def test_a_stopping_executor_hands_its_jobs_over_at_once(jobs: Jobs) -> None:
     jobs.hurry = 1.0
     model = await jobs.model(max_concurrency=1)
@@ -552,6 +603,24 @@ async def test_who_finds_an_intent_without_an_id_submits_nothing_again(
     else:
         assert jobs.provider.canceled == []
     await jobs.clean()
+
+
+async def test_who_was_frozen_ends_the_job_that_it_made_beside_its_successors(jobs: Jobs) -> None:
+    """Its request was on its way when it froze, and its provider breaks its promise to know a repeated one."""
+    jobs.provider.held = held = asyncio.Event()
+    model = await jobs.model({"dedupes": True})
+    first = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    jobs.provider.held = None
+    await jobs.rig.executor()
+    await jobs.rescued(first, model)
+    await jobs.rig.ended(ids)
+    assert (await jobs.job())["provider_id"] == "p2"
+    first.executor.runs.interrupt_all(Stop.LOST)
+    held.set()
+    await until(lambda: jobs.provider.canceled == ["p1"], "it ends what is on no record")
+    assert (await jobs.job())["provider_id"] == "p2"
 
 
 async def test_a_rescued_job_whose_end_was_asked_for_ends_canceled_there_too(jobs: Jobs) -> None:

@@ -153,6 +153,19 @@ async def test_cog_answers_in_the_call(house: House, cog: CogServer) -> None:
     assert [cog.runs().count(text) for text in ("first", "second")] == [1, 1]
 
 
+async def test_a_cancel_ends_the_prediction_that_cog_answers_in_the_call(house: House, cog: CogServer) -> None:
+    model = await house.rig.make_model(base_url=cog.url, adapter="cog", max_concurrency=1, timeout_seconds=600)
+    running = await house.rig.executor()
+    ids = await house.begin(model, text="unwanted", seconds=60.0)
+    await _again_until(house, model, lambda: cog.runs().count("unwanted"))
+    running.executor.cancel(ids)
+    await house.rig.ended(ids, TaskStatus.CANCELED)
+    await house.rig.nothing_taken(model)
+    ids = await house.begin(model, text="wanted")
+    await _again_until(house, model, lambda: cog.runs().count("wanted"))
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\nwanted")
+
+
 async def test_cog_calls_back_through_the_api(house: House, cog: CogServer) -> None:
     ring = settings(house.rig.database_url, house.rig.redis_url).secret_keys.get_secret_value()
     tokens = CallbackTokens(KeyRing(ring))

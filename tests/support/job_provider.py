@@ -82,6 +82,8 @@ class JobProvider:
         self.keys.append(request.headers.get("Authorization", ""))
         fault = self.submit_faults.popleft() if self.submit_faults else None
         if isinstance(fault, tuple):
+            if self.held is not None:
+                await self.held.wait()
             return web.Response(status=fault[0], headers=fault[1])
         body = await request.json()
         if fault == "cut":
@@ -140,6 +142,9 @@ class ProviderAdapter:
 
     def polls(self, config: Mapping[str, Any]) -> bool:
         return bool(config.get("polls", True))
+
+    def keyed(self, config: Mapping[str, Any]) -> bool:
+        return False
 
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Every configuration will do."""

@@ -69,12 +69,16 @@ class JobLedger:
             self._changed([(attempt.tenant_id, attempt.id)])
         return mine
 
-    async def named_late(self, key: UUID, provider_id: str) -> None:
-        """Write the provider's id of a job whose attempt is not ours any more, if PostgreSQL takes it now."""
+    async def named_late(self, key: UUID, provider_id: str) -> bool:
+        """Write the provider's id of a job whose attempt is not ours any more, if PostgreSQL takes it now.
+
+        False when it is another job than the one on record.
+        """
         try:
-            await self._jobs.named_late(key, provider_id)
+            return await self._jobs.named_late(key, provider_id)
         except Exception as error:
             log.error("job.orphaned", intent=str(key), provider_id=provider_id, error=type(error).__name__)
+            return True
 
     async def callbacks(self, attempt: Attempt) -> list[JobCallback]:
         """What the provider called back with, oldest first."""

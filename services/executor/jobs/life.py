@@ -24,6 +24,7 @@ from services.executor.execution import Collector, NotOurs
 from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job
+from services.executor.jobs.late import LateAnswers
 from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.permits import JobPermits
 from services.executor.jobs.submission import Submission
@@ -51,6 +52,7 @@ class JobLife:
         calls: JobCalls,
         submission: Submission,
         callbacks: Callbacks,
+        late: LateAnswers,
         ledger: JobLedger,
         permits: JobPermits,
         waits: Waits,
@@ -59,6 +61,7 @@ class JobLife:
         self._calls = calls
         self._submission = submission
         self._callbacks = callbacks
+        self._late = late
         self._ledger = ledger
         self._permits = permits
         self._waits = waits
@@ -189,7 +192,7 @@ class JobLife:
             raise
         if not mine:
             if first and news.provider_id:
-                await self._ledger.named_late(job.key, news.provider_id)
+                await self._late.named(job, news.provider_id)
             raise NotOurs
         job.wrote(news)
         if first:

@@ -28,6 +28,7 @@ from libs.common.runtime.logging import get_logger
 from services.executor.execution import NotOurs, Trust
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job, intent_key
+from services.executor.jobs.late import LateAnswers
 from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.waits import Waits
 from services.executor.runs import Run, Stop
@@ -42,6 +43,8 @@ _TRIES: Final = 6
 _SUBMITS: Final = 3
 #: A submit that lasts longer is shown as work of the provider: some answer only when they are done.
 _SHOWN_SECONDS: Final = 1.0
+#: How long an attempt that has to end waits for the answer to its submit.
+_ABORT_SECONDS: Final = 3.0
 
 _Answer = TypeVar("_Answer")
 
@@ -49,9 +52,10 @@ _Answer = TypeVar("_Answer")
 class Submission:
     """Makes jobs, each at most once for an attempt."""
 
-    def __init__(self, calls: JobCalls, ledger: JobLedger, waits: Waits, trust: Trust) -> None:
+    def __init__(self, calls: JobCalls, ledger: JobLedger, late: LateAnswers, waits: Waits, trust: Trust) -> None:
         self._calls = calls
         self._ledger = ledger
+        self._late = late
         self._waits = waits
         self._trust = trust
 
@@ -150,7 +154,7 @@ class Submission:
                 if isinstance(error, Busy):
                     raise
                 if error.sent or not error.retryable or pause is None:
-                    if error.answered or not error.sent:
+                    if _is_certain(error):
                         await self._write_failed(job)
                     raise
             await asyncio.sleep(pause)
@@ -167,7 +171,8 @@ class Submission:
         try:
             report = await asyncio.shield(pending)
         except asyncio.CancelledError:
-            await self._last_words(job, pending)
+            if await self._is_answered(job, pending):
+                await self._last_words(job, pending)
             raise
         finally:
             shown.cancel()
@@ -175,31 +180,56 @@ class Submission:
         await failpoint("executor/after-submit")
         return report
 
-    async def _last_words(self, job: Job, pending: asyncio.Future[JobReport]) -> None:
-        """We are interrupted in the middle of a submit. What comes of it has to be known, whoever ends the attempt."""
+    async def _is_answered(self, job: Job, pending: asyncio.Future[JobReport]) -> bool:
+        """We are interrupted in the middle of a submit. What comes of it has to be known, whoever ends the attempt.
+
+        A stopping process waits as long as it may. Everybody else waits a moment, since an end that was asked for must
+        come soon: then a call that is the job itself is hung up, and any other left to say later what it made.
+        """
+        run, loop = job.run, asyncio.get_running_loop()
+        patience = loop.time() + _ABORT_SECONDS
         while not pending.done():
+            left = None if run.stop is Stop.DRAINED else patience - loop.time()
+            if left is not None and left <= 0:
+                break
             try:
-                await asyncio.wait((pending,))
+                await asyncio.wait((pending,), timeout=left)
             except asyncio.CancelledError:
-                if job.run.stop is None:  # the process ends at once: the rescue finds the intent
+                if run.stop is None:  # the process ends at once: the rescue finds the intent
                     pending.cancel()
                     raise
-        error = pending.exception() if not pending.cancelled() else None
-        if pending.cancelled() or error is not None:
-            unheard = isinstance(error, Busy) or (isinstance(error, ModelError) and not error.sent)
-            if unheard and not job.open:
-                job.run.called = False
+        if pending.done():
+            return True
+        if job.polls:
+            self._late.wait_for(job, pending)
+        else:
+            pending.cancel()
+        return False
+
+    async def _last_words(self, job: Job, pending: asyncio.Future[JobReport]) -> None:
+        """Write down what a submit was answered after we were interrupted. Raises the ModelError of a refusal that
+        came before a stopping process had to hand the attempt back: then the attempt has failed, and is not handed on.
+        """
+        run, error = job.run, pending.exception()
+        if isinstance(error, ModelError):
+            if job.open or not _is_certain(error):
+                return
+            if error.sent and run.stop is Stop.DRAINED:
+                raise error
+            run.called = error.sent and not isinstance(error, Busy)
+            if run.stop in (Stop.CANCELED, Stop.EXPIRED):
+                await self._write_failed(job)
             return
         await job.quiet()
         news = job.heard(pending.result())
-        lost = job.run.stop is Stop.LOST
+        lost = run.stop is Stop.LOST
         try:
-            if news is None or (not lost and await self._ledger.news(job.run.attempt, news)):
+            if news is None or (not lost and await self._ledger.news(run.attempt, news)):
                 return
         except ModelError:
             return
         if news.provider_id:
-            await self._ledger.named_late(job.key, news.provider_id)
+            await self._late.named(job, news.provider_id)
 
     def _show(self, job: Job) -> None:
         job.side = asyncio.get_running_loop().create_task(self._shown(job), name="submit-shown")
@@ -226,9 +256,14 @@ class Submission:
         await self._waits.rest(job.run, min(max(float(job.run.model.poll_seconds), wanted or 0.0), max(job.left, 0.0)))
 
 
+def _is_certain(error: ModelError) -> bool:
+    """Whether there certainly is no job."""
+    return error.answered or not error.sent
+
+
 def _leaves_open(error: ModelError) -> bool:
-    """Whether there may be a job after all."""
-    return error.sent and not error.answered and error.retryable
+    """Whether it has to be found out if there is a job after all."""
+    return error.retryable and not _is_certain(error)
 
 
 def _unknown(why: str) -> ModelError:

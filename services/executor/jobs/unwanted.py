@@ -83,7 +83,7 @@ class Unwanted:
                 return True
             adapter = self._calls.adapter(job.adapter)
             call = self._calls.ask(model, job.key, job.intended_at, since_submit=job.ended_for)
-            provider_id = job.provider_id
+            provider_id = job.provider_id or (str(job.key) if adapter.keyed(call.config) else "")
             if not provider_id:
                 found = await in_time(call, adapter.find, passes=LookupError)
                 provider_id = found.provider_id if found is not None and not found.status.over else ""

@@ -52,7 +52,7 @@ def test_a_package_brings_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("gone", "no_such_package:Adapter", "ModuleNotFoundError"),
         ("nothing", f"{__name__}:Nothing", "AttributeError"),
-        ("empty", f"{__name__}:Empty", "it has no dedupes, polls, check"),
+        ("empty", f"{__name__}:Empty", "it has no dedupes, polls, keyed, check"),
         ("cog", f"{__name__}:Own", "there is an adapter of this name already"),
         ("plain-http", f"{__name__}:Own", "there is an adapter of this name already"),
         ("Bad Name", f"{__name__}:Own", "a name has lower case letters"),

@@ -58,6 +58,10 @@ class Cog:
         """Cog offers no way to ask."""
         return False
 
+    def keyed(self, config: Mapping[str, Any]) -> bool:
+        """Cog takes the id of a prediction from who asks for it."""
+        return True
+
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid."""
         checked(CogConfig, config)
@@ -96,7 +100,7 @@ class Cog:
         raise ModelError("not_offered", "Cog cannot be asked how a prediction stands", retryable=False, sent=False)
 
     async def cancel(self, call: JobCall, provider_id: str) -> None:
-        path = f"{_predictions(call)}/{segment(job_id(provider_id or call.intent_key))}/cancel"
+        path = f"{_predictions(call)}/{segment(job_id(provider_id))}/cancel"
         answer = await self._http.send(call, "POST", path, body=b"{}")
         if answer.status != 404 and not 200 <= answer.status < 300:
             raise refusal(call, answer)

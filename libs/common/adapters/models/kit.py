@@ -112,6 +112,8 @@ class AdapterKit:
         for output in report.outputs:
             _expect(bool(output.url) != (output.content is not None), "an output is a link or content, not both")
         _expect(self._provider.jobs_of(call) == 1, f"it became {self._provider.jobs_of(call)} jobs")
+        keyed = self._adapter.keyed(call.config)
+        _expect(not keyed or report.provider_id == call.intent_key, f"its id is {report.provider_id}, not our key")
         if self._adapter.polls(call.config):
             again = await self._adapter.get(_later(call), report.provider_id)
             _expect(again.status is JobStatus.SUCCEEDED, f"later it is {again.status.value}")

@@ -27,7 +27,7 @@ _BUILT_IN: Final[Mapping[str, JobAdapterFactory]] = {
     "cog": Cog,
 }
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_METHODS: Final = ("dedupes", "polls", "check", "submit", "find", "get", "cancel", "called_back")
+_METHODS: Final = ("dedupes", "polls", "keyed", "check", "submit", "find", "get", "cancel", "called_back")
 
 
 @dataclass(frozen=True, slots=True)

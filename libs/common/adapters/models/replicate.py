@@ -74,6 +74,9 @@ class Replicate:
     def polls(self, config: Mapping[str, Any]) -> bool:
         return True
 
+    def keyed(self, config: Mapping[str, Any]) -> bool:
+        return False
+
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid."""
         read = checked(ReplicateConfig, config)

@@ -111,6 +111,9 @@ class SubmitPoll:
     def polls(self, config: Mapping[str, Any]) -> bool:
         return True
 
+    def keyed(self, config: Mapping[str, Any]) -> bool:
+        return False
+
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid."""
         _Provider(checked(SubmitPollConfig, config))

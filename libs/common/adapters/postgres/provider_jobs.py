@@ -69,8 +69,10 @@ class PostgresProviderJobs:
         )
         return _ids(answers)
 
-    async def named_late(self, key: UUID, provider_id: str) -> None:
-        await self._database.fetch("job_named_late", key, provider_id)
+    async def named_late(self, key: UUID, provider_id: str) -> bool:
+        if await self._database.fetch("job_named_late", key, provider_id):
+            return True
+        return bool(await self._database.fetch("job_named", key, provider_id))
 
     async def unwanted(self, limit: int, again_seconds: float) -> list[UnwantedJob]:
         rows = await self._database.fetch("unwanted_jobs", limit, again_seconds)

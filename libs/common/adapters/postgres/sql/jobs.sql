@@ -60,6 +60,11 @@ UPDATE provider_job p SET provider_id = $2, submitted_at = now(), cancel_at = CA
 WHERE p.intent_key = $1 AND p.provider_id IS NULL
 RETURNING p.task_id AS id
 
+-- name: job_named
+-- Whether this is the job on record, for an answer that came late to a row that has an id. A statement of its own, which
+-- sees what the one before it waited for. $1 key, $2 provider id.
+SELECT p.task_id AS id FROM provider_job p WHERE p.intent_key = $1 AND p.provider_id = $2
+
 -- name: unwanted_jobs
 -- Jobs that nobody wants any more and whose providers have yet to be told so: taken for $2 seconds, $1 at most.
 WITH due AS MATERIALIZED (
