@@ -104,7 +104,8 @@ def _told(error: Exception) -> int | None:
             told = str(error).rstrip(".")
             note(f"{told}. Check SLUICEWAY_API_KEY; `sluiceway keys list --tenant N` shows which keys are valid.")
         case ApiError(status=403):
-            note(f"{error}. `sluiceway keys create --tenant N --scopes ...` makes a key that may.")
+            told = str(error).rstrip(".")
+            note(f"{told}. `sluiceway keys create --tenant N --scopes ...` makes a key that may.")
         case ApiError():
             again = f" Try again in {error.retry_after:.0f} s." if error.retry_after else ""
             note(f"{error}.{again}")

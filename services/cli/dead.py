@@ -1,4 +1,4 @@
-"""`sluiceway dead`: what will not be tried again without an operator. Straight on the stores: the API may be down."""
+"""`sluiceway dead`: what will not be tried again without an operator."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from services.cli.output import (
     show_list,
     show_one,
 )
-from services.cli.wiring import complete
+from services.cli.remote import KeyFileOption
+from services.cli.which_way import ApiOption, Way, asked
+from services.cli.wiring import operator_name
 
 if TYPE_CHECKING:
     from libs.common.operations.replay import ReplayRequest
-    from libs.common.ports_dead import Action, DeadFilter
+    from libs.common.ports_dead import DeadFilter
 
 _LARGEST_ID = 2**63
 _AGO = re.compile(r"(\d{1,9})\s*([smhd])")
@@ -97,6 +99,8 @@ def list_dead(
     until: Until = None,
     text: Part = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="So many at most, the newest first.")] = 50,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -105,7 +109,8 @@ def list_dead(
     Example: sluiceway dead list --code http_503 --since 2h
     """
     wanted = _filter(kind, code, model, tenant, since, until, text)
-    show_list(complete(_list(wanted, limit)), _LISTED, chosen(output, as_json))
+    found = asked(lambda room: room.graves.dead(wanted, limit), Way(url, key_file))
+    show_list(found, _LISTED, chosen(output, as_json))
 
 
 @dead.command()
@@ -117,6 +122,8 @@ def groups(
     since: Since = None,
     until: Until = None,
     text: Part = None,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -124,8 +131,8 @@ def groups(
 
     Example: sluiceway dead groups --since 1d
     """
-    found = complete(_groups(_filter(kind, code, model, tenant, since, until, text)))
-    how = chosen(output, as_json)
+    wanted, how = _filter(kind, code, model, tenant, since, until, text), chosen(output, as_json)
+    found = asked(lambda room: room.graves.groups(wanted), Way(url, key_file))
     if how in (Output.JSON, Output.YAML):
         show_one(found, how)
         return
@@ -138,6 +145,8 @@ def groups(
 def show(
     dead_id: Annotated[str, typer.Argument(metavar="ID", help="id of `dead list`.")],
     kind: KindOption = Kind.TASK,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.YAML,
     as_json: JsonOption = False,
 ) -> None:
@@ -145,7 +154,7 @@ def show(
 
     Example: sluiceway dead show 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
     """
-    show_one(complete(_refusable(_show(kind, dead_id))), chosen(output, as_json))
+    show_one(asked(lambda room: room.graves.show(kind, dead_id), Way(url, key_file)), chosen(output, as_json))
 
 
 @dead.command()
@@ -166,6 +175,8 @@ def replay(
         Path | None, typer.Option("--value", exists=True, dir_okay=False, help="A file: what one message is sent as.")
     ] = None,
     yes: YesOption = False,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -175,8 +186,8 @@ def replay(
     """
     wanted = _filter(None, code, model, tenant, since, until, text)
     mended = value.read_bytes() if value is not None else None
-    asked = _Asked("replay", kind, reason, wanted, ids, limit, rate, mended)
-    _order(asked, dry_run, yes, chosen(output, as_json))
+    request = _request("replay", kind, reason, wanted, ids, limit, rate, mended)
+    _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
 
 
 @dead.command()
@@ -194,6 +205,8 @@ def drop(
     rate: Rate = 100.0,
     dry_run: DryRun = False,
     yes: YesOption = False,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -202,41 +215,24 @@ def drop(
     Example: sluiceway dead drop --code http_400 --reason "the caller was wrong" --yes
     """
     wanted = _filter(None, code, model, tenant, since, until, text)
-    _order(_Asked("drop", kind, reason, wanted, ids, limit, rate, None), dry_run, yes, chosen(output, as_json))
+    request = _request("drop", kind, reason, wanted, ids, limit, rate, None)
+    _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
 
 
-class _Asked:
-    """An order as it was typed."""
+def _request(
+    action: str, kind: Kind, reason: str, wanted: DeadFilter, ids: list[str] | None, limit: int, rate: float,
+    mended: bytes | None,
+) -> ReplayRequest:  # fmt: skip
+    """The order as it was typed."""
+    from libs.common.operations.replay import ReplayRequest
+    from libs.common.ports_dead import Action, DeadKind
 
-    def __init__(
-        self, action: str, kind: Kind, reason: str, wanted: DeadFilter, ids: list[str] | None, limit: int, rate: float,
-        mended: bytes | None,
-    ) -> None:  # fmt: skip
-        self.action = action
-        self._kind = kind
-        self._reason = reason
-        self._wanted = wanted
-        self._ids = ids or None
-        self._limit = limit
-        self._rate = rate
-        self._mended = mended
-
-    def request(self) -> ReplayRequest:
-        """For the use cases."""
-        from libs.common.operations.replay import ReplayRequest
-        from libs.common.ports_dead import Action, DeadKind
-        from services.cli.dead_wiring import operator_name
-
-        action: Action = Action(self.action)
-        return ReplayRequest(
-            action, DeadKind(self._kind), self._reason, operator_name(), self._wanted, self._ids, self._limit,
-            self._rate, self._mended,
-        )  # fmt: skip
+    who = f"{operator_name()} at the command line"
+    return ReplayRequest(Action(action), DeadKind(kind), reason, who, wanted, ids or None, limit, rate, mended)
 
 
-def _order(asked: _Asked, dry_run: bool, yes: bool, output: Output) -> None:
-    request = asked.request()
-    preview = complete(_refusable(_preview(request)))
+def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: Output) -> None:
+    preview = asked(lambda room: room.graves.preview(request), way)
     if dry_run:
         _show_preview(preview, output)
         return
@@ -244,8 +240,8 @@ def _order(asked: _Asked, dry_run: bool, yes: bool, output: Output) -> None:
         note(f"{preview['busy']} are in the hands of another job and are left out")
     if preview["unknown"]:
         note(f"not dead: {', '.join(preview['unknown'][:10])}")
-    confirm(f"{asked.action.capitalize()} {preview['selected']} dead?", yes=yes)
-    show_one(complete(_refusable(_start(request))), output)
+    confirm(f"{request.action.capitalize()} {preview['selected']} dead?", yes=yes)
+    show_one(asked(lambda room: room.graves.start(request), way), output)
 
 
 def _show_preview(preview: dict[str, Any], output: Output) -> None:
@@ -280,72 +276,3 @@ def instant(text: str | None, option: str) -> datetime | None:
     except (ValueError, OverflowError):
         raise typer.BadParameter("write RFC 3339, or an age such as 90m, 2h, 3d", param_hint=option) from None
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-async def _refusable(work: Any) -> dict[str, Any]:
-    """A refusal ends the command with one line and exit code 1."""
-    from libs.common.domain.errors import Refused
-    from services.cli.dead_wiring import plain
-
-    try:
-        answer: dict[str, Any] = plain(await work)
-    except Refused as refused:
-        where = f" ({refused.field.removeprefix('/')})" if refused.field else ""
-        note(f"{refused.message}{where}")
-        raise typer.Exit(1) from None
-    return answer
-
-
-async def _list(wanted: DeadFilter, limit: int) -> list[dict[str, Any]]:
-    from libs.common.operations.dead_views import entry_view
-    from libs.common.settings import load_settings
-    from services.cli.dead_wiring import open_graveyard, plain
-
-    found: list[dict[str, Any]] = []
-    async with open_graveyard(load_settings()) as graveyard:
-        place = None
-        while len(found) < limit:
-            entries, place = await graveyard.dead.page(None, wanted, place, min(1_000, limit - len(found)))
-            found += [entry_view(entry) for entry in entries]
-            if place is None:
-                break
-    listed: list[dict[str, Any]] = plain(found)
-    return listed
-
-
-async def _groups(wanted: DeadFilter) -> dict[str, Any]:
-    from libs.common.operations.dead_views import groups_view
-    from libs.common.settings import load_settings
-    from services.cli.dead_wiring import open_graveyard, plain
-
-    async with open_graveyard(load_settings()) as graveyard:
-        counted: dict[str, Any] = plain(groups_view(await graveyard.dead.groups(None, wanted)))
-    return counted
-
-
-async def _show(kind: Kind, dead_id: str) -> dict[str, Any]:
-    from libs.common.operations.dead_views import details_view
-    from libs.common.ports_dead import DeadKind
-    from libs.common.settings import load_settings
-    from services.cli.dead_wiring import open_graveyard
-
-    async with open_graveyard(load_settings()) as graveyard:
-        return details_view(await graveyard.dead.show(None, DeadKind(kind), dead_id), graveyard.opener)
-
-
-async def _preview(request: ReplayRequest) -> dict[str, Any]:
-    from libs.common.operations.dead_views import preview_view
-    from libs.common.settings import load_settings
-    from services.cli.dead_wiring import open_graveyard
-
-    async with open_graveyard(load_settings()) as graveyard:
-        return preview_view(await graveyard.replays.preview(None, request))
-
-
-async def _start(request: ReplayRequest) -> dict[str, Any]:
-    from libs.common.operations.dead_views import job_view
-    from libs.common.settings import load_settings
-    from services.cli.dead_wiring import open_graveyard
-
-    async with open_graveyard(load_settings()) as graveyard:
-        return job_view((await graveyard.replays.start(None, request)).job)

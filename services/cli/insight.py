@@ -1,15 +1,15 @@
-"""What flows, what waits and why, and what operators order: straight on the stores, so that it works without an API."""
+"""What flows, what waits and why, and what operators order: over REST, or straight on the stores."""
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from services.cli.app import app
+from services.cli.control_room import Scope
 from services.cli.output import (
     Column,
     JsonOption,
@@ -19,22 +19,17 @@ from services.cli.output import (
     cell,
     chosen,
     confirm,
-    note,
     show_document,
     show_list,
     show_one,
 )
+from services.cli.remote import KeyFileOption
 from services.cli.roles import executor
-from services.cli.wiring import complete, open_insight
+from services.cli.which_way import ApiOption, By, Way, asked
 
-if TYPE_CHECKING:
-    from services.cli.wiring import Insight
-
-Result = TypeVar("Result")
 Tenant = Annotated[int | None, typer.Option("--tenant", help="Of this tenant.")]
 Model = Annotated[str | None, typer.Option("--model", help="Of this model of the tenant.")]
 Reason = Annotated[str, typer.Option("--reason", help="Recorded, and shown wherever it holds something.")]
-By = Annotated[str, typer.Option("--by", help="Who does it, for the record; you, if left out.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of `executor list`.")]
 
 LANES: list[Column] = [
@@ -100,6 +95,8 @@ def why(
     task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Id of a task, of any tenant.")] = None,
     tenant: Tenant = None,
     model: Model = None,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -108,18 +105,14 @@ def why(
     Example: sluiceway why --tenant 42 --model speech
     """
     from libs.common.domain.ids import parse_task_id
-    from libs.common.operations import insight_json as shown
 
-    public_id = parse_task_id(task) if task is not None else None
-    if (task is None) == (model is None) or (model is not None and tenant is None) or (task and public_id is None):
+    way, how = Way(url, key_file), chosen(output, as_json)
+    if task is not None and tenant is None and model is None and (public_id := parse_task_id(task)) is not None:
+        said = asked(lambda room: room.sights.why_task(str(public_id)), way)
+    elif task is None and tenant is not None and model is not None:
+        said = asked(lambda room: room.sights.why_model(tenant, model), way)
+    else:
         raise typer.BadParameter("name a task by its id, or a model by --tenant and --model")
-
-    async def ask(over: Insight) -> dict[str, Any]:
-        if public_id is not None:
-            return shown.task_why_document(await over.why.task(tenant, public_id))
-        return shown.model_why_document(await over.why.model(tenant or 0, model or ""), operator=True)
-
-    said, how = asked(ask), chosen(output, as_json)
     if how is not Output.TABLE:
         show_one(said, how)
         return
@@ -132,23 +125,25 @@ def why(
 
 
 @app.command()
-def overview(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def overview(
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
     """Show the numbers of everything.
 
     Example: sluiceway overview --output yaml
     """
-    from libs.common.operations.insight_json import overview_document
-
-    async def ask(over: Insight) -> dict[str, Any]:
-        return overview_document(await over.sight.overview())
-
-    show_one(asked(ask), chosen(output, as_json))
+    show_one(asked(lambda room: room.sights.overview(), Way(url, key_file)), chosen(output, as_json))
 
 
 @app.command()
 def lanes(
     tenant: Tenant = None,
     everything: Annotated[bool, typer.Option("--all", help="Those with nothing to do, too.")] = False,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -156,32 +151,22 @@ def lanes(
 
     Example: sluiceway lanes --tenant 42 --all
     """
-    from libs.common.operations.insight_json import lane_document
-
-    async def ask(over: Insight) -> list[dict[str, Any]]:
-        found, after = [], 0
-        while True:
-            page, following = await over.sight.lanes(tenant, after=after, limit=200, busy=not everything)
-            found += [lane_document(lane, operator=True) for lane in page]
-            if following is None:
-                return found
-            after = following
-
-    show_list(asked(ask), LANES, chosen(output, as_json))
+    found = asked(lambda room: room.sights.lanes(tenant, busy=not everything, most=None), Way(url, key_file))
+    show_list(found, LANES, chosen(output, as_json))
 
 
 @app.command()
-def outbox(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def outbox(
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
     """Show what has to leave, by channel.
 
     Example: sluiceway outbox --json
     """
-    from libs.common.operations.insight_json import outbox_document
-
-    async def ask(over: Insight) -> list[dict[str, Any]]:
-        return [outbox_document(channel) for channel in await over.sight.outbox()]
-
-    show_list(asked(ask), OUTBOX, chosen(output, as_json))
+    show_list(asked(lambda room: room.sights.outbox(), Way(url, key_file)), OUTBOX, chosen(output, as_json))
 
 
 @app.command()
@@ -190,6 +175,8 @@ def series(
     model: Model = None,
     hours: Annotated[float, typer.Option("--hours", min=0.1, max=192, help="How far back.")] = 1.0,
     step: Annotated[int, typer.Option("--step", min=60, max=86_400, help="Seconds; from an hour on whole hours.")] = 60,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -197,22 +184,21 @@ def series(
 
     Example: sluiceway series --tenant 42 --model speech --hours 24 --step 3600
     """
-    from libs.common.operations.insight_json import series_document
     from libs.common.ports_insight import SeriesWanted
 
+    if model is not None and tenant is None:
+        raise typer.BadParameter("say --tenant, too: whose model it is", param_hint="--model")
     now = datetime.now(UTC)
     wanted = SeriesWanted(now - timedelta(hours=hours), now, step, tenant, model)
-
-    async def ask(over: Insight) -> dict[str, Any]:
-        return series_document(await over.series.read(wanted), step)
-
-    said, how = asked(ask), chosen(output, as_json)
+    said, how = asked(lambda room: room.sights.series(wanted), Way(url, key_file)), chosen(output, as_json)
     show_list(said["points"], _POINTS, how) if how is Output.TABLE else show_one(said, how)
 
 
 @app.command()
 def actions(
     limit: Annotated[int, typer.Option("--limit", min=1, max=1_000, help="How many.")] = 50,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -220,12 +206,7 @@ def actions(
 
     Example: sluiceway actions --limit 10
     """
-    from libs.common.operations.insight_json import action_document
-
-    async def ask(over: Insight) -> list[dict[str, Any]]:
-        return [action_document(one) for one in (await over.controls.actions(None, limit))[0]]
-
-    show_list(asked(ask), _ACTIONS, chosen(output, as_json))
+    show_list(asked(lambda room: room.sights.actions(limit), Way(url, key_file)), _ACTIONS, chosen(output, as_json))
 
 
 @app.command()
@@ -236,6 +217,8 @@ def pause(
     reason: Reason = "",
     by: By = "",
     yes: YesOption = False,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -243,9 +226,10 @@ def pause(
 
     Example: sluiceway pause --tenant 42 --model speech --reason "wrong answers"
     """
+    scope = _scope(tenant, model, everything)
     if everything:
         confirm("Pause all dispatching, of every tenant?", yes=yes)
-    _order(tenant, model, everything, reason, by, chosen(output, as_json), resume=False)
+    say(asked(lambda room: room.orders.pause(scope, reason), Way(url, key_file, by)), chosen(output, as_json))
 
 
 @app.command()
@@ -255,6 +239,8 @@ def resume(
     everything: Annotated[bool, typer.Option("--all", help="All dispatching, of every tenant.")] = False,
     reason: Reason = "",
     by: By = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -262,102 +248,69 @@ def resume(
 
     Example: sluiceway resume --tenant 42 --model speech
     """
-    _order(tenant, model, everything, reason, by, chosen(output, as_json), resume=True)
+    scope = _scope(tenant, model, everything)
+    say(asked(lambda room: room.orders.resume(scope, reason), Way(url, key_file, by)), chosen(output, as_json))
 
 
 @executor.command("list")
-def list_executors(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def list_executors(
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
     """Show executors that have not stopped.
 
     Example: sluiceway executor list
     """
-    from libs.common.operations.insight_json import executor_document
-
-    async def ask(over: Insight) -> list[dict[str, Any]]:
-        return [executor_document(one) for one in await over.sight.executors()]
-
-    show_list(asked(ask), EXECUTORS, chosen(output, as_json))
+    show_list(asked(lambda room: room.sights.executors(), Way(url, key_file)), EXECUTORS, chosen(output, as_json))
 
 
 @executor.command()
 def drain(
-    name: Name, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False
+    name: Name,
+    reason: Reason = "",
+    by: By = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Have an executor finish and leave: it takes nothing new, gives back what waits, lets end what runs, and stops.
 
     Example: sluiceway executor drain executor-1 --reason "new version"
     """
-    say(asked(lambda over: over.controls.drain(name, operator(by), reason)), chosen(output, as_json))
+    verdict = asked(lambda room: room.orders.drain(name, reason), Way(url, key_file, by))
+    say(verdict, chosen(output, as_json))
 
 
 @executor.command()
 def undrain(
-    name: Name, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False
+    name: Name,
+    reason: Reason = "",
+    by: By = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
 ) -> None:
     """Have it stay after all, if it has not left yet.
 
     Example: sluiceway executor undrain executor-1
     """
-    say(asked(lambda over: over.controls.undrain(name, operator(by), reason)), chosen(output, as_json))
+    verdict = asked(lambda room: room.orders.undrain(name, reason), Way(url, key_file, by))
+    say(verdict, chosen(output, as_json))
 
 
-def _order(
-    tenant: int | None, model: str | None, everything: bool, reason: str, by: str, output: Output, *, resume: bool
-) -> None:
+def _scope(tenant: int | None, model: str | None, everything: bool) -> Scope:
     if everything == (tenant is not None) or (model is not None and tenant is None):
         raise typer.BadParameter("say --all, or --tenant, or --tenant and --model")
-
-    async def ask(over: Insight) -> str:
-        controls, who = over.controls, operator(by)
-        if everything:
-            return await (controls.resume_all if resume else controls.pause_all)(who, reason)
-        if model is not None:
-            of_model = controls.resume_model if resume else controls.pause_model
-            return await of_model(tenant or 0, model, who, reason)
-        return await (controls.resume_tenant if resume else controls.pause_tenant)(tenant or 0, who, reason)
-
-    say(asked(ask), output)
-
-
-def asked(ask: Callable[[Insight], Awaitable[Result]]) -> Result:
-    """Ask the stores; what is not there, or makes no sense, ends with one line and exit code 1."""
-    from libs.common.domain.errors import Refused
-    from libs.common.runtime.logging import configure_logging
-    from libs.common.settings import load_settings
-
-    settings = load_settings()
-    configure_logging("cli", "ERROR", settings.log_format)
-
-    async def work() -> Result | Refused:
-        async with open_insight(settings) as over:
-            try:
-                return await ask(over)
-            except Refused as refused:
-                return refused
-
-    answer = complete(work())
-    if isinstance(answer, Refused):
-        note(answer.message)
-        raise typer.Exit(1)
-    return plain(answer)
-
-
-def plain(document: Result) -> Result:
-    """A document as REST would give it: times as RFC 3339 text."""
-    import orjson
-
-    shown: Result = orjson.loads(orjson.dumps(document, option=orjson.OPT_UTC_Z))
-    return shown
+    return Scope(tenant, model)
 
 
 def say(verdict: str, output: Output) -> None:
     """What an order came to."""
     show_document({"verdict": verdict}, output, lambda: print(verdict.replace("_", " ")), [verdict])
-
-
-def operator(named: str) -> str:
-    """Who is recorded."""
-    return named or getpass.getuser()
 
 
 def counted(count: Mapping[str, Any]) -> str:

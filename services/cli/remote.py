@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ import typer
 from services.cli.output import note
 
 if TYPE_CHECKING:
-    from libs.client import Client
+    from libs.client import AsyncClient, Client
 
 #: A person waits: an API that hangs is told within half a minute.
 _SECONDS = 10.0
@@ -34,6 +34,15 @@ def connect(url: str, key_file: Path | None) -> Iterator[Client]:
     from libs.client import Client
 
     with Client(url or _running_here(), _key(key_file), timeout=_SECONDS, tries=_TRIES) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connect_async(url: str, key_file: Path | None) -> AsyncIterator[AsyncClient]:
+    """The same for commands that ask for several things at once."""
+    from libs.client import AsyncClient
+
+    async with AsyncClient(url, _key(key_file), timeout=_SECONDS, tries=_TRIES) as client:
         yield client
 
 

@@ -1,4 +1,4 @@
-"""`sluiceway top`: what flows and what waits, live, straight on the stores."""
+"""`sluiceway top`: what flows and what waits, live."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from services.cli.app import app
-from services.cli.insight import EXECUTORS, LANES, OUTBOX, counted, plain
+from services.cli.insight import EXECUTORS, LANES, OUTBOX, counted
 from services.cli.output import Column, cell, console, note, value_of
-from services.cli.wiring import complete, open_insight
+from services.cli.remote import KeyFileOption
+from services.cli.which_way import ApiOption, Way, opened
+from services.cli.wiring import complete
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from services.cli.wiring import Insight
+    from services.cli.control_room import ControlRoom
 
 _LANES_SHOWN: Final = 40
 _COUNTS: Final = ("ready", "in_flight", "later", "retrying", "dead", "events")
@@ -32,6 +34,8 @@ def top(
     every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, print, and return.")] = False,
     tenant: Annotated[int | None, typer.Option("--tenant", help="Only lanes of this tenant.")] = None,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a look.")] = False,
 ) -> None:
     """Show queues, executors and the outbox, live until interrupted. Without a terminal it looks once.
@@ -40,38 +44,33 @@ def top(
 
     Example: sluiceway top --every 5 --tenant 42
     """
-    from libs.common.runtime.logging import configure_logging
-    from libs.common.settings import load_settings
-
-    settings = load_settings()
-    configure_logging("cli", "ERROR", settings.log_format)
 
     async def work() -> None:
-        async with open_insight(settings) as over:
+        async with opened(Way(url, key_file)) as room:
             if as_json:
-                await _print_each(over, tenant, every, once=once)
+                await _print_each(room, tenant, every, once=once)
             else:
-                await _draw(over, tenant, every, once=once or not sys.stdout.isatty())
+                await _draw(room, tenant, every, once=once or not sys.stdout.isatty())
 
     complete(work())
 
 
-async def _print_each(over: Insight, tenant: int | None, every: float, *, once: bool) -> None:
-    print(json.dumps(await _look(over, tenant)), flush=True)
+async def _print_each(room: ControlRoom, tenant: int | None, every: float, *, once: bool) -> None:
+    print(json.dumps(await _look(room, tenant)), flush=True)
     while not once:
         await asyncio.sleep(every)
-        seen = await _look_again(over, tenant)
+        seen = await _look_again(room, tenant)
         if isinstance(seen, str):
             note(seen)
         else:
             print(json.dumps(seen), flush=True)
 
 
-async def _draw(over: Insight, tenant: int | None, every: float, *, once: bool) -> None:
+async def _draw(room: ControlRoom, tenant: int | None, every: float, *, once: bool) -> None:
     """On the terminal's other screen: what stood there comes back at the end."""
     from rich.live import Live
 
-    screen, seen = console(), await _look(over, tenant)
+    screen, seen = console(), await _look(room, tenant)
     if once:
         screen.print(_screen(seen))
         return
@@ -79,39 +78,36 @@ async def _draw(over: Insight, tenant: int | None, every: float, *, once: bool) 
         while True:
             live.refresh()
             await asyncio.sleep(every)
-            found = await _look_again(over, tenant)
+            found = await _look_again(room, tenant)
             seen, trouble = (seen, found) if isinstance(found, str) else (found, "")
             live.update(_screen(seen, trouble))
 
 
-async def _look_again(over: Insight, tenant: int | None) -> dict[str, Any] | str:
+async def _look_again(room: ControlRoom, tenant: int | None) -> dict[str, Any] | str:
     """What is seen, or what keeps it from being seen: only the first look ends the command, an outage is watched."""
     from libs.common.domain.errors import SluicewayError
 
     try:
-        return await _look(over, tenant)
+        return await _look(room, tenant)
     except (SluicewayError, OSError) as error:
         return f"no answer since then: {error or type(error).__name__}"
 
 
-async def _look(over: Insight, tenant: int | None) -> dict[str, Any]:
-    from libs.common.operations import insight_json as shown
-
+async def _look(room: ControlRoom, tenant: int | None) -> dict[str, Any]:
+    sights = room.sights
     numbers, lanes, executors, outbox = await asyncio.gather(
-        over.sight.overview(),
-        over.sight.lanes(tenant, after=0, limit=_LANES_SHOWN, busy=True),
-        over.sight.executors(),
-        over.sight.outbox(),
+        sights.overview(),
+        sights.lanes(tenant, busy=True, most=_LANES_SHOWN + 1),
+        sights.executors(),
+        sights.outbox(),
     )
-    return plain(
-        {
-            "overview": shown.overview_document(numbers),
-            "lanes": [shown.lane_document(lane, operator=True) for lane in lanes[0]],
-            "more_lanes": lanes[1] is not None,
-            "executors": [shown.executor_document(one) for one in executors],
-            "outbox": [shown.outbox_document(channel) for channel in outbox],
-        }
-    )
+    return {
+        "overview": numbers,
+        "lanes": lanes[:_LANES_SHOWN],
+        "more_lanes": len(lanes) > _LANES_SHOWN,
+        "executors": executors,
+        "outbox": outbox,
+    }
 
 
 def _screen(seen: Mapping[str, Any], trouble: str = "") -> Group:

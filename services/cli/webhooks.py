@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.insight import By, Reason, asked, operator, say
+from services.cli.insight import Reason, say
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
+from services.cli.which_way import By, Way, asked
 
 if TYPE_CHECKING:
     from libs.common.ports_webhooks import Webhook
@@ -68,7 +69,7 @@ def pause(
 
     Example: sluiceway webhooks pause 7 --reason "their server is being moved"
     """
-    say(asked(lambda over: over.controls.pause_webhook(webhook_id, operator(by), reason)), chosen(output, as_json))
+    say(asked(lambda room: room.orders.pause_webhook(webhook_id, reason), Way(by=by)), chosen(output, as_json))
 
 
 @webhooks.command()
@@ -80,7 +81,7 @@ def resume(
 
     Example: sluiceway webhooks resume 7
     """
-    say(asked(lambda over: over.controls.resume_webhook(webhook_id, operator(by), reason)), chosen(output, as_json))
+    say(asked(lambda room: room.orders.resume_webhook(webhook_id, reason), Way(by=by)), chosen(output, as_json))
 
 
 async def _read(settings: Settings, failing: bool) -> list[Webhook]:

@@ -1,50 +1,38 @@
-"""Why, sight and orders by command line, straight on the stores, as a process of its own."""
+"""Why, sight and orders by command line, over REST and straight on the stores, as a process of its own."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
-from typing import Any
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.cli_schemas import assert_as_promised
+from tests.support.api import running_api
 from tests.support.house import House
+from tests.support.shell import Shell
 from tests.support.sights import alive
+from tests.support.ways import WAYS, open_way
 
 
-class Shell:
-    """Runs `sluiceway` against a house's stores."""
-
-    def __init__(self, house: House, redis_url: str) -> None:
-        self.environment = {
-            **os.environ,
-            "SLUICEWAY_DATABASE_URL": house.database_url,
-            "SLUICEWAY_REDIS_URL": redis_url,
-            "USER": "ann",
-        }
-
-    async def run(self, *arguments: str, code: int = 0, **environment: str) -> str:
-        """What it prints; what it complains of where it fails as expected."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", *arguments,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={**self.environment, "LOGNAME": "ann", **environment},
-        )  # fmt: skip
-        printed, complained = await asyncio.wait_for(process.communicate(), 30)
-        assert process.returncode == code, complained.decode()
-        assert_as_promised(arguments, printed)
-        return (complained if code else printed).decode()
-
-    async def json(self, *arguments: str) -> Any:
-        return json.loads(await self.run(*arguments, "--json"))
+@pytest.fixture(params=WAYS)
+async def shell(request: pytest.FixtureRequest, house: House, redis_url: str) -> AsyncIterator[Shell]:
+    """One way after the other: the same words have the same answers."""
+    async with open_way(request.param, house, redis_url) as shell:
+        yield shell
 
 
 @pytest.fixture
-def shell(house: House, redis_url: str) -> Shell:
-    return Shell(house, redis_url)
+async def local(house: House, redis_url: str) -> AsyncIterator[Shell]:
+    """Straight on the stores."""
+    async with open_way("stores", house, redis_url) as shell:
+        yield shell
+
+
+@pytest.fixture
+async def remote(house: House, redis_url: str) -> AsyncIterator[Shell]:
+    """Over REST, from a machine that reaches no store."""
+    async with open_way("rest", house, redis_url) as shell:
+        yield shell
 
 
 async def test_a_night_at_the_command_line(house: House, shell: Shell) -> None:
@@ -66,49 +54,93 @@ async def test_a_night_at_the_command_line(house: House, shell: Shell) -> None:
     assert (lane["waiting"]["value"], lane["pauses"][0]["by"]) == (2, "ann")
     assert await shell.json("resume", "--tenant", tenant, "--model", model.name) == {"verdict": "resumed"}
     name = await house.value("SELECT name FROM executor WHERE id = $1", executor)
-    assert await shell.json("executor", "drain", name, "--by", "bob") == {"verdict": "draining"}
+    assert await shell.json("executor", "drain", name, "--reason", "new") == {"verdict": "draining"}
     (listed,) = (await shell.json("executor", "list"))["items"]
     assert listed["posture"] != "draining", "its posture is its own to say"
     done = (await shell.json("actions"))["items"]
-    assert [(one["by"], one["action"]) for one in done] == [("bob", "drain"), ("ann", "resume"), ("ann", "pause")]
+    assert [(one["by"], one["action"]) for one in done] == [("ann", "drain"), ("ann", "resume"), ("ann", "pause")]
     assert (await shell.json("overview"))["ready"] == {"value": 2, "exact": True}
     assert "dispatch" in [channel["channel"] for channel in (await shell.json("outbox"))["items"]]
-    assert (await shell.json("series", "--hours", "2"))["points"] == []
+    assert (await shell.json("series", "--tenant", tenant, "--model", model.name, "--hours", "2"))["points"] == []
+    assert await shell.json("executor", "undrain", name) == {"verdict": "staying"}
 
 
-async def test_webhooks_are_paused_and_go_on(house: House, shell: Shell) -> None:
+async def test_webhooks_are_paused_and_go_on(house: House, local: Shell) -> None:
     webhook = await house.value(
         "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES (7, 'endpoint', 'https://example.com/h', 'x')"
         " RETURNING id"
     )
-    assert await shell.json("webhooks", "pause", str(webhook), "--reason", "moving") == {"verdict": "paused"}
-    assert await shell.run("webhooks", "pause", str(webhook)) == "already paused\n"
-    (listed,) = (await shell.json("webhooks"))["webhooks"]
+    assert await local.json("webhooks", "pause", str(webhook), "--reason", "moving") == {"verdict": "paused"}
+    assert await local.run("webhooks", "pause", str(webhook)) == "already paused\n"
+    (listed,) = (await local.json("webhooks"))["webhooks"]
     assert (listed["id"], listed["state"]) == (str(webhook), "paused")
-    assert await shell.json("webhooks", "resume", str(webhook)) == {"verdict": "resumed"}
+    assert await local.json("webhooks", "resume", str(webhook)) == {"verdict": "resumed"}
     assert await house.value("SELECT paused FROM webhook") is False
     done = await house.sql("SELECT done_by, action, tenant_id, subject, reason FROM operator_action ORDER BY id")
     assert [tuple(row) for row in done] == [
         ("ann", "pause", 7, f"webhook {webhook}", "moving"),
         ("ann", "resume", 7, f"webhook {webhook}", ""),
     ]
-    assert "no webhook" in await shell.run("webhooks", "pause", str(webhook + 1), code=1)
+    assert "no webhook" in await local.run("webhooks", "pause", str(webhook + 1), code=1)
 
 
 async def test_what_cannot_be_done_says_so_and_changes_nothing(house: House, shell: Shell) -> None:
     nobody = "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10"
     assert "no such task" in await shell.run("why", nobody, code=1)
     assert "no tenant 17" in await shell.run("pause", "--tenant", "17", code=1)
-    await shell.run("pause", code=2)
-    await shell.run("why", code=2)
-    await shell.run("resume", "--all", "--tenant", "3", code=2)
-    assert "--yes" in await shell.run("pause", "--all", code=2)
+    assert "no executor" in await shell.run("executor", "drain", "a/b", code=1)
+    assert "500" in await shell.run("resume", "--all", "--reason", "x" * 501, code=1)
+    assert "whole minutes" in await shell.run("series", "--step", "61", code=1)
     assert await house.value("SELECT count(*) FROM operator_action") == 0
     assert await shell.json("pause", "--all", "--yes") == {"verdict": "paused"}
     assert await house.value("SELECT reason FROM pause") == ""
-    away = "postgresql://127.0.0.1:1/nothing"
-    assert "PostgreSQL" in await shell.run("overview", code=3, SLUICEWAY_DATABASE_URL=away)
-    assert json.loads(await shell.run("lanes", "--json", SLUICEWAY_REDIS_URL="redis://127.0.0.1:1/0")) == {"items": []}
+
+
+async def test_words_that_make_no_sense_are_refused_before_anybody_is_asked() -> None:
+    nowhere = Shell({"SLUICEWAY_DATA": "/nowhere"})
+    for words in ("pause", "why", "why no-id", "why --model m", "resume --all --tenant 3", "series --model m"):
+        await nowhere.run(*words.split(), code=2)
+    assert "--yes" in await nowhere.run("pause", "--all", code=2)
+
+
+async def test_stores_that_are_away_are_told(local: Shell) -> None:
+    away = local.having(SLUICEWAY_DATABASE_URL="postgresql://127.0.0.1:1/nothing")
+    assert "PostgreSQL" in await away.run("overview", code=3)
+    assert await local.having(SLUICEWAY_REDIS_URL="redis://127.0.0.1:1/0").json("lanes") == {"items": []}
+    assert await local.having(SLUICEWAY_URL="http://127.0.0.1:1").json("lanes", "--url", "") == {"items": []}
+
+
+async def test_who_does_it_is_named_where_no_key_says_it(house: House, local: Shell, remote: Shell) -> None:
+    assert await local.json("pause", "--all", "--yes", "--by", "bob") == {"verdict": "paused"}
+    assert "the key's name" in await remote.run("resume", "--all", "--by", "bob", code=2)
+    assert await house.value("SELECT paused_by FROM pause WHERE ended IS NULL") == "bob"
+
+
+async def test_an_api_that_is_away_or_knows_the_key_not(house: House, remote: Shell) -> None:
+    away = await remote.having(SLUICEWAY_URL="http://127.0.0.1:1").ran("overview")
+    assert (away.code, "--url ''" in away.err, away.out) == (3, True, "")
+    stranger = await remote.having(SLUICEWAY_API_KEY=f"sw_{'x' * 43}").ran("top", "--once")
+    assert (stranger.code, "SLUICEWAY_API_KEY" in stranger.err) == (4, True)
+    nobody = await remote.having(SLUICEWAY_API_KEY="").ran("lanes")
+    assert (nobody.code, "keys create" in nobody.err) == (2, True)
+
+
+async def test_a_key_that_may_only_read_sees_its_tenant_and_orders_nothing(
+    house: House, redis_url: str, tmp_path: Path
+) -> None:
+    model, other = await house.model(), await house.model()
+    await house.tasks(other)
+    (public,) = await house.public(await house.tasks(model))
+    async with running_api(house.database_url, redis_url) as api:
+        key = tmp_path / "key"
+        key.write_text(await api.key(model.tenant_id, ("read",)))
+        reader = Shell({"SLUICEWAY_URL": api.url, "SLUICEWAY_API_KEY_FILE": str(key)})
+        assert [lane["model"] for lane in (await reader.json("lanes"))["items"]] == [model.name]
+        assert (await reader.json("why", public))["task_id"] == public
+        for words in ("overview", f"pause --tenant {model.tenant_id}", "executor list"):
+            refused = await reader.ran(*words.split())
+            assert (refused.code, "forbidden" in refused.err, "keys create" in refused.err) == (4, True, True), words
+    assert await house.value("SELECT count(*) FROM operator_action") == 0
 
 
 async def test_top_looks_once_without_a_terminal(house: House, shell: Shell) -> None:

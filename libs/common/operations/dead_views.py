@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from libs.common.contracts.completion_event import event_id
@@ -83,8 +83,8 @@ def details_view(details: DeadDetails, opener: Opener | None = None) -> dict[str
     }  # fmt: skip
 
 
-def job_view(job: Job) -> dict[str, Any]:
-    """A job as it stands."""
+def job_view(job: Job, unknown: Sequence[str] = ()) -> dict[str, Any]:
+    """A job as it stands; `unknown` are ids that its order named and nothing dead has."""
     return {
         "id": str(job.id),
         "action": job.action.value,
@@ -104,6 +104,7 @@ def job_view(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "changed_at": job.changed_at,
         "ended_at": job.ended_at,
+        "unknown": list(unknown)[:100],
     }
 
 

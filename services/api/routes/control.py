@@ -82,7 +82,7 @@ async def resume_model(
 
 
 @router.post(
-    "/executors/{name}/drain",
+    "/executors/{name:path}/drain",
     summary="Have an executor finish and leave",
     responses=answers(VerdictOut, shown.DRAINING, *_BODY, "executor_unknown"),
 )
@@ -92,7 +92,7 @@ async def drain_executor(name: str, caller: Operator, cases: Cases, asked: Reaso
 
 
 @router.post(
-    "/executors/{name}/undrain",
+    "/executors/{name:path}/undrain",
     summary="Have an executor stay after all",
     responses=answers(VerdictOut, shown.STAYING, *_BODY, "executor_unknown"),
 )

@@ -12,9 +12,10 @@ from libs.common.ports_insight import SeriesWanted
 from libs.common.ports_tasks import KeyOwner
 from services.api import examples_insight as examples
 from services.api.answers import JsonAnswer
+from services.api.auth import require
 from services.api.cursors import before_of, cursor_of
 from services.api.problems import Problem
-from services.api.routes.context import Cases, Operator, Reader, TaskId
+from services.api.routes.context import Cases, Operator, Seeing, TaskId
 from services.api.routes.documented import answers
 from services.api.routes.models import read_model
 from services.api.schemas_insight import (
@@ -44,9 +45,9 @@ router = APIRouter(prefix="/v1", tags=["insight"])
     summary="Why a task waits",
     responses=answers(TaskWhyOut, examples.TASK_WHY, "task_unknown"),
 )
-async def why_task(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
+async def why_task(task_id: TaskId, reach: Seeing, cases: Cases) -> Response:
     """Which limit holds it, its value and limit, its position, and when it may start. Operators ask for any task."""
-    why = await cases.why.task(None if is_operator(caller) else caller.tenant_id, task_id)
+    why = await cases.why.task(reach.tenant, task_id)
     return JsonAnswer(shown.task_why_document(why))
 
 
@@ -56,13 +57,14 @@ async def why_task(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
     responses=answers(ModelWhyOut, examples.MODEL_WHY, "invalid", "forbidden", "model_unknown"),
 )
 async def why_model(
-    name: str, asked: Annotated[TenantQuery, Query()], caller: Reader, cases: Cases, request: Request
+    name: str, asked: Annotated[TenantQuery, Query()], reach: Seeing, cases: Cases, request: Request
 ) -> Response:
     """What holds the model's tasks, the binding limit first, and how much of each limit is used."""
     if request.scope.get("raw_path", b"").partition(b"?")[0].upper().endswith(b"%2FWHY"):
-        return await read_model(name + "/why", caller, cases)  # a model's name ends so
-    why = await cases.why.model(tenant_of(caller, asked.tenant), name)
-    return JsonAnswer(shown.model_why_document(why, operator=is_operator(caller)))
+        require(reach.caller, "read")
+        return await read_model(name + "/why", reach.caller, cases)  # a model's name ends so
+    why = await cases.why.model(tenant_of(reach.caller, asked.tenant), name)
+    return JsonAnswer(shown.model_why_document(why, operator=reach.tenant is None))
 
 
 @router.get("/overview", summary="The numbers of everything", responses=answers(OverviewOut, examples.OVERVIEW))
@@ -76,12 +78,12 @@ async def read_overview(_caller: Operator, cases: Cases) -> Response:
     summary="Models as the queue sees them",
     responses=answers(LanePage, examples.LANES, "invalid", "bad_cursor"),
 )
-async def list_lanes(asked: Annotated[LaneQuery, Query()], caller: Reader, cases: Cases) -> Response:
+async def list_lanes(asked: Annotated[LaneQuery, Query()], reach: Seeing, cases: Cases) -> Response:
     """Window, permits, gate, backlog, age and pace of each. A tenant sees its own, an operator all."""
-    tenant = asked.tenant if is_operator(caller) else tenant_of(caller, asked.tenant)
+    tenant = asked.tenant if reach.tenant is None else tenant_of(reach.caller, asked.tenant)
     after = before_of("lane", asked.cursor) or 0
     lanes, following = await cases.sight.lanes(tenant, after=after, limit=asked.limit, busy=asked.busy)
-    items = [shown.lane_document(lane, operator=is_operator(caller)) for lane in lanes]
+    items = [shown.lane_document(lane, operator=reach.tenant is None) for lane in lanes]
     return JsonAnswer({"items": items, "next_cursor": cursor_of("lane", following)})
 
 
@@ -104,11 +106,10 @@ async def read_outbox(_caller: Operator, cases: Cases) -> Response:
 
 
 @router.get("/pauses", summary="What is paused", responses=answers(PauseItems, examples.PAUSES))
-async def list_pauses(caller: Reader, cases: Cases) -> Response:
+async def list_pauses(reach: Seeing, cases: Cases) -> Response:
     """A tenant sees its own pauses and those of all."""
-    operator = is_operator(caller)
-    pauses = await cases.sight.pauses(None if operator else caller.tenant_id)
-    return JsonAnswer({"items": [shown.pause_document(pause, operator=operator) for pause in pauses]})
+    pauses = await cases.sight.pauses(reach.tenant)
+    return JsonAnswer({"items": [shown.pause_document(pause, operator=reach.tenant is None) for pause in pauses]})
 
 
 @router.get(
@@ -116,14 +117,14 @@ async def list_pauses(caller: Reader, cases: Cases) -> Response:
     summary="Series for plots",
     responses=answers(SeriesOut, examples.SERIES, "invalid", "forbidden", "model_unknown"),
 )
-async def read_series(asked: Annotated[SeriesQuery, Query()], caller: Reader, cases: Cases) -> Response:
+async def read_series(asked: Annotated[SeriesQuery, Query()], reach: Seeing, cases: Cases) -> Response:
     """Ends by outcome, wait and run times, error rate, backlog: of a model, a tenant, or (for operators) everything.
 
     Minutes are kept for a day, hours for eight. The last minute appears when it is over and settled, about 20 s later.
     """
-    tenant = asked.tenant if is_operator(caller) else tenant_of(caller, asked.tenant)
-    if asked.model is not None:
-        tenant = tenant_of(caller, asked.tenant)
+    tenant = asked.tenant
+    if reach.tenant is not None or asked.model is not None:
+        tenant = tenant_of(reach.caller, asked.tenant)
     until = asked.until or datetime.now(UTC)
     wanted = SeriesWanted(asked.since or until - _HOUR, until, asked.step, tenant, asked.model)
     return JsonAnswer(shown.series_document(await cases.series.read(wanted), asked.step))

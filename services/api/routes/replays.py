@@ -47,7 +47,7 @@ async def order_replay(asked: Annotated[ReplayIn, body(examples.REPLAY_IN)], rea
     if asked.dry_run:
         return JsonAnswer(preview_view(await cases.replays.preview(reach.tenant, request)))
     started = await cases.replays.start(reach.tenant, request)
-    return JsonAnswer({**job_view(started.job), "unknown": list(started.unknown)[:100]}, status_code=202)
+    return JsonAnswer(job_view(started.job, started.unknown), status_code=202)
 
 
 @router.get(
@@ -58,7 +58,7 @@ async def order_replay(asked: Annotated[ReplayIn, body(examples.REPLAY_IN)], rea
 async def list_replays(wanted: Annotated[PageQuery, Query()], reach: Seeing, cases: Cases) -> Response:
     """Newest first; they are kept for ever."""
     jobs, following = await cases.replays.page(reach.tenant, before_of("replay", wanted.cursor), wanted.limit)
-    return JsonAnswer({"items": [_shown(job_view(job)) for job in jobs], "next_cursor": cursor_of("replay", following)})
+    return JsonAnswer({"items": [job_view(job) for job in jobs], "next_cursor": cursor_of("replay", following)})
 
 
 @router.get(
@@ -68,7 +68,7 @@ async def list_replays(wanted: Annotated[PageQuery, Query()], reach: Seeing, cas
 )
 async def read_replay(id: str, reach: Seeing, cases: Cases) -> Response:
     """Its progress."""
-    return JsonAnswer(_shown(job_view(await cases.replays.show(reach.tenant, _number(id)))))
+    return JsonAnswer(job_view(await cases.replays.show(reach.tenant, _number(id))))
 
 
 @router.get(
@@ -90,7 +90,7 @@ async def list_items(id: str, wanted: Annotated[PageQuery, Query()], reach: Seei
 )
 async def pause_replay(id: str, reach: Moving, cases: Cases) -> Response:
     """Nothing of it begins until it is resumed."""
-    return JsonAnswer(_shown(job_view(await cases.replays.pause(reach.tenant, _number(id)))))
+    return JsonAnswer(job_view(await cases.replays.pause(reach.tenant, _number(id))))
 
 
 @router.post(
@@ -100,7 +100,7 @@ async def pause_replay(id: str, reach: Moving, cases: Cases) -> Response:
 )
 async def resume_replay(id: str, reach: Moving, cases: Cases) -> Response:
     """It goes on where it was."""
-    return JsonAnswer(_shown(job_view(await cases.replays.resume(reach.tenant, _number(id)))))
+    return JsonAnswer(job_view(await cases.replays.resume(reach.tenant, _number(id))))
 
 
 @router.post(
@@ -110,7 +110,7 @@ async def resume_replay(id: str, reach: Moving, cases: Cases) -> Response:
 )
 async def stop_replay(id: str, reach: Moving, cases: Cases) -> Response:
     """For good: what it has not done stays dead, free for another job."""
-    return JsonAnswer(_shown(job_view(await cases.replays.stop(reach.tenant, _number(id)))))
+    return JsonAnswer(job_view(await cases.replays.stop(reach.tenant, _number(id))))
 
 
 def _request(asked: ReplayIn, reach: Reach) -> ReplayRequest:
@@ -125,10 +125,6 @@ def _request(asked: ReplayIn, reach: Reach) -> ReplayRequest:
         rate=asked.rate,
         mended=asked.value_base64,
     )
-
-
-def _shown(view: dict[str, object]) -> dict[str, object]:
-    return {**view, "unknown": []}
 
 
 def _number(text: str) -> int:

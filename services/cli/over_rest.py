@@ -1,0 +1,216 @@
+"""The control room over the REST face, with an operator's key: from any machine."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from libs.client import ApiError, AsyncClient, ClientError
+from libs.client.calls import Call, quoted
+from libs.common.domain.errors import Conflict, Invalid, NotFound, Refused
+from services.cli.control_room import ApiUnavailable, ControlRoom, Document, Scope, Steer
+
+if TYPE_CHECKING:
+    from libs.common.operations.replay import ReplayRequest
+    from libs.common.ports_dead import DeadFilter
+    from libs.common.ports_insight import SeriesWanted
+
+_LANES, _PAGE = 200, 1_000
+#: What the use cases refuse, by the status that tells it. That the API knows no such path is no answer of theirs.
+_REFUSALS: Final[dict[int, type[Refused]]] = {400: Invalid, 404: NotFound, 409: Conflict}
+_AWAY: Final = (502, 503, 504)
+_NO_ANSWER: Final = ("not_found", "bad_json", "bad_cursor")
+
+
+def room_over_rest(client: AsyncClient) -> ControlRoom:
+    """What the key may see and order; the key's name is recorded."""
+    face = Face(client)
+    return ControlRoom(RestSights(face), RestOrders(face), RestGraves(face))
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """Requests that fail as the use cases behind them do."""
+
+    client: AsyncClient
+
+    async def get(self, path: str, **params: Any) -> Document:
+        return await self._send(Call("GET", path, params=_given(params)))
+
+    async def post(
+        self, path: str, body: Document | None = None, *, repeatable: bool = True, **params: Any
+    ) -> Document:
+        return await self._send(Call("POST", path, params=_given(params), body=body, repeatable=repeatable))
+
+    async def listed(self, path: str, most: int | None, largest: int, **params: Any) -> list[Document]:
+        """Items of a list, page by page, `most` of them (all for None)."""
+        found: list[Document] = []
+        limit = largest if most is None else min(largest, most)
+        try:
+            async for item in self.client.pages(path, limit=limit, **params):
+                found.append(item)
+                if len(found) == most:
+                    break
+        except ClientError as error:
+            raise _told(error) from None
+        return found
+
+    async def _send(self, call: Call) -> Document:
+        try:
+            answer: Document = await self.client.send(call)
+        except ClientError as error:
+            raise _told(error) from None
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class RestSights:
+    """Implements control_room.Sights."""
+
+    face: Face
+
+    async def why_task(self, task: str) -> Document:
+        return await self.face.get(f"/v1/tasks/{quoted(task)}/why")
+
+    async def why_model(self, tenant: int, model: str) -> Document:
+        return await self.face.get(f"/v1/models/{quoted(model)}/why", tenant=tenant)
+
+    async def overview(self) -> Document:
+        return await self.face.get("/v1/overview")
+
+    async def lanes(self, tenant: int | None, *, busy: bool, most: int | None) -> list[Document]:
+        return await self.face.listed("/v1/lanes", most, _LANES, tenant=tenant, busy=busy)
+
+    async def executors(self) -> list[Document]:
+        items: list[Document] = (await self.face.get("/v1/executors"))["items"]
+        return items
+
+    async def outbox(self) -> list[Document]:
+        items: list[Document] = (await self.face.get("/v1/outbox"))["items"]
+        return items
+
+    async def series(self, wanted: SeriesWanted) -> Document:
+        times = {"from": wanted.since.isoformat(), "to": wanted.until.isoformat()}
+        whose = {"tenant": wanted.tenant_id, "model": wanted.model}
+        return await self.face.get("/v1/series", step=wanted.step_seconds, **times, **whose)
+
+    async def actions(self, most: int) -> list[Document]:
+        return await self.face.listed("/v1/actions", most, _PAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class RestOrders:
+    """Implements control_room.Orders."""
+
+    face: Face
+
+    async def pause(self, scope: Scope, reason: str) -> str:
+        return await self._scoped(scope, "pause", reason)
+
+    async def resume(self, scope: Scope, reason: str) -> str:
+        return await self._scoped(scope, "resume", reason)
+
+    async def drain(self, executor: str, reason: str) -> str:
+        return await self._ordered(f"/v1/executors/{quoted(executor)}/drain", reason)
+
+    async def undrain(self, executor: str, reason: str) -> str:
+        return await self._ordered(f"/v1/executors/{quoted(executor)}/undrain", reason)
+
+    async def pause_webhook(self, webhook: int, reason: str) -> str:
+        return await self._ordered(f"/v1/webhooks/{webhook}/pause", reason)
+
+    async def resume_webhook(self, webhook: int, reason: str) -> str:
+        return await self._ordered(f"/v1/webhooks/{webhook}/resume", reason)
+
+    async def _scoped(self, scope: Scope, verb: str, reason: str) -> str:
+        if scope.tenant is None:
+            return await self._ordered(f"/v1/dispatch/{verb}", reason)
+        if scope.model is None:
+            return await self._ordered(f"/v1/tenants/{scope.tenant}/{verb}", reason)
+        return await self._ordered(f"/v1/models/{quoted(scope.model)}/{verb}", reason, tenant=scope.tenant)
+
+    async def _ordered(self, path: str, reason: str, **params: Any) -> str:
+        answer = await self.face.post(path, {"reason": reason}, **params)
+        return str(answer["verdict"])
+
+
+@dataclass(frozen=True, slots=True)
+class RestGraves:
+    """Implements control_room.Graves."""
+
+    face: Face
+
+    async def dead(self, wanted: DeadFilter, most: int) -> list[Document]:
+        return await self.face.listed("/v1/dead", most, _PAGE, kind=wanted.kind, **_narrowed(wanted))
+
+    async def groups(self, wanted: DeadFilter) -> Document:
+        return await self.face.get("/v1/dead/groups", kind=wanted.kind, **_narrowed(wanted))
+
+    async def show(self, kind: str, dead: str) -> Document:
+        return await self.face.get(f"/v1/dead/{kind}/{quoted(dead)}")
+
+    async def preview(self, request: ReplayRequest) -> Document:
+        return await self.face.post("/v1/replays", _order(request) | {"dry_run": True})
+
+    async def start(self, request: ReplayRequest) -> Document:
+        return await self.face.post("/v1/replays", _order(request), repeatable=False)
+
+    async def jobs(self, most: int) -> list[Document]:
+        return await self.face.listed("/v1/replays", most, _PAGE)
+
+    async def job(self, job: int) -> Document:
+        return await self.face.get(f"/v1/replays/{job}")
+
+    async def items(self, job: int) -> list[Document]:
+        return await self.face.listed(f"/v1/replays/{job}/items", None, _PAGE)
+
+    async def steer(self, job: int, verb: Steer) -> Document:
+        return await self.face.post(f"/v1/replays/{job}/{verb}")
+
+
+def _order(request: ReplayRequest) -> Document:
+    """The body of a replay; who asks is the key."""
+    return _given(
+        {
+            "action": request.action.value,
+            "kind": request.kind.value,
+            "ids": request.ids,
+            "filter": _narrowed(request.wanted),
+            "limit": request.limit,
+            "rate": request.rate,
+            "reason": request.reason,
+            "value_base64": None if request.mended is None else b64encode(request.mended).decode(),
+        }
+    )
+
+
+def _narrowed(wanted: DeadFilter) -> Document:
+    return _given(
+        {
+            "code": wanted.code,
+            "model": wanted.model,
+            "tenant": None if wanted.tenant is None else str(wanted.tenant),
+            "since": wanted.since and wanted.since.isoformat(),
+            "until": wanted.until and wanted.until.isoformat(),
+            "text": wanted.text,
+        }
+    )
+
+
+def _given(values: Document) -> Document:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _told(error: ClientError) -> Exception:
+    """What the use cases refused, as they refused it; anything else is about the API and stays as it is."""
+    if not isinstance(error, ApiError):
+        return ApiUnavailable(str(error))
+    if error.status in _AWAY:
+        return ApiUnavailable(error.detail or error.code)
+    refusal = _REFUSALS.get(error.status)
+    if refusal is None or error.code in _NO_ANSWER or error.code.startswith("http_"):
+        return error
+    where = next((one.get("pointer") or one.get("parameter") or "" for one in error.errors), "")
+    said = next((one.get("detail", "") for one in error.errors), "") or error.detail
+    return refusal(error.code, said, field=where)

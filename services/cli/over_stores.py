@@ -1,0 +1,166 @@
+"""The control room straight on the stores: it works while the API is down."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import orjson
+
+from libs.common.operations import dead_views as graves
+from libs.common.operations import insight_json as shown
+from libs.common.ports_dead import DeadFilter, DeadKind
+from libs.common.ports_insight import SeriesWanted
+from services.cli.control_room import ControlRoom, Document, Scope, Steer
+
+if TYPE_CHECKING:
+    from libs.common.operations.control import Controls
+    from libs.common.operations.replay import ReplayRequest
+    from services.cli.wiring import Stores
+
+View = TypeVar("View")
+Item = TypeVar("Item")
+Place = TypeVar("Place")
+_LANES, _PAGE = 200, 1_000
+
+
+def room_over_stores(stores: Stores, by: str) -> ControlRoom:
+    """Whoever can reach the stores is an operator; `by` is recorded."""
+    return ControlRoom(StoresSights(stores), StoresOrders(stores.controls, by), StoresGraves(stores))
+
+
+@dataclass(frozen=True, slots=True)
+class StoresSights:
+    """Implements control_room.Sights."""
+
+    stores: Stores
+
+    async def why_task(self, task: str) -> Document:
+        return plain(shown.task_why_document(await self.stores.why.task(None, UUID(task))))
+
+    async def why_model(self, tenant: int, model: str) -> Document:
+        return plain(shown.model_why_document(await self.stores.why.model(tenant, model), operator=True))
+
+    async def overview(self) -> Document:
+        return plain(shown.overview_document(await self.stores.sight.overview()))
+
+    async def lanes(self, tenant: int | None, *, busy: bool, most: int | None) -> list[Document]:
+        async def page(after: int | None, limit: int) -> tuple[Sequence[Any], int | None]:
+            return await self.stores.sight.lanes(tenant, after=after or 0, limit=limit, busy=busy)
+
+        return plain([shown.lane_document(lane, operator=True) for lane in await _gathered(page, most, _LANES)])
+
+    async def executors(self) -> list[Document]:
+        return plain([shown.executor_document(one) for one in await self.stores.sight.executors()])
+
+    async def outbox(self) -> list[Document]:
+        return plain([shown.outbox_document(channel) for channel in await self.stores.sight.outbox()])
+
+    async def series(self, wanted: SeriesWanted) -> Document:
+        return plain(shown.series_document(await self.stores.series.read(wanted), wanted.step_seconds))
+
+    async def actions(self, most: int) -> list[Document]:
+        found = await _gathered(self.stores.controls.actions, most, _PAGE)
+        return plain([shown.action_document(one) for one in found])
+
+
+@dataclass(frozen=True, slots=True)
+class StoresOrders:
+    """Implements control_room.Orders."""
+
+    controls: Controls
+    by: str
+
+    async def pause(self, scope: Scope, reason: str) -> str:
+        if scope.tenant is None:
+            return await self.controls.pause_all(self.by, reason)
+        if scope.model is None:
+            return await self.controls.pause_tenant(scope.tenant, self.by, reason)
+        return await self.controls.pause_model(scope.tenant, scope.model, self.by, reason)
+
+    async def resume(self, scope: Scope, reason: str) -> str:
+        if scope.tenant is None:
+            return await self.controls.resume_all(self.by, reason)
+        if scope.model is None:
+            return await self.controls.resume_tenant(scope.tenant, self.by, reason)
+        return await self.controls.resume_model(scope.tenant, scope.model, self.by, reason)
+
+    async def drain(self, executor: str, reason: str) -> str:
+        return await self.controls.drain(executor, self.by, reason)
+
+    async def undrain(self, executor: str, reason: str) -> str:
+        return await self.controls.undrain(executor, self.by, reason)
+
+    async def pause_webhook(self, webhook: int, reason: str) -> str:
+        return await self.controls.pause_webhook(webhook, self.by, reason)
+
+    async def resume_webhook(self, webhook: int, reason: str) -> str:
+        return await self.controls.resume_webhook(webhook, self.by, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class StoresGraves:
+    """Implements control_room.Graves."""
+
+    stores: Stores
+
+    async def dead(self, wanted: DeadFilter, most: int) -> list[Document]:
+        async def page(after: Any, limit: int) -> tuple[Sequence[Any], Any]:
+            return await self.stores.dead.page(None, wanted, after, limit)
+
+        return plain([graves.entry_view(entry) for entry in await _gathered(page, most, _PAGE)])
+
+    async def groups(self, wanted: DeadFilter) -> Document:
+        return plain(graves.groups_view(await self.stores.dead.groups(None, wanted)))
+
+    async def show(self, kind: str, dead: str) -> Document:
+        details = await self.stores.dead.show(None, DeadKind(kind), dead)
+        return plain(graves.details_view(details, self.stores.opener))
+
+    async def preview(self, request: ReplayRequest) -> Document:
+        return plain(graves.preview_view(await self.stores.replays.preview(None, request)))
+
+    async def start(self, request: ReplayRequest) -> Document:
+        started = await self.stores.replays.start(None, request)
+        return plain(graves.job_view(started.job, started.unknown))
+
+    async def jobs(self, most: int) -> list[Document]:
+        async def page(before: int | None, limit: int) -> tuple[Sequence[Any], int | None]:
+            return await self.stores.replays.page(None, before, limit)
+
+        return plain([graves.job_view(job) for job in await _gathered(page, most, _PAGE)])
+
+    async def job(self, job: int) -> Document:
+        return plain(graves.job_view(await self.stores.replays.show(None, job)))
+
+    async def items(self, job: int) -> list[Document]:
+        async def page(after: int | None, limit: int) -> tuple[Sequence[Any], int | None]:
+            return await self.stores.replays.items(None, job, after, limit)
+
+        return plain([graves.item_view(item) for item in await _gathered(page, None, _PAGE)])
+
+    async def steer(self, job: int, verb: Steer) -> Document:
+        steered = {"pause": self.stores.replays.pause, "resume": self.stores.replays.resume}
+        return plain(graves.job_view(await steered.get(verb, self.stores.replays.stop)(None, job)))
+
+
+def plain(view: View) -> View:
+    """A document as the API writes it: times as RFC 3339 text in UTC."""
+    written: View = orjson.loads(orjson.dumps(view, option=orjson.OPT_UTC_Z))
+    return written
+
+
+async def _gathered(
+    page: Callable[[Place | None, int], Awaitable[tuple[Sequence[Item], Place | None]]], most: int | None, largest: int
+) -> list[Item]:
+    """Page by page until there are `most` (all for None), each page of `largest` rows at most."""
+    found: list[Item] = []
+    place: Place | None = None
+    while most is None or len(found) < most:
+        rows, place = await page(place, largest if most is None else min(largest, most - len(found)))
+        found += rows
+        if place is None:
+            break
+    return found
