@@ -218,6 +218,7 @@ class TaskFacts:
     phase: Phase
     klass: int
     priority: int
+    weight: int  #: its tenant's share of starts
     position: int
     attempt: int
     retries: int
@@ -272,6 +273,8 @@ class TaskWhy:
     model: str
     status: TaskStatus
     at: datetime
+    priority: int
+    weight: int  #: of its tenant
     holds: Sequence[Hold]
     place: Place | None
     estimate: Estimate | None

@@ -109,6 +109,8 @@ class TaskWhyOut(BaseModel):
     task_id: str
     model: str
     status: StatusWord
+    priority: int = Field(description="Smaller goes first, inside one model's queue.")
+    weight: int = Field(description="Of its tenant: as many starts for each one of a tenant of weight 1.")
     code: str
     message: str
     holds: list[HoldOut]

@@ -117,6 +117,8 @@ def why(
         show_one(said, how)
         return
     print(cell(said["message"]))
+    if "priority" in said:
+        print(f"priority: {said['priority']} (smaller goes first), weight of its tenant: {said['weight']}")
     if said.get("position"):
         print(f"position: {counted({'value': said['position']['ahead'], 'exact': said['position']['exact']})} go first")
     if said.get("estimate"):

@@ -26,7 +26,8 @@ def hold(said: TaskWhy, code: str) -> Hold:
 async def test_a_task_behind_a_full_window_knows_the_limit_its_place_and_when_it_may_start(house: House) -> None:
     model, executor = await house.model(max_concurrency=2), await house.executor()
     await alive(house)
-    tasks = await house.tasks(model, 12)
+    await house.sql("UPDATE tenant SET weight = 3 WHERE id = $1", model.tenant_id)
+    tasks = [*await house.tasks(model, 11), *await house.tasks(model, priority=5)]
     rows = await house.lease(model)
     assert len(rows) == 4
     attempts = await house.start(model, executor, rows[:2])
@@ -39,6 +40,8 @@ async def test_a_task_behind_a_full_window_knows_the_limit_its_place_and_when_it
     assert said.place.ahead == 7
     assert said.estimate is None, "nothing has ended yet, so nobody knows the lane's pace"
     assert "7 tasks" in hold(said, "queue").message
+    assert "priority is 5" in hold(said, "queue").message
+    assert (said.priority, said.weight) == (5, 3)
     for attempt in attempts:
         await house.finish(attempt)
     said = await why_task(house, tasks[-1])

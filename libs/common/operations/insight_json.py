@@ -30,6 +30,8 @@ def task_why_document(why: TaskWhy) -> dict[str, Any]:
         "task_id": str(why.task),
         "model": why.model,
         "status": why.status.word,
+        "priority": why.priority,
+        "weight": why.weight,
         "code": why.code,
         "message": why.message,
         "holds": [_hold(hold) for hold in why.holds],

@@ -118,13 +118,24 @@ class Why:
 def _task_why(
     facts: TaskFacts, holds: Sequence[Hold], place: Place | None = None, estimate: Estimate | None = None
 ) -> TaskWhy:
-    return TaskWhy(facts.public_id, facts.tenant_id, facts.model, facts.status, facts.now, holds, place, estimate)
+    return TaskWhy(
+        task=facts.public_id,
+        tenant_id=facts.tenant_id,
+        model=facts.model,
+        status=facts.status,
+        at=facts.now,
+        priority=facts.priority,
+        weight=facts.weight,
+        holds=holds,
+        place=place,
+        estimate=estimate,
+    )
 
 
 def _holds(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hold]:
     match facts.state:
         case DispatchState.READY:
-            yield from _ready(world, place)
+            yield from _ready(facts, world, place)
         case DispatchState.IN_FLIGHT:
             yield from _started(facts) if facts.executor is not None else _in_flight(facts, world)
         case DispatchState.LATER:
@@ -133,17 +144,18 @@ def _holds(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hol
             yield from _retry(facts, world)
 
 
-def _ready(world: _World, place: Place | None) -> Iterator[Hold]:
-    facts = world.lane.facts
+def _ready(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hold]:
+    lane = world.lane.facts
     stopped = list(_stopped(world))
     yield from stopped
     yield from _dispatching(world)
-    if facts.in_flight >= facts.window:
+    if lane.in_flight >= lane.window:
         yield _window_full(world)
         yield from _calling(world)
     if place is not None and place.ahead:
-        yield Hold("queue", f"{_ahead(place)} of {facts.model!r} go first", value=place.ahead)
-    elif facts.in_flight < facts.window and not stopped:
+        first = f"{_ahead(place)} of {lane.model!r} go first"
+        yield Hold("queue", f"{first} (its priority is {facts.priority}, smaller goes first)", value=place.ahead)
+    elif lane.in_flight < lane.window and not stopped:
         yield Hold("next_turn", "it is next: the dispatcher's next turn takes it")
 
 

@@ -3,7 +3,7 @@
 -- asked for it by the key, which costs by tenants and not by tasks. $2 public id.
 SELECT t.id, t.public_id, t.tenant_id, t.lane, m.name AS model, now() AS now, t.created_at, t.finished_at, t.not_before, t.start_by, t.deadline,
   task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL, d.job) AS status,
-  d.state, coalesce(d.phase, 0) AS phase, coalesce(d.class, 1) AS class, t.priority, coalesce(d.position, t.id) AS position,
+  d.state, coalesce(d.phase, 0) AS phase, coalesce(d.class, 1) AS class, t.priority, tn.weight, coalesce(d.position, t.id) AS position,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, m.retry_times,
   coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, d.due_at, d.until, coalesce(d.started_at, t.started_at) AS started_at,
   NOT EXISTS (SELECT FROM lease x WHERE x.id = d.lease) AS acknowledged,
@@ -11,7 +11,7 @@ SELECT t.id, t.public_id, t.tenant_id, t.lane, m.name AS model, now() AS now, t.
   EXISTS (SELECT FROM cancel_request c WHERE c.task_id = t.id) AS cancel_requested,
   j.status AS job_status, j.provider_id AS job_id, j.unit_progress AS job_progress, j.deadline AS job_deadline,
   coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message
-FROM (SELECT tn.id FROM tenant tn WHERE $1::bigint IS NULL OR tn.id = $1) tn
+FROM (SELECT tn.id, tn.weight FROM tenant tn WHERE $1::bigint IS NULL OR tn.id = $1) tn
 CROSS JOIN LATERAL (SELECT * FROM task k WHERE k.tenant_id = tn.id AND k.public_id = $2 LIMIT 1) t
 JOIN model m ON m.id = t.model_id
 LEFT JOIN dispatch d ON d.id = t.id
