@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt
 from libs.common.runtime.metrics import counter, histogram
 
@@ -21,7 +22,9 @@ class Figures:
         self._codes: set[str] = set()
 
     def started(self, attempt: Attempt) -> None:
-        """An attempt began: how long its message was on the road and waited for a permit."""
+        """An attempt began: how long its message was on the road and waited for a permit. What goes on began before."""
+        if attempt.phase is not Phase.NONE:
+            return
         wait = self._waits.get(attempt.model_id)
         if wait is None:
             wait = histogram("sluiceway_task_wait_seconds").labels(model=str(attempt.model_id))

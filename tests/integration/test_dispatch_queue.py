@@ -245,12 +245,19 @@ async def test_a_parked_upload_keeps_what_was_staged(desk: QueueDesk) -> None:
     assert await desk.executor.migrating_many([attempt]) == {id_}
     assert await desk.executor.park_many([(attempt, Park("upload", "m", 5.0))]) == {id_}
     assert await desk.lease(lane) == []
+    assert (await desk.row(id_))["started_at"] == attempt.started_at, "it goes on with what it has begun"
     await until_due(desk)
     (ready,) = await desk.sweeps.promote_due(10)
     assert ready.place.klass == 0
     assert await desk.lease(lane) == [id_]
     (again,) = await desk.start([id_])
     assert again.number == 1
+    assert again.started_at == attempt.started_at
+    assert await desk.executor.finish_many(
+        [(again, Finish(TaskStatus.SUCCESS, files=(ResultFile("http://s/1.png", "png", 3, "ab", "1.png"),)))]
+    ) == {id_}
+    (ended,) = await desk.sql("SELECT leased_at, started_at, ended_at FROM attempt")
+    assert ended["leased_at"] <= ended["started_at"] == attempt.started_at < ended["ended_at"]
     assert [file.reference for file in again.staged] == [STAGED.reference]
 
 
@@ -362,6 +369,8 @@ async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
     again = {attempt.id: attempt for attempt in await desk.start([running.id, staged.id, ids[3]])}
     assert (again[running.id].number, again[running.id].lost, again[running.id].retries) == (2, 1, 0)
     assert (again[staged.id].number, again[staged.id].lost) == (1, 0)
+    assert again[staged.id].started_at == staged.started_at
+    assert again[running.id].started_at > running.started_at
     assert again[staged.id].staged
     assert (again[ids[3]].number, again[ids[3]].lost) == (1, 0)
 

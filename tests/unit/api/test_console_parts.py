@@ -66,12 +66,12 @@ def test_numbers_sizes_and_rates() -> None:
 
 
 def test_a_waiting_task_has_waited_until_now() -> None:
-    assert told(timeline(task(entered_at=BEGAN), [], at(7))) == [("waiting", 1, 7)]
+    assert told(timeline(task(entered_at=BEGAN), [], [], at(7))) == [("waiting", 1, 7)]
 
 
 def test_a_running_attempt_goes_through_its_steps() -> None:
     running = task(attempt=1, entered_at=BEGAN, leased_at=at(1), started_at=at(3), generated_at=at(8))
-    line = timeline(running, [], at(10))
+    line = timeline(running, [], [], at(10))
     assert told(line) == [("waiting", 1, 1), ("held", 1, 2), ("calling", 1, 5), ("storing", 1, 2)]
     assert [span.open for span in line.spans] == [False, False, False, True]
     assert [(span.left, span.width) for span in line.spans] == [(0, 10), (10, 20), (30, 50), (80, 20)]
@@ -79,24 +79,39 @@ def test_a_running_attempt_goes_through_its_steps() -> None:
 
 def test_a_retry_is_an_attempt_of_its_own() -> None:
     first = ended(1, entered_at=BEGAN, leased_at=at(1), started_at=at(2), ended_at=at(4))
-    line = timeline(task(attempt=1, entered_at=at(4)), [first], at(6))
-    assert told(line) == [("waiting", 1, 1), ("held", 1, 1), ("calling", 1, 2), ("waiting", 2, 2)]
+    line = timeline(
+        task(attempt=1, entered_at=at(4), status=TaskStatus.FAILED), [first], [{"kind": "retry", "at": at(4)}], at(6)
+    )
+    assert told(line) == [("waiting", 1, 1), ("held", 1, 1), ("calling", 1, 2), ("retry", 2, 2)]
+    assert [(mark.what, round(mark.left)) for mark in line.marks] == [("retry", 67)]
     assert [len(row) for row in line.rows] == [3, 1]
 
 
 def test_a_task_that_waits_for_its_time_is_scheduled() -> None:
-    line = timeline(task(not_before=at(5), entered_at=at(5), status=TaskStatus.SUBMITTED), [], at(6))
+    line = timeline(task(not_before=at(5), entered_at=at(5), status=TaskStatus.SUBMITTED), [], [], at(6))
     assert told(line) == [("scheduled", 1, 5), ("waiting", 1, 1)]
 
 
 def test_a_task_that_was_canceled_waiting_has_no_attempts() -> None:
     over = task(open=False, finished_at=at(3), status=TaskStatus.CANCELED)
-    assert told(timeline(over, [], at(99))) == [("waiting", 1, 3)]
+    line = timeline(over, [], [], at(99))
+    assert told(line) == [("waiting", 1, 3)]
+    assert [(mark.what, mark.left) for mark in line.marks] == [("completion event", 100)]
+
+
+def test_an_attempt_that_went_on_elsewhere_is_one_line_of_steps() -> None:
+    parked = task(
+        attempt=1, status=TaskStatus.MIGRATING, entered_at=BEGAN, started_at=at(1), generated_at=at(31),
+        migrating_at=at(32), leased_at=at(3_000),
+    )  # fmt: skip
+    assert told(timeline(parked, [], [], at(3_600))) == [
+        ("waiting", 1, 1), ("calling", 1, 30), ("storing", 1, 1), ("uploading", 1, 3_568),
+    ]  # fmt: skip
 
 
 def test_what_lasted_a_moment_is_seen_and_stays_on_the_line() -> None:
     running = task(attempt=1, entered_at=BEGAN, leased_at=at(0), started_at=at(9_999.999))
-    for span in timeline(running, [], at(10_000)).spans:
+    for span in timeline(running, [], [], at(10_000)).spans:
         assert span.width >= 0.4
         assert 0 <= span.left <= 100
 

@@ -79,7 +79,7 @@ async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
         "why": await desk.cases.why.task(visit.caller.tenant_id, public_id) if task.open else None,
         "attempts": attempts,
         "history": history,
-        "line": timeline(task, attempts, _now(task)),
+        "line": timeline(task, attempts, history, _now(task)),
         "kinds": KINDS,
     }
 

@@ -80,10 +80,11 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id,
 -- name: start_many
 -- Claim and start: who holds the right lease number gets the row, its input, and a fence of its own. The call counts
 -- in the statistics from here on. Who has come too late for start_by or deadline is not started; what a provider or a store
--- has already is, so that its executor can end it. $1 ids, $2 leases, $3 tokens, $4 timeouts in seconds, $5 executor,
+-- has already is, so that its executor can end it; its attempt goes on, and began when it did. $1 ids, $2 leases, $3 tokens, $4 timeouts in seconds, $5 executor,
 -- $6 time zone, $7 job: 2 where the call will be a provider's job, which has not begun then, else 0.
 WITH started AS (
-  UPDATE dispatch q SET executor = $5, token = m.token, started_at = now(), held_by = NULL, version = q.version + 1,
+  UPDATE dispatch q SET executor = $5, token = m.token, held_by = NULL, version = q.version + 1,
+    started_at = CASE WHEN q.phase = 0 THEN now() ELSE coalesce(q.started_at, now()) END,
     attempt = q.attempt + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, until = least(now() + make_interval(secs => m.timeout), q.deadline),
     expires_at = q.deadline, job = CASE WHEN q.phase = 0 THEN m.job ELSE q.job END, error_code = NULL, error_message = NULL
   FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[], $7::smallint[]) AS m(id, lease, token, timeout, job)
@@ -124,7 +125,7 @@ RETURNING q.id
 -- name: hand_over
 -- Uploads whose staged file lies in a store that only another executor has go to that executor, under the same lease:
 -- it finds them by handed_rows. $1 ids, $2 tokens, $3 executors.
-UPDATE dispatch q SET held_by = m.executor, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1
+UPDATE dispatch q SET held_by = m.executor, token = NULL, executor = NULL, until = NULL, version = q.version + 1
 FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS m(id, token, executor)
 WHERE q.id = m.id AND q.token = m.token AND q.phase >= 2
 RETURNING q.id
@@ -153,7 +154,8 @@ SELECT id, lane, class, priority, position FROM back
 WITH back AS (
   UPDATE dispatch q SET state = CASE WHEN m.delay > 0 THEN 2 ELSE 0 END,
     due_at = CASE WHEN m.delay > 0 THEN now() + make_interval(secs => m.delay) END,
-    class = 0, lease = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, version = q.version + 1,
+    class = 0, lease = NULL, token = NULL, executor = NULL, until = NULL, version = q.version + 1,
+    started_at = CASE WHEN q.phase >= 2 OR q.phase = 1 AND m.called THEN q.started_at END,
     phase = CASE WHEN q.phase = 1 AND NOT m.called THEN 0 ELSE q.phase END,
     expires_at = CASE WHEN q.phase <= 1 AND NOT m.called AND q.attempt = 1 THEN least(q.start_by, q.deadline) ELSE q.deadline END,
     attempt = q.attempt - CASE WHEN q.phase <= 1 AND NOT m.called THEN 1 ELSE 0 END
@@ -229,7 +231,7 @@ WITH x AS MATERIALIZED (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
                        migrating_at, staged_size, error_code, error_message)
   SELECT id, attempt, CASE status WHEN 6 THEN 'success' WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END,
-         executor, token, called, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size, code, message FROM gone
+         executor, token, called, entered_at, least(leased_at, started_at), started_at, generated_at, migrating_at, staged_size, code, message FROM gone
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
@@ -275,8 +277,8 @@ WITH m AS MATERIALIZED (
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
                        migrating_at, staged_size, error_code, error_message)
-  SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, called, entered_at, leased_at, started_at,
-         generated_at, migrating_at, staged_size, error_code, error_message FROM back
+  SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, called, entered_at,
+         least(leased_at, started_at), started_at, generated_at, migrating_at, staged_size, error_code, error_message FROM back
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM back WHERE generated_at IS NOT NULL))
 ), h AS (
@@ -290,7 +292,7 @@ WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::text[], $5::text[]) AS m(id, token, delay, code, message) ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 2, due_at = now() + make_interval(secs => m.delay), class = 0, lease = NULL, token = NULL,
-    executor = NULL, started_at = NULL, until = NULL, error_code = m.code, error_message = m.message, version = q.version + 1
+    executor = NULL, until = NULL, error_code = m.code, error_message = m.message, version = q.version + 1
   FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase >= 2
   RETURNING q.id, q.attempt, q.version, q.error_code
 ), h AS (
@@ -313,7 +315,7 @@ WITH m AS MATERIALIZED (
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, generated_at, migrating_at,
                        staged_size, error_code, error_message)
-  SELECT id, attempt, 'staging_lost', executor, token, entered_at, leased_at, started_at, generated_at, migrating_at, staged_size,
+  SELECT id, attempt, 'staging_lost', executor, token, entered_at, least(leased_at, started_at), started_at, generated_at, migrating_at, staged_size,
          'staging_lost', error_message FROM back
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM back))
@@ -364,10 +366,10 @@ SELECT nextval('dispatcher_ids')::int AS id
 WITH gone AS (
   DELETE FROM dispatch q WHERE q.id = ANY ($1::bigint[]) AND q.token IS NULL AND q.sends > 0
   RETURNING q.id, q.public_id, q.lane, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size, q.staged_hash,
-    q.staged_type, q.staged_files, q.entered_at, q.generated_at, q.migrating_at
+    q.staged_type, q.staged_files, q.entered_at, q.started_at, q.generated_at, q.migrating_at
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
-  SELECT id, attempt, 'failed', entered_at, generated_at, migrating_at, staged_size, 'undeliverable', $2 FROM gone WHERE phase >= 1
+  INSERT INTO attempt (task_id, attempt, outcome, entered_at, started_at, generated_at, migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, 'failed', entered_at, started_at, generated_at, migrating_at, staged_size, 'undeliverable', $2 FROM gone WHERE phase >= 1
   ON CONFLICT DO NOTHING
 ), t AS (
   UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,

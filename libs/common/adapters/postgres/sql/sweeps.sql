@@ -54,8 +54,8 @@ WITH lost AS MATERIALIZED (
   SELECT * FROM (SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
                    AND (o.phase >= 1 OR o.lost < $2) OFFSET 0) f ORDER BY f.id
 ), back AS (
-  UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL,
-    lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,
+  UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, until = NULL,
+    started_at = CASE WHEN q.phase >= 1 THEN q.started_at END, lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,
     entered_at = CASE WHEN q.phase = 0 THEN now() ELSE q.entered_at END
   FROM lost WHERE q.id = lost.id AND q.token = lost.token
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.phase, q.attempt, q.version, lost.token, lost.executor, lost.lease,
@@ -150,10 +150,10 @@ WITH m AS MATERIALIZED (
 ), gone AS (
   DELETE FROM dispatch q USING m WHERE q.id = m.id AND q.version = m.version AND q.token IS NULL
   RETURNING q.id, q.public_id, q.lane, q.state, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size,
-    q.staged_hash, q.staged_type, q.staged_files, q.entered_at, q.generated_at, q.migrating_at, m.status, m.code, m.message, m.dead
+    q.staged_hash, q.staged_type, q.staged_files, q.entered_at, q.started_at, q.generated_at, q.migrating_at, m.status, m.code, m.message, m.dead
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
-  SELECT id, attempt, CASE status WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END, entered_at, generated_at, migrating_at,
+  INSERT INTO attempt (task_id, attempt, outcome, entered_at, started_at, generated_at, migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, CASE status WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END, entered_at, started_at, generated_at, migrating_at,
          staged_size, code, message FROM gone WHERE phase >= 1
   ON CONFLICT DO NOTHING
 ), h AS (

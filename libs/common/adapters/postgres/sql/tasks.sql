@@ -129,10 +129,10 @@ WITH c AS MATERIALIZED (
 ), gone AS (
   DELETE FROM dispatch q USING c WHERE q.id = c.id AND q.token IS NULL
   RETURNING q.id, q.public_id, q.lane, q.state, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged_size,
-    q.entered_at, q.generated_at, q.migrating_at
+    q.entered_at, q.started_at, q.generated_at, q.migrating_at
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, entered_at, generated_at, migrating_at, staged_size, error_code, error_message)
-  SELECT id, attempt, 'canceled', entered_at, generated_at, migrating_at, staged_size, 'canceled', 'canceled by the caller'
+  INSERT INTO attempt (task_id, attempt, outcome, entered_at, started_at, generated_at, migrating_at, staged_size, error_code, error_message)
+  SELECT id, attempt, 'canceled', entered_at, started_at, generated_at, migrating_at, staged_size, 'canceled', 'canceled by the caller'
   FROM gone WHERE phase >= 1
   ON CONFLICT DO NOTHING
 ), t AS (
