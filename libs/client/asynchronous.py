@@ -13,9 +13,11 @@ from typing import Any, Self
 import httpx
 
 from libs.client import calls
-from libs.client.calls import Call, Events, Pause
+from libs.client.calls import Call, Pause
 from libs.client.errors import ApiError, NotReachable, TaskEnded
-from libs.client.task import FINAL, Task
+from libs.client.files import whole
+from libs.client.streams import Events, Patience, is_end
+from libs.client.task import Task
 
 
 class AsyncClient:
@@ -27,7 +29,7 @@ class AsyncClient:
     def __init__(self, url: str, key: str, *, timeout: float = 30.0, tries: int = 5) -> None:
         self._timeout = timeout
         self._tries = tries
-        self._http = httpx.AsyncClient(base_url=calls.root_of(url), headers={"Authorization": f"Bearer {key}"})
+        self._http = httpx.AsyncClient(base_url=calls.root_of(url), headers=calls.bearer(key))
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,7 +53,9 @@ class AsyncClient:
         self, tasks: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> list[dict[str, Any]]:
         """Hand in up to 1,000: for each its task, or what is wrong with it, in order."""
-        items: list[dict[str, Any]] = (await self.send(calls.submit_batch(tasks, idempotency_key)))["items"]
+        items: list[dict[str, Any]] = calls.page_of(await self.send(calls.submit_batch(tasks, idempotency_key)))[
+            "items"
+        ]
         return items
 
     async def get(self, task_id: str) -> Task:
@@ -88,12 +92,12 @@ class AsyncClient:
 
     async def attempts(self, task_id: str) -> list[dict[str, Any]]:
         """The attempts that have ended, oldest first."""
-        items: list[dict[str, Any]] = (await self.send(calls.about_task(task_id, "attempts")))["items"]
+        items: list[dict[str, Any]] = calls.page_of(await self.send(calls.about_task(task_id, "attempts")))["items"]
         return items
 
     async def history(self, task_id: str) -> list[dict[str, Any]]:
         """What happened to the task beside its attempts, oldest first."""
-        items: list[dict[str, Any]] = (await self.send(calls.about_task(task_id, "history")))["items"]
+        items: list[dict[str, Any]] = calls.page_of(await self.send(calls.about_task(task_id, "history")))["items"]
         return items
 
     async def pages(self, path: str, **filters: Any) -> AsyncIterator[dict[str, Any]]:
@@ -101,7 +105,7 @@ class AsyncClient:
         cursor: str | None = None
         while True:
             wanted = {name: value for name, value in {**filters, "cursor": cursor}.items() if value is not None}
-            page = await self.send(Call("GET", path, params=wanted))
+            page = calls.page_of(await self.send(Call("GET", path, params=wanted)))
             for item in page["items"]:
                 yield item
             cursor = page.get("next_cursor")
@@ -109,38 +113,35 @@ class AsyncClient:
                 return
 
     async def events(self, task_id: str | None = None, *, last_event_id: str = "") -> AsyncIterator[dict[str, Any]]:
-        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks are bridged."""
-        stream, nth, ended = Events(), 0, False
-        stream.last = last_event_id
+        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged."""
+        stream, patience = Events(last_event_id), Patience(self._tries)
         while True:
+            broke: Exception | None = None
             try:
                 async with self._opened(calls.stream(task_id, stream.last)) as response:
+                    if not stream.begin(response):
+                        return
                     async for line in response.aiter_lines():
+                        patience.had()
                         for event in stream.feed(line):
-                            nth, ended = 0, event.get("status") in FINAL
                             yield event
-                if task_id is not None and ended:
-                    return
-            except httpx.TransportError:
-                if nth >= self._tries:
-                    raise NotReachable("the stream of events broke and cannot be had again") from None
-            nth += 1
-            await asyncio.sleep(min(2.0**nth / 4, 8.0))
+                            if task_id is not None and is_end(event):
+                                return
+            except (httpx.TransportError, ApiError) as error:
+                broke = error
+            await asyncio.sleep(patience.pause(broke, time.monotonic()))
 
     async def download(self, task_id: str, target: str | Path, index: int = 0) -> Path:
         """Write a file of the result to `target`, whole or not at all."""
         target = Path(target)
-        part = target.with_name(f".{target.name}.part")
         try:
             async with self._opened(calls.result(task_id, index)) as response:
-                with part.open("wb") as file:
+                with whole(target) as file:
                     async for chunk in response.aiter_bytes():
                         file.write(chunk)
-            return part.replace(target)
+            return target
         except httpx.TransportError as error:
             raise NotReachable(f"the download broke: {type(error).__name__}") from None
-        finally:
-            part.unlink(missing_ok=True)
 
     async def send(self, call: Call) -> Any:
         """Any other call of the REST face: its JSON."""
@@ -152,15 +153,9 @@ class AsyncClient:
         raise NotReachable("no try is left")
 
     async def _answer(self, call: Call) -> httpx.Response | None:
+        request = calls.built(self._http, call, self._timeout)
         try:
-            return await self._http.request(
-                call.method,
-                call.path,
-                params=call.params,
-                json=call.body,
-                headers=call.headers,
-                timeout=self._timeout + call.wait_seconds,
-            )
+            return await self._http.send(request)
         except httpx.TransportError:
             return None
 
@@ -184,5 +179,4 @@ class AsyncClient:
 async def _check(response: httpx.Response) -> None:
     if not response.is_success:
         await response.aread()
-        calls.judge(Call("GET", ""), response, 0, 0)
-        raise ApiError(response.status_code, {})
+        raise calls.refusal(response)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
+from pydantic import ValidationError
 
-from libs.client.errors import ApiError, NotReachable
+from libs.client.errors import ApiError, NotReachable, NotSendable
 from libs.client.task import Task
 
 #: As long as the server lets a request wait; longer waits are several requests.
 WAIT_SECONDS: Final = 60
 BATCH: Final = 1_000
 _LONGEST_PAUSE: Final = 60.0
+_LARGEST_PORT: Final = 65_535
+STRANGER: Final = "what answers there is no API of this version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,34 @@ class Pause:
 
 def root_of(url: str) -> str:
     """The address without a slash at its end; raises ValueError for what is no address of a server."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        address = httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        address = httpx.URL()
+    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > _LARGEST_PORT:
         raise ValueError(f"{url!r} is no address: write http://host:port")
     return url.rstrip("/")
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that says who asks; raises ValueError for what can be no key."""
+    if not key or not _fits_a_header(key):
+        raise ValueError("the API key is no key: it is empty, or has characters that no key has")
+    return {"Authorization": f"Bearer {key}"}
+
+
+def built(http: httpx.Client | httpx.AsyncClient, call: Call, seconds: float) -> httpx.Request:
+    """The request of a call; raises NotSendable. Only the answer may take longer than usual, not the connecting."""
+    for name, value in call.headers.items():
+        if not _fits_a_header(value):
+            raise NotSendable(f"{name} takes visible ASCII characters alone")
+    timeout = httpx.Timeout(seconds, read=seconds + call.wait_seconds)
+    try:
+        return http.build_request(
+            call.method, call.path, params=call.params, json=call.body, headers=call.headers, timeout=timeout
+        )
+    except ValueError as error:
+        raise NotSendable(f"it cannot be sent: {error}") from None
 
 
 def submit(model: str, payload: Any, key: str | None, options: Mapping[str, Any]) -> Call:
@@ -66,7 +92,9 @@ def submit_batch(tasks: Sequence[Mapping[str, Any]], key: str | None) -> Call:
 
 def task(task_id: str, *, wait: float | None = None) -> Call:
     """A read; with `wait` it is answered when the task has ended, or after so many seconds."""
-    return Call("GET", f"/v1/tasks/{quoted(task_id)}", headers=_waits({}, wait), wait_seconds=wait or 0.0)
+    return Call(
+        "GET", f"/v1/tasks/{quoted(task_id)}", headers=_waits({}, wait), wait_seconds=min(wait or 0.0, WAIT_SECONDS)
+    )
 
 
 def about_task(task_id: str, what: str) -> Call:
@@ -92,8 +120,12 @@ def stream(task_id: str | None, last: str) -> Call:
 
 
 def quoted(text: str) -> str:
-    """As one segment of a path."""
-    return quote(text, safe="")
+    """As one segment of a path, which `.` and `..` would not be: they lead elsewhere. Raises NotSendable."""
+    try:
+        segment = quote(text, safe="")
+    except UnicodeEncodeError:
+        raise NotSendable(f"{text!r} is no text") from None
+    return segment if segment.strip(".") else segment.replace(".", "%2E")
 
 
 def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int) -> Any:
@@ -105,14 +137,24 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
     if response is None:
         if not call.repeatable or not tries_left:
             raise NotReachable("the server cannot be reached")
-        return Pause(_backoff(nth))
+        return Pause(backoff(nth))
     if response.is_success:
-        return _json(response)
-    wanted = retry_after(response.headers)
+        answer = _json(response)
+        if not isinstance(answer, dict) and (answer is not None or call.method == "GET"):
+            raise NotReachable(f"{STRANGER}: its answer is no object")
+        return answer
     if response.status_code in (429, 503) and tries_left:
-        return Pause(max(wanted or 0.0, _backoff(nth)))
-    problem = _json(response)
-    raise ApiError(response.status_code, problem if isinstance(problem, dict) else {}, wanted)
+        return Pause(max(retry_after(response.headers) or 0.0, backoff(nth)))
+    raise refusal(response)
+
+
+def refusal(response: httpx.Response) -> ApiError:
+    """What an answer that is no success says."""
+    try:
+        problem = _json(response)
+    except NotReachable:
+        problem = {"detail": f"the answer is no JSON ({response.headers.get('content-type', 'no type')})"}
+    return ApiError(response.status_code, problem if isinstance(problem, dict) else {}, retry_after(response.headers))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -126,36 +168,20 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-class Events:
-    """Puts the lines of an event stream together (Server-Sent Events, WHATWG HTML 9.2)."""
-
-    def __init__(self) -> None:
-        self.last = ""  #: where to go on after a break
-        self._data: list[str] = []
-        self._id: str | None = None
-
-    def feed(self, line: str) -> Iterator[dict[str, Any]]:
-        """The event that this line completes, if it does."""
-        if not line:
-            if self._id is not None:
-                self.last = self._id
-            if self._data:
-                event = json.loads("\n".join(self._data))
-                self._data = []
-                if isinstance(event, dict):
-                    yield event
-            return
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if name == "data":
-            self._data.append(value)
-        elif name == "id":
-            self._id = value
-
-
 def task_of(answer: Any) -> Task:
     """A task from an answer."""
-    return Task.model_validate(answer)
+    try:
+        return Task.model_validate(answer)
+    except ValidationError as error:
+        raise NotReachable(f"{STRANGER}: its answer is no task ({error.error_count()} fields)") from None
+
+
+def page_of(answer: Any) -> dict[str, Any]:
+    """A list from an answer."""
+    page: dict[str, Any] = answer
+    if not isinstance(page.get("items"), list):
+        raise NotReachable(f"{STRANGER}: its answer is no list")
+    return page
 
 
 def _waits(headers: dict[str, str], wait: float | None) -> dict[str, str]:
@@ -168,8 +194,14 @@ def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError:
-        return {"detail": f"the answer is no JSON ({response.headers.get('content-type', 'no type')})"}
+        kind = response.headers.get("content-type", "of no type")
+        raise NotReachable(f"{STRANGER}: its answer is no JSON, but {kind}") from None
 
 
-def _backoff(nth: int) -> float:
-    return min(0.25 * 2.0**nth, 8.0) * (1 + random.random())  # noqa: S311  spreads repetitions
+def _fits_a_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
+def backoff(nth: int) -> float:
+    """Seconds before the next try, spread so that many callers do not come at once."""
+    return min(0.25 * 2.0**nth, 8.0) * (1 + random.random())  # noqa: S311  no secret

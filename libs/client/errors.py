@@ -2,6 +2,7 @@
 
 ClientError
 |-- NotReachable    no answer, or one that says "not now", after every repetition
+|-- NotSendable     what was given fits into no request; a ValueError, too
 |-- ApiError        the server refused; `code` is stable
 `-- TaskEnded       the task that was waited for ended without success
 """
@@ -20,6 +21,10 @@ class ClientError(Exception):
 
 class NotReachable(ClientError):
     """The server gives no answer."""
+
+
+class NotSendable(ClientError, ValueError):
+    """What was given fits into no request: a number that JSON does not know, a header that is not ASCII."""
 
 
 class ApiError(ClientError):

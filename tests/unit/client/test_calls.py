@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from libs.client import ApiError, NotReachable
-from libs.client.calls import Call, Events, Pause, judge, retry_after, root_of, submit, task
+from libs.client import ApiError, NotReachable, NotSendable
+from libs.client.calls import Call, Pause, bearer, built, judge, page_of, retry_after, root_of, submit, task, task_of
 
 READ = Call("GET", "/v1/tasks")
 ONCE = Call("POST", "/v1/models", repeatable=False)
@@ -16,7 +16,22 @@ ONCE = Call("POST", "/v1/models", repeatable=False)
 
 def test_an_answer_is_its_json() -> None:
     assert judge(READ, httpx.Response(200, json={"id": "1"}), 0, 0) == {"id": "1"}
-    assert judge(READ, httpx.Response(204), 0, 0) is None
+    assert judge(Call("DELETE", "/v1/models/m"), httpx.Response(204), 0, 0) is None
+
+
+@pytest.mark.parametrize(
+    "answer", [httpx.Response(200, text="<html>"), httpx.Response(200), httpx.Response(200, json=[])]
+)
+def test_whoever_answers_may_be_somebody_else(answer: httpx.Response) -> None:
+    with pytest.raises(NotReachable, match="no API"):
+        judge(READ, answer, 0, 0)
+
+
+def test_answers_of_another_shape_are_told() -> None:
+    with pytest.raises(NotReachable, match="no list"):
+        page_of({"ok": True})
+    with pytest.raises(NotReachable, match="no task"):
+        task_of({"ok": True})
 
 
 def test_not_now_is_repeated_no_sooner_than_the_server_wants() -> None:
@@ -54,6 +69,34 @@ def test_every_create_has_a_key() -> None:
 
 def test_ids_stay_one_segment_of_the_path() -> None:
     assert task("../models").path == "/v1/tasks/..%2Fmodels"
+    with httpx.Client(base_url="http://h") as http:
+        assert str(built(http, task(".."), 1.0).url) == "http://h/v1/tasks/%2E%2E"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        submit("m", float("nan"), None, {}),
+        submit("m", "\ud800", None, {}),
+        submit("m", 1, "\u00fc", {}),
+        submit("m", 1, "a\nb", {}),
+    ],
+)
+def test_what_cannot_be_sent_is_told(call: Call) -> None:
+    with httpx.Client(base_url="http://h") as http, pytest.raises(NotSendable):
+        built(http, call, 1.0)
+
+
+def test_a_long_wait_is_many_requests_and_a_connection_is_made_soon() -> None:
+    with httpx.Client(base_url="http://h") as http:
+        times = built(http, task("1", wait=86_400), 10.0).extensions["timeout"]
+    assert times == {"connect": 10, "read": 70, "write": 10, "pool": 10}
+
+
+@pytest.mark.parametrize("key", ["", "\u00fc", "two\nlines"])
+def test_a_key_is_checked(key: str) -> None:
+    with pytest.raises(ValueError, match="API key"):
+        bearer(key)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("3", 3.0), ("9999", 60.0), ("soon", None), ("", None)])
@@ -61,21 +104,13 @@ def test_retry_after(value: str, seconds: float | None) -> None:
     assert retry_after({"Retry-After": value}) == seconds
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8080", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:8080", "ftp://host", "http://", "http://h:x", "http://h:99999", "http://[::1", "http://\u00fc..x"],
+)
 def test_an_address_is_checked(url: str) -> None:
     with pytest.raises(ValueError, match="write http://host:port"):
         root_of(url)
-
-
-def test_events_are_put_together_from_lines() -> None:
-    stream, seen = Events(), []
-    lines = ["retry: 1", ": ping", "", "id: a:1", 'data: {"status":', 'data: "queued"}', "", "id: a:2", 'data:{"n":2}']
-    for line in lines:
-        seen += list(stream.feed(line))
-    assert seen == [{"status": "queued"}]
-    assert stream.last == "a:1", "the second one is not whole yet"
-    seen += list(stream.feed(""))
-    assert (seen[-1], stream.last) == ({"n": 2}, "a:2")
 
 
 def test_a_retry_that_waits_is_no_end() -> None:

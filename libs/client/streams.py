@@ -1,0 +1,97 @@
+"""Streams of events: their lines, and what to do when one breaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import httpx
+
+from libs.client.calls import STRANGER, backoff
+from libs.client.errors import ApiError, NotReachable
+from libs.client.task import FINAL
+
+#: "Not now", of the API or of a proxy behind which it is being restarted.
+_NOT_NOW: Final = (429, 502, 503, 504)
+#: A stream that was had is wanted back for so long: as a restart of the API may take.
+_BRIDGED_SECONDS: Final = 120.0
+
+
+def is_end(event: Mapping[str, Any]) -> bool:
+    """Whether a task's stream ends with this; a failure that will be tried again is none."""
+    return bool(event.get("final", event.get("status") in FINAL))
+
+
+class Patience:
+    """When a stream that broke or cannot be had is opened again, and when it is given up.
+
+    One that was never had is tried `tries` times, so that a wrong address is told soon; one that was had, longer.
+    """
+
+    def __init__(self, tries: int) -> None:
+        self._tries = tries
+        self._nth = 0  #: tries since the last line came
+        self._had = False
+        self._broke_at = 0.0
+
+    def had(self) -> None:
+        """A line came."""
+        self._had, self._nth = True, 0
+
+    def pause(self, why: Exception | None, now: float) -> float:
+        """Seconds until the next try; raises NotReachable, and ApiError for what another try would not change.
+
+        `why` None: the server ended the stream, as one does that is being stopped.
+        """
+        if self._nth == 0:
+            self._broke_at = now
+        self._nth += 1
+        given_up = now - self._broke_at > _BRIDGED_SECONDS if self._had else self._nth >= self._tries
+        wanted = 0.0
+        if isinstance(why, ApiError):
+            if given_up or why.status not in _NOT_NOW:
+                raise why
+            wanted = why.retry_after or 0.0
+        elif given_up:
+            raise NotReachable("the stream of events broke and cannot be had again")
+        return max(wanted, backoff(self._nth))
+
+
+class Events:
+    """Puts the lines of an event stream together (Server-Sent Events, WHATWG HTML 9.2)."""
+
+    def __init__(self, last: str = "") -> None:
+        self.last = last  #: where to go on after a break
+        self._data: list[str] = []
+        self._id: str | None = None
+
+    def begin(self, response: httpx.Response) -> bool:
+        """Whether this answer tells more; what a connection that broke left half told is dropped.
+
+        Raises NotReachable when it is no stream of events.
+        """
+        self._data, self._id = [], None
+        if self.last and response.status_code == httpx.codes.NO_CONTENT:  # the end is what the caller has
+            return False
+        if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            raise NotReachable(f"{STRANGER}: it tells no events")
+        return True
+
+    def feed(self, line: str) -> Iterator[dict[str, Any]]:
+        """The event that this line completes, if it does."""
+        if not line:
+            if self._id is not None:
+                self.last = self._id
+            if self._data:
+                event = json.loads("\n".join(self._data))
+                self._data = []
+                if isinstance(event, dict):
+                    yield event
+            return
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "id":
+            self._id = value

@@ -1,0 +1,78 @@
+"""What the client makes of the lines of an event stream, and of its breaks."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from libs.client import ApiError, NotReachable
+from libs.client.streams import Events, Patience, is_end
+
+STREAM = httpx.Response(200, headers={"Content-Type": "text/event-stream"})
+BROKEN = httpx.ReadError("gone")
+
+
+def test_events_are_put_together_from_lines() -> None:
+    stream, seen = Events(), []
+    lines = ["retry: 1", ": ping", "", "id: a:1", 'data: {"status":', 'data: "queued"}', "", "id: a:2", 'data:{"n":2}']
+    for line in lines:
+        seen += list(stream.feed(line))
+    assert seen == [{"status": "queued"}]
+    assert stream.last == "a:1", "the second one is not whole yet"
+    seen += list(stream.feed(""))
+    assert (seen[-1], stream.last) == ({"n": 2}, "a:2")
+
+
+def test_what_a_break_cut_in_half_is_dropped() -> None:
+    stream, seen = Events(), []
+    for line in ["id: a:2", 'data: {"half":']:
+        seen += list(stream.feed(line))
+    assert stream.begin(STREAM)
+    for line in ["id: a:2", 'data: {"n": 2}', ""]:
+        seen += list(stream.feed(line))
+    assert seen == [{"n": 2}]
+
+
+def test_an_answer_may_be_no_stream() -> None:
+    assert not Events("a:4").begin(httpx.Response(204)), "the caller has the end"
+    for answer in (httpx.Response(204), httpx.Response(200, text="<html>")):
+        with pytest.raises(NotReachable, match="no API"):
+            Events().begin(answer)
+
+
+def test_a_failure_that_is_tried_again_is_no_end() -> None:
+    assert not is_end({"status": "failed", "final": False})
+    assert is_end({"status": "failed", "final": True})
+
+
+def test_a_stream_that_was_never_had_is_given_up_soon() -> None:
+    patience = Patience(tries=3)
+    assert 0 < patience.pause(BROKEN, 0.0) < 3
+    patience.pause(None, 1.0)
+    with pytest.raises(NotReachable):
+        patience.pause(BROKEN, 2.0)
+
+
+def test_a_stream_that_was_had_is_wanted_back_for_two_minutes() -> None:
+    patience = Patience(tries=1)
+    for _ in range(3):
+        patience.had()
+        for at in range(0, 120, 10):
+            assert 0 < patience.pause(BROKEN, float(at)) <= 16
+    with pytest.raises(NotReachable):
+        patience.pause(BROKEN, 121.0)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_not_now_is_no_end_of_a_stream(status: int) -> None:
+    patience = Patience(tries=2)
+    assert patience.pause(ApiError(status, {}, retry_after=30.0), 0.0) >= 30
+    with pytest.raises(ApiError):
+        patience.pause(ApiError(status, {}), 1.0)
+
+
+def test_a_refusal_is_the_end_of_a_stream() -> None:
+    patience = Patience(tries=5)
+    patience.had()
+    with pytest.raises(ApiError):
+        patience.pause(ApiError(401, {}), 0.0)
