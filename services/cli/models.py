@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
@@ -82,17 +81,21 @@ def apply(
     Example: sluiceway models apply -f models.yaml --dry-run
     """
     wanted = list(_documents(file))
+    if not wanted:
+        raise typer.BadParameter("it names no model", param_hint="--file")
     changes = []
-    with connect(url, key_file) as client:
-        for fields in wanted:
-            change = _change(client, fields)
-            changes.append(change)
-            if not as_json:
-                _say(change, dry_run=dry_run)
-            if not dry_run:
-                _carry_out(client, fields, change)
-    if as_json:
-        print(json.dumps({"dry_run": dry_run, "models": changes}))
+    try:
+        with connect(url, key_file) as client:
+            for fields in wanted:
+                change = _change(client, fields)
+                if not dry_run:
+                    _carry_out(client, fields, change)
+                changes.append(change)
+                if not as_json:
+                    _say(change, dry_run=dry_run)
+    finally:  # where one is refused, those before it are as the file wants them
+        if as_json and changes:
+            print(json.dumps({"dry_run": dry_run, "models": changes}))
 
 
 @models.command()
@@ -165,14 +168,24 @@ def _documents(file: str) -> Iterator[dict[str, Any]]:
         documents = list(yaml.safe_load_all(text))
     except OSError as error:
         raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="--file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise typer.BadParameter(f"no YAML: {' '.join(str(error).split())}", param_hint="--file") from None
     for document in documents:
         inner = document.get("models", document) if isinstance(document, dict) else document
         for nth, fields in enumerate(inner if isinstance(inner, list) else [inner]):
             if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
                 raise typer.BadParameter(f"model {nth + 1} has no name", param_hint="--file")
+            _check_json(fields)
             yield fields
+
+
+def _check_json(fields: Mapping[str, Any]) -> None:
+    """YAML knows dates, bytes, infinities and loops, which a request cannot carry."""
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        told = f"model {fields['name']!r} is no JSON: {error}. Quote what is meant as text"
+        raise typer.BadParameter(told, param_hint="--file") from None
 
 
 def _change(client: Client, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,4 +234,6 @@ def _read(client: Client, name: str) -> dict[str, Any]:
 
 
 def _path(name: str) -> str:
-    return f"/v1/models/{quote(name, safe='')}"
+    from libs.client.calls import quoted
+
+    return f"/v1/models/{quoted(name)}"

@@ -72,6 +72,10 @@ def _text(path: Path, option: str) -> str:
 
 def _json(text: str, complaint: str, option: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise typer.BadParameter(complaint, param_hint=option) from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")  # Python alone reads NaN and Infinity
