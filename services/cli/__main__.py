@@ -94,12 +94,15 @@ def _told(error: Exception) -> int | None:
     """Say what the client's errors mean and what to do next; None for an error that is not one of them."""
     if "libs.client" not in sys.modules:
         return None
-    from libs.client import ApiError, NotReachable
+    from libs.client import ApiError, NotReachable, NotSendable
 
     match error:
         case NotReachable():
             note(f"{error}. Is the API up, and SLUICEWAY_URL right? `sluiceway status` and `sluiceway doctor` look.")
             return 3
+        case NotSendable():
+            note(str(error))
+            return 2
         case ApiError(status=401):
             told = str(error).rstrip(".")
             note(f"{told}. Check SLUICEWAY_API_KEY; `sluiceway keys list --tenant N` shows which keys are valid.")

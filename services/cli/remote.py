@@ -30,10 +30,15 @@ KeyFileOption = Annotated[
 
 @contextmanager
 def connect(url: str, key_file: Path | None) -> Iterator[Client]:
-    """A client of the API. Ends the command with exit code 2 when address or key are missing."""
+    """A client of the API. Ends the command with exit code 2 when address or key are missing, or are none."""
     from libs.client import Client
 
-    with Client(url or _running_here(), _key(key_file), timeout=_SECONDS, tries=_TRIES) as client:
+    try:
+        opened = Client(url or _running_here(), _key(key_file), timeout=_SECONDS, tries=_TRIES)
+    except ValueError as error:
+        note(str(error))
+        raise typer.Exit(2) from None
+    with opened as client:
         yield client
 
 
@@ -62,8 +67,8 @@ def _key(key_file: Path | None) -> str:
     named = key_file or (Path(name) if (name := os.environ.get("SLUICEWAY_API_KEY_FILE")) else None)
     try:
         key = named.read_text() if named else os.environ.get("SLUICEWAY_API_KEY", "")
-    except OSError as error:
-        note(f"the API key cannot be read from {named}: {error.strerror}")
+    except (OSError, UnicodeDecodeError) as error:
+        note(f"the API key cannot be read from {named}: {getattr(error, 'strerror', 'it is no text')}")
         raise typer.Exit(2) from None
     if not key.strip():
         note("which API key? Set SLUICEWAY_API_KEY or say --key-file; `sluiceway keys create --tenant N` makes one.")

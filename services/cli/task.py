@@ -118,7 +118,8 @@ def list_tasks(
     """
     with connect(url, key_file) as client:
         filters = {"model": model, "status": status, "biz_name": biz_name, "limit": min(limit, 1_000)}
-        show_list(islice(client.pages("/v1/tasks", **filters), limit), _TASK_COLUMNS, chosen(output, as_json))
+        found = islice(client.pages("/v1/tasks", **filters), min(limit, sys.maxsize))
+        show_list(found, _TASK_COLUMNS, chosen(output, as_json))
 
 
 @task.command()
@@ -173,7 +174,8 @@ def cancel(
     """
     named = list(_named(ids))
     with connect(url, key_file) as client:
-        confirm(f"Cancel {len(named)} tasks?" if len(named) > 1 else f"Cancel the task {named[0]}?", yes=yes)
+        if named:  # a list of tasks that is read may be empty
+            confirm(f"Cancel {len(named)} tasks?" if len(named) > 1 else f"Cancel the task {named[0]}?", yes=yes)
         answers = [client.cancel(task_id) for task_id in named]
     columns: list[Column] = [("ID", "id"), ("VERDICT", "verdict"), ("STATUS", "status")]
     show_list(answers, columns, chosen(output, as_json))
@@ -235,7 +237,9 @@ def why(
 @task.command()
 def download(
     task_id: Id,
-    to: Annotated[Path, typer.Option("--to", help="File, or folder for all files of the result.")] = Path(),
+    to: Annotated[
+        str, typer.Option("--to", help="File; or folder, there or with a / at its end, for all files.")
+    ] = ".",
     index: Annotated[int | None, typer.Option("--index", min=0, help="One file only, from 0.")] = None,
     url: UrlOption = "",
     key_file: KeyFileOption = None,
@@ -252,12 +256,15 @@ def download(
         if not wanted:
             note(f"the task is {found.status} and has {len(files)} files" + (f", none is {index}" if index else ""))
             raise typer.Exit(1)
-        if not to.is_dir() and len(wanted) > 1:
-            to.mkdir(parents=True)
+        target = Path(to)
+        if to.endswith("/") or len(wanted) > 1:
+            target.mkdir(parents=True, exist_ok=True)
         written = []
         for file in wanted:
             name = f"{task_id}-{file['index']}.{file['type']}"
-            written.append(client.download(task_id, to / name if to.is_dir() else to, file["index"]))
+            written.append(client.download(task_id, target / name if target.is_dir() else target, file["index"]))
+    if target.is_char_device() or target.is_fifo() or to.startswith("/dev/"):
+        return  # it may be the very output
     if as_json:
         print(json.dumps({"files": [str(path) for path in written]}))
     else:
@@ -288,11 +295,14 @@ def _plain(found: Task) -> dict[str, Any]:
 
 
 def _named(ids: Iterable[str]) -> Iterable[str]:
-    for name in ids:
-        if name == "-":
-            yield from (line.strip() for line in sys.stdin if line.strip())
-        else:
-            yield name
+    try:
+        for name in ids:
+            if name == "-":
+                yield from (line.strip() for line in sys.stdin if line.strip())
+            else:
+                yield name
+    except UnicodeDecodeError:
+        raise typer.BadParameter("standard input is no text", param_hint="ID...") from None
 
 
 def _json(text: str) -> Any:
@@ -305,6 +315,6 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except OSError as error:
         raise typer.BadParameter(f"cannot read {text[1:]}: {error.strerror}", param_hint="--payload") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         hint = f"{error}. Quote text twice: --payload '\"text\"'"
         raise typer.BadParameter(f"no JSON: {hint}", param_hint="--payload") from None

@@ -75,6 +75,33 @@ async def test_tasks_are_handed_in_listed_and_canceled(tenant: Tenant, tmp_path:
     assert (nothing.code, "canceled" in nothing.err) == (1, True)
 
 
+async def test_a_result_is_followed_and_downloaded(tenant: Tenant, tmp_path: Path) -> None:
+    task_id = await tenant.result(b"one", b"two")
+    watched = await run("task", "watch", task_id, "--json", tenant=tenant)
+    assert (watched.code, watched.json["status"]) == (0, "success")
+    assert (await run("task", "why", task_id, "--json", tenant=tenant)).json["code"] == "ended"
+    assert (await run("task", "attempts", task_id, "--json", tenant=tenant)).code == 0
+    folder = tmp_path / "new" / "folder"
+    one = await run("task", "download", task_id, "--to", f"{folder}/", "--index", "1", "--json", tenant=tenant)
+    assert one.json == {"files": [str(folder / f"{task_id}-1.png")]}
+    assert (folder / f"{task_id}-1.png").read_bytes() == b"two"
+    both = await run("task", "download", task_id, "--to", str(tmp_path / "both"), tenant=tenant)
+    assert [Path(line).read_bytes() for line in both.out.splitlines()] == [b"one", b"two"]
+    piped = await run("task", "download", task_id, "--to", "/dev/stdout", "--index", "0", tenant=tenant)
+    assert (piped.code, piped.out) == (0, "one")
+    nowhere = tmp_path / "missing" / "one.png"
+    lost = await run("task", "download", task_id, "--to", str(nowhere), "--index", "0", tenant=tenant)
+    assert (lost.code, lost.err.count("\n"), "No such file" in lost.err) == (1, 1, True)
+    inside = await run("task", "download", task_id, "--to", f"{both.out.splitlines()[0]}/", tenant=tenant)
+    assert (inside.code, inside.err.count("\n")) == (1, 1)
+
+
+async def test_a_list_of_tasks_that_is_read_may_be_empty(tenant: Tenant) -> None:
+    for command in (("get", "-"), ("wait", "-"), ("cancel", "-")):
+        ran = await run("task", *command, "--json", tenant=tenant, given="\n")
+        assert (ran.code, ran.json) == (0, {"items": []})
+
+
 async def test_a_wait_that_lasts_too_long_says_how_to_go_on(tenant: Tenant) -> None:
     ran = await run("task", "submit", "m", "--wait", "--timeout", "0", tenant=tenant)
     assert ran.code == 1
@@ -108,6 +135,37 @@ async def test_models_are_applied_from_a_file_and_applying_twice_changes_nothing
     assert (await run("models", "delete", "two", "--yes", "--json", tenant=tenant)).code == 0
     listed = await run("models", "list", "-o", "ids", tenant=tenant)
     assert len(listed.out.split()) == 2, "m and one are left"
+    assert len((await run("models", "list", "--json", tenant=tenant)).json["items"]) == 2
+
+
+async def test_only_what_was_applied_is_said_to_be(tenant: Tenant, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("name: first\nbase_url: http://127.0.0.1:9\n---\nname: second\nbase_url: nonsense\n")
+    told = await run("models", "apply", "-f", str(file), tenant=tenant)
+    assert (told.code, told.out) == (4, "first: created\n")
+    again = await run("models", "apply", "-f", str(file), "--json", tenant=tenant)
+    assert [model["name"] for model in again.json["models"]] == ["first"]
+    assert again.code == 4
+    reader = Tenant(tenant.api, tenant.id, await tenant.api.key(tenant.id, ("read",)))
+    file.write_text("name: third\nbase_url: http://127.0.0.1:9\n")
+    refused = await run("models", "apply", "-f", str(file), tenant=reader)
+    assert (refused.code, refused.out) == (4, "")
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("", "names no model"),
+        ("name: m\nroute: 2026-01-01\n", "Quote"),
+        ("name: m\ntimeout_seconds: .inf\n", "Quote"),
+        ("name: m\nadapter_config: &loop [*loop]\n", "Quote"),
+        ("[" * 5_000, "no YAML"),
+    ],
+)
+async def test_what_no_request_can_carry_is_told_before_anything_is_sent(tenant: Tenant, file: str, says: str) -> None:
+    ran = await run("models", "apply", "-f", "-", "--json", tenant=tenant, given=file)
+    assert (ran.code, ran.out) == (2, "")
+    assert says in " ".join(ran.err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
@@ -122,6 +180,10 @@ async def test_models_are_applied_from_a_file_and_applying_twice_changes_nothing
         (("models", "apply", "-f", "/no/such/file"), 2, "cannot read"),
         (("models", "apply", "-f", "-"), 2, "has no name"),
         (("models", "show", "nobody"), 4, "model_unknown"),
+        (("models", "show", "."), 4, "model_unknown"),
+        (("task", "submit", "m", "-p", "NaN"), 2, "JSON"),
+        (("task", "submit", "m", "-p", '"\\ud800"'), 2, "surrogates"),
+        (("task", "submit", "m", "--idempotency-key", "\u00fc"), 2, "Idempotency-Key"),
     ],
 )
 async def test_what_is_wrong_is_said(tenant: Tenant, arguments: tuple[str, ...], code: int, says: str) -> None:
@@ -145,6 +207,14 @@ async def test_who_is_asked_and_by_whom_must_be_known(tenant: Tenant, tmp_path: 
     by_file = await run("task", "list", "--json", "--key-file", str(key), tenant=tenant, SLUICEWAY_API_KEY="")
     assert (by_file.code, by_file.json) == (0, {"items": []})
     reader = Tenant(tenant.api, tenant.id, await tenant.api.key(tenant.id, ("read",)))
+    for url in ("localhost:8080", "http://h:port", "http://h:99999"):
+        nowhere = await run("task", "list", SLUICEWAY_URL=url, SLUICEWAY_API_KEY="x")
+        assert (nowhere.code, "http://host:port" in nowhere.err) == (2, True)
+    unsendable = await run("task", "list", tenant=tenant, SLUICEWAY_API_KEY="sw_\u00fc")
+    assert (unsendable.code, "key" in unsendable.err) == (2, True)
+    key.write_bytes(b"\xff")
+    unreadable = await run("task", "list", "--key-file", str(key), tenant=tenant)
+    assert (unreadable.code, str(key) in unreadable.err) == (2, True)
     forbidden = await run("task", "submit", "m", tenant=reader)
     assert (forbidden.code, "keys create" in forbidden.err) == (4, True)
 
