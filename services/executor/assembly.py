@@ -113,11 +113,11 @@ def assemble(world: World, rules: Rules) -> Executor:
         is_data_error=world.is_data_error,
         is_deadlock=world.is_deadlock,
     )
-    waits, late = Waits(), LateAnswers(job_calls, ledger)
+    waits, callbacks, late = Waits(), Callbacks(job_calls, ledger), LateAnswers(job_calls, ledger)
     life = JobLife(
         job_calls,
-        Submission(job_calls, ledger, late, waits, heartbeat),
-        Callbacks(job_calls, ledger),
+        Submission(job_calls, ledger, callbacks, late, waits, heartbeat),
+        callbacks,
         late,
         ledger,
         JobPermits(world.permits, ledger),

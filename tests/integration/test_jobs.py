@@ -704,6 +704,44 @@ async def test_a_provider_that_cannot_be_asked_is_believed_by_its_callbacks(jobs
     await jobs.clean()
 
 
+@pytest.mark.parametrize("when", ["before its executor died", "after the answer was lost", "never"])
+async def test_a_callback_adopts_the_job_whose_submit_was_answered_to_nobody(
+    jobs: Jobs, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.jobs.submission._CALLBACK_SECONDS", 1.0 if when == "never" else 60.0)
+    model = await jobs.model({"polls": False}, poll_seconds=3_600)
+    running = await jobs.rig.executor()
+    if when == "before its executor died":
+        jobs.provider.held = asyncio.Event()
+        ids = await jobs.begin(model, steps=["processing"])
+        await until(lambda: jobs.provider.submits, "it is submitted")
+        await _called_back(jobs, {"status": "processing", "id": "p1"})
+        await die(running)
+        running = await jobs.rig.executor()
+        await jobs.rescued(jobs.rig.started[0], model)
+    else:
+        jobs.provider.submit_faults.append("lost")
+        ids = await jobs.begin(model, steps=["processing"])
+    if when == "never":
+        await jobs.rig.ended(ids, TaskStatus.FAILED)
+        assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == [
+            "submit_unknown"
+        ]
+    else:
+        await jobs.waits(running)
+        await _called_back(jobs, {"status": "processing", "id": "p1"})
+
+        async def adopted() -> bool:
+            return (await jobs.job())["provider_id"] == "p1"
+
+        await until(adopted, "the job is ours")
+        await _called_back(jobs, {"status": "succeeded", "outputs": ["by call"]})
+        await jobs.rig.ended(ids)
+    assert len(jobs.provider.submits) == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
 async def test_a_callback_may_come_before_the_answer_to_the_submit(jobs: Jobs) -> None:
     jobs.provider.held = asyncio.Event()
     model = await jobs.model({"polls": False}, poll_seconds=3_600)

@@ -19,6 +19,7 @@ from libs.common.domain.task import TaskStatus
 from libs.common.operations.callback_tokens import CallbackTokens
 from tests.integration.test_adapter_kit import REPLICATE_BY_CONFIGURATION
 from tests.support.api import running_api, settings
+from tests.support.cog_provider import cog_provider
 from tests.support.cog_server import CogServer, cog_server
 from tests.support.executor_rig import Rig, Running, until
 from tests.support.replicate_provider import TOKEN, Plan, Refusal, ReplicateProvider, replicate_provider
@@ -164,6 +165,27 @@ async def test_a_cancel_ends_the_prediction_that_cog_answers_in_the_call(house: 
     ids = await house.begin(model, text="wanted")
     await _again_until(house, model, lambda: cog.runs().count("wanted"))
     await house.over(running, model, ids, b"\x89PNG\r\n\x1a\nwanted")
+
+
+async def test_cog_is_told_to_end_a_prediction_that_nobody_knows_to_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose id is our key: the place of the model is free again, and so is Cog."""
+    monkeypatch.setattr("services.executor.jobs.submission._CALLBACK_SECONDS", 0.5)
+    async with cog_provider() as cog:
+        cog.faults.append("lost")
+        running = await house.rig.executor(callback_url=lambda _: lambda key, seconds: f"http://127.0.0.1:9/{key}")
+        model = await house.rig.make_model(
+            base_url=cog.url, adapter="cog", adapter_config='{"answer": "callback"}', max_concurrency=1
+        )
+        ids = await house.begin(model, text="lost")
+        await house.rig.ended(ids, TaskStatus.FAILED)
+        (row,) = await house.rig.sql("SELECT error_code FROM dead_task")
+        assert row["error_code"] == "submit_unknown"
+        await until(lambda: cog.calls["cancel"] == 1, "Cog is told")
+        assert cog.running == {}
+        await house.rig.nothing_taken(model)
+        await running.stop()
 
 
 async def test_cog_calls_back_through_the_api(house: House, cog: CogServer) -> None:

@@ -5,6 +5,7 @@
                          `  no answer: is there a job?
                               the adapter dedupes    submit again, with the same key, until the job is named
                               the provider can tell  it is adopted; certainly none: submit
+                              it has called back     it is adopted
                               nobody can tell        the task ends as `submit_unknown`, for an operator to decide
 
 Who goes on with an attempt whose provider id was never written stands at the same question. Until it is answered there
@@ -26,6 +27,7 @@ from libs.common.ports_provider_jobs import JobIntent
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.executor.execution import NotOurs, Trust
+from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job, intent_key
 from services.executor.jobs.late import LateAnswers
@@ -43,6 +45,8 @@ _TRIES: Final = 6
 _SUBMITS: Final = 3
 #: A submit that lasts longer is shown as work of the provider: some answer only when they are done.
 _SHOWN_SECONDS: Final = 1.0
+#: How long a job that cannot be looked for may take to call back.
+_CALLBACK_SECONDS: Final = 5.0
 #: How long an attempt that has to end waits for the answer to its submit.
 _ABORT_SECONDS: Final = 3.0
 
@@ -52,9 +56,18 @@ _Answer = TypeVar("_Answer")
 class Submission:
     """Makes jobs, each at most once for an attempt."""
 
-    def __init__(self, calls: JobCalls, ledger: JobLedger, late: LateAnswers, waits: Waits, trust: Trust) -> None:
+    def __init__(
+        self,
+        calls: JobCalls,
+        ledger: JobLedger,
+        callbacks: Callbacks,
+        late: LateAnswers,
+        waits: Waits,
+        trust: Trust,
+    ) -> None:
         self._calls = calls
         self._ledger = ledger
+        self._callbacks = callbacks
         self._late = late
         self._waits = waits
         self._trust = trust
@@ -136,7 +149,20 @@ class Submission:
         """The job; None: certainly none. Raises ModelError and LookupError."""
         since = asyncio.get_running_loop().time() - job.asked_at
         call = self._calls.ask(job.run.model, job.key, job.intended_at, since_submit=since)
-        return await in_time(call, job.adapter.find, passes=LookupError)
+        try:
+            return await in_time(call, job.adapter.find, passes=LookupError)
+        except LookupError:
+            if job.polls or (said := await self._called_back(job)) is None:
+                raise
+            return said
+
+    async def _called_back(self, job: Job) -> JobReport | None:
+        """What a job that cannot be looked for has said of itself, or says when it begins, soon after its submit."""
+        said = await self._callbacks.said(job)
+        if said is None:
+            await self._waits.rest(job.run, min(_CALLBACK_SECONDS, max(job.left, 0.0)))
+            said = await self._callbacks.said(job)
+        return said
 
     async def _submit_once(self, job: Job) -> JobReport:
         """One submit, again only while no byte of it left. What fails for certain is written down as failed.
