@@ -91,10 +91,10 @@ class TopicKeeper:
             names = await self._next_slice()
             try:
                 await failpoint("dispatcher/before-topic")
-                there = await self._topics.ensure({name: self._known[name].plan for name in names})
+                there = await self._topics.ensure({name: self._known[name].plan for name in self._wanted(names)})
             except BrokerUnavailable as error:
                 log.warning("topics.broker_away", cause=str(error)[:300])
-                for name in names:
+                for name in self._wanted(names):
                     self._look(name, 0.0)
                 await asyncio.sleep(next(delays))
                 continue
@@ -123,6 +123,10 @@ class TopicKeeper:
                 await self._news.wait()
         except TimeoutError:
             return
+
+    def _wanted(self, names: list[str]) -> list[str]:
+        """Those that nobody has dropped while we waited."""
+        return [name for name in names if name in self._known]
 
     def _settle(self, name: str, partitions: int | None) -> None:
         topic = self._known.get(name)

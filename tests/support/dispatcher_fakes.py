@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from libs.common.domain.errors import BrokerUnavailable, GateUnavailable
 from libs.common.ports import SlotRequest, SlotVerdict
@@ -52,9 +52,11 @@ class FakeTopics:
         self.refuses: set[str] = set()
         self.away = False
         self.calls: list[list[str]] = []
+        self.while_asked: Callable[[], object] = lambda: None
 
     async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
         self.calls.append(list(plans))
+        self.while_asked()
         if self.away:
             raise BrokerUnavailable("away")
         for name, plan in plans.items():

@@ -115,6 +115,19 @@ async def test_after_an_outage_everything_is_looked_at_but_nothing_closed() -> N
     assert told == [1, 1]
 
 
+async def test_a_topic_that_is_dropped_while_the_broker_is_away_stops_nobody() -> None:
+    topics, told = FakeTopics(), []
+    topics.away = True
+    async with keeping(topics) as keeper:
+        topics.while_asked = lambda: keeper.drop("a")
+        keeper.want("a", TopicPlan(1), told.append)
+        await until(lambda: topics.calls)
+        topics.away = False
+        keeper.want("b", TopicPlan(1), told.append)
+        await until(lambda: told == [1])
+    assert set(topics.there) == {"b"}
+
+
 async def test_nobody_asks_for_dropped_topics() -> None:
     topics, told = FakeTopics(), []
     keeper = TopicKeeper(topics, Random(1))
