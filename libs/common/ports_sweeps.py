@@ -262,6 +262,9 @@ class Sweeps(Protocol):
     async def open_page(self, after: int, limit: int) -> list[OpenSlot]:
         """Open tasks in the order of their ids, with their slots' lives."""
 
+    async def open_rows(self, after: int) -> int:
+        """How many open tasks there are behind an id."""
+
     async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
         """(lane, slot_ttl_ms) in order."""
 

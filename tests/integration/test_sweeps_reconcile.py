@@ -139,10 +139,29 @@ async def test_the_walk_over_open_tasks_is_shared_out_over_rounds(
     model = await house.model()
     assert await house.taken(model) == (0, 0)  # the lane is known from here on
     ids = await house.tasks(model, 9, slots=False)
-    renewal = SlotRenewal(house.sweeps, house.gate, interval_seconds=300)  # three rounds a walk
-    assert [await renewal.sweep() for _ in range(5)] == [2, 2, 2, 2, 1]
+    renewal = SlotRenewal(house.sweeps, house.gate, interval_seconds=300, clock=house.clock)  # three rounds a walk
+
+    async def round() -> int:
+        restored = await renewal.sweep()
+        house.clock.now += 300
+        return restored
+
+    assert [await round() for _ in range(3)] == [4, 4, 1]
     await house.gate.release_many([(model.lane, member) for member in await house.public(ids)])
-    assert [await renewal.sweep() for _ in range(3)] == [4, 4, 1]
+    assert await round() == 4
+    await house.tasks(model, 6, slots=False)  # they have become more on the way
+    assert [await round() for _ in range(3)] == [6, 5, 0]
+
+
+async def test_a_walk_that_is_late_hurries_but_not_all_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.janitor.sweeps.renewal._PAGE", 2)
+    model = await house.model()
+    assert await house.taken(model) == (0, 0)
+    await house.tasks(model, 40, slots=False)
+    renewal = SlotRenewal(house.sweeps, house.gate, interval_seconds=30, clock=house.clock)
+    assert await renewal.sweep() == 2
+    house.clock.now += 3_600
+    assert [await renewal.sweep(), await renewal.sweep()] == [14, 8]
 
 
 async def test_permits_of_running_calls_are_put_back(house: House) -> None:

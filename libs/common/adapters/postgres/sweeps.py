@@ -223,6 +223,10 @@ class PostgresSweeps:
     async def fold_statistics(self, limit: int) -> int:
         return int((await self._database.fetch("fold_statistics", limit))[0]["rows"])
 
+    async def open_rows(self, after: int) -> int:
+        (row,) = await self._database.fetch("open_rows", after)
+        return int(row["open"])
+
     async def open_page(self, after: int, limit: int) -> list[OpenSlot]:
         return [
             OpenSlot(row["id"], row["lane"], str(row["public_id"]), row["owns_slot"], row["slot_ttl_ms"])

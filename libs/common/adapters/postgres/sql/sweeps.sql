@@ -356,6 +356,10 @@ SELECT q.id, q.public_id, q.lane, q.state <> 3 AS owns_slot,
   greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
 FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
+-- name: open_rows
+-- How many open rows there are behind an id; $1 after. The key's index alone answers.
+SELECT count(*) AS open FROM dispatch WHERE id > $1
+
 -- name: open_slots
 -- All open tasks of a lane that own a gate slot, by the indexes of their states; $1 lane.
 SELECT q.public_id, x.slot_ttl_ms FROM (
