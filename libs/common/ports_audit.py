@@ -20,9 +20,9 @@ class Slice(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A row that a check of PostgreSQL turned up."""
+    """A row that a check of PostgreSQL turned up; `id` is what its repair is told, None where none would be safe."""
 
-    id: int
+    id: int | None
     subject: str
     detail: str
 
@@ -80,7 +80,7 @@ class AuditedLane:
 
 @dataclass(frozen=True, slots=True)
 class OpenMember:
-    """An open task that owns a gate slot, and its token where it must hold a permit."""
+    """An open task that owns a gate slot, and the token under which it must hold a permit, if it must."""
 
     lane: int
     member: str
@@ -143,11 +143,14 @@ class AuditedTasks(Protocol):
     async def restore_row(self, task: int) -> tuple[int, str, int] | None:
         """Repair: a dispatch row for an open task that has none; (lane, member, ttl) of the slot it needs."""
 
-    async def drop_row(self, task: int) -> bool:
-        """Repair: no dispatch row for what is over."""
+    async def drop_row(self, task: int) -> tuple[int, UUID] | None:
+        """Repair: no dispatch row for what is over; (lane, member) of the slot that it may have had."""
 
-    async def mend_pause(self, number: int) -> bool:
-        """Repair: the flag of a lane (its number), or of a tenant (0, all of them), is what its open pauses say."""
+    async def mend_lane_pause(self, lane: int) -> bool:
+        """Repair: the lane is held, and a pause says so."""
+
+    async def mend_tenant_pause(self, tenant: int) -> bool:
+        """Repair: the tenant is held, and a pause says so."""
 
     async def drop_staged_output(self, task: int) -> bool:
         """Repair: no staged output that no task needs; False when one needs it after all."""

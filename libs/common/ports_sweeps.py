@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_dispatch import Moved
+
+#: A slot or a permit without an owner in two looks so far apart has none: a create takes its slot, and a start its
+#: permit, before the row is written, and no transaction of ours lasts that long.
+APART_SECONDS: Final = 30.0
 
 
 class Ended(NamedTuple):

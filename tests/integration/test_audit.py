@@ -6,21 +6,33 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from libs.common.adapters.postgres.attempts import PostgresAttempts
+from libs.common.adapters.postgres.control import PostgresControl
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.domain.task import Phase, TaskStatus
+from libs.common.operations.audit_findings import BY_HAND, Findings
+from libs.common.operations.audit_gate import GateChecks
+from libs.common.ports import PermitRequest, SlotRequest
+from libs.common.ports_attempts import Claim
 from libs.common.ports_dead import Action
+from libs.common.ports_provider_jobs import JobIntent
+from libs.common.ports_sweeps import APART_SECONDS
+from libs.common.ports_tasks import NewTask
 from services.janitor.beats import BeatWatch
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.statistics import Statistics
 from tests.support import corruptions as broken
 from tests.support.auditing import EVENTS, Audited, open_audited
-from tests.support.corruptions import ALSO, CORRUPTIONS, Corruption, Scene
+from tests.support.corruptions import ALSO, CORRUPTIONS, REPAIRED, Corruption, Scene
 from tests.support.graves import Operator, janitor_of, save_up
-from tests.support.house import House
+from tests.support.house import SLOT_MS, House
 
 INVARIANTS = [
     "I2",
@@ -144,6 +156,11 @@ async def test_it_finds_exactly_what_was_corrupted(scene: Scene, invariant: str,
     report = await scene.stores.run()
     assert {violation.invariant for violation in report.violations} == {invariant} | ALSO.get(corrupt, set())
     assert report.unchecked == {}
+    fixable = {violation.key for violation in report.violations if violation.fix is not None}
+    assert bool(fixable) == (corrupt in REPAIRED)
+    after = await scene.stores.run(fix=True)
+    assert {violation.key for violation in after.repaired} == fixable, "what is called fixable is repaired"
+    assert after.clean == bool(fixable)
 
 
 def test_every_invariant_has_a_corruption() -> None:
@@ -195,9 +212,127 @@ async def test_fix_repairs_what_is_safe_to_repair(scene: Scene) -> None:
     assert not report.clean
     assert (await scene.house.state(scene.waiting))["state"] == 0
     assert await scene.house.value("SELECT count(*) FROM history WHERE kind = 'heal'") == 1
+    assert await scene.house.lease(scene.model) == [], "what was held stays held, and says so"
+    assert await PostgresControl(scene.house.database).resume_lane(scene.model.lane, "ann", "")
     assert await scene.house.start(scene.model, scene.executor, await scene.house.lease(scene.model))
     scene.result.write_bytes(b"result")
     assert (await scene.stores.run()).clean
+
+
+@pytest.mark.parametrize("kind", ["slot", "permit"])
+async def test_fix_takes_no_place_from_a_create_or_a_start_that_is_under_way(scene: Scene, kind: str) -> None:
+    house, loop = scene.house, asyncio.get_running_loop()
+    looks: list[float] = []
+    (row,) = await house.lease(scene.model)
+    task, claim = (
+        NewTask(uuid4(), scene.model.tenant_id, scene.model.lane, b"{}"),
+        Claim(row.id, row.lease, uuid4(), 60),
+    )
+
+    async def commit() -> None:
+        if kind == "slot":
+            await PostgresTasks(house.database).create_many([task])
+        else:
+            await PostgresAttempts(house.database, scene.executor, "UTC").start_many([claim])
+
+    if kind == "slot":
+        await house.gate.take_many([SlotRequest(scene.model.lane, str(task.public_id), 50, SLOT_MS)])
+    else:
+        await house.permits.acquire_many([PermitRequest(scene.model.lane, str(claim.token), 50, SLOT_MS)])
+    found = Findings()
+    await GateChecks(scene.stores.tasks, house.gate, house.permits).run(found)
+    assert [violation.apart_seconds for violation in found.violations] == [APART_SECONDS]
+    absent = getattr(scene.stores.tasks, f"absent_{kind}s")
+
+    async def stalled(lane: int, owners: list[UUID]) -> list[UUID]:
+        looks.append(loop.time())
+        if len(looks) == 3:
+            await commit()  # PostgreSQL wrote no log for a while
+        return list(await absent(lane, owners))
+
+    setattr(scene.stores.tasks, f"absent_{kind}s", stalled)
+    scene.stores.apart_seconds = 0.7
+    report = await scene.stores.run(fix=True)
+    assert looks[2] - looks[0] >= 0.7
+    assert (report.repaired, report.violations) == ([], [])
+
+
+async def test_a_draft_that_lost_its_row_waits_for_its_time_again(stores: Audited) -> None:
+    house = stores.house
+    model, due = await house.model(), datetime.now(UTC) + timedelta(days=1)
+    (draft,) = await house.tasks(model, not_before=due)
+    await house.sql("DELETE FROM dispatch")
+    assert len((await stores.run(fix=True)).repaired) == 1
+    row = await house.state(draft)
+    assert (row["state"], row["due_at"], row["attempt"]) == (2, due, 0)
+    assert (await house.row(draft))["status"] == TaskStatus.DRAFT
+    assert await house.lease(model) == []
+    assert (await stores.run()).clean
+
+
+async def test_an_open_job_is_gone_on_with_and_not_submitted_again_when_its_row_was_lost(stores: Audited) -> None:
+    house = stores.house
+    model, executor = await house.model(retry_times=3), await house.executor()
+    (attempt,) = await house.running(model, executor)
+    await house.fail(attempt)
+    await house.make_overdue([attempt.id])
+    await house.gate.restore(model.lane, [(str(attempt.public_id), SLOT_MS)])
+    await house.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    (second,) = await house.start(model, executor, await house.lease(model))
+    jobs, key = PostgresProviderJobs(house.database), uuid4()
+    await jobs.intend_many([(second, JobIntent(key, "test", True, 600))])
+    await house.sql("DELETE FROM dispatch")
+    (lost,) = (await stores.run(fix=True)).repaired
+    assert lost.invariant == "I3"
+    row = await house.state(second.id)
+    assert (row["state"], row["phase"], row["class"], row["job"]) == (0, 1, 0, 2)
+    assert (row["attempt"], row["retries"]) == (2, 1)
+    assert (await stores.run()).clean
+    (claim,) = [Claim(row.id, row.lease, uuid4(), 60) for row in await house.lease(model)]
+    (taken,) = await PostgresAttempts(house.database, executor, "UTC").start_many([claim])
+    assert (taken.number, taken.phase) == (2, Phase.SUBMITTED)
+    assert (await jobs.resume_many([taken]))[taken.id].key == key
+
+
+async def test_the_job_of_a_row_that_is_dropped_ends_at_its_provider(stores: Audited) -> None:
+    house = stores.house
+    model = await house.model()
+    (attempt,) = await house.running(model, await house.executor())
+    await PostgresProviderJobs(house.database).intend_many([(attempt, JobIntent(uuid4(), "test", True, 600))])
+    await house.sql("DELETE FROM task")
+    await house.sql(
+        "UPDATE dispatch SET state = 0, lease = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL"
+    )
+    await house.sql("DELETE FROM stat_delta")
+    await house.permits.release_many([(model.lane, str(attempt.token))])
+    report = await stores.run(fix=True)
+    assert [violation.invariant for violation in report.repaired] == ["I3", "I13"]
+    assert report.clean, report.violations
+    assert await house.taken(model) == (0, 0)
+    assert await house.value("SELECT ended_at IS NOT NULL AND cancel_at <= now() FROM provider_job")
+
+
+async def test_a_canceled_task_keeps_a_whole_story_when_its_row_is_dropped(stores: Audited) -> None:
+    house = stores.house
+    model = await house.model()
+    (task,) = await house.tasks(model)
+    (member,) = await house.public([task])
+    await PostgresTasks(house.database).cancel_waiting(model.tenant_id, [UUID(member)])
+    await stores.announce()
+    await house.sql(
+        "INSERT INTO dispatch (id, public_id, lane, state, position) SELECT id, public_id, lane, 0, id FROM task"
+    )
+    report = await stores.run(fix=True)
+    assert report.clean, report.violations
+    assert [step["kind"] for step in await house.sql("SELECT kind FROM history ORDER BY id")] == ["cancel", "drop"]
+    assert await house.taken(model) == (0, 0)
+
+
+async def test_an_attempt_that_runs_keeps_its_row_though_its_task_is_over(scene: Scene) -> None:
+    await scene.sql("UPDATE task SET status = 9, finished_at = now() WHERE id = $1", scene.running.id)
+    (running,) = [one for one in (await scene.stores.run(fix=True)).violations if one.invariant == "I3"]
+    assert (running.fix, running.repair) == (None, BY_HAND)
+    assert await scene.house.state(scene.running.id)
 
 
 async def test_results_of_others_and_cleaned_tasks_are_not_looked_for(scene: Scene) -> None:

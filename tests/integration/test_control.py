@@ -151,6 +151,7 @@ async def test_a_deleted_model_is_not_paused_for_ever(house: House) -> None:
     await controls.pause_model(model.tenant_id, model.name, "ann", "wrong answers")
     await PostgresModels(house.database).delete(model.tenant_id, model.id, "ann")
     assert await sight_of(house).pauses(None) == [], "nobody could resume it: its name is nobody's any more"
-    assert await house.database.fetch("audit_pauses") == []
+    assert await house.database.fetch("audit_lane_pauses") == []
+    assert await house.database.fetch("audit_tenant_pauses") == []
     assert await PostgresControl(house.database).pause_lane(model.lane, "bob", "too late") is False
     assert await sight_of(house).pauses(None) == []

@@ -80,13 +80,14 @@ class Audited:
     log: FakeLog
     objects: Path
     staging: Staging
+    apart_seconds: float = 0.0
 
     @property
     def audit(self) -> Audit:
         return Audit(
             [
                 DatabaseChecks(self.tasks, self.house.gate),
-                GateChecks(self.tasks, self.house.gate, self.house.permits),
+                GateChecks(self.tasks, self.house.gate, self.house.permits, apart_seconds=self.apart_seconds),
                 EventChecks(self.tasks, self.log, EVENTS),
                 RoadChecks(self.tasks, self.log, PREFIX),
                 ResultChecks(self.tasks, AuditedObjects(self.objects.as_uri())),

@@ -77,6 +77,19 @@ async def an_open_task_lost_its_row(scene: Scene) -> None:
     await scene.house.gate.release_many([(scene.model.lane, (await scene.house.public([scene.waiting]))[0])])
 
 
+async def an_open_task_lost_its_row_and_its_payload(scene: Scene) -> None:
+    await an_open_task_lost_its_row(scene)
+    await scene.sql("DELETE FROM task_input WHERE task_id = $1", scene.waiting)
+
+
+async def a_row_is_in_another_lane_than_its_task(scene: Scene) -> None:
+    other = await scene.house.model(tenant=scene.model.tenant_id)
+    member = (await scene.house.public([scene.waiting]))[0]
+    await scene.sql("UPDATE dispatch SET lane = $2 WHERE id = $1", scene.waiting, other.lane)
+    await scene.house.gate.release_many([(scene.model.lane, member)])
+    await scene.house.gate.restore(other.lane, [(member, SLOT_MS)])
+
+
 async def a_final_task_has_a_row(scene: Scene) -> None:
     await scene.sql(
         "INSERT INTO dispatch (id, public_id, lane, state, attempt, version, position, due_at)"
@@ -111,6 +124,13 @@ async def it_runs_for_ever(scene: Scene) -> None:
 
 async def its_time_has_passed(scene: Scene) -> None:
     await scene.sql("UPDATE dispatch SET expires_at = now() - interval '1 h' WHERE id = $1", scene.waiting)
+
+
+async def its_lane_does_not_exist(scene: Scene) -> None:
+    member = (await scene.house.public([scene.waiting]))[0]
+    await scene.sql("UPDATE task SET lane = 999999 WHERE id = $1", scene.waiting)
+    await scene.sql("UPDATE dispatch SET lane = 999999 WHERE id = $1", scene.waiting)
+    await scene.house.gate.release_many([(scene.model.lane, member)])
 
 
 async def its_model_was_deleted(scene: Scene) -> None:
@@ -190,6 +210,13 @@ async def an_event_of_nobody_waits(scene: Scene) -> None:
     await scene.sql("INSERT INTO event (task_id, version, status, attempt) VALUES (424242, 1, 6, 1)")
 
 
+async def a_dead_event_is_of_nobody(scene: Scene) -> None:
+    await scene.sql(
+        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error)"
+        " VALUES (424242, 424242, 1, 6, 1, now(), 20, 'no')"
+    )
+
+
 async def an_event_waits_for_what_is_still_open(scene: Scene) -> None:
     await scene.sql("INSERT INTO event (task_id, version, status, attempt) VALUES ($1, 9, 6, 1)", scene.running.id)
 
@@ -225,6 +252,14 @@ async def an_event_never_dies(scene: Scene) -> None:
     )
 
 
+async def an_event_was_sent_after_its_death(scene: Scene) -> None:
+    await scene.sql(
+        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error)"
+        " SELECT 424242, id, version, status, attempt, now(), 21, 'no' FROM task WHERE id = $1",
+        scene.dead.id,
+    )
+
+
 async def nobody_claims_it(scene: Scene) -> None:
     await scene.house.lease(scene.model)
     await scene.sql("UPDATE executor SET started_at = now() - interval '1 h'")
@@ -255,6 +290,20 @@ async def a_permit_has_no_owner(scene: Scene) -> None:
 
 
 async def a_call_lost_its_permit(scene: Scene) -> None:
+    await scene.house.permits.release_many([(scene.model.lane, str(scene.running.token))])
+
+
+async def a_job_that_nobody_runs_lost_its_permit(scene: Scene) -> None:
+    await scene.sql(
+        "UPDATE dispatch SET state = 0, phase = 1, job = 1, class = 0, lease = NULL, token = NULL, executor = NULL,"
+        " until = NULL, started_at = NULL WHERE id = $1",
+        scene.running.id,
+    )
+    await scene.sql(
+        "INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, provider_id, permit_token,"
+        " deadline) VALUES ($1, 1, $2, $3, 'test', true, 'p1', $3, now() + interval '1 h')",
+        scene.running.id, scene.model.lane, scene.running.token,
+    )  # fmt: skip
     await scene.house.permits.release_many([(scene.model.lane, str(scene.running.token))])
 
 
@@ -318,6 +367,10 @@ async def a_staged_output_was_left_behind(scene: Scene) -> None:
     await scene.sql("INSERT INTO staged_output (task_id, content) VALUES ($1, 'x')", scene.succeeded.id)
 
 
+async def an_open_task_has_a_staged_output_that_it_does_not_name(scene: Scene) -> None:
+    await scene.sql("INSERT INTO staged_output (task_id, content) VALUES ($1, 'x')", scene.running.id)
+
+
 async def a_staged_output_is_gone(scene: Scene) -> None:
     await scene.sql("UPDATE dead_task SET staged = 'database:'")
 
@@ -340,6 +393,18 @@ async def a_lane_is_held_and_no_pause_says_so(scene: Scene) -> None:
     await scene.sql("UPDATE lane SET paused = true WHERE id = $1", scene.model.lane)
 
 
+async def a_tenant_is_held_and_no_pause_says_so(scene: Scene) -> None:
+    await scene.sql("INSERT INTO tenant (id) VALUES ($1) ON CONFLICT DO NOTHING", scene.model.tenant_id)
+    await scene.sql("UPDATE tenant SET paused = true WHERE id = $1", scene.model.tenant_id)
+
+
+async def a_pause_of_a_lane_holds_nothing(scene: Scene) -> None:
+    await scene.sql(
+        "INSERT INTO pause (scope, tenant_id, lane, paused_by) VALUES ('model', $1, $2, 'ann')",
+        scene.model.tenant_id, scene.model.lane,
+    )  # fmt: skip
+
+
 async def a_pause_of_a_tenant_holds_nothing(scene: Scene) -> None:
     await scene.sql(
         "INSERT INTO pause (scope, tenant_id, paused_by) VALUES ('tenant', $1, 'ann')", scene.model.tenant_id
@@ -352,6 +417,16 @@ async def a_failure_is_not_listed(scene: Scene) -> None:
 
 async def a_dead_task_has_no_payload(scene: Scene) -> None:
     await scene.sql("DELETE FROM task_input WHERE task_id = $1", scene.dead.id)
+
+
+async def nobody_is_listed_as_dead(scene: Scene) -> None:
+    await scene.sql(
+        "INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version) VALUES (424242, 1, 1, '', 1)"
+    )
+
+
+async def a_death_has_another_version(scene: Scene) -> None:
+    await scene.sql("UPDATE dead_task SET version = version + 1")
 
 
 async def a_success_is_listed_as_dead(scene: Scene) -> None:
@@ -432,12 +507,15 @@ async def a_dead_task_lives_again_without_a_replay(scene: Scene) -> None:
 CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I2", a_key_names_nobody),
     ("I3", an_open_task_lost_its_row),
+    ("I3", an_open_task_lost_its_row_and_its_payload),
+    ("I3", a_row_is_in_another_lane_than_its_task),
     ("I3", a_final_task_has_a_row),
     ("I3", a_row_has_no_task),
     ("I4", nobody_promotes_it),
     ("I4", its_executor_is_gone),
     ("I4", its_executor_is_silent),
     ("I4", it_runs_for_ever),
+    ("I4", its_lane_does_not_exist),
     ("I4", its_model_was_deleted),
     ("I4", its_time_has_passed),
     ("I4", a_lease_was_never_closed),
@@ -453,12 +531,14 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I6", an_event_contradicts_its_row),
     ("I7", an_event_was_lost),
     ("I7", an_event_of_nobody_waits),
+    ("I7", a_dead_event_is_of_nobody),
     ("I7", an_event_waits_for_what_is_still_open),
     ("I7", a_phantom_is_on_the_topic),
     ("I7", an_event_is_ahead_of_its_task),
     ("I7", rubbish_is_on_the_events_topic),
     ("I8", it_was_sent_too_often),
     ("I8", an_event_never_dies),
+    ("I8", an_event_was_sent_after_its_death),
     ("I10", nobody_claims_it),
     ("I10", poison_left_no_trace),
     ("I11", a_gate_is_over_its_limit),
@@ -466,6 +546,7 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I13", an_open_task_lost_its_slot),
     ("I13", a_permit_has_no_owner),
     ("I13", a_call_lost_its_permit),
+    ("I13", a_job_that_nobody_runs_lost_its_permit),
     ("I15", two_attempts_share_a_token),
     ("I15", a_zombie_wrote_an_end),
     ("I16", a_call_was_counted_twice),
@@ -483,6 +564,7 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I20", a_staged_file_was_left_behind),
     ("I20", half_a_staged_file_was_left_behind),
     ("I20", a_staged_output_was_left_behind),
+    ("I20", an_open_task_has_a_staged_output_that_it_does_not_name),
     ("I20", a_staged_output_is_gone),
     ("I23", points_were_not_given_back),
     ("I23", points_were_given_back_twice),
@@ -491,9 +573,13 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I24", an_accepted_task_is_not_in_the_operation_log),
     ("I24", an_accepted_task_is_logged_as_refused),
     ("I28", a_lane_is_held_and_no_pause_says_so),
+    ("I28", a_tenant_is_held_and_no_pause_says_so),
+    ("I28", a_pause_of_a_lane_holds_nothing),
     ("I28", a_pause_of_a_tenant_holds_nothing),
     ("I27", a_failure_is_not_listed),
     ("I27", a_dead_task_has_no_payload),
+    ("I27", nobody_is_listed_as_dead),
+    ("I27", a_death_has_another_version),
     ("I27", a_success_is_listed_as_dead),
     ("I27", a_replay_is_not_in_the_history),
     ("I27", a_replay_job_lost_an_item),
@@ -502,3 +588,22 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
 ]
 #: A gate over its limit has members that nobody owns, too.
 ALSO = {a_gate_is_over_its_limit: {"I13"}}
+#: What the audit repairs by itself. Nothing else is safe to repair, and it says so.
+REPAIRED: set[Corruption] = {
+    an_open_task_lost_its_row,
+    a_final_task_has_a_row,
+    a_row_has_no_task,
+    a_gate_is_over_its_limit,
+    a_slot_has_no_owner,
+    an_open_task_lost_its_slot,
+    a_permit_has_no_owner,
+    a_call_lost_its_permit,
+    a_job_that_nobody_runs_lost_its_permit,
+    a_staged_file_was_left_behind,
+    half_a_staged_file_was_left_behind,
+    a_staged_output_was_left_behind,
+    a_lane_is_held_and_no_pause_says_so,
+    a_tenant_is_held_and_no_pause_says_so,
+    a_pause_of_a_lane_holds_nothing,
+    a_pause_of_a_tenant_holds_nothing,
+}

@@ -71,21 +71,23 @@ class Audit:
         """Audit all stores; with `wait_seconds` again and again until they are clean or the time is up."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_seconds
-        report = await self._confirmed()
+        report, seen_at = await self._confirmed()
         while not report.clean and loop.time() < deadline:
             await asyncio.sleep(_PAUSE_SECONDS)
-            report = await self._confirmed()
-        return await self._repair(report) if fix and report.violations else report
+            report, seen_at = await self._confirmed()
+        return await self._repair(report, seen_at) if fix and report.violations else report
 
-    async def _confirmed(self) -> Report:
+    async def _confirmed(self) -> tuple[Report, float]:
+        """What two looks found, and when the first of them was over."""
         first, guilty = await self._look(self._checks)
+        seen_at = asyncio.get_running_loop().time()
         if not first.violations:
-            return _report(first, first.violations)
+            return _report(first, first.violations), seen_at
         await asyncio.sleep(self._confirm)
         second, _ = await self._look(guilty)
         again = {violation.key for violation in second.violations}
         first.unchecked |= second.unchecked
-        return _report(first, [violation for violation in first.violations if violation.key in again])
+        return _report(first, [violation for violation in first.violations if violation.key in again]), seen_at
 
     async def _look(self, checks: Sequence[Check]) -> tuple[Findings, list[Check]]:
         """One look; also gives the checks that found something."""
@@ -102,10 +104,16 @@ class Audit:
         found.summarise()
         return found, guilty
 
-    async def _repair(self, report: Report) -> Report:
+    async def _repair(self, report: Report, seen_at: float) -> Report:
         """Repair what can be repaired safely, and say what is still wrong afterwards."""
-        repaired = [violation for violation in report.violations if await _fixed(violation)]
-        after = await self._confirmed()
+        loop = asyncio.get_running_loop()
+        repaired = []
+        for violation in sorted(report.violations, key=lambda one: one.apart_seconds):
+            if violation.fix is not None:
+                await asyncio.sleep(seen_at + violation.apart_seconds - loop.time())
+            if await _fixed(violation):
+                repaired.append(violation)
+        after, _ = await self._confirmed()
         return Report(after.violations, report.checked, after.unchecked, repaired)
 
 

@@ -36,7 +36,7 @@ class _Statement:
 
 _SLICED: Final = (
     _Statement("I3", "audit_open_without_row", "tasks", repair="a new dispatch row, recorded as a heal"),
-    _Statement("I3", "audit_row_without_open", "open", repair="drop the dispatch row, recorded"),
+    _Statement("I3", "audit_row_without_open", "open", repair="drop the dispatch row, recorded, and end its job"),
     _Statement("I4", "audit_orphans", "open", (PATIENCE_SECONDS,), "is a janitor running? it does this by itself"),
     _Statement("I5", "audit_attempt_numbers", "attempts"),
     _Statement("I5", "audit_ends", "tasks"),
@@ -58,7 +58,8 @@ _WHOLE: Final = (
     _Statement("I15", "audit_tokens_twice"),
     _Statement("I16", "audit_statistics"),
     _Statement("I18", "audit_jobs_twice"),
-    _Statement("I28", "audit_pauses", repair="what is paused is what its open pauses say"),
+    _Statement("I28", "audit_lane_pauses", repair="hold it, and record that as a pause: resume ends it"),
+    _Statement("I28", "audit_tenant_pauses", repair="hold it, and record that as a pause: resume ends it"),
     _Statement("I23", "audit_quota", limits=(QUOTA_DAYS,)),
     _Statement("I27", "audit_replay_jobs", limits=(JOB_DAYS,)),
 )
@@ -74,9 +75,10 @@ class DatabaseChecks:
         self._gate = gate
         self._fixes: dict[str, Repair] = {
             "audit_open_without_row": self._restore_row,
-            "audit_row_without_open": tasks.drop_row,
+            "audit_row_without_open": self._drop_row,
             "audit_staged_outputs": tasks.drop_staged_output,
-            "audit_pauses": tasks.mend_pause,
+            "audit_lane_pauses": tasks.mend_lane_pause,
+            "audit_tenant_pauses": tasks.mend_tenant_pause,
         }
 
     async def run(self, found: Findings) -> None:
@@ -105,8 +107,9 @@ class DatabaseChecks:
     def _take(self, statement: _Statement, rows: list[Finding], found: Findings) -> None:
         fix = self._fixes.get(statement.name)
         for row in rows:
-            act: Fix | None = partial(fix, row.id) if fix is not None else None
-            found.add(Violation(statement.invariant, row.subject, row.detail, statement.repair, act))
+            act: Fix | None = partial(fix, row.id) if fix is not None and row.id is not None else None
+            repair = statement.repair if fix is None or act is not None else BY_HAND
+            found.add(Violation(statement.invariant, row.subject, row.detail, repair, act))
 
     async def _restore_row(self, task: int) -> bool:
         slot = await self._tasks.restore_row(task)
@@ -114,4 +117,13 @@ class DatabaseChecks:
             return False
         lane, member, ttl_ms = slot
         await self._gate.restore(lane, [(member, ttl_ms)])
+        return True
+
+    async def _drop_row(self, task: int) -> bool:
+        dropped = await self._tasks.drop_row(task)
+        if dropped is None:
+            return False
+        lane, member = dropped
+        if await self._tasks.absent_slots(lane, [member]):
+            await self._gate.release_many([(lane, str(member))])
         return True

@@ -39,13 +39,16 @@ MEANINGS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant (docs/invariants.md) that does not hold, and what repairs it; `fix` does so if that is safe."""
+    """An invariant (docs/invariants.md) that does not hold, and what repairs it; `fix` does so if that is safe.
+
+    It says whether it did, for the system works on meanwhile; not sooner than `apart_seconds` after the first look."""
 
     invariant: str
     subject: str
     detail: str
     repair: str = BY_HAND
     fix: Fix | None = field(default=None, compare=False, repr=False)
+    apart_seconds: float = field(default=0.0, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[str, str]:

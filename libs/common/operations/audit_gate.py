@@ -1,4 +1,4 @@
-"""The doorman's sets against PostgreSQL: slots are open tasks, permits are live attempts."""
+"""The doorman's sets against PostgreSQL: slots are open tasks, permits are running attempts and open jobs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from uuid import UUID
 from libs.common.operations.audit_findings import Findings, Fix, Violation
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_audit import AuditedLane, AuditedTasks, OpenMember
+from libs.common.ports_sweeps import APART_SECONDS
 
 _LANES: Final = 500
 _PAGE: Final = 1_000
@@ -40,7 +41,10 @@ class GateChecks:
 
     name = "redis"
 
-    def __init__(self, tasks: AuditedTasks, gate: QueueGate, permits: Permits) -> None:
+    def __init__(
+        self, tasks: AuditedTasks, gate: QueueGate, permits: Permits, *, apart_seconds: float = APART_SECONDS
+    ) -> None:
+        self._apart_seconds = apart_seconds
         self._tasks = tasks
         self._gate = gate
         self._permits = permits
@@ -84,9 +88,10 @@ class GateChecks:
         lapsed = set(await kind.places.missing(lane, absent)) if absent else set()
         ghosts = [member for member in absent if member not in lapsed]
         for member in ghosts:
-            release: Fix = partial(_release, kind.places, lane, member)
-            detail = f"a {kind.name} of lane {lane} that no {kind.owner} has"
-            found.add(Violation("I13", f"{kind.name} {member}", detail, f"give the {kind.name} back", release))
+            release: Fix = partial(_release, kind, lane, member)
+            detail, repair = f"a {kind.name} of lane {lane} that no {kind.owner} has", f"give the {kind.name} back"
+            apart = self._apart_seconds if _uuid(member) is not None else 0.0  # nobody of ours will be called that
+            found.add(Violation("I13", f"{kind.name} {member}", detail, repair, release, apart))
         return len(ghosts)
 
     def _check_limit(self, lane: AuditedLane, depth: int, ghosts: int, found: Findings) -> None:
@@ -109,18 +114,23 @@ class GateChecks:
             for lane, owners in lanes.items():
                 found.looked("I13", len(owners))
                 for owner in await kind.places.missing(lane, list(owners)):
-                    restore: Fix = partial(_restore, kind.places, lane, owner, owners[owner])
+                    restore: Fix = partial(_restore, kind, lane, owner, owners[owner])
                     detail = f"the {kind.owner} has no {kind.name} in lane {lane}"
                     found.add(Violation("I13", f"{kind.name} {owner}", detail, f"put the {kind.name} back", restore))
 
 
-async def _release(places: _Places, lane: int, member: str) -> bool:
-    await places.release_many([(lane, member)])
+async def _release(kind: _Kind, lane: int, member: str) -> bool:
+    owner = _uuid(member)
+    if owner is not None and not await kind.absent(lane, [owner]):
+        return False  # a create or a start whose commit took long
+    await kind.places.release_many([(lane, member)])
     return True
 
 
-async def _restore(places: _Places, lane: int, member: str, ttl_ms: int) -> bool:
-    await places.restore(lane, [(member, ttl_ms)])
+async def _restore(kind: _Kind, lane: int, member: str, ttl_ms: int) -> bool:
+    if await kind.absent(lane, [UUID(member)]):
+        return False  # it ended since the look: nobody would give the place back
+    await kind.places.restore(lane, [(member, ttl_ms)])
     return True
 
 

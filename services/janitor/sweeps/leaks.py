@@ -1,8 +1,7 @@
 """Leaks: slots and permits that no open task owns go back.
 
 A process that died between Redis and PostgreSQL leaves a place behind that nobody owns. It would lapse, but a slot
-lives for an hour. Only what PostgreSQL did not know in two looks 30 s apart is removed: a create takes its slot before
-its row is written, and no transaction of ours lasts that long.
+lives for an hour. Only what PostgreSQL did not know in two looks far enough apart (APART_SECONDS) is removed.
 
 The lanes are visited in turn, and a round reads at most a fixed number of places, also in the middle of a lane; so a
 million open tasks make the turn longer, never a round.
@@ -18,11 +17,10 @@ from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
 from libs.common.ports import Permits, QueueGate
-from libs.common.ports_sweeps import Sweeps
+from libs.common.ports_sweeps import APART_SECONDS, Sweeps
 from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
 
-APART_SECONDS: Final = 30.0
 _LANES: Final = 500
 _PAGE: Final = 1_000
 #: Places that a round reads: some 0.1 s of PostgreSQL for the look-ups.

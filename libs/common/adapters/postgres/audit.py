@@ -92,11 +92,15 @@ class PostgresAudit:
         rows = await self._fetch("fix_open_without_row", task)
         return (rows[0]["lane"], rows[0]["member"], rows[0]["slot_ttl_ms"]) if rows else None
 
-    async def drop_row(self, task: int) -> bool:
-        return bool(await self._fetch("fix_row_without_open", task))
+    async def drop_row(self, task: int) -> tuple[int, UUID] | None:
+        rows = await self._fetch("fix_row_without_open", task)
+        return (rows[0]["lane"], rows[0]["public_id"]) if rows else None
 
-    async def mend_pause(self, number: int) -> bool:
-        return bool(await self._fetch("fix_pauses", number))
+    async def mend_lane_pause(self, lane: int) -> bool:
+        return bool(await self._fetch("fix_lane_pause", lane))
+
+    async def mend_tenant_pause(self, tenant: int) -> bool:
+        return bool(await self._fetch("fix_tenant_pause", tenant))
 
     async def drop_staged_output(self, task: int) -> bool:
         return bool(await self._fetch("drop_staged_output", task))

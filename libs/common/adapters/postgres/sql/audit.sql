@@ -1,9 +1,11 @@
 -- Checks of docs/invariants.md. Those with $1 and $2 look at the tasks with $1 < id <= $2, so that each costs the
--- same however much is stored. A violation is a row (id, subject, detail); $3 is how long a repair may take, in seconds.
+-- same however much is stored. A violation is a row (id, subject, detail), of an id that its fix is told, or null where no
+-- fix would be safe; $3 is how long a repair may take, in seconds.
 
 -- name: audit_last_id
--- Where the walk ends.
-SELECT greatest((SELECT coalesce(max(id), 0) FROM task), (SELECT coalesce(max(id), 0) FROM dispatch)) AS id
+-- Where the walk ends: behind what belongs to no task, too.
+SELECT greatest((SELECT max(id) FROM task), (SELECT max(id) FROM dispatch), (SELECT max(task_id) FROM dead_task),
+  (SELECT max(task_id) FROM staged_output), (SELECT max(task_id) FROM provider_job), 0) AS id
 
 -- name: audit_next_id
 -- The end of the slice after $1 that has $2 tasks; null for the last one.
@@ -19,12 +21,14 @@ SELECT
 
 -- name: audit_open_without_row
 -- I3: an open task has a dispatch row.
-SELECT t.id, t.public_id::text AS subject, 'status ' || t.status || ', but no dispatch row' AS detail
-FROM task t LEFT JOIN dispatch d ON d.id = t.id WHERE t.id > $1 AND t.id <= $2 AND t.status < 6 AND d.id IS NULL LIMIT 1000
+SELECT CASE WHEN i.task_id IS NOT NULL AND l.id IS NOT NULL THEN t.id END AS id, t.public_id::text AS subject,
+  'status ' || t.status || ', but no dispatch row' || CASE WHEN i.task_id IS NULL THEN ', and its payload is gone' WHEN l.id IS NULL THEN ', and its lane is gone' ELSE '' END AS detail
+FROM task t LEFT JOIN dispatch d ON d.id = t.id LEFT JOIN task_input i ON i.task_id = t.id LEFT JOIN lane l ON l.id = t.lane
+WHERE t.id > $1 AND t.id <= $2 AND t.status < 6 AND d.id IS NULL LIMIT 1000
 
 -- name: audit_row_without_open
--- I3: a dispatch row has an open task, in its own lane.
-SELECT d.id, d.public_id::text AS subject, CASE
+-- I3: a dispatch row has an open task, in its own lane. One whose attempt runs is not dropped under its executor.
+SELECT CASE WHEN d.token IS NULL AND (t.id IS NULL OR t.status >= 6) THEN d.id END AS id, d.public_id::text AS subject, CASE
   WHEN t.id IS NULL THEN 'a dispatch row without a task'
   WHEN t.status >= 6 THEN 'status ' || t.status || ' is final, but a dispatch row is there'
   ELSE 'task and dispatch row differ in public id or lane' END AS detail
@@ -54,21 +58,23 @@ SELECT x.id, x.subject, x.detail FROM (
 WHERE x.detail IS NOT NULL LIMIT 1000
 
 -- name: audit_staged_outputs
--- I20: a small output is kept exactly while an open or a dead task refers to it.
-SELECT coalesce(o.task_id, d.id) AS id, 'task ' || coalesce(o.task_id, d.id) AS subject, CASE
+-- I20: a small output is kept exactly while an open or a dead task refers to it. What is gone cannot be brought back, and
+-- beside an open task nothing is deleted: it may stage its next output just now.
+SELECT CASE WHEN q.id IS NULL THEN o.task_id END AS id, 'task ' || coalesce(o.task_id, d.id) AS subject, CASE
   WHEN o.task_id IS NULL THEN 'its staged output is not in the database any more'
-  ELSE 'a staged output that no task needs' END AS detail
+  WHEN q.id IS NULL THEN 'a staged output that no task needs'
+  ELSE 'a staged output that its open task does not name' END AS detail
 FROM (SELECT task_id FROM staged_output WHERE task_id > $1 AND task_id <= $2) o
 FULL JOIN (SELECT id FROM dispatch WHERE id > $1 AND id <= $2 AND staged = 'database:'
            UNION ALL SELECT task_id FROM dead_task WHERE task_id > $1 AND task_id <= $2 AND staged = 'database:') d
-  ON d.id = o.task_id
+  ON d.id = o.task_id LEFT JOIN dispatch q ON q.id = o.task_id
 WHERE o.task_id IS NULL OR d.id IS NULL LIMIT 1000
 
 -- name: drop_staged_output
--- Delete a staged output unless some task refers to it after all. $1 task.
+-- Delete a staged output unless its task is open, or dead and refers to it. $1 task.
 DELETE FROM staged_output o WHERE o.task_id = $1
-  AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = o.task_id AND d.phase >= 2)
-  AND NOT EXISTS (SELECT 1 FROM dead_task d WHERE d.task_id = o.task_id)
+  AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = o.task_id)
+  AND NOT EXISTS (SELECT 1 FROM dead_task d WHERE d.task_id = o.task_id AND d.staged = 'database:')
 RETURNING o.task_id
 
 -- name: audit_stuck_leases
@@ -120,11 +126,11 @@ WHERE t.id > $1 AND t.id <= $2 AND (t.status = 6 AND (s.n <> 1 OR s.last <> t.at
 LIMIT 1000
 
 -- name: audit_versions
--- I5: a task's recorded steps have growing versions, none beyond its present one.
+-- I5: a task's recorded steps have growing versions, none beyond its present one; a drop changes nothing of the task.
 SELECT x.id, x.subject, x.detail FROM (
   SELECT t.id, t.public_id::text AS subject, CASE
     WHEN h.version > coalesce(d.version, t.version) THEN 'step ' || h.kind || ' has version ' || h.version || ', the task only ' || coalesce(d.version, t.version)
-    WHEN h.version <= lag(h.version) OVER (PARTITION BY h.task_id ORDER BY h.id)
+    WHEN h.version - CASE WHEN h.kind = 'drop' THEN 0 ELSE 1 END < lag(h.version) OVER (PARTITION BY h.task_id ORDER BY h.id)
       THEN 'step ' || h.kind || ' has version ' || h.version || ', not more than the step before' END AS detail
   FROM history h JOIN task t ON t.id = h.task_id LEFT JOIN dispatch d ON d.id = t.id WHERE h.task_id > $1 AND h.task_id <= $2) x
 WHERE x.detail IS NOT NULL LIMIT 1000
@@ -301,10 +307,15 @@ SELECT l.id AS lane, m.name AS model, l.tenant_id, m.queue_limit, greatest(3600,
 FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
 
 -- name: audit_open_members
--- Open tasks of a slice that own a gate slot, and those that hold a permit.
-SELECT d.lane, d.public_id, d.token, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
-  CASE WHEN d.token IS NOT NULL AND d.phase < 2 AND d.until > now() THEN (extract(epoch FROM d.until - now()) * 1000)::bigint END AS permit_ttl_ms
-FROM dispatch d JOIN lane l ON l.id = d.lane JOIN model m ON m.id = l.model_id WHERE d.id > $1 AND d.id <= $2 AND d.state <> 3
+-- Open tasks of a slice that own a gate slot, and who holds a permit for them: the call that runs, or the job that is
+-- open at a provider, also while nobody runs its attempt.
+SELECT d.lane, d.public_id, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
+  coalesce(p.permit_token, d.token) AS token,
+  CASE WHEN coalesce(p.permit_token, d.token) IS NOT NULL AND d.phase < 2 AND coalesce(p.deadline, d.until) > now()
+    THEN (extract(epoch FROM coalesce(p.deadline, d.until) - now()) * 1000)::bigint END AS permit_ttl_ms
+FROM dispatch d JOIN lane l ON l.id = d.lane JOIN model m ON m.id = l.model_id
+LEFT JOIN provider_job p ON p.task_id = d.id AND p.attempt = d.attempt AND p.ended_at IS NULL
+WHERE d.id > $1 AND d.id <= $2 AND d.state <> 3
 
 -- name: audit_model_topics
 -- Models whose topics may hold records.
@@ -326,18 +337,31 @@ FROM idempotency i LEFT JOIN task t ON t.tenant_id = i.tenant_id AND t.public_id
 WHERE t.id IS NULL AND i.created_at > now() - make_interval(secs => $1) LIMIT 1000
 
 -- name: fix_open_without_row
--- Give a task that lost its dispatch row a new one, at the tail of its lane, recorded; returns it if it needs a slot.
+-- Give a task that lost its dispatch row a new one, at its old place in the lane, recorded; returns it with the slot that it
+-- needs. What is not due yet waits for its time. A job that is open at its provider is gone on with, first in line, and
+-- never submitted again. An output that was staged cannot be uploaded any more (its kind stood in the row), so it goes.
 WITH lost AS (
-  SELECT t.* FROM task t WHERE t.id = $1 AND t.status < 6 AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
-    AND EXISTS (SELECT 1 FROM task_input i WHERE i.task_id = t.id)
-), begun AS (
-  SELECT l.*, coalesce((SELECT max(a.attempt) FROM attempt a WHERE a.task_id = l.id), 0) AS last,
-    greatest(l.version, coalesce((SELECT max(h.version) FROM history h WHERE h.task_id = l.id), 0)) + 1 AS next FROM lost l
+  SELECT t.*, length(i.payload) AS input_size,
+    coalesce((SELECT max(a.attempt) FROM attempt a WHERE a.task_id = t.id), 0) AS last,
+    (SELECT count(*) FROM history h WHERE h.task_id = t.id AND h.kind = 'retry' AND h.version > coalesce(
+      (SELECT max(r.version) FROM history r WHERE r.task_id = t.id AND r.kind = 'replay'), 0)) AS retried,
+    greatest(t.version, coalesce((SELECT max(h.version) FROM history h WHERE h.task_id = t.id), 0)) + 1 AS next
+  FROM task t JOIN task_input i ON i.task_id = t.id JOIN lane l ON l.id = t.lane
+  WHERE t.id = $1 AND t.status < 6 AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
+), found AS (
+  SELECT l.*, j.attempt AS job, j.status IN ('intended', 'queued') AS queued, l.last = 0 AND j.attempt IS NULL AS fresh,
+    l.last = 0 AND j.attempt IS NULL AND coalesce(l.not_before > now(), false) AS draft
+  FROM lost l LEFT JOIN provider_job j ON j.task_id = l.id AND j.ended_at IS NULL AND j.attempt > l.last
+  ORDER BY j.attempt DESC LIMIT 1
 ), row AS (
-  INSERT INTO dispatch (id, public_id, lane, state, priority, position, attempt, retries, version, input_size, start_by, deadline, expires_at)
-  SELECT b.id, b.public_id, b.lane, 0, b.priority, b.id, b.last, b.retries, b.next, (SELECT length(payload) FROM task_input WHERE task_id = b.id),
-    b.start_by, b.deadline, CASE WHEN b.last = 0 THEN least(b.start_by, b.deadline) ELSE b.deadline END
-  FROM begun b RETURNING id, public_id, lane, attempt, version
+  INSERT INTO dispatch (id, public_id, lane, state, due_at, phase, job, class, priority, position, attempt, retries, version, input_size,
+                        start_by, deadline, expires_at)
+  SELECT id, public_id, lane, CASE WHEN draft THEN 2 ELSE 0 END, CASE WHEN draft THEN not_before END, CASE WHEN job IS NULL THEN 0 ELSE 1 END,
+    CASE WHEN job IS NULL THEN 0 WHEN queued THEN 2 ELSE 1 END, CASE WHEN job IS NULL THEN 1 ELSE 0 END, priority, id, coalesce(job, last),
+    retries + retried, next, input_size, start_by, deadline, CASE WHEN fresh THEN least(start_by, deadline) ELSE deadline END
+  FROM found ON CONFLICT DO NOTHING RETURNING id, public_id, lane, attempt, version
+), so AS (
+  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM row))
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'heal', attempt, version, 'audit: its dispatch row was lost' FROM row
 )
@@ -345,39 +369,64 @@ SELECT r.lane, r.public_id::text AS member, greatest(3600, 10 * least(8640, m.ex
 FROM row r JOIN lane l ON l.id = r.lane JOIN model m ON m.id = l.model_id
 
 -- name: fix_row_without_open
--- Drop a dispatch row that no open task stands behind, recorded, unless an attempt runs.
+-- Drop a dispatch row that no open task stands behind, recorded, unless an attempt runs. Nobody goes on with its job at a
+-- provider: that ends, too. Returns the slot that may have been its.
 WITH gone AS (
   DELETE FROM dispatch d WHERE d.id = $1 AND d.token IS NULL AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = d.id AND t.status < 6)
-  RETURNING d.id, d.attempt, d.version
+  RETURNING d.id, d.public_id, d.lane, d.attempt, d.version
+), pj AS (
+  UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone)) AND p.ended_at IS NULL
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, detail)
   SELECT g.id, 'drop', g.attempt, t.version, 'audit: a dispatch row of a task that is over' FROM gone g JOIN task t ON t.id = g.id
 )
-SELECT id FROM gone
+SELECT lane, public_id FROM gone
 
--- name: audit_pauses
--- I28: a lane or a tenant is marked as paused while, and only while, a pause of it is open. The number is the lane's, or 0.
+-- name: audit_lane_pauses
+-- I28: a lane is marked as paused while, and only while, a pause of it is open.
 SELECT l.id::bigint AS id, 'model ' || m.name || ' of tenant ' || l.tenant_id AS subject,
   CASE WHEN l.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END AS detail
 FROM lane l JOIN model m ON m.id = l.model_id LEFT JOIN pause p ON p.scope = 'model' AND p.lane = l.id AND p.ended IS NULL
-WHERE l.paused <> (p.id IS NOT NULL)
-UNION ALL
-SELECT 0, 'tenant ' || t.id,
-  CASE WHEN t.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END
-FROM tenant t LEFT JOIN pause p ON p.scope = 'tenant' AND p.tenant_id = t.id AND p.ended IS NULL
-WHERE t.paused <> (p.id IS NOT NULL)
-LIMIT 1000
+WHERE l.paused <> (p.id IS NOT NULL) LIMIT 1000
 
--- name: fix_pauses
--- I28: the flag of a lane ($1), or of all tenants (0), becomes what the open pauses say.
-WITH l AS (
-  UPDATE lane SET paused = NOT paused
-  WHERE id = $1 AND paused <> EXISTS (SELECT FROM pause p WHERE p.scope = 'model' AND p.lane = lane.id AND p.ended IS NULL) RETURNING id
-), t AS (
-  UPDATE tenant SET paused = NOT paused
-  WHERE $1 = 0 AND paused <> EXISTS (SELECT FROM pause p WHERE p.scope = 'tenant' AND p.tenant_id = tenant.id AND p.ended IS NULL) RETURNING id
+-- name: audit_tenant_pauses
+-- I28: the same of tenants.
+SELECT t.id, 'tenant ' || t.id AS subject,
+  CASE WHEN t.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END AS detail
+FROM tenant t LEFT JOIN pause p ON p.scope = 'tenant' AND p.tenant_id = t.id AND p.ended IS NULL
+WHERE t.paused <> (p.id IS NOT NULL) LIMIT 1000
+
+-- name: fix_lane_pause
+-- I28: a lane that is held gets the pause that says so, one that is said to be paused is held: nothing starts that somebody
+-- wanted to wait. $1 lane. A resume at this very moment may leave it broken the other way round: the next look finds that.
+WITH l AS MATERIALIZED (
+  SELECT l.id, l.tenant_id, l.model_id, l.paused FROM lane l
+  WHERE l.id = $1 AND l.paused <> EXISTS (SELECT FROM pause p WHERE p.scope = 'model' AND p.lane = l.id AND p.ended IS NULL) FOR NO KEY UPDATE
+), held AS (
+  UPDATE lane x SET paused = true FROM l WHERE x.id = l.id AND NOT l.paused
+), said AS (
+  INSERT INTO pause (scope, tenant_id, lane, paused_by, reason) SELECT 'model', tenant_id, id, 'audit', 'it was held, and no pause said so'
+  FROM l WHERE paused ON CONFLICT DO NOTHING
 )
-SELECT id FROM l UNION ALL SELECT id FROM t
+INSERT INTO operator_action (done_by, action, tenant_id, subject, reason)
+SELECT 'audit', 'pause', l.tenant_id, 'model ' || m.name, CASE WHEN l.paused THEN 'it was held, and no pause said so' ELSE 'it was said to be paused, and ran' END
+FROM l JOIN model m ON m.id = l.model_id RETURNING id
+
+-- name: fix_tenant_pause
+-- I28: the same of a tenant. $1 tenant.
+WITH t AS MATERIALIZED (
+  SELECT t.id, t.paused FROM tenant t
+  WHERE t.id = $1 AND t.paused <> EXISTS (SELECT FROM pause p WHERE p.scope = 'tenant' AND p.tenant_id = t.id AND p.ended IS NULL) FOR NO KEY UPDATE
+), held AS (
+  UPDATE tenant x SET paused = true FROM t WHERE x.id = t.id AND NOT t.paused
+), said AS (
+  INSERT INTO pause (scope, tenant_id, paused_by, reason) SELECT 'tenant', id, 'audit', 'it was held, and no pause said so'
+  FROM t WHERE paused ON CONFLICT DO NOTHING
+)
+INSERT INTO operator_action (done_by, action, tenant_id, subject, reason)
+SELECT 'audit', 'pause', id, 'tenant ' || id, CASE WHEN paused THEN 'it was held, and no pause said so' ELSE 'it was said to be paused, and ran' END
+FROM t RETURNING id
 
 -- name: doctor_processes
 -- Who lives, by role and version; whether any dispatcher reaches the broker, and the last error if none does; what is paused.
