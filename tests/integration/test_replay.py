@@ -1,54 +1,24 @@
-"""Replays and drops of the dead, over real PostgreSQL and Redis."""
+"""Replays and drops of dead tasks, over real PostgreSQL and Redis."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
-from libs.common.adapters.postgres.webhooks import PostgresWebhooks
-from libs.common.domain.errors import Conflict, Invalid, NotFound
+from libs.common.domain.errors import Conflict, NotFound
 from libs.common.domain.model import Model
 from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
-from libs.common.operations.replay import ReplayRequest
 from libs.common.ports import SlotRequest
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
-from tests.support.graves import USUAL, Operator, janitor_of, save_up
+from tests.support.graves import USUAL, Operator, died, ids_of, janitor_of, save_up, work
 from tests.support.house import SLOT_MS, House, open_house
 from tests.support.sights import sight_of
-
-
-async def died(house: House, model: Model, count: int = 1, code: str = "http_400") -> list[Attempt]:
-    """Tasks that failed for good; their events have left."""
-    attempts = await house.running(model, await house.executor(), count)
-    assert len(attempts) == count, "the window is too narrow"
-    for attempt in attempts:
-        await house.bury(attempt, code)
-    await house.sql("DELETE FROM event")
-    return attempts
-
-
-async def work(house: House, seconds: float = 60) -> int:
-    """A round of a janitor that was away for so long."""
-    await save_up(house.database, seconds)
-    return await janitor_of(house.database, house.gate, house.wake).round()
-
-
-def _request(**changes: Any) -> ReplayRequest:
-    return replace(USUAL, **changes)
-
-
-def ids_of(attempts: Sequence[Attempt]) -> list[str]:
-    return [str(attempt.public_id) for attempt in attempts]
 
 
 async def ends_well(house: House, model: Model) -> list[Attempt]:
@@ -122,7 +92,12 @@ async def test_ordering_twice_runs_once(house: House) -> None:
     jobs = [await operator.order(), await operator.order(ids=ids_of(attempts)), await operator.order()]
     assert [job.total for job in jobs] == [3, 0, 0]
     assert [job.state for job in jobs] == [JobState.RUNNING, JobState.DONE, JobState.DONE]
-    preview = await operator.replays.preview(None, _request())
+    preview = await operator.replays.preview(
+        None,
+        replace(
+            USUAL,
+        ),
+    )
     assert (preview.selection.count, preview.selection.busy) == (0, 3)
     assert await work(house) == 3
     with pytest.raises(NotFound) as refused:
@@ -351,237 +326,6 @@ async def test_a_dropped_task_is_off_the_list_and_goes_with_its_retention(house:
     assert [id_ for id_, _ in over] == [attempt.id]
     assert await house.sweeps.delete_tasks([attempt.id]) == [attempt.id]
     assert await operator.results(job) == {str(attempt.public_id): ItemResult.DROPPED}, "the record stays"
-
-
-async def dead_event(house: House, model: Model) -> tuple[Attempt, int]:
-    """An event that the broker refused for good."""
-    (attempt,) = await house.running(model, await house.executor())
-    await house.finish(attempt)
-    await house.sql("UPDATE event SET sends = 19")
-    number = await house.value("SELECT id FROM event")
-    assert await PostgresEvents(house.database).refused([(number, 1.0, "too large")], 20) == [number]
-    return attempt, number
-
-
-async def test_a_replayed_event_keeps_its_id_and_gets_fresh_sends(house: House) -> None:
-    attempt, number = await dead_event(house, await house.model())
-    (before,) = await house.sql("SELECT finished_at, files FROM task")
-    operator = Operator(house.database)
-    (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.EVENT), None, 10)
-    assert (entry.id, entry.task_id, entry.code, entry.message) == (
-        str(number), attempt.public_id, "publish_refused", "too large",
-    )  # fmt: skip
-    job = await operator.order(kind=DeadKind.EVENT, ids=[str(number)])
-    assert await work(house) == 1
-    assert await house.sql("SELECT 1 FROM dead_event") == []
-    (event,) = await PostgresEvents(house.database).due(10)
-    assert (event.id, event.sends, event.version) == (number, 0, entry.version)
-    assert (event.finished_at, event.files) == (before["finished_at"], before["files"])
-    assert (await operator.job(job)).state is JobState.DONE
-    assert (await operator.dead.page(None, DeadFilter(), None, 10))[0] == []
-
-
-async def test_a_dropped_event_is_never_sent_and_proves_that_it_was_to_be(house: House) -> None:
-    _, number = await dead_event(house, await house.model())
-    operator = Operator(house.database)
-    job = await operator.order(kind=DeadKind.EVENT, action=Action.DROP)
-    assert await work(house) == 1
-    assert await operator.results(job) == {str(number): ItemResult.DROPPED}
-    assert (await operator.dead.groups(None, DeadFilter())).items == []
-    assert await house.value("SELECT count(*) FROM dead_event") == 1
-    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "event"]
-    assert (channel.waiting.value, channel.dead.value) == (0, 0)
-    (figure,) = [figure for figure in await house.sweeps.outbox_figures(10) if figure.channel == "event"]
-    assert (figure.rows, figure.lag_seconds) == (0, 0.0), "it does not have to leave any more"
-
-
-async def dead_delivery(house: House, model: Model) -> int:
-    """A webhook delivery that was given up."""
-    (attempt,) = await house.running(model, await house.executor())
-    await house.finish(attempt)
-    return int(
-        await house.value(
-            "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '')"
-            " RETURNING id) INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body,"
-            " status, attempts, next_at, last_code, last_error, ended_at, dead_at)"
-            " SELECT $1, id, 'l', 'https://hook.example/x?token=canary', $2::uuid,"
-            " 'msg', 't', '{}', 'dead', 9, NULL, 500, 'no', now(), now() FROM w RETURNING id",
-            model.tenant_id, attempt.public_id,
-        )
-    )  # fmt: skip
-
-
-async def test_a_delivery_that_was_given_up_is_listed_and_sent_again(house: House) -> None:
-    model = await house.model(name="painter")
-    number = await dead_delivery(house, model)
-    operator = Operator(house.database)
-    wanted = DeadFilter(kind=DeadKind.DELIVERY)
-    (entry,), _ = await operator.dead.page(None, wanted, None, 10)
-    assert (entry.id, entry.code, entry.model, entry.tenant_id) == (
-        str(number), "webhook_http_500", "painter", model.tenant_id,
-    )  # fmt: skip
-    assert entry.message == "https://hook.example/x: no"
-    (group,) = (await operator.dead.groups(None, DeadFilter())).items
-    assert (group.code, group.count, group.example_id) == ("webhook_http_500", 1, str(number))
-    assert (await operator.dead.show(model.tenant_id, DeadKind.DELIVERY, str(number))).story.entry == entry
-    job = await operator.order(kind=DeadKind.DELIVERY)
-    assert await work(house) == 1
-    (row,) = await house.sql("SELECT status, round, attempts, dead_at, next_at <= now() AS due FROM delivery")
-    assert tuple(row) == ("pending", 9, 9, None, True)
-    assert (await operator.job(job)).state is JobState.DONE
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ("UPDATE webhook SET deleted_at = now()", "webhook_removed"),
-        ("DELETE FROM webhook", "webhook_removed"),
-        ("UPDATE webhook SET disabled_at = now(), disabled_reason = 'x'", "webhook_switched_off"),
-    ],
-)
-async def test_a_delivery_to_a_webhook_that_sends_nothing_is_refused(house: House, change: str, why: str) -> None:
-    number = await dead_delivery(house, await house.model())
-    await house.sql(change)
-    operator = Operator(house.database)
-    job = await operator.order(kind=DeadKind.DELIVERY)
-    await work(house)
-    items, _ = await operator.replays.items(None, job.id, None, 10)
-    assert [(item.result, item.detail) for item in items] == [(ItemResult.REFUSED, why)]
-    done = await operator.job(job)
-    assert (done.state, done.pending, done.results[ItemResult.REFUSED]) == (JobState.DONE, 0, 1)
-    (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
-    assert entry.id == str(number), "it stays on the list"
-
-
-async def test_a_part_of_a_deliverys_message_is_found_as_a_job_finds_it(house: House) -> None:
-    await dead_delivery(house, await house.model())
-    operator = Operator(house.database)
-    for part, found in (("HOOK.example/x: n", 1), ("canary", 0)):
-        wanted = DeadFilter(kind=DeadKind.DELIVERY, text=part)
-        assert len((await operator.dead.page(None, wanted, None, 10))[0]) == found
-        assert len((await operator.dead.groups(None, wanted)).items) == found
-        preview = await operator.replays.preview(None, _request(kind=DeadKind.DELIVERY, wanted=wanted))
-        assert preview.selection.count == found
-
-
-async def test_a_delivery_that_was_dropped_is_off_the_list(house: House) -> None:
-    model = await house.model()
-    number = await dead_delivery(house, model)
-    await house.sql("UPDATE delivery SET url = ''")  # as those of endpoints have it
-    operator = Operator(house.database)
-    (entry,), _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
-    (group,) = (await operator.dead.groups(None, DeadFilter())).items
-    assert entry.message == group.example == "no"
-    job = await operator.order(kind=DeadKind.DELIVERY, action=Action.DROP)
-    assert await work(house) == 1
-    assert await operator.results(job) == {str(number): ItemResult.DROPPED}
-    assert (await operator.dead.groups(None, DeadFilter())).items == []
-    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "webhook"]
-    assert (channel.waiting.value, channel.dead.value) == (0, 0)
-
-
-async def test_a_dropped_delivery_that_is_sent_again_by_hand_may_die_again(house: House) -> None:
-    model = await house.model()
-    number = await dead_delivery(house, model)
-    await house.sql("UPDATE delivery SET dropped_at = now()")
-    webhook = await house.value("SELECT webhook_id FROM delivery")
-    assert await PostgresWebhooks(house.database).redeliver(model.tenant_id, webhook, number)
-    await house.sql("UPDATE delivery SET status = 'dead', next_at = NULL, ended_at = now(), dead_at = now()")
-    (entry,), _ = await Operator(house.database).dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
-    assert entry.id == str(number)
-
-
-async def test_the_limit_takes_the_oldest(house: House) -> None:
-    model = await house.model()
-    attempts = await died(house, model, 5)
-    for age, attempt in enumerate(attempts):
-        await house.sql(
-            "UPDATE dead_task SET died_at = now() - make_interval(hours => $2) WHERE task_id = $1", attempt.id, age
-        )
-    operator = Operator(house.database)
-    job = await operator.order(limit=2)
-    assert set(await operator.results(job)) == set(ids_of(attempts[3:]))
-
-
-async def test_filters_select_what_they_say(house: House) -> None:
-    first, second = await house.model(name="first"), await house.model(name="second")
-    old = await died(house, first, 2, "http_500")
-    young = await died(house, second, 3, "http_400")
-    await house.sql(
-        "UPDATE dead_task SET died_at = now() - interval '2 h' WHERE task_id = ANY ($1::bigint[])",
-        [attempt.id for attempt in old],
-    )
-    await house.sql("UPDATE task SET error_message = 'GPU gone' WHERE id = $1", young[0].id)
-    hour = datetime.now(UTC) - timedelta(hours=1)
-    operator = Operator(house.database)
-    for wanted, expected in [
-        (DeadFilter(code="http_500"), old),
-        (DeadFilter(model="second"), young),
-        (DeadFilter(tenant=first.tenant_id), old),
-        (DeadFilter(since=hour), young),
-        (DeadFilter(until=hour), old),
-        (DeadFilter(text="gpu"), young[:1]),
-        (DeadFilter(code="nothing"), []),
-    ]:
-        entries, _ = await operator.dead.page(None, wanted, None, 10)
-        assert {entry.id for entry in entries} == set(ids_of(expected)), wanted
-        groups = await operator.dead.groups(None, wanted)
-        assert groups.counted == len(expected), wanted
-        preview = await operator.replays.preview(None, _request(wanted=wanted))
-        assert preview.selection.count == len(expected), wanted
-    assert [group.count for group in (await operator.dead.groups(None, DeadFilter())).items] == [3, 2]
-    for reach, expected in ((first.tenant_id, old), (second.tenant_id, young)):
-        own = Operator(house.database, reach)
-        assert {entry.id for entry in (await own.dead.page(reach, DeadFilter(), None, 10))[0]} == set(ids_of(expected))
-        other = first.tenant_id if reach != first.tenant_id else second.tenant_id
-        assert await own.dead.page(reach, DeadFilter(tenant=other), None, 10) == ([], None)
-    with pytest.raises(NotFound):
-        await Operator(house.database, first.tenant_id).order(ids=ids_of(young))
-    own = Operator(house.database, first.tenant_id)
-    with pytest.raises(Invalid):  # not all of its own instead
-        await own.order(wanted=DeadFilter(tenant=second.tenant_id), action=Action.DROP)
-    job = await own.order(wanted=DeadFilter(tenant=first.tenant_id))
-    assert job.total == 2
-    assert await Operator(house.database, second.tenant_id).replays.page(second.tenant_id, None, 9) == ([], None)
-    with pytest.raises(NotFound):
-        await Operator(house.database, second.tenant_id).job(job)
-
-
-async def test_one_list_of_all_kinds_goes_on_where_it_stopped(house: House) -> None:
-    model = await house.model()
-    await died(house, model, 4)
-    await dead_event(house, model)
-    await house.sql(
-        'INSERT INTO dead_message (topic, "partition", "offset", digest, code, cause)'
-        " SELECT 't', 0, g, '', 'not_json', 'not JSON' FROM generate_series(1, 3) g"
-    )
-    await house.sql("UPDATE dead_message SET died_at = (SELECT min(died_at) FROM dead_task)")
-    operator = Operator(house.database)
-    whole, following = await operator.dead.page(None, DeadFilter(), None, 100)
-    assert (len(whole), following) == (8, None)
-    for limit in (1, 2, 3, 7):
-        seen, place = [], None
-        for _ in range(20):
-            page, place = await operator.dead.page(None, DeadFilter(), place, limit)
-            seen += page
-            if place is None:
-                break
-        assert seen == whole, limit
-
-
-async def test_nonsense_is_refused_and_changes_nothing(house: House) -> None:
-    await died(house, await house.model())
-    operator = Operator(house.database)
-    for changes in (
-        {"reason": " "}, {"reason": "x" * 501}, {"reason": "a\nb"}, {"limit": 0}, {"limit": 100_001}, {"rate": 0.0},
-        {"rate": float("nan")}, {"rate": 2_001.0}, {"ids": []}, {"ids": ["x"], "wanted": DeadFilter(code="y")},
-        {"mended": b"x"},
-    ):  # fmt: skip
-        with pytest.raises(Invalid):
-            await operator.order(**changes)
-    with pytest.raises(NotFound):
-        await operator.order(ids=["x", "00000000-0000-0000-0000-000000000000"])
-    assert await operator.replays.page(None, None, 10) == ([], None)
 
 
 @pytest.mark.parametrize("point", ["janitor/before-replay", "janitor/after-replay", "janitor/before-replay-put-off"])

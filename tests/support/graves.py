@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from libs.common.adapters.postgres.database import Database, is_data_error
 from libs.common.adapters.postgres.dead import PostgresDead, PostgresReplayJobs
+from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.replay import PostgresReplayWork
+from libs.common.domain.model import Model
 from libs.common.operations.dead import Dead
 from libs.common.operations.replay import ReplayRequest, Replays
 from libs.common.operations.replay_run import MessageReplays, OutboxReplays, ReplayRunner, TaskReplays
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate
+from libs.common.ports_attempts import Attempt
 from libs.common.ports_dead import Action, DeadKind, Job
 from libs.common.ports_dispatch import Carrier
+from tests.support.house import House
 
 USUAL = ReplayRequest(Action.REPLAY, DeadKind.TASK, "the provider is back", "tester")
 
@@ -66,3 +71,49 @@ async def save_up(database: Database, seconds: float = 60) -> None:
             " WHERE state = 'running'",
             seconds,
         )
+
+
+async def died(house: House, model: Model, count: int = 1, code: str = "http_400") -> list[Attempt]:
+    """Tasks that failed for good; their events have left."""
+    attempts = await house.running(model, await house.executor(), count)
+    assert len(attempts) == count, "the window is too narrow"
+    for attempt in attempts:
+        await house.bury(attempt, code)
+    await house.sql("DELETE FROM event")
+    return attempts
+
+
+async def work(house: House, seconds: float = 60) -> int:
+    """A round of a janitor that was away for so long."""
+    await save_up(house.database, seconds)
+    return await janitor_of(house.database, house.gate, house.wake).round()
+
+
+def ids_of(attempts: Sequence[Attempt]) -> list[str]:
+    return [str(attempt.public_id) for attempt in attempts]
+
+
+async def dead_event(house: House, model: Model) -> tuple[Attempt, int]:
+    """An event that the broker refused for good."""
+    (attempt,) = await house.running(model, await house.executor())
+    await house.finish(attempt)
+    await house.sql("UPDATE event SET sends = 19")
+    number = await house.value("SELECT id FROM event")
+    assert await PostgresEvents(house.database).refused([(number, 1.0, "too large")], 20) == [number]
+    return attempt, number
+
+
+async def dead_delivery(house: House, model: Model) -> int:
+    """A webhook delivery that was given up."""
+    (attempt,) = await house.running(model, await house.executor())
+    await house.finish(attempt)
+    return int(
+        await house.value(
+            "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://x', '')"
+            " RETURNING id) INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body,"
+            " status, attempts, next_at, last_code, last_error, ended_at, dead_at)"
+            " SELECT $1, id, 'l', 'https://hook.example/x?token=canary', $2::uuid,"
+            " 'msg', 't', '{}', 'dead', 9, NULL, 500, 'no', now(), now() FROM w RETURNING id",
+            model.tenant_id, attempt.public_id,
+        )
+    )  # fmt: skip
