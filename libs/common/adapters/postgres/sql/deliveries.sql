@@ -84,12 +84,15 @@ WHERE d.id = ANY (ARRAY(SELECT id FROM over ORDER BY id)) AND d.status = 'pendin
 RETURNING d.id
 
 -- name: prune_deliveries
--- Old deliveries with their attempts: those that arrived after $1 days, the dead after $2; $3 of each at most.
+-- Old deliveries with their attempts: those that arrived after $1 days, the dead after $2, unless a replay job has them in
+-- hand; $3 of each at most. One that is to be sent again since this statement waited for its row is kept.
 WITH gone AS (
-  DELETE FROM delivery WHERE id = ANY (ARRAY(
+  DELETE FROM delivery WHERE status <> 'pending' AND id = ANY (ARRAY(
     (SELECT id FROM delivery WHERE status = 'delivered' AND ended_at < now() - make_interval(days => $1) ORDER BY ended_at LIMIT $3)
     UNION ALL
-    (SELECT id FROM delivery WHERE dead_at IS NOT NULL AND dead_at < now() - make_interval(days => $2) ORDER BY dead_at LIMIT $3)))
+    (SELECT d.id FROM delivery d WHERE d.dead_at IS NOT NULL AND d.dead_at < now() - make_interval(days => $2)
+       AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'delivery' AND i.target = d.id AND i.result IS NULL)
+     ORDER BY d.dead_at LIMIT $3)))
   RETURNING id
 ), t AS (
   DELETE FROM delivery_try WHERE delivery_id = ANY (ARRAY(SELECT id FROM gone))

@@ -206,7 +206,8 @@ SELECT p.id, coalesce(p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < 
 FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id > $3 ORDER BY id LIMIT $4) p ORDER BY p.id
 
 -- name: dead_over
--- Dead tasks past their retention whose event has left (see delete_tasks). $1 days, $2 limit.
+-- Dead tasks past their retention whose event has left (see delete_tasks), unless a replay job has them in hand: what an
+-- operator ordered is done first, however slow or paused. $1 days, $2 limit.
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 )
@@ -214,12 +215,14 @@ SELECT d.task_id AS id, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
 FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
   AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = d.task_id)
+  AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
 ORDER BY d.died_at LIMIT $2
 
 -- name: delete_tasks
 -- Tasks and everything that is theirs; never an open one. Never one whose event has not left: event rows have no index
 -- on their task, but they carry the end's very time, so what ended before the oldest one (a minute for transactions
--- that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing yet.
+-- that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing yet, nor
+-- one that a replay job has in hand.
 -- They stay counted: `cleaned` balances statistics and events, a column of that name the points.
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
@@ -227,6 +230,7 @@ WITH unsent AS MATERIALIZED (
   DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6 AND t.finished_at < (SELECT since FROM unsent)
     AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
+    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = t.id AND i.result IS NULL)
     AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
   RETURNING t.id, t.tenant_id, t.creator, t.attempt - t.uploads AS calls, t.status, t.quota_day, t.points
 ), kept AS (
@@ -291,9 +295,14 @@ DELETE FROM op_log WHERE id = ANY (ARRAY(
 RETURNING 1
 
 -- name: prune_dead_messages
--- Records that could not be understood, once nobody can be expected to look at them. $1 days, $2 limit.
+-- Records that could not be understood, once nobody can be expected to look at them and no replay job has them in hand.
+-- $1 days, $2 limit.
 DELETE FROM dead_message WHERE id = ANY (ARRAY(
-  SELECT d.id FROM (SELECT id, died_at FROM dead_message ORDER BY id LIMIT $2) d WHERE d.died_at < now() - make_interval(days => $1)))
+  SELECT d.id FROM (
+    SELECT x.id, x.died_at FROM dead_message x
+    WHERE NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'message' AND i.target = x.id AND i.result IS NULL)
+    ORDER BY x.id LIMIT $2) d
+  WHERE d.died_at < now() - make_interval(days => $1)))
 RETURNING 1
 
 -- name: prune_idempotency
@@ -345,9 +354,11 @@ SELECT f ->> 'reference' FROM dead_task x CROSS JOIN LATERAL jsonb_array_element
 WHERE x.staged_files IS NOT NULL AND f ->> 'reference' = ANY (CAST(:references AS text[]))
 
 -- name: prune_dead_events
--- Events that died, once nobody can be expected to send them again. $1 days, $2 limit.
+-- Events that died, once nobody can be expected to send them again and no replay job has them in hand. $1 days, $2 limit.
 DELETE FROM dead_event WHERE id = ANY (ARRAY(
-  SELECT id FROM dead_event WHERE dead_at < now() - make_interval(days => $1) ORDER BY dead_at LIMIT $2))
+  SELECT d.id FROM dead_event d WHERE d.dead_at < now() - make_interval(days => $1)
+    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'event' AND i.target = d.id AND i.result IS NULL)
+  ORDER BY d.dead_at LIMIT $2))
 RETURNING id
 
 -- name: open_page
