@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -117,8 +117,8 @@ class DeadStory:
     replays: Sequence[Mapping[str, Any]] = ()
     request: SentRequest | None = None
     key: bytes | None = None
-    value: bytes | None = None
-    value_complete: bool = True
+    value: bytes | None = None  #: its beginning, where it is larger
+    value_size: int = 0
     headers: Headers = ()
 
 
@@ -180,7 +180,7 @@ class Job:
     state: JobState
     total: int
     results: Mapping[str, int] = field(default_factory=dict)  #: by ItemResult
-    refusals: int = 0  #: looks that found a gate full
+    refusals: int = 0  #: looks that found a gate full, or that had to be put off
     note: str = ""  #: what holds it up, if something does
     created_at: datetime | None = None
     changed_at: datetime | None = None
@@ -308,6 +308,7 @@ class DeadLetter:
     headers: Headers
     code: str
     cause: str
+    size: int  #: of the value, of which only the beginning may be left
     key: int = 0
 
 
@@ -317,8 +318,11 @@ class ReplayWork(Protocol):
     async def take(self, runner: UUID, kinds: Sequence[DeadKind], lease_seconds: float) -> list[Turn]:
         """Running jobs that are nobody else's now, each with its budget."""
 
-    async def due(self, turn: Turn, limit: int) -> list[DueItem]:
-        """Its items whose turn has come."""
+    async def due(self, turn: Turn, limit: int, full: Collection[int]) -> list[DueItem]:
+        """Its items whose turn has come, of all lanes but those that are full."""
+
+    async def hold_up(self, turn: Turn, lanes: int, note: str) -> None:
+        """Tell the job that so many lanes were found full."""
 
     async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[list[Moved], list[int]]:
         """Dead tasks go back into the queue with a fresh budget, and the record says so, in one write. Those that
@@ -329,10 +333,10 @@ class ReplayWork(Protocol):
         """Dead events, or deliveries, are due again under their ids."""
 
     async def messages(self, turn: Turn, keys: Sequence[int]) -> list[DueMessage]:
-        """What is to be sent, while the job runs."""
+        """What is to be sent, while the job runs: of these the first few MiB, or the first."""
 
     async def sent_messages(self, turn: Turn, keys: Sequence[int]) -> int:
-        """They are on their topics again: off the list."""
+        """They are on their topics again: off the list. Holds for a job that was stopped meanwhile, too."""
 
     async def drop(self, turn: Turn, keys: Sequence[int]) -> int:
         """Off the list, for good."""

@@ -274,7 +274,7 @@ class ReplayOut(BaseModel):
     total: int
     pending: int
     results: ReplayResultsOut
-    refusals: int = Field(description="Looks that had to be put off, for want of a free slot most often.")
+    refusals: int = Field(description="Looks that found a model's queue full, or put something off.")
     note: str = Field(description="What holds it up, if something does.")
     created_at: datetime
     changed_at: datetime

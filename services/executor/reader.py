@@ -165,7 +165,7 @@ class Reader:
 
     async def _skip(self, error: Unreadable) -> None:
         """Note a record that not even its bytes could be had of, and go on behind it."""
-        letter = DeadLetter(*error.spot, error.offset, None, None, (), "unreadable", str(error))
+        letter = DeadLetter(*error.spot, error.offset, None, None, (), "unreadable", str(error), 0)
         try:
             await self._bury([letter])
         except Closing:
@@ -195,4 +195,5 @@ class Reader:
 
 
 def _letter(spot: Spot, record: RoadRecord, code: str, cause: str) -> DeadLetter:
-    return DeadLetter(*spot, record.offset, record.key, record.value, tuple(record.headers), code, cause)
+    size = len(record.value or b"")
+    return DeadLetter(*spot, record.offset, record.key, record.value, tuple(record.headers), code, cause, size)

@@ -64,14 +64,18 @@ class Stores:
 
 def assemble(stores: Stores, settings: Settings) -> Maintenance:
     """A janitor of all sweeps."""
-    returns, wake, watch = Returns(stores.gate, stores.permits), Wake(stores.hints), BeatWatch()
+    returns, wake, watch = (
+        Returns(stores.gate, stores.permits, stores.sweeps.absent_slots),
+        Wake(stores.hints),
+        BeatWatch(),
+    )
     endings, rng = Endings(stores.sweeps, returns, wake), Random()  # noqa: S311 - spreads retries
     at_once: dict[str, Action] = {
         "promote": Promote(stores.sweeps, wake).sweep,
         "retries": Retries(stores.sweeps, stores.gate, returns, wake, rng).sweep,
         "deadlines": Deadlines(stores.sweeps, endings).sweep,
         "cancels": Cancels(stores.sweeps, endings).sweep,
-        "replays": _replays(stores, wake, rng).round,
+        "replays": _replays(stores, returns, wake, rng).round,
     }
     republish = Republish(stores.sweeps, wake, watch)
     overdue = Overdue(stores.sweeps, returns, wake, rng, upload_seconds=settings.upload_max_seconds)
@@ -107,9 +111,9 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
     )
 
 
-def _replays(stores: Stores, wake: Wake, rng: Random) -> ReplayRunner:
+def _replays(stores: Stores, returns: Returns, wake: Wake, rng: Random) -> ReplayRunner:
     handlers: dict[DeadKind, Replay] = {
-        DeadKind.TASK: TaskReplays(stores.replays, stores.gate, wake, rng),
+        DeadKind.TASK: TaskReplays(stores.replays, stores.gate, returns.flush, wake, rng),
         DeadKind.EVENT: OutboxReplays(stores.replays, wake),
         DeadKind.DELIVERY: OutboxReplays(stores.replays, wake),
     }

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, TypeAlias
+from uuid import UUID
 
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
 from libs.common.ports import Permits, QueueGate
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
 
 Place = tuple[int, str]
+#: Which of these members of a lane have no open task that owns a slot.
+Absent: TypeAlias = Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
 
 #: More than this waits for no Redis: reconcile finds the rest.
 _MOST: Final = 100_000
@@ -20,23 +24,33 @@ _MOST: Final = 100_000
 class Returns:
     """Gives slots and permits back. While Redis is away they wait here, and go with the next call.
 
-    Losing them (this process dies) costs time, never a task: reconcile gives back what no open task owns.
+    Losing them (this process dies) costs time, never a task: reconcile gives back what no open task owns. A permit is
+    its attempt's. A slot is its task's: one that had to wait goes only if PostgreSQL says that no open task owns it,
+    since a retry or a replay in any process may have found it in place and gone on with it.
     """
 
-    def __init__(self, gate: QueueGate, permits: Permits) -> None:
+    def __init__(self, gate: QueueGate, permits: Permits, absent: Absent) -> None:
         self._gate = gate
         self._permits = permits
+        self._absent = absent
         self._slots_waiting: dict[Place, None] = {}
         self._permits_waiting: dict[Place, None] = {}
 
     async def give(self, *, slots: Iterable[Place] = (), permits: Iterable[Place] = ()) -> None:
         """Give these back, now or as soon as Redis answers."""
-        self._slots_waiting.update(dict.fromkeys(slots))
         self._permits_waiting.update(dict.fromkeys(permits))
-        await self.flush()
+        fresh = dict.fromkeys(slots)
+        if not await self.flush():
+            self._keep(fresh, {})
+        elif fresh:
+            try:
+                await self._gate.release_many(list(fresh))
+            except GateUnavailable as error:
+                log.warning("returns.kept", slots=len(fresh), message=str(error))
+                self._keep(fresh, {})
 
     async def flush(self) -> bool:
-        """Give back what waits; False while Redis is away."""
+        """Give back what waits; False while Redis, or PostgreSQL where it has to be asked, is away."""
         # Swapped out first: sweeps run side by side, and giving back twice would be harmless but not free.
         slots, self._slots_waiting = self._slots_waiting, {}
         permits, self._permits_waiting = self._permits_waiting, {}
@@ -45,12 +59,18 @@ class Returns:
                 await self._permits.release_many(list(permits))
                 permits = {}
             if slots:
-                await self._gate.release_many(list(slots))
-        except GateUnavailable as error:
+                await self._gate.release_many(await self._unowned(slots))
+        except (Unavailable, OutcomeUnknown) as error:
             log.warning("returns.kept", slots=len(slots), permits=len(permits), message=str(error))
             self._keep(slots, permits)
             return False
         return True
+
+    async def _unowned(self, slots: Iterable[Place]) -> list[Place]:
+        by_lane: dict[int, list[UUID]] = defaultdict(list)
+        for lane, member in slots:
+            by_lane[lane].append(UUID(member))
+        return [(lane, str(member)) for lane, of in by_lane.items() for member in await self._absent(lane, of)]
 
     def _keep(self, slots: dict[Place, None], permits: dict[Place, None]) -> None:
         self._slots_waiting = dict(list({**slots, **self._slots_waiting}.items())[-_MOST:])

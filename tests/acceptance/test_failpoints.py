@@ -407,6 +407,17 @@ async def replay_finds_the_gate_full(road: Road, _: ServiceProcess) -> Sequence[
     return ids
 
 
+async def replay_of_who_has_no_points_left(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A priced task is replayed on a day on which its user cannot pay; then the limit is gone."""
+    tenant, ids = await dead(road, 1, price=4)
+    await road.sql("INSERT INTO quota_limit (tenant_id, user_name, points_per_day) VALUES ($1, '', 3)", tenant)
+    await order(road, tenant)
+    await road.died(process, 60)
+    await road.sql("DELETE FROM quota_limit")
+    await road.sql("UPDATE replay_item SET due_at = now()")
+    return ids
+
+
 async def event_replayed(road: Road, process: ServiceProcess) -> Sequence[str]:
     """An event that the broker had refused for good is sent once more, under its id."""
     ids = list(await plain(road, process))
@@ -526,7 +537,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/before-series": (plain, {}),
     "janitor/before-replay": (replayed, {}),
     "janitor/after-replay": (replayed, {}),
-    "janitor/before-replay-put-off": (replay_finds_the_gate_full, {}),
+    "janitor/before-replay-hold-up": (replay_finds_the_gate_full, {}),
+    "janitor/before-replay-put-off": (replay_of_who_has_no_points_left, {}),
     "janitor/before-replay-events": (event_replayed, {}),
     "janitor/before-drop": (dropped, {}),
     "janitor/before-statistics": (plain, {}),
@@ -534,7 +546,13 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
 #: Ends that are no success are the point of these.
 OTHER_ENDS = {dropped, job_that_nobody_wants, overdue, waiting_too_long, refused_by_the_broker, canceled}
 #: Those whose tasks end twice: dead, and well after their replay.
-TWICE = {replayed, replay_ordered_twice, replay_steered, replay_finds_the_gate_full}
+TWICE = {
+    replayed,
+    replay_ordered_twice,
+    replay_steered,
+    replay_finds_the_gate_full,
+    replay_of_who_has_no_points_left,
+}
 #: Struck in every run; the others belong to the long tier.
 SHORT = {
     "api/gate-taken",

@@ -11,8 +11,8 @@ import pytest
 from tests.support.road import Road, until
 
 #: Where janitors die, one after the other: with slots and nothing written, with the queue written and nobody told, and
-#: before those without a slot are put off.
-JANITORS: Final = ("janitor/before-replay", "janitor/after-replay", "janitor/before-replay-put-off")
+#: before the job is told of a full queue.
+JANITORS: Final = ("janitor/before-replay", "janitor/after-replay", "janitor/before-replay-hold-up")
 #: Where those die who run what was replayed; their work is taken over after the lease of ten seconds.
 WORKERS: Final = (("dispatcher", "dispatcher/after-lease"), ("executor", "executor/after-claim"))
 

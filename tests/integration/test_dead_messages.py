@@ -18,7 +18,7 @@ from libs.common.contracts.topics import dead_topic, model_topic
 from libs.common.domain.model import Model
 from libs.common.operations.dead_letters import CAUSE, CODE, LEFT_OUT, OFFSET, PARTITION, TOPIC, DeadLetters
 from libs.common.operations.dead_views import details_view
-from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
+from libs.common.ports_dead import Action, DeadFilter, DeadKind, DeadLetter, ItemResult, JobState
 from libs.common.ports_dispatch import LeasedRow, Record, SendVerdict, TopicPlan
 from libs.common.runtime import failpoints
 from services.executor import reader
@@ -113,7 +113,7 @@ async def test_a_mended_message_runs_its_task(rig: Rig) -> None:
     (entry,), _ = await operator.dead.page(None, MESSAGES, None, 10)
     assert (entry.code, entry.topic, entry.partition, entry.offset) == ("not_json", topic, 0, 0)
     details = await operator.dead.show(None, DeadKind.MESSAGE, entry.id)
-    assert (details.story.value, details.story.key, details.story.value_complete) == (message[:-7], b"k", True)
+    assert (details.story.value, details.story.key, details.story.value_size) == (message[:-7], b"k", len(message) - 7)
     job = await operator.order(kind=DeadKind.MESSAGE, ids=[entry.id], mended=message)
     assert await replay(rig) == 1
     await rig.ended([task])
@@ -189,8 +189,8 @@ async def test_a_record_that_fails_in_an_unforeseen_way_holds_nobody_up(
 
 async def test_a_record_without_its_bytes_cannot_be_replayed_but_dropped(rig: Rig) -> None:
     rows = await rig.sql(
-        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, code, cause) VALUES'
-        " ('t', 0, 1, sha256(''), NULL, 'unreadable', 'x'), ('t', 0, 2, sha256('whole'), 'who', 'too_large', 'x')"
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, size, code, cause) VALUES'
+        " ('t', 0, 1, sha256(''), NULL, 0, 'unreadable', 'x'), ('t', 0, 2, sha256('whole'), 'who', 5, 'too_large', 'x')"
         " RETURNING id"
     )
     operator = Operator(rig.database)
@@ -205,17 +205,84 @@ async def test_a_record_without_its_bytes_cannot_be_replayed_but_dropped(rig: Ri
 
 
 async def test_a_topic_that_is_not_there_puts_the_replay_off(rig: Rig) -> None:
-    await rig.sql(
-        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, code, cause)'
-        " VALUES ($1, 0, 1, sha256('x'), 'x', 'not_json', 'x')",
-        f"{rig.prefix}.nowhere",
-    )
+    await lies_dead(rig, 1, topic=f"{rig.prefix}.nowhere")
     operator = Operator(rig.database)
     job = await operator.order(kind=DeadKind.MESSAGE)
     assert await replay(rig) == 0
     waiting = await operator.job(job)
     assert (waiting.state, waiting.pending, waiting.refusals) == (JobState.RUNNING, 1, 1)
     assert waiting.note
+
+
+async def lies_dead(rig: Rig, count: int, size: int = 1, *, topic: str | None = None) -> str:
+    """So many dead messages of that size, on a topic that is there unless it is named; returns the topic."""
+    model = await rig.make_model()
+    topic = topic or model_topic(rig.prefix, model.id, model.name)
+    await rig.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, size, code, cause, died_at)'
+        " SELECT $1, 0, g, sha256('x'), convert_to(repeat('x', $3), 'UTF8'), $3, 'not_json', 'x',"
+        " now() - interval '1 min' FROM generate_series(1, $2) g",
+        topic, count, size,
+    )  # fmt: skip
+    return topic
+
+
+async def test_large_messages_are_sent_a_few_at_a_time(rig: Rig) -> None:
+    await lies_dead(rig, 20, 1_000_000)
+    operator = Operator(rig.database)
+    job = await operator.order(kind=DeadKind.MESSAGE)
+    for moved in (9, 9, 2):
+        assert await replay(rig) == moved, "8 MiB a round, and one"
+    assert (await operator.job(job)).state is JobState.DONE
+    carrier = Refusing(2**30)
+    letters_ = DeadLetters(PostgresDeadLetters(rig.database), carrier, dead_topic(rig.prefix))
+    for moved in (9, 9, 2, 0):
+        assert await letters_.send_rest() == moved
+
+
+@pytest.mark.parametrize(("steer", "state"), [("stop", JobState.STOPPED), ("pause", JobState.PAUSED)])
+async def test_what_was_on_its_way_when_the_job_was_halted_is_told_as_sent(
+    rig: Rig, steer: str, state: JobState
+) -> None:
+    await lies_dead(rig, 2)
+    operator = Operator(rig.database)
+    job = await operator.order(kind=DeadKind.MESSAGE)
+    failpoints.arm("dispatcher/after-replay-send:1:delay=500")
+    sending = asyncio.create_task(replay(rig))
+    await until(lambda: bool(failpoints.reached()), "they are sent")
+    await getattr(operator.replays, steer)(None, job.id)
+    assert await sending == 2
+    halted = await operator.job(job)
+    assert (halted.state, halted.pending, halted.results[ItemResult.STOPPED]) == (state, 0, 0)
+    assert set((await operator.results(job)).values()) == {ItemResult.REPLAYED}
+    assert (await operator.dead.groups(None, MESSAGES)).items == [], "nobody sends them again"
+
+
+async def test_nothing_is_sent_once_a_pause_was_answered(rig: Rig) -> None:
+    await lies_dead(rig, 2)
+    operator = Operator(rig.database)
+    job = await operator.order(kind=DeadKind.MESSAGE)
+    failpoints.arm("dispatcher/before-replay-send:1:delay=500")
+    sending = asyncio.create_task(replay(rig))
+    await until(lambda: bool(failpoints.reached()), "they are about to be sent")
+    await operator.replays.pause(None, job.id)
+    assert await sending == 0
+    assert (await operator.job(job)).pending == 2
+
+
+async def test_a_letter_that_comes_late_is_not_passed_off_as_whole(rig: Rig) -> None:
+    carrier = Refusing(-1)
+    letters_ = DeadLetters(PostgresDeadLetters(rig.database), carrier, dead_topic(rig.prefix))
+    size = 2**20 + 5
+    await letters_.keep([DeadLetter("t", 0, 1, b"k", b"x" * size, (), "not_json", "not JSON", size)])
+    carrier.most = 2**30
+    await rig.sql("UPDATE dead_message SET died_at = now() - interval '1 min'")
+    assert await letters_.send_rest() == 1
+    assert (carrier.taken[0].value, dict(carrier.taken[0].headers)[LEFT_OUT]) == (b"", str(size).encode())
+    operator = Operator(rig.database)
+    (entry,), _ = await operator.dead.page(None, MESSAGES, None, 10)
+    message = details_view(await operator.dead.show(None, DeadKind.MESSAGE, entry.id))["message"]
+    assert (message["size"], message["complete"]) == (size, False)
 
 
 @pytest.mark.parametrize("point", ["executor/before-dead-letter", "executor/after-dead-letter"])

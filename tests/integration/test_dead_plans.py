@@ -29,8 +29,8 @@ SELECT id, tenant_id, model_id, now() - make_interval(secs => id),
   CASE WHEN id % 5000 = 0 THEN 'rare' ELSE 'http_503' END, 1 FROM task;
 INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, total)
 VALUES ('replay', 'task', '{{}}', 100000, 100, 'r', 'b', 25000);
-INSERT INTO replay_item (job_id, kind, target, public_id, error_code)
-SELECT 1, 'task', id, public_id::text, 'x' FROM task WHERE id % 2 = 0;
+INSERT INTO replay_item (job_id, kind, target, lane, public_id, error_code)
+SELECT 1, 'task', id, lane, public_id::text, 'x' FROM task WHERE id % 2 = 0;
 INSERT INTO webhook (tenant_id, kind, url, secrets)
 SELECT g, CASE g WHEN 20 THEN 'tasks' ELSE 'endpoint' END, CASE g WHEN 20 THEN '' ELSE 'http://h' END, ''
 FROM generate_series(1, 20) g;
@@ -62,7 +62,7 @@ LOOKS: dict[str, tuple[str, dict[str, str], int]] = {
     "jobs": ("replay_jobs", {"tenant_id": "NULL", "before": "100", "limit": "51"}, 20),
     "items": ("replay_items", {"job": "1", "after": "0", "limit": "1001"}, 200),
     "what a janitor takes": ("take_replay_jobs", {"1": "gen_random_uuid()", "2": "'{task}'", "3": "10"}, 60),
-    "what is due": ("replay_due", {"1": "1", "2": "500"}, 9_000),
+    "what is due": ("replay_due", {"1": "1", "2": "500", "3": "'{1,3}'"}, 9_000),
     "what webhooks send next": ("due_deliveries", {"1": "4", "2": "500", "3": "0", "4": "''"}, 600),
     "whether a job is done": ("finish_replay", {"1": "1"}, 20),
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import asyncpg
 import pytest
 
-from libs.common.domain.errors import Conflict, NotFound
+from libs.common.domain.errors import Conflict, GateUnavailable, NotFound
 from libs.common.domain.model import Model
 from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
@@ -123,13 +124,13 @@ async def test_a_full_gate_puts_replays_off_and_loses_none(house: House) -> None
     job = await operator.order()
     assert await work(house) == 3, "one slot in ten, and one at least, is left to fresh tasks"
     waiting = await operator.job(job)
-    assert (waiting.state, waiting.pending, waiting.refusals) == (JobState.RUNNING, 3, 3)
+    assert (waiting.state, waiting.pending, waiting.refusals) == (JobState.RUNNING, 3, 1)
     assert waiting.note
-    items, _ = await operator.replays.items(None, job.id, None, 10)
-    assert sorted(item.tries for item in items) == [0, 0, 0, 1, 1, 1]
-    assert await work(house) == 0, "they are not due yet"
+    before = await house.sql("SELECT ctid, * FROM replay_item ORDER BY target")
+    assert await work(house) == 0
+    assert (await operator.job(job)).refusals == 2
+    assert await house.sql("SELECT ctid, * FROM replay_item ORDER BY target") == before, "who waits costs no write"
     await ends_well(house, model)
-    await house.sql("UPDATE replay_item SET due_at = now()")
     assert await work(house) == 3
     done = await operator.job(job)
     assert (done.state, done.note, done.results[ItemResult.REPLAYED]) == (JobState.DONE, "", 6)
@@ -143,6 +144,40 @@ async def test_a_full_lane_does_not_hold_up_another_one(house: House) -> None:
     await died(house, free, 2)
     await Operator(house.database).order(rate=10.0)
     assert await work(house) == 2
+
+
+async def test_models_take_turns_in_a_job(house: House) -> None:
+    crowded, other = await house.model(max_concurrency=50), await house.model()
+    await died(house, crowded, 30)
+    theirs = await died(house, other, 2)
+    await Operator(house.database).order(rate=4.0)
+    assert await work(house) == 6
+    assert await house.members(other) == set(ids_of(theirs)), "though those of the other are older, and more"
+
+
+async def test_a_slot_that_waits_to_go_back_is_not_taken_for_the_replays_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: object) -> None:
+        raise GateUnavailable("away")
+
+    model = await house.model()
+    (attempt,) = await died(house, model)
+    slot = (model.lane, str(attempt.public_id))
+    await house.gate.take_many([SlotRequest(*slot, 9, SLOT_MS)])
+    operator = Operator(house.database)
+    job = await operator.order()
+    janitor = janitor_of(house.database, house.gate, house.wake, house.returns.flush)
+    with monkeypatch.context() as patch:
+        patch.setattr(house.gate, "release_many", away)
+        await house.returns.give(slots=[slot])
+        await save_up(house.database)
+        assert await janitor.round() == 0, "it waits until the old slot is given back"
+    # Another process has nothing that waits: it finds the old slot in place and goes on with it.
+    assert await work(house) == 1
+    assert (await operator.job(job)).state is JobState.DONE
+    assert await house.returns.flush()
+    assert await house.members(model) == {slot[1]}, "the replayed task has it now"
 
 
 async def test_a_job_keeps_its_pace(house: House) -> None:
@@ -236,7 +271,7 @@ async def test_two_janitors_with_the_same_job_settle_each_item_once(house: House
             turn = (await ours._work.take(ours._me, [DeadKind.TASK], 10))[:1]
             if not turn:
                 break
-            items = await ours._work.due(turn[0], 500)
+            items = await ours._work.due(turn[0], 500, ())
             await asyncio.gather(
                 ours._replays[DeadKind.TASK](turn[0], items), theirs._replays[DeadKind.TASK](turn[0], items)
             )
@@ -264,6 +299,23 @@ async def test_points_are_reserved_again_and_who_has_none_left_waits(house: Hous
     await house.sql("UPDATE quota_limit SET points_per_day = 12")
     assert await work(house) == 1
     assert await house.value("SELECT used FROM quota_usage WHERE tenant_id = $1", tenant) == 12
+
+
+async def test_a_model_is_not_deleted_between_points_and_queue(house: House) -> None:
+    model = await house.model()
+    await died(house, model)
+    await house.sql("UPDATE task SET points = 4, quota_day = '2020-01-01'")
+    operator = Operator(house.database)
+    job = await operator.order()
+    await save_up(house.database)
+    janitor = janitor_of(house.database, house.gate, house.wake)
+    (turn,) = await janitor._work.take(janitor._me, [DeadKind.TASK], 10)
+    (item,) = await janitor._work.due(turn, 10, ())
+    await house.sql("SET lock_timeout = '100ms'")
+    async with house.database.transaction() as replaying:
+        assert await replaying.fetch("lock_dead_tasks", job.id, [item.key])
+        with pytest.raises(asyncpg.LockNotAvailableError):  # else the points would stay reserved
+            await house.sql("UPDATE lane SET closed = true")
 
 
 async def test_a_task_of_a_deleted_model_is_refused(house: House) -> None:
@@ -328,7 +380,7 @@ async def test_a_dropped_task_is_off_the_list_and_goes_with_its_retention(house:
     assert await operator.results(job) == {str(attempt.public_id): ItemResult.DROPPED}, "the record stays"
 
 
-@pytest.mark.parametrize("point", ["janitor/before-replay", "janitor/after-replay", "janitor/before-replay-put-off"])
+@pytest.mark.parametrize("point", ["janitor/before-replay", "janitor/after-replay", "janitor/before-replay-hold-up"])
 async def test_a_round_that_fails_anywhere_is_made_good_by_the_next(house: House, point: str) -> None:
     model = await house.model(queue_limit=3)
     attempts = await died(house, model, 3)

@@ -15,7 +15,7 @@ from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.domain.model import Model
 from libs.common.operations.dead import Dead
 from libs.common.operations.replay import ReplayRequest, Replays
-from libs.common.operations.replay_run import MessageReplays, OutboxReplays, ReplayRunner, TaskReplays
+from libs.common.operations.replay_run import Flush, MessageReplays, OutboxReplays, ReplayRunner, TaskReplays
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate
 from libs.common.ports_attempts import Attempt
@@ -49,10 +49,14 @@ class Operator:
         return {item.id: item.result for item in items}
 
 
-def janitor_of(database: Database, gate: QueueGate, wake: Wake) -> ReplayRunner:
+async def _nothing_waits() -> bool:
+    return True
+
+
+def janitor_of(database: Database, gate: QueueGate, wake: Wake, flush: Flush = _nothing_waits) -> ReplayRunner:
     """What a janitor runs every second."""
     work = PostgresReplayWork(database, "UTC")
-    tasks, outbox = TaskReplays(work, gate, wake, Random(7)), OutboxReplays(work, wake)
+    tasks, outbox = TaskReplays(work, gate, flush, wake, Random(7)), OutboxReplays(work, wake)
     handlers = {DeadKind.TASK: tasks, DeadKind.EVENT: outbox, DeadKind.DELIVERY: outbox}
     return ReplayRunner(work, handlers, is_data_error)
 

@@ -86,7 +86,7 @@ class House:
         self.sweeps = PostgresSweeps(self.database)
         self.source = PostgresOpenTasks(self.database)
         self.queue = PostgresDispatchQueue(self.database)
-        self.returns = Returns(self.gate, self.permits)
+        self.returns = Returns(self.gate, self.permits, self.sweeps.absent_slots)
         self.wake = Wake(self.hints)
         self.endings = Endings(self.sweeps, self.returns, self.wake)
         self.rng = Random(7)

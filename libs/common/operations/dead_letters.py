@@ -67,7 +67,8 @@ class DeadLetters:
 
 
 def dead_letter(letter: DeadLetter, topic: str, *, whole: bool = True) -> Record:
-    """The record for the dead-letter topic: key and value as they were, the cause in headers."""
+    """The record for the dead-letter topic: key and value as they were, the cause in headers. A value of which only the
+    beginning was kept is left out: it would pass for the whole."""
     value = letter.value or b""
     told: list[tuple[str, bytes | None]] = [
         (CODE, letter.code.encode()),
@@ -76,8 +77,8 @@ def dead_letter(letter: DeadLetter, topic: str, *, whole: bool = True) -> Record
         (PARTITION, str(letter.partition).encode()),
         (OFFSET, str(letter.offset).encode()),
     ]
-    if not whole:
-        return Record(topic, 0, letter.record_key or b"", b"", [*told, (LEFT_OUT, str(len(value)).encode())])
+    if not whole or len(value) < letter.size:
+        return Record(topic, 0, letter.record_key or b"", b"", [*told, (LEFT_OUT, str(letter.size).encode())])
     return Record(topic, 0, letter.record_key or b"", value, [*told, *letter.headers])
 
 

@@ -204,8 +204,8 @@ def _message(story: DeadStory) -> dict[str, Any]:
     return {
         "key": _shown(story.key),
         "value": _shown(value),
-        "size": len(value) if value is not None else None,
-        "complete": story.value_complete,
+        "size": story.value_size if value is not None else None,
+        "complete": value is None or len(value) == story.value_size,
         "headers": [
             {"name": name, "value": MASK if is_secret_name(name) else _shown(content)}
             for name, content in story.headers

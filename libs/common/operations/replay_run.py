@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
@@ -21,21 +21,30 @@ from libs.common.runtime.logging import get_logger
 
 log = get_logger()
 
-#: Replays some items of a job; returns how many.
-Replay: TypeAlias = Callable[[Turn, Sequence[DueItem]], Awaitable[int]]
+
+class Done(NamedTuple):
+    """How many items were replayed or dropped, and the lanes that had no free slot for others."""
+
+    items: int
+    full: frozenset[int] = frozenset()
+
+
+#: Replays some items of a job.
+Replay: TypeAlias = Callable[[Turn, Sequence[DueItem]], Awaitable[Done]]
 #: Whether one bad row made a statement fail.
 Verdict: TypeAlias = Callable[[BaseException], bool]
+#: Gives back what was to be given back to Redis; False while that is away.
+Flush: TypeAlias = Callable[[], Awaitable[bool]]
 
 #: How long a job stays in one process's hands after its last look.
 LEASE_SECONDS: Final = 10.0
 _SLICE: Final = 500
-#: Looks a round and job: where a gate is full, those behind are looked at all the same.
+#: So many slices of a job a round: the other jobs wait meanwhile.
 _SLICES: Final = 8
-_SOONEST_SECONDS: Final = 2.0
-_SPREAD_SECONDS: Final = 8.0
 _AWAY_SECONDS: Final = 5.0
-#: Points come back with the next day, or with a failure: so many times longer than for a slot.
-_POOR: Final = 30.0
+#: Points come back with the next day, or with a failure.
+_POOR_SECONDS: Final = 60.0
+_POOR_SPREAD_SECONDS: Final = 240.0
 #: The share of a gate that replays leave to fresh tasks: one slot of so many, and one at least.
 _LEFT_TO_FRESH: Final = 10
 
@@ -60,46 +69,63 @@ class ReplayRunner:
         return moved
 
     async def _work_off(self, turn: Turn) -> int:
-        moved = 0
-        for _ in range(_SLICES):
-            items = await self._work.due(turn, min(_SLICE, turn.budget - moved)) if moved < turn.budget else []
+        moved, full = 0, set[int]()
+        for _ in range(_slices(turn)):
+            items = await self._work.due(turn, min(_SLICE, turn.budget - moved), full) if moved < turn.budget else []
             if not items:
                 break
-            moved += await self._settle(turn, items)
+            done = await self._settle(turn, items)
+            moved += done.items
+            full |= done.full
+        if full:
+            await failpoint("janitor/before-replay-hold-up")
+            await self._work.hold_up(turn, len(full), "no free slot in the model's queue")
         if await self._work.finish(turn):
             log.info("replay.done", job=turn.id)
         if moved:
             log.info("replay.moved", job=turn.id, action=turn.action, kind=turn.kind, count=moved)
         return moved
 
-    async def _settle(self, turn: Turn, items: Sequence[DueItem]) -> int:
+    async def _settle(self, turn: Turn, items: Sequence[DueItem]) -> Done:
         """Replay or drop these; one that the database does not take is refused alone."""
         try:
             if turn.action is Action.REPLAY:
                 return await self._replays[turn.kind](turn, items)
             await failpoint("janitor/before-drop")
-            return await self._work.drop(turn, [item.key for item in items])
+            return Done(await self._work.drop(turn, [item.key for item in items]))
         except Exception as error:
             if not self._is_data_error(error):
                 raise
             if len(items) > 1:
                 half = len(items) // 2
-                return await self._settle(turn, items[:half]) + await self._settle(turn, items[half:])
+                first, second = await self._settle(turn, items[:half]), await self._settle(turn, items[half:])
+                return Done(first.items + second.items, first.full | second.full)
             log.error("replay.refused", job=turn.id, key=items[0].key, error=type(error).__name__)
             await self._work.refuse(turn, [(items[0].key, "data_error")])
-            return 0
+            return Done(0)
+
+
+def _slices(turn: Turn) -> int:
+    # Sending messages may take seconds: one batch a round keeps within the lease, and near a pause.
+    return 1 if turn.kind is DeadKind.MESSAGE and turn.action is Action.REPLAY else _SLICES
 
 
 class TaskReplays:
-    """Tasks take their gate slot like any other; who finds the gate full is tried again by the same job."""
+    """Tasks take their gate slot like any other. Where a lane is full the job looks again in its next round; nothing is
+    written about those that wait, so a lane that stays full costs a look a second, however many they are.
+    """
 
-    def __init__(self, work: ReplayWork, gate: QueueGate, wake: Wake, rng: Random) -> None:
+    def __init__(self, work: ReplayWork, gate: QueueGate, flush: Flush, wake: Wake, rng: Random) -> None:
         self._work = work
         self._gate = gate
+        self._flush = flush
         self._wake = wake
         self._rng = rng
 
-    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
+    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> Done:
+        # A slot that still waits to be given back must not be taken for the replay's own.
+        if not await self._flush():
+            raise GateUnavailable("slots that are to be given back first wait for Redis")
         admitted, taken, full = await self._ask(items)
         # What is not dead any more, or has no open lane, needs no slot: the statement says what becomes of it.
         going = [*admitted, *(item for item in items if item.lane is None)]
@@ -114,25 +140,21 @@ class TaskReplays:
                 self._wake.moved(moved)
         finally:
             await self._give_back([item for item in taken if item.key not in replayed])
-        await self._put_off(turn, [item.key for item in full], 1, "no free slot in the model's queue")
-        await self._put_off(turn, poor, _POOR, "the user's points of today are used up")
-        return len(replayed)
-
-    async def _put_off(self, turn: Turn, keys: Sequence[int], times: float, note: str) -> None:
-        if keys:
+        if poor:
             await failpoint("janitor/before-replay-put-off")
-            seconds = [times * (_SOONEST_SECONDS + _SPREAD_SECONDS * self._rng.random()) for _ in keys]
-            await self._work.put_off(turn, list(zip(keys, seconds, strict=True)), note)
+            later = [(key, _POOR_SECONDS + _POOR_SPREAD_SECONDS * self._rng.random()) for key in poor]
+            await self._work.put_off(turn, later, "the user's points of today are used up")
+        return Done(len(replayed), full)
 
-    async def _ask(self, items: Sequence[DueItem]) -> tuple[list[DueItem], list[DueItem], list[DueItem]]:
-        """Those with a slot, those of them that took it just now, and those without."""
+    async def _ask(self, items: Sequence[DueItem]) -> tuple[list[DueItem], list[DueItem], frozenset[int]]:
+        """Those with a slot, those of them that took it just now, and the lanes that are full."""
         asking = [item for item in items if item.lane is not None]
         verdicts = await self._gate.take_many([_request(item) for item in asking]) if asking else []
         answered = list(zip(asking, verdicts, strict=True))
         return (
             [item for item, verdict in answered if verdict is not SlotVerdict.FULL],
             [item for item, verdict in answered if verdict is SlotVerdict.TAKEN],
-            [item for item, verdict in answered if verdict is SlotVerdict.FULL],
+            frozenset(item.lane for item, verdict in answered if verdict is SlotVerdict.FULL and item.lane is not None),
         )
 
     async def _give_back(self, losers: Sequence[DueItem]) -> None:
@@ -156,26 +178,30 @@ class OutboxReplays:
         self._work = work
         self._wake = wake
 
-    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
+    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> Done:
         await failpoint("janitor/before-replay-events")
         replayed = await self._work.replay_outbox(turn, [item.key for item in items])
         if replayed:
             self._wake.events()
-        return replayed
+        return Done(replayed)
 
 
 class MessageReplays:
-    """Messages go back to their topics; sent twice, when a process dies in between, they are claimed once."""
+    """Messages go back to their topics; sent twice, when a process dies in between, they are claimed once.
+
+    Whether the job runs is read with the messages, right before they are sent: what a pause or a stop meets on the way
+    still goes out, and the record says so.
+    """
 
     def __init__(self, work: ReplayWork, carrier: Carrier, rng: Random) -> None:
         self._work = work
         self._carrier = carrier
         self._rng = rng
 
-    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> int:
+    async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> Done:
+        await failpoint("dispatcher/before-replay-send")
         messages = await self._work.messages(turn, [item.key for item in items])
         going = [message for message in messages if message.topic is not None and not message.problem]
-        await failpoint("dispatcher/before-replay-send")
         verdicts = await self._carrier.send([_record(message) for message in going]) if going else []
         answered = list(zip(going, verdicts, strict=True))
         no = [(message.key, verdict.refused) for message, verdict in answered if verdict.refused]
@@ -193,7 +219,7 @@ class MessageReplays:
         if away:
             later = [(message.key, _AWAY_SECONDS * (1 + self._rng.random())) for message in away]
             await self._work.put_off(turn, later, self._carrier.last_error or "the topic is not there")
-        return replayed
+        return Done(replayed)
 
 
 def _request(item: DueItem) -> SlotRequest:

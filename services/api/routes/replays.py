@@ -77,7 +77,7 @@ async def read_replay(id: str, reach: Seeing, cases: Cases) -> Response:
     responses=answers(ReplayItemPage, examples.REPLAY_ITEMS, "invalid", "bad_cursor", "replay_unknown"),
 )
 async def list_items(id: str, wanted: Annotated[PageQuery, Query()], reach: Seeing, cases: Cases) -> Response:
-    """Who waits for a free slot has tries, and the time of the next one."""
+    """What was put off (no points left, its topic is not there) has tries, and the time of the next one."""
     after = before_of("item", wanted.cursor)
     items, following = await cases.replays.items(reach.tenant, _number(id), after, wanted.limit)
     return JsonAnswer({"items": [item_view(item) for item in items], "next_cursor": cursor_of("item", following)})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -155,13 +154,12 @@ class PostgresDead:
 
     async def _message(self, entry: DeadEntry, replays: Sequence[Mapping[str, Any]]) -> DeadStory:
         for row in await self._database.query("dead_bytes", key=entry.key):
-            whole = hashlib.sha256(row.value or b"").digest() == row.digest
             return DeadStory(
                 entry,
                 replays=replays,
                 key=row.key,
                 value=row.value,
-                value_complete=whole,
+                value_size=row.size,
                 headers=headers_of(row.headers),
             )
         return DeadStory(entry, replays=replays)

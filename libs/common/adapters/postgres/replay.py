@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any, Final
@@ -42,7 +42,7 @@ class PostgresReplayWork:
             for row in rows
         ]
 
-    async def due(self, turn: Turn, limit: int) -> list[DueItem]:
+    async def due(self, turn: Turn, limit: int, full: Collection[int]) -> list[DueItem]:
         return [
             DueItem(
                 row["key"],
@@ -52,8 +52,11 @@ class PostgresReplayWork:
                 row["queue_limit"] or 0,
                 row["slot_ttl_ms"] or 0,
             )
-            for row in await self._database.fetch("replay_due", turn.id, limit)
+            for row in await self._database.fetch("replay_due", turn.id, limit, sorted(full))
         ]
+
+    async def hold_up(self, turn: Turn, lanes: int, note: str) -> None:
+        await self._database.fetch("hold_up_replay", turn.id, lanes, note)
 
     async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[list[Moved], list[int]]:
         keys, said = sorted(item.key for item in items), _said(turn)
@@ -132,6 +135,7 @@ class PostgresDeadLetters:
             [stored_headers(letter.headers) for letter in letters],
             [letter.code for letter in letters],
             [letter.cause for letter in letters],
+            [letter.size for letter in letters],
         )
         return [replace(letters[row["ordinal"] - 1], key=row["id"]) for row in rows]
 
@@ -139,7 +143,7 @@ class PostgresDeadLetters:
         return [
             DeadLetter(
                 row["topic"], row["partition"], row["offset"], row["key"], row["value"],
-                headers_of(row["headers"]), row["code"], row["cause"], row["id"],
+                headers_of(row["headers"]), row["code"], row["cause"], row["size"], row["id"],
             )
             for row in await self._database.fetch("unlettered_messages", older_than_seconds, limit)
         ]  # fmt: skip
@@ -161,6 +165,6 @@ def _message(row: Any) -> DueMessage:
     problem = ""
     if row["value"] is None:
         problem = "no_bytes"
-    elif hashlib.sha256(row["value"]).digest() != row["digest"]:
+    elif len(row["value"]) < row["size"]:
         problem = "cut"  # only its beginning was kept
     return DueMessage(row["key"], row["topic"], row["partition"], row["record_key"], row["value"], headers, problem)

@@ -229,7 +229,7 @@ FROM replay_item i JOIN replay_job j ON j.id = i.job_id WHERE i.kind = :kind AND
 
 -- name: dead_bytes
 -- The bytes of a message. For operators alone: it belongs to no tenant_id.
-SELECT key, value, headers, digest FROM dead_message WHERE id = :key
+SELECT key, value, size, headers FROM dead_message WHERE id = :key
 
 -- name: replay_selection
 -- What an order would take, by cause, and what is in another job's hands. $1 kind, $2 tenant_id, $3 rows, $4 code, $5 model, $6 since,
@@ -259,33 +259,35 @@ VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7, $8, $9) RETURNING id
 -- Its items, in the same transaction: as replay_selection shows them ($1 to $9), for job $10. What another open job has in
 -- hand is left out; two orders for the same dead wait for each other, in the order of the rows.
 WITH chosen AS MATERIALIZED (
-  SELECT f.key, f.tenant_id, f.code, f.public_id FROM dead_face f
+  SELECT f.key, f.tenant_id, f.lane, f.code, f.public_id FROM dead_face f
   WHERE f.kind = $1 AND ($2::bigint IS NULL OR f.tenant_id = $2) AND ($3::bigint[] IS NULL OR f.key = ANY ($3)) AND ($4::text IS NULL OR f.code = $4)
     AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND f.died_at >= $6 AND f.died_at < $7
     AND ($8::text IS NULL OR strpos(lower(f.message), lower($8)) > 0)
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL)
   ORDER BY f.died_at, f.key LIMIT $9
 )
-INSERT INTO replay_item (job_id, kind, target, public_id, tenant_id, error_code)
-SELECT $10, $1, c.key, c.public_id, c.tenant_id, c.code FROM chosen c ORDER BY c.key
+INSERT INTO replay_item (job_id, kind, target, lane, public_id, tenant_id, error_code)
+SELECT $10, $1, c.key, c.lane, c.public_id, c.tenant_id, c.code FROM chosen c ORDER BY c.key
 ON CONFLICT DO NOTHING
 RETURNING 1
 
 -- name: count_replay_items
 -- The job knows how many it has, and is done if that is none. $1 job, $2 how many; its tenant_id stands in it.
 UPDATE replay_job SET total = $2, state = CASE WHEN $2 = 0 THEN 'done' ELSE state END, ended_at = CASE WHEN $2 = 0 THEN now() END
-WHERE id = $1 RETURNING *
+WHERE id = $1
+RETURNING id, tenant_id, action, kind, asked, most, rate, reason, asked_by, state, total, replayed, dropped, gone, refused, stopped,
+  refusals, note, created_at, changed_at, ended_at
 
 -- name: replay_jobs
 -- Jobs, newest first; a tenant's own, or everybody's.
-(SELECT j.* FROM replay_job j WHERE CAST(:tenant_id AS bigint) IS NULL AND j.id < :before ORDER BY j.id DESC LIMIT :limit)
+(SELECT j.* FROM replay_face j WHERE CAST(:tenant_id AS bigint) IS NULL AND j.id < :before ORDER BY j.id DESC LIMIT :limit)
 UNION ALL
-(SELECT j.* FROM replay_job j WHERE j.tenant_id = CAST(:tenant_id AS bigint) AND j.id < :before ORDER BY j.id DESC LIMIT :limit)
+(SELECT j.* FROM replay_face j WHERE j.tenant_id = CAST(:tenant_id AS bigint) AND j.id < :before ORDER BY j.id DESC LIMIT :limit)
 ORDER BY id DESC
 
 -- name: replay_job
 -- One job.
-SELECT * FROM replay_job WHERE id = :id AND (CAST(:tenant_id AS bigint) IS NULL OR tenant_id = :tenant_id)
+SELECT * FROM replay_face WHERE id = :id AND (CAST(:tenant_id AS bigint) IS NULL OR tenant_id = :tenant_id)
 
 -- name: replay_items
 -- What became of each of a job's, in the order of their rows; whose job it is was asked by tenant_id before.

@@ -21,17 +21,34 @@ FROM mine m WHERE j.id = m.id
 RETURNING j.id, j.action, j.kind, m.budget, j.reason, j.asked_by
 
 -- name: replay_due
--- Items whose turn has come, those that were never tried first; a dead task of an open lane brings what its gate slot
--- needs, and what it costs. $1 job, $2 limit.
+-- Items whose turn has come, about as many of each lane, without those of lanes that were found full ($3): so these
+-- neither hide the others nor cost a write each. A dead task of an open lane brings what its gate slot needs, and what
+-- it costs. $1 job, $2 limit.
+WITH RECURSIVE lanes(lane) AS (
+  (SELECT lane FROM replay_item WHERE job_id = $1 AND result IS NULL ORDER BY lane LIMIT 1)
+  UNION ALL
+  SELECT (SELECT i.lane FROM replay_item i WHERE i.job_id = $1 AND i.result IS NULL AND i.lane > w.lane ORDER BY i.lane LIMIT 1)
+  FROM lanes w WHERE w.lane IS NOT NULL
+), roomy AS MATERIALIZED (SELECT lane FROM lanes WHERE lane <> ALL ($3::int[])
+)
 SELECT i.target AS key, t.public_id, t.points, l.id AS lane, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
-FROM (SELECT kind, target, due_at FROM replay_item WHERE job_id = $1 AND result IS NULL AND due_at <= now() ORDER BY due_at, target LIMIT $2) i
+FROM (
+  SELECT h.* FROM roomy r CROSS JOIN LATERAL (
+    SELECT x.kind, x.target, x.due_at, row_number() OVER () AS nth FROM (
+      SELECT kind, target, due_at FROM replay_item WHERE job_id = $1 AND lane = r.lane AND result IS NULL AND due_at <= now()
+      ORDER BY due_at, target LIMIT greatest(1, $2 / (SELECT count(*) FROM roomy))) x) h
+  ORDER BY h.nth, h.due_at, h.target LIMIT $2) i
 LEFT JOIN dead_task d ON i.kind = 'task' AND d.task_id = i.target AND d.dropped_at IS NULL
 LEFT JOIN task t ON t.id = d.task_id LEFT JOIN lane l ON l.id = t.lane AND NOT l.closed LEFT JOIN model m ON m.id = l.model_id
 ORDER BY i.due_at, i.target
 
+-- name: hold_up_replay
+-- A round found $2 lanes full; $3 says so.
+UPDATE replay_job SET refusals = refusals + $2, note = $3, changed_at = now() WHERE id = $1 AND state = 'running' RETURNING id
+
 -- name: lock_dead_tasks
 -- Dead tasks of a running job that a replay in the same transaction takes back for sure, with what they cost: locked, as
--- replay_tasks locks them. $1 job, $2 task ids.
+-- replay_tasks locks them, and their lanes, so that no model is deleted in between. $1 job, $2 task ids.
 WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
 ), m AS MATERIALIZED (
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
@@ -39,7 +56,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 )
 SELECT t.id, t.tenant_id, t.creator, t.points FROM m JOIN dead_task d ON d.task_id = m.id AND d.dropped_at IS NULL
 JOIN task t ON t.id = m.id AND t.version = d.version JOIN task_input i ON i.task_id = m.id JOIN lane l ON l.id = t.lane AND NOT l.closed
-ORDER BY t.id FOR UPDATE OF d
+ORDER BY t.id FOR UPDATE OF d FOR SHARE OF l
 
 -- name: replay_tasks
 -- Dead tasks go back into the queue, their slots taken before: to the head, in the order of creation, under their old
@@ -140,26 +157,35 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 SELECT id FROM back
 
 -- name: replay_messages
--- Messages of a job that runs, to be sent; without a topic those that are not dead any more. $1 job, $2 rows.
-SELECT i.target AS key, d.topic, d."partition", d.key AS record_key, d.value, d.headers::text AS headers, d.digest, j.mended
-FROM replay_job j JOIN replay_item i ON i.job_id = j.id LEFT JOIN dead_message d ON d.id = i.target AND d.settled_at IS NULL
-WHERE j.id = $1 AND j.state = 'running' AND i.target = ANY ($2::bigint[]) AND i.result IS NULL ORDER BY i.target
+-- Messages of a job that runs, to be sent, the first 8 MiB of them; without a topic those that are not dead any more.
+-- $1 job, $2 rows.
+SELECT i.key, d.topic, d."partition", d.key AS record_key, d.value, d.size, d.headers::text AS headers, j.mended
+FROM (
+  SELECT x.job_id, x.target AS key, sum(length(o.value)) OVER (ORDER BY x.target ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+  FROM replay_item x LEFT JOIN dead_message o ON o.id = x.target AND o.settled_at IS NULL
+  WHERE x.job_id = $1 AND x.target = ANY ($2::bigint[]) AND x.result IS NULL) i
+JOIN replay_job j ON j.id = i.job_id AND j.state = 'running'
+LEFT JOIN dead_message d ON d.id = i.key AND d.settled_at IS NULL
+WHERE coalesce(i.before, 0) < 8388608 ORDER BY i.key
 
 -- name: settle_messages
--- They are on their topics again: off the list, and the row stays as a proof that the record was seen.
+-- They are on their topics again: off the list, and the row stays as a proof that the record was seen. Also of a job that
+-- was paused or stopped while they were sent: what went out is not told as stopped.
 WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 FOR NO KEY UPDATE
 ), m AS MATERIALIZED (
-  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  SELECT i.target AS id, i.result IS NOT NULL AS stopped FROM job CROSS JOIN replay_item i
+  WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND (i.result IS NULL OR i.result = 'stopped')
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), back AS (
-  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = m.id AND d.settled_at IS NULL RETURNING d.id
+  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = m.id AND d.settled_at IS NULL RETURNING d.id, m.stopped
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
-  FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id
+  FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id AND (b.id IS NOT NULL OR NOT m.stopped)
+  RETURNING b.id IS NULL AS gone
 ), counted AS (
-  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), gone = gone + (SELECT count(*) FROM m) - (SELECT count(*) FROM back),
-    changed_at = now()
-  WHERE id = $1 AND EXISTS (SELECT 1 FROM m)
+  UPDATE replay_job SET replayed = replayed + (SELECT count(*) FROM back), gone = gone + (SELECT count(*) FROM done WHERE done.gone),
+    stopped = stopped - (SELECT count(*) FROM back WHERE back.stopped), changed_at = now()
+  WHERE id = $1 AND EXISTS (SELECT 1 FROM done)
 )
 SELECT id FROM back
 
@@ -276,13 +302,13 @@ RETURNING j.id
 
 -- name: bury_messages
 -- Keep records that could not be understood, the same one twice once; those come back that the dead-letter topic has not
--- got yet. $1 topics, $2 partitions, $3 offsets, $4 digests, $5 keys, $6 values, $7 headers, $8 codes, $9 causes.
+-- got yet. $1 topics, $2 partitions, $3 offsets, $4 digests, $5 keys, $6 values, $7 headers, $8 codes, $9 causes, $10 sizes.
 WITH m AS MATERIALIZED (
-  SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[])
-    WITH ORDINALITY AS m(topic, "partition", "offset", digest, key, value, headers, code, cause, ordinal)
+  SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[],
+    $10::int[]) WITH ORDINALITY AS m(topic, "partition", "offset", digest, key, value, headers, code, cause, size, ordinal)
 ), fresh AS (
-  INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, headers, code, cause)
-  SELECT topic, "partition", "offset", digest, key, value, headers::jsonb, code, cause FROM m ORDER BY topic, "partition", "offset", digest
+  INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, size, headers, code, cause)
+  SELECT topic, "partition", "offset", digest, key, value, size, headers::jsonb, code, cause FROM m ORDER BY topic, "partition", "offset", digest
   ON CONFLICT DO NOTHING RETURNING id, topic, "partition", "offset", digest
 ), known AS (
   SELECT * FROM fresh UNION ALL
@@ -294,9 +320,13 @@ SELECT k.id, m.ordinal::int AS ordinal FROM m JOIN known k
   ON k.topic = m.topic AND k."partition" = m."partition" AND k."offset" = m."offset" AND k.digest = m.digest
 
 -- name: unlettered_messages
--- Dead messages that the dead-letter topic has not got yet, older than $1 seconds; $2 at most.
-SELECT id, topic, "partition", "offset", key, value, headers::text AS headers, cause, code FROM dead_message
-WHERE lettered_at IS NULL AND died_at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2
+-- Dead messages that the dead-letter topic has not got yet, older than $1 seconds; $2 at most, and 8 MiB of them.
+SELECT d.id, d.topic, d."partition", d."offset", d.key, d.value, d.size, d.headers::text AS headers, d.cause, d.code
+FROM (
+  SELECT id, sum(length(value)) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM (
+    SELECT id, value FROM dead_message
+    WHERE lettered_at IS NULL AND died_at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2) x) i
+JOIN dead_message d ON d.id = i.id WHERE coalesce(i.before, 0) < 8388608 ORDER BY d.id
 
 -- name: lettered_messages
 -- The dead-letter topic has these. $1 rows.

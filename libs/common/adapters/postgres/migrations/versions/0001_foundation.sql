@@ -317,7 +317,8 @@ CREATE INDEX dead_task_list ON dead_task (died_at, task_id) WHERE dropped_at IS 
 CREATE INDEX dead_task_tenant ON dead_task (tenant_id, died_at, task_id) WHERE dropped_at IS NULL;
 
 -- Bytes on a topic of ours that could not be understood. `lettered_at`: since when they are on the dead-letter topic, too.
--- `settled_at`: replayed or dropped; the row proves that the record was seen, as long as the topic holds it.
+-- `settled_at`: replayed or dropped; the row proves that the record was seen, as long as the topic holds it. `size` is the
+-- value's: of a large one only the beginning is kept.
 CREATE TABLE dead_message (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   topic text NOT NULL,
@@ -326,6 +327,7 @@ CREATE TABLE dead_message (
   digest bytea NOT NULL,
   key bytea,
   value bytea,
+  size int NOT NULL DEFAULT 0,
   headers jsonb NOT NULL DEFAULT '[]',
   code text NOT NULL DEFAULT 'unreadable',
   cause text NOT NULL,
@@ -369,11 +371,17 @@ CREATE TABLE replay_job (
 CREATE INDEX replay_job_running ON replay_job (paced_at) WHERE state = 'running';
 CREATE INDEX replay_job_tenant ON replay_job (tenant_id, id);
 
--- Each dead thing of a job. What an open item has in hand, no other job takes.
+-- A job as it is shown: without the bytes that a message is sent as instead.
+CREATE VIEW replay_face AS
+SELECT id, tenant_id, action, kind, asked, most, rate, reason, asked_by, state, total, replayed, dropped, gone, refused, stopped,
+  refusals, note, created_at, changed_at, ended_at FROM replay_job;
+
+-- Each dead thing of a job. What an open item has in hand, no other job takes. `lane` is a task's, 0 for what needs no slot.
 CREATE TABLE replay_item (
   job_id bigint NOT NULL,
   kind text NOT NULL,
   target bigint NOT NULL,
+  lane int NOT NULL DEFAULT 0,
   public_id text NOT NULL,
   tenant_id bigint,
   error_code text NOT NULL,
@@ -385,7 +393,7 @@ CREATE TABLE replay_item (
   PRIMARY KEY (job_id, target)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE UNIQUE INDEX replay_item_open ON replay_item (kind, target) WHERE result IS NULL;
-CREATE INDEX replay_item_due ON replay_item (job_id, due_at, target) WHERE result IS NULL;
+CREATE INDEX replay_item_due ON replay_item (job_id, lane, due_at, target) WHERE result IS NULL;
 CREATE INDEX replay_item_target ON replay_item (kind, target);
 
 -- Completion events on their way out: what may still change on the task is kept as it was; the rest is joined.
@@ -803,18 +811,18 @@ RETURN floor(rate * least(extract(epoch FROM waited)::float8, greatest(1.5, 1.00
 
 -- Everything dead that is on the list, in one vocabulary; what an order of a replay is chosen from.
 CREATE VIEW dead_face AS
-SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenant_id, d.model_id, d.error_code AS code,
+SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenant_id, d.model_id, t.lane, d.error_code AS code,
   t.error_message AS message, d.died_at
 FROM dead_task d JOIN task t ON t.id = d.task_id WHERE d.dropped_at IS NULL
 UNION ALL
-SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 'publish_refused', e.last_error, e.dead_at
+SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 0, 'publish_refused', e.last_error, e.dead_at
 FROM dead_event e JOIN task t ON t.id = e.task_id WHERE e.dropped_at IS NULL
 UNION ALL
-SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, delivery_code(d.last_code), concat_ws(': ', nullif(split_part(d.url, '?', 1), ''), d.last_error),
+SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, 0, delivery_code(d.last_code), concat_ws(': ', nullif(split_part(d.url, '?', 1), ''), d.last_error),
   d.dead_at
 FROM delivery d LEFT JOIN task t ON t.tenant_id = d.tenant_id AND t.public_id = d.task_id WHERE d.dead_at IS NOT NULL AND d.dropped_at IS NULL
 UNION ALL
-SELECT 'message', x.id, x.id::text, NULL, NULL, x.code, x.cause, x.died_at FROM dead_message x WHERE x.settled_at IS NULL;
+SELECT 'message', x.id, x.id::text, NULL, NULL, 0, x.code, x.cause, x.died_at FROM dead_message x WHERE x.settled_at IS NULL;
 
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
 -- them in flight under a new lease number, and forget the leases that were acknowledged. Which class goes first is the
