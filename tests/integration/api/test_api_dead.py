@@ -120,8 +120,8 @@ async def test_a_job_is_paused_resumed_and_stopped(api: Api) -> None:
 async def test_messages_are_for_operators_alone_and_can_be_mended(api: Api) -> None:
     tenant, _ = await with_dead(api, 1)
     (row,) = await api.sql(
-        'INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, headers, code, cause)'
-        " VALUES ($1, 2, 3, $2, 'k', $3, $4::jsonb, 'not_json', 'not JSON') RETURNING id",
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, size, headers, code, cause)'
+        " VALUES ($1, 2, 3, $2, 'k', $3, length($3), $4::jsonb, 'not_json', 'not JSON') RETURNING id",
         uuid4().hex, hashlib.sha256(b"\xffpassword=canary").digest(), b"\xffpassword=canary",
         '[["token", "canary-4"], ["b", {"base64": "/wA="}]]',
     )  # fmt: skip
