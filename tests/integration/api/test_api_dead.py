@@ -121,7 +121,7 @@ async def test_messages_are_for_operators_alone_and_can_be_mended(api: Api) -> N
     tenant, _ = await with_dead(api, 1)
     (row,) = await api.sql(
         'INSERT INTO dead_message (topic, "partition", "offset", digest, key, value, size, headers, code, cause)'
-        " VALUES ($1, 2, 3, $2, 'k', $3, length($3), $4::jsonb, 'not_json', 'not JSON') RETURNING id",
+        " VALUES ($1, 2, 3, $2, 'k', $3, 16, $4::jsonb, 'not_json', 'not JSON') RETURNING id",
         uuid4().hex, hashlib.sha256(b"\xffpassword=canary").digest(), b"\xffpassword=canary",
         '[["token", "canary-4"], ["b", {"base64": "/wA="}]]',
     )  # fmt: skip
