@@ -52,6 +52,14 @@ def test_expressions_that_would_run_for_ever_find_nothing() -> None:
     assert Expression("a[*].b | length(@)").find({"a": [{"b": 1}] * 20_000}) == 20_000
 
 
+@pytest.mark.parametrize(
+    "text", ["@" + "[]" * 60, "@" + " | sort(@)" * 40, "@" + " | reverse(@)" * 40, "@" + " | [0:]" * 30 + "[]" * 30]
+)
+def test_steps_that_copy_count_for_what_they_copy(text: str) -> None:
+    assert Expression(text).find(list(range(100))) == list(range(100))
+    assert Expression(text).find(list(range(190_000))) is None
+
+
 def test_what_is_repeated_too_often_is_not_written_down() -> None:
     large = "x" * 2**20
     assert Expression(f"[{', '.join(['@'] * 63)}]").find(large) is not None

@@ -12,6 +12,7 @@ from libs.common.adapters.models.provider_answers import (
     document,
     job_id,
     progress_in,
+    read_json,
     refusal,
     segment,
     text,
@@ -107,7 +108,7 @@ class Cog:
 
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
         try:
-            found = orjson.loads(body)
+            found = read_json(body)
             if not isinstance(found, dict) or found.get("id") != call.intent_key:
                 return None
             return _report(call, config_of(CogConfig, call), found)
@@ -150,8 +151,8 @@ def _prediction(call: JobCall, answer: JobAnswer) -> dict[str, Any]:
 def _not_begun(answer: JobAnswer) -> bool:
     """Whether it is Cog that says no, and not a proxy before it; a prediction that was begun has an id."""
     try:
-        said = orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
+        said = read_json(answer.body)
+    except ValueError:
         return False
     return isinstance(said, dict) and said.get("status") == "failed" and "id" not in said
 

@@ -32,6 +32,9 @@ _FUNCTIONS: Final = frozenset(
 )  # fmt: skip
 _PLACEHOLDER: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _DEEPEST: Final = 32
+#: A step takes about as long as copying so many elements.
+_PER_STEP: Final = 16
+_MAKING: Final = frozenset({"flatten", "slice", "function_expression", "value_projection"})
 _EACH_BYTES: Final = 64  #: what a value counts for at least: reading it takes time, too
 
 
@@ -76,7 +79,7 @@ class Expression:
 
 
 class _Interpreter(TreeInterpreter):
-    """Gives up after STEPS_LIMIT steps."""
+    """Gives up after STEPS_LIMIT steps. Whatever makes a list or a text is as many more as it is long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +89,10 @@ class _Interpreter(TreeInterpreter):
         self._left -= 1
         if self._left < 0:
             raise ValueError("too many steps")
-        return super().visit(node, *arguments, **named)
+        made = super().visit(node, *arguments, **named)
+        if node["type"] in _MAKING and isinstance(made, list | str):
+            self._left -= len(made) // _PER_STEP
+        return made
 
 
 @dataclass(frozen=True, slots=True)

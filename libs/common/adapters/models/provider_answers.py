@@ -18,17 +18,37 @@ ID_LIMIT: Final = 512
 #: How long a provider that is full is left alone unless it says otherwise.
 BUSY_SECONDS: Final = 5.0
 
+#: Walking through so many values takes a fifth of a second.
+VALUES_LIMIT: Final = 200_000
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 #: A line of a progress bar as tqdm draws it: `76%|#######   | 7568/10000 [00:33<00:10`.
 _PROGRESS: Final = re.compile(r"\s*(\d{1,3})%\s*\|[^|]*\|\s*\d+/\d+")
 _PROGRESS_LINES: Final = 200
 
 
+class TooManyValues(ValueError):
+    """JSON of so many values that looking through them would hold up everything else in this process."""
+
+
+def read_json(body: bytes) -> Any:
+    """What a provider wrote. Raises ValueError for what is no JSON, TooManyValues without parsing it.
+
+    Counted are the signs between values, inside of texts too: that is quick, and never too few.
+    """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES_LIMIT:
+        raise TooManyValues(f"more than {VALUES_LIMIT} values")
+    return orjson.loads(body)
+
+
 def document(answer: JobAnswer) -> Any:
-    """The JSON of an answer. Raises ModelError `bad_answer`, retryable: the next one may be better."""
+    """The JSON of an answer. Raises ModelError: `bad_answer`, retryable, since the next one may be better, and
+    `answer_too_large` for one of too many values."""
     try:
-        return orjson.loads(answer.body)
-    except orjson.JSONDecodeError:
+        return read_json(answer.body)
+    except TooManyValues as error:
+        raise ModelError("answer_too_large", f"the provider's answer has {error}", retryable=False) from None
+    except ValueError:
         raise bad_answer(f"the provider's answer ({answer.status}) is not JSON") from None
 
 
@@ -111,8 +131,8 @@ def progress_in(logs: Any) -> float | None:
 def _reason(answer: JobAnswer) -> bytes:
     """The provider's words in a refusal: those of its JSON where it has known names, else the body's beginning."""
     try:
-        spoken = _spoken(orjson.loads(answer.body))
-    except orjson.JSONDecodeError:
+        spoken = _spoken(read_json(answer.body))
+    except ValueError:
         spoken = ""
     return spoken.encode("utf-8", "replace") if spoken else answer.body[:8_192]
 

@@ -14,6 +14,7 @@ from libs.common.adapters.models.provider_answers import (
     document,
     job_id,
     progress_in,
+    read_json,
     refusal,
     segment,
     text,
@@ -159,7 +160,7 @@ class Replicate:
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
         try:
             config = config_of(ReplicateConfig, call)
-            found = orjson.loads(body)
+            found = read_json(body)
             other = config.marker and _mark(found, config) not in (None, call.intent_key)
             return None if other else _report(call, config, found)
         except (ValueError, AttributeError, ModelError):

@@ -25,6 +25,7 @@ from libs.common.adapters.models.provider_answers import (
     document,
     job_id,
     percent,
+    read_json,
     refusal,
     segment,
     text,
@@ -172,7 +173,7 @@ class SubmitPoll:
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
         """Read as an answer to a poll; what cannot be read says nothing."""
         try:
-            provider, told = _provider(call), orjson.loads(body)
+            provider, told = _provider(call), read_json(body)
             found = as_text(provider.job_id.find(told)) or ""
             if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
                 return JobReport(JobStatus.PROCESSING, found)  # a poll fetches the result

@@ -1,0 +1,24 @@
+"""What is read of providers' answers: never more than this process can look through beside everything else."""
+
+from __future__ import annotations
+
+import pytest
+
+from libs.common.adapters.models.provider_answers import VALUES_LIMIT, document
+from libs.common.domain.model_errors import ModelError
+from libs.common.ports_jobs import JobAnswer
+
+
+@pytest.mark.parametrize(("value", "signs"), [(b"0", 1), (b"[]", 2), (b"{}", 2), (b'{"a":[0]}', 3)])
+def test_an_answer_has_so_many_values_at_most(value: bytes, signs: int) -> None:
+    most = VALUES_LIMIT // signs
+    assert len(document(JobAnswer(200, {}, b"[" + b",".join([value] * most) + b"]"))) == most
+    with pytest.raises(ModelError) as refused:
+        document(JobAnswer(200, {}, b"[" + b",".join([value] * (most + 2)) + b"]"))
+    assert (refused.value.code, refused.value.retryable) == ("answer_too_large", False)
+
+
+def test_what_is_no_json_may_be_better_next_time() -> None:
+    with pytest.raises(ModelError) as refused:
+        document(JobAnswer(200, {}, b"<html>"))
+    assert (refused.value.code, refused.value.retryable) == ("bad_answer", True)
