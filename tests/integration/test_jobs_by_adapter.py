@@ -132,6 +132,18 @@ async def test_a_provider_that_is_slow_to_list_a_job_is_given_its_time_from_our_
 
 
 @pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])
+async def test_a_job_that_was_made_before_something_in_between_gave_up_is_gone_on_with(
+    house: House, provider: ReplicateProvider, adapter: str
+) -> None:
+    provider.creates.append("in between")
+    model = await predictions(house, provider, adapter, retry_times=3)
+    running = await house.rig.executor()
+    ids = await house.begin(model, prompt="a cat")
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
+    assert len(provider.submits) == 1
+
+
+@pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])
 async def test_a_refusal_ends_the_task_with_the_providers_words(
     house: House, provider: ReplicateProvider, adapter: str
 ) -> None:

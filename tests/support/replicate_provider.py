@@ -104,8 +104,8 @@ class ReplicateProvider:
 
     faults of the next calls:
         creates: deque of Refusal (nothing is made), or "lost" (made, connection cut instead of an answer),
-                 "garbage" (made, answered with no JSON), "early" (made, called back before its answer), seconds until
-                 it is made
+                 "garbage" (made, answered with no JSON), "early" (made, called back before its answer), "in between"
+                 (made, a CDN answers that it took too long), seconds until it is made
         gets:    deque of Refusal, "cut", "garbage", "other" (answers with another job's id)
         lists:   deque of Refusal
         files:   deque of Refusal for downloads
@@ -212,6 +212,8 @@ class ReplicateProvider:
             return _cut(request)
         if fault == "garbage":
             return web.Response(text="<html>oops", content_type="text/html", status=201)
+        if fault == "in between":
+            return web.Response(text="<html>a timeout occurred", content_type="text/html", status=524)
         return web.json_response(self.shown(job), status=201)
 
     async def get(self, request: web.Request) -> web.StreamResponse:

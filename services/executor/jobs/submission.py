@@ -143,7 +143,9 @@ class Submission:
                 failures += not isinstance(error, Busy)  # who is only busy will answer
                 if failures == _TRIES:
                     raise _unknown(error.message) from None
-                await self._pause(job, error.retry_after)
+                # Pauses grow, since an outage is outlasted by patience and not by questions.
+                longer = float(job.run.model.poll_seconds) * 2 ** (failures - 1)
+                await self._pause(job, max(error.retry_after or 0.0, longer))
 
     async def _look_for(self, job: Job) -> JobReport | None:
         """The job; None: certainly none. Raises ModelError and LookupError."""

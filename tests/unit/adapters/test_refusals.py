@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import ssl
-from datetime import UTC, datetime
 from unittest.mock import Mock
 
 import aiohttp
 import pytest
 
-from libs.common.adapters.models.refusals import connection_error, status_error
+from libs.common.adapters.models.provider_answers import refusal
+from libs.common.adapters.models.refusals import connection_error
+from libs.common.ports_jobs import JobAnswer, JobCall
 
 _KEY = Mock()
 
@@ -43,7 +44,10 @@ def test_every_error_of_the_client_has_words_of_ours(error: Exception, code: str
 
 
 @pytest.mark.parametrize(
-    ("status", "answered"), [(400, True), (429, True), (500, True), (503, True), (502, False), (504, False)]
+    ("status", "answered"),
+    [(400, True), (401, True), (404, True), (409, True), (429, True), (499, True)]
+    + [(status, False) for status in (302, 408, 500, 502, 503, 504, 520, 524, 599)],
 )
-def test_a_refusal_of_the_other_side_itself_says_that_nothing_was_done(status: int, answered: bool) -> None:
-    assert status_error(status, {}, "", now=datetime.now(UTC)).answered is answered
+def test_only_a_refusal_of_the_provider_itself_says_that_nothing_was_done(status: int, answered: bool) -> None:
+    call = JobCall(intent_key="k", base_url="http://x", route="", config={}, payload=b"")
+    assert refusal(call, JobAnswer(status, {}, b"no")).answered is answered

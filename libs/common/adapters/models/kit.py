@@ -146,13 +146,18 @@ class AdapterKit:
         _expect(self._provider.jobs_of(call) == 0, "a job was made")
 
     async def check_refusals(self) -> None:
-        """A refused key is final, a provider that is away is not; neither shows the key."""
-        for status, retryable in ((401, False), (403, False), (503, True)):
+        """A refused key is final, a provider that is away is not; neither shows the key. What stands before a provider
+        says nothing of what it did."""
+        for status, retryable in ((401, False), (403, False), (503, True), (502, True), (504, True), (524, True)):
             call = self._provider.new_call()
             secret = _secrets(call)[0]
             self._provider.misbehave(Refused(status, {}, {"detail": f"you sent {secret}", "error": f"not {secret}"}))
             error = await self._refusal(call, self._adapter.submit(call))
             _expect(error.retryable is retryable, f"after {status}, retryable is {error.retryable}")
+            between = status in (502, 504, 524)
+            _expect(
+                not (between and error.answered), f"after {status} it claims that the provider did not take the job"
+            )
 
     async def check_polls_that_fail(self) -> None:
         """A poll that fails may be repeated, and says nothing of the job."""

@@ -70,13 +70,18 @@ def cleaner_of(call: JobCall) -> Cleaner:
 
 
 def refusal(call: JobCall, answer: JobAnswer) -> ModelError:
-    """What an answer that is no success means: Busy for a 429, else by its status, with the provider's own words."""
+    """What an answer that is no success means: Busy for a 429, else by its status, with the provider's own words.
+
+    Only a 4xx says for certain that nothing was done. A 5xx may come from whatever stands before the provider, after
+    the request got through (502, 504, a CDN's 520 to 527, the 503 of Envoy and Varnish for a connection that broke), or
+    from the provider after it made the job; so may a 408.
+    """
     reason = cleaner_of(call).clean(_reason(answer))
     if answer.status == 429:
         after = retry_after(answer.headers, datetime.now(UTC))
         return Busy(f"the provider answered 429: {reason}", retry_after=BUSY_SECONDS if after is None else after)
     error = status_error(answer.status, answer.headers, reason, now=datetime.now(UTC))
-    error.answered = error.answered and answer.status != 500  # it may have broken after it made the job
+    error.answered = 400 <= answer.status < 500 and answer.status != 408
     return error
 
 

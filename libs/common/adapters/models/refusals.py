@@ -15,8 +15,6 @@ from libs.common.domain.model_errors import ModelError
 
 RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})  #: and every 5xx
 _LONGEST_WAIT: Final = 86_400.0
-#: Said by something in between, about a request that may have got through.
-_SAID_BY_A_PROXY: Final = (502, 504)
 
 
 def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelError:
@@ -57,7 +55,6 @@ def status_error(status: int, headers: Mapping[str, str], reason: str, *, now: d
         f"the model answered {status}" + (f": {reason}" if reason else ""),
         retryable=retryable,
         retry_after=retry_after(headers, now) if retryable else None,
-        answered=status not in _SAID_BY_A_PROXY,
     )
 
 
