@@ -32,9 +32,14 @@ class DeadFilter:
     since: datetime | None = None
     until: datetime | None = None
     text: str | None = None  #: a part of the last error's message
+    model_id: int | None = None  #: that model, of which there may have been others of its name; NO_MODEL: of none
 
 
 EVERYTHING: Final = DeadFilter()
+#: Of no model: messages, and deliveries whose task was cleaned.
+NO_MODEL: Final = 0
+#: Its name on every face.
+NO_MODEL_WORD: Final = "none"
 
 
 class DeadPlace(NamedTuple):
@@ -75,6 +80,7 @@ class DeadGroup:
     kind: DeadKind
     code: str
     tenant_id: int | None
+    model_id: int | None
     model: str | None
     count: int
     first_at: datetime

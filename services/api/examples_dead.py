@@ -35,6 +35,7 @@ GROUP: Final = {
     "kind": "task",
     "code": "http_503",
     "tenant": "7",
+    "model_id": "12",
     "model": "speech",
     "count": 4210,
     "first_at": "2026-11-23T08:00:41Z",

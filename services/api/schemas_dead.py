@@ -16,7 +16,7 @@ from libs.common.operations.replay import (
     USUAL_LIMIT,
     USUAL_RATE,
 )
-from libs.common.ports_dead import DeadFilter, DeadKind
+from libs.common.ports_dead import NO_MODEL, NO_MODEL_WORD, DeadFilter, DeadKind
 from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, Integer, Request, Text
 from services.api.schemas_out import AttemptOut, ErrorOut, HistoryOut, StatusWord
 
@@ -24,6 +24,10 @@ KindWord = Literal["task", "event", "delivery", "message"]
 _CODE_LIMIT = 100
 _TEXT_LIMIT = 200
 TenantText = Annotated[str, Field(pattern=r"^-?\d{1,19}$", description="A tenant; for keys that reach all.")]
+ModelIdText = Annotated[str, Field(pattern=rf"^({NO_MODEL_WORD}|\d{{1,19}})$")]
+_MODEL_ID = (
+    "`model_id` of a group: deleted models may share a name. `none`: of no model, or of one that is not known any more."
+)
 _SINCE = "Died at this instant or later."
 _UNTIL = "Died before this instant."
 _TEXT = "A part of the last error's message, whatever its case."
@@ -37,6 +41,7 @@ class DeadGroupQuery(Request):
     kind: KindWord | None = None
     code: Text | None = Field(None, max_length=_CODE_LIMIT, description="A stable error code.")
     model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
+    model_id: ModelIdText | None = Field(None, description=_MODEL_ID)
     tenant: TenantText | None = None
     since: AwareDatetime | None = Field(None, description=_SINCE)
     until: AwareDatetime | None = Field(None, description=_UNTIL)
@@ -45,7 +50,8 @@ class DeadGroupQuery(Request):
     def filter(self) -> DeadFilter:
         """The same for the use cases."""
         kind = DeadKind(self.kind) if self.kind is not None else None
-        return DeadFilter(kind, self.code, self.model, tenant_number(self.tenant), self.since, self.until, self.text)
+        tenant, model = tenant_number(self.tenant), model_number(self.model_id)
+        return DeadFilter(kind, self.code, self.model, tenant, self.since, self.until, self.text, model)
 
 
 class DeadQuery(DeadGroupQuery):
@@ -60,6 +66,7 @@ class ReplayFilterIn(Request):
 
     code: Text | None = Field(None, max_length=_CODE_LIMIT, description="A stable error code.")
     model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
+    model_id: ModelIdText | None = Field(None, description=_MODEL_ID)
     tenant: TenantText | None = None
     since: Instant | None = Field(None, description=_SINCE)
     until: Instant | None = Field(None, description=_UNTIL)
@@ -67,7 +74,8 @@ class ReplayFilterIn(Request):
 
     def filter(self) -> DeadFilter:
         """The same for the use cases."""
-        return DeadFilter(None, self.code, self.model, tenant_number(self.tenant), self.since, self.until, self.text)
+        tenant, model = tenant_number(self.tenant), model_number(self.model_id)
+        return DeadFilter(None, self.code, self.model, tenant, self.since, self.until, self.text, model)
 
 
 class ReplayIn(Request):
@@ -86,6 +94,14 @@ class ReplayIn(Request):
     value_base64: Annotated[Base64Bytes, Field(strict=False)] | None = Field(
         None, description="What one message, named by `ids`, is sent as instead of its own bytes."
     )
+
+
+def model_number(word: str | None) -> int | None:
+    """A model's number; one beyond 64 bits is nobody's."""
+    if word is None or word == NO_MODEL_WORD:
+        return None if word is None else NO_MODEL
+    number = int(word)
+    return number if number < 2**63 else -1
 
 
 def tenant_number(text: str | None) -> int | None:
@@ -129,6 +145,7 @@ class DeadGroupOut(BaseModel):
     kind: KindWord
     code: str
     tenant: str | None
+    model_id: str | None = Field(description="What `model_id` narrows to this group by; null: `none` does.")
     model: str | None
     count: int
     first_at: datetime
@@ -142,7 +159,7 @@ class DeadGroupsOut(BaseModel):
 
     items: list[DeadGroupOut]
     counted: int
-    complete: bool = Field(description="False where more are dead than one look counts (50,000), or more groups exist.")
+    complete: bool = Field(description="False where more are dead than one look counts, or more groups exist.")
 
 
 class SentHeaderOut(BaseModel):

@@ -424,9 +424,10 @@ async def event_replayed(road: Road, process: ServiceProcess) -> Sequence[str]:
     await road.ended(ids)
     await road.announced(ids)
     await road.sql(
-        "INSERT INTO dead_event (id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type,"
-        " file_size, files, sends, last_error) SELECT nextval('event_ids'), id, version, status, attempt, started_at,"
-        " finished_at, oss_file, file_type, file_size, files, 20, 'refused' FROM task"
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, started_at, finished_at,"
+        " oss_file, file_type, file_size, files, sends, last_error) SELECT nextval('event_ids'), id, tenant_id,"
+        " model_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files, 20,"
+        " 'refused' FROM task"
     )
     await order(road, next(iter(road.keys)), kind="event")
     return ids

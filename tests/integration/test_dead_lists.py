@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from libs.common.domain.errors import Invalid, NotFound
-from libs.common.ports_dead import Action, DeadFilter, DeadKind
+from libs.common.ports_dead import NO_MODEL, Action, DeadFilter, DeadKind
 from tests.support.graves import USUAL, Operator, dead_delivery, dead_event, died, ids_of
 from tests.support.house import House
 
@@ -67,6 +67,60 @@ async def test_filters_select_what_they_say(house: House) -> None:
     assert await Operator(house.database, second.tenant_id).replays.page(second.tenant_id, None, 9) == ([], None)
     with pytest.raises(NotFound):
         await Operator(house.database, second.tenant_id).job(job)
+
+
+async def test_a_group_is_taken_by_its_models_id_alone(house: House) -> None:
+    """Models of one name, one of them deleted, and deliveries whose tasks were cleaned: each group for itself."""
+    models = [await house.model(name="painter", tenant=900)]
+    await died(house, models[0], 3)
+    await house.sql("UPDATE model SET deleted_at = now()")
+    models.append(await house.model(name="painter", tenant=900))
+    await died(house, models[1], 2)
+    for model in (*models, models[1]):
+        await dead_delivery(house, model)
+        await house.sql("DELETE FROM event")
+    await house.sql("UPDATE delivery SET task_id = gen_random_uuid() WHERE id = (SELECT max(id) FROM delivery)")
+    await dead_event(house, models[1])
+    operator = Operator(house.database)
+    groups = (await operator.dead.groups(None, DeadFilter())).items
+    told = sorted((group.kind, group.model_id or 0, group.count) for group in groups)
+    first, second = (model.id for model in models)
+    assert told == [
+        (DeadKind.DELIVERY, NO_MODEL, 1), (DeadKind.DELIVERY, first, 1), (DeadKind.DELIVERY, second, 1),
+        (DeadKind.EVENT, second, 1), (DeadKind.TASK, first, 3), (DeadKind.TASK, second, 2),
+    ]  # fmt: skip
+    for group in groups:
+        wanted = DeadFilter(kind=group.kind, code=group.code, model_id=group.model_id or NO_MODEL)
+        entries, _ = await operator.dead.page(None, wanted, None, 10)
+        preview = await operator.replays.preview(None, replace(USUAL, kind=group.kind, wanted=wanted))
+        assert len(entries) == preview.selection.count == group.count
+        assert (await operator.dead.groups(None, wanted)).items == [group]
+        assert preview.selection.groups == [group]
+    wanted = DeadFilter(model_id=NO_MODEL)
+    assert (await operator.order(kind=DeadKind.DELIVERY, wanted=wanted)).asked == {"model_id": "none"}
+
+
+async def test_a_tenants_dead_are_not_hidden_by_those_of_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libs.common.adapters.postgres.dead.EXAMINE_LIMIT", 2)
+    quiet, loud = await house.model(), await house.model(max_concurrency=20)
+    for model, count in ((quiet, 1), (loud, 5)):
+        for _ in range(count):
+            await dead_delivery(house, model)
+            await house.sql("DELETE FROM event")
+    await dead_event(house, quiet)
+    await house.sql("UPDATE dead_event SET dead_at = now() - interval '1 h'")
+    for _ in range(5):
+        await dead_event(house, loud)
+    operator = Operator(house.database)
+    for kind in (DeadKind.DELIVERY, DeadKind.EVENT):
+        wanted = DeadFilter(kind=kind, tenant=quiet.tenant_id)
+        for narrowed in (wanted, replace(wanted, text="o")):
+            assert len((await operator.dead.page(None, narrowed, None, 10))[0]) == 1
+            groups = await operator.dead.groups(None, narrowed)
+            assert (groups.counted, groups.complete) == (1, True)
+        whole, following = await operator.dead.page(None, DeadFilter(kind=kind), None, 10)
+        assert (len(whole), following) == (6, None), "without a filter a page looks at what it shows"
+        assert not (await operator.dead.groups(None, DeadFilter(kind=kind))).complete
 
 
 async def test_one_list_of_all_kinds_goes_on_where_it_stopped(house: House) -> None:

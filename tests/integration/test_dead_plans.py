@@ -39,6 +39,17 @@ SELECT 1 + g % 20, 1 + g % 20, CASE g % 20 WHEN 19 THEN 'host ' || g % 7 ELSE ''
   gen_random_uuid(), g || ':1', 'task.failed', '{{}}',
   now() + make_interval(secs => CASE WHEN g % 20 < 10 THEN 3600 ELSE -g END)
 FROM generate_series(1, {DEAD}) g;
+INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at, last_code,
+                      last_error, ended_at, dead_at, dropped_at)
+SELECT tenant_id, 1, '', '', public_id, id || ':1', 'task.failed', repeat('x', 500), 'dead', NULL, 500, 'no', now(),
+  now() - make_interval(secs => id), CASE WHEN id % 10 = 1 THEN now() END FROM task;
+INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends, last_error,
+                        dead_at, dropped_at)
+SELECT id, id, tenant_id, model_id, 1, 7, 1, now(), 20, 'too large', now() - make_interval(secs => id),
+  CASE WHEN id % 10 = 1 THEN now() END FROM task;
+INSERT INTO dead_message (topic, "partition", "offset", digest, value, size, code, cause, died_at, settled_at)
+SELECT 't', 0, id, '', 'x', 1, 'not_json', 'not JSON', now() - make_interval(secs => id),
+  CASE WHEN id % 10 = 1 THEN now() END FROM task;
 UPDATE dead_task SET dropped_at = now() WHERE task_id % 10 = 1;
 """
 _ALL = {
@@ -48,17 +59,38 @@ _ALL = {
     "since": "'1000-01-01'",
     "code": "NULL",
     "model": "NULL",
+    "model_id": "NULL",
     "part": "NULL",
 }
 _GROUPS = {name: value for name, value in _ALL.items() if name != "id"} | {"limit": "200", "examine": "50000"}
+_PAGE = {**_ALL, "limit": "51", "examine": "51"}
+_FEWER = {**_GROUPS, "examine": "10000"}
+
+
+def _unowned(values: dict[str, str]) -> dict[str, str]:
+    """Messages are of no tenant and no model."""
+    return {name: value for name, value in values.items() if name not in ("tenant_id", "model", "model_id")}
+
+
 #: What is asked, and the most pages that it may touch. Counting causes and looking for a rare one walk the list's index
 #: over 50,000 narrow rows at most: some 12,000 pages where these lie scattered, a few hundred where they lie together.
 LOOKS: dict[str, tuple[str, dict[str, str], int]] = {
-    "a page": ("dead_tasks", {**_ALL, "limit": "51", "examine": "51"}, 800),
-    "a tenant's page": ("dead_tasks", {**_ALL, "tenant_id": "7", "limit": "51", "examine": "51"}, 800),
+    "a page": ("dead_tasks", _PAGE, 800),
+    "a tenant's page": ("dead_tasks", {**_PAGE, "tenant_id": "7"}, 800),
     "a rare code": ("dead_tasks", {**_ALL, "code": "'rare'", "limit": "51", "examine": "50000"}, 12_000),
     "groups": ("dead_task_groups", _GROUPS, 12_000),
     "a tenant's groups": ("dead_task_groups", {**_GROUPS, "tenant_id": "7"}, 3_000),
+    "a page of events": ("dead_events", _PAGE, 800),
+    "a tenant's page of events": ("dead_events", {**_PAGE, "tenant_id": "7"}, 800),
+    "groups of events": ("dead_event_groups", _FEWER, 12_000),
+    "a tenant's groups of events": ("dead_event_groups", {**_FEWER, "tenant_id": "7"}, 3_000),
+    "a page of deliveries": ("dead_deliveries", _PAGE, 800),
+    "a tenant's page of deliveries": ("dead_deliveries", {**_PAGE, "tenant_id": "7"}, 800),
+    "deliveries of a model": ("dead_deliveries", {**_PAGE, "model_id": "7", "examine": "10000"}, 60_000),
+    "groups of deliveries": ("dead_delivery_groups", _FEWER, 60_000),
+    "a tenant's groups of deliveries": ("dead_delivery_groups", {**_FEWER, "tenant_id": "7"}, 20_000),
+    "a page of messages": ("dead_messages", _unowned(_PAGE), 800),
+    "groups of messages": ("dead_message_groups", _unowned(_FEWER), 12_000),
     "jobs": ("replay_jobs", {"tenant_id": "NULL", "before": "100", "limit": "51"}, 20),
     "items": ("replay_items", {"job": "1", "after": "0", "limit": "1001"}, 200),
     "what a janitor takes": ("take_replay_jobs", {"1": "gen_random_uuid()", "2": "'{task}'", "3": "10"}, 60),

@@ -55,8 +55,9 @@ async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House)
     first, second = await house.done(model, 2)
     await house.sql("UPDATE task SET expire_at = now() - interval '1 s', finished_at = now() - interval '1 h'")
     await house.sql(
-        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error, dead_at)"
-        " VALUES (1, $1, 9, 6, 1, now() - interval '40 days', 20, 'no', now() - interval '40 days')",
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends,"
+        " last_error, dead_at) SELECT 1, id, tenant_id, model_id, 9, 6, 1, now() - interval '40 days', 20, 'no',"
+        " now() - interval '40 days' FROM task WHERE id = $1",
         first.id,
     )
     assert await expiry_of(house).fetched() == 1
@@ -76,8 +77,8 @@ async def test_very_many_tasks_whose_events_died_hold_up_no_other(
     await house.sql("UPDATE task SET finished_at = now() - interval '1 h', expire_at = now() - interval '1 s'")
     await house.sql("UPDATE task SET expire_at = now() - interval '1 h' WHERE id <> $1", last)
     await house.sql(
-        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error)"
-        " SELECT id, id, 9, 6, 1, now(), 20, 'no' FROM task WHERE id <> $1",
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends,"
+        " last_error) SELECT id, id, tenant_id, model_id, 9, 6, 1, now(), 20, 'no' FROM task WHERE id <> $1",
         last,
     )
     expiry = expiry_of(house)

@@ -138,6 +138,7 @@ def _group(group: DeadGroup) -> dict[str, Any]:
         "kind": group.kind.value,
         "code": group.code,
         "tenant": _text(group.tenant_id),
+        "model_id": _text(group.model_id),
         "model": group.model,
         "count": group.count,
         "first_at": group.first_at,

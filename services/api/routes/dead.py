@@ -25,7 +25,8 @@ router = APIRouter(prefix="/v1/dead", tags=["dead"])
     responses=answers(DeadPage, examples.DEAD_PAGE, "invalid", "bad_cursor"),
 )
 async def list_dead(wanted: Annotated[DeadQuery, Query()], reach: Seeing, cases: Cases) -> Response:
-    """Tasks, events and messages, newest first. A key with `operate` sees those of all tenants, any other its own.
+    """Tasks, events, deliveries and messages, newest first. A key with `operate` sees those of all tenants, any other
+    its own.
 
     Filtered pages examine a bounded number of rows and may be short; follow next_cursor to its end.
     """
@@ -39,7 +40,9 @@ async def list_dead(wanted: Annotated[DeadQuery, Query()], reach: Seeing, cases:
     responses=answers(DeadGroupsOut, examples.DEAD_GROUPS, "invalid"),
 )
 async def group_dead(wanted: Annotated[DeadGroupQuery, Query()], reach: Seeing, cases: Cases) -> Response:
-    """By kind, error code and model, with the first and the last. Counts the newest 50,000 of each kind at most."""
+    """By kind, error code and model, with the first and the last. Counts the newest 50,000 tasks at most, 10,000 where
+    `text` is given, and the newest 10,000 of each other kind.
+    """
     return JsonAnswer(groups_view(await cases.dead.groups(reach.tenant, wanted.filter())))
 
 

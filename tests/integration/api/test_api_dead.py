@@ -67,6 +67,24 @@ async def test_a_tenant_lists_groups_and_shows_its_own(api: Api) -> None:
     assert all(one["replay"] is None for one in listed)
 
 
+async def test_a_group_is_named_by_its_models_id(api: Api) -> None:
+    tenant, tasks = await with_dead(api, 2)
+    await tenant.call("DELETE", "/v1/models/m")
+    await tenant.model("m")
+    young = await tenant.task()
+    await tenant.bury([young], "no")
+    groups = (await tenant.call("GET", "/v1/dead/groups")).json()["items"]
+    assert [(group["model"], group["count"]) for group in groups] == [("m", 2), ("m", 1)]
+    for group, expected in zip(groups, (set(tasks), {young}), strict=True):
+        assert {one["id"] for one in await items(tenant, model_id=group["model_id"])} == expected
+        counted = await order(tenant, 200, dry_run=True, filter={"model_id": group["model_id"]})
+        assert (counted["selected"], counted["groups"]) == (len(expected), [group])
+    assert await items(tenant, model_id="none") == []
+    assert await items(tenant, model_id="9" * 19) == []
+    assert (await tenant.call("GET", "/v1/dead", params={"model_id": "m"})).status_code == 400
+    await order(tenant, 400, filter={"model_id": ""})
+
+
 async def test_an_operator_sees_everybodys_and_a_tenant_only_its_own(api: Api) -> None:
     (one, ones), (two, twos) = await with_dead(api, 1), await with_dead(api, 2)
     operator = await api.tenant(scopes=["operate"])

@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator
 from html import escape
+from uuid import UUID
 
 import httpx
 import pytest
@@ -647,11 +648,17 @@ async def test_an_order_takes_what_was_counted_and_nothing_that_died_since(
 async def test_filters_of_the_dead_live_in_the_address(api: Api, visitor: Browser, tenant: Tenant) -> None:
     task = await bury(tenant)
     await visitor.sign_in(tenant.key)
-    for query in ("", "kind=task", "code=model_http_500", "model=m", "text=broken", "since=2020-01-01T00:00"):
+    page = await visitor.get("/console/dead")
+    model = await api.sql("SELECT model_id FROM task WHERE public_id = $1", UUID(task))
+    (group,) = set(re.findall(r"model_id=(\w+)", page))
+    assert group == str(model[0]["model_id"]), "a group is replayed by its model's id"
+    for query in (
+        "", "kind=task", "code=model_http_500", "model=m", "text=broken", "since=2020-01-01T00:00", f"model_id={group}",
+    ):  # fmt: skip
         assert task in await visitor.get(f"/console/dead?{query}"), query
-    for query in ("kind=event", "code=x", "model=x", "text=nothing", "until=2020-01-01T00:00"):
+    for query in ("kind=event", "code=x", "model=x", "text=nothing", "until=2020-01-01T00:00", "model_id=none"):
         assert task not in await visitor.get(f"/console/dead?{query}"), query
-    for query in ("since=x", "tenant=x", "text=%00", "cursor=x"):
+    for query in ("since=x", "tenant=x", "text=%00", "cursor=x", "model_id=x"):
         await visitor.get(f"/console/dead?{query}", expect=400)
     await visitor.get("/console/dead?kind=x", expect=404)
 

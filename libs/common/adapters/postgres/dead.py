@@ -14,6 +14,7 @@ from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT
 from libs.common.domain.ids import parse_task_id
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dead import (
+    NO_MODEL_WORD,
     Action,
     DeadEntry,
     DeadFilter,
@@ -32,7 +33,7 @@ from libs.common.ports_dead import (
 )
 from libs.common.ports_dispatch import Headers
 
-#: The dead whose causes one look counts, and the narrow rows that one page looks at: some hundred pages of the table.
+#: The dead tasks whose causes one look counts, and that a page with a filter looks at; of other kinds EXAMINE_LIMIT.
 COUNTED: Final = 50_000
 #: Groups that one look gives.
 MOST_GROUPS: Final = 200
@@ -83,7 +84,7 @@ class PostgresDead:
         groups: list[DeadGroup] = []
         counted, complete = 0, True
         for kind in _kinds(reach, wanted):
-            examine = COUNTED if kind is DeadKind.TASK and wanted.text is None else EXAMINE_LIMIT
+            examine = _counted(kind, wanted)
             rows = await self._database.query(
                 _GROUPS[kind], at=wanted.until or _LATEST, limit=MOST_GROUPS, examine=examine,
                 **_asked(kind, reach, wanted),
@@ -128,7 +129,7 @@ class PostgresDead:
         self, reach: int | None, kind: DeadKind, wanted: DeadFilter, after: DeadPlace | None, limit: int
     ) -> Sequence[Any]:
         at, last = _before(kind, wanted, after)
-        examine = _examined(kind, reach, wanted, limit)
+        examine = _examined(kind, wanted, limit)
         return await self._database.query(
             _PAGES[kind], at=at, id=last, limit=limit, examine=examine, **_asked(kind, reach, wanted)
         )
@@ -244,7 +245,7 @@ def _storable(name: str) -> str:
 
 def _kinds(reach: int | None, wanted: DeadFilter) -> list[DeadKind]:
     """Messages belong to no tenant and no model."""
-    owned = reach is not None or wanted.tenant is not None or wanted.model is not None
+    owned = reach is not None or wanted.tenant is not None or wanted.model is not None or bool(wanted.model_id)
     return [kind for kind in DeadKind if wanted.kind in (None, kind) and not (owned and kind is DeadKind.MESSAGE)]
 
 
@@ -256,16 +257,20 @@ def _asked(kind: DeadKind, reach: int | None, wanted: DeadFilter) -> dict[str, A
     asked = {"code": wanted.code, "part": wanted.text, "since": wanted.since or _EARLIEST}
     if kind is DeadKind.MESSAGE:
         return asked
-    return {**asked, "tenant_id": reach if reach is not None else wanted.tenant, "model": wanted.model}
+    tenant = reach if reach is not None else wanted.tenant
+    return {**asked, "tenant_id": tenant, "model": wanted.model, "model_id": wanted.model_id}
 
 
-def _examined(kind: DeadKind, reach: int | None, wanted: DeadFilter, limit: int) -> int:
+def _examined(kind: DeadKind, wanted: DeadFilter, limit: int) -> int:
     """How many rows a page may look at: none more than it shows, where nothing is left out."""
-    if kind is DeadKind.TASK:
-        if wanted.text is not None:
-            return EXAMINE_LIMIT
-        return limit if wanted.code is None and wanted.model is None else COUNTED
-    return EXAMINE_LIMIT
+    if all(asked is None for asked in (wanted.code, wanted.model, wanted.model_id, wanted.text)):
+        return limit
+    return _counted(kind, wanted)
+
+
+def _counted(kind: DeadKind, wanted: DeadFilter) -> int:
+    """Dead tasks are narrow rows, as long as their errors' messages are not asked for."""
+    return COUNTED if kind is DeadKind.TASK and wanted.text is None else EXAMINE_LIMIT
 
 
 def _before(kind: DeadKind, wanted: DeadFilter, after: DeadPlace | None) -> tuple[datetime, int]:
@@ -321,6 +326,7 @@ def _group(kind: DeadKind, row: Any) -> DeadGroup:
         kind=kind,
         code=get("code"),
         tenant_id=get("tenant_id"),
+        model_id=get("model_id"),
         model=get("model"),
         count=get("count"),
         first_at=get("first_at"),
@@ -342,6 +348,7 @@ def _order(order: JobOrder) -> tuple[Any, ...]:
         wanted.until or _LATEST,
         wanted.text,
         order.limit,
+        wanted.model_id,
     )
 
 
@@ -352,6 +359,7 @@ def _asked_for(order: JobOrder) -> dict[str, Any]:
     filled = {
         "code": wanted.code,
         "model": wanted.model,
+        "model_id": str(wanted.model_id or NO_MODEL_WORD) if wanted.model_id is not None else None,
         "tenant": str(wanted.tenant) if wanted.tenant is not None else None,
         "since": wanted.since,
         "until": wanted.until,

@@ -11,11 +11,12 @@ from starlette.responses import Response
 from libs.common.domain.errors import Invalid, NotFound
 from libs.common.operations.dead_views import details_view, entry_view, groups_view, preview_view
 from libs.common.operations.replay import USUAL_LIMIT, USUAL_RATE, ReplayRequest
-from libs.common.ports_dead import EVERYTHING, Action, DeadFilter, DeadKind
+from libs.common.ports_dead import EVERYTHING, NO_MODEL_WORD, Action, DeadFilter, DeadKind
 from services.api.console.desk import Desk
 from services.api.console.rendering import page, seen_next
 from services.api.console.visit import Visit, address, tenant_id_of
 from services.api.cursors import place_cursor, place_of
+from services.api.schemas_dead import model_number
 
 _PATH: Final = "/console/dead"
 _PAGE: Final = 50
@@ -29,6 +30,7 @@ class Wanted:
     kind: str = ""
     code: str = ""
     model: str = ""
+    model_id: str = ""
     tenant: str = ""
     since: str = ""
     until: str = ""
@@ -57,6 +59,7 @@ class Wanted:
             since=_instant(self.since),
             until=_instant(self.until),
             text=self.text or None,
+            model_id=_model_id(self.model_id) if self.model_id else None,
         )
 
     def said(self) -> dict[str, str]:
@@ -163,6 +166,12 @@ def _kind(word: str) -> DeadKind:
         return DeadKind(word)
     except ValueError:
         raise NotFound("dead_unknown", f"the kinds are {', '.join(DeadKind)}") from None
+
+
+def _model_id(word: str) -> int | None:
+    if word != NO_MODEL_WORD and not (word.isascii() and word.isdecimal() and len(word) < 20):
+        raise Invalid("invalid", "A model's id is a number, or none.")
+    return model_number(word)
 
 
 def _action(word: str) -> Action:

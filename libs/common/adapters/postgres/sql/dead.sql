@@ -16,6 +16,7 @@ WITH p AS MATERIALIZED (
   SELECT p.* FROM p
   WHERE (CAST(:code AS text) IS NULL OR p.error_code = :code)
     AND (CAST(:model AS text) IS NULL OR p.model_id IN (SELECT id FROM model WHERE name = :model))
+    AND (CAST(:model_id AS bigint) IS NULL OR p.model_id = :model_id)
     AND (CAST(:part AS text) IS NULL
          OR (SELECT strpos(lower(t.error_message), lower(:part)) FROM task t WHERE t.id = p.task_id) > 0)
   ORDER BY p.died_at DESC, p.task_id DESC LIMIT :limit
@@ -45,92 +46,121 @@ WITH p AS MATERIALIZED (
   FROM p
   WHERE (CAST(:code AS text) IS NULL OR p.error_code = :code)
     AND (CAST(:model AS text) IS NULL OR p.model_id IN (SELECT id FROM model WHERE name = :model))
+    AND (CAST(:model_id AS bigint) IS NULL OR p.model_id = :model_id)
     AND (CAST(:part AS text) IS NULL
          OR (SELECT strpos(lower(t.error_message), lower(:part)) FROM task t WHERE t.id = p.task_id) > 0)
   GROUP BY 1, 2, 3 ORDER BY count(*) DESC, max(p.died_at) DESC, max(p.task_id) LIMIT :limit
 )
 SELECT e.looked, x.* FROM (SELECT count(*) AS looked FROM p) e
 LEFT JOIN (
-  SELECT g.tenant_id, m.name AS model, g.error_code AS code, g.count, g.first_at, g.last_at, t.public_id::text AS example_id, t.error_message AS example
+  SELECT g.tenant_id, g.model_id, m.name AS model, g.error_code AS code, g.count, g.first_at, g.last_at, t.public_id::text AS example_id, t.error_message AS example
   FROM g JOIN task t ON t.id = g.task_id JOIN model m ON m.id = g.model_id) x ON true
 ORDER BY x.count DESC, x.last_at DESC
 
 -- name: dead_events
--- A page of dead events, newest first; the refused are few.
+-- A page of dead events, newest first.
 WITH p AS MATERIALIZED (
-  SELECT e.id, e.task_id, e.dead_at, e.version, e.status, e.attempt, e.last_error FROM dead_event e
-  WHERE e.dropped_at IS NULL AND (e.dead_at, e.id) < (:at, CAST(:id AS bigint)) AND e.dead_at >= :since
-  ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine
+  (SELECT e.id, e.task_id, e.tenant_id, e.model_id, e.dead_at, e.version, e.status, e.attempt, e.last_error FROM dead_event e
+   WHERE CAST(:tenant_id AS bigint) IS NULL AND e.dropped_at IS NULL AND (e.dead_at, e.id) < (:at, CAST(:id AS bigint)) AND e.dead_at >= :since
+   ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine)
+  UNION ALL
+  (SELECT e.id, e.task_id, e.tenant_id, e.model_id, e.dead_at, e.version, e.status, e.attempt, e.last_error FROM dead_event e
+   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND e.tenant_id = CAST(:tenant_id AS bigint) AND e.dropped_at IS NULL AND (e.dead_at, e.id) < (:at, CAST(:id AS bigint)) AND e.dead_at >= :since
+   ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine)
+), f AS (
+  SELECT p.* FROM p
+  WHERE (CAST(:code AS text) IS NULL OR :code = 'publish_refused')
+    AND (CAST(:model AS text) IS NULL OR p.model_id IN (SELECT id FROM model WHERE name = :model))
+    AND (CAST(:model_id AS bigint) IS NULL OR p.model_id = :model_id)
+    AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
+  ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit
 )
 SELECT e.full_look, e.last_at, e.last_id, x.* FROM (
   SELECT count(*) = :examine AS full_look, min(p.dead_at) AS last_at, (SELECT id FROM p ORDER BY dead_at, id LIMIT 1) AS last_id FROM p) e
 LEFT JOIN (
-  SELECT p.id AS key, t.tenant_id, p.dead_at AS died_at, 'publish_refused' AS code, m.name AS model, t.public_id, p.status, p.attempt, p.version,
-    p.last_error AS message, i.job_id AS pending
-  FROM p JOIN task t ON t.id = p.task_id JOIN model m ON m.id = t.model_id
-  LEFT JOIN replay_item i ON i.kind = 'event' AND i.target = p.id AND i.result IS NULL
-  WHERE (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
-    AND (CAST(:code AS text) IS NULL OR :code = 'publish_refused') AND (CAST(:model AS text) IS NULL OR m.name = :model)
-    AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
-  ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit) x ON true
+  SELECT f.id AS key, f.tenant_id, f.dead_at AS died_at, 'publish_refused' AS code, m.name AS model, t.public_id, f.status, f.attempt, f.version,
+    f.last_error AS message, i.job_id AS pending
+  FROM f JOIN task t ON t.id = f.task_id JOIN model m ON m.id = f.model_id
+  LEFT JOIN replay_item i ON i.kind = 'event' AND i.target = f.id AND i.result IS NULL) x ON true
 ORDER BY x.died_at DESC, x.key DESC
 
 -- name: dead_event_groups
 -- Dead events by model, the newest :examine of them.
 WITH p AS MATERIALIZED (
-  SELECT e.id, e.task_id, e.dead_at, e.last_error FROM dead_event e
-  WHERE e.dropped_at IS NULL AND e.dead_at < :at AND e.dead_at >= :since
-  ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine
+  (SELECT e.id, e.tenant_id, e.model_id, e.dead_at, e.last_error FROM dead_event e
+   WHERE CAST(:tenant_id AS bigint) IS NULL AND e.dropped_at IS NULL AND e.dead_at < :at AND e.dead_at >= :since
+   ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine)
+  UNION ALL
+  (SELECT e.id, e.tenant_id, e.model_id, e.dead_at, e.last_error FROM dead_event e
+   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND e.tenant_id = CAST(:tenant_id AS bigint) AND e.dropped_at IS NULL AND e.dead_at < :at AND e.dead_at >= :since
+   ORDER BY e.dead_at DESC, e.id DESC LIMIT :examine)
 ), g AS (
-  SELECT t.tenant_id, t.model_id, count(*) AS count, min(p.dead_at) AS first_at, max(p.dead_at) AS last_at, max(p.id) AS id
-  FROM p JOIN task t ON t.id = p.task_id JOIN model m ON m.id = t.model_id
-  WHERE (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
-    AND (CAST(:code AS text) IS NULL OR :code = 'publish_refused') AND (CAST(:model AS text) IS NULL OR m.name = :model)
+  SELECT p.tenant_id, p.model_id, count(*) AS count, min(p.dead_at) AS first_at, max(p.dead_at) AS last_at, max(p.id) AS id
+  FROM p
+  WHERE (CAST(:code AS text) IS NULL OR :code = 'publish_refused')
+    AND (CAST(:model AS text) IS NULL OR p.model_id IN (SELECT id FROM model WHERE name = :model))
+    AND (CAST(:model_id AS bigint) IS NULL OR p.model_id = :model_id)
     AND (CAST(:part AS text) IS NULL OR strpos(lower(p.last_error), lower(:part)) > 0)
   GROUP BY 1, 2 ORDER BY count(*) DESC, max(p.dead_at) DESC LIMIT :limit
 )
 SELECT e.looked, x.* FROM (SELECT count(*) AS looked FROM p) e
 LEFT JOIN (
-  SELECT g.tenant_id, m.name AS model, 'publish_refused' AS code, g.count, g.first_at, g.last_at, g.id::text AS example_id, p.last_error AS example
+  SELECT g.tenant_id, g.model_id, m.name AS model, 'publish_refused' AS code, g.count, g.first_at, g.last_at, g.id::text AS example_id, p.last_error AS example
   FROM g JOIN p ON p.id = g.id JOIN model m ON m.id = g.model_id) x ON true
 ORDER BY x.count DESC, x.last_at DESC
 
 -- name: dead_deliveries
--- A page of webhook deliveries that were given up, newest first; of the address only what stands before its query.
+-- A page of webhook deliveries that were given up, newest first; of the address only what stands before its query. The
+-- model is its task's, and none where that was cleaned.
 WITH p AS MATERIALIZED (
-  SELECT d.* FROM delivery d
-  WHERE d.dead_at IS NOT NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
-  ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
+   WHERE CAST(:tenant_id AS bigint) IS NULL AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
+   ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
+  UNION ALL
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
+   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
+   ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
+), f AS (
+  SELECT p.* FROM p
+  WHERE (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code)
+    AND (CAST(:part AS text) IS NULL OR strpos(lower(concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error)), lower(:part)) > 0)
+    AND (CAST(:model AS text) IS NULL OR EXISTS (
+      SELECT 1 FROM task t JOIN model m ON m.id = t.model_id WHERE t.tenant_id = p.tenant_id AND t.public_id = p.task_id AND m.name = :model))
+    AND (CAST(:model_id AS bigint) IS NULL
+         OR coalesce((SELECT t.model_id FROM task t WHERE t.tenant_id = p.tenant_id AND t.public_id = p.task_id), 0) = :model_id)
+  ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit
 )
 SELECT e.full_look, e.last_at, e.last_id, x.* FROM (
   SELECT count(*) = :examine AS full_look, min(p.dead_at) AS last_at, (SELECT id FROM p ORDER BY dead_at, id LIMIT 1) AS last_id FROM p) e
 LEFT JOIN (
-  SELECT p.id AS key, p.tenant_id, p.dead_at AS died_at, delivery_code(p.last_code) AS code, m.name AS model, p.task_id AS public_id,
-    concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error) AS message, i.job_id AS pending
-  FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id LEFT JOIN model m ON m.id = t.model_id
-  LEFT JOIN replay_item i ON i.kind = 'delivery' AND i.target = p.id AND i.result IS NULL
-  WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
-    AND (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code) AND (CAST(:model AS text) IS NULL OR m.name = :model)
-    AND (CAST(:part AS text) IS NULL OR strpos(lower(concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error)), lower(:part)) > 0)
-  ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit) x ON true
+  SELECT f.id AS key, f.tenant_id, f.dead_at AS died_at, delivery_code(f.last_code) AS code, m.name AS model, f.task_id AS public_id,
+    concat_ws(': ', nullif(split_part(f.url, '?', 1), ''), f.last_error) AS message, i.job_id AS pending
+  FROM f LEFT JOIN task t ON t.tenant_id = f.tenant_id AND t.public_id = f.task_id LEFT JOIN model m ON m.id = t.model_id
+  LEFT JOIN replay_item i ON i.kind = 'delivery' AND i.target = f.id AND i.result IS NULL) x ON true
 ORDER BY x.died_at DESC, x.key DESC
 
 -- name: dead_delivery_groups
 -- The same by answer and model, the newest :examine of them.
 WITH p AS MATERIALIZED (
-  SELECT d.* FROM delivery d WHERE d.dead_at IS NOT NULL AND d.dead_at < :at AND d.dead_at >= :since
-  ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
+   WHERE CAST(:tenant_id AS bigint) IS NULL AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
+   ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
+  UNION ALL
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
+   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
+   ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
 ), g AS (
   SELECT p.tenant_id, t.model_id, delivery_code(p.last_code) AS code, count(*) AS count, min(p.dead_at) AS first_at, max(p.dead_at) AS last_at, max(p.id) AS id
-  FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id LEFT JOIN model m ON m.id = t.model_id
-  WHERE p.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR p.tenant_id = :tenant_id)
-    AND (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code) AND (CAST(:model AS text) IS NULL OR m.name = :model)
+  FROM p LEFT JOIN task t ON t.tenant_id = p.tenant_id AND t.public_id = p.task_id
+  WHERE (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code)
     AND (CAST(:part AS text) IS NULL OR strpos(lower(concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error)), lower(:part)) > 0)
+    AND (CAST(:model AS text) IS NULL OR t.model_id IN (SELECT id FROM model WHERE name = :model))
+    AND (CAST(:model_id AS bigint) IS NULL OR coalesce(t.model_id, 0) = :model_id)
   GROUP BY 1, 2, 3 ORDER BY count(*) DESC, max(p.dead_at) DESC LIMIT :limit
 )
 SELECT e.looked, x.* FROM (SELECT count(*) AS looked FROM p) e
 LEFT JOIN (
-  SELECT g.tenant_id, m.name AS model, g.code, g.count, g.first_at, g.last_at, g.id::text AS example_id,
+  SELECT g.tenant_id, g.model_id, m.name AS model, g.code, g.count, g.first_at, g.last_at, g.id::text AS example_id,
     concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error) AS example
   FROM g JOIN p ON p.id = g.id LEFT JOIN model m ON m.id = g.model_id) x ON true
 ORDER BY x.count DESC, x.last_at DESC
@@ -184,9 +214,8 @@ WHERE w.id IS NOT NULL AND (CAST(:tenant_id AS bigint) IS NULL OR w.id = :tenant
 
 -- name: dead_event_keys
 -- Which of these events are dead.
-SELECT e.id AS key, e.id::text AS id, e.dead_at AS died_at FROM dead_event e JOIN task t ON t.id = e.task_id
-WHERE e.id = ANY (CAST(:ids AS bigint[])) AND e.dropped_at IS NULL
-  AND (CAST(:tenant_id AS bigint) IS NULL OR t.tenant_id = :tenant_id)
+SELECT e.id AS key, e.id::text AS id, e.dead_at AS died_at FROM dead_event e
+WHERE e.id = ANY (CAST(:ids AS bigint[])) AND e.dropped_at IS NULL AND (CAST(:tenant_id AS bigint) IS NULL OR e.tenant_id = :tenant_id)
 
 -- name: dead_message_keys
 -- Which of these messages are dead. For operators alone: they belong to no tenant_id.
@@ -219,8 +248,7 @@ FROM task t JOIN provider_job p ON p.task_id = t.id WHERE t.id = :key AND t.tena
 -- name: dead_events_of
 -- Events of a task of this tenant_id that the broker refused for good.
 SELECT e.id, e.version, e.status, e.finished_at, e.dead_at, e.dropped_at, e.sends, e.last_error
-FROM dead_event e JOIN task t ON t.id = e.task_id
-WHERE e.task_id = :key AND t.tenant_id = :tenant_id ORDER BY e.id LIMIT 100
+FROM dead_event e WHERE e.task_id = :key AND e.tenant_id = :tenant_id ORDER BY e.id LIMIT 100
 
 -- name: dead_replays
 -- What jobs did with one dead thing, oldest first; who may see it was asked by its tenant_id before.
@@ -233,19 +261,20 @@ SELECT key, value, size, headers FROM dead_message WHERE id = :key
 
 -- name: replay_selection
 -- What an order would take, by cause, and what is in another job's hands. $1 kind, $2 tenant_id, $3 rows, $4 code, $5 model, $6 since,
--- $7 until, $8 a part of the message, $9 limit.
+-- $7 until, $8 a part of the message, $9 limit, $10 model id (0: of no model).
 WITH chosen AS MATERIALIZED (
   SELECT f.key, f.tenant_id, f.model_id, f.code, f.died_at,
     EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL) AS busy
   FROM dead_face f
   WHERE f.kind = $1 AND ($2::bigint IS NULL OR f.tenant_id = $2) AND ($3::bigint[] IS NULL OR f.key = ANY ($3)) AND ($4::text IS NULL OR f.code = $4)
-    AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND f.died_at >= $6 AND f.died_at < $7
+    AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND ($10::bigint IS NULL OR coalesce(f.model_id, 0) = $10)
+    AND f.died_at >= $6 AND f.died_at < $7
     AND ($8::text IS NULL OR strpos(lower(f.message), lower($8)) > 0)
 ), ours AS MATERIALIZED (SELECT * FROM chosen WHERE NOT busy ORDER BY died_at, key LIMIT $9
 ), g AS (
   SELECT tenant_id, model_id, code, count(*) AS count, min(died_at) AS first_at, max(died_at) AS last_at, max(key) AS key FROM ours GROUP BY 1, 2, 3
 )
-SELECT (SELECT count(*) FROM ours) AS selected, (SELECT count(*) FROM chosen WHERE busy) AS busy, g.tenant_id, m.name AS model, g.code, g.count,
+SELECT (SELECT count(*) FROM ours) AS selected, (SELECT count(*) FROM chosen WHERE busy) AS busy, g.tenant_id, g.model_id, m.name AS model, g.code, g.count,
   g.first_at, g.last_at, f.public_id AS example_id, f.message AS example
 FROM (SELECT 1) one LEFT JOIN g ON true LEFT JOIN model m ON m.id = g.model_id LEFT JOIN dead_face f ON f.kind = $1 AND f.key = g.key
 ORDER BY g.count DESC, g.last_at DESC LIMIT 200
@@ -256,18 +285,19 @@ INSERT INTO replay_job (tenant_id, action, kind, asked, most, rate, reason, aske
 VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7, $8, $9) RETURNING id
 
 -- name: create_replay_items
--- Its items, in the same transaction: as replay_selection shows them ($1 to $9), for job $10. What another open job has in
+-- Its items, in the same transaction: as replay_selection shows them ($1 to $10), for job $11. What another open job has in
 -- hand is left out; two orders for the same dead wait for each other, in the order of the rows.
 WITH chosen AS MATERIALIZED (
   SELECT f.key, f.tenant_id, f.lane, f.code, f.public_id FROM dead_face f
   WHERE f.kind = $1 AND ($2::bigint IS NULL OR f.tenant_id = $2) AND ($3::bigint[] IS NULL OR f.key = ANY ($3)) AND ($4::text IS NULL OR f.code = $4)
-    AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND f.died_at >= $6 AND f.died_at < $7
+    AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND ($10::bigint IS NULL OR coalesce(f.model_id, 0) = $10)
+    AND f.died_at >= $6 AND f.died_at < $7
     AND ($8::text IS NULL OR strpos(lower(f.message), lower($8)) > 0)
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL)
   ORDER BY f.died_at, f.key LIMIT $9
 )
 INSERT INTO replay_item (job_id, kind, target, lane, public_id, tenant_id, error_code)
-SELECT $10, $1, c.key, c.lane, c.public_id, c.tenant_id, c.code FROM chosen c ORDER BY c.key
+SELECT $11, $1, c.key, c.lane, c.public_id, c.tenant_id, c.code FROM chosen c ORDER BY c.key
 ON CONFLICT DO NOTHING
 RETURNING 1
 

@@ -33,12 +33,13 @@ WITH m AS MATERIALIZED (
   UPDATE event e SET sends = e.sends + 1, last_error = m.error, due_at = now() + make_interval(secs => m.delay)
   FROM m WHERE e.id = m.id AND e.sends + 1 < $4
 ), gone AS (
-  DELETE FROM event e USING m WHERE e.id = m.id AND e.sends + 1 >= $4 RETURNING e.*, m.error
+  DELETE FROM event e USING m, task t WHERE e.id = m.id AND e.sends + 1 >= $4 AND t.id = e.task_id
+  RETURNING e.*, m.error, t.tenant_id, t.model_id
 )
-INSERT INTO dead_event (id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files,
-                        error_code, error_message, sends, last_error)
-SELECT id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files, error_code, error_message,
-  sends + 1, error FROM gone
+INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, started_at, finished_at, oss_file, file_type,
+                        file_size, files, error_code, error_message, sends, last_error)
+SELECT id, task_id, tenant_id, model_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files,
+  error_code, error_message, sends + 1, error FROM gone
 RETURNING id
 
 -- name: become_relay

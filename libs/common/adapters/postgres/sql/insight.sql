@@ -123,7 +123,7 @@ SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e),
 UNION ALL
 SELECT 'webhook', (SELECT count(*)::int FROM pending), coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM pending)), 0)::float8,
   (SELECT count(*)::int FROM pending p WHERE p.attempts > 0),
-  (SELECT count(*)::int FROM (SELECT x.dropped_at FROM delivery x WHERE x.dead_at IS NOT NULL ORDER BY x.dead_at DESC LIMIT $1) d WHERE d.dropped_at IS NULL),
+  (SELECT count(*)::int FROM (SELECT 1 FROM delivery x WHERE x.dead_at IS NOT NULL AND x.dropped_at IS NULL LIMIT $1) d),
   (SELECT p.last_error FROM pending p WHERE p.last_error IS NOT NULL ORDER BY p.next_at DESC LIMIT 1)
 
 -- name: overview_counts

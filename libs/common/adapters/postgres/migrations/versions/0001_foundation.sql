@@ -423,6 +423,8 @@ ALTER SEQUENCE event_ids OWNED BY event.id;
 CREATE TABLE dead_event (
   id bigint PRIMARY KEY,
   task_id bigint NOT NULL,
+  tenant_id bigint NOT NULL,
+  model_id bigint NOT NULL,
   version int NOT NULL,
   status smallint NOT NULL,
   attempt smallint NOT NULL,
@@ -441,6 +443,7 @@ CREATE TABLE dead_event (
 );
 CREATE INDEX dead_event_age ON dead_event (dead_at);
 CREATE INDEX dead_event_list ON dead_event (dead_at, id) WHERE dropped_at IS NULL;
+CREATE INDEX dead_event_tenant ON dead_event (tenant_id, dead_at, id) WHERE dropped_at IS NULL;
 CREATE INDEX dead_event_task ON dead_event (task_id);
 
 -- Where tenants want to be told of ends: endpoints of theirs, and (kind 'tasks', one a tenant, without an address) what
@@ -498,7 +501,9 @@ CREATE INDEX delivery_pending ON delivery (webhook_id, line, next_at) WHERE stat
 CREATE INDEX delivery_next ON delivery (next_at) WHERE status = 'pending';
 CREATE INDEX delivery_newest ON delivery (webhook_id, id);
 CREATE INDEX delivery_delivered ON delivery (ended_at) WHERE status = 'delivered';
-CREATE INDEX delivery_dead ON delivery (dead_at, id) WHERE dead_at IS NOT NULL;
+CREATE INDEX delivery_dead ON delivery (dead_at) WHERE dead_at IS NOT NULL;
+CREATE INDEX delivery_dead_list ON delivery (dead_at, id) WHERE dead_at IS NOT NULL AND dropped_at IS NULL;
+CREATE INDEX delivery_dead_tenant ON delivery (tenant_id, dead_at, id) WHERE dead_at IS NOT NULL AND dropped_at IS NULL;
 
 -- What each attempt of a delivery was answered.
 CREATE TABLE delivery_try (
@@ -815,8 +820,8 @@ SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenan
   t.error_message AS message, d.died_at
 FROM dead_task d JOIN task t ON t.id = d.task_id WHERE d.dropped_at IS NULL
 UNION ALL
-SELECT 'event', e.id, e.id::text, t.tenant_id, t.model_id, 0, 'publish_refused', e.last_error, e.dead_at
-FROM dead_event e JOIN task t ON t.id = e.task_id WHERE e.dropped_at IS NULL
+SELECT 'event', e.id, e.id::text, e.tenant_id, e.model_id, 0, 'publish_refused', e.last_error, e.dead_at
+FROM dead_event e WHERE e.dropped_at IS NULL
 UNION ALL
 SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, 0, delivery_code(d.last_code), concat_ws(': ', nullif(split_part(d.url, '?', 1), ''), d.last_error),
   d.dead_at
