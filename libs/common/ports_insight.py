@@ -394,6 +394,9 @@ class Insight(Protocol):
     async def lane(self, lane: int) -> LaneFacts | None:
         """One lane by number, counted further than lists count."""
 
+    async def lanes_by_number(self, lanes: Sequence[int]) -> list[LaneFacts]:
+        """These lanes, in the order of their numbers."""
+
     async def recent_pace(self, lane: int) -> float | None:
         """Starts per second by the last ends of everything, for lanes whose minutes are not folded yet."""
 

@@ -22,6 +22,8 @@ from libs.common.ports_insight import (
 
 #: A dispatcher or janitor that has said nothing for so long is not counted as alive.
 SILENT_SECONDS: Final = 10.0
+#: Lanes that are ranked by what they have to do.
+_BUSIEST: Final = 100
 
 
 class Sight:
@@ -62,6 +64,23 @@ class Sight:
         """A page of lanes, and the number after which the next one begins."""
         facts, following = await self._insight.lanes(tenant_id, after, limit, busy=busy)
         return await self._sights(facts, await self._insight.pauses(tenant_id)), following
+
+    async def busiest(self, tenant_id: int | None) -> tuple[list[LaneSight], bool]:
+        """Lanes with work, those where most waits first; of many only some, and then it says so. Of everybody's those
+        where most waits are among them for sure."""
+        lanes, following = await self.lanes(tenant_id, limit=_BUSIEST, busy=True)
+        if following is not None and tenant_id is None:
+            backlogs = await self._insight.backlogs()
+            opened = await _asked(self._gate.depths([lane.lane for lane in backlogs]), len(backlogs))
+            ranked = sorted(
+                zip(backlogs, opened, strict=True),
+                key=lambda one: ((one[1] or 0) - one[0].elsewhere, one[0].oldest_seconds),
+                reverse=True,
+            )
+            facts = await self._insight.lanes_by_number([backlog.lane for backlog, _ in ranked[:_BUSIEST]])
+            lanes = await self._sights(facts, await self._insight.pauses(None))
+        lanes.sort(key=lambda lane: (lane.waiting.value, lane.facts.in_flight), reverse=True)
+        return lanes, following is not None
 
     async def lane(self, tenant_id: int, model: str) -> LaneSight:
         """The lane of a tenant's model; raises NotFound."""

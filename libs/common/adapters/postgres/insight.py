@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -67,6 +67,9 @@ class PostgresInsight:
     async def lane(self, lane: int) -> LaneFacts | None:
         facts = await self._facts([lane], LANE_LIMIT)
         return facts[0] if facts else None
+
+    async def lanes_by_number(self, lanes: Sequence[int]) -> list[LaneFacts]:
+        return await self._facts(list(lanes), _PAGE_LIMIT)
 
     async def _facts(self, lanes: list[int], limit: int) -> list[LaneFacts]:
         rows = await self._database.fetch("lane_facts", lanes, limit + 1) if lanes else []

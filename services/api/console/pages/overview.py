@@ -14,7 +14,6 @@ from services.api.console.plots import SPANS, read_plots
 from services.api.console.rendering import fragment, page, part
 from services.api.console.visit import Visit
 
-_LANES: Final = 100
 _SHOWN: Final = 15
 
 
@@ -40,14 +39,14 @@ async def plots(desk: Desk, visit: Visit) -> Response:
 
 async def _now(desk: Desk, visit: Visit) -> dict[str, Any]:
     overview = await desk.cases.sight.overview() if visit.operates else None
-    lanes, _ = await desk.cases.sight.lanes(visit.reach, limit=_LANES, busy=True)
-    lanes.sort(key=lambda lane: (lane.waiting.value, lane.facts.in_flight), reverse=True)
+    lanes, cut = await desk.cases.sight.busiest(visit.reach)
     return {
         "overview": overview,
         "troubles": _troubles(overview) if overview else [],
         "pauses": overview.pauses if overview else await desk.cases.sight.pauses(visit.reach),
         "lanes": lanes[:_SHOWN],
         "sums": _sums(lanes),
+        "more": "+" if cut else "",
     }
 
 

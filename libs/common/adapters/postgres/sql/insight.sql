@@ -54,12 +54,7 @@ SELECT l.id AS lane, l.tenant_id, l.model_id, m.name AS model, m.enabled, l.clos
   f.in_flight, f.running, f.held,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 0 AND q.lane = l.id LIMIT $2) c) AS ready,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 2 AND q.lane = l.id LIMIT $2) c) AS later,
-  extract(epoch FROM now() - (
-    SELECT min(h.entered_at) FROM (
-      (SELECT q.entered_at FROM dispatch q WHERE q.state = 0 AND q.lane = l.id AND q.class = 0 ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1)
-      UNION ALL
-      (SELECT q.entered_at FROM dispatch q WHERE q.state = 0 AND q.lane = l.id AND q.class = 1 ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1)) h
-  ))::float8 AS oldest,
+  extract(epoch FROM now() - oldest_ready(l.id))::float8 AS oldest,
   s.ended, s.errors, CASE WHEN k.upto > now() - interval '10 minutes' THEN 300.0 ELSE 0.0 END::float8 AS ended_seconds, now() AS now
 FROM unnest($1::int[]) AS x(lane) JOIN lane l ON l.id = x.lane JOIN model m ON m.id = l.model_id
 LEFT JOIN series_mark k ON true

@@ -800,6 +800,20 @@ FROM task t LEFT JOIN dispatch d ON d.id = t.id
 LEFT JOIN attempt a ON a.task_id = t.id AND a.attempt = t.attempt AND d.id IS NULL
 LEFT JOIN provider_job p ON p.task_id = t.id AND p.attempt = coalesce(d.attempt, t.attempt);
 
+-- Since when the oldest ready row of a lane waits: of the next of each class and priority, twenty of them at most. So it
+-- costs by priorities and not by rows; behind a row that came late to an early place an older one may stand unseen.
+CREATE FUNCTION oldest_ready(a_lane int) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+  WITH RECURSIVE head(class, priority, entered_at) AS (
+    (SELECT class, priority, entered_at FROM dispatch WHERE state = 0 AND lane = a_lane ORDER BY lane, class, priority, position LIMIT 1)
+    UNION ALL
+    SELECT n.class, n.priority, n.entered_at FROM head h CROSS JOIN LATERAL (
+      SELECT q.class, q.priority, q.entered_at FROM dispatch q
+      WHERE q.state = 0 AND q.lane = a_lane AND (q.class, q.priority) > (h.class, h.priority)
+      ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1) n
+  )
+  SELECT min(f.entered_at) FROM (SELECT entered_at FROM head LIMIT 20) f
+$$;
+
 -- The bucket of a duration, as libs/common/domain/buckets.py has it.
 CREATE FUNCTION duration_bucket(duration interval) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN CASE WHEN extract(epoch FROM duration) <= 0.001 THEN 0
