@@ -416,7 +416,8 @@ async def test_too_many_live_parts_are_refused_and_the_page_stands(
     task = await tenant.task()
     await visitor.sign_in(tenant.key)
     async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
-        await anext(stream.aiter_lines())
+        lines = stream.aiter_lines()  # held, or it is closed
+        await anext(lines)
         answer = await visitor.client.get("/console/live")
         assert (answer.status_code, answer.headers["retry-after"], answer.content) == (503, "30", b"")
         # as a stream, which its reader asks for again; anything else would be put into the page, or given up
@@ -431,7 +432,8 @@ async def test_one_tenants_live_parts_leave_room_for_the_others(
     task = await tenant.task()
     await visitor.sign_in(tenant.key)
     async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
-        await anext(stream.aiter_lines())
+        lines = stream.aiter_lines()  # held, or it is closed
+        await anext(lines)
         async with browser(api.url) as other:
             await other.sign_in((await api.tenant()).key)
             async with other.client.stream("GET", "/console/live") as theirs:
