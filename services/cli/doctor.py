@@ -50,7 +50,6 @@ async def _examine(settings: Settings) -> Diagnosis:
     from libs.common.runtime.logging import configure_logging
 
     configure_logging("doctor", "ERROR", settings.log_format)
-    models = await servers.models_of(settings)
     return await examine(
         {
             "settings": lambda: places.examine_settings(settings, os.environ),
@@ -58,7 +57,7 @@ async def _examine(settings: Settings) -> Diagnosis:
             "secrets": lambda: places.examine_secrets(settings),
             "postgres": lambda: servers.examine_postgres(settings),
             "redis": lambda: servers.examine_redis(settings),
-            "kafka": lambda: servers.examine_kafka(settings, models),
+            "kafka": lambda: servers.examine_kafka(settings),
             "storage": lambda: places.examine_storage(settings),
             "staging": lambda: places.examine_staging(settings),
         }

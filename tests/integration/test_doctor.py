@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
-from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic, model_topic
+from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
 from libs.common.embedded.ports import free_port
 from libs.common.operations import doctor_places, doctor_servers
 from libs.common.operations.doctor import Diagnosis, Finding, examine
@@ -126,27 +127,51 @@ async def test_a_redis_that_forgets(settings: Settings) -> None:
 
 
 async def test_kafka_away_is_told_with_its_cause(settings: Settings) -> None:
-    finding = told(await doctor_servers.examine_kafka(settings, []), "cannot be reached")
+    finding = told(await doctor_servers.examine_kafka(settings), "cannot be reached")
     assert "127.0.0.1" in finding.what
     unreadable = changed(settings, kafka_ca_file="/none.pem", kafka_security="SSL")
-    told(await doctor_servers.examine_kafka(unreadable, []), "SLUICEWAY_KAFKA_CA_FILE")
+    told(await doctor_servers.examine_kafka(unreadable), "SLUICEWAY_KAFKA_CA_FILE")
 
 
-async def test_topics_of_kafka(settings: Settings, kafka_bootstrap: str, broker_choice: BrokerChoice) -> None:
+async def test_topics_of_kafka(
+    house: House, settings: Settings, kafka_bootstrap: str, broker_choice: BrokerChoice
+) -> None:
     here = changed(settings, kafka_bootstrap=kafka_bootstrap, broker=broker_choice.kind)
-    found = await doctor_servers.examine_kafka(here, [(1, "m")])
-    assert told(found, events_topic(here.topic_prefix)).level == "advice"
-    told(found, model_topic(here.topic_prefix, 1, "m"))
+    model = await house.model()
+    of_model = model_topic(here.topic_prefix, model.id, model.name)
+    found = await doctor_servers.examine_kafka(here)
+    for topic in (events_topic(here.topic_prefix), dead_topic(here.topic_prefix), of_model):
+        assert told(found, topic).level == "advice"
     topics = KafkaTopics(KafkaConnection.of(here), client_id="test", replication=1)
     try:
-        good = {events_topic(here.topic_prefix): EVENT_PARTITIONS, model_topic(here.topic_prefix, 1, "m"): 1}
+        good = {events_topic(here.topic_prefix): EVENT_PARTITIONS, dead_topic(here.topic_prefix): 1, of_model: 1}
         await topics.ensure({name: TopicPlan(partitions, 3_600_000) for name, partitions in good.items()})
-        assert levels(await doctor_servers.examine_kafka(here, [(1, "m")])) == {"ok"}
+        assert levels(await doctor_servers.examine_kafka(here)) == {"ok"}
+        await house.sql("UPDATE model SET partitions = 3")
+        told(await doctor_servers.examine_kafka(here), f"{of_model}: 1 instead of 3")
         other = changed(here, topic_prefix=f"{here.topic_prefix}x")
         await topics.ensure({events_topic(other.topic_prefix): TopicPlan(3, None)})
-        told(await doctor_servers.examine_kafka(other, []), "3 partitions")
+        told(await doctor_servers.examine_kafka(other), "3 partitions instead")
     finally:
         await topics.close()
+
+
+async def test_a_migration_that_holds_our_tables_hides_nothing_else(
+    house: House, settings: Settings, kafka_bootstrap: str, broker_choice: BrokerChoice
+) -> None:
+    here = changed(settings, kafka_bootstrap=kafka_bootstrap, broker=broker_choice.kind)
+    migration = await asyncpg.connect(house.database_url)
+    try:
+        async with migration.transaction():
+            await migration.execute("LOCK TABLE model IN ACCESS EXCLUSIVE MODE")
+            kafka, found = await asyncio.gather(
+                doctor_servers.examine_kafka(here), doctor_servers.examine_postgres(here)
+            )
+    finally:
+        await migration.close()
+    assert kafka[0].what.startswith("Kafka answers")
+    assert "pg_locks" in told(found, "TimeoutError").do
+    assert any("answers" in one.what for one in found if one.level == "ok"), "the server itself was looked at"
 
 
 async def test_settings_secrets_and_places(settings: Settings, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
+from sqlalchemy.exc import SQLAlchemyError
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
@@ -18,7 +19,7 @@ from libs.common.adapters.postgres import migrate
 from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.redis.connection import open_redis
-from libs.common.contracts.topics import EVENT_PARTITIONS, events_topic, model_topic
+from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
 from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, WrongSetting
 from libs.common.operations.doctor import Finding, advice, fine, problem
 from libs.common.settings import Settings
@@ -40,9 +41,21 @@ async def examine_postgres(settings: Settings) -> list[Finding]:
     except (*UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
         what = f"cannot be reached: {_plain(error)}"
         return [problem(what, "check SLUICEWAY_DATABASE_URL, and that the server runs and takes connections")]
+    found: list[Finding] = []
     try:
-        return [*await _server(connection), *await _tables(connection, url)]
+        found += await _server(connection)
+        found += await _tables(connection, url)
+    except (*UNREACHABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
+        what = f"it does not answer what it is asked: {_plain(error)}"
+        do = "look in pg_locks for who holds our tables (a migration?), and at the rights of its user"
+        found.append(problem(what, do))
     finally:
+        await _hang_up(connection)
+    return found
+
+
+async def _hang_up(connection: Any) -> None:
+    with suppress(*UNREACHABLE, asyncpg.PostgresError):
         await connection.close(timeout=_SECONDS)
 
 
@@ -130,7 +143,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     return found
 
 
-async def examine_kafka(settings: Settings, models: Sequence[tuple[int, str]]) -> list[Finding]:
+async def examine_kafka(settings: Settings) -> list[Finding]:
     """Reachable, with the topics of events and models as they must be."""
     try:
         connection = KafkaConnection.of(settings)
@@ -150,23 +163,33 @@ async def examine_kafka(settings: Settings, models: Sequence[tuple[int, str]]) -
         return [problem(f"does not list its topics: {error}", "check the rights of SLUICEWAY_KAFKA_USERNAME")]
     finally:
         await topics.close()
-    found = [fine(f"Kafka answers and has {len(existing)} topics"), *_events(settings, existing)]
-    wanted = [model_topic(settings.topic_prefix, id_, name) for id_, name in models]
-    missing = [name for name in wanted if name not in existing]
-    if missing:
-        what = f"{len(missing)} topics of models are missing, for example {missing[0]}"
-        found.append(advice(what, "a running dispatcher makes them; its log says what keeps it"))
-    return found + await _settings_of(connection, [name for name in wanted if name in existing])
+    models = await _topics_of_models(settings)
+    found = [
+        fine(f"Kafka answers and has {len(existing)} topics"),
+        *_topics_of_all(settings.topic_prefix, existing),
+        *_missing(models, existing),
+    ]
+    return found + await _settings_of(connection, [name for name in models if name in existing])
 
 
-def _events(settings: Settings, existing: dict[str, int]) -> list[Finding]:
-    name = events_topic(settings.topic_prefix)
-    found = []
-    if name not in existing:
-        found.append(advice(f"topic {name} is missing", "a running dispatcher makes it; its log says what keeps it"))
-    elif existing[name] != EVENT_PARTITIONS:
-        what = f"topic {name} has {existing[name]} partitions instead of {EVENT_PARTITIONS}"
+def _topics_of_all(prefix: str, existing: Mapping[str, int]) -> list[Finding]:
+    events = events_topic(prefix)
+    do = "a running dispatcher makes it; its log says what keeps it"
+    found = [advice(f"topic {name} is missing", do) for name in (events, dead_topic(prefix)) if name not in existing]
+    if existing.get(events, EVENT_PARTITIONS) != EVENT_PARTITIONS:
+        what = f"topic {events} has {existing[events]} partitions instead of {EVENT_PARTITIONS}"
         found.append(advice(what, "consumers may see a task's events out of order: make it anew while nothing runs"))
+    return found
+
+
+def _missing(models: Mapping[str, int], existing: Mapping[str, int]) -> list[Finding]:
+    do = "a running dispatcher makes them; its log says what keeps it"
+    missing = [name for name in models if name not in existing]
+    found = [advice(f"{len(missing)} topics of models are missing, for example {missing[0]}", do)] if missing else []
+    few = [name for name, wanted in models.items() if existing.get(name, wanted) < wanted]
+    if few:
+        example = f"{few[0]}: {existing[few[0]]} instead of {models[few[0]]}"
+        found.append(advice(f"{len(few)} topics of models have too few partitions, for example {example}", do))
     return found
 
 
@@ -199,20 +222,18 @@ async def _stamped(connection: KafkaConnection, topics: Sequence[str]) -> list[s
     ]
 
 
-async def models_of(settings: Settings) -> list[tuple[int, str]]:
-    """(id, name) of the models that exist; none while the database cannot say."""
+async def _topics_of_models(settings: Settings) -> dict[str, int]:
+    """The topics of models and their partitions; none while the database cannot say, which is a finding of its own."""
     url = settings.database_url.get_secret_value()
     try:
         connection = await asyncpg.connect(url, timeout=_SECONDS, command_timeout=_SECONDS)
+        try:
+            rows = await connection.fetch(_STATEMENTS["doctor_models"])
+        finally:
+            await _hang_up(connection)
     except (*UNREACHABLE, asyncpg.PostgresError, ValueError):
-        return []
-    try:
-        rows = await connection.fetch(_STATEMENTS["doctor_models"])
-        return [(row["id"], row["name"]) for row in rows]
-    except asyncpg.PostgresError:
-        return []
-    finally:
-        await connection.close(timeout=_SECONDS)
+        return {}
+    return {model_topic(settings.topic_prefix, row["id"], row["name"]): row["partitions"] for row in rows}
 
 
 def _facts(answer: bytes) -> dict[str, str]:

@@ -455,5 +455,5 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
 SELECT count(*)::int FROM executor WHERE stopped_at IS NULL AND reading AND beat_at > now() - interval '10 s'
 
 -- name: doctor_models
--- Models whose topics must be there.
-SELECT id, name FROM model WHERE deleted_at IS NULL ORDER BY id
+-- Models whose topics must be there, with so many partitions at least.
+SELECT id, name, partitions FROM model WHERE deleted_at IS NULL ORDER BY id
