@@ -233,6 +233,22 @@ async def test_the_overview_and_the_lanes_add_up(house: House) -> None:
     assert (worker.id, worker.alive, worker.reading) == (executor, True, True)
 
 
+async def test_what_the_broker_refuses_is_told_with_its_reason(house: House) -> None:
+    model = await house.model()
+    await house.tasks(model, 2)
+    await house.tasks(model, 1, not_before=datetime.now(UTC) + timedelta(hours=2))
+    rows = await house.lease(model, acknowledged=False)
+    await house.queue.postpone_refused([(row.id, row.lease, 5.0, "topic not authorized") for row in rows])
+    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "dispatch"]
+    assert (channel.retrying.value, channel.last_error) == (2, "topic not authorized")
+    await alive(house, broker=False, error="connection refused")
+    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "dispatch"]
+    assert channel.last_error == "connection refused"
+    await house.sql("UPDATE process SET beat_at = now() - interval '1 hour'")
+    (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "dispatch"]
+    assert channel.last_error == "topic not authorized", "that dispatcher is gone"
+
+
 async def test_deliveries_are_a_channel_of_their_own(house: House) -> None:
     await house.sql(
         "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, attempts, last_error,"

@@ -99,16 +99,20 @@ SELECT role, name, version, started_at, extract(epoch FROM now() - beat_at)::flo
 FROM process ORDER BY role, id
 
 -- name: outbox_channels
--- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last. The age of
--- deliveries is that of the oldest one counted.
-WITH pending AS MATERIALIZED (
+-- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last, or why no
+-- dispatcher that lives reaches the broker. The age of deliveries is that of the oldest one counted.
+WITH refused AS MATERIALIZED (
+  SELECT r.due_at, r.error_message FROM (
+    SELECT q.sends, q.due_at, q.error_message FROM dispatch q WHERE q.state = 2 ORDER BY q.due_at LIMIT $1) r WHERE r.sends > 0
+), pending AS MATERIALIZED (
   SELECT d.created_at, d.attempts, d.last_error, d.next_at FROM delivery d WHERE d.status = 'pending' LIMIT $1
 )
 SELECT 'dispatch' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l) AS waiting,
   coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8 AS age,
-  (SELECT count(*)::int FROM (SELECT q.sends FROM dispatch q WHERE q.state = 2 ORDER BY q.due_at LIMIT $1) r WHERE r.sends > 0) AS retrying,
-  0 AS dead,
-  (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND NOT p.broker_reachable ORDER BY p.beat_at DESC LIMIT 1) AS last_error
+  (SELECT count(*)::int FROM refused) AS retrying, 0 AS dead,
+  coalesce(
+    (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND NOT p.broker_reachable AND p.beat_at > now() - interval '10 s' ORDER BY p.beat_at DESC LIMIT 1),
+    (SELECT r.error_message FROM refused r ORDER BY r.due_at DESC LIMIT 1)) AS last_error
 UNION ALL
 SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e),
   coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event ORDER BY id LIMIT 1)), 0)::float8,
