@@ -18,7 +18,7 @@ from libs.common.domain.errors import WrongSetting
 from services.cli.app import app
 from services.cli.output import note
 
-_NO_COMMANDS: Final = ("app", "here", "output", "remote", "wiring")
+_NO_COMMANDS: Final = ("app", "here", "options", "output", "remote", "wiring")
 #: As the shell reports a process that SIGPIPE has ended.
 _CLOSED_PIPE: Final = 141
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
+from services.cli.options import OfTenant
 from services.cli.output import (
     Column,
     JsonOption,
@@ -20,6 +21,7 @@ from services.cli.output import (
     chosen,
     confirm,
     note,
+    show_document,
     show_list,
     show_one,
 )
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from libs.common.operations.replay import ReplayRequest
     from libs.common.ports_dead import DeadFilter
 
-_LARGEST_ID = 2**63
 _AGO = re.compile(r"(\d{1,9})\s*([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -52,9 +53,6 @@ KindOption = Annotated[Kind, typer.Option("--kind", help="Which kind.")]
 AnyKind = Annotated[Kind | None, typer.Option("--kind", help="Which kind; left out: all.")]
 Code = Annotated[str | None, typer.Option("--code", help="Only this error code.")]
 Model = Annotated[str | None, typer.Option("--model", help="Only this model.")]
-Tenant = Annotated[
-    int | None, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Only this tenant's.")
-]
 Since = Annotated[str | None, typer.Option("--since", help="Died since: RFC 3339, or an age such as 90m, 2h, 3d.")]
 Until = Annotated[str | None, typer.Option("--until", help="Died before; written as --since.")]
 Part = Annotated[str | None, typer.Option("--text", help="Only with this in the last error's message.")]
@@ -94,7 +92,7 @@ def list_dead(
     kind: AnyKind = None,
     code: Code = None,
     model: Model = None,
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
     text: Part = None,
@@ -118,7 +116,7 @@ def groups(
     kind: AnyKind = None,
     code: Code = None,
     model: Model = None,
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
     text: Part = None,
@@ -133,11 +131,8 @@ def groups(
     """
     wanted, how = _filter(kind, code, model, tenant, since, until, text), chosen(output, as_json)
     found = asked(lambda room: room.graves.groups(wanted), Way(url, key_file))
-    if how in (Output.JSON, Output.YAML):
-        show_one(found, how)
-        return
-    show_list(found["items"], _GROUPED, how)
-    if not found["complete"]:
+    _show_groups(found, found["items"], how)
+    if not found["complete"] and how in (Output.TABLE, Output.IDS):
         note(f"only the newest {found['counted']} were counted")
 
 
@@ -164,7 +159,7 @@ def replay(
     kind: KindOption = Kind.TASK,
     code: Code = None,
     model: Model = None,
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
     text: Part = None,
@@ -197,7 +192,7 @@ def drop(
     kind: KindOption = Kind.TASK,
     code: Code = None,
     model: Model = None,
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
     text: Part = None,
@@ -245,11 +240,15 @@ def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: O
 
 
 def _show_preview(preview: dict[str, Any], output: Output) -> None:
-    if output in (Output.JSON, Output.YAML):
-        show_one(preview, output)
-        return
-    show_list(preview["groups"], _GROUPED, output)
-    note(f"a dry run: {preview['selected']} would be taken, {preview['busy']} are in another job's hands")
+    _show_groups(preview, preview["groups"], output)
+    if output in (Output.TABLE, Output.IDS):
+        note(f"a dry run: {preview['selected']} would be taken, {preview['busy']} are in another job's hands")
+
+
+def _show_groups(document: dict[str, Any], groups: list[dict[str, Any]], output: Output) -> None:
+    """A group has no id of its own: its example's is what `dead show` takes."""
+    examples = [group["example_id"] for group in groups]
+    show_document(document, output, lambda: show_list(groups, _GROUPED, Output.TABLE), examples)
 
 
 def _filter(
@@ -273,6 +272,6 @@ def instant(text: str | None, option: str) -> datetime | None:
         if ago is not None:
             return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
         at = datetime.fromisoformat(text.strip())
+        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise typer.BadParameter("write RFC 3339, or an age such as 90m, 2h, 3d", param_hint=option) from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

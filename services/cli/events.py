@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.app import app
+from services.cli.options import LARGEST_ID, OfTenant
 from services.cli.output import note
 from services.cli.wiring import complete
 
@@ -23,13 +25,22 @@ events = typer.Typer(help="Completion events on Kafka.", no_args_is_help=True)
 app.add_typer(events, name="events")
 
 
+class End(StrEnum):
+    """How a task can end."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    CANCELED = "canceled"
+
+
 @events.command()
 def tail(
     since: Annotated[float, typer.Option("--since", min=0, help="Also those of the last so many seconds.")] = 0.0,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that the topic still holds.")] = False,
-    tenant: Annotated[int | None, typer.Option("--tenant", help="Only those of a tenant.")] = None,
+    tenant: OfTenant = None,
     model: Annotated[str | None, typer.Option("--model", help="Only those of models of this name.")] = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only success, failed, timeout or canceled.")] = None,
+    status: Annotated[End | None, typer.Option("--status", help="Only tasks that ended so.")] = None,
     count: Annotated[int | None, typer.Option("--count", min=1, help="Stop after so many.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
@@ -37,19 +48,22 @@ def tail(
 
     Example: sluiceway events tail --since 3600 --status failed
     """
-    from_ms = 0 if from_beginning else int((time.time() - since) * 1_000)
-    wanted = {"tenantId": None if tenant is None else str(tenant), "model": model, "status": status}
-    complete(_tail(from_ms, {name: value for name, value in wanted.items() if value is not None}, count, as_json))
+    now = time.time()
+    from_ms = 0 if from_beginning else int((now - min(since, now)) * 1_000)
+    wanted = {"tenantId": tenant, "model": model, "status": status}
+    complete(_tail(from_ms, {name: str(value) for name, value in wanted.items() if value is not None}, count, as_json))
 
 
 @events.command()
 def republish(
     since: Annotated[str, typer.Option("--since", help="Ended since: RFC 3339, or an age such as 90m, 2h, 3d.")],
     until: Annotated[str | None, typer.Option("--until", help="Ended before; left out: now.")] = None,
-    tenant: Annotated[int | None, typer.Option("--tenant", help="Only those of a tenant.")] = None,
+    tenant: OfTenant = None,
     model: Annotated[str | None, typer.Option("--model", help="Only those of models of this name.")] = None,
     rate: Annotated[float, typer.Option("--rate", min=0.1, help="So many a second at most.")] = 1_000.0,
-    after: Annotated[int, typer.Option("--after", min=0, help="Go on where a run was interrupted.")] = 0,
+    after: Annotated[
+        int, typer.Option("--after", min=0, max=LARGEST_ID, help="Go on where a run was interrupted.")
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

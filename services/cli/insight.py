@@ -10,6 +10,7 @@ import typer
 
 from services.cli.app import app
 from services.cli.control_room import Scope
+from services.cli.options import OfTenant
 from services.cli.output import (
     Column,
     JsonOption,
@@ -27,7 +28,6 @@ from services.cli.remote import KeyFileOption
 from services.cli.roles import executor
 from services.cli.which_way import ApiOption, By, Way, asked
 
-Tenant = Annotated[int | None, typer.Option("--tenant", help="Of this tenant.")]
 Model = Annotated[str | None, typer.Option("--model", help="Of this model of the tenant.")]
 Reason = Annotated[str, typer.Option("--reason", help="Recorded, and shown wherever it holds something.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of `executor list`.")]
@@ -93,7 +93,7 @@ _ACTIONS: list[Column] = [
 @app.command()
 def why(
     task: Annotated[str | None, typer.Argument(metavar="[TASK]", help="Id of a task, of any tenant.")] = None,
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     model: Model = None,
     url: ApiOption = "",
     key_file: KeyFileOption = None,
@@ -142,7 +142,7 @@ def overview(
 
 @app.command()
 def lanes(
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     everything: Annotated[bool, typer.Option("--all", help="Those with nothing to do, too.")] = False,
     url: ApiOption = "",
     key_file: KeyFileOption = None,
@@ -173,7 +173,7 @@ def outbox(
 
 @app.command()
 def series(
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     model: Model = None,
     hours: Annotated[float, typer.Option("--hours", min=0.1, max=192, help="How far back.")] = 1.0,
     step: Annotated[int, typer.Option("--step", min=60, max=86_400, help="Seconds; from an hour on whole hours.")] = 60,
@@ -213,7 +213,7 @@ def actions(
 
 @app.command()
 def pause(
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     model: Model = None,
     everything: Annotated[bool, typer.Option("--all", help="All dispatching, of every tenant.")] = False,
     reason: Reason = "",
@@ -236,7 +236,7 @@ def pause(
 
 @app.command()
 def resume(
-    tenant: Tenant = None,
+    tenant: OfTenant = None,
     model: Model = None,
     everything: Annotated[bool, typer.Option("--all", help="All dispatching, of every tenant.")] = False,
     reason: Reason = "",

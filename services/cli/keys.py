@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.app import app
+from services.cli.options import LARGEST_ID, SMALLEST_TENANT
 from services.cli.output import (
     Column,
     JsonOption,
@@ -23,12 +24,11 @@ from services.cli.wiring import complete
 _SCOPES = ("submit", "read", "operate", "admin")
 #: `operate` reads what belongs to all tenants: it is given on purpose, or not at all.
 _USUAL = "submit,read,admin"
-_LARGEST_ID = 2**63
 
 keys = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 app.add_typer(keys, name="keys")
 
-Tenant = Annotated[int, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Whose key it is.")]
+Tenant = Annotated[int, typer.Option("--tenant", min=SMALLEST_TENANT, max=LARGEST_ID, help="Whose key it is.")]
 
 _LISTED: list[Column] = [
     ("ID", "id"),
@@ -69,7 +69,7 @@ def list_keys(tenant: Tenant, output: OutputOption = Output.TABLE, as_json: Json
 
 @keys.command()
 def revoke(
-    key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID - 1, help="id of `keys list`.")],
+    key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="id of `keys list`.")],
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,

@@ -47,8 +47,8 @@ def show_list(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], outp
         case Output.YAML:
             print(_yaml({"items": found}), end="")
         case Output.IDS:
-            for row in found:
-                print(_first_id(row))
+            for named in filter(None, map(_first_id, found)):  # an outbox's channel has no id
+                print(named)
         case Output.TABLE:
             _table(found, columns)
 

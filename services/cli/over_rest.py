@@ -6,7 +6,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from libs.client import ApiError, AsyncClient, ClientError
+from libs.client import ApiError, AsyncClient, ClientError, NotReachable
 from libs.client.calls import Call, quoted
 from libs.common.domain.errors import Conflict, Invalid, NotFound, Refused
 from services.cli.control_room import ApiUnavailable, ControlRoom, Document, Scope, Steer
@@ -204,8 +204,10 @@ def _given(values: Document) -> Document:
 
 def _told(error: ClientError) -> Exception:
     """What the use cases refused, as they refused it; anything else is about the API and stays as it is."""
-    if not isinstance(error, ApiError):
+    if isinstance(error, NotReachable):
         return ApiUnavailable(str(error))
+    if not isinstance(error, ApiError):
+        return error
     if error.status in _AWAY:
         return ApiUnavailable(error.detail or error.code)
     refusal = _REFUSALS.get(error.status)

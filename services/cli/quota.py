@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
+from services.cli.options import LARGEST_ID, SMALLEST_TENANT
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
     from libs.common.operations.quota import Quota
 
-_LARGEST_ID = 2**63
 _MOST_SHOWN = 1_000
 
 quota = typer.Typer(help="Points that users may spend a day.", no_args_is_help=True)
 app.add_typer(quota, name="quota")
 
-Tenant = Annotated[int, typer.Option("--tenant", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Whose users.")]
+Tenant = Annotated[int, typer.Option("--tenant", min=SMALLEST_TENANT, max=LARGEST_ID, help="Whose users.")]
 User = Annotated[str, typer.Option("--user", help="One user; left out: all who have no limit of their own.")]
 
 _LIMITS: list[Column] = [

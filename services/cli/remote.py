@@ -33,11 +33,8 @@ def connect(url: str, key_file: Path | None) -> Iterator[Client]:
     """A client of the API. Ends the command with exit code 2 when address or key are missing, or are none."""
     from libs.client import Client
 
-    try:
+    with _usable():
         opened = Client(url or _running_here(), _key(key_file), timeout=_SECONDS, tries=_TRIES)
-    except ValueError as error:
-        note(str(error))
-        raise typer.Exit(2) from None
     with opened as client:
         yield client
 
@@ -47,8 +44,19 @@ async def connect_async(url: str, key_file: Path | None) -> AsyncIterator[AsyncC
     """The same for commands that ask for several things at once."""
     from libs.client import AsyncClient
 
-    async with AsyncClient(url, _key(key_file), timeout=_SECONDS, tries=_TRIES) as client:
+    with _usable():
+        opened = AsyncClient(url, _key(key_file), timeout=_SECONDS, tries=_TRIES)
+    async with opened as client:
         yield client
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        note(str(error))
+        raise typer.Exit(2) from None
 
 
 def _running_here() -> str:

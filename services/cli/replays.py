@@ -8,6 +8,7 @@ import typer
 
 from services.cli.app import app
 from services.cli.control_room import ControlRoom, Document
+from services.cli.options import LARGEST_ID
 from services.cli.output import (
     Column,
     JsonOption,
@@ -25,7 +26,7 @@ from services.cli.which_way import ApiOption, Way, asked
 replays = typer.Typer(help="Jobs that replay or drop the dead.", no_args_is_help=True)
 app.add_typer(replays, name="replays")
 
-JobId = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="id of `replays list`.")]
+JobId = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="id of `replays list`.")]
 
 _LISTED: list[Column] = [
     ("id", "id"),

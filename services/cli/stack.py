@@ -46,7 +46,11 @@ def up(
 
     load_settings()  # what a service would refuse is said before anything starts
     folder = chosen_folder(data)
-    folder.furnish()
+    try:
+        folder.furnish()
+    except OSError as error:
+        _say(f"the data folder {folder.path} cannot be used: {error.strerror} ({error.filename})")
+        raise typer.Exit(2) from None
     ports = {"api": port, "postgres": database_port, "redis": redis_port, "broker": kafka_port}
     if running.supervisor_pid(folder.path) is not None:
         code = _print_running(folder.path, as_json)
@@ -81,7 +85,7 @@ def status(data: Data = None, as_json: Json = False) -> None:
     from libs.common.embedded.data_folder import chosen_folder
 
     folder = chosen_folder(data).path
-    report = running.current_report(folder)
+    report = running.current_report(folder) if folder.is_dir() else None
     if report is not None:
         _print(report, as_json, with_state=True)
     if report is None or report["pid"] is None:

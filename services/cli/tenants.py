@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
+from services.cli.options import LARGEST_ID, SMALLEST_TENANT
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, note, show_list, show_one
 from services.cli.wiring import complete
 
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
     from libs.common.operations.quota import Weights
     from libs.common.ports_quota import TenantRecord
 
-_LARGEST_ID = 2**63
 _PAGE = 500
 
 tenants = typer.Typer(help="Tenants: list, show, set-weight.", no_args_is_help=True)
 app.add_typer(tenants, name="tenants")
 
-Tenant = Annotated[int, typer.Argument(metavar="TENANT", min=-_LARGEST_ID, max=_LARGEST_ID - 1, help="Its number.")]
+Tenant = Annotated[int, typer.Argument(metavar="TENANT", min=SMALLEST_TENANT, max=LARGEST_ID, help="Its number.")]
 
 _LISTED: list[Column] = [
     ("ID", "id"),

@@ -12,6 +12,7 @@ import typer
 
 from services.cli.app import app
 from services.cli.insight import EXECUTORS, LANES, OUTBOX, counted
+from services.cli.options import OfTenant
 from services.cli.output import Column, cell, console, note, value_of
 from services.cli.remote import KeyFileOption
 from services.cli.which_way import ApiOption, Way, opened
@@ -33,7 +34,7 @@ _PAUSE: Final = ("scope", "tenant_id", "model", "reason")
 def top(
     every: Annotated[float, typer.Option("--every", min=0.5, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Look once, print, and return.")] = False,
-    tenant: Annotated[int | None, typer.Option("--tenant", help="Only lanes of this tenant.")] = None,
+    tenant: OfTenant = None,
     url: ApiOption = "",
     key_file: KeyFileOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a look.")] = False,

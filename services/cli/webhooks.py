@@ -8,6 +8,7 @@ import typer
 
 from services.cli.app import app
 from services.cli.insight import Reason, say
+from services.cli.options import LARGEST_ID
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
 from services.cli.which_way import By, Way, asked
 
@@ -35,8 +36,7 @@ webhooks = typer.Typer(
 )
 app.add_typer(webhooks, name="webhooks")
 
-_LARGEST_ID = 2**63
-WebhookId = Annotated[int, typer.Argument(metavar="ID", min=1, max=_LARGEST_ID - 1, help="id of `webhooks`.")]
+WebhookId = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="id of `webhooks`.")]
 
 
 @webhooks.callback()

@@ -30,6 +30,8 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert listed["items"][0]["died_at"].endswith("Z")
     groups = await shell.json("dead", "groups")
     assert [(group["code"], group["count"]) for group in groups["items"]] == [("http_503", 3), ("http_400", 1)]
+    examples = (await shell.run("dead", "groups", "-o", "ids")).split()
+    assert examples == [group["example_id"] for group in groups["items"]]
     table = await shell.run("dead", "groups")
     assert "painter" in table
     shown = await shell.json("dead", "show", str(attempts[3].public_id))
@@ -51,8 +53,10 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert (done["state"], done["pending"], [item["result"] for item in done["items"]]) == ("done", 0, ["replayed"] * 2)
     said = await shell.run("replays", "stop", job["id"], "--yes", code=1)
     assert "done" in said
+    other = await shell.json("dead", "replay", "--code", "http_400", "--reason", "no", "--yes")
+    assert (await shell.json("replays", "stop", other["id"], "--yes"))["state"] == "stopped"
     jobs = await shell.json("replays", "list")
-    assert [one["id"] for one in jobs["items"]] == [job["id"]]
+    assert [one["id"] for one in jobs["items"]] == [other["id"], job["id"]]
     dropped = await shell.json(
         "dead", "drop", str(attempts[3].public_id), "nobody", "--reason", "the caller was wrong", "--yes"
     )
@@ -70,5 +74,11 @@ async def test_what_makes_no_sense_is_said_and_changes_nothing(house: House, she
 
 async def test_words_that_make_no_sense_are_refused_before_anybody_is_asked() -> None:
     nowhere = Shell({"SLUICEWAY_DATA": "/nowhere"})
-    for words in ("dead list --since yesterday", "dead list --kind ghost", "dead replay", "replays stop x --yes"):
+    for words in (
+        "dead list --since yesterday",
+        "dead list --since 0001-01-01T00:00:00+14:00",
+        "dead list --kind ghost",
+        "dead replay",
+        "replays stop x --yes",
+    ):
         assert await nowhere.run(*words.split(), code=2)

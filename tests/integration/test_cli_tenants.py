@@ -35,6 +35,7 @@ def test_tenants_are_weighed_shown_and_listed(run: Any) -> None:
     made = json.loads(out)
     assert (code, made["id"], made["weight"], made["paused"]) == (0, "-41", 3, False)
     assert set(made) == {"id", "weight", "paused", "created_at"}
+    assert json.loads(run("show", "--json", "--", "-41")[1]) == made
     assert yaml.safe_load(run("show", "-o", "yaml", "--", "-41")[1])["weight"] == 3
     (listed,) = [one for one in json.loads(run("list", "--json")[1])["items"] if one["id"] == "-41"]
     assert listed == {**made, "models": {"value": 0, "exact": True}, "calls_today": 0}

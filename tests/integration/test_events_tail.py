@@ -34,6 +34,8 @@ async def test_events_are_printed_as_they_come(
     records = [event_record(row, topic=topic, source="/test", partitions=EVENT_PARTITIONS) for row in rows]
     tail = Tail(kafka_bootstrap, broker_choice.kind, topic_prefix)
     try:
+        misspelt = await tail.run("--status", "sucess")
+        assert (misspelt[0], "'timeout'" in misspelt[2]) == (2, True)
         missing = await tail.run("--from-beginning", "--count", "1")
         assert (missing[0], "dispatcher makes it" in missing[2]) == (3, True)
         await topics.ensure({topic: TopicPlan(EVENT_PARTITIONS)})
@@ -48,6 +50,7 @@ async def test_events_are_printed_as_they_come(
         await _send(carrier, records[4:])
         young = [json.loads(await asyncio.wait_for(following.stdout.readline(), 30)) for _ in range(2)]
         assert {event["data"]["taskId"] for event in young} == {str(row.public_id) for row in rows[4:]}
+        assert (await tail.run("--since", "inf", "--count", "1"))[0] == 0, "older than the topic"
         code, out, _ = await tail.run("--from-beginning", "--status", "failed", "--count", "1")
         assert (code, str(rows[4].public_id) in out, "model_http_500" in out, "\x1b" in out) == (0, True, True, False)
         following.send_signal(signal.SIGINT)

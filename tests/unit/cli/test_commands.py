@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from services.cli import roles
 from services.cli.__main__ import load_commands
 from services.cli.app import app
+from services.cli.options import LARGEST_ID
 from tests.support.cli_schemas import SCHEMAS, schema_of
 
 #: Their --json is a stream, a report of an errand, or has a binding shape of its own: no list and no stored thing.
@@ -25,6 +26,9 @@ ONLY_JSON = {
 ASK = {
     "audit", "dead drop", "dead replay", "keys revoke", "models delete", "pause", "replays stop", "task cancel",
 }  # fmt: skip
+
+#: Arguments that a statement compares with a bigint.
+NUMBERED = {"after", "job_id", "key_id", "tenant", "webhook_id"}
 
 load_commands()
 
@@ -94,6 +98,15 @@ def test_nobody_there_to_ask_changes_nothing(words: str) -> None:
     nowhere = {"SLUICEWAY_DATABASE_URL": "postgresql://127.0.0.1:1/nothing", "SLUICEWAY_DATA": "/nowhere"}
     asked = CliRunner().invoke(app, words.split(), env=nowhere)
     assert (asked.exit_code, "--yes" in asked.output) == (2, True), "before any store is looked at"
+
+
+def test_numbers_of_the_database_fit_into_it() -> None:
+    numbered = [one for leaf in LEAVES.values() for one in leaf.params if one.name in NUMBERED]
+    assert {one.name for one in numbered} == NUMBERED
+    assert {one.max for one in numbered} == {LARGEST_ID}
+    for name in ("lanes", "top", "events tail"):
+        refused = CliRunner().invoke(app, [*name.split(), "--tenant", str(LARGEST_ID + 1)])
+        assert (refused.exit_code, "--tenant" in refused.output) == (2, True)
 
 
 def test_an_executor_is_run_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:

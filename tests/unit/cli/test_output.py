@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from services.cli.output import Output, note, show_document, show_one
+from services.cli.output import Output, note, show_document, show_list, show_one
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,11 @@ from services.cli.output import Output, note, show_document, show_one
 def test_ids_of_one_thing(thing: dict[str, object], printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     show_one(thing, Output.IDS)
     assert capsys.readouterr().out == printed
+
+
+def test_what_has_no_id_prints_none(capsys: pytest.CaptureFixture[str]) -> None:
+    show_list([{"channel": "event"}, {"id": 7}], [], Output.IDS)
+    assert capsys.readouterr().out == "7\n"
 
 
 def test_a_document_is_told_in_four_ways(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,11 @@ def test_who_closes_the_streams_gets_the_exit_code() -> None:
 def test_arguments_are_text() -> None:
     code, complaint = run("why", "--tenant", "1", "--model", b"\xff")
     assert (code, complaint.count(b"\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(("command", "expected"), [("up", 2), ("status", 3), ("down", 0)])
+def test_a_data_folder_may_be_none(command: str, expected: int, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    code, complaint = run(command, "--data", str(file))
+    assert (code, complaint.count(b"\n"), str(file).encode() in complaint) == (expected, 1, True)
