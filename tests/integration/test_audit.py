@@ -335,6 +335,18 @@ async def test_an_attempt_that_runs_keeps_its_row_though_its_task_is_over(scene:
     assert await scene.house.state(scene.running.id)
 
 
+async def test_a_staged_file_that_cannot_be_deleted_ends_no_repair(scene: Scene) -> None:
+    await broken.a_staged_file_was_left_behind(scene)
+    (path,) = scene.stores.staging.root.iterdir()
+    path.unlink()
+    path.mkdir()  # not to be unlinked, whoever runs the audit
+    os.utime(path, (0, 0))
+    await broken.a_call_lost_its_permit(scene)
+    report = await scene.stores.run(fix=True)
+    assert [violation.invariant for violation in report.violations] == ["I20"]
+    assert [violation.invariant for violation in report.repaired] == ["I13"]
+
+
 async def test_results_of_others_and_cleaned_tasks_are_not_looked_for(scene: Scene) -> None:
     elsewhere = "https://files.example/x"
     await scene.sql(

@@ -143,3 +143,17 @@ async def test_a_store_that_cannot_be_looked_at_is_no_clean_bill(house: House, e
     assert report["violations"] == []
     assert "Redis" in report["unchecked"]["redis"]
     assert "I3" in report["checked"]
+
+
+async def test_a_staging_folder_that_cannot_be_read_is_told_like_a_store_that_is_away(
+    house: House, environment: dict[str, str], tmp_path: Path
+) -> None:
+    await house.model()
+    (tmp_path / "no-folder").write_text("")
+    code, out, errors = await command(
+        environment | {"SLUICEWAY_STAGING_DIR": str(tmp_path / "no-folder")}, "audit", "--json"
+    )
+    report = json.loads(out)
+    assert (code, list(report["unchecked"])) == (1, ["staging"]), errors
+    assert "no-folder" in report["unchecked"]["staging"]
+    assert "I13" in report["checked"]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from libs.common.domain.errors import StorageUnavailable
+from libs.common.domain.model_errors import StagedLost
 from libs.common.operations.audit_findings import Findings, Fix, Violation
 from libs.common.ports_audit import AuditedTasks, Objects, Promise, PromisedFile, StagedListing, StagedOwners
 
@@ -68,7 +70,10 @@ class StagingChecks:
         self._staging = staging
 
     async def run(self, found: Findings) -> None:
-        entries = await self._staging.entries()
+        try:
+            entries = await self._staging.entries()
+        except OSError as error:
+            raise unreadable(error) from error
         found.looked("I20", len(entries))
         old = [entry for entry in entries if entry.age > GRACE_SECONDS]
         for start in range(0, len(old), _PAGE):
@@ -82,6 +87,26 @@ class StagingChecks:
             found.add(Violation("I20", reference, "a staged file that no task needs", "delete the file", remove))
 
 
+class StagingAway:
+    """What stands for StagingChecks where the staging store could not even be opened."""
+
+    name = "staging"
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+
+    async def run(self, found: Findings) -> None:
+        raise unreadable(self._error)
+
+
+def unreadable(error: OSError) -> StorageUnavailable:
+    """The staging folder is another account's, or no folder."""
+    return StorageUnavailable(f"the staging folder {error.filename or ''} cannot be read: {error.strerror}")
+
+
 async def _remove(staging: StagedListing, reference: str) -> bool:
-    await staging.remove(reference)
+    try:
+        await staging.remove(reference)
+    except (OSError, StagedLost):
+        return False  # its folder is another account's, or lies on another machine
     return True

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.log import KafkaLog
 from libs.common.adapters.object_storage.audited import AuditedObjects
 from libs.common.adapters.postgres.audit import open_audit_database
-from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.permits import RedisPermits
@@ -21,7 +21,7 @@ from libs.common.operations.audit import Audit, Check
 from libs.common.operations.audit_database import DatabaseChecks
 from libs.common.operations.audit_events import EventChecks
 from libs.common.operations.audit_gate import GateChecks
-from libs.common.operations.audit_objects import ResultChecks, StagingChecks
+from libs.common.operations.audit_objects import ResultChecks, StagingAway, StagingChecks
 from libs.common.operations.audit_road import RoadChecks
 from libs.common.ports_audit import AuditedTasks
 from libs.common.settings import Settings
@@ -39,12 +39,7 @@ async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
         open_database(database_url, hot_connections=2) as database,
         open_redis(settings.redis_url.get_secret_value(), seconds=_REDIS_SECONDS) as redis,
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
-        open_staging(
-            settings.staging_folder,
-            settings.staging_store,
-            max_file_bytes=settings.output_max_bytes,
-            max_total_bytes=settings.staging_max_bytes,
-        ) as staging,
+        AsyncExitStack() as stack,
     ):
         gate, permits = RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder)
         log = KafkaLog(KafkaConnection.of(settings))
@@ -55,9 +50,24 @@ async def open_audit(settings: Settings) -> AsyncIterator[Audit]:
                 EventChecks(tasks, log, events_topic(settings.topic_prefix)),
                 RoadChecks(tasks, log, settings.topic_prefix),
                 *_result_checks(settings, tasks),
-                StagingChecks(PostgresSweeps(database), staging),
+                await _staging_checks(stack, settings, database),
             ]
         )
+
+
+async def _staging_checks(stack: AsyncExitStack, settings: Settings, database: Database) -> Check:
+    try:
+        staging = await stack.enter_async_context(
+            open_staging(
+                settings.staging_folder,
+                settings.staging_store,
+                max_file_bytes=settings.output_max_bytes,
+                max_total_bytes=settings.staging_max_bytes,
+            )
+        )
+    except OSError as error:
+        return StagingAway(error)
+    return StagingChecks(PostgresSweeps(database), staging)
 
 
 def _result_checks(settings: Settings, tasks: AuditedTasks) -> list[Check]:
