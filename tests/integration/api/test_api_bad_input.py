@@ -136,13 +136,26 @@ class TestSize:
         answer = await send(tenant, json.dumps({"tasks": tasks}), "/v1/tasks/batch")
         assert answer.status_code == 202
 
-    async def test_a_body_that_drips_is_given_up(self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("sent", [b'{"model":', b""])
+    async def test_a_body_that_drips_or_does_not_come_is_given_up(
+        self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, sent: bytes
+    ) -> None:
         monkeypatch.setattr(bodies, "BODY_SECONDS", 0.2)
         reader, writer = await raw(tenant)
-        writer.write(head(tenant, "Content-Length: 100") + b'{"model":')
+        writer.write(head(tenant, "Content-Length: 100") + sent)
         answer = await asyncio.wait_for(reader.read(), 5)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b"slow_body" in answer
+        writer.close()
+
+    async def test_a_body_that_comes_behind_its_head_is_read(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        body = b'{"model":"m"}'
+        writer.write(head(tenant, f"Content-Length: {len(body)}"))
+        for part in (body[:5], body[5:]):
+            await asyncio.sleep(0.05)
+            writer.write(part)
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 202 ")
         writer.close()
 
 
