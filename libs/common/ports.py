@@ -27,7 +27,10 @@ class SlotVerdict(Enum):
 
 
 class QueueGate(Protocol):
-    """The strict cap on open tasks of a lane. Every method raises GateUnavailable when Redis cannot answer."""
+    """The strict cap on open tasks of a lane. Every method raises GateUnavailable when Redis cannot answer,
+
+    LaneUnavailable when it cannot for one of the lanes alone (`operations.by_lane` asks around it).
+    """
 
     async def take_many(self, requests: Sequence[SlotRequest]) -> list[SlotVerdict]:
         """Take a slot for each, in order, in one round trip. Never one over the limit."""
@@ -62,7 +65,10 @@ class PermitRequest:
 
 
 class Permits(Protocol):
-    """The strict cap on running calls of a lane. Every method raises GateUnavailable when Redis cannot answer."""
+    """The strict cap on running calls of a lane. Every method raises GateUnavailable when Redis cannot answer,
+
+    LaneUnavailable when it cannot for one of the lanes alone.
+    """
 
     async def acquire_many(self, requests: Sequence[PermitRequest]) -> list[bool]:
         """Grant what there is room for, in order. A refusal makes the next release of that lane wake its executors."""

@@ -32,10 +32,10 @@ from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.permits import RedisPermits
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
-from libs.common.adapters.redis.rebuild import LaneUnknown, open_rebuilder
+from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
-from libs.common.domain.errors import WrongSetting
+from libs.common.domain.errors import LaneUnavailable, WrongSetting
 from libs.common.operations.audit import Report
 from libs.common.operations.audit_stores import open_audit
 from libs.common.operations.callback_tokens import CallbackTokens
@@ -231,8 +231,8 @@ async def _submission(
     slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(
         gate.take_many,
         concurrency=_FLUSHES,
-        # A lane that is being rebuilt must not close the gate for its neighbours of the batch.
-        is_data_error=lambda error: isinstance(error, LaneUnknown),
+        # A lane that cannot be answered for must not close the gate for its neighbours of the batch.
+        is_data_error=lambda error: isinstance(error, LaneUnavailable),
     )
     writes: Coalescer[NewTask, Creation] = Coalescer(
         TaskWriter(tasks, hints).write,

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.operations.by_lane import by_lane
 from libs.common.ports import Permits, QueueGate
 from libs.common.runtime.logging import get_logger
 
@@ -19,6 +20,7 @@ Absent: TypeAlias = Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
 
 #: More than this waits for no Redis: reconcile finds the rest.
 _MOST: Final = 100_000
+_SHOWN: Final = 20
 
 
 class Returns:
@@ -50,20 +52,24 @@ class Returns:
                 self._keep(fresh, {})
 
     async def flush(self) -> bool:
-        """Give back what waits; False while Redis, or PostgreSQL where it has to be asked, is away."""
+        """Give back what waits; False while Redis, or PostgreSQL where it has to be asked, is away.
+
+        What belongs to a lane that alone cannot be answered for waits on and holds nobody up: no task takes a slot
+        there meanwhile.
+        """
         # Swapped out first: sweeps run side by side, and giving back twice would be harmless but not free.
         slots, self._slots_waiting = self._slots_waiting, {}
         permits, self._permits_waiting = self._permits_waiting, {}
         try:
-            if permits:
-                await self._permits.release_many(list(permits))
-                permits = {}
-            if slots:
-                await self._gate.release_many(await self._unowned(slots))
+            permits = await _released(self._permits.release_many, list(permits))
+            slots = await _released(self._gate.release_many, await self._unowned(slots)) if slots else slots
         except (Unavailable, OutcomeUnknown) as error:
             log.warning("returns.kept", slots=len(slots), permits=len(permits), message=str(error))
             self._keep(slots, permits)
             return False
+        if slots or permits:
+            log.warning("returns.kept_of_lanes", lanes=sorted({lane for lane, _ in (*slots, *permits)})[:_SHOWN])
+            self._keep(slots, permits)
         return True
 
     async def _unowned(self, slots: Iterable[Place]) -> list[Place]:
@@ -75,3 +81,16 @@ class Returns:
     def _keep(self, slots: dict[Place, None], permits: dict[Place, None]) -> None:
         self._slots_waiting = dict(list({**slots, **self._slots_waiting}.items())[-_MOST:])
         self._permits_waiting = dict(list({**permits, **self._permits_waiting}.items())[-_MOST:])
+
+
+async def _released(
+    release: Callable[[Sequence[Place]], Awaitable[None]], places: Sequence[Place]
+) -> dict[Place, None]:
+    """Give these back; returns those whose lane cannot be answered for."""
+
+    async def ask(some: Sequence[Place]) -> list[bool]:
+        await release(some)
+        return [True] * len(some)
+
+    answers = await by_lane(ask, places, lambda place: place[0])
+    return {place: None for place, answer in zip(places, answers, strict=True) if answer is None}

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
-from libs.common.domain.task import TaskStatus
+from libs.common.domain.task import Phase, TaskStatus
 from libs.common.ports import PermitRequest
 from libs.common.runtime import failpoints
+from services.executor.admission.rotation import Arrival
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
 
 
@@ -78,6 +80,19 @@ async def test_while_redis_is_away_rows_are_held_and_nothing_is_called(rig: Rig)
     assert rig.model.calls == []
     away = False
     await rig.ended(ids, seconds=3)
+
+
+async def test_a_lane_that_redis_cannot_answer_for_holds_up_no_other(rig: Rig) -> None:
+    broken, other = await rig.make_model(), await rig.make_model()
+    running = await rig.executor()
+    await rig.redis.command_many([("SET", keys.permits(broken.lane), "a string")])
+    stuck, ids = await rig.make_tasks(broken, 2), await rig.make_tasks(other, 2)
+    rows = [(row, model) for model in (broken, other) for row in await rig.lease(model)]
+    await running.executor.desk.settle([Arrival(row.id, row.lease, 10, Phase.NONE, model) for row, model in rows])
+    await rig.ended(ids, seconds=2)
+    assert held(running) == 2
+    await rig.redis.command_many([("DEL", keys.permits(broken.lane))])
+    await rig.ended(stuck)
 
 
 async def test_a_lost_answer_to_a_hold_strands_nothing(rig: Rig) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import open_redis
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
 from libs.common.ports import PermitRequest, SlotRequest, SlotVerdict
@@ -64,11 +64,18 @@ async def test_a_key_of_another_kind_closes_its_lane(doors: Doors) -> None:
     await doors.gate.release_many([(1, "a")])
     await doors.command("SET", keys.gate(1), "a string")
     requests = [SlotRequest(2, "b", 1, LONG_MS), SlotRequest(1, "a", 1, LONG_MS), SlotRequest(3, "c", 1, LONG_MS)]
-    with pytest.raises(GateUnavailable, match="WRONGTYPE"):
+    with pytest.raises(LaneUnavailable, match="WRONGTYPE"):
         await doors.gate.take_many(requests)
     assert await doors.gate.depths([2, 3]) == [0, 0]  # what the other lanes gave went back
-    with pytest.raises(GateUnavailable, match="WRONGTYPE"):
+    with pytest.raises(LaneUnavailable, match="WRONGTYPE"):
         await doors.gate.release_many([(1, "a")])
+    await doors.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(GateUnavailable) as caught:  # of two causes the one that meets all lanes
+            await doors.gate.take_many(requests)
+        assert not isinstance(caught.value, LaneUnavailable)
+    finally:
+        await doors.command("CONFIG", "SET", "maxmemory", 0)
 
 
 async def test_a_full_memory_closes_the_gate_and_releasing_goes_on(doors: Doors) -> None:

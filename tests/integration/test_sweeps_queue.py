@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from libs.common.adapters.redis import keys
 from libs.common.domain.errors import GateUnavailable
 from libs.common.domain.model import Model
 from libs.common.ports import SlotRequest
@@ -102,6 +103,23 @@ async def test_redis_away_puts_nothing_off(house: House, monkeypatch: pytest.Mon
         assert await retries_of(house).sweep() == 0
     assert await house.state(task) == before
     assert await retries_of(house).sweep() == 1
+
+
+async def test_a_lane_that_redis_cannot_answer_for_holds_up_nobody_elses_retries(house: House) -> None:
+    broken, other = await house.model(max_concurrency=20), await house.model(max_concurrency=20)
+    stuck, others = await failed(house, broken, 3), await failed(house, other, 3)
+    await house.sql("UPDATE dispatch SET due_at = now() - interval '1 hour' WHERE id = ANY ($1)", stuck)
+    members = [(broken.lane, member) for member in await house.public(stuck)]
+    await house.redis.command_many([("SET", keys.gate(broken.lane), "a string")])
+    await house.returns.give(slots=members)
+    retries = retries_of(house)
+    assert await retries.sweep() == 3
+    assert {(await house.state(id_))["state"] for id_ in others} == {0}
+    assert await house.sweeps.due_retries(10) == []
+    await house.redis.command_many([("DEL", keys.gate(broken.lane))])
+    await house.make_overdue(stuck)
+    assert await retries.sweep() == 3
+    assert await house.members(broken) == {member for _, member in members}
 
 
 async def test_a_slot_that_waits_to_go_back_is_not_mistaken_for_the_retrys_own(

@@ -9,6 +9,7 @@ SluicewayError
 |-- Unavailable              a store cannot be reached; nothing is half done
 |   |-- DatabaseUnavailable
 |   |-- GateUnavailable
+|   |   `-- LaneUnavailable
 |   |-- BrokerUnavailable
 |   `-- StorageUnavailable
 |-- OutcomeUnknown           the connection was lost while committing
@@ -62,6 +63,10 @@ class DatabaseUnavailable(Unavailable):
 
 class GateUnavailable(Unavailable):
     """Redis cannot answer for the gate or the permits; both are closed until it does."""
+
+
+class LaneUnavailable(GateUnavailable):
+    """Redis answers, but not for one lane of the batch; without that lane the batch would have been answered."""
 
 
 class BrokerUnavailable(Unavailable):

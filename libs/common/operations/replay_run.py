@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.operations.by_lane import by_lane
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
 from libs.common.ports_dead import Action, DeadKind, DueItem, DueMessage, ReplayWork, Turn
@@ -149,12 +150,14 @@ class TaskReplays:
     async def _ask(self, items: Sequence[DueItem]) -> tuple[list[DueItem], list[DueItem], frozenset[int]]:
         """Those with a slot, those of them that took it just now, and the lanes that are full."""
         asking = [item for item in items if item.lane is not None]
-        verdicts = await self._gate.take_many([_request(item) for item in asking]) if asking else []
+        verdicts = await by_lane(self._gate.take_many, [_request(item) for item in asking], lambda asked: asked.lane)
         answered = list(zip(asking, verdicts, strict=True))
+        admitted = (SlotVerdict.TAKEN, SlotVerdict.HELD)
         return (
-            [item for item, verdict in answered if verdict is not SlotVerdict.FULL],
+            [item for item, verdict in answered if verdict in admitted],
             [item for item, verdict in answered if verdict is SlotVerdict.TAKEN],
-            frozenset(item.lane for item, verdict in answered if verdict is SlotVerdict.FULL and item.lane is not None),
+            # A lane that cannot be answered for waits as a full one does.
+            frozenset(item.lane for item, verdict in answered if verdict not in admitted and item.lane is not None),
         )
 
     async def _give_back(self, losers: Sequence[DueItem]) -> None:

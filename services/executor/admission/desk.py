@@ -16,6 +16,7 @@ from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailab
 from libs.common.domain.model import Model
 from libs.common.domain.settle import GiveBack
 from libs.common.domain.task import Phase
+from libs.common.operations.by_lane import by_lane
 from libs.common.ports import PermitRequest, Permits
 from libs.common.ports_attempts import Attempt, Attempts, Claim, Paused
 from libs.common.ports_dispatch import Placed
@@ -161,13 +162,14 @@ class Desk:
         if not asking:
             return wanted, []
         try:
-            verdicts = await self._permits.acquire_many([_permit(arrival, claim) for arrival, claim in asking])
+            requests = [_permit(arrival, claim) for arrival, claim in asking]
+            verdicts = await by_lane(self._permits.acquire_many, requests, _lane)
         except GateUnavailable as error:
-            # Some may have been granted before the answer was lost.
             log.warning("permits.unavailable", error=str(error)[:200])
-            for arrival, claim in asking:
+            verdicts = [None] * len(asking)
+        for (arrival, claim), granted in zip(asking, verdicts, strict=True):
+            if granted is None:  # it may have been granted before the answer was lost
                 self._drop_permit(arrival.lane, claim.token)
-            verdicts = [False] * len(asking)
         refused = [arrival for (arrival, _), granted in zip(asking, verdicts, strict=True) if not granted]
         if not refused:
             return wanted, []
@@ -396,6 +398,10 @@ class Desk:
 def _claim(arrival: Arrival, *, job: bool) -> Claim:
     seconds = arrival.model.timeout_seconds if arrival.needs_permit else UPLOAD_SECONDS
     return Claim(arrival.id, arrival.lease, uuid4(), seconds, job)
+
+
+def _lane(request: PermitRequest) -> int:
+    return request.lane
 
 
 def _permit(arrival: Arrival, claim: Claim) -> PermitRequest:

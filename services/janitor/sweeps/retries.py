@@ -15,6 +15,7 @@ from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.by_lane import by_lane
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
 from libs.common.ports_sweeps import DueRetry, Sweeps
@@ -22,6 +23,7 @@ from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
 from services.janitor.returns import Returns
 
+_ADMITTED: Final = (SlotVerdict.TAKEN, SlotVerdict.HELD)
 _PAGE: Final = 1_000
 #: A round stops here even if more is due: the next one follows in a second.
 _PAGES: Final = 10
@@ -62,11 +64,13 @@ class Retries:
         return did("retries", moved, gate_full=refused.total())
 
     async def _move(self, due: Sequence[DueRetry], refused: Counter[int]) -> int:
-        verdicts = await self._gate.take_many(
-            [SlotRequest(retry.lane, str(retry.public_id), retry.queue_limit, retry.slot_ttl_ms) for retry in due]
-        )
-        full = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict is SlotVerdict.FULL]
-        admitted = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict is not SlotVerdict.FULL]
+        requests = [
+            SlotRequest(retry.lane, str(retry.public_id), retry.queue_limit, retry.slot_ttl_ms) for retry in due
+        ]
+        verdicts = await by_lane(self._gate.take_many, requests, lambda request: request.lane)
+        # Who waits for a lane that cannot be answered for leaves the head of the line to the others, too.
+        full = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict in (SlotVerdict.FULL, None)]
+        admitted = [retry for retry, verdict in zip(due, verdicts, strict=True) if verdict in _ADMITTED]
         moved: set[int] = set()
         if admitted:
             await failpoint("janitor/before-requeue")

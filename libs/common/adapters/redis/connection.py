@@ -14,7 +14,7 @@ from redis.asyncio.connection import Connection, parse_url
 from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
 
 from libs.common.adapters.redis.script import Script
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 
 #: Connecting and answering, each call as a whole. Gate and permits stay closed rather than wait longer.
 _SECONDS: Final = 1.0
@@ -206,7 +206,9 @@ async def _read(connection: Connection, ticket: int | None) -> Any:
 
 
 def _refusal(error: ResponseError) -> GateUnavailable:
-    return GateUnavailable(f"Redis refuses: {_plain(error)}")
+    # A key of another kind is its lane's own trouble; every other refusal (no memory, read-only) meets all lanes alike.
+    kind = LaneUnavailable if "WRONGTYPE" in str(error) else GateUnavailable
+    return kind(f"Redis refuses: {_plain(error)}")
 
 
 def _plain(error: BaseException) -> str:

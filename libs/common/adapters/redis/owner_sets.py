@@ -11,7 +11,7 @@ from libs.common.adapters.redis.connection import Answer, Call, RedisServer
 from libs.common.adapters.redis.rebuild import LaneRebuilder, LaneUnknown, restore_calls
 from libs.common.adapters.redis.script import Script
 from libs.common.contracts.hints import PERMIT
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -65,8 +65,9 @@ class OwnerSets:
     async def claim_many(self, claims: Sequence[Claim], owners: Sequence[str]) -> list[int]:
         """TAKEN, HELD or 0 for each, in order, in one round trip.
 
-        Raises GateUnavailable. What one lane gave is returned if another one cannot answer; when no answer comes
-        back at all, places may stay taken until they lapse or are reconciled: too few is safe, too many is not.
+        Raises GateUnavailable; LaneUnavailable when nothing but lanes' own trouble was met. What one lane gave is
+        returned if another one cannot answer; when no answer comes back at all, places may stay taken until they
+        lapse or are reconciled: too few is safe, too many is not.
         """
         calls, places = self._claim_calls(claims, owners)
         answers = await self.run_known(calls)
@@ -74,7 +75,8 @@ class OwnerSets:
         failure: GateUnavailable | None = None
         for answer, indices in zip(answers, places, strict=True):
             if isinstance(answer, GateUnavailable):
-                failure = failure or answer
+                if failure is None or isinstance(failure, LaneUnavailable):
+                    failure = answer
                 continue
             for index, verdict in zip(indices, answer, strict=True):
                 verdicts[index] = verdict

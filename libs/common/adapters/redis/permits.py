@@ -26,8 +26,8 @@ class RedisPermits:
     async def acquire_many(self, requests: Sequence[PermitRequest]) -> list[bool]:
         """Grant what there is room for, in order; a token that has a permit already gets it again.
 
-        Raises GateUnavailable; LaneUnknown when only some lanes of the batch cannot answer. Without any answer (Redis
-        gone half-way) a permit may stay taken until it is released, reconciled or lapses.
+        Raises GateUnavailable; LaneUnavailable when only some lanes of the batch cannot answer. Without any answer
+        (Redis gone half-way) a permit may stay taken until it is released, reconciled or lapses.
         """
         verdicts = await self._permits.claim_many(requests, [request.token for request in requests])
         return [verdict != 0 for verdict in verdicts]

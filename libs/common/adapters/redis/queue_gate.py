@@ -28,7 +28,7 @@ class RedisQueueGate:
     async def take_many(self, requests: Sequence[SlotRequest]) -> list[SlotVerdict]:
         """Take a slot for each, in order, in one round trip. Never one over the limit.
 
-        Raises GateUnavailable; LaneUnknown when only some lanes of the batch cannot answer. Slots that were taken
+        Raises GateUnavailable; LaneUnavailable when only some lanes of the batch cannot answer. Slots that were taken
         in others went back then. Without any answer (Redis gone half-way) a slot may stay taken until reconcile.
         """
         verdicts = await self._slots.claim_many(requests, [request.member for request in requests])

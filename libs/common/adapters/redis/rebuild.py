@@ -13,7 +13,7 @@ from uuid import uuid4
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import Call, RedisServer
 from libs.common.adapters.redis.script import Script
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.ports import OpenTaskSource
 from libs.common.runtime.backoff import reconnect_delays
 from libs.common.runtime.logging import get_logger
@@ -44,8 +44,8 @@ _LOCKED: Final = 1
 _KNOWN: Final = 2
 
 
-class LaneUnknown(GateUnavailable):
-    """A lane of the batch is still being rebuilt, or cannot be; the batch without it would have been answered."""
+class LaneUnknown(LaneUnavailable):
+    """A lane of the batch is still being rebuilt, or cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
