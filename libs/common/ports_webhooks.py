@@ -64,7 +64,8 @@ class Webhooks(Protocol):
         """Those of every tenant, or those alone that fail or were switched off; for operators."""
 
     async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
-        """Change the given fields if its secrets are still those of `current`; None when they are not."""
+        """Change the given fields; None when it is gone, or, for new secrets, when the present ones are not those of
+        `current` any more."""
 
     async def delete(self, tenant_id: int, webhook_id: int) -> bool:
         """Remove it: nothing more is sent."""
@@ -159,7 +160,8 @@ class Deliveries(Protocol):
 
     async def tried(self, tries: Sequence[Tried], give_up_seconds: float) -> list[int]:
         """Write down what became of attempts; what was asked for by hand meanwhile is left as it is. Returns the
-        webhooks that were switched off: they said that they are gone, or nothing but failures for that long."""
+        webhooks that were switched off: they said that they are gone, or a delivery died and nothing but failures came
+        for that long."""
 
     async def bury(self, limit: int) -> int:
         """Give up what waits for webhooks that were switched off or removed; returns how many."""

@@ -277,7 +277,11 @@ async def test_days_of_nothing_but_failures_switch_an_address_off_and_one_succes
     post.receiver.answers["/hook"] = 500
     await post.event()
     await post.send()
-    await post.house.sql("UPDATE webhook SET failing_since = now() - interval '5 days 1 minute'")
+    await failing_for_days(post)
+    for _ in range(ATTEMPTS - 2):
+        await post.later()
+        await post.send()
+        assert (await post.desk.get(TENANT, webhook.id)).disabled_at is None, "none has been tried to the end"
     await post.later()
     await post.send()
     off = await post.desk.get(TENANT, webhook.id)
@@ -285,6 +289,54 @@ async def test_days_of_nothing_but_failures_switch_an_address_off_and_one_succes
     assert [one.id for one in await PostgresWebhooks(post.house.database).list_all(failing=True)] == [webhook.id]
     on = await post.desk.change(TENANT, webhook.id, {"enabled": True})
     assert (on.disabled_at, on.failing_since) == (None, None)
+
+
+async def failing_for_days(post: Post) -> None:
+    await post.house.sql("UPDATE webhook SET failing_since = now() - interval '5 days 1 minute'")
+
+
+async def test_one_failure_now_and_one_long_ago_give_nothing_up(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    post.receiver.answers["/hook"] = 503
+    await post.event()
+    for _ in range(ATTEMPTS):  # it was down for a day, and nothing ended until today
+        await post.send()
+        await post.later()
+    await failing_for_days(post)
+    await post.event()
+    await post.send()
+    assert (await post.desk.get(TENANT, webhook.id)).disabled_at is None
+    assert await post.deliveries.bury(10) == 0
+    post.receiver.answers["/hook"] = 200
+    await post.later()
+    await post.send()
+    assert (await post.desk.get(TENANT, webhook.id)).failing_since is None
+
+
+@pytest.mark.parametrize("change", [{"paused": False}, {"url": "http://127.0.0.1:9/corrected"}])
+async def test_time_in_which_it_was_held_or_elsewhere_is_no_time_of_failures(
+    post: Post, change: dict[str, Any]
+) -> None:
+    webhook, _ = await post.webhook()
+    await post.desk.change(TENANT, webhook.id, {"paused": True})
+    await failing_for_days(post)
+    kept = await post.desk.change(TENANT, webhook.id, {"description": "x", "url": webhook.url, "paused": True})
+    assert kept.failing_since is not None
+    assert (await post.desk.change(TENANT, webhook.id, change)).failing_since is None
+
+
+async def test_a_change_writes_back_nothing_that_others_changed_meanwhile(post: Post) -> None:
+    webhooks = PostgresWebhooks(post.house.database)
+    webhook, _ = await post.webhook()
+    await post.desk.change(TENANT, webhook.id, {"paused": True, "description": "theirs"})
+    await post.house.sql("UPDATE webhook SET disabled_at = now(), disabled_reason = 'it answered 410 Gone'")
+    await post.desk.rotate(TENANT, webhook.id, None)
+    changed = await webhooks.update(webhook, {"events": 2})  # as it was read before all that
+    assert changed is not None
+    assert (changed.paused, changed.description, changed.events) == (True, "theirs", 2)
+    assert changed.disabled_reason == "it answered 410 Gone"
+    assert changed.secrets != webhook.secrets
+    assert await webhooks.update(webhook, {"secrets": b"stale"}) is None
 
 
 async def test_410_switches_an_address_off_at_once(post: Post) -> None:

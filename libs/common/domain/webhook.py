@@ -22,7 +22,7 @@ _PAUSES: Final = tuple(
     timedelta(seconds=seconds) for seconds in (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 10 * 3600)
 )
 ATTEMPTS: Final = len(_PAUSES) + 1
-#: An endpoint that has answered nothing but failures for so long is switched off.
+#: An endpoint that has answered nothing but failures for so long is switched off by the next delivery that dies.
 GIVE_UP_AFTER: Final = timedelta(days=5)
 #: The old secret signs too for so long after a rotation.
 OLD_SECRET_LIFE: Final = timedelta(hours=24)

@@ -161,7 +161,7 @@ class TaskHooks:
         if self._signing.get(tenant_id, 0.0) > self._clock():
             return
         if not await self._webhooks.signs_tasks(tenant_id):
-            message = 'nothing would sign it: make a webhook of the kind "tasks" first (POST /v1/webhooks)'
+            message = 'nothing would sign it: make, or switch on, the webhook of the kind "tasks" (/v1/webhooks)'
             raise Invalid("webhook_unsigned", message, field="/webhook_url")
         if len(self._signing) >= _MOST_REMEMBERED:
             self._signing.clear()

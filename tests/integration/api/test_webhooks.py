@@ -196,7 +196,11 @@ async def test_there_is_one_for_tasks_and_only_so_many_in_all(tenant: Tenant) ->
 async def test_a_task_brings_its_own_address_once_something_signs_for_it(tenant: Tenant) -> None:
     refused = await tenant.submit(webhook_url=URL)
     assert (refused.status_code, refused.json()["code"]) == (400, "webhook_unsigned")
-    await made(tenant, kind="tasks")
+    hook = await made(tenant, kind="tasks")
+    await tenant.call("PATCH", f"/v1/webhooks/{hook['id']}", json={"enabled": False})
+    refused = await tenant.submit(webhook_url=URL)
+    assert refused.json()["code"] == "webhook_unsigned", "while it is switched off nobody would be told"
+    await tenant.call("PATCH", f"/v1/webhooks/{hook['id']}", json={"enabled": True})
     await tenant.task(webhook_url=URL, webhook_events=["failed", "timeout"])
     await tenant.task(webhook_url=URL)
     await tenant.task(webhook_events=["failed"])

@@ -14,6 +14,7 @@ from libs.common.ports_webhooks import DeliveryView, Webhook
 _NEWEST: Final = 2**63 - 1
 _LARGEST_ID: Final = 2**63 - 1
 _FIELDS: Final = ("kind", "url", "events", "secrets", "description")
+_CHANGING: Final = ("url", "events", "secrets", "description", "paused", "enabled")
 
 
 class PostgresWebhooks:
@@ -42,17 +43,9 @@ class PostgresWebhooks:
         return [_webhook(row) for row in await self._database.query("list_all_webhooks", failing=failing)]
 
     async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
-        wanted = {
-            "url": current.url,
-            "events": current.events,
-            "secrets": current.secrets,
-            "description": current.description,
-            "paused": current.paused,
-            "enabled": current.disabled_at is None,
-            **fields,
-        }
+        given = dict.fromkeys(_CHANGING) | fields
         rows = await self._database.query(
-            "update_webhook", tenant_id=current.tenant_id, id=current.id, was=current.secrets, **wanted
+            "update_webhook", tenant_id=current.tenant_id, id=current.id, was=current.secrets, **given
         )
         return _webhook(rows[0]) if rows else None
 

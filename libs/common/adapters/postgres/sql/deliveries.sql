@@ -41,8 +41,10 @@ ORDER BY l.webhook_id, l.line, d.next_at
 
 -- name: deliveries_tried
 -- What became of attempts, and what that says of their webhooks. A delivery that was asked for by hand meanwhile, or whose
--- attempt is written already, stays as it is. $1 deliveries, $2 attempts before, $3 rounds, $4 accepted, $5 gone,
--- $6 codes, $7 errors, $8 ms, $9 answers, $10 pauses (null: none), $11 seconds until a failing one is switched off.
+-- attempt is written already, stays as it is. An endpoint is switched off when it has answered nothing but failures for $11
+-- seconds and one more delivery went through its whole schedule in vain: one failure now, and one long ago, are no
+-- failures all the time. $1 deliveries, $2 attempts before, $3 rounds, $4 accepted, $5 gone,
+-- $6 codes, $7 errors, $8 ms, $9 answers, $10 pauses (null: none).
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::boolean[], $5::boolean[], $6::smallint[], $7::text[], $8::int[],
                        $9::text[], $10::float8[])
@@ -54,20 +56,21 @@ WITH m AS MATERIALIZED (
     ended_at = CASE WHEN d.round = m.round AND (m.accepted OR m.pause IS NULL) THEN now() END,
     dead_at = CASE WHEN d.round = m.round AND NOT m.accepted AND m.pause IS NULL THEN now() END
   FROM m WHERE d.id = m.id AND d.status = 'pending' AND d.attempts = m.attempts
-  RETURNING d.id, d.webhook_id, d.attempts, m.code, m.error, m.cost_ms, m.answer, m.accepted, m.gone
+  RETURNING d.id, d.webhook_id, d.attempts, m.code, m.error, m.cost_ms, m.answer, m.accepted, m.gone, d.status = 'dead' AS spent
 ), t AS (
   INSERT INTO delivery_try (delivery_id, attempt, code, error, cost_ms, answer)
   SELECT id, attempts, code, error, cost_ms, answer FROM done
 ), s AS MATERIALIZED (
-  SELECT webhook_id, bool_or(accepted) AS accepted, bool_or(gone) AS gone FROM done GROUP BY 1 ORDER BY 1
+  SELECT webhook_id, bool_or(accepted) AS accepted, bool_or(gone) AS gone, bool_or(spent) AND NOT bool_or(accepted) AS spent
+  FROM done GROUP BY 1 ORDER BY 1
 ), w AS (
   UPDATE webhook w SET
     failing_since = CASE WHEN s.accepted THEN NULL ELSE coalesce(w.failing_since, now()) END,
-    disabled_at = CASE WHEN s.gone OR NOT s.accepted AND w.failing_since < now() - make_interval(secs => $11) THEN now() END,
+    disabled_at = CASE WHEN s.gone OR s.spent AND w.failing_since < now() - make_interval(secs => $11) THEN now() END,
     disabled_reason = CASE WHEN s.gone THEN 'it answered 410 Gone'
-                           WHEN NOT s.accepted AND w.failing_since < now() - make_interval(secs => $11) THEN 'nothing but failures for days' END
+                           WHEN s.spent AND w.failing_since < now() - make_interval(secs => $11) THEN 'nothing but failures for days' END
   FROM s WHERE w.id = s.webhook_id AND w.kind = 'endpoint' AND w.disabled_at IS NULL
-    AND (s.gone OR s.accepted = (w.failing_since IS NOT NULL) OR w.failing_since < now() - make_interval(secs => $11))
+    AND (s.gone OR s.accepted = (w.failing_since IS NOT NULL) OR s.spent AND w.failing_since < now() - make_interval(secs => $11))
   RETURNING w.id, w.disabled_at
 )
 SELECT id FROM w WHERE disabled_at IS NOT NULL

@@ -14,12 +14,20 @@ SELECT * FROM webhook WHERE tenant_id = :tenant_id AND id = :id AND deleted_at I
 SELECT * FROM webhook WHERE tenant_id = :tenant_id AND deleted_at IS NULL ORDER BY id
 
 -- name: update_webhook
--- Change one whose secrets are still as they were read. Switching it on again forgets its failures.
-UPDATE webhook SET url = :url, events = :events, secrets = :secrets, description = :description, paused = :paused, updated_at = now(),
-  failing_since = CASE WHEN :enabled THEN CASE WHEN disabled_at IS NULL THEN failing_since END ELSE failing_since END,
-  disabled_at = CASE WHEN :enabled THEN NULL ELSE coalesce(disabled_at, now()) END,
-  disabled_reason = CASE WHEN :enabled THEN NULL ELSE coalesce(disabled_reason, 'switched off by its owner') END
-WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL AND secrets = :was
+-- Change what is given (null: nothing), so that no change of somebody else is written back. New secrets are written over
+-- those alone that they were made from. At another address, after a pause, and switched on again, its failures are
+-- forgotten: time in which nothing was sent there is no time of failures.
+UPDATE webhook SET url = coalesce(CAST(:url AS text), url), events = coalesce(CAST(:events AS smallint), events),
+  secrets = coalesce(CAST(:secrets AS bytea), secrets), description = coalesce(CAST(:description AS text), description),
+  paused = coalesce(CAST(:paused AS boolean), paused), updated_at = now(),
+  failing_since = CASE WHEN CAST(:url AS text) <> url OR paused AND NOT CAST(:paused AS boolean)
+                         OR disabled_at IS NOT NULL AND CAST(:enabled AS boolean) THEN NULL ELSE failing_since END,
+  disabled_at = CASE WHEN CAST(:enabled AS boolean) THEN NULL WHEN NOT CAST(:enabled AS boolean) THEN coalesce(disabled_at, now())
+                     ELSE disabled_at END,
+  disabled_reason = CASE WHEN CAST(:enabled AS boolean) THEN NULL
+                         WHEN NOT CAST(:enabled AS boolean) THEN coalesce(disabled_reason, 'switched off by its owner')
+                         ELSE disabled_reason END
+WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL AND (CAST(:secrets AS bytea) IS NULL OR secrets = :was)
 RETURNING *
 
 -- name: delete_webhook
@@ -27,8 +35,8 @@ RETURNING *
 UPDATE webhook SET deleted_at = now() WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL RETURNING id
 
 -- name: signs_tasks
--- Whether a tenant has what signs for the addresses of its tasks.
-SELECT id FROM webhook WHERE tenant_id = :tenant_id AND kind = 'tasks' AND deleted_at IS NULL
+-- Whether a tenant has what signs for the addresses of its tasks, switched on: else they would never be told.
+SELECT id FROM webhook WHERE tenant_id = :tenant_id AND kind = 'tasks' AND deleted_at IS NULL AND disabled_at IS NULL
 
 -- name: list_deliveries
 -- A page of the deliveries of a tenant's webhook, newest first, each with its attempts.
