@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 
@@ -145,7 +145,22 @@ class Tried:
 
 #: What is sent a few at a time: the deliveries of an endpoint, or those of a tenant's tasks to one host.
 Line: TypeAlias = tuple[int, str]
-FIRST_LINE: Final[Line] = (-1, "")
+
+
+@dataclass(slots=True)
+class Place:
+    """How far the looks at waiting deliveries have come: behind a webhook, and to a line in those with many."""
+
+    after: int = -1
+    inside: dict[int, str] = field(default_factory=dict)
+
+
+class Reach(NamedTuple):
+    """How much one look covers."""
+
+    webhooks: int
+    lines: int  #: of each webhook
+    deliveries: int  #: of each line
 
 
 class Deliveries(Protocol):
@@ -154,9 +169,9 @@ class Deliveries(Protocol):
     async def hold_sender(self) -> bool:
         """Be the one sender from now on, while the connection behind it lives; False when another one is."""
 
-    async def due(self, after: Line, lines: int, per_line: int) -> tuple[list[Delivery], Line | None]:
-        """The oldest due deliveries, those that are being sent included, of the next lines after this one; and the
-        line to go on after, None when there are no more."""
+    async def due(self, place: Place, reach: Reach) -> tuple[list[Delivery], bool]:
+        """The oldest due deliveries, those that are being sent included, of the next webhooks and lines from this place
+        on, which moves with the look, from the end to the beginning; and whether there are more behind it."""
 
     async def tried(self, tries: Sequence[Tried], give_up_seconds: float) -> list[int]:
         """Write down what became of attempts; what was asked for by hand meanwhile is left as it is. Returns the

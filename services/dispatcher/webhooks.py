@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 from libs.common.contracts import webhook as wire
 from libs.common.domain import webhook as rules
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.ports_webhooks import FIRST_LINE, Answer, Deliveries, Delivery, Line, Poster, Tried
+from libs.common.ports_webhooks import Answer, Deliveries, Delivery, Line, Place, Poster, Reach, Tried
 from libs.common.runtime.backoff import pause, reconnect_delays
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
@@ -27,13 +27,16 @@ from libs.common.runtime.metrics import counter
 log = get_logger()
 
 Opener = Callable[[bytes, str], bytes]
+Key = TypeVar("Key")
 
 #: At once: to one address, to one that failed last, and in all.
 PER_LINE: Final = 4
 _PER_FAILING_LINE: Final = 1
 _IN_ALL: Final = 1_000
-#: Looked at together; when more of them wait, the next look goes on behind.
-_LINES: Final = 500
+#: Looked at together; when more wait, the next look goes on behind.
+_REACH: Final = Reach(webhooks=200, lines=50, deliveries=PER_LINE)
+#: Addresses that failed last; forgotten ones are sent to as if they had not.
+_MOST_FAILING: Final = 10_000
 _HOLD_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 1.0
 _GATHER_SECONDS: Final = 0.02
@@ -61,9 +64,10 @@ class WebhookSender:
         self._held_at = float("-inf")
         self._buried_at = float("-inf")
         self._sending: dict[int, asyncio.Task[None]] = {}
-        self._after = FIRST_LINE
+        self._place = Place()
         self._busy: Counter[Line] = Counter()
-        self._failing: set[Line] = set()
+        self._busy_of: Counter[int] = Counter()
+        self._failing: dict[Line, None] = {}
         self._records: Coalescer[Tried, None] = Coalescer(self._record)
 
     def wake(self) -> None:
@@ -96,23 +100,26 @@ class WebhookSender:
     async def send_due(self) -> int:
         """Begin to send what is due and has room; returns how many. Raises DatabaseUnavailable."""
         begun = 0
-        due, following = await self._deliveries.due(self._after, _LINES, PER_LINE)
-        self._after = following or FIRST_LINE
-        if following is not None:
+        due, more = await self._deliveries.due(self._place, _REACH)
+        if more:
             self._wake.set()
         for delivery in due:
             line = (delivery.webhook_id, delivery.line)
-            room = _PER_FAILING_LINE if line in self._failing else PER_LINE
-            if delivery.id in self._sending or self._busy[line] >= room or len(self._sending) >= _IN_ALL:
-                continue
-            self._begin(line, delivery)
-            begun += 1
+            if delivery.id not in self._sending and self._has_room(line, delivery.tenant_id):
+                self._begin(line, delivery)
+                begun += 1
         return begun
 
     async def idle(self) -> None:
         """Return when nothing is under way."""
         while self._sending:
             await asyncio.wait(list(self._sending.values()))
+
+    def _has_room(self, line: Line, tenant: int) -> bool:
+        """A tenant has at most as many under way as are free: alone half of all, and who comes next finds room, however
+        many addresses of others hang."""
+        at_once = _PER_FAILING_LINE if line in self._failing else PER_LINE
+        return self._busy[line] < at_once and self._busy_of[tenant] < _IN_ALL - len(self._sending)
 
     async def _may_send(self) -> bool:
         now = time.monotonic()
@@ -138,14 +145,14 @@ class WebhookSender:
 
     def _begin(self, line: Line, delivery: Delivery) -> None:
         self._busy[line] += 1
+        self._busy_of[delivery.tenant_id] += 1
         self._sending[delivery.id] = sending = asyncio.create_task(self._send(line, delivery), name="webhook")
         sending.add_done_callback(lambda _: self._ended(line, delivery))
 
     def _ended(self, line: Line, delivery: Delivery) -> None:
         del self._sending[delivery.id]
-        self._busy[line] -= 1
-        if not self._busy[line]:
-            del self._busy[line]
+        _one_less(self._busy, line)
+        _one_less(self._busy_of, delivery.tenant_id)
         self._wake.set()
 
     async def _send(self, line: Line, delivery: Delivery) -> None:
@@ -153,7 +160,7 @@ class WebhookSender:
             await failpoint("dispatcher/before-webhook")
             answer = await self._answer(delivery)
             await failpoint("dispatcher/after-webhook")
-            (self._failing.discard if answer.accepted else self._failing.add)(line)
+            self._remember(line, failing=not answer.accepted)
             await self._written(Tried(delivery, answer, self._pause_after(delivery)))
         except CoalescerClosed:
             log.warning("webhooks.not_recorded", delivery=delivery.id)  # it is due again, under the same id
@@ -162,6 +169,13 @@ class WebhookSender:
             await pause(_LOOK_SECONDS, self._stopped)
         else:
             counter("sluiceway_webhook_attempts_total").labels(result="accepted" if answer.accepted else "failed").inc()
+
+    def _remember(self, line: Line, *, failing: bool) -> None:
+        self._failing.pop(line, None)
+        if failing:
+            self._failing[line] = None
+            if len(self._failing) > _MOST_FAILING:
+                del self._failing[next(iter(self._failing))]
 
     async def _answer(self, delivery: Delivery) -> Answer:
         body = delivery.body.encode()
@@ -208,3 +222,9 @@ class WebhookSender:
         for sending in list(self._sending.values()):
             sending.cancel()  # it is due again, under the same id
         await self.idle()
+
+
+def _one_less(busy: Counter[Key], key: Key) -> None:
+    busy[key] -= 1
+    if not busy[key]:
+        del busy[key]

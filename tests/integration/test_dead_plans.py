@@ -95,7 +95,11 @@ LOOKS: dict[str, tuple[str, dict[str, str], int]] = {
     "items": ("replay_items", {"job": "1", "after": "0", "limit": "1001"}, 200),
     "what a janitor takes": ("take_replay_jobs", {"1": "gen_random_uuid()", "2": "'{task}'", "3": "10"}, 60),
     "what is due": ("replay_due", {"1": "1", "2": "500", "3": "'{1,3}'"}, 9_000),
-    "what webhooks send next": ("due_deliveries", {"1": "4", "2": "500", "3": "0", "4": "''"}, 600),
+    "what webhooks send next": (
+        "due_deliveries",
+        {"1": "4", "2": "200", "3": "0", "4": "50", "5": "'{20}'", "6": "'{host 2}'"},
+        600,
+    ),
     "whether a job is done": ("finish_replay", {"1": "1"}, 20),
 }
 

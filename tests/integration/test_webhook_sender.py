@@ -20,7 +20,7 @@ from libs.common.adapters.secrets import KeyRing
 from libs.common.adapters.webhook_post import open_webhook_post
 from libs.common.domain.webhook import ATTEMPTS
 from libs.common.operations.webhooks import WebhookAdministration
-from libs.common.ports_webhooks import HookedEvent, Webhook
+from libs.common.ports_webhooks import HookedEvent, Place, Reach, Webhook
 from libs.common.runtime import failpoints
 from services.dispatcher.webhooks import PER_LINE, WebhookSender
 from services.janitor.sweeps.prune import Prune
@@ -366,15 +366,48 @@ async def test_more_addresses_than_one_look_takes_are_all_served(post: Post) -> 
     await post.webhook(kind="tasks")
     for number in range(7):
         await post.event(url=f"{post.receiver.url}/{number}", line=f"http://Host-{number % 4}.example")
-    seen: set[int] = set()
-    after: Any = (-1, "")
-    for _ in range(3):
-        due, following = await post.deliveries.due(after, 2, 1)
-        seen |= {delivery.id for delivery in due}
-        if following is None:
-            break
-        after = following
-    assert len(seen) == 4
+    for tenant in (8, 9):
+        await post.webhook(tenant=tenant)
+        await post.event(tenant=tenant)
+    place, seen = Place(), []
+    for _ in range(4):
+        due, more = await post.deliveries.due(place, Reach(webhooks=2, lines=3, deliveries=1))
+        seen.append({(delivery.tenant_id, delivery.line[-9:]) for delivery in due})
+        assert more == bool(place.inside or place.after >= 0)
+    many = {(TENANT, f"{number}.example") for number in range(4)}
+    # Two webhooks a look, from the end to the beginning; three lines of each, from the last one on, to the end.
+    assert [len(one) for one in seen] == [4, 1, 3, 1]
+    assert seen[0] | seen[2] == many | {(8, "")}
+    assert seen[1] == seen[3] == {(9, "")}
+
+
+async def test_what_hangs_for_one_tenant_leaves_room_for_others(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.dispatcher.webhooks._IN_ALL", 8)
+    await post.webhook(kind="tasks")
+    post.receiver.slow["/hangs"] = asyncio.Event()
+    for number in range(12):
+        await post.event(url=f"{post.receiver.url}/hangs", line=f"http://host-{number}.example")
+    await post.webhook("/quick", tenant=8)
+    await post.event(tenant=8)
+    running = asyncio.create_task(post.sender.run())
+    await until(lambda: len(post.receiver.at("/quick")) == 1, seconds=10)
+    await until(lambda: len(post.receiver.at("/hangs")) == 4)
+    post.receiver.slow["/hangs"].set()
+    await until(lambda: len(post.receiver.at("/hangs")) == 12, seconds=10)
+    post.sender.stop()
+    await running
+
+
+async def test_which_addresses_failed_last_is_forgotten_after_some_thousand(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.dispatcher.webhooks._MOST_FAILING", 2)
+    await post.webhook(kind="tasks")
+    post.receiver.answers["/hook"] = 500
+    for number in range(4):
+        await post.event(url=f"{post.receiver.url}/hook", line=f"{number}")
+    await post.send()
+    assert len(post.sender._failing) == 2
 
 
 async def test_old_deliveries_go_with_their_attempts(post: Post) -> None:

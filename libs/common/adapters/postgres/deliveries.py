@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.right import Right
-from libs.common.ports_webhooks import Delivery, HookedEvent, Line, Tried
+from libs.common.ports_webhooks import Delivery, HookedEvent, Place, Reach, Tried
+
+_LARGEST: Final = 2**63 - 1
 
 
 class PostgresDeliveries:
@@ -24,11 +26,27 @@ class PostgresDeliveries:
         """Give the right up."""
         self._right.give_up()
 
-    async def due(self, after: Line, lines: int, per_line: int) -> tuple[list[Delivery], Line | None]:
-        rows = await self._database.fetch("due_deliveries", per_line, lines, *after)
-        seen = [(row["webhook_id"], row["line"]) for row in rows]  # in the database's order, which is not Python's
-        due = [Delivery(**row) for row in rows if row["id"] is not None]
-        return due, seen[-1] if len(set(seen)) == lines else None
+    async def due(self, place: Place, reach: Reach) -> tuple[list[Delivery], bool]:
+        rows = await self._database.fetch(
+            "due_deliveries",
+            reach.deliveries,
+            reach.webhooks,
+            place.after,
+            reach.lines,
+            list(place.inside),
+            list(place.inside.values()),
+        )
+        lines: dict[int, list[str]] = {}
+        for row in rows:  # in the database's order, which is not Python's
+            seen = lines.setdefault(row["webhook_id"], [])
+            if row["line"] is not None and row["line"] not in seen[-1:]:
+                seen.append(row["line"])
+        more = len(lines) == reach.webhooks
+        end = max(lines) if more else _LARGEST
+        place.inside = {id_: line for id_, line in place.inside.items() if not place.after < id_ <= end}
+        place.inside |= {id_: seen[-1] for id_, seen in lines.items() if len(seen) == reach.lines}
+        place.after = end if more else Place().after
+        return [Delivery(**row) for row in rows if row["id"] is not None], more or bool(place.inside)
 
     async def tried(self, tries: Sequence[Tried], give_up_seconds: float) -> list[int]:
         ordered = sorted(tries, key=lambda tried: tried.delivery.id)

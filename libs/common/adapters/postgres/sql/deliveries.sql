@@ -20,24 +20,34 @@ RETURNING id
 SELECT pg_try_advisory_lock(7002, 2) AS ours
 
 -- name: due_deliveries
--- The oldest due deliveries, $1 of each line, of the next $2 lines after ($3, $4) that wait for anything: a line that has
--- nothing to be sent now comes as a row without a delivery. A loose scan: it costs by lines, not by what waits in them.
-WITH RECURSIVE lines(webhook_id, line) AS (
-  (SELECT webhook_id, line FROM delivery WHERE status = 'pending' AND (webhook_id, line) > ($3::bigint, $4::text)
-   ORDER BY webhook_id, line LIMIT 1)
+-- The oldest due deliveries, $1 of each line, of the next $2 webhooks after $3 that wait for anything: of each the next $4
+-- lines, from the one on where the last look at it stopped ($5 webhooks, $6 lines), so that one with very many hides no
+-- other. What has nothing to be sent now comes as a row without a delivery. Loose scans: it costs by webhooks and lines, not
+-- by what waits in them.
+WITH RECURSIVE hooks(id) AS (
+  (SELECT webhook_id FROM delivery WHERE status = 'pending' AND webhook_id > $3 ORDER BY webhook_id LIMIT 1)
   UNION ALL
-  SELECT n.webhook_id, n.line FROM lines l CROSS JOIN LATERAL (
-    SELECT d.webhook_id, d.line FROM delivery d
-    WHERE d.status = 'pending' AND (d.webhook_id, d.line) > (l.webhook_id, l.line) ORDER BY d.webhook_id, d.line LIMIT 1) n
-), these AS MATERIALIZED (SELECT * FROM lines LIMIT $2
+  SELECT (SELECT d.webhook_id FROM delivery d WHERE d.status = 'pending' AND d.webhook_id > h.id ORDER BY d.webhook_id LIMIT 1)
+  FROM hooks h WHERE h.id IS NOT NULL
+), these AS MATERIALIZED (
+  SELECT h.id, a.line AS stopped FROM (SELECT id FROM hooks WHERE id IS NOT NULL LIMIT $2) h
+  LEFT JOIN unnest($5::bigint[], $6::text[]) AS a(webhook_id, line) ON a.webhook_id = h.id
 )
-SELECT l.webhook_id, l.line, d.id, d.tenant_id, CASE w.kind WHEN 'tasks' THEN d.url ELSE w.url END AS url, w.secrets, d.message_id, d.type,
-  d.body, d.attempts, d.round, d.created_at
-FROM these l LEFT JOIN webhook w ON w.id = l.webhook_id AND NOT w.paused AND w.disabled_at IS NULL AND w.deleted_at IS NULL
+SELECT h.id AS webhook_id, l.line, d.id, d.tenant_id, CASE w.kind WHEN 'tasks' THEN d.url ELSE w.url END AS url, w.secrets, d.message_id,
+  d.type, d.body, d.attempts, d.round, d.created_at
+FROM these h LEFT JOIN webhook w ON w.id = h.id AND NOT w.paused AND w.disabled_at IS NULL AND w.deleted_at IS NULL
 LEFT JOIN LATERAL (
-  SELECT * FROM delivery d
-  WHERE d.status = 'pending' AND d.webhook_id = w.id AND d.line = l.line AND d.next_at <= now() ORDER BY d.next_at LIMIT $1) d ON true
-ORDER BY l.webhook_id, l.line, d.next_at
+  WITH RECURSIVE lines(line) AS (
+    (SELECT f.line FROM delivery f WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line >= coalesce(h.stopped, '')
+     ORDER BY f.line LIMIT 1)
+    UNION ALL
+    SELECT (SELECT f.line FROM delivery f WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line > n.line ORDER BY f.line LIMIT 1)
+    FROM lines n WHERE n.line IS NOT NULL)
+  SELECT n.line FROM lines n WHERE n.line IS NOT NULL LIMIT $4) l ON true
+LEFT JOIN LATERAL (
+  SELECT * FROM delivery f
+  WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line = l.line AND f.next_at <= now() ORDER BY f.next_at LIMIT $1) d ON true
+ORDER BY h.id, l.line, d.next_at
 
 -- name: deliveries_tried
 -- What became of attempts, and what that says of their webhooks. A delivery that was asked for by hand meanwhile, or whose
