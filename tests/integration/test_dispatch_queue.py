@@ -348,6 +348,42 @@ async def test_what_was_published_and_never_picked_up_is_published_again(desk: Q
     assert await desk.lease(lane) == ids[1:]
 
 
+async def test_what_is_given_back_to_wait_once_more_goes_not_backwards(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    (id_,) = await desk.create(lane)
+
+    async def shown() -> tuple[int, int]:
+        (row,) = await desk.sql("SELECT attempt, status FROM task_face WHERE id = $1", id_)
+        return row["attempt"], row["status"]
+
+    async def leased() -> int:
+        assert await desk.lease(lane) == [id_]
+        assert (await shown())[1] == TaskStatus.QUEUED
+        return desk.leases[id_]
+
+    assert await shown() == (0, TaskStatus.SUBMITTED)
+    await desk.queue.give_back(await leased(), [id_])
+    assert await shown() == (0, TaskStatus.QUEUED)
+    await desk.executor.hold_many([(id_, await leased())])
+    await desk.executor.release_held([id_])
+    assert await shown() == (0, TaskStatus.QUEUED)
+    await desk.queue.postpone_refused([(id_, await leased(), 0.0, "no")])
+    assert await shown() == (0, TaskStatus.QUEUED)
+    await desk.sweeps.promote_due(1)
+    await leased()
+    await desk.sweeps.heal_leases(0)
+    assert await shown() == (0, TaskStatus.QUEUED)
+    await leased()
+    (attempt,) = await desk.start([id_])
+    assert await shown() == (1, TaskStatus.PROCESSING)
+    await desk.executor.release_many([(attempt, GiveBack("drain", 0.0), False)])
+    assert await shown() == (0, TaskStatus.QUEUED), "that attempt has not been"
+    await leased()
+    await desk.start([id_])
+    await desk.sweeps.rescue([7], 3)
+    assert await shown() == (1, TaskStatus.SUBMITTED), "that attempt is over"
+
+
 async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
     lane = await desk.lane(concurrency=4)
     ids = await desk.create(lane, 4)

@@ -146,7 +146,7 @@ async def test_a_broker_that_lost_its_memory_gets_its_topics_back(desk: QueueDes
             # What the old log held is found by the janitor: nobody picks it up.
             lost = await desk.sweeps.republish_lost(0, 100)
             assert len(lost) == 30
-            for place in lost:
+            for _, _, place in lost:
                 hints.publish_soon("sw:dispatch", f"{place.lane} 1 0 {place.key.position}")
             await until_true(lambda: all_published(desk), 30)
             assert running.carrier.reachable
@@ -200,12 +200,12 @@ async def test_refused_rows_back_off_and_die_with_their_event(
 
         await until_true(lambda: _is(sends(), 1))
         (face,) = await desk.sql("SELECT status, error_code FROM task_face WHERE id = $1", id_)
-        assert (face["status"], face["error_code"]) == (1, "publish_refused")
+        assert (face["status"], face["error_code"]) == (2, "publish_refused"), "it was queued, and waits once more"
         public_id = await desk.public_id(id_)
         await created(desk, hints, fine, 4)
         await desk.sql("UPDATE dispatch SET sends = 19, due_at = now() WHERE id = $1", id_)
         (place,) = await desk.sweeps.promote_due(10)
-        hints.publish_soon("sw:dispatch", f"{lane} 1 0 {place.key.position}")
+        hints.publish_soon("sw:dispatch", f"{lane} 1 0 {moved.place.key.position}")
         await until_true(lambda: running.gate.released == [(lane, str(public_id))])
         (task,) = await desk.sql("SELECT status, error_code FROM task WHERE id = $1", id_)
         assert (task["status"], task["error_code"]) == (7, "undeliverable")

@@ -13,7 +13,7 @@ class TaskStatus(IntEnum):
 
     DRAFT = 0  #: accepted, not yet due; becomes submitted when its time comes
     SUBMITTED = 1  #: waits in PostgreSQL for room in its lane's window
-    QUEUED = 2  #: published to the model's topic, waits for a permit
+    QUEUED = 2  #: published to the model's topic, waits for a permit, or once more for its turn
     PROCESSING = 3  #: the model is working on it
     GENERATED = 4  #: the output is staged
     MIGRATING = 5  #: the output is on its way to object storage
@@ -56,7 +56,7 @@ _ENDS: Final = frozenset({TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.CANC
 NEXT: Final[dict[TaskStatus, frozenset[TaskStatus]]] = {
     TaskStatus.DRAFT: frozenset({TaskStatus.SUBMITTED}) | _ENDS,
     TaskStatus.SUBMITTED: frozenset({TaskStatus.QUEUED}) | _ENDS,
-    # back to submitted: given back by the dispatcher or an executor, or its executor fell silent
+    # back to submitted: its executor fell silent before a provider had its job
     TaskStatus.QUEUED: frozenset({TaskStatus.SUBMITTED, TaskStatus.PROCESSING}) | _ENDS,
     # queued: the provider's own queue
     TaskStatus.PROCESSING: frozenset({TaskStatus.SUBMITTED, TaskStatus.QUEUED, TaskStatus.GENERATED}) | _ENDS,

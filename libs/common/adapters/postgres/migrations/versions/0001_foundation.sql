@@ -768,7 +768,8 @@ BEGIN
 END
 $$;
 
--- The status that callers see, derived from the one place that owns each part.
+-- The status that callers see, derived from the one place that owns each part. What was queued and is given back to wait once
+-- more stays so: within an attempt nothing goes backwards, and `leased` ends with the attempt.
 CREATE FUNCTION task_status(stored smallint, state smallint, phase smallint, started boolean, attempt smallint, leased boolean, job smallint)
 RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE
@@ -778,8 +779,8 @@ RETURN CASE
   WHEN phase = 2 THEN 4
   WHEN job = 2 AND (started OR phase = 1) THEN 2
   WHEN started OR phase = 1 THEN 3
-  WHEN state = 1 THEN 2
-  WHEN state = 2 AND attempt = 0 AND NOT leased THEN 0
+  WHEN state = 1 OR leased THEN 2
+  WHEN state = 2 AND attempt = 0 THEN 0
   ELSE 1
 END::smallint;
 
