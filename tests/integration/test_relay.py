@@ -204,7 +204,7 @@ async def test_refused_rows_back_off_and_die_with_their_event(
         public_id = await desk.public_id(id_)
         await created(desk, hints, fine, 4)
         await desk.sql("UPDATE dispatch SET sends = 19, due_at = now() WHERE id = $1", id_)
-        (place,) = await desk.sweeps.promote_due(10)
+        (moved,) = await desk.sweeps.promote_due(10)
         hints.publish_soon("sw:dispatch", f"{lane} 1 0 {moved.place.key.position}")
         await until_true(lambda: running.gate.released == [(lane, str(public_id))])
         (task,) = await desk.sql("SELECT status, error_code FROM task WHERE id = $1", id_)
