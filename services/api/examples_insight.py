@@ -35,6 +35,8 @@ TASK_WHY: Final[dict[str, Any]] = {
     "task_id": "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10",
     "model": "speech",
     "status": "submitted",
+    "priority": 0,
+    "weight": 1,
     "code": "window_full",
     "message": _WINDOW_FULL["message"],
     "holds": [_WINDOW_FULL, _QUEUE],
