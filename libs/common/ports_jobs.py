@@ -67,6 +67,9 @@ class JobCall:
     #: by. No wall clock is in it, and none of the time that the submit itself took.
     since_submit: float = 0.0
     callback_url: str = field(default="", repr=False)  #: carries this attempt's token; empty where none can be had
+    #: Asked by JobHttp when the connection is there, before the first byte of each request leaves; raises ModelError to
+    #: keep it here.
+    sends: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

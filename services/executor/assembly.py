@@ -23,6 +23,7 @@ from services.executor.execution import Execution
 from services.executor.executor import Executor
 from services.executor.figures import Figures
 from services.executor.heartbeat import Heartbeat, Identity
+from services.executor.jobs.asking import Asking
 from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls
 from services.executor.jobs.late import LateAnswers
@@ -116,7 +117,7 @@ def assemble(world: World, rules: Rules) -> Executor:
     waits, callbacks, late = Waits(), Callbacks(job_calls, ledger), LateAnswers(job_calls, ledger)
     life = JobLife(
         job_calls,
-        Submission(job_calls, ledger, callbacks, late, waits, heartbeat),
+        Submission(job_calls, ledger, Asking(job_calls, ledger, late, heartbeat), callbacks, waits),
         callbacks,
         late,
         ledger,

@@ -95,6 +95,7 @@ async def test_the_job_is_closed_and_its_provider_is_to_be_told(
     assert await house.value("SELECT count(*) FROM provider_job WHERE ended_at IS NULL") == 0
     (job,) = await jobs.unwanted(10, 60)
     assert (job.provider_id, job.permit, job.tries) == ("p1", attempt.token, 1)
+    assert 0 <= job.ended_for < 60
     assert await jobs.unwanted(10, 60) == []  # others leave it alone meanwhile
     await jobs.told([job.key])
     assert await house.value("SELECT count(*) FROM provider_job WHERE cancel_at IS NOT NULL") == 0

@@ -423,7 +423,7 @@ async def test_a_cancel_in_the_middle_of_a_submit_still_reaches_the_provider(job
 async def test_a_cancel_waits_for_no_submit_and_the_job_that_it_makes_is_ended(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.executor.jobs.submission._ABORT_SECONDS", 0.2)
+    monkeypatch.setattr("services.executor.jobs.asking._ABORT_SECONDS", 0.2)
     jobs.provider.held = asyncio.Event()
     model = await jobs.model(max_concurrency=1)
     running = await jobs.rig.executor()

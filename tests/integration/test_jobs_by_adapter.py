@@ -17,11 +17,12 @@ from libs.common.adapters.secrets import KeyRing
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.callback_tokens import CallbackTokens
+from libs.common.ports_jobs import JobCall, JobReport
 from tests.integration.test_adapter_kit import REPLICATE_BY_CONFIGURATION
 from tests.support.api import running_api, settings
 from tests.support.cog_provider import cog_provider
 from tests.support.cog_server import CogServer, cog_server
-from tests.support.executor_rig import Rig, Running, until
+from tests.support.executor_rig import Rig, Running, Through, until
 from tests.support.replicate_provider import TOKEN, Plan, Refusal, ReplicateProvider, replicate_provider
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -141,6 +142,27 @@ async def test_a_job_that_was_made_before_something_in_between_gave_up_is_gone_o
     ids = await house.begin(model, prompt="a cat")
     await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
     assert len(provider.submits) == 1
+
+
+async def test_who_was_frozen_while_it_connected_submits_nothing_before_it_is_trusted_again(
+    house: House, provider: ReplicateProvider
+) -> None:
+    real, trusted = house.rig.jobs["replicate"], []
+    running = await house.rig.executor(
+        jobs=lambda jobs: {**jobs, "replicate": Through(real, submit=lambda call: submit(call))}
+    )
+    heartbeat = running.executor.heartbeat
+
+    async def submit(call: JobCall) -> JobReport:
+        trusted.append(heartbeat.trusted)
+        if len(trusted) == 1:
+            heartbeat._trusted_from = float("-inf")  # as after a freeze: nobody has heard of us for long
+        return await real.submit(call)
+
+    model = await predictions(house, provider, "replicate")
+    ids = await house.begin(model, prompt="a cat")
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\n")
+    assert (trusted, len(provider.submits), provider.calls["list"]) == ([True, True], 1, 0)
 
 
 @pytest.mark.parametrize("adapter", ["replicate", "submit-poll"])

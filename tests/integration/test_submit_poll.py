@@ -216,6 +216,21 @@ async def test_a_payload_that_lacks_what_the_path_needs_never_leaves(
     assert provider.seen == []
 
 
+async def test_what_may_not_leave_any_more_does_not(provider: Provider, adapter: SubmitPoll) -> None:
+    """Asked when the connection is there: it may have taken long."""
+    asked: list[int] = []
+
+    def sends() -> None:
+        asked.append(1)
+        raise ModelError("too_late", "it is another one's", retryable=True, sent=False)
+
+    with pytest.raises(ModelError) as raised:
+        await adapter.submit(call_of(provider, sends=sends))
+    assert (raised.value.code, asked, provider.seen) == ("too_late", [1], [])
+    provider.answers.append((200, {"data": {"task_id": 17}}))
+    assert (await adapter.submit(call_of(provider))).provider_id == "17"
+
+
 async def test_a_path_cannot_lead_to_another_origin(provider: Provider, adapter: SubmitPoll) -> None:
     for path in ("http://10.0.0.1/{{job_id}}", "//evil/{{job_id}}", "@evil/{{job_id}}", "http://evil/{{job_id}}"):
         config = {**CONFIG, "poll": {"path": path}}

@@ -90,8 +90,18 @@ class _Dial:
 _dialled: ContextVar[_Dial] = ContextVar("dialled")
 
 #: Told, for the requests of this context, when the connection is there: from then on the other side may have heard of
-#: the request; before, it certainly has not.
+#: the request; before, it certainly has not. What it raises ends the request there.
 about_to_send: ContextVar[Callable[[], None] | None] = ContextVar("about_to_send", default=None)
+
+
+def _tell(connection: Connection) -> None:
+    if (tell := about_to_send.get()) is None:
+        return
+    try:
+        tell()
+    except BaseException:
+        connection.close()
+        raise
 
 
 class GuardedConnector(aiohttp.TCPConnector):
@@ -116,8 +126,7 @@ class GuardedConnector(aiohttp.TCPConnector):
         try:
             while _has_spoken(connection := await super().connect(req, traces, timeout)) and not dial.permitted:
                 connection.close()
-            if (tell := about_to_send.get()) is not None:
-                tell()
+            _tell(connection)
             return connection
         except (aiohttp.ClientError, OSError):
             if dial.refused and not dial.permitted:

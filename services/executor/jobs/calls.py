@@ -68,7 +68,15 @@ class JobCalls:
             known = self._configs[model.id] = (model.adapter_config, orjson.loads(model.adapter_config))
         return known[1]
 
-    def submit(self, model: Model, attempt: Attempt, key: UUID, intended_at: float, seconds_left: float) -> JobCall:
+    def submit(
+        self,
+        model: Model,
+        attempt: Attempt,
+        key: UUID,
+        intended_at: float,
+        seconds_left: float,
+        sends: Callable[[], None],
+    ) -> JobCall:
         """The call that makes a job. Raises ModelError for an api_key that cannot be read."""
         model = self.now(model)
         return JobCall(
@@ -83,6 +91,7 @@ class JobCalls:
             job_seconds=seconds_left,
             intended_at=intended_at,
             callback_url=self._callback_url(key, seconds_left),
+            sends=sends,
         )
 
     def ask(self, model: Model, key: UUID, intended_at: float, *, since_submit: float = 0.0) -> JobCall:

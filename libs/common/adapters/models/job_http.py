@@ -38,10 +38,12 @@ _HEADERS: Final = CIMultiDict({"Accept": "application/json", "Accept-Encoding": 
 class _Contact:
     """Whether any connection was there for a request: before that, certainly no byte of it was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, call: JobCall) -> None:
+        self._call = call
         self.made = False
 
     def make(self) -> None:
+        self._call.sends()
         self.made = True
 
 
@@ -62,10 +64,10 @@ class GuardedJobHttp:
         body: bytes | None = None,
     ) -> JobAnswer:
         """See JobHttp. Raises ModelError: model_timeout, model_unreachable, egress_refused, redirect_refused,
-        answer_too_large, bad_answer, bad_address, bad_bindings."""
+        answer_too_large, bad_answer, bad_address, bad_bindings, and what `call.sends` raises."""
         endpoint = address(call, path)
         sent_headers = request_headers(call, headers, has_body=body is not None)
-        contact = _Contact()
+        contact = _Contact(call)
         before = about_to_send.set(contact.make)
         try:
             async with asyncio.timeout(call.timeout_seconds):
