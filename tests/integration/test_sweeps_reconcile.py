@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import UUID
+
 import pytest
 
 from libs.common.adapters.redis import keys
@@ -55,6 +59,26 @@ async def test_a_create_under_way_keeps_its_slot(house: House) -> None:
     await house.sql("DELETE FROM dispatch")
     assert await leaks.sweep() == 0
     assert await house.taken(model) == (1, 0)
+
+
+async def test_a_slot_that_a_retry_goes_on_with_while_we_look_is_left_to_it(house: House) -> None:
+    model = await house.model()
+    (task,) = await house.tasks(model)
+    await house.sql("UPDATE dispatch SET state = 3, due_at = now()")  # failed while Redis was away: its slot stayed
+    places = slots(house.sweeps, house.gate)
+
+    async def absent(lane: int, members: Sequence[UUID]) -> list[UUID]:
+        found = await places.absent(lane, members)
+        if house.clock.now > began:
+            await house.sql("UPDATE dispatch SET state = 0")
+        return found
+
+    began = house.clock.now
+    leaks = Leaks(house.sweeps, replace(places, absent=absent), house.clock)
+    assert await leaks.sweep() == 0
+    house.clock.now += 31
+    assert await leaks.sweep() == 0
+    assert await house.members(model) == set(await house.public([task]))
 
 
 async def test_a_big_lane_is_read_a_part_a_round(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Leaks: slots and permits that no open task owns go back.
 
 A process that died between Redis and PostgreSQL leaves a place behind that nobody owns. It would lapse, but a slot
-lives for an hour. Only what PostgreSQL did not know in two looks far enough apart (APART_SECONDS) is removed.
+lives for an hour. Only what PostgreSQL did not know in two looks far enough apart (APART_SECONDS), nor right before its
+removal, is removed.
 
 The lanes are visited in turn, and a round reads at most a fixed number of places, also in the middle of a lane; so a
 million open tasks make the turn longer, never a round.
@@ -107,21 +108,28 @@ class Leaks:
 
     async def _read(self, visit: _Visit) -> int:
         visit.cursor, page = await self._places.members(visit.lane, visit.cursor, _PAGE)
+        visit.absent |= await self._absent(visit.lane, page)
+        return max(len(page), 1)
+
+    async def _absent(self, lane: int, members: Sequence[str]) -> set[str]:
+        """Those that PostgreSQL knows no owner of."""
         owners: dict[UUID, str] = {}
-        for member in page:
+        absent: set[str] = set()
+        for member in members:
             try:
                 owners[UUID(member)] = member
             except ValueError:
-                visit.absent.add(member)  # nobody of ours is called that
+                absent.add(member)  # nobody of ours is called that
         if owners:
-            absent = await self._places.absent(visit.lane, list(owners))
-            visit.absent.update(owners[owner] for owner in absent)
-        return max(len(page), 1)
+            absent.update(owners[owner] for owner in await self._places.absent(lane, list(owners)))
+        return absent
 
     async def _judge(self, visit: _Visit) -> int:
         now, known = self._clock(), self._suspects.pop(visit.lane, {})
         suspects = {member: known.get(member, now) for member in sorted(visit.absent)[:_SUSPECTS]}
-        leaked = [member for member, since in suspects.items() if now - since >= APART_SECONDS]
+        old = [member for member, since in suspects.items() if now - since >= APART_SECONDS]
+        # A large lane was read minutes ago, and a retry goes on with the slot that its task left behind: asked again.
+        leaked = await self._absent(visit.lane, old)
         if leaked:
             await self._places.release([(visit.lane, member) for member in leaked])
         waiting = {member: since for member, since in suspects.items() if now - since < APART_SECONDS}
