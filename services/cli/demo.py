@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +19,9 @@ _TASKS = 6  # of each tenant and model
 @app.command()
 def demo(
     tasks: Annotated[int, typer.Option("--tasks", min=1, max=200, help="Tasks of each tenant and model.")] = _TASKS,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep results and logs in this folder.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", file_okay=False, help="Keep results and logs in this folder.")
+    ] = None,
 ) -> None:
     """Start everything, run real tasks of two tenants through it, show the results, stop everything.
 
@@ -32,6 +35,10 @@ def demo(
     from services.cli.demo_run import DemoFailed, Show, run_demo
 
     load_settings()  # what a service would refuse is said before anything starts
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+    for end in (signal.SIGTERM, signal.SIGHUP):  # the stack is detached: it would go on without us
+        signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
     folder = Path(tempfile.mkdtemp(prefix="sluiceway-demo-", dir=_roomy()))
     folder.chmod(0o711)
     try:
@@ -44,9 +51,9 @@ def demo(
             print(f"logs are in {logs}", file=sys.stderr)
         raise typer.Exit(1) from None
     finally:
-        if keep is not None:
-            shutil.copytree(folder / "data" / "objects", keep / "objects", dirs_exist_ok=True)
-            shutil.copytree(folder / "data" / "logs", keep / "logs", dirs_exist_ok=True)
+        for part in ("objects", "logs"):
+            if keep is not None and (folder / "data" / part).is_dir():
+                shutil.copytree(folder / "data" / part, keep / part, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -30,3 +32,24 @@ async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_noth
     assert "8 tasks succeeded, 8 files open, 8 events arrived" in out.decode()
     kept = [file for file in (tmp_path / "objects").rglob("*") if file.is_file()]
     assert sorted(file.suffix for file in kept) == [".png"] * 4 + [".wav"] * 4
+
+
+@pytest.mark.timeout(180)
+async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", "demo", env={**os.environ, "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(LIMIT_SECONDS):
+        line = ""
+        while "API at" not in line:
+            line = (await process.stdout.readline()).decode()
+            assert line, (await process.communicate())[1].decode()
+        process.send_signal(signal.SIGTERM)
+        _, errors = await process.communicate()
+    assert (process.returncode, b"Traceback" in errors) == (130, False), errors.decode()
+    address = re.search(r"http://(127[.0-9]+):([0-9]+)", line)
+    assert address is not None
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(address[1], int(address[2]))
