@@ -108,6 +108,41 @@ async def test_who_is_missing_is_said(house: House) -> None:
     assert (said.holds[0].value, said.holds[0].limit) == (100, 100)
 
 
+async def test_an_executor_is_full_before_its_last_slot_is_taken(house: House) -> None:
+    model, executor = await house.model(), await house.executor()
+    await alive(house)
+    (task,) = await house.tasks(model)
+    await house.lease(model)
+    await house.sql("UPDATE dispatch SET held_by = $2 WHERE id = $1", task, executor)
+    assert codes(await why_task(house, task)) == ["next_turn"]
+    assert (await why_model(house, model)).code == "flowing"
+    await house.sql("UPDATE executor SET running = 95 WHERE id = $1", executor)  # of 100: the rest is kept for others
+    assert codes(await why_task(house, task)) == ["executors_full"]
+    assert (await why_model(house, model)).code == "executors_full"
+
+
+async def test_what_calls_nobody_waits_for_no_permit(house: House) -> None:
+    model, executor = await house.model(max_concurrency=1), await house.executor()
+    await alive(house)
+    (attempt,) = await house.running(model, executor)
+    await house.stage(attempt)
+    await house.sql(
+        "UPDATE dispatch SET token = NULL, executor = NULL, held_by = $2 WHERE id = $1", attempt.id, executor
+    )
+    assert (await why_model(house, model)).code == "no_permit"
+    assert codes(await why_task(house, attempt.id)) == ["next_turn"]
+
+
+async def test_a_model_whose_tasks_wait_for_their_time_is_not_idle(house: House) -> None:
+    model = await house.model()
+    await alive(house)
+    await house.tasks(model, 3, not_before=datetime.now(UTC) + timedelta(hours=2))
+    said = await why_model(house, model)
+    assert [(hold.code, hold.value) for hold in said.holds] == [("put_off", 3)]
+    await house.sql("DELETE FROM process")
+    assert [hold.code for hold in (await why_model(house, model)).holds] == ["put_off", "no_janitor"]
+
+
 async def test_an_executor_that_fell_silent_is_named(house: House) -> None:
     model, executor = await house.model(), await house.executor()
     await alive(house)

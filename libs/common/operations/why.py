@@ -175,10 +175,12 @@ def _in_flight(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     holder = next((executor for executor in world.executors if executor.name == facts.held_by), None)
     if holder is None or holder.age > _LATE_BEAT_SECONDS:
         yield _silent(facts.held_by, holder.age if holder else None)
-    yield from _permits(world)
-    if holder is not None and holder.running >= holder.slots:
+    # What has a job at its provider, or an output, calls nobody: it needs no permit.
+    held = list(_permits(world)) if facts.phase is Phase.NONE else []
+    yield from held
+    if holder is not None and _full(holder):
         yield _executors_full([holder])
-    if not stopped and not any(True for _ in _permits(world)):
+    elif not stopped and not held:
         yield Hold("next_turn", f"executor {facts.held_by} holds it and starts it next")
 
 
@@ -259,6 +261,11 @@ def _lane_holds(world: _World) -> Iterator[Hold]:
         found += _calling(world)
     if world.lane.open is not None and world.lane.open >= facts.queue_limit:
         found.append(_gate_full(world.lane))
+    if not found and facts.later.value and not (facts.in_flight or facts.ready.value):
+        number = f"{facts.later.value}{'' if facts.later.exact else '+'}"
+        found.append(Hold("put_off", f"{number} tasks wait for their time", value=facts.later.value))
+        if not world.lives("janitor"):
+            found.append(Hold("no_janitor", "no janitor lives that could make them due", value=0, limit=1))
     yield from found
     if not found:
         busy = facts.in_flight or facts.ready.value
@@ -302,9 +309,13 @@ def _calling(world: _World) -> Iterator[Hold]:
     if not alive:
         yield Hold("no_executor", "no executor lives that could run it", value=0, limit=1)
         return
-    if not any(executor.reading for executor in alive):
+    reading = [executor for executor in alive if executor.reading]
+    held = list(_permits(world))
+    if not reading:
         yield _nobody_reads(alive)
-    yield from _permits(world)
+    elif world.lane.facts.held and not held and all(map(_full, reading)):
+        yield _executors_full(reading)
+    yield from held
 
 
 def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
@@ -316,6 +327,12 @@ def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
     if postures <= {"draining", "stopping"}:
         return Hold("executors_draining", "every executor is draining or stopping", value=0, limit=len(alive))
     return Hold("no_executor", "no executor reads at the moment", value=0, limit=len(alive))
+
+
+def _full(executor: ExecutorSight) -> bool:
+    """Whether it has no slot for who waits: the last are kept for tenants that run little, and some are always between
+    two calls."""
+    return executor.running * 10 >= executor.slots * 9
 
 
 def _executors_full(executors: Sequence[ExecutorSight]) -> Hold:
