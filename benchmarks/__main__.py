@@ -7,12 +7,8 @@ import asyncio
 import json
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cpu import Meter
+from benchmarks.mock_model import running_model
 from benchmarks.peers.run import PeerFigures, run_peer
 from benchmarks.product import Load, Product, product
-from libs.common.embedded.ports import accepts, free_port
 from libs.common.embedded.redis import EmbeddedRedis
 
 _PEERS = ("celery", "dramatiq", "taskiq")
@@ -37,7 +33,7 @@ async def main() -> None:
     folder.chmod(0o711)
     figures: dict[str, Any] = {"machine": _machine(), "tasks": arguments.tasks}
     try:
-        async with _model() as port:
+        async with running_model() as port:
             async with product(folder / "product", port) as running:
                 loads = await _measure_product(running, arguments.tasks, arguments.seconds, figures)
                 figures["floor_us"], figures["floor_per_second"] = await _floor(running, port, arguments.tasks)
@@ -116,22 +112,6 @@ async def _measure_peers(folder: Path, port: int, tasks: int) -> list[PeerFigure
         return peers
     finally:
         await server.stop()
-
-
-@asynccontextmanager
-async def _model() -> AsyncIterator[int]:
-    port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "benchmarks.mock_model", str(port)])
-    try:
-        deadline = time.monotonic() + 10
-        while not await accepts(port):
-            if time.monotonic() > deadline:
-                raise RuntimeError("the mock model did not start")
-            await asyncio.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def _machine() -> str:

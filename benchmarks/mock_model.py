@@ -6,10 +6,16 @@ Run: `python -m benchmarks.mock_model PORT`.
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import cast
 
 import uvloop
+
+from libs.common.embedded.ports import accepts, free_port
 
 _BODY = b"\x89PNG\r\n\x1a\n" + b"." * 2_040
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(_BODY) + _BODY
@@ -36,6 +42,23 @@ async def serve(port: int) -> None:
     """Answer until the process is ended."""
     server = await asyncio.get_running_loop().create_server(_Model, "127.0.0.1", port, backlog=1_024)
     await server.serve_forever()
+
+
+@asynccontextmanager
+async def running_model() -> AsyncIterator[int]:
+    """One that runs beside the benchmark; its port."""
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.mock_model", str(port)])
+    try:
+        deadline = time.monotonic() + 10
+        while not await accepts(port):
+            if time.monotonic() > deadline:
+                raise RuntimeError("the mock model did not start")
+            await asyncio.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 if __name__ == "__main__":
