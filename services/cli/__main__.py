@@ -7,9 +7,12 @@ refused.
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pkgutil import iter_modules
 from typing import Final, TextIO
 
@@ -19,8 +22,11 @@ from services.cli.app import app
 from services.cli.output import note
 
 _NO_COMMANDS: Final = ("app", "here", "options", "output", "remote", "wiring")
-#: As the shell reports a process that SIGPIPE has ended.
+#: As the shell reports a process that SIGPIPE has ended, and one that SIGINT has.
 _CLOSED_PIPE: Final = 141
+_INTERRUPTED: Final = 130
+#: An error handler of codecs.
+_ESCAPED: Final = "sluiceway.escaped"
 
 
 def main() -> None:
@@ -29,10 +35,12 @@ def main() -> None:
     if any(_is_no_text(argument) for argument in sys.argv):
         note("an argument is no text in this machine's encoding (UTF-8, as a rule)")
         sys.exit(2)
-    load_commands()
     stdout = sys.stdout
     try:
+        load_commands()
         _run()
+    except KeyboardInterrupt:  # before typer is there to say it
+        sys.exit(_INTERRUPTED)
     except WrongSetting as wrong:
         from libs.common.runtime.start import report
 
@@ -68,6 +76,16 @@ def _open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process lives
+    codecs.register_error(_ESCAPED, _escaped)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ESCAPED)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What the output's encoding does not have, as JSON would escape it, so that JSON stays JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _is_no_text(argument: str) -> bool:
@@ -96,22 +114,21 @@ def _told(error: Exception) -> int | None:
         return None
     from libs.client import ApiError, NotReachable, NotSendable
 
+    told = str(error).rstrip(".")
     match error:
         case NotReachable():
-            note(f"{error}. Is the API up, and SLUICEWAY_URL right? `sluiceway status` and `sluiceway doctor` look.")
+            note(f"{told}. Is the API up, and SLUICEWAY_URL right? `sluiceway status` and `sluiceway doctor` look.")
             return 3
         case NotSendable():
             note(str(error))
             return 2
         case ApiError(status=401):
-            told = str(error).rstrip(".")
             note(f"{told}. Check SLUICEWAY_API_KEY; `sluiceway keys list --tenant N` shows which keys are valid.")
         case ApiError(status=403):
-            told = str(error).rstrip(".")
             note(f"{told}. `sluiceway keys create --tenant N --scopes ...` makes a key that may.")
         case ApiError():
             again = f" Try again in {error.retry_after:.0f} s." if error.retry_after else ""
-            note(f"{error}.{again}")
+            note(f"{told}.{again}")
         case _:
             return None
     return 4

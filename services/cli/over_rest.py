@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from libs.client import ApiError, AsyncClient, ClientError, NotReachable
-from libs.client.calls import Call, quoted
+from libs.client.calls import Call, page_of, quoted
 from libs.common.domain.errors import Conflict, Invalid, NotFound, Refused
 from services.cli.control_room import ApiUnavailable, ControlRoom, Document, Scope, Steer
 
@@ -83,11 +83,11 @@ class RestSights:
         return await self.face.listed("/v1/lanes", most, _LANES, tenant=tenant, busy=busy)
 
     async def executors(self) -> list[Document]:
-        items: list[Document] = (await self.face.get("/v1/executors"))["items"]
+        items: list[Document] = page_of(await self.face.get("/v1/executors"))["items"]
         return items
 
     async def outbox(self) -> list[Document]:
-        items: list[Document] = (await self.face.get("/v1/outbox"))["items"]
+        items: list[Document] = page_of(await self.face.get("/v1/outbox"))["items"]
         return items
 
     async def series(self, wanted: SeriesWanted) -> Document:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from services.cli import __main__ as command_line
 
 CLOSE_ALL = "exec <&- >&- 2>&-; "
 
@@ -56,3 +59,25 @@ def test_a_data_folder_may_be_none(command: str, expected: int, tmp_path: Path) 
     file.write_text("")
     code, complaint = run(command, "--data", str(file))
     assert (code, complaint.count(b"\n"), str(file).encode() in complaint) == (expected, 1, True)
+
+
+def test_what_the_encoding_lacks_is_escaped_and_json_stays_json() -> None:
+    name = "\u539f\u00fc\U0001f600"
+    environment = {"SLUICEWAY_DATA": "/nowhere", "SLUICEWAY_TOPIC_PREFIX": "x", "SLUICEWAY_EVENT_SOURCE": f"/{name}"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.cli", "config", "--json"],
+        env={**os.environ, **environment, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert ended.stdout.isascii()
+    assert json.loads(ended.stdout)["SLUICEWAY_EVENT_SOURCE"] == f"/{name}"
+
+
+def test_an_interrupt_before_the_command_is_known_is_told_by_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["sluiceway", "config"])
+    monkeypatch.setattr(command_line, "load_commands", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert ended.value.code == 130
