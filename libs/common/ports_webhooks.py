@@ -57,11 +57,8 @@ class Webhooks(Protocol):
     async def find(self, tenant_id: int, webhook_id: int) -> Webhook | None:
         """The tenant's webhook of that id."""
 
-    async def list_of(self, tenant_id: int) -> list[Webhook]:
-        """The tenant's webhooks, oldest first."""
-
-    async def list_all(self, *, failing: bool) -> list[Webhook]:
-        """Those of every tenant, or those alone that fail or were switched off; for operators."""
+    async def page(self, tenant_id: int | None, after: int, limit: int, *, failing: bool) -> list[Webhook]:
+        """The next ones after an id, of a tenant or (None) of all; or those alone that fail or were switched off."""
 
     async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
         """Change the given fields; None when it is gone, or, for new secrets, when the present ones are not those of

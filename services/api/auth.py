@@ -12,7 +12,6 @@ from typing import Final
 from libs.common.ports_tasks import ApiKeys, KeyOwner
 from services.api.problems import Problem
 
-SCOPES: Final = ("submit", "read", "operate", "admin")
 #: A revoked key is refused everywhere after this long.
 CACHE_SECONDS: Final = 1.0
 _MOST_REMEMBERED: Final = 10_000

@@ -11,7 +11,9 @@ from typing import Final, Literal, TypeAlias
 from libs.common.ports_dead import DeadPlace
 from services.api.problems import Problem
 
-Kind: TypeAlias = Literal["task", "model", "operation", "limit", "action", "lane", "replay", "item", "delivery"]
+Kind: TypeAlias = Literal[
+    "task", "model", "operation", "limit", "action", "lane", "replay", "item", "delivery", "tenant", "webhook"
+]
 
 
 def cursor_of(kind: Kind, before: int | None) -> str | None:
@@ -26,10 +28,18 @@ def cursor_after(kind: Kind, name: str | None) -> str | None:
 
 def before_of(kind: Kind, cursor: str | None) -> int | None:
     """The id that a cursor goes on before; raises Problem (400) for one that we did not give."""
+    number = number_after(kind, cursor)
+    if number is not None and number < 0:
+        raise _foreign()
+    return number
+
+
+def number_after(kind: Kind, cursor: str | None) -> int | None:
+    """The number, of 64 bits and a sign, that a cursor goes on after; raises Problem (400) for one not of ours."""
     number = after_of(kind, cursor)
     if number is None:
         return None
-    if not (number.isascii() and number.isdecimal()) or len(number) > 19 or int(number) >= 2**63:
+    if _NUMBER.fullmatch(number) is None or not -(2**63) <= int(number) < 2**63:
         raise _foreign()
     return int(number)
 
@@ -79,5 +89,6 @@ def _decoded(cursor: str) -> str:
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBER: Final = re.compile(r"-?\d{1,19}", re.ASCII)
 _PLACE: Final = re.compile(r"dead:(\d{1,17}):(\d):(\d{1,19})", re.ASCII)
 _WHERE = ({"parameter": "cursor", "detail": "is not a cursor of this list"},)

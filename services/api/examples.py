@@ -125,6 +125,7 @@ WEBHOOK_CHANGE: Final = {"paused": True}
 ROTATE_IN: Final[dict[str, Any]] = {}
 WEBHOOK: Final = {
     "id": "3",
+    "tenant": "7",
     "kind": "endpoint",
     "url": "https://shop.example.com/hooks/sluiceway",
     "events": ["success", "failed"],
@@ -138,7 +139,7 @@ WEBHOOK: Final = {
     "updated_at": "2026-11-23T09:00:00.000000Z",
 }
 WEBHOOK_SECRET: Final = {**WEBHOOK, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
-WEBHOOK_ITEMS: Final = {"items": [WEBHOOK]}
+WEBHOOK_PAGE: Final = {"items": [WEBHOOK], "next_cursor": None}
 DELIVERY: Final = {
     "id": "41",
     "task_id": _ID,
@@ -241,3 +242,27 @@ QUOTA_LIMIT_PAGE: Final = {
 }
 TENANT_IN: Final = {"weight": 3}
 TENANT: Final = {"id": "7", "weight": 3, "paused": False, "created_at": "2026-11-01T08:00:00.000000Z"}
+TENANT_PAGE: Final = {
+    "items": [{**TENANT, "models": {"value": 2, "exact": True}, "calls_today": 120}],
+    "next_cursor": None,
+}
+KEY_IN: Final = {"name": "shop", "scopes": ["submit", "read"]}
+KEY_MADE: Final = {
+    "id": "12",
+    "key": "sw_k7Jr0zXb2yQpT4mUe9sGfHn1cWv6LaDdRi3oEtYbNqM",
+    "tenant": "7",
+    "name": "shop",
+    "scopes": ["submit", "read"],
+}
+KEY_ITEMS: Final = {
+    "items": [
+        {
+            "id": "12",
+            "tenant": "7",
+            "name": "shop",
+            "scopes": ["submit", "read"],
+            "created_at": "2026-11-23T09:00:00.000000Z",
+            "revoked_at": None,
+        }
+    ]
+}

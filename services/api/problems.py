@@ -94,6 +94,7 @@ CODES: Final[dict[str, Code]] = {
     "webhook_disabled": Code(409, "The webhook is switched off"),
     "model_unknown": Code(404, "There is no such model"),
     "limit_unknown": Code(404, "There is no such limit"),
+    "key_unknown": Code(404, "There is no such valid API key"),
     "tenant_unknown": Code(404, "There is no such tenant"),
     "task_unknown": Code(404, "There is no such task"),
     "no_result": Code(404, "The task ended without a result"),

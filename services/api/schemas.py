@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 
 from libs.common.domain.task import TaskStatus
 from libs.common.domain.webhook import END_WORDS, URL_LIMIT
-from libs.common.operations.quota import MOST_POINTS, USER_LIMIT, WEIGHTS
+from libs.common.operations.keys import KEY_NAME_LIMIT, SCOPES
+from libs.common.operations.quota import MOST_POINTS, WEIGHTS
 
 BATCH_LIMIT: Final = 1_000
 PAGE_LIMIT: Final = 1_000
@@ -44,6 +45,7 @@ def _integer(value: Any) -> Any:
 
 
 Text = Annotated[str, AfterValidator(_storable)]
+TenantId = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="A signed 64-bit number.")]
 Integer = Annotated[int, BeforeValidator(_integer)]
 #: Text in JSON; pydantic's strict mode would want a datetime object, its lax mode would take numbers too.
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), Field(strict=False)]
@@ -171,18 +173,19 @@ class PageQuery(Request):
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
 
 
-class QuotaQuery(Request):
-    """Whose account is read."""
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    user: Text | None = Field(None, max_length=USER_LIMIT, description="Another user than the caller: needs `admin`.")
-
-
 class QuotaLimitIn(Request):
     """What may be spent."""
 
     points_per_day: Integer = Field(ge=0, le=MOST_POINTS, description="Points a day.")
+
+
+class KeyIn(Request):
+    """A new API key."""
+
+    name: Text = Field("", max_length=KEY_NAME_LIMIT, description="Who uses it; becomes the creator of its tasks.")
+    scopes: list[Literal["submit", "read", "operate", "admin"]] = Field(
+        min_length=1, max_length=len(SCOPES), description="None that the caller's key has not."
+    )
 
 
 class TenantIn(Request):

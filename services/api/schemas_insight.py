@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.operations.control import REASON_LIMIT
-from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, Text
+from libs.common.operations.quota import USER_LIMIT
+from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, TenantId, Text
 from services.api.schemas_out import StatusWord
 
-_LARGEST = 2**63 - 1
-TenantId = Annotated[int, Field(ge=-_LARGEST - 1, le=_LARGEST)]
 OfTenant = Field(None, description="Of this tenant; operators alone may name another than their own.")
 
 
@@ -34,6 +33,28 @@ class TenantQuery(_Asked):
     """Whose model it is."""
 
     tenant: TenantId | None = OfTenant
+
+
+class UserQuery(TenantQuery):
+    """Whose account is read."""
+
+    user: Text | None = Field(None, max_length=USER_LIMIT, description="Another user than the caller: needs `admin`.")
+
+
+class LimitQuery(TenantQuery):
+    """Which page of whose users' limits."""
+
+    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
+    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=2_000)
+
+
+class WebhookQuery(_Asked):
+    """Which page of the webhooks."""
+
+    tenant: TenantId | None = Field(None, description="Of this tenant; operators see all without it.")
+    failing: bool = Field(False, description="Only those that fail or were switched off.")
+    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
+    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
 
 
 class LaneQuery(_Asked):

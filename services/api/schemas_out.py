@@ -178,8 +178,9 @@ class WebhookOut(BaseModel):
     """A webhook, without its secret."""
 
     id: str
+    tenant: str
     kind: Literal["endpoint", "tasks"]
-    url: str | None
+    url: str | None = Field(description="Operators are told it without its query.")
     events: list[Literal["success", "failed", "timeout", "canceled"]]
     description: str
     enabled: bool
@@ -197,10 +198,11 @@ class WebhookSecretOut(WebhookOut):
     secret: str
 
 
-class WebhookItems(BaseModel):
-    """All webhooks of the tenant."""
+class WebhookPage(BaseModel):
+    """Webhooks, oldest first."""
 
     items: list[WebhookOut]
+    next_cursor: str | None
 
 
 class DeliveryTry(BaseModel):
@@ -366,12 +368,3 @@ class QuotaLimitPage(BaseModel):
 
     items: list[QuotaLimitRow]
     next_cursor: str | None
-
-
-class TenantOut(BaseModel):
-    """How a tenant stands beside the others."""
-
-    id: str
-    weight: int
-    paused: bool
-    created_at: datetime

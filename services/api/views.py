@@ -9,11 +9,9 @@ import orjson
 
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
-from libs.common.domain.webhook import words_of
 from libs.common.ports_operations import OperationView
-from libs.common.ports_quota import TenantRecord, UserLimit
 from libs.common.ports_tasks import TaskView
-from libs.common.ports_webhooks import DeliveryView, Webhook
+from libs.common.ports_webhooks import DeliveryView
 
 MASK: Final = "********"
 _SHOWN_AS_STORED: Final = (
@@ -118,24 +116,6 @@ def history_view(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("at", "kind", "attempt", "version", "detail")}
 
 
-def webhook_view(webhook: Webhook) -> dict[str, Any]:
-    """A webhook, without its secret."""
-    return {
-        "id": str(webhook.id),
-        "kind": webhook.kind,
-        "url": webhook.url or None,
-        "events": words_of(webhook.events),
-        "description": webhook.description,
-        "enabled": webhook.disabled_at is None,
-        "paused": webhook.paused,
-        "failing_since": webhook.failing_since,
-        "disabled_at": webhook.disabled_at,
-        "disabled_reason": webhook.disabled_reason,
-        "created_at": webhook.created_at,
-        "updated_at": webhook.updated_at,
-    }
-
-
 def delivery_view(delivery: DeliveryView) -> dict[str, Any]:
     """A delivery with its attempts."""
     names = ("type", "status", "attempts", "next_at", "last_code", "last_error", "created_at", "ended_at")
@@ -168,26 +148,6 @@ def operation_view(operation: OperationView) -> dict[str, Any]:
         "cost_ms": operation.cost_ms,
         "request": operation.request,
         "response": operation.response,
-    }
-
-
-def limit_view(limit: UserLimit) -> dict[str, Any]:
-    """A limit in a list."""
-    return {
-        "user": limit.user,
-        "points_per_day": limit.points_per_day,
-        "used": limit.used,
-        "updated_at": limit.updated_at,
-    }
-
-
-def tenant_view(tenant: TenantRecord) -> dict[str, Any]:
-    """A tenant as operators see it."""
-    return {
-        "id": str(tenant.id),
-        "weight": tenant.weight,
-        "paused": tenant.paused,
-        "created_at": tenant.created_at,
     }
 
 

@@ -41,6 +41,7 @@ from libs.common.operations.audit_stores import open_audit
 from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.control import Controls
 from libs.common.operations.dead import Dead
+from libs.common.operations.keys import Keys
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.operations.quota import Quota, Weights
 from libs.common.operations.replay import Replays
@@ -129,6 +130,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             Results(reading, _result_reader(settings)),
             Quota(PostgresQuotaBook(database, settings.timezone), zone),
             Weights(PostgresTenants(database, settings.timezone), hints),
+            Keys(PostgresApiKeys(database)),
             sight,
             Why(insight, sight),
             Series(insight),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from services.cli.app import app
+from services.cli.control_room import Document
 from services.cli.options import LARGEST_ID, SMALLEST_TENANT
 from services.cli.output import (
     Column,
@@ -19,7 +20,8 @@ from services.cli.output import (
     show_document,
     show_list,
 )
-from services.cli.wiring import complete
+from services.cli.remote import KeyFileOption
+from services.cli.which_way import ApiOption, Way, asked, found
 
 _SCOPES = ("submit", "read", "operate", "admin")
 #: `operate` reads what belongs to all tenants: it is given on purpose, or not at all.
@@ -44,6 +46,8 @@ def create(
     tenant: Tenant,
     name: Annotated[str, typer.Option("--name", help="Who uses it; becomes the creator of its tasks.")] = "",
     scopes: Annotated[str, typer.Option("--scopes", help="Comma separated.")] = _USUAL,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,23 +58,32 @@ def create(
     allowed = _scopes(scopes)
     if len(name) > 64 or any(ord(character) < 32 for character in name):
         raise typer.BadParameter("at most 64 characters, none of them a control character", param_hint="--name")
-    made = complete(_create(tenant, name, allowed))
-    show_document(made, chosen(output, as_json), lambda: print(made["key"]), [made["id"]])
+    made = asked(lambda room: room.keys.create(tenant, name, allowed), Way(url, key_file))
+    show_document(_numbered(made), chosen(output, as_json), lambda: print(made["key"]), [made["id"]])
 
 
 @keys.command("list")
-def list_keys(tenant: Tenant, output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def list_keys(
+    tenant: Tenant,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
     """Show a tenant's keys, without the keys themselves.
 
     Example: sluiceway keys list --tenant 42
     """
-    show_list(complete(_list(tenant)), _LISTED, chosen(output, as_json))
+    listed = asked(lambda room: room.keys.keys(tenant), Way(url, key_file))
+    show_list([_numbered(key) for key in listed], _LISTED, chosen(output, as_json))
 
 
 @keys.command()
 def revoke(
     key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="id of `keys list`.")],
     yes: YesOption = False,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,7 +92,7 @@ def revoke(
     Example: sluiceway keys revoke 7 --yes
     """
     confirm(f"Revoke the key {key_id}? Who uses it is refused from then on.", yes=yes)
-    revoked = complete(_revoke(key_id))
+    revoked = asked(lambda room: found(room.keys.revoke(key_id)), Way(url, key_file))
     said = f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}"
     show_document(
         {"id": key_id, "revoked": revoked}, chosen(output, as_json), lambda: print(said), [key_id] if revoked else []
@@ -96,40 +109,6 @@ def _scopes(text: str) -> list[str]:
     return [scope for scope in _SCOPES if scope in wanted]
 
 
-async def _create(tenant: int, name: str, scopes: list[str]) -> dict[str, Any]:
-    import secrets
-    from hashlib import sha256
-
-    from libs.common.settings import load_settings
-    from services.cli.wiring import open_keys
-
-    key = f"sw_{secrets.token_urlsafe(32)}"
-    async with open_keys(load_settings()) as stored:
-        key_id = await stored.create(tenant, name, sha256(key.encode()).digest(), scopes)
-    return {"id": key_id, "key": key, "tenant": str(tenant), "name": name, "scopes": scopes}
-
-
-async def _list(tenant: int) -> list[dict[str, Any]]:
-    from libs.common.settings import load_settings
-    from services.cli.wiring import open_keys
-
-    async with open_keys(load_settings()) as stored:
-        return [
-            {
-                "id": row["id"],
-                "tenant": str(row["tenant_id"]),
-                "name": row["name"],
-                "scopes": list(row["scopes"]),
-                "created_at": row["created_at"].isoformat(),
-                "revoked_at": row["revoked_at"].isoformat() if row["revoked_at"] else None,
-            }
-            for row in await stored.list_of(tenant)
-        ]
-
-
-async def _revoke(key_id: int) -> bool:
-    from libs.common.settings import load_settings
-    from services.cli.wiring import open_keys
-
-    async with open_keys(load_settings()) as stored:
-        return await stored.revoke(key_id)
+def _numbered(key: Document) -> Document:
+    """This command's documents have told ids as numbers from the beginning."""
+    return key | {"id": int(key["id"])}

@@ -26,7 +26,15 @@ _NO_ANSWER: Final = ("not_found", "bad_json", "bad_cursor")
 def room_over_rest(client: AsyncClient) -> ControlRoom:
     """What the key may see and order; the key's name is recorded."""
     face = Face(client)
-    return ControlRoom(RestSights(face), RestOrders(face), RestGraves(face))
+    return ControlRoom(
+        sights=RestSights(face),
+        orders=RestOrders(face),
+        tenants=RestTenants(face),
+        quotas=RestQuotas(face),
+        keys=RestKeys(face),
+        webhooks=RestWebhooks(face),
+        graves=RestGraves(face),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,16 @@ class Face:
         self, path: str, body: Document | None = None, *, repeatable: bool = True, **params: Any
     ) -> Document:
         return await self._send(Call("POST", path, params=_given(params), body=body, repeatable=repeatable))
+
+    async def put(self, path: str, body: Document, **params: Any) -> Document:
+        return await self._send(Call("PUT", path, params=_given(params), body=body))
+
+    async def delete(self, path: str, **params: Any) -> None:
+        await self._send(Call("DELETE", path, params=_given(params)))
+
+    async def ordered(self, path: str, reason: str, **params: Any) -> str:
+        """What an order came to, in a word."""
+        return str((await self.post(path, {"reason": reason}, **params))["verdict"])
 
     async def listed(self, path: str, most: int | None, largest: int, **params: Any) -> list[Document]:
         """Items of a list, page by page, `most` of them (all for None)."""
@@ -112,27 +130,86 @@ class RestOrders:
         return await self._scoped(scope, "resume", reason)
 
     async def drain(self, executor: str, reason: str) -> str:
-        return await self._ordered(f"/v1/executors/{quoted(executor)}/drain", reason)
+        return await self.face.ordered(f"/v1/executors/{quoted(executor)}/drain", reason)
 
     async def undrain(self, executor: str, reason: str) -> str:
-        return await self._ordered(f"/v1/executors/{quoted(executor)}/undrain", reason)
-
-    async def pause_webhook(self, webhook: int, reason: str) -> str:
-        return await self._ordered(f"/v1/webhooks/{webhook}/pause", reason)
-
-    async def resume_webhook(self, webhook: int, reason: str) -> str:
-        return await self._ordered(f"/v1/webhooks/{webhook}/resume", reason)
+        return await self.face.ordered(f"/v1/executors/{quoted(executor)}/undrain", reason)
 
     async def _scoped(self, scope: Scope, verb: str, reason: str) -> str:
         if scope.tenant is None:
-            return await self._ordered(f"/v1/dispatch/{verb}", reason)
+            return await self.face.ordered(f"/v1/dispatch/{verb}", reason)
         if scope.model is None:
-            return await self._ordered(f"/v1/tenants/{scope.tenant}/{verb}", reason)
-        return await self._ordered(f"/v1/models/{quoted(scope.model)}/{verb}", reason, tenant=scope.tenant)
+            return await self.face.ordered(f"/v1/tenants/{scope.tenant}/{verb}", reason)
+        return await self.face.ordered(f"/v1/models/{quoted(scope.model)}/{verb}", reason, tenant=scope.tenant)
 
-    async def _ordered(self, path: str, reason: str, **params: Any) -> str:
-        answer = await self.face.post(path, {"reason": reason}, **params)
-        return str(answer["verdict"])
+
+@dataclass(frozen=True, slots=True)
+class RestTenants:
+    """Implements control_room.Tenants."""
+
+    face: Face
+
+    async def tenants(self, most: int) -> list[Document]:
+        return await self.face.listed("/v1/tenants", most, _PAGE)
+
+    async def show(self, tenant: int) -> Document:
+        return await self.face.get(f"/v1/tenants/{tenant}")
+
+    async def weigh(self, tenant: int, weight: int) -> Document:
+        return await self.face.put(f"/v1/tenants/{tenant}", {"weight": weight})
+
+
+@dataclass(frozen=True, slots=True)
+class RestQuotas:
+    """Implements control_room.Quotas."""
+
+    face: Face
+
+    async def limits(self, tenant: int) -> list[Document]:
+        return await self.face.listed("/v1/quota/limits", None, _PAGE, tenant=tenant)
+
+    async def account(self, tenant: int, user: str) -> Document:
+        return await self.face.get("/v1/quota", tenant=tenant, user=user)
+
+    async def limit(self, tenant: int, user: str, points: int) -> None:
+        await self.face.put(_limit(user), {"points_per_day": points}, tenant=tenant)
+
+    async def clear(self, tenant: int, user: str) -> None:
+        await self.face.delete(_limit(user), tenant=tenant)
+
+
+@dataclass(frozen=True, slots=True)
+class RestKeys:
+    """Implements control_room.Keys."""
+
+    face: Face
+
+    async def keys(self, tenant: int) -> list[Document]:
+        items: list[Document] = (await self.face.get("/v1/keys", tenant=tenant))["items"]
+        return items
+
+    async def create(self, tenant: int, name: str, scopes: list[str]) -> Document:
+        body = {"name": name, "scopes": scopes}
+        return await self.face.post("/v1/keys", body, repeatable=False, tenant=tenant)
+
+    async def revoke(self, key: int) -> None:
+        await self.face.delete(f"/v1/keys/{key}")
+
+
+@dataclass(frozen=True, slots=True)
+class RestWebhooks:
+    """Implements control_room.Webhooks."""
+
+    face: Face
+
+    async def webhooks(self, *, failing: bool) -> list[Document]:
+        return await self.face.listed("/v1/webhooks", None, _PAGE, failing=failing)
+
+    async def pause(self, webhook: int, reason: str) -> str:
+        return await self.face.ordered(f"/v1/webhooks/{webhook}/pause", reason)
+
+    async def resume(self, webhook: int, reason: str) -> str:
+        return await self.face.ordered(f"/v1/webhooks/{webhook}/resume", reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +244,10 @@ class RestGraves:
 
     async def steer(self, job: int, verb: Steer) -> Document:
         return await self.face.post(f"/v1/replays/{job}/{verb}")
+
+
+def _limit(user: str) -> str:
+    return f"/v1/quota/limits/{quoted(user)}" if user else "/v1/quota/limits"
 
 
 def _order(request: ReplayRequest) -> Document:

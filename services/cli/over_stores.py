@@ -11,13 +11,18 @@ import orjson
 
 from libs.common.operations import dead_views as graves
 from libs.common.operations import insight_json as shown
+from libs.common.operations import tenant_json as told
 from libs.common.ports_dead import DeadFilter, DeadKind
 from libs.common.ports_insight import SeriesWanted
 from services.cli.control_room import ControlRoom, Document, Scope, Steer
 
 if TYPE_CHECKING:
     from libs.common.operations.control import Controls
+    from libs.common.operations.keys import Keys
+    from libs.common.operations.quota import Quota, Weights
     from libs.common.operations.replay import ReplayRequest
+    from libs.common.ports_webhooks import Webhook
+    from libs.common.ports_webhooks import Webhooks as StoredWebhooks
     from services.cli.wiring import Stores
 
 View = TypeVar("View")
@@ -28,7 +33,15 @@ _LANES, _PAGE = 200, 1_000
 
 def room_over_stores(stores: Stores, by: str) -> ControlRoom:
     """Whoever can reach the stores is an operator; `by` is recorded."""
-    return ControlRoom(StoresSights(stores), StoresOrders(stores.controls, by), StoresGraves(stores))
+    return ControlRoom(
+        sights=StoresSights(stores),
+        orders=StoresOrders(stores.controls, by),
+        tenants=StoresTenants(stores.weights),
+        quotas=StoresQuotas(stores.quota),
+        keys=StoresKeys(stores.keys),
+        webhooks=StoresWebhooks(stores.webhooks, stores.controls, by),
+        graves=StoresGraves(stores),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +106,80 @@ class StoresOrders:
     async def undrain(self, executor: str, reason: str) -> str:
         return await self.controls.undrain(executor, self.by, reason)
 
-    async def pause_webhook(self, webhook: int, reason: str) -> str:
+
+@dataclass(frozen=True, slots=True)
+class StoresTenants:
+    """Implements control_room.Tenants."""
+
+    weights: Weights
+
+    async def tenants(self, most: int) -> list[Document]:
+        return plain([told.tenant_use_document(use) for use in await _gathered(self.weights.page, most, _PAGE)])
+
+    async def show(self, tenant: int) -> Document:
+        return plain(told.tenant_document(await self.weights.read(tenant)))
+
+    async def weigh(self, tenant: int, weight: int) -> Document:
+        return plain(told.tenant_document(await self.weights.weigh(tenant, weight)))
+
+
+@dataclass(frozen=True, slots=True)
+class StoresQuotas:
+    """Implements control_room.Quotas."""
+
+    quota: Quota
+
+    async def limits(self, tenant: int) -> list[Document]:
+        async def page(after: str | None, limit: int) -> tuple[Sequence[Any], str | None]:
+            return await self.quota.limits(tenant, after, limit)
+
+        return plain([told.limit_document(limit) for limit in await _gathered(page, None, _PAGE)])
+
+    async def account(self, tenant: int, user: str) -> Document:
+        return plain((await self.quota.account(tenant, user)).as_dict())
+
+    async def limit(self, tenant: int, user: str, points: int) -> None:
+        await self.quota.set_limit(tenant, user, points)
+
+    async def clear(self, tenant: int, user: str) -> None:
+        await self.quota.clear_limit(tenant, user)
+
+
+@dataclass(frozen=True, slots=True)
+class StoresKeys:
+    """Implements control_room.Keys."""
+
+    stored: Keys
+
+    async def keys(self, tenant: int) -> list[Document]:
+        return plain([told.key_document(key) for key in await self.stored.list_of(tenant)])
+
+    async def create(self, tenant: int, name: str, scopes: list[str]) -> Document:
+        return plain(told.made_key_document(await self.stored.create(tenant, name, scopes)))
+
+    async def revoke(self, key: int) -> None:
+        await self.stored.revoke(key)
+
+
+@dataclass(frozen=True, slots=True)
+class StoresWebhooks:
+    """Implements control_room.Webhooks."""
+
+    stored: StoredWebhooks
+    controls: Controls
+    by: str
+
+    async def webhooks(self, *, failing: bool) -> list[Document]:
+        async def page(after: int | None, limit: int) -> tuple[Sequence[Webhook], int | None]:
+            found = await self.stored.page(None, after or 0, limit, failing=failing)
+            return found, found[-1].id if len(found) == limit else None
+
+        return plain([told.webhook_document(one, operator=True) for one in await _gathered(page, None, _PAGE)])
+
+    async def pause(self, webhook: int, reason: str) -> str:
         return await self.controls.pause_webhook(webhook, self.by, reason)
 
-    async def resume_webhook(self, webhook: int, reason: str) -> str:
+    async def resume(self, webhook: int, reason: str) -> str:
         return await self.controls.resume_webhook(webhook, self.by, reason)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from services.cli.app import app
+from services.cli.control_room import ControlRoom, Document
 from services.cli.options import LARGEST_ID, SMALLEST_TENANT
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
-from services.cli.wiring import complete
-
-if TYPE_CHECKING:
-    from libs.common.operations.quota import Quota
-
-_MOST_SHOWN = 1_000
+from services.cli.remote import KeyFileOption
+from services.cli.which_way import ApiOption, Way, asked, found
 
 quota = typer.Typer(help="Points that users may spend a day.", no_args_is_help=True)
 app.add_typer(quota, name="quota")
@@ -35,6 +31,8 @@ def set_limit(
     points: Annotated[int, typer.Argument(metavar="POINTS", min=0, help="Points a day.")],
     tenant: Tenant,
     user: User = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,19 +40,26 @@ def set_limit(
 
     Example: sluiceway quota set 1000 --tenant 42 --user ann
     """
-    complete(_set(tenant, user, points))
+    asked(lambda room: room.quotas.limit(tenant, user, points), Way(url, key_file))
     said = f"{_named(user)} of tenant {tenant} may spend {points} points a day"
     document = {"tenant": str(tenant), "user": user, "points_per_day": points}
     show_document(document, chosen(output, as_json), lambda: print(said), [user])
 
 
 @quota.command()
-def clear(tenant: Tenant, user: User = "", output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
+def clear(
+    tenant: Tenant,
+    user: User = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
     """Take a limit away; exit code 1 when there is none.
 
     Example: sluiceway quota clear --tenant 42 --user ann
     """
-    cleared = complete(_clear(tenant, user))
+    cleared = asked(lambda room: found(room.quotas.clear(tenant, user)), Way(url, key_file))
     said = f"{_named(user)} of tenant {tenant}: {'the limit is gone' if cleared else 'there is no such limit'}"
     document = {"tenant": str(tenant), "user": user, "cleared": cleared}
     show_document(document, chosen(output, as_json), lambda: print(said), [user] if cleared else [])
@@ -66,6 +71,8 @@ def clear(tenant: Tenant, user: User = "", output: OutputOption = Output.TABLE, 
 def show(
     tenant: Tenant,
     user: Annotated[str | None, typer.Option("--user", help="The account of one user.")] = None,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
@@ -73,7 +80,13 @@ def show(
 
     Example: sluiceway quota show --tenant 42
     """
-    shown = complete(_limits(tenant) if user is None else _account(tenant, user))
+
+    async def ask(room: ControlRoom) -> Document:
+        if user is not None:
+            return await room.quotas.account(tenant, user)
+        return {"tenant": str(tenant), "items": await room.quotas.limits(tenant)}
+
+    shown = asked(ask, Way(url, key_file))
     users = [row["user"] for row in shown["items"]] if user is None else [user]
     show_document(shown, chosen(output, as_json), lambda: _show(shown, user), users)
 
@@ -88,43 +101,3 @@ def _show(shown: dict[str, Any], user: str | None) -> None:
 
 def _named(user: str) -> str:
     return f"user {user!r}" if user else "every user without a limit of its own"
-
-
-async def _set(tenant: int, user: str, points: int) -> None:
-    async with _opened() as opened:
-        await opened.set_limit(tenant, user, points)
-
-
-async def _clear(tenant: int, user: str) -> bool:
-    from libs.common.domain.errors import NotFound
-
-    async with _opened() as opened:
-        try:
-            await opened.clear_limit(tenant, user)
-        except NotFound:
-            return False
-    return True
-
-
-async def _account(tenant: int, user: str) -> dict[str, Any]:
-    async with _opened() as opened:
-        account = (await opened.account(tenant, user)).as_dict()
-    return account | {"day": account["day"].isoformat(), "resets_at": account["resets_at"].isoformat()}
-
-
-async def _limits(tenant: int) -> dict[str, Any]:
-    items = []
-    async with _opened() as opened:
-        after: str | None = None
-        while True:
-            page, after = await opened.limits(tenant, after, _MOST_SHOWN)
-            items += [{"user": row.user, "points_per_day": row.points_per_day, "used": row.used} for row in page]
-            if after is None:
-                return {"tenant": str(tenant), "items": items}
-
-
-def _opened() -> AbstractAsyncContextManager[Quota]:
-    from libs.common.settings import load_settings
-    from services.cli.wiring import open_quota
-
-    return open_quota(load_settings())

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from services.cli.app import app
+from services.cli.control_room import Document
 from services.cli.insight import Reason, say
 from services.cli.options import LARGEST_ID
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
-from services.cli.which_way import By, Way, asked
-
-if TYPE_CHECKING:
-    from libs.common.ports_webhooks import Webhook
-    from libs.common.settings import Settings
+from services.cli.remote import KeyFileOption
+from services.cli.which_way import ApiOption, By, Way, asked
 
 _LISTED: list[Column] = [
     ("ID", "id"),
@@ -43,15 +41,20 @@ WebhookId = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, h
 def list_webhooks(
     context: typer.Context,
     failing: Annotated[bool, typer.Option("--failing", help="Only those that fail or were switched off.")] = False,
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
     if context.invoked_subcommand is not None:
+        for name in ("url", "key_file"):
+            source = context.get_parameter_source(name)
+            if source is not None and source.name == "COMMANDLINE":  # typer brings a click of its own along
+                hint = f"--{name.replace('_', '-')}"
+                raise typer.BadParameter(f"say it behind {context.invoked_subcommand!r}", param_hint=hint)
         return
-    from libs.common.settings import load_settings
-    from services.cli.wiring import complete
-
-    found = [_line(webhook) for webhook in complete(_read(load_settings(), failing))]
+    listed = asked(lambda room: room.webhooks.webhooks(failing=failing), Way(url, key_file))
+    found = [_line(webhook) for webhook in listed]
     show_document(
         {"webhooks": found},
         chosen(output, as_json),
@@ -62,51 +65,53 @@ def list_webhooks(
 
 @webhooks.command()
 def pause(
-    webhook_id: WebhookId, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE,
+    webhook_id: WebhookId,
+    reason: Reason = "",
+    by: By = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Let the deliveries of a webhook wait; they go out when it is resumed. Exit code 1 when there is no such webhook.
 
     Example: sluiceway webhooks pause 7 --reason "their server is being moved"
     """
-    say(asked(lambda room: room.orders.pause_webhook(webhook_id, reason), Way(by=by)), chosen(output, as_json))
+    verdict = asked(lambda room: room.webhooks.pause(webhook_id, reason), Way(url, key_file, by))
+    say(verdict, chosen(output, as_json))
 
 
 @webhooks.command()
 def resume(
-    webhook_id: WebhookId, reason: Reason = "", by: By = "", output: OutputOption = Output.TABLE,
+    webhook_id: WebhookId,
+    reason: Reason = "",
+    by: By = "",
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Let the deliveries of a webhook go out again, what waited too.
 
     Example: sluiceway webhooks resume 7
     """
-    say(asked(lambda room: room.orders.resume_webhook(webhook_id, reason), Way(by=by)), chosen(output, as_json))
+    verdict = asked(lambda room: room.webhooks.resume(webhook_id, reason), Way(url, key_file, by))
+    say(verdict, chosen(output, as_json))
 
 
-async def _read(settings: Settings, failing: bool) -> list[Webhook]:
-    from libs.common.adapters.postgres.database import open_database
-    from libs.common.adapters.postgres.webhooks import PostgresWebhooks
-
-    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
-        return await PostgresWebhooks(database).list_all(failing=failing)
-
-
-def _line(webhook: Webhook) -> dict[str, Any]:
+def _line(webhook: Document) -> Document:
+    names = ("id", "tenant", "kind", "url")
     return {
-        "id": str(webhook.id),
-        "tenant": str(webhook.tenant_id),
-        "kind": webhook.kind,
-        "url": webhook.url.partition("?")[0] or None,
+        **{name: webhook[name] for name in names},
         "state": _state(webhook),
-        "failing_since": webhook.failing_since.isoformat() if webhook.failing_since else None,
-        "disabled_reason": webhook.disabled_reason,
+        "failing_since": webhook["failing_since"],
+        "disabled_reason": webhook["disabled_reason"],
     }
 
 
-def _state(webhook: Webhook) -> str:
-    if webhook.disabled_at is not None:
-        return f"off: {webhook.disabled_reason}"
-    if webhook.paused:
+def _state(webhook: Document) -> str:
+    if not webhook["enabled"]:
+        return f"off: {webhook['disabled_reason']}"
+    if webhook["paused"]:
         return "paused"
-    return "fails" if webhook.failing_since is not None else "on"
+    return "fails" if webhook["failing_since"] is not None else "on"

@@ -41,6 +41,17 @@ def asked(ask: Callable[[ControlRoom], Awaitable[Result]], way: Way) -> Result:
     return complete(work())
 
 
+async def found(work: Awaitable[None]) -> bool:
+    """Whether there was something to do it to."""
+    from libs.common.domain.errors import NotFound
+
+    try:
+        await work
+    except NotFound:
+        return False
+    return True
+
+
 @asynccontextmanager
 async def opened(way: Way) -> AsyncIterator[ControlRoom]:
     """The control room, the way that was asked for."""

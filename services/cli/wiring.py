@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from errno import ENOSPC, EPIPE
 from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
     from libs.common.operations.control import Controls
     from libs.common.operations.dead import Dead
     from libs.common.operations.dead_views import Opener
+    from libs.common.operations.keys import Keys
     from libs.common.operations.quota import Quota, Weights
     from libs.common.operations.replay import Replays
     from libs.common.operations.series import Series
     from libs.common.operations.sight import Sight
     from libs.common.operations.why import Why
     from libs.common.ports_secrets import SealedPlace
-    from libs.common.ports_tasks import ApiKeys
+    from libs.common.ports_webhooks import Webhooks
     from libs.common.settings import Settings
 
 Result = TypeVar("Result")
@@ -73,46 +75,6 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 @asynccontextmanager
-async def open_keys(settings: Settings) -> AsyncIterator[ApiKeys]:
-    """The API keys of the configured database."""
-    from libs.common.adapters.postgres.database import open_database
-    from libs.common.adapters.postgres.models import PostgresApiKeys
-
-    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
-        yield PostgresApiKeys(database)
-
-
-@asynccontextmanager
-async def open_quota(settings: Settings) -> AsyncIterator[Quota]:
-    """Limits and accounts in the configured database."""
-    from zoneinfo import ZoneInfo
-
-    from libs.common.adapters.postgres.database import open_database
-    from libs.common.adapters.postgres.quota import PostgresQuotaBook
-    from libs.common.operations.quota import Quota
-
-    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
-        yield Quota(PostgresQuotaBook(database, settings.timezone), ZoneInfo(settings.timezone))
-
-
-@asynccontextmanager
-async def open_weights(settings: Settings) -> AsyncIterator[Weights]:
-    """Tenants in the configured database; Redis, which may be away, tells dispatchers sooner."""
-    from libs.common.adapters.postgres.database import open_database
-    from libs.common.adapters.postgres.quota import PostgresTenants
-    from libs.common.adapters.redis.connection import open_redis
-    from libs.common.adapters.redis.hints import open_hints
-    from libs.common.operations.quota import Weights
-
-    async with (
-        open_database(settings.database_url.get_secret_value(), hot_connections=1) as database,
-        open_redis(settings.redis_url.get_secret_value()) as redis,
-        open_hints(redis) as hints,
-    ):
-        yield Weights(PostgresTenants(database, settings.timezone), hints)
-
-
-@asynccontextmanager
 async def open_sealed_places(settings: Settings) -> AsyncIterator[list[SealedPlace]]:
     """Every place of the configured database where sealed values lie."""
     from libs.common.adapters.postgres.database import open_database
@@ -137,6 +99,10 @@ class Stores:
     why: Why
     series: Series
     controls: Controls
+    weights: Weights
+    quota: Quota
+    keys: Keys
+    webhooks: Webhooks
     dead: Dead
     replays: Replays
     opener: Opener | None  #: opens sealed headers, to show their names
@@ -149,8 +115,11 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     from libs.common.adapters.postgres.database import open_database
     from libs.common.adapters.postgres.dead import PostgresDead, PostgresReplayJobs
     from libs.common.adapters.postgres.insight import PostgresInsight
+    from libs.common.adapters.postgres.models import PostgresApiKeys
     from libs.common.adapters.postgres.operations import PostgresOperations
+    from libs.common.adapters.postgres.quota import PostgresQuotaBook, PostgresTenants
     from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
+    from libs.common.adapters.postgres.webhooks import PostgresWebhooks
     from libs.common.adapters.redis.connection import open_redis
     from libs.common.adapters.redis.hints import open_hints
     from libs.common.adapters.redis.permits import RedisPermits
@@ -158,6 +127,8 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     from libs.common.adapters.redis.rebuild import open_rebuilder
     from libs.common.operations.control import Controls
     from libs.common.operations.dead import Dead
+    from libs.common.operations.keys import Keys
+    from libs.common.operations.quota import Quota, Weights
     from libs.common.operations.replay import Replays
     from libs.common.operations.series import Series
     from libs.common.operations.sight import Sight
@@ -176,6 +147,10 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
             Why(insight, sight),
             Series(insight),
             Controls(PostgresControl(database), insight, hints),
+            Weights(PostgresTenants(database, settings.timezone), hints),
+            Quota(PostgresQuotaBook(database, settings.timezone), ZoneInfo(settings.timezone)),
+            Keys(PostgresApiKeys(database)),
+            PostgresWebhooks(database),
             Dead(dead, PostgresOperations(database)),
             Replays(dead, PostgresReplayJobs(database)),
             _opener(settings),

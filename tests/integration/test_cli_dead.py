@@ -70,15 +70,3 @@ async def test_what_makes_no_sense_is_said_and_changes_nothing(house: House, she
     assert "no dead task" in await shell.run("dead", "show", "nobody", code=1)
     assert "no such replay job" in await shell.run("replays", "show", "4711", code=1)
     assert await house.sql("SELECT 1 FROM replay_job") == []
-
-
-async def test_words_that_make_no_sense_are_refused_before_anybody_is_asked() -> None:
-    nowhere = Shell({"SLUICEWAY_DATA": "/nowhere"})
-    for words in (
-        "dead list --since yesterday",
-        "dead list --since 0001-01-01T00:00:00+14:00",
-        "dead list --kind ghost",
-        "dead replay",
-        "replays stop x --yes",
-    ):
-        assert await nowhere.run(*words.split(), code=2)

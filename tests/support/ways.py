@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
@@ -17,13 +17,15 @@ OPERATOR = 4_000_001
 
 
 @asynccontextmanager
-async def open_way(way: WayWord, house: House, redis_url: str) -> AsyncIterator[Shell]:
+async def open_way(
+    way: WayWord, house: House, redis_url: str, scopes: Sequence[str] = ("operate",)
+) -> AsyncIterator[Shell]:
     """A shell of ann's. Over REST it reaches no store, so that nothing but the API can have answered."""
     if way == "stores":
         yield Shell({"SLUICEWAY_DATABASE_URL": house.database_url, "SLUICEWAY_REDIS_URL": redis_url})
         return
     async with running_api(house.database_url, redis_url) as api:
-        key = await api.key(OPERATOR, ("operate",), name="ann")
+        key = await api.key(OPERATOR, scopes, name="ann")
         yield Shell(
             {
                 "SLUICEWAY_URL": api.url,

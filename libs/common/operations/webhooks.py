@@ -71,9 +71,12 @@ class WebhookAdministration:
             raise NotFound("webhook_unknown", "there is no such webhook")
         return webhook
 
-    async def list_of(self, tenant_id: int) -> list[Webhook]:
-        """Oldest first."""
-        return await self._webhooks.list_of(tenant_id)
+    async def page(
+        self, reach: int | None, after: int | None, limit: int, *, failing: bool = False
+    ) -> tuple[list[Webhook], int | None]:
+        """A page within a reach, one tenant's or (None) everybody's, oldest first, and the id to go on after."""
+        found = await self._webhooks.page(reach, after or 0, limit + 1, failing=failing)
+        return found[:limit], found[limit - 1].id if len(found) > limit else None
 
     async def change(self, tenant_id: int, webhook_id: int | None, given: dict[str, Any]) -> Webhook:
         """Change the given fields; switching one on again forgets its failures. Raises Invalid, NotFound, Conflict."""

@@ -15,6 +15,7 @@ from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
 from libs.common.operations.control import Controls
 from libs.common.operations.dead import Dead
+from libs.common.operations.keys import Keys
 from libs.common.operations.quota import Quota, Weights
 from libs.common.operations.replay import Replays
 from libs.common.operations.series import Series
@@ -45,6 +46,7 @@ class UseCases:
     results: Results
     quota: Quota
     weights: Weights
+    keys: Keys
     sight: Sight
     why: Why
     series: Series
@@ -128,6 +130,14 @@ def _reach_with(scope: str) -> Callable[[Request], Reach]:
         return Reach(owner, owner.tenant_id)
 
     return reach
+
+
+def number_of(text: str) -> int | None:
+    """The number that an id in a path is; None for what is none of ours."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
+        return None
+    number = int(text)
+    return number if number < 2**63 else None
 
 
 def _task_id(task_id: str) -> UUID:

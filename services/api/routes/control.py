@@ -6,14 +6,16 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Response
 
+from libs.common.domain.errors import NotFound
 from libs.common.ports_tasks import KeyOwner
 from services.api import examples
 from services.api import examples_insight as shown
 from services.api.answers import JsonAnswer
-from services.api.routes.context import Cases, Operator, StrictRoute
+from services.api.routes.context import Cases, Operator, StrictRoute, number_of
 from services.api.routes.documented import answers
 from services.api.routes.insight import tenant_of
-from services.api.schemas_insight import ReasonIn, TenantId, TenantQuery, VerdictOut
+from services.api.schemas import TenantId
+from services.api.schemas_insight import ReasonIn, TenantQuery, VerdictOut
 
 _BODY: Final = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 
@@ -99,6 +101,33 @@ async def drain_executor(name: str, caller: Operator, cases: Cases, asked: Reaso
 async def undrain_executor(name: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """If it has not left yet."""
     return _verdict(await cases.controls.undrain(name, name_of(caller), _reason(asked)))
+
+
+@router.post(
+    "/webhooks/{webhook_id}/pause",
+    summary="Let a webhook's deliveries wait",
+    responses=answers(VerdictOut, shown.PAUSED, *_BODY, "webhook_unknown"),
+)
+async def pause_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
+    """Of whatever tenant it is; they go out when it is resumed."""
+    return _verdict(await cases.controls.pause_webhook(_webhook(webhook_id), name_of(caller), _reason(asked)))
+
+
+@router.post(
+    "/webhooks/{webhook_id}/resume",
+    summary="Let a webhook's deliveries go on",
+    responses=answers(VerdictOut, shown.RESUMED, *_BODY, "webhook_unknown"),
+)
+async def resume_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
+    """What waited goes out, too."""
+    return _verdict(await cases.controls.resume_webhook(_webhook(webhook_id), name_of(caller), _reason(asked)))
+
+
+def _webhook(text: str) -> int:
+    number = number_of(text)
+    if number is None:
+        raise NotFound("webhook_unknown", "there is no such webhook")
+    return number
 
 
 def name_of(caller: KeyOwner) -> str:

@@ -6,29 +6,34 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from libs.common.operations.tenant_json import limit_document
 from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
 from services.api.cursors import after_of, cursor_after
-from services.api.routes.context import Admin, Cases, Reader, StrictRoute
+from services.api.routes.context import Cases, Moving, Seeing, StrictRoute
 from services.api.routes.documented import answers
-from services.api.schemas import PageQuery, QuotaLimitIn, QuotaQuery
+from services.api.routes.insight import tenant_of
+from services.api.schemas import QuotaLimitIn
+from services.api.schemas_insight import LimitQuery, TenantQuery, UserQuery
 from services.api.schemas_out import QuotaLimitOut, QuotaLimitPage, QuotaOut
-from services.api.views import limit_view
 
 router = APIRouter(prefix="/v1/quota", tags=["quota"], route_class=StrictRoute)
 
 _SETTING_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 _EVERYBODY = ""
 
+Whose = Annotated[TenantQuery, Query()]
+
 
 @router.get("", summary="What a user has spent today", responses=answers(QuotaOut, examples.QUOTA, "invalid"))
-async def read_quota(wanted: Annotated[QuotaQuery, Query()], caller: Reader, cases: Cases) -> Response:
-    """The caller's own account, or with the scope `admin` that of another user of the tenant."""
-    user = caller.name if wanted.user is None else wanted.user
-    if user != caller.name:
-        require(caller, "admin")
-    return JsonAnswer((await cases.quota.account(caller.tenant_id, user)).as_dict())
+async def read_quota(wanted: Annotated[UserQuery, Query()], reach: Seeing, cases: Cases) -> Response:
+    """The caller's own account, or with the scope `admin` that of another user of the tenant; operators read all."""
+    user = reach.caller.name if wanted.user is None else wanted.user
+    tenant = tenant_of(reach.caller, wanted.tenant)
+    if user != reach.caller.name and reach.tenant is not None:
+        require(reach.caller, "admin")
+    return JsonAnswer((await cases.quota.account(tenant, user)).as_dict())
 
 
 @router.get(
@@ -36,13 +41,12 @@ async def read_quota(wanted: Annotated[QuotaQuery, Query()], caller: Reader, cas
     summary="List the limits of users",
     responses=answers(QuotaLimitPage, examples.QUOTA_LIMIT_PAGE, "invalid", "bad_cursor"),
 )
-async def list_limits(wanted: Annotated[PageQuery, Query()], caller: Admin, cases: Cases) -> Response:
+async def list_limits(wanted: Annotated[LimitQuery, Query()], reach: Moving, cases: Cases) -> Response:
     """By the users' names; first, with an empty name, the limit of all who have none of their own."""
     after = after_of("limit", wanted.cursor)
-    limits, following = await cases.quota.limits(caller.tenant_id, after, wanted.limit)
-    return JsonAnswer(
-        {"items": [limit_view(limit) for limit in limits], "next_cursor": cursor_after("limit", following)}
-    )
+    limits, following = await cases.quota.limits(tenant_of(reach.caller, wanted.tenant), after, wanted.limit)
+    items = [limit_document(limit) for limit in limits]
+    return JsonAnswer({"items": items, "next_cursor": cursor_after("limit", following)})
 
 
 @router.put(
@@ -51,10 +55,10 @@ async def list_limits(wanted: Annotated[PageQuery, Query()], caller: Admin, case
     responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT_OF_ALL, *_SETTING_ERRORS),
 )
 async def limit_everybody(
-    wanted: Annotated[QuotaLimitIn, examples.body(examples.QUOTA_LIMIT_IN)], caller: Admin, cases: Cases
+    wanted: Annotated[QuotaLimitIn, examples.body(examples.QUOTA_LIMIT_IN)], of: Whose, reach: Moving, cases: Cases
 ) -> Response:
     """Each of them may spend so much a day, from the next create on. 0 refuses every task that costs something."""
-    return await _limit(caller, cases, _EVERYBODY, wanted)
+    return await _limit(tenant_of(reach.caller, of.tenant), cases, _EVERYBODY, wanted)
 
 
 @router.delete(
@@ -63,9 +67,9 @@ async def limit_everybody(
     status_code=204,
     responses=answers(None, None, "limit_unknown", status=204),
 )
-async def free_everybody(caller: Admin, cases: Cases) -> Response:
+async def free_everybody(of: Whose, reach: Moving, cases: Cases) -> Response:
     """Limits of single users stay."""
-    await cases.quota.clear_limit(caller.tenant_id, _EVERYBODY)
+    await cases.quota.clear_limit(tenant_of(reach.caller, of.tenant), _EVERYBODY)
     return Response(status_code=204)
 
 
@@ -76,10 +80,14 @@ async def free_everybody(caller: Admin, cases: Cases) -> Response:
     responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT, *_SETTING_ERRORS),
 )
 async def limit_user(
-    user: str, wanted: Annotated[QuotaLimitIn, examples.body(examples.QUOTA_LIMIT_IN)], caller: Admin, cases: Cases
+    user: str,
+    wanted: Annotated[QuotaLimitIn, examples.body(examples.QUOTA_LIMIT_IN)],
+    of: Whose,
+    reach: Moving,
+    cases: Cases,
 ) -> Response:
     """The user may spend so much a day, from the next create on. 0 refuses every task that costs something."""
-    return await _limit(caller, cases, user, wanted)
+    return await _limit(tenant_of(reach.caller, of.tenant), cases, user, wanted)
 
 
 @router.delete(
@@ -88,12 +96,12 @@ async def limit_user(
     status_code=204,
     responses=answers(None, None, "invalid", "limit_unknown", status=204),
 )
-async def free_user(user: str, caller: Admin, cases: Cases) -> Response:
+async def free_user(user: str, of: Whose, reach: Moving, cases: Cases) -> Response:
     """The limit of all users, if there is one, holds for the user again."""
-    await cases.quota.clear_limit(caller.tenant_id, user)
+    await cases.quota.clear_limit(tenant_of(reach.caller, of.tenant), user)
     return Response(status_code=204)
 
 
-async def _limit(caller: Admin, cases: Cases, user: str, wanted: QuotaLimitIn) -> Response:
-    await cases.quota.set_limit(caller.tenant_id, user, wanted.points_per_day)
+async def _limit(tenant: int, cases: Cases, user: str, wanted: QuotaLimitIn) -> Response:
+    await cases.quota.set_limit(tenant, user, wanted.points_per_day)
     return JsonAnswer({"user": user, "points_per_day": wanted.points_per_day})

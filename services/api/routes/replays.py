@@ -14,7 +14,7 @@ from services.api import examples_dead as examples
 from services.api.answers import JsonAnswer
 from services.api.cursors import before_of, cursor_of
 from services.api.examples import body
-from services.api.routes.context import Cases, Moving, Reach, Seeing, StrictRoute
+from services.api.routes.context import Cases, Moving, Reach, Seeing, StrictRoute, number_of
 from services.api.routes.documented import answers
 from services.api.schemas import PageQuery
 from services.api.schemas_dead import ReplayIn, ReplayItemPage, ReplayOut, ReplayPage, ReplayPreviewOut
@@ -128,6 +128,7 @@ def _request(asked: ReplayIn, reach: Reach) -> ReplayRequest:
 
 
 def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+    number = number_of(text)
+    if number is None:
         raise NotFound("replay_unknown", "there is no such replay job")
-    return int(text)
+    return number

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
+from libs.common.operations.tenant_json import tenant_document, tenant_use_document
 from services.api import examples
 from services.api.answers import JsonAnswer
+from services.api.cursors import cursor_of, number_after
 from services.api.routes.context import Cases, Operator, StrictRoute
 from services.api.routes.documented import answers
-from services.api.schemas import TenantIn
-from services.api.schemas_out import TenantOut
-from services.api.views import tenant_view
+from services.api.schemas import PageQuery, TenantId, TenantIn
+from services.api.schemas_tenants import TenantOut, TenantPage
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=StrictRoute)
 
-TenantId = Annotated[int, Path(ge=-(2**63), le=2**63 - 1, description="A signed 64-bit number.")]
+Tenant = Annotated[TenantId, Path()]
+
+
+@router.get(
+    "",
+    summary="List tenants",
+    responses=answers(TenantPage, examples.TENANT_PAGE, "invalid", "bad_cursor"),
+)
+async def list_tenants(wanted: Annotated[PageQuery, Query()], _caller: Operator, cases: Cases) -> Response:
+    """By their numbers, with their models and the calls of today that were counted so far."""
+    page, following = await cases.weights.page(number_after("tenant", wanted.cursor), wanted.limit)
+    items = [tenant_use_document(use) for use in page]
+    return JsonAnswer({"items": items, "next_cursor": cursor_of("tenant", following)})
 
 
 @router.get(
@@ -24,9 +37,9 @@ TenantId = Annotated[int, Path(ge=-(2**63), le=2**63 - 1, description="A signed 
     summary="Read a tenant",
     responses=answers(TenantOut, examples.TENANT, "invalid", "tenant_unknown"),
 )
-async def read_tenant(tenant_id: TenantId, _caller: Operator, cases: Cases) -> Response:
+async def read_tenant(tenant_id: Tenant, _caller: Operator, cases: Cases) -> Response:
     """Its weight, and whether it is paused."""
-    return JsonAnswer(tenant_view(await cases.weights.read(tenant_id)))
+    return JsonAnswer(tenant_document(await cases.weights.read(tenant_id)))
 
 
 @router.put(
@@ -35,10 +48,10 @@ async def read_tenant(tenant_id: TenantId, _caller: Operator, cases: Cases) -> R
     responses=answers(TenantOut, examples.TENANT, "bad_json", "invalid", "body_too_large", "unsupported_media_type"),
 )
 async def weigh_tenant(
-    tenant_id: TenantId,
+    tenant_id: Tenant,
     wanted: Annotated[TenantIn, examples.body(examples.TENANT_IN)],
     _caller: Operator,
     cases: Cases,
 ) -> Response:
     """While several tenants wait, a tenant of weight 3 starts three tasks for each one of a tenant of weight 1."""
-    return JsonAnswer(tenant_view(await cases.weights.weigh(tenant_id, wanted.weight)))
+    return JsonAnswer(tenant_document(await cases.weights.weigh(tenant_id, wanted.weight)))

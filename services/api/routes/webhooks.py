@@ -6,19 +6,21 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
+from libs.common.operations.tenant_json import webhook_document
 from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.cursors import before_of, cursor_of
-from services.api.routes.context import Admin, Cases, Reader, StrictRoute
+from services.api.routes.context import Admin, Cases, Reader, Seeing, StrictRoute, number_of
 from services.api.routes.documented import answers
+from services.api.routes.insight import tenant_of
 from services.api.schemas import PageQuery, RotateIn, WebhookChange, WebhookIn
-from services.api.schemas_out import DeliveryOut, DeliveryPage, WebhookItems, WebhookOut, WebhookSecretOut
-from services.api.views import delivery_view, webhook_view
+from services.api.schemas_insight import WebhookQuery
+from services.api.schemas_out import DeliveryOut, DeliveryPage, WebhookOut, WebhookPage, WebhookSecretOut
+from services.api.views import delivery_view
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 _BODY_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
-_LARGEST_ID = 2**63 - 1
 
 
 @router.post(
@@ -41,15 +43,23 @@ async def create_webhook(
 ) -> Response:
     """The answer shows the secret, once. One of the kind `tasks` has no url: it signs for tasks' own `webhook_url`."""
     webhook, secret = await cases.webhooks.create(caller.tenant_id, wanted.given())
-    view = {**webhook_view(webhook), "secret": secret}
+    view = {**webhook_document(webhook), "secret": secret}
     return JsonAnswer(view, 201, {"Location": f"/v1/webhooks/{webhook.id}", "Cache-Control": "no-store"})
 
 
-@router.get("", summary="List webhooks", responses=answers(WebhookItems, examples.WEBHOOK_ITEMS))
-async def list_webhooks(caller: Reader, cases: Cases) -> Response:
-    """Oldest first, without their secrets."""
-    webhooks = await cases.webhooks.list_of(caller.tenant_id)
-    return JsonAnswer({"items": [webhook_view(webhook) for webhook in webhooks]})
+@router.get(
+    "",
+    summary="List webhooks",
+    responses=answers(WebhookPage, examples.WEBHOOK_PAGE, "invalid", "bad_cursor"),
+)
+async def list_webhooks(wanted: Annotated[WebhookQuery, Query()], reach: Seeing, cases: Cases) -> Response:
+    """Oldest first, without their secrets. A tenant sees its own, an operator all, without their addresses' queries."""
+    operator = reach.tenant is None
+    tenant = wanted.tenant if operator else tenant_of(reach.caller, wanted.tenant)
+    after = before_of("webhook", wanted.cursor)
+    page, following = await cases.webhooks.page(tenant, after, wanted.limit, failing=wanted.failing)
+    items = [webhook_document(webhook, operator=operator) for webhook in page]
+    return JsonAnswer({"items": items, "next_cursor": cursor_of("webhook", following)})
 
 
 @router.get(
@@ -57,7 +67,7 @@ async def list_webhooks(caller: Reader, cases: Cases) -> Response:
 )
 async def read_webhook(webhook_id: str, caller: Reader, cases: Cases) -> Response:
     """The webhook, without its secret; `disabled_reason` says why it was switched off."""
-    return JsonAnswer(webhook_view(await cases.webhooks.get(caller.tenant_id, _id(webhook_id))))
+    return JsonAnswer(webhook_document(await cases.webhooks.get(caller.tenant_id, number_of(webhook_id))))
 
 
 @router.patch(
@@ -72,7 +82,9 @@ async def change_webhook(
     cases: Cases,
 ) -> Response:
     """Changes only the fields given. While `paused`, deliveries wait; switched on again, its failures are forgotten."""
-    return JsonAnswer(webhook_view(await cases.webhooks.change(caller.tenant_id, _id(webhook_id), wanted.given())))
+    return JsonAnswer(
+        webhook_document(await cases.webhooks.change(caller.tenant_id, number_of(webhook_id), wanted.given()))
+    )
 
 
 @router.delete(
@@ -83,7 +95,7 @@ async def change_webhook(
 )
 async def delete_webhook(webhook_id: str, caller: Admin, cases: Cases) -> Response:
     """What waits for it is given up."""
-    await cases.webhooks.delete(caller.tenant_id, _id(webhook_id))
+    await cases.webhooks.delete(caller.tenant_id, number_of(webhook_id))
     return Response(status_code=204)
 
 
@@ -101,8 +113,10 @@ async def rotate_webhook(
     wanted: Annotated[RotateIn | None, examples.body(examples.ROTATE_IN)] = None,
 ) -> Response:
     """The answer shows the fresh secret, once. For a day the old one signs beside it."""
-    webhook, secret = await cases.webhooks.rotate(caller.tenant_id, _id(webhook_id), wanted.secret if wanted else None)
-    return JsonAnswer({**webhook_view(webhook), "secret": secret}, headers={"Cache-Control": "no-store"})
+    webhook, secret = await cases.webhooks.rotate(
+        caller.tenant_id, number_of(webhook_id), wanted.secret if wanted else None
+    )
+    return JsonAnswer({**webhook_document(webhook), "secret": secret}, headers={"Cache-Control": "no-store"})
 
 
 @router.get(
@@ -115,7 +129,7 @@ async def list_deliveries(
 ) -> Response:
     """Newest first, with what each attempt was answered; kept for SLUICEWAY_WEBHOOK_LOG_DAYS once they arrived."""
     before = before_of("delivery", wanted.cursor)
-    page, following = await cases.webhooks.deliveries(caller.tenant_id, _id(webhook_id), before, wanted.limit)
+    page, following = await cases.webhooks.deliveries(caller.tenant_id, number_of(webhook_id), before, wanted.limit)
     return JsonAnswer(
         {"items": [delivery_view(delivery) for delivery in page], "next_cursor": cursor_of("delivery", following)}
     )
@@ -136,13 +150,5 @@ async def list_deliveries(
 )
 async def redeliver(webhook_id: str, delivery_id: str, caller: Admin, cases: Cases) -> Response:
     """Due now, under the same `webhook-id`, with the whole schedule before it."""
-    delivery = await cases.webhooks.redeliver(caller.tenant_id, _id(webhook_id), _id(delivery_id))
+    delivery = await cases.webhooks.redeliver(caller.tenant_id, number_of(webhook_id), number_of(delivery_id))
     return JsonAnswer(delivery_view(delivery), 202)
-
-
-def _id(text: str) -> int | None:
-    """The number that an id is; None for what is none of ours."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
-        return None
-    number = int(text)
-    return number if number <= _LARGEST_ID else None

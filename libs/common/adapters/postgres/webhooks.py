@@ -36,11 +36,11 @@ class PostgresWebhooks:
         rows = await self._database.query("find_webhook", tenant_id=tenant_id, id=webhook_id)
         return _webhook(rows[0]) if rows else None
 
-    async def list_of(self, tenant_id: int) -> list[Webhook]:
-        return [_webhook(row) for row in await self._database.query("list_webhooks", tenant_id=tenant_id)]
-
-    async def list_all(self, *, failing: bool) -> list[Webhook]:
-        return [_webhook(row) for row in await self._database.query("list_all_webhooks", failing=failing)]
+    async def page(self, tenant_id: int | None, after: int, limit: int, *, failing: bool) -> list[Webhook]:
+        rows = await self._database.query(
+            "webhook_page", tenant_id=tenant_id, after=after, limit=limit, failing=failing
+        )
+        return [_webhook(row) for row in rows]
 
     async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
         given = dict.fromkeys(_CHANGING) | fields

@@ -116,7 +116,9 @@ SELECT id FROM gone
 -- Removed webhooks that have no delivery left; an hour later, when no statement that still saw them makes one any more.
 DELETE FROM webhook w WHERE w.deleted_at < now() - interval '1 hour' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
 
--- name: list_all_webhooks
--- For operators: the webhooks of every tenant, or those that fail or were switched off.
-SELECT * FROM webhook WHERE deleted_at IS NULL AND (NOT :failing OR failing_since IS NOT NULL OR disabled_at IS NOT NULL)
-ORDER BY tenant_id, id
+-- name: webhook_page
+-- The next webhooks after an id: of one tenant or (for operators) of all, or those alone that fail or were switched off.
+SELECT * FROM webhook WHERE deleted_at IS NULL AND id > :after
+  AND (CAST(:tenant_id AS bigint) IS NULL OR tenant_id = CAST(:tenant_id AS bigint))
+  AND (NOT :failing OR failing_since IS NOT NULL OR disabled_at IS NOT NULL)
+ORDER BY id LIMIT :limit

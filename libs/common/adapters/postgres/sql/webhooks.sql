@@ -9,10 +9,6 @@ RETURNING *
 -- A webhook of its tenant.
 SELECT * FROM webhook WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL
 
--- name: list_webhooks
--- The webhooks of a tenant, oldest first.
-SELECT * FROM webhook WHERE tenant_id = :tenant_id AND deleted_at IS NULL ORDER BY id
-
 -- name: update_webhook
 -- Change what is given (null: nothing), so that no change of somebody else is written back. New secrets are written over
 -- those alone that they were made from. At another address, after a pause, and switched on again, its failures are
