@@ -212,8 +212,8 @@ async def an_event_of_nobody_waits(scene: Scene) -> None:
 
 async def a_dead_event_is_of_nobody(scene: Scene) -> None:
     await scene.sql(
-        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error)"
-        " VALUES (424242, 424242, 1, 6, 1, now(), 20, 'no')"
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends,"
+        " last_error) VALUES (424242, 424242, 1, 1, 1, 6, 1, now(), 20, 'no')"
     )
 
 
@@ -254,8 +254,9 @@ async def an_event_never_dies(scene: Scene) -> None:
 
 async def an_event_was_sent_after_its_death(scene: Scene) -> None:
     await scene.sql(
-        "INSERT INTO dead_event (id, task_id, version, status, attempt, finished_at, sends, last_error)"
-        " SELECT 424242, id, version, status, attempt, now(), 21, 'no' FROM task WHERE id = $1",
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends,"
+        " last_error) SELECT 424242, id, tenant_id, model_id, version, status, attempt, now(), 21, 'no' FROM task"
+        " WHERE id = $1",
         scene.dead.id,
     )
 
