@@ -540,8 +540,11 @@ async def test_an_executor_is_shown_whatever_it_says_of_itself(
 ) -> None:
     await visitor.sign_in(await operator(api, tenant))
     name = f"e-{uuid.uuid4()}"
-    await api.sql(
-        "INSERT INTO executor (id, name, slots, posture) VALUES (nextval('executor_ids'), $1, 9, $2)", name, posture
+    await api.sql(  # its next heartbeat is far away
+        "INSERT INTO executor (id, name, slots, posture, beat_at)"
+        " VALUES (nextval('executor_ids'), $1, 9, $2, now() + interval '1 min')",
+        name,
+        posture,
     )
 
     async def shown() -> bool:
