@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
@@ -23,6 +25,7 @@ from tests.support.servers import BrokerChoice
 from tests.unit.dispatcher.test_event_records import ROW
 
 
+@pytest.mark.timeout(300)  # a dozen processes, one after the other
 async def test_events_are_printed_as_they_come(
     kafka_bootstrap: str, broker_choice: BrokerChoice, topic_prefix: str
 ) -> None:
