@@ -542,7 +542,7 @@ async def test_an_executor_is_shown_whatever_it_says_of_itself(
     name = f"e-{uuid.uuid4()}"
     await api.sql(  # its next heartbeat is far away
         "INSERT INTO executor (id, name, slots, posture, beat_at)"
-        " VALUES (nextval('executor_ids'), $1, 9, $2, now() + interval '1 min')",
+        " VALUES (nextval('executor_ids') + 1000000, $1, 9, $2, now() + interval '1 min')",
         name,
         posture,
     )
