@@ -37,7 +37,7 @@ async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_noth
 @pytest.mark.timeout(180)
 async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", "demo", "--tasks", "500", env={**os.environ, "COLUMNS": "200"},
+        sys.executable, "-m", "services.cli", "demo", "--tasks", "200", env={**os.environ, "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
