@@ -38,8 +38,16 @@ class StandInFileService:
     hangs: bool = False
     refuses_early: bool = False
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    under_way: int = 0  #: uploads that it has not answered yet, whether or not their senders still live
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.under_way += 1
+        try:
+            return await self._serve(request)
+        finally:
+            self.under_way -= 1
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
         if self.refuses_early:
             return web.json_response({"message": "too large"}, status=413)
         upload = await _upload(request)

@@ -2,6 +2,8 @@
 
 Holds are found where the product itself decides: in PostgreSQL's row and lane, Redis's counts, and what executors and
 dispatchers say of themselves. The first one binds; the others would hold it next. Codes are stable.
+
+Longer than other use cases: which limits hold a row depends on how far it has come, and all of it is told in one order.
 """
 
 from __future__ import annotations

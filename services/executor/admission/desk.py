@@ -2,6 +2,8 @@
 
 A batch is settled when PostgreSQL has answered for each of its messages; only then does the reading position move. The
 same claim is asked with the same tokens until it is answered, so a lost answer starts nothing twice and loses nothing.
+
+Long, because claim, hold and hand-back share the tokens and slots of one batch: apart, each could leave them behind.
 """
 
 from __future__ import annotations

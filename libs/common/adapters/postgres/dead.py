@@ -1,4 +1,7 @@
-"""The dead, and the jobs that replay or drop them, in PostgreSQL."""
+"""The dead, and the jobs that replay or drop them, in PostgreSQL.
+
+Longer than other adapters: four kinds of dead are listed, grouped and shown alike, each from rows of its own.
+"""
 
 from __future__ import annotations
 
