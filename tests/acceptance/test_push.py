@@ -25,7 +25,9 @@ async def test_a_listener_hears_every_step_of_every_process(road: Road) -> None:
         codes = [TaskStatus[status.upper()] for status in heard.statuses(task)]
         assert codes == sorted(codes)
         assert len(set(codes)) == len(codes)
-        assert {"submitted", "processing", "success"} <= set(heard.statuses(task))
+        assert {"processing", "success"} <= set(heard.statuses(task))
+    # A status that lasted less than 200 ms may be skipped: not for all of them.
+    assert any("submitted" in heard.statuses(task) for task in tasks)
     # Four of six waited for one of two permits: that was long enough to be seen.
     assert sum("queued" in heard.statuses(task) for task in tasks) >= 3
     assert "failed" in heard.statuses(failing)
