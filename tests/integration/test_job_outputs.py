@@ -120,6 +120,8 @@ async def test_staging_without_room_puts_the_outputs_off_and_the_job_is_not_run_
 
     await until(put_off, "it is put off")
     running.staging.refuses = False
+    # What it starts while it closes goes back to the dispatcher, which is us.
+    await until(lambda: running.executor.posture() == "staging_full", "it takes nothing for a while")
     await desk.rig.sql("UPDATE dispatch SET due_at = now()")
     await desk.rig.sweeps.promote_due(10)
     await desk.rig.dispatch(model)

@@ -824,6 +824,8 @@ async def test_a_job_whose_output_finds_no_room_is_collected_later(jobs: Jobs) -
     await until(put_off, "it is put off, its job is kept")
     assert await jobs.rig.taken(model) == (1, 1)
     running.staging.refuses = False
+    # What it starts while it closes goes back to the dispatcher, which is us.
+    await until(lambda: running.executor.posture() == "staging_full", "it takes nothing for a while")
     await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
     await jobs.rig.dispatch(model)
     await jobs.rig.ended(ids, seconds=20)

