@@ -136,8 +136,8 @@ class JobAdapter(Protocol):
     async def find(self, call: JobCall) -> JobReport | None:
         """The job that an earlier submit with this intent key made, whose answer was lost; None: certainly none.
 
-        Raises LookupError where the provider offers no way to tell, and a retryable ModelError when it is too early
-        to be certain: the provider may still be at work on a request that was given up a moment ago (`since_submit`).
+        Raises LookupError where the provider offers no way to tell, and TooEarly when it cannot be certain yet: the
+        provider may still be at work on a request that was given up a moment ago (`since_submit`).
         """
 
     async def get(self, call: JobCall, provider_id: str) -> JobReport:

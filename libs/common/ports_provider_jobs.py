@@ -64,10 +64,29 @@ class UnwantedJob:
     model_id: int
     adapter: str
     provider_id: str
-    permit: UUID
     tries: int
     intended_at: float
     ended_for: float  #: seconds since its task ended
+
+
+@dataclass(frozen=True, slots=True)
+class UnwantedLook:
+    """What who looks for unwanted jobs can take on."""
+
+    limit: int
+    of_a_lane: int  #: told at the same time, those at work included
+    again_seconds: float  #: until somebody else may try
+    adapters: Sequence[str]  #: that are known here
+    at_work: Mapping[int, int]  #: by lane: how many are being told from here now
+
+
+@dataclass(frozen=True, slots=True)
+class TellLater:
+    """When a provider is told again, and whether what was done so far was a try."""
+
+    key: UUID
+    seconds: float
+    tried: bool
 
 
 class ProviderJobs(Protocol):
@@ -88,8 +107,14 @@ class ProviderJobs(Protocol):
     async def named_late(self, key: UUID, provider_id: str) -> bool:
         """A submit was answered after its attempt was lost; False when that is not the job on record."""
 
-    async def unwanted(self, limit: int, again_seconds: float) -> list[UnwantedJob]:
+    async def unwanted_permits(self, limit: int) -> list[tuple[int, UUID]]:
+        """Lanes and permits of jobs that nobody wants any more, each once: whoever asks gives them back."""
+
+    async def unwanted(self, look: UnwantedLook) -> list[UnwantedJob]:
         """Take jobs whose providers are to be told; who is not done in time leaves them to the next look."""
+
+    async def tell_later(self, rows: Sequence[TellLater]) -> None:
+        """These are not to be told when the next look would, but then."""
 
     async def told(self, keys: Sequence[UUID]) -> None:
         """These providers were told, or cannot be."""

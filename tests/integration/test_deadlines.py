@@ -12,7 +12,7 @@ from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model_errors import ModelError, UploadFailed
 from libs.common.domain.settle import GiveBack
 from libs.common.domain.task import TaskStatus
-from libs.common.ports_provider_jobs import JobIntent, JobNews
+from libs.common.ports_provider_jobs import JobIntent, JobNews, UnwantedLook
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from services.executor.jobs.job import intent_key
@@ -212,5 +212,6 @@ async def test_a_job_that_nobody_goes_on_with_ends_all_the_same(house: House) ->
     await house.sql("UPDATE dispatch SET expires_at = now() - interval '1 min'")
     assert await deadlines(house).sweep() == 1
     assert await ending(house, task) == (TaskStatus.TIMEOUT, False, "deadline_exceeded")
-    (job,) = await jobs.unwanted(10, 60)
-    assert (job.provider_id, job.permit) == ("p1", attempt.token)
+    assert await jobs.unwanted_permits(10) == [(attempt.lane, attempt.token)]
+    (job,) = await jobs.unwanted(UnwantedLook(10, 10, 60, ["test"], {}))
+    assert job.provider_id == "p1"

@@ -12,7 +12,7 @@ from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.settle import Finish, GiveBack, Retry
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
-from libs.common.ports_provider_jobs import JobIntent, JobNews
+from libs.common.ports_provider_jobs import JobIntent, JobNews, UnwantedJob, UnwantedLook
 from services.executor.jobs.job import intent_key
 from services.janitor.sweeps.overdue import Overdue
 from services.janitor.sweeps.waits import Cancels, ClosedLanes
@@ -27,6 +27,10 @@ async def submitted(house: House, status: str = "processing") -> Attempt:
     assert await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])
     assert await jobs.news_many([(attempt, JobNews("p1", status, 10.0, "", begun=True))]) == {attempt.id}
     return attempt
+
+
+async def unwanted(jobs: PostgresProviderJobs) -> list[UnwantedJob]:
+    return await jobs.unwanted(UnwantedLook(10, 10, 60, ["test"], {}))
 
 
 async def rescued(house: House, attempt: Attempt) -> None:
@@ -93,10 +97,12 @@ async def test_the_job_is_closed_and_its_provider_is_to_be_told(
     await end(house, attempt)
     jobs = PostgresProviderJobs(house.database)
     assert await house.value("SELECT count(*) FROM provider_job WHERE ended_at IS NULL") == 0
-    (job,) = await jobs.unwanted(10, 60)
-    assert (job.provider_id, job.permit, job.tries) == ("p1", attempt.token, 1)
+    assert await jobs.unwanted_permits(10) == [(attempt.lane, attempt.token)]
+    assert await jobs.unwanted_permits(10) == []
+    (job,) = await unwanted(jobs)
+    assert (job.provider_id, job.lane, job.tries) == ("p1", attempt.lane, 1)
     assert 0 <= job.ended_for < 60
-    assert await jobs.unwanted(10, 60) == []  # others leave it alone meanwhile
+    assert await unwanted(jobs) == []  # others leave it alone meanwhile
     await jobs.told([job.key])
     assert await house.value("SELECT count(*) FROM provider_job WHERE cancel_at IS NOT NULL") == 0
 
@@ -104,7 +110,7 @@ async def test_the_job_is_closed_and_its_provider_is_to_be_told(
 async def test_a_job_that_is_over_there_leaves_nobody_to_tell(house: House) -> None:
     attempt = await submitted(house, "failed")
     await failed_and_retried(house, attempt)
-    assert await PostgresProviderJobs(house.database).unwanted(10, 60) == []
+    assert await unwanted(PostgresProviderJobs(house.database)) == []
 
 
 async def test_a_job_that_was_never_made_is_withdrawn_with_its_attempt(house: House) -> None:

@@ -1,7 +1,7 @@
 """A small provider of jobs over HTTP, and its adapter. The provider's own log is the truth about submits and cancels.
 
 A job goes one step on with every look; what it does is in its submit's body: {"steps": [...], "output": text or null}.
-The adapter's config says what the provider can do: {"dedupes", "polls", "finds"}.
+The adapter's config says what the provider can do: {"dedupes", "polls", "finds", "settle": seconds}.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from uuid import UUID
 import aiohttp
 from aiohttp import web
 
-from libs.common.domain.model_errors import Busy, JobGone, ModelError
+from libs.common.domain.model_errors import Busy, JobGone, ModelError, TooEarly
 from libs.common.ports_jobs import JobCall, JobOutput, JobReport, JobStatus
 
 DONE = ("queued", "processing", "succeeded")
@@ -67,6 +67,7 @@ class JobProvider:
     dedupes: bool = False
     gone: bool = False
     held: asyncio.Event | None = None  #: submits are understood, and answered once it is set
+    deaf: bool = False  #: cancels are heard and never answered
     same_id: str = ""  #: what it names every job
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -126,6 +127,8 @@ class JobProvider:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["id"]
         self.canceled.append(name)
+        if self.deaf:
+            await asyncio.sleep(3_600)
         if name in self.jobs:
             self.jobs[name].canceled = True
         return web.Response(status=200)
@@ -156,6 +159,8 @@ class ProviderAdapter:
     async def find(self, call: JobCall) -> JobReport | None:
         if not call.config.get("finds"):
             raise LookupError
+        if call.since_submit < call.config.get("settle", 0):
+            raise TooEarly(retry_after=0.0)
         found = await self._ask(call, "GET", "/jobs", params={"key": call.intent_key})
         return _report(found[0]) if found else None
 

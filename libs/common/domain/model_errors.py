@@ -4,7 +4,8 @@ OutputError
 |-- ModelError               the call; `retryable` says whether the same call may do better later
 |   |-- EgressRefused        its address is one that this deployment does not call
 |   |-- Busy                 the other side is full: nobody's fault, later
-|   `-- JobGone              the provider does not know the job
+|   |-- JobGone              the provider does not know the job
+|   `-- TooEarly             that there is no such job may not be believed yet
 |-- StagingFull              staging takes nothing now: admit no work
 |-- StagedLost               the staged output is gone or is not what was written
 `-- UploadFailed             storage did not take the output; `retryable` as above
@@ -68,6 +69,15 @@ class JobGone(ModelError):
 
     def __init__(self, message: str) -> None:
         super().__init__("job_gone", message, retryable=False)
+
+
+class TooEarly(ModelError):
+    """There is no such job as far as is shown, which is to be believed after `retry_after` only: it says so of time,
+    and nothing of the provider, so no try is used up by it."""
+
+    def __init__(self, *, retry_after: float) -> None:
+        message = "the submit may still be on its way"
+        super().__init__("submit_unsettled", message, retryable=True, retry_after=retry_after)
 
 
 class StagingFull(OutputError):

@@ -19,7 +19,7 @@ from services.executor.calls import ModelHeaders, payload_of
 log = get_logger()
 
 #: Asking how a job stands, or to end it, is quick; a submit may last as long as the model's call may.
-_ASK_SECONDS: Final = 30
+_ASK_SECONDS: Final = 30.0
 #: An adapter keeps its time by itself; this ends one that does not.
 _GRACE_SECONDS: Final = 5.0
 
@@ -45,6 +45,10 @@ class JobCalls:
     def runs(self, adapter: str) -> bool:
         """Whether this adapter is one of providers' jobs."""
         return adapter in self._adapters
+
+    def names(self) -> list[str]:
+        """The adapters that are known here."""
+        return list(self._adapters)
 
     def adapter(self, name: str) -> JobAdapter:
         """The adapter of that name. Raises ModelError."""
@@ -94,8 +98,10 @@ class JobCalls:
             sends=sends,
         )
 
-    def ask(self, model: Model, key: UUID, intended_at: float, *, since_submit: float = 0.0) -> JobCall:
-        """Any other call about a job. Raises ModelError as above."""
+    def ask(
+        self, model: Model, key: UUID, intended_at: float, *, since_submit: float = 0.0, seconds: float = _ASK_SECONDS
+    ) -> JobCall:
+        """Any other call about a job, answered within `seconds`. Raises ModelError as above."""
         model = self.now(model)
         return JobCall(
             intent_key=str(key),
@@ -104,7 +110,7 @@ class JobCalls:
             config=self.config(model),
             payload=b"",
             headers=self._headers.of(model),
-            timeout_seconds=float(min(model.timeout_seconds, _ASK_SECONDS)),
+            timeout_seconds=min(float(model.timeout_seconds), seconds),
             intended_at=intended_at,
             since_submit=since_submit,
         )

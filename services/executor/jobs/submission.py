@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from libs.common.domain.model_errors import Busy, ModelError
+from libs.common.domain.model_errors import Busy, ModelError, TooEarly
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport
 from libs.common.ports_provider_jobs import JobIntent
@@ -130,7 +130,7 @@ class Submission:
             except LookupError:
                 raise _unknown("its provider offers no way to look for it") from None
             except ModelError as error:
-                failures += not isinstance(error, Busy)  # who is only busy will answer
+                failures += not isinstance(error, Busy | TooEarly)  # these are to be asked again, and answer then
                 if failures == _TRIES:
                     raise _unknown(error.message) from None
                 # Pauses grow, since an outage is outlasted by patience and not by questions.

@@ -2,20 +2,28 @@
 
 The statement that ends such a task leaves a mark; whoever sees it first, mostly the executor that ended the task,
 calls the provider's cancel. So a job is ended at its provider even if its executor dies, or the task was canceled while
-nobody ran it. The job's permit goes back with it.
+nobody ran it. Marks are taken by executors that know the job's adapter.
+
+    mark --> permit given back, at once
+      `----> taken for a minute --> told, or nobody to tell: the mark goes
+                                    no answer, or refused:   tried again when the minute is over, five times
+                                    too early to look:       tried again when it is not, however often
+
+Each is told in a task of its own, a few of a model at a time. So a provider that hangs holds up its own jobs alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.domain.model_errors import ModelError
+from libs.common.domain.model_errors import ModelError, TooEarly
 from libs.common.operations.model_cache import ModelCache
-from libs.common.ports_provider_jobs import ProviderJobs, UnwantedJob
+from libs.common.ports_provider_jobs import ProviderJobs, TellLater, UnwantedJob, UnwantedLook
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.executor.jobs.calls import JobCalls, in_time
@@ -23,10 +31,18 @@ from services.executor.jobs.calls import JobCalls, in_time
 log = get_logger()
 
 LOOK_SECONDS: Final = 2.0
-_PAGE: Final = 50
+#: Providers that are told at the same time by one executor, and of them those of one model's jobs.
+_AT_ONCE: Final = 512
+_OF_A_LANE: Final = 8
+#: Permits that are given back with one statement.
+_PERMITS: Final = 500
+#: For each of the two questions that telling may take. Together they stay below the time for which a mark is taken.
+_ANSWER_SECONDS: Final = 10.0
 #: Until another executor may try; and how often anybody does.
 _AGAIN_SECONDS: Final = 60.0
 _TRIES: Final = 5
+#: An answer "too early" that names no time to come back at.
+_EARLIEST_SECONDS: Final = 1.0
 
 
 class Unwanted:
@@ -40,59 +56,105 @@ class Unwanted:
         self._calls = calls
         self._drop_permit = drop_permit
         self._wake = asyncio.Event()
+        self._at_work: dict[asyncio.Task[None], int] = {}  #: and their lanes
+        self._told: list[UUID] = []
+        self._later: list[TellLater] = []
 
     def soon(self) -> None:
         """There is one now."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Look and tell until cancelled."""
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                while await self.look() == _PAGE:
-                    pass
-            except (Unavailable, OutcomeUnknown) as error:
-                log.warning("jobs.not_looked", error=type(error).__name__)
-
-    async def look(self) -> int:
-        """One page; returns how many jobs it had."""
-        page = await self._jobs.unwanted(_PAGE, _AGAIN_SECONDS)
-        if not page:
-            return 0
-        for job in page:
-            self._drop_permit(job.lane, job.permit)
-        await failpoint("executor/before-provider-cancel")
-        told = await asyncio.gather(*(self._tell(job) for job in page))
-        await failpoint("executor/after-provider-cancel")
-        done = [job.key for job, over in zip(page, told, strict=True) if over or job.tries >= _TRIES]
-        if done:
-            await self._jobs.told(done)
-        return len(page)
-
-    async def _tell(self, job: UnwantedJob) -> bool:
-        """Whether the provider knows, or never can."""
+        """Look and tell until cancelled; what is being told then is left to others."""
         try:
-            model = await self._models.by_id(job.model_id)
-            if model is None:
-                return True
-            adapter = self._calls.adapter(job.adapter)
-            call = self._calls.ask(model, job.key, job.intended_at, since_submit=job.ended_for)
-            provider_id = job.provider_id or (str(job.key) if adapter.keyed(call.config) else "")
-            if not provider_id:
-                found = await in_time(call, adapter.find, passes=LookupError)
-                provider_id = found.provider_id if found is not None and not found.status.over else ""
-            if provider_id:
-                await in_time(call, lambda call: adapter.cancel(call, provider_id))
-                log.info("job.canceled", intent=str(job.key), provider_id=provider_id)
-        except LookupError:
-            return True
+            while True:
+                try:
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                try:
+                    await self.look()
+                except (Unavailable, OutcomeUnknown) as error:
+                    log.warning("jobs.not_looked", error=type(error).__name__)
+        finally:
+            for telling in self._at_work:
+                telling.cancel()
+
+    async def look(self) -> None:
+        """Write down who has been told, give back permits, and have more told as there is room."""
+        await self._write()
+        while permits := await self._jobs.unwanted_permits(_PERMITS):
+            for lane, permit in permits:
+                self._drop_permit(lane, permit)
+        room = _AT_ONCE - len(self._at_work)
+        if room > 0:
+            await self._begin(room)
+
+    async def _begin(self, room: int) -> None:
+        at_work = Counter(self._at_work.values())
+        look = UnwantedLook(room, _OF_A_LANE, _AGAIN_SECONDS, self._calls.names(), at_work)
+        page = await self._jobs.unwanted(look)
+        if page:
+            await failpoint("executor/before-provider-cancel")
+        for job in page:
+            telling = asyncio.get_running_loop().create_task(self._settle(job), name="provider-told")
+            self._at_work[telling] = job.lane
+            telling.add_done_callback(self._ended)
+
+    def _ended(self, telling: asyncio.Task[None]) -> None:
+        del self._at_work[telling]
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """What PostgreSQL does not take now is written with what comes next; until then nobody else tries."""
+        if self._told:
+            await failpoint("executor/after-provider-cancel")
+            told = self._told[:]
+            await self._jobs.told(told)
+            del self._told[: len(told)]
+        if self._later:
+            later = self._later[:]
+            await self._jobs.tell_later(later)
+            del self._later[: len(later)]
+
+    async def _settle(self, job: UnwantedJob) -> None:
+        """Tell, and note what is to be written of it. A mark of which nothing is noted is due again in its minute."""
+        try:
+            await self._tell(job)
+        except TooEarly as error:
+            seconds = max(error.retry_after or 0.0, _EARLIEST_SECONDS)
+            self._later.append(TellLater(job.key, seconds, tried=False))
+            return
         except ModelError as error:
             log.warning("job.not_canceled", intent=str(job.key), provider_id=job.provider_id, code=error.code)
-            return not error.retryable
-        return True
+            if error.retryable and job.tries < _TRIES:
+                if (error.retry_after or 0.0) > _AGAIN_SECONDS:
+                    self._later.append(TellLater(job.key, error.retry_after or 0.0, tried=True))
+                return
+        except (Unavailable, OutcomeUnknown):
+            return
+        except Exception as error:  # of an adapter's package
+            log.error("job.not_canceled", intent=str(job.key), error=type(error).__name__, exc_info=True)
+            if job.tries < _TRIES:
+                return
+        self._told.append(job.key)
+
+    async def _tell(self, job: UnwantedJob) -> None:
+        """Returns when the provider knows, or never can. Raises ModelError."""
+        model = await self._models.by_id(job.model_id)
+        if model is None:
+            return
+        adapter = self._calls.adapter(job.adapter)
+        call = self._calls.ask(model, job.key, job.intended_at, since_submit=job.ended_for, seconds=_ANSWER_SECONDS)
+        provider_id = job.provider_id or (str(job.key) if adapter.keyed(call.config) else "")
+        if not provider_id:
+            try:
+                found = await in_time(call, adapter.find, passes=LookupError)
+            except LookupError:
+                return
+            provider_id = found.provider_id if found is not None and not found.status.over else ""
+        if provider_id:
+            await in_time(call, lambda call: adapter.cancel(call, provider_id))
+            log.info("job.canceled", intent=str(job.key), provider_id=provider_id)

@@ -11,7 +11,7 @@ import orjson
 
 from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.models.refusals import retry_after, status_error
-from libs.common.domain.model_errors import Busy, ModelError
+from libs.common.domain.model_errors import Busy, ModelError, TooEarly
 from libs.common.ports_jobs import JobAnswer, JobCall
 
 ID_LIMIT: Final = 512
@@ -57,10 +57,9 @@ def bad_answer(message: str) -> ModelError:
     return ModelError("bad_answer", message, retryable=True)
 
 
-def unsettled(call: JobCall, seconds: float) -> ModelError:
+def unsettled(call: JobCall, seconds: float) -> TooEarly:
     """A job is not there, which means nothing before its provider had `seconds` for the last submit of it."""
-    wait = max(0.0, seconds - call.since_submit)
-    return ModelError("submit_unsettled", "the submit may still be on its way", retryable=True, retry_after=wait)
+    return TooEarly(retry_after=max(0.0, seconds - call.since_submit))
 
 
 def cleaner_of(call: JobCall) -> Cleaner:

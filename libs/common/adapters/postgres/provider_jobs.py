@@ -11,7 +11,15 @@ import orjson
 from libs.common.adapters.postgres.database import Database
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import COLLECT_SECONDS
-from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, JobRow, UnwantedJob
+from libs.common.ports_provider_jobs import (
+    JobCallback,
+    JobIntent,
+    JobNews,
+    JobRow,
+    TellLater,
+    UnwantedJob,
+    UnwantedLook,
+)
 
 #: Callbacks of one job that wait to be read: the newest so many.
 _KEPT_CALLBACKS: Final = 8
@@ -74,8 +82,20 @@ class PostgresProviderJobs:
             return True
         return bool(await self._database.fetch("job_named", key, provider_id))
 
-    async def unwanted(self, limit: int, again_seconds: float) -> list[UnwantedJob]:
-        rows = await self._database.fetch("unwanted_jobs", limit, again_seconds)
+    async def unwanted_permits(self, limit: int) -> list[tuple[int, UUID]]:
+        rows = await self._database.fetch("unwanted_permits", limit)
+        return [(row["lane"], row["permit_token"]) for row in rows]
+
+    async def unwanted(self, look: UnwantedLook) -> list[UnwantedJob]:
+        rows = await self._database.fetch(
+            "unwanted_jobs",
+            look.limit,
+            look.again_seconds,
+            look.of_a_lane,
+            list(look.adapters),
+            list(look.at_work),
+            list(look.at_work.values()),
+        )
         return [
             UnwantedJob(
                 row["intent_key"],
@@ -83,13 +103,20 @@ class PostgresProviderJobs:
                 row["model_id"],
                 row["adapter"],
                 row["provider_id"] or "",
-                row["permit_token"],
                 row["tries"],
                 row["intended_at"],
                 row["ended_for"],
             )
             for row in rows
         ]
+
+    async def tell_later(self, rows: Sequence[TellLater]) -> None:
+        await self._database.fetch(
+            "jobs_told_later",
+            [row.key for row in rows],
+            [row.seconds for row in rows],
+            [row.tried for row in rows],
+        )
 
     async def told(self, keys: Sequence[UUID]) -> None:
         await self._database.fetch("jobs_told", list(keys))

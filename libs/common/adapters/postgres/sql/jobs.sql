@@ -65,15 +65,48 @@ RETURNING p.task_id AS id
 -- sees what the one before it waited for. $1 key, $2 provider id.
 SELECT p.task_id AS id FROM provider_job p WHERE p.intent_key = $1 AND p.provider_id = $2
 
--- name: unwanted_jobs
--- Jobs that nobody wants any more and whose providers have yet to be told so: taken for $2 seconds, $1 at most.
+-- name: unwanted_permits
+-- The permits of jobs that nobody wants any more: they go back whether or not their providers can be told. Who takes them
+-- and dies leaves places that the reconcile frees. $1: at most so many.
 WITH due AS MATERIALIZED (
-  SELECT task_id, attempt FROM provider_job WHERE cancel_at <= now() ORDER BY cancel_at LIMIT $1 FOR UPDATE SKIP LOCKED
+  SELECT task_id, attempt FROM provider_job WHERE cancel_at IS NOT NULL AND NOT permit_back LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE provider_job p SET permit_back = true FROM due d WHERE p.task_id = d.task_id AND p.attempt = d.attempt
+RETURNING p.lane, p.permit_token
+
+-- name: unwanted_jobs
+-- Jobs that nobody wants any more and whose providers have yet to be told so, of adapters that the asker knows ($4): taken
+-- for $2 seconds, $1 at most. Of one lane at most $3 are told at a time, those included that the asker is at ($5 lanes, $6
+-- how many): no lane's second one goes before another's first, so that a provider that hangs holds up its own jobs alone.
+WITH RECURSIVE lanes AS (
+  (SELECT lane, adapter FROM provider_job WHERE cancel_at IS NOT NULL ORDER BY lane, adapter LIMIT 1)
+  UNION ALL
+  SELECT n.lane, n.adapter FROM lanes l, LATERAL (
+    SELECT p.lane, p.adapter FROM provider_job p WHERE p.cancel_at IS NOT NULL AND (p.lane, p.adapter) > (l.lane, l.adapter)
+    ORDER BY p.lane, p.adapter LIMIT 1) n
+), room AS (
+  SELECT l.lane, l.adapter, coalesce(w.busy, 0) AS busy FROM lanes l
+  LEFT JOIN unnest($5::int[], $6::int[]) AS w(lane, busy) ON w.lane = l.lane
+  WHERE l.adapter = ANY ($4::text[]) AND coalesce(w.busy, 0) < $3::int
+), due AS MATERIALIZED (
+  SELECT d.task_id, d.attempt FROM room r, LATERAL (
+    SELECT p.task_id, p.attempt, p.cancel_at FROM provider_job p
+    WHERE p.lane = r.lane AND p.adapter = r.adapter AND p.cancel_at <= now()
+    ORDER BY p.cancel_at LIMIT $3::int - r.busy FOR UPDATE SKIP LOCKED) d
+  ORDER BY r.busy + row_number() OVER (PARTITION BY r.lane ORDER BY d.cancel_at), d.cancel_at LIMIT $1
 )
 UPDATE provider_job p SET cancel_at = now() + make_interval(secs => $2), cancel_tries = p.cancel_tries + 1
 FROM due d, lane l WHERE p.task_id = d.task_id AND p.attempt = d.attempt AND l.id = p.lane
-RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.permit_token, p.cancel_tries AS tries,
+RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.cancel_tries AS tries,
   extract(epoch FROM p.intended_at)::float8 AS intended_at, extract(epoch FROM now() - p.ended_at)::float8 AS ended_for
+
+-- name: jobs_told_later
+-- These providers are to be told at another time than everybody else ($2 seconds from now), and whether that was a try.
+-- $1 keys, $3 tries.
+UPDATE provider_job p SET cancel_at = now() + make_interval(secs => m.seconds), cancel_tries = CASE WHEN m.tried THEN p.cancel_tries ELSE p.cancel_tries - 1 END
+FROM unnest($1::uuid[], $2::float8[], $3::boolean[]) AS m(key, seconds, tried)
+WHERE p.intent_key = m.key AND p.cancel_at IS NOT NULL
+RETURNING p.task_id AS id
 
 -- name: jobs_told
 -- These providers were told, or cannot be. $1 keys.

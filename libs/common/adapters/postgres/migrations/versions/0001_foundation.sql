@@ -530,7 +530,8 @@ CREATE INDEX idempotency_age ON idempotency (created_at);
 
 -- A job at a provider, one for each attempt that has one: written before the submit, open exactly as long as its task's
 -- dispatch row is in phase 1. permit_token is who holds its lane's permit, also while nobody runs the attempt.
--- cancel_at: nobody wants it any more, and when its provider is told so (again).
+-- cancel_at: nobody wants it any more, and when its provider is told so (again); permit_back: its permit waits for that
+-- no longer.
 CREATE TABLE provider_job (
   task_id bigint NOT NULL,
   attempt smallint NOT NULL,
@@ -551,11 +552,13 @@ CREATE TABLE provider_job (
   ended_at timestamptz,
   cancel_at timestamptz,
   cancel_tries smallint NOT NULL DEFAULT 0,
+  permit_back boolean NOT NULL DEFAULT false,
   PRIMARY KEY (task_id, attempt)
 );
 CREATE INDEX provider_job_open ON provider_job (lane) WHERE ended_at IS NULL;
 CREATE UNIQUE INDEX provider_job_id ON provider_job (lane, provider_id) WHERE provider_id IS NOT NULL;
-CREATE INDEX provider_job_unwanted ON provider_job (cancel_at) WHERE cancel_at IS NOT NULL;
+CREATE INDEX provider_job_unwanted ON provider_job (lane, adapter, cancel_at) WHERE cancel_at IS NOT NULL;
+CREATE INDEX provider_job_permit ON provider_job (task_id, attempt) WHERE cancel_at IS NOT NULL AND NOT permit_back;
 
 -- What providers that cannot be asked have called back with, until it is read: of open jobs alone, the newest few of each.
 CREATE TABLE job_callback (
