@@ -17,8 +17,8 @@ from uuid import UUID
 from libs.common.domain.task import DispatchState, Phase, TaskStatus
 from libs.common.ports_attempts import Posture
 
-#: What can be paused: all dispatching, a tenant, or a tenant's model.
-PauseScope: TypeAlias = Literal["all", "tenant", "model"]
+#: What can be paused: all dispatching, a tenant, a tenant's model; or what is sent to a webhook.
+PauseScope: TypeAlias = Literal["all", "tenant", "model", "webhook"]
 Role: TypeAlias = Literal["dispatcher", "janitor"]
 
 
@@ -44,6 +44,7 @@ class Pause:
     tenant_id: int | None
     lane: int | None
     model: str | None
+    webhook: int | None
     since: datetime
     by: str
     reason: str
@@ -150,6 +151,7 @@ class OutboxSight:
     age: float
     retrying: Count  #: of those: refused before, each due again in its time
     dead: Count
+    held: Count  #: webhooks that an operator paused; none of other channels
     last_error: str
 
 
@@ -481,8 +483,11 @@ class Control(Protocol):
     async def drain(self, name: str, on: bool, by: str, reason: str) -> list[bool]:
         """Ask executors of that name to finish and leave, or to stay after all; of each, whether that was news."""
 
-    async def hold_webhook(self, webhook_id: int, on: bool, by: str, reason: str) -> bool | None:
-        """Let a webhook's deliveries wait, or go on; None when there is none, False when it is so already."""
+    async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> bool | None:
+        """The same for what is sent to a webhook; None when there is none."""
+
+    async def resume_webhook(self, webhook_id: int, by: str, reason: str) -> bool | None:
+        """The same for what is sent to a webhook; None when there is none."""
 
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
         """What operators did, newest first."""

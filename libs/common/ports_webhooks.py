@@ -10,6 +10,15 @@ from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """An operator's hold: nothing is sent until an operator lifts it."""
+
+    since: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Webhook:
     """An address of a tenant; `kind` tasks has none and signs what goes to the addresses of tasks."""
 
@@ -20,7 +29,8 @@ class Webhook:
     events: int
     secrets: bytes = field(repr=False)
     description: str
-    paused: bool
+    paused: bool  #: its tenant's own hold
+    held: Held | None
     failing_since: datetime | None
     disabled_at: datetime | None
     disabled_reason: str | None

@@ -132,6 +132,7 @@ WEBHOOK: Final = {
     "description": "",
     "enabled": True,
     "paused": False,
+    "held": None,
     "failing_since": None,
     "disabled_at": None,
     "disabled_reason": None,

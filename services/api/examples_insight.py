@@ -13,6 +13,7 @@ PAUSE: Final = {
     "scope": "model",
     "tenant_id": "42",
     "model": "speech",
+    "webhook_id": None,
     "since": _AT,
     "by": "ann",
     "reason": "answers are wrong since the update",
@@ -132,6 +133,7 @@ OUTBOX: Final = {
             "oldest_seconds": 0.2,
             "retrying": _NONE,
             "dead": _NONE,
+            "held": _NONE,
             "last_error": "",
         }
     ]

@@ -143,9 +143,10 @@ class TaskWhyOut(BaseModel):
 class PauseOut(BaseModel):
     """Something is paused."""
 
-    scope: Literal["all", "tenant", "model"]
+    scope: Literal["all", "tenant", "model", "webhook"] = Field(description="webhook: no task is held by it.")
     tenant_id: str | None
     model: str | None
+    webhook_id: str | None
     since: datetime
     by: str | None = Field(description="Told to operators alone.")
     reason: str
@@ -271,6 +272,7 @@ class OutboxOut(BaseModel):
     oldest_seconds: float
     retrying: CountOut
     dead: CountOut
+    held: CountOut = Field(description="Webhooks that an operator paused; none of other channels.")
     last_error: str
 
 

@@ -174,6 +174,14 @@ class TaskItems(BaseModel):
     items: list[TaskOut]
 
 
+class HeldOut(BaseModel):
+    """An operator holds it: nothing is sent until an operator resumes it."""
+
+    since: datetime
+    by: str | None = Field(description="Told to operators alone.")
+    reason: str
+
+
 class WebhookOut(BaseModel):
     """A webhook, without its secret."""
 
@@ -184,7 +192,8 @@ class WebhookOut(BaseModel):
     events: list[Literal["success", "failed", "timeout", "canceled"]]
     description: str
     enabled: bool
-    paused: bool
+    paused: bool = Field(description="Its tenant's own hold.")
+    held: HeldOut | None
     failing_since: datetime | None = Field(description="Nothing but failures since then.")
     disabled_at: datetime | None
     disabled_reason: str | None = Field(description="Why it was switched off: by its owner, 410, or days of failures.")

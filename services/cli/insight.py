@@ -59,7 +59,14 @@ OUTBOX: list[Column] = [
     ("OLDEST", lambda row: _seconds(row["oldest_seconds"])),
     ("RETRYING", lambda row: counted(row["retrying"])),
     ("DEAD", lambda row: counted(row["dead"])),
+    ("PAUSED", lambda row: counted(row["held"])),
     ("LAST ERROR", "last_error"),
+]
+_PAUSES: list[Column] = [
+    ("SINCE", "since"),
+    ("PAUSED", lambda row: paused_in_words(row)),
+    ("BY", "by"),
+    ("REASON", "reason"),
 ]
 _HOLDS: list[Column] = [
     ("CODE", "code"),
@@ -169,6 +176,20 @@ def outbox(
     Example: sluiceway outbox --json
     """
     show_list(asked(lambda room: room.sights.outbox(), Way(url, key_file)), OUTBOX, chosen(output, as_json))
+
+
+@app.command()
+def pauses(
+    url: ApiOption = "",
+    key_file: KeyFileOption = None,
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is paused now: dispatching, tenants, models, webhooks; since when, by whom and why.
+
+    Example: sluiceway pauses
+    """
+    show_list(asked(lambda room: room.sights.pauses(), Way(url, key_file)), _PAUSES, chosen(output, as_json))
 
 
 @app.command()
@@ -313,6 +334,19 @@ def _scope(tenant: int | None, model: str | None, everything: bool) -> Scope:
 def say(verdict: str, output: Output) -> None:
     """What an order came to."""
     show_document({"verdict": verdict}, output, lambda: print(verdict.replace("_", " ")), [verdict])
+
+
+def paused_in_words(pause: Mapping[str, Any]) -> str:
+    """What a pause is about."""
+    match pause["scope"]:
+        case "all":
+            return "all dispatching"
+        case "tenant":
+            return f"tenant {pause['tenant_id']}"
+        case "webhook":
+            return f"webhook {pause['webhook_id']} of tenant {pause['tenant_id']}"
+        case _:
+            return f"model {pause['model']} of tenant {pause['tenant_id']}"
 
 
 def counted(count: Mapping[str, Any]) -> str:

@@ -108,6 +108,10 @@ class RestSights:
         items: list[Document] = page_of(await self.face.get("/v1/outbox"))["items"]
         return items
 
+    async def pauses(self) -> list[Document]:
+        items: list[Document] = page_of(await self.face.get("/v1/pauses"))["items"]
+        return items
+
     async def series(self, wanted: SeriesWanted) -> Document:
         times = {"from": wanted.since.isoformat(), "to": wanted.until.isoformat()}
         whose = {"tenant": wanted.tenant_id, "model": wanted.model}

@@ -71,6 +71,10 @@ class StoresSights:
     async def outbox(self) -> list[Document]:
         return plain([shown.outbox_document(channel) for channel in await self.stores.sight.outbox()])
 
+    async def pauses(self) -> list[Document]:
+        found = await self.stores.sight.pauses(None)
+        return plain([shown.pause_document(pause, operator=True) for pause in found])
+
     async def series(self, wanted: SeriesWanted) -> Document:
         return plain(shown.series_document(await self.stores.series.read(wanted), wanted.step_seconds))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from services.cli.app import app
-from services.cli.insight import EXECUTORS, LANES, OUTBOX, counted
+from services.cli.insight import EXECUTORS, LANES, OUTBOX, counted, paused_in_words
 from services.cli.options import OfTenant
 from services.cli.output import Column, cell, console, note, value_of
 from services.cli.remote import KeyFileOption
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _LANES_SHOWN: Final = 40
 _COUNTS: Final = ("ready", "in_flight", "later", "retrying", "dead", "events")
 _NUMBERS: Final = ("running", "held", "executors", "dispatchers", "janitors")
-_PAUSE: Final = ("scope", "tenant_id", "model", "reason")
 
 
 @app.command()
@@ -119,9 +118,7 @@ def _screen(seen: Mapping[str, Any], trouble: str = "") -> Group:
     told = [f"{name.replace('_', ' ')} {counted(numbers[name])}" for name in _COUNTS]
     told += [f"{name} {numbers[name]}" for name in _NUMBERS]
     heading = f"{numbers['at']}  {'  '.join(told)}"
-    held = [
-        f"paused: {cell(' '.join(str(pause[name] or '') for name in _PAUSE).strip())}" for pause in numbers["pauses"]
-    ]
+    held = [cell(f"paused: {paused_in_words(pause)} {pause['reason']}".strip()) for pause in numbers["pauses"]]
     broker = [] if numbers["broker_reachable"] in (True, None) else ["no dispatcher reaches the broker"]
     more = " (the first of them)" if seen["more_lanes"] else ""
     return Group(

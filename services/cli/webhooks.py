@@ -26,7 +26,8 @@ _LISTED: list[Column] = [
 webhooks = typer.Typer(
     help="""The webhooks of every tenant: list, pause, resume.
 
-    Without a command: list them, whether each is on, and since when it fails.
+    Without a command: list them, whether each is on, held by an operator, or paused by its tenant, and since when it
+    fails.
 
     Example: sluiceway webhooks --failing
     """,
@@ -73,7 +74,9 @@ def pause(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the deliveries of a webhook wait; they go out when it is resumed. Exit code 1 when there is no such webhook.
+    """Let the deliveries of a webhook wait; they go out when an operator resumes it, and its tenant cannot.
+
+    Exit code 1 when there is no such webhook.
 
     Example: sluiceway webhooks pause 7 --reason "their server is being moved"
     """
@@ -91,7 +94,7 @@ def resume(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Let the deliveries of a webhook go out again, what waited too.
+    """Let the deliveries of a webhook go out again, what waited too, unless its tenant holds them itself.
 
     Example: sluiceway webhooks resume 7
     """
@@ -104,6 +107,7 @@ def _line(webhook: Document) -> Document:
     return {
         **{name: webhook[name] for name in names},
         "state": _state(webhook),
+        "held": webhook["held"],
         "failing_since": webhook["failing_since"],
         "disabled_reason": webhook["disabled_reason"],
     }
@@ -112,6 +116,8 @@ def _line(webhook: Document) -> Document:
 def _state(webhook: Document) -> str:
     if not webhook["enabled"]:
         return f"off: {webhook['disabled_reason']}"
+    if webhook["held"]:
+        return f"held: {webhook['held']['reason']}" if webhook["held"]["reason"] else "held"
     if webhook["paused"]:
         return "paused"
     return "fails" if webhook["failing_since"] is not None else "on"

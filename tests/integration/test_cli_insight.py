@@ -73,11 +73,19 @@ async def test_webhooks_are_paused_and_go_on(house: House, shell: Shell) -> None
     assert await shell.json("webhooks", "pause", str(webhook), "--reason", "moving") == {"verdict": "paused"}
     assert await shell.run("webhooks", "pause", str(webhook)) == "already paused\n"
     (listed,) = (await shell.json("webhooks"))["webhooks"]
-    assert (listed["id"], listed["tenant"], listed["state"]) == (str(webhook), "7", "paused")
+    assert (listed["id"], listed["tenant"], listed["state"]) == (str(webhook), "7", "held: moving")
+    assert (listed["held"]["by"], listed["held"]["reason"]) == ("ann", "moving")
+    (paused,) = (await shell.json("pauses"))["items"]
+    assert (paused["scope"], paused["webhook_id"], paused["tenant_id"]) == ("webhook", str(webhook), "7")
+    assert f"webhook {webhook} of tenant 7" in await shell.run("pauses")
+    assert f"paused: webhook {webhook} of tenant 7 moving" in await shell.run("top", "--once")
+    assert (await shell.json("overview"))["pauses"] == [paused]
+    channels = {channel["channel"]: channel["held"]["value"] for channel in (await shell.json("outbox"))["items"]}
+    assert channels == {"dispatch": 0, "event": 0, "webhook": 1}
     assert listed["url"] == "https://example.com/h"
     assert await shell.json("webhooks", "--failing") == {"webhooks": []}
     assert await shell.json("webhooks", "resume", str(webhook)) == {"verdict": "resumed"}
-    assert await house.value("SELECT paused FROM webhook") is False
+    assert await house.value("SELECT count(*) FROM pause WHERE ended IS NULL") == 0
     done = await house.sql("SELECT done_by, action, tenant_id, subject, reason FROM operator_action ORDER BY id")
     assert [tuple(row) for row in done] == [
         ("ann", "pause", 7, f"webhook {webhook}", "moving"),

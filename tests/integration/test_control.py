@@ -9,12 +9,15 @@ import pytest
 from libs.common.adapters.postgres.attempts import PostgresMembership
 from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.models import PostgresModels
+from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.domain.errors import Invalid, NotFound
+from libs.common.ports_attempts import Paused
 from libs.common.ports_dispatch import LaneAsk
 from services.janitor.sweeps.waits import TooLong
+from tests.support.api import until_true
 from tests.support.house import House
 from tests.support.queue_desk import FIRST
-from tests.support.sights import controls_of, sight_of
+from tests.support.sights import controls_of, sight_of, why_task
 
 
 async def test_everything_paused_no_turn_takes_a_row_and_no_sweep_names_a_lane(house: House) -> None:
@@ -65,6 +68,8 @@ async def test_what_is_not_there_cannot_be_paused_or_drained(house: House) -> No
         controls.resume_tenant(987_654, "a"),
         controls.pause_model(1, "no\x00pe", "a", ""),
         controls.drain("nobody", "a", ""),
+        controls.pause_webhook(987_654, "a", ""),
+        controls.resume_webhook(987_654, "a"),
     ):
         with pytest.raises(NotFound):
             await call
@@ -107,6 +112,85 @@ async def test_a_pause_is_no_waiting_however_pauses_overlap(house: House) -> Non
     assert rows[early] == pytest.approx(3_600, abs=60)  # 5 h less the 4 h from 5 to 1
     await house.sql("UPDATE dispatch SET entered_at = entered_at - interval '5 min' WHERE id = $1", late)
     assert await walk.sweep() == 1
+
+
+async def test_a_webhook_that_is_held_holds_no_task(house: House) -> None:
+    model, controls = await house.model(), controls_of(house)
+    webhook = await webhook_of(house, model.tenant_id)
+    (task,) = await house.tasks(model)
+    await house.sql("UPDATE dispatch SET entered_at = now() - interval '5 h'")
+    assert await controls.pause_webhook(webhook, "ann", "it moves") == "paused"
+    await house.sql("UPDATE pause SET began = now() - interval '4 h'")
+    (pause,) = await sight_of(house).pauses(model.tenant_id)
+    assert (pause.scope, pause.tenant_id, pause.webhook, pause.by) == ("webhook", model.tenant_id, webhook, "ann")
+    assert await sight_of(house).pauses(model.tenant_id + 1) == []
+    (lane,) = (await sight_of(house).lanes(None))[0]
+    assert list(lane.pauses) == []
+    assert (await why_task(house, task)).code != "webhook_paused"
+    (row,) = await house.sweeps.waiting_page(0, 10, 3 * 3_600)
+    assert (row.paused, row.waited) == (False, pytest.approx(5 * 3_600, abs=60))
+    membership = PostgresMembership(house.database)
+    await membership.join("e", 1, ["local"], "test")
+    answered = await membership.beat(0, 0, "reading")
+    assert answered is not None
+    assert answered.paused == Paused()
+    assert len(await house.lease(model)) == 1
+
+
+async def test_operators_hold_a_webhook_once_and_record_it(house: House) -> None:
+    controls = controls_of(house)
+    webhook, other = await webhook_of(house, 7), await webhook_of(house, 7)
+    for _ in range(5):
+        paused = await asyncio.gather(*(controls.pause_webhook(webhook, "a", "") for _ in range(4)))
+        assert sorted(paused) == ["already_paused"] * 3 + ["paused"]
+        assert await controls.resume_webhook(other, "a") == "not_paused"
+        resumed = await asyncio.gather(*(controls.resume_webhook(webhook, "a") for _ in range(4)))
+        assert sorted(resumed) == ["not_paused"] * 3 + ["resumed"]
+    assert await house.value("SELECT count(*) FROM operator_action") == 10
+    assert await house.value("SELECT count(*) FROM pause WHERE ended IS NULL") == 0
+
+
+async def test_a_removed_webhook_is_not_held_for_ever_whoever_is_first(house: House) -> None:
+    controls, webhooks = controls_of(house), PostgresWebhooks(house.database)
+    for _ in range(10):
+        webhook = await webhook_of(house, 7)
+        await asyncio.gather(
+            controls.pause_webhook(webhook, "ann", ""), webhooks.delete(7, webhook), return_exceptions=True
+        )
+        with pytest.raises(NotFound):
+            await controls.resume_webhook(webhook, "ann")
+        assert await sight_of(house).pauses(None) == []
+
+
+async def test_a_removal_that_waited_for_a_hold_ends_it(house: House) -> None:
+    webhook, webhooks = await webhook_of(house, 7), PostgresWebhooks(house.database)
+    async with house.database.transaction() as transaction:
+        await transaction.fetch("pause_webhook", webhook, "ann", "")
+        removing = asyncio.create_task(webhooks.delete(7, webhook))
+        await until_waiting(house)
+    assert await removing
+    assert await sight_of(house).pauses(None) == []
+
+
+async def webhook_of(house: House, tenant: int) -> int:
+    made: int = await house.value(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'https://example.com', '')"
+        " RETURNING id",
+        tenant,
+    )
+    return made
+
+
+async def until_waiting(house: House) -> None:
+    """Until a statement of this database waits for a lock."""
+
+    async def waits() -> bool:
+        waiting: int = await house.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return waiting > 0
+
+    await until_true(waits)
 
 
 async def test_old_pauses_are_forgotten_and_what_was_done_is_not(house: House) -> None:

@@ -34,6 +34,10 @@ SELECT 1, 'task', id, lane, public_id::text, 'x' FROM task WHERE id % 2 = 0;
 INSERT INTO webhook (tenant_id, kind, url, secrets)
 SELECT g, CASE g WHEN 20 THEN 'tasks' ELSE 'endpoint' END, CASE g WHEN 20 THEN '' ELSE 'http://h' END, ''
 FROM generate_series(1, 20) g;
+INSERT INTO pause (scope, tenant_id, lane, webhook_id, paused_by, ended)
+SELECT CASE g % 2 WHEN 0 THEN 'model' ELSE 'webhook' END, g % 7, CASE g % 2 WHEN 0 THEN g END,
+  CASE g % 2 WHEN 1 THEN 20 + g END, 'x', CASE WHEN g > 500 THEN now() END
+FROM generate_series(1, 50000) g;
 INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, next_at)
 SELECT 1 + g % 20, 1 + g % 20, CASE g % 20 WHEN 19 THEN 'host ' || g % 7 ELSE '' END, '',
   gen_random_uuid(), g || ':1', 'task.failed', '{{}}',

@@ -26,6 +26,7 @@ from services.dispatcher.webhooks import PER_LINE, WebhookSender
 from services.janitor.sweeps.prune import Prune
 from tests.support.house import House
 from tests.support.receiver import Receiver, open_receiver
+from tests.support.sights import controls_of
 from tests.support.waiting import until
 
 TENANT = 7
@@ -259,6 +260,30 @@ async def test_paused_ones_wait_and_those_switched_off_are_given_up(post: Post) 
     assert await post.send() == 2
     await post.desk.delete(TENANT, paused.id)
     assert await post.deliveries.bury(10) == 0
+
+
+async def test_what_an_operator_holds_waits_whatever_its_tenant_says(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    await post.webhook("/other", tenant=TENANT + 1)
+    controls = controls_of(post.house)
+    await post.desk.change(TENANT, webhook.id, {"paused": True})
+    assert await controls.pause_webhook(webhook.id, "ann", "it moves") == "paused"
+    await post.event()
+    await post.event(tenant=TENANT + 1)
+    assert await post.send() == 1, "the other one's"
+    resumed = await post.desk.change(TENANT, webhook.id, {"paused": False})
+    assert resumed.held is not None
+    assert (resumed.paused, resumed.held.by, resumed.held.reason) == (False, "ann", "it moves")
+    assert await post.send() == 0
+    await failing_for_days(post)
+    await post.desk.change(TENANT, webhook.id, {"paused": True})
+    assert await controls.resume_webhook(webhook.id, "bob") == "resumed"
+    mine = await post.desk.get(TENANT, webhook.id)
+    assert (mine.held, mine.paused, mine.failing_since) == (None, True, None)
+    assert await post.send() == 0, "its tenant's own hold is left alone"
+    await post.desk.change(TENANT, webhook.id, {"paused": False})
+    assert await post.send() == 1
+    assert [status for status, _, _ in await post.states()] == ["delivered", "delivered"]
 
 
 async def test_days_of_nothing_but_failures_switch_an_address_off_and_one_success_forgives(post: Post) -> None:

@@ -57,12 +57,14 @@ class Controls:
         return "staying" if await self._told(name, False, by, reason) else "not_draining"
 
     async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> Verdict:
-        """Its deliveries wait, whoever's it is; raises NotFound."""
-        return "paused" if await self._held(webhook_id, True, by, reason) else "already_paused"
+        """Nothing more is sent there, whoever's it is; raises NotFound."""
+        news = await self._control.pause_webhook(webhook_id, by, reason_of(reason))
+        return "paused" if _there(news, webhook_id) else "already_paused"
 
     async def resume_webhook(self, webhook_id: int, by: str, reason: str = "") -> Verdict:
-        """Its deliveries go on; raises NotFound."""
-        return "resumed" if await self._held(webhook_id, False, by, reason) else "not_paused"
+        """Its deliveries go on, unless its tenant holds them; raises NotFound."""
+        news = await self._control.resume_webhook(webhook_id, by, reason_of(reason))
+        return "resumed" if _there(news, webhook_id) else "not_paused"
 
     async def actions(self, before: int | None, limit: int) -> tuple[Sequence[ActionRecord], int | None]:
         """What operators did, newest first."""
@@ -80,12 +82,6 @@ class Controls:
             raise NotFound("executor_unknown", f"there is no executor named {name!r}")
         self._hints.publish_soon(wire.EXECUTORS, wire.LOOK)
         return any(told)
-
-    async def _held(self, webhook_id: int, on: bool, by: str, reason: str) -> bool:
-        news = await self._control.hold_webhook(webhook_id, on, by, reason_of(reason))
-        if news is None:
-            raise NotFound("webhook_unknown", f"there is no webhook {webhook_id}")
-        return news
 
     def _paused(self, news: bool) -> Verdict:
         self._announce()
@@ -111,4 +107,10 @@ def reason_of(text: str) -> str:
 def _known(news: bool | None, tenant_id: int) -> bool:
     if news is None:
         raise NotFound("tenant_unknown", f"there is no tenant {tenant_id}")
+    return news
+
+
+def _there(news: bool | None, webhook_id: int) -> bool:
+    if news is None:
+        raise NotFound("webhook_unknown", f"there is no webhook {webhook_id}")
     return news

@@ -140,6 +140,7 @@ def outbox_document(channel: OutboxSight) -> dict[str, Any]:
         "oldest_seconds": channel.age,
         "retrying": count_document(channel.retrying),
         "dead": count_document(channel.dead),
+        "held": count_document(channel.held),
         "last_error": channel.last_error,
     }
 
@@ -150,6 +151,7 @@ def pause_document(pause: Pause, *, operator: bool) -> dict[str, Any]:
         "scope": pause.scope,
         "tenant_id": None if pause.tenant_id is None else str(pause.tenant_id),
         "model": pause.model,
+        "webhook_id": None if pause.webhook is None else str(pause.webhook),
         "since": pause.since,
         "by": pause.by if operator else None,
         "reason": pause.reason,

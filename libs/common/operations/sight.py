@@ -178,6 +178,8 @@ def _covers(pause: Pause, lane: LaneFacts) -> bool:
             return pause.tenant_id == lane.tenant_id
         case "model":
             return pause.lane == lane.lane
+        case "webhook":
+            return False  # it holds what is told of ends, and no task
 
 
 async def _asked(counts: Awaitable[list[int]], lanes: int) -> Sequence[int | None]:

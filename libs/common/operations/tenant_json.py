@@ -64,7 +64,9 @@ def made_key_document(made: MadeKey) -> dict[str, Any]:
 
 
 def webhook_document(webhook: Webhook, *, operator: bool = False) -> dict[str, Any]:
-    """A webhook. Operators are not told the query of an address, which is where senders hide tokens."""
+    """A webhook. Operators are not told the query of an address, which is where senders hide tokens; tenants are not told
+    which operator holds it."""
+    held = webhook.held
     url = webhook.url.partition("?")[0] if operator else webhook.url
     return {
         "id": str(webhook.id),
@@ -75,6 +77,7 @@ def webhook_document(webhook: Webhook, *, operator: bool = False) -> dict[str, A
         "description": webhook.description,
         "enabled": webhook.disabled_at is None,
         "paused": webhook.paused,
+        "held": held and {"since": held.since, "by": held.by if operator else None, "reason": held.reason},
         "failing_since": webhook.failing_since,
         "disabled_at": webhook.disabled_at,
         "disabled_reason": webhook.disabled_reason,

@@ -119,6 +119,7 @@ def routes_of(desk: Desk) -> list[Route]:
         done(desk, f"{PREFIX}/audit", audit.run, "operate"),
         shown(desk, f"{PREFIX}/outbox", outbox.show, "operate"),
         shown(desk, f"{PREFIX}/outbox/live", outbox.live, "operate"),
+        done(desk, f"{PREFIX}/outbox/pause", outbox.pause, "operate"),
         shown(desk, f"{PREFIX}/executors", fleet.show, "operate"),
         shown(desk, f"{PREFIX}/executors/live", fleet.live, "operate"),
         done(desk, f"{PREFIX}/executors/drain", fleet.drain, "operate"),

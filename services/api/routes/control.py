@@ -109,7 +109,7 @@ async def undrain_executor(name: str, caller: Operator, cases: Cases, asked: Rea
     responses=answers(VerdictOut, shown.PAUSED, *_BODY, "webhook_unknown"),
 )
 async def pause_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
-    """Of whatever tenant it is; they go out when it is resumed."""
+    """Of whatever tenant it is, which cannot lift this; they go out when it is resumed."""
     return _verdict(await cases.controls.pause_webhook(_webhook(webhook_id), name_of(caller), _reason(asked)))
 
 
@@ -119,7 +119,7 @@ async def pause_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: 
     responses=answers(VerdictOut, shown.RESUMED, *_BODY, "webhook_unknown"),
 )
 async def resume_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
-    """What waited goes out, too."""
+    """What waited goes out, too, unless its tenant holds it."""
     return _verdict(await cases.controls.resume_webhook(_webhook(webhook_id), name_of(caller), _reason(asked)))
 
 

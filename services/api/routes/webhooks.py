@@ -81,7 +81,8 @@ async def change_webhook(
     caller: Admin,
     cases: Cases,
 ) -> Response:
-    """Changes only the fields given. While `paused`, deliveries wait; switched on again, its failures are forgotten."""
+    """Changes only the fields given. While `paused`, deliveries wait; switched on again, its failures are forgotten.
+    What an operator holds (`held`) goes on when an operator resumes it."""
     return JsonAnswer(
         webhook_document(await cases.webhooks.change(caller.tenant_id, number_of(webhook_id), wanted.given()))
     )

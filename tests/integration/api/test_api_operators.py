@@ -103,9 +103,18 @@ async def test_operators_hold_a_webhook_of_any_tenant(tenant: Tenant, operator: 
     hook = (await tenant.call("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/hook"})).json()["id"]
     paused = await operator.call("POST", f"/v1/webhooks/{hook}/pause", json={"reason": "it moves"})
     assert paused.json() == {"verdict": "paused"}
-    assert (await read(tenant, f"/v1/webhooks/{hook}"))["paused"] is True
+    seen = await read(tenant, f"/v1/webhooks/{hook}")
+    assert (seen["paused"], seen["held"]["reason"], seen["held"]["by"]) == (False, "it moves", None)
+    (listed,) = (await read(operator, "/v1/webhooks", tenant=tenant.id))["items"]
+    assert listed["held"] == {**seen["held"], "by": f"user-of-{operator.id}"}
+    for theirs in (True, False):
+        changed = await tenant.call("PATCH", f"/v1/webhooks/{hook}", json={"paused": theirs})
+        assert (changed.json()["paused"], changed.json()["held"]) == (theirs, seen["held"])
+    (pause,) = (await read(tenant, "/v1/pauses"))["items"]
+    assert (pause["scope"], pause["webhook_id"], pause["by"]) == ("webhook", hook, None)
     assert (await operator.call("POST", f"/v1/webhooks/{hook}/pause")).json() == {"verdict": "already_paused"}
     assert (await operator.call("POST", f"/v1/webhooks/{hook}/resume")).json() == {"verdict": "resumed"}
+    assert (await read(tenant, f"/v1/webhooks/{hook}"))["held"] is None
     (action, *_) = (await read(operator, "/v1/actions", limit=2))["items"][1:]
     assert (action["action"], action["subject"], action["reason"]) == ("pause", f"webhook {hook}", "it moves")
     for nothing in ("0", "x", "9" * 19, "9" * 5_000):

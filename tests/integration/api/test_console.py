@@ -508,6 +508,29 @@ async def test_pausing_needs_an_operator_and_is_recorded(api: Api, visitor: Brow
     await visitor.post("/console/model/pause", expect=400, name="m", reason="x" * 501)
 
 
+async def test_a_webhook_is_held_and_resumed_on_the_outbox_page(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    hook = (await tenant.call("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/hook"})).json()["id"]
+    note = f"What is sent to webhook {hook} of tenant {tenant.id} is paused since"
+    await visitor.sign_in(await operator(api, tenant))
+    page = text_of(await visitor.post("/console/outbox/pause", webhook=hook, reason="it <b>moves</b>"))
+    assert note in page
+    assert "it <b>moves</b>" in page
+    for path in ("", "/dead?kind=delivery", "/dead", f"/tenants/{tenant.id}"):
+        page = await visitor.get(f"/console{path}")
+        assert note in text_of(page), path
+        assert 'action="/console/outbox/pause"' in page
+    assert note not in text_of(await visitor.get("/console/dead?kind=task"))
+    assert note not in text_of(await visitor.post("/console/outbox/pause", webhook=hook, resume="1"))
+    for nothing in ("0", "x", "9" * 19, "9" * 5_000, ""):
+        await visitor.post("/console/outbox/pause", expect=404, webhook=nothing, reason="x")
+    await visitor.post("/console/outbox/pause", expect=400, webhook=hook, reason="x" * 501)
+    await visitor.post("/console/sign-out")
+    await visitor.sign_in(tenant.key)
+    await visitor.post("/console/outbox/pause", expect=403, webhook=hook, reason="x")
+    visitor.csrf = "0" * 64
+    await visitor.post("/console/outbox/pause", expect=403, webhook=hook, reason="x")
+
+
 async def test_a_tenant_is_weighed_paused_and_limited(api: Api, visitor: Browser, tenant: Tenant) -> None:
     await visitor.sign_in(await operator(api, tenant))
     path = f"/console/tenants/{tenant.id}"

@@ -57,6 +57,7 @@ ROUTES: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("POST", "/console/audit"): _OPERATE,
     ("GET", "/console/outbox"): _OPERATE,
     ("GET", "/console/outbox/live"): _OPERATE,
+    ("POST", "/console/outbox/pause"): _OPERATE,
     ("GET", "/console/executors"): _OPERATE,
     ("GET", "/console/executors/live"): _OPERATE,
     ("POST", "/console/executors/drain"): _OPERATE,

@@ -40,8 +40,14 @@ class PostgresControl:
     async def drain(self, name: str, on: bool, by: str, reason: str) -> list[bool]:
         return [row["news"] for row in await self._database.fetch("drain_executors", name, on, by, reason)]
 
-    async def hold_webhook(self, webhook_id: int, on: bool, by: str, reason: str) -> bool | None:
-        rows = await self._database.fetch("hold_webhook", webhook_id, on, by, reason)
+    async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> bool | None:
+        return await self._of_webhook("pause_webhook", webhook_id, by, reason)
+
+    async def resume_webhook(self, webhook_id: int, by: str, reason: str) -> bool | None:
+        return await self._of_webhook("resume_webhook", webhook_id, by, reason)
+
+    async def _of_webhook(self, statement: str, webhook_id: int, by: str, reason: str) -> bool | None:
+        rows = await self._database.fetch(statement, webhook_id, by, reason)
         return bool(rows[0]["news"]) if rows else None
 
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:

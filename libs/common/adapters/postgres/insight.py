@@ -89,6 +89,7 @@ class PostgresInsight:
                 row["tenant_id"],
                 row["lane"],
                 row["model"],
+                row["webhook_id"],
                 row["began"],
                 row["paused_by"],
                 row["reason"],
@@ -116,6 +117,7 @@ class PostgresInsight:
                 row["age"],
                 counted(row["retrying"], COUNT_LIMIT),
                 counted(row["dead"], COUNT_LIMIT),
+                counted(row["held"], COUNT_LIMIT),
                 row["last_error"] or "",
             )
             for row in await self._database.fetch("outbox_channels", COUNT_LIMIT + 1)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.domain.errors import Conflict
-from libs.common.ports_webhooks import DeliveryView, Webhook
+from libs.common.ports_webhooks import DeliveryView, Held, Webhook
 
 _NEWEST: Final = 2**63 - 1
 _LARGEST_ID: Final = 2**63 - 1
@@ -50,7 +50,11 @@ class PostgresWebhooks:
         return _webhook(rows[0]) if rows else None
 
     async def delete(self, tenant_id: int, webhook_id: int) -> bool:
-        return bool(await self._database.query("delete_webhook", tenant_id=tenant_id, id=webhook_id))
+        async with self._database.transaction() as transaction:
+            gone = bool(await transaction.fetch("delete_webhook", tenant_id, webhook_id))
+            if gone:
+                await transaction.fetch("end_webhook_pause", tenant_id, webhook_id)
+        return gone
 
     async def signs_tasks(self, tenant_id: int) -> bool:
         return bool(await self._database.query("signs_tasks", tenant_id=tenant_id))
@@ -85,6 +89,7 @@ def _webhook(row: Any) -> Webhook:
         secrets=row.secrets,
         description=row.description,
         paused=row.paused,
+        held=None if row.held_since is None else Held(row.held_since, row.held_by, row.held_reason),
         failing_since=row.failing_since,
         disabled_at=row.disabled_at,
         disabled_reason=row.disabled_reason,

@@ -75,6 +75,8 @@ async def show(desk: Desk, visit: Visit) -> Response:
     entries, following = await desk.cases.dead.page(visit.reach, narrowed, place, _PAGE)
     groups = groups_view(await desk.cases.dead.groups(visit.reach, narrowed)) if place is None else None
     next_cursor = place_cursor(following)
+    # deliveries to these would only wait again
+    held = [pause for pause in await desk.cases.sight.pauses(visit.reach) if pause.scope == "webhook"]
     return page(
         visit,
         "dead.html",
@@ -82,6 +84,7 @@ async def show(desk: Desk, visit: Visit) -> Response:
         kinds=[kind.value for kind in DeadKind if visit.operates or kind is not DeadKind.MESSAGE],
         entries=[entry_view(entry) for entry in entries],
         groups=groups,
+        pauses=held if wanted.kind in ("", DeadKind.DELIVERY) else [],
         first=place is None,
         first_url=address(_PATH, **wanted.said()),
         next_url=address(_PATH, **{**wanted.said(), "cursor": next_cursor}) if next_cursor else None,

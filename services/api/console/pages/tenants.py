@@ -38,6 +38,7 @@ async def show_one(desk: Desk, visit: Visit) -> Response:
     if after and "\x00" in after:
         raise Invalid("bad_cursor", "The address does not name a place in the list.")
     limits, following = await desk.cases.quota.limits(tenant.id, after, _LIMITS)
+    # that of a model is shown with the model; a webhook has no page of its own
     pauses = [pause for pause in await desk.cases.sight.pauses(tenant.id) if pause.scope != "model"]
     values: dict[str, Any] = {
         "tenant": tenant,

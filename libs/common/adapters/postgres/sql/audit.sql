@@ -438,6 +438,7 @@ SELECT (SELECT count(*)::int FROM process p WHERE p.role = 'dispatcher' AND p.be
     SELECT p.version FROM process p WHERE p.beat_at > now() - interval '10 s'
     UNION ALL SELECT e.version FROM executor e WHERE e.stopped_at IS NULL AND e.beat_at > now() - interval '10 s') v ORDER BY 1) AS versions,
   ARRAY(SELECT CASE p.scope WHEN 'all' THEN 'all dispatching' WHEN 'tenant' THEN 'tenant ' || p.tenant_id
+               WHEN 'webhook' THEN 'webhook ' || p.webhook_id || ' of tenant ' || p.tenant_id
                ELSE 'model ' || m.name || ' of tenant ' || p.tenant_id END || coalesce(': ' || nullif(p.reason, ''), '')
         FROM pause p LEFT JOIN lane l ON l.id = p.lane LEFT JOIN model m ON m.id = l.model_id
         WHERE p.ended IS NULL ORDER BY p.id LIMIT 5) AS paused

@@ -67,19 +67,36 @@ WITH named AS MATERIALIZED (
 )
 SELECT n.id, n.draining <> $2 AS news FROM named n
 
--- name: hold_webhook
--- Let the deliveries of a webhook wait ($2 true), or go on. $1 id, $3 by, $4 reason. Says whether that was news; no row
--- if there is no such webhook.
-WITH named AS MATERIALIZED (
-  SELECT id, tenant_id, paused FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
-), told AS (
-  UPDATE webhook w SET paused = $2, updated_at = now() FROM named n WHERE w.id = n.id AND n.paused <> $2
-  RETURNING w.id, w.tenant_id
+-- name: pause_webhook
+-- Nothing more is sent to a webhook, whatever its tenant's own flag says. $1 id, $2 by, $3 reason. Says whether that was
+-- news; no row if there is no such webhook. The lock lets who removes the webhook meanwhile see this pause, and end it.
+WITH w AS MATERIALIZED (
+  SELECT id, tenant_id FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+), p AS (
+  INSERT INTO pause (scope, tenant_id, webhook_id, paused_by, reason) SELECT 'webhook', tenant_id, id, $2, $3 FROM w
+  ON CONFLICT DO NOTHING RETURNING tenant_id, webhook_id
 ), written AS (
   INSERT INTO operator_action (done_by, action, tenant_id, subject, reason)
-  SELECT $3, CASE WHEN $2 THEN 'pause' ELSE 'resume' END, tenant_id, 'webhook ' || id, $4 FROM told
+  SELECT $2, 'pause', tenant_id, 'webhook ' || webhook_id, $3 FROM p
 )
-SELECT paused <> $2 AS news FROM named
+SELECT EXISTS (SELECT FROM p) AS news FROM w
+
+-- name: resume_webhook
+-- Its deliveries go on, unless its tenant holds them, too. Its failures are forgotten: time in which nothing was sent is no
+-- time of failures. $1 id, $2 by, $3 reason. Says whether that was news; no row if there is no such webhook. The webhook's
+-- row is locked first, as by who removes it.
+WITH w AS MATERIALIZED (
+  SELECT id FROM webhook WHERE id = $1 AND deleted_at IS NULL FOR UPDATE
+), p AS (
+  UPDATE pause x SET ended = now() FROM w WHERE x.scope = 'webhook' AND x.webhook_id = w.id AND x.ended IS NULL
+  RETURNING x.tenant_id, x.webhook_id
+), forgiven AS (
+  UPDATE webhook SET failing_since = NULL FROM p WHERE webhook.id = p.webhook_id AND webhook.failing_since IS NOT NULL
+), written AS (
+  INSERT INTO operator_action (done_by, action, tenant_id, subject, reason)
+  SELECT $2, 'resume', tenant_id, 'webhook ' || webhook_id, $3 FROM p
+)
+SELECT EXISTS (SELECT FROM p) AS news FROM w
 
 -- name: operator_actions
 -- What operators did, newest first, from before $1; $2 rows.

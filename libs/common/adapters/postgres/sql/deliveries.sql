@@ -22,8 +22,8 @@ SELECT pg_try_advisory_lock(7002, 2) AS ours
 -- name: due_deliveries
 -- The oldest due deliveries, $1 of each line, of the next $2 webhooks after $3 that wait for anything: of each the next $4
 -- lines, from the one on where the last look at it stopped ($5 webhooks, $6 lines), so that one with very many hides no
--- other. What has nothing to be sent now comes as a row without a delivery. Loose scans: it costs by webhooks and lines, not
--- by what waits in them.
+-- other. What has nothing to be sent now, or is held by its tenant or an operator, comes as a row without a delivery. Loose
+-- scans: it costs by webhooks and lines, not by what waits in them.
 WITH RECURSIVE hooks(id) AS (
   (SELECT webhook_id FROM delivery WHERE status = 'pending' AND webhook_id > $3 ORDER BY webhook_id LIMIT 1)
   UNION ALL
@@ -36,6 +36,7 @@ WITH RECURSIVE hooks(id) AS (
 SELECT h.id AS webhook_id, l.line, d.id, d.tenant_id, CASE w.kind WHEN 'tasks' THEN d.url ELSE w.url END AS url, w.secrets, d.message_id,
   d.type, d.body, d.attempts, d.round, d.created_at
 FROM these h LEFT JOIN webhook w ON w.id = h.id AND NOT w.paused AND w.disabled_at IS NULL AND w.deleted_at IS NULL
+  AND NOT EXISTS (SELECT FROM pause p WHERE p.scope = 'webhook' AND p.tenant_id = w.tenant_id AND p.webhook_id = w.id AND p.ended IS NULL)
 LEFT JOIN LATERAL (
   WITH RECURSIVE lines(line) AS (
     (SELECT f.line FROM delivery f WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line >= coalesce(h.stopped, '')
@@ -117,8 +118,11 @@ SELECT id FROM gone
 DELETE FROM webhook w WHERE w.deleted_at < now() - interval '1 hour' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
 
 -- name: webhook_page
--- The next webhooks after an id: of one tenant or (for operators) of all, or those alone that fail or were switched off.
-SELECT * FROM webhook WHERE deleted_at IS NULL AND id > :after
-  AND (CAST(:tenant_id AS bigint) IS NULL OR tenant_id = CAST(:tenant_id AS bigint))
-  AND (NOT :failing OR failing_since IS NOT NULL OR disabled_at IS NOT NULL)
-ORDER BY id LIMIT :limit
+-- The next webhooks after an id: of one tenant or (for operators) of all, or those alone that fail or were switched off;
+-- and what is said of an operator's hold.
+SELECT w.*, p.began AS held_since, p.paused_by AS held_by, p.reason AS held_reason
+FROM webhook w LEFT JOIN pause p ON p.scope = 'webhook' AND p.tenant_id = w.tenant_id AND p.webhook_id = w.id AND p.ended IS NULL
+WHERE w.deleted_at IS NULL AND w.id > :after
+  AND (CAST(:tenant_id AS bigint) IS NULL OR w.tenant_id = CAST(:tenant_id AS bigint))
+  AND (NOT :failing OR w.failing_since IS NOT NULL OR w.disabled_at IS NOT NULL)
+ORDER BY w.id LIMIT :limit

@@ -77,7 +77,7 @@ JOIN task t ON t.id = a.task_id
 
 -- name: open_pauses
 -- What is paused now: $1 a tenant's own and those of all; null for everything.
-SELECT p.scope, p.tenant_id, p.lane, m.name AS model, p.began, p.paused_by, p.reason
+SELECT p.scope, p.tenant_id, p.lane, m.name AS model, p.webhook_id, p.began, p.paused_by, p.reason
 FROM pause p LEFT JOIN lane l ON l.id = p.lane LEFT JOIN model m ON m.id = l.model_id
 WHERE p.ended IS NULL AND ($1::bigint IS NULL OR p.scope = 'all' OR p.tenant_id = $1) ORDER BY p.id
 
@@ -100,7 +100,8 @@ FROM process ORDER BY role, id
 
 -- name: outbox_channels
 -- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last, or why no
--- dispatcher that lives reaches the broker. The age of deliveries is that of the oldest one counted.
+-- dispatcher that lives reaches the broker. The age of deliveries is that of the oldest one counted. Held are webhooks that
+-- an operator paused.
 WITH refused AS MATERIALIZED (
   SELECT r.due_at, r.error_message FROM (
     SELECT q.sends, q.due_at, q.error_message FROM dispatch q WHERE q.state = 2 ORDER BY q.due_at LIMIT $1) r WHERE r.sends > 0
@@ -109,7 +110,7 @@ WITH refused AS MATERIALIZED (
 )
 SELECT 'dispatch' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM lease LIMIT $1) l) AS waiting,
   coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8 AS age,
-  (SELECT count(*)::int FROM refused) AS retrying, 0 AS dead,
+  (SELECT count(*)::int FROM refused) AS retrying, 0 AS dead, 0 AS held,
   coalesce(
     (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND NOT p.broker_reachable AND p.beat_at > now() - interval '10 s' ORDER BY p.beat_at DESC LIMIT 1),
     (SELECT r.error_message FROM refused r ORDER BY r.due_at DESC LIMIT 1)) AS last_error
@@ -117,12 +118,13 @@ UNION ALL
 SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e),
   coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event ORDER BY id LIMIT 1)), 0)::float8,
   (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.due_at IS NOT NULL LIMIT $1) r),
-  (SELECT count(*)::int FROM (SELECT 1 FROM dead_event d WHERE d.dropped_at IS NULL LIMIT $1) d),
+  (SELECT count(*)::int FROM (SELECT 1 FROM dead_event d WHERE d.dropped_at IS NULL LIMIT $1) d), 0,
   (SELECT e.last_error FROM event e WHERE e.due_at IS NOT NULL ORDER BY e.due_at DESC LIMIT 1)
 UNION ALL
 SELECT 'webhook', (SELECT count(*)::int FROM pending), coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM pending)), 0)::float8,
   (SELECT count(*)::int FROM pending p WHERE p.attempts > 0),
   (SELECT count(*)::int FROM (SELECT 1 FROM delivery x WHERE x.dead_at IS NOT NULL AND x.dropped_at IS NULL LIMIT $1) d),
+  (SELECT count(*)::int FROM (SELECT 1 FROM pause h WHERE h.scope = 'webhook' AND h.ended IS NULL LIMIT $1) h),
   (SELECT p.last_error FROM pending p WHERE p.last_error IS NOT NULL ORDER BY p.next_at DESC LIMIT 1)
 
 -- name: overview_counts

@@ -104,7 +104,7 @@ SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle,
     SELECT coalesce(sum(extract(epoch FROM upper(r) - lower(r))), 0)::float8 FROM unnest((
       SELECT range_agg(tstzrange(greatest(p.began, q.entered_at), least(p.ended, now()))) FROM pause p
       WHERE (p.ended IS NULL OR p.ended > q.entered_at)
-        AND (p.scope = 'all' OR p.tenant_id = l.tenant_id AND (p.lane IS NULL OR p.lane = l.id)))) AS r) ELSE 0 END AS waited,
+        AND (p.scope = 'all' OR p.scope = 'tenant' AND p.tenant_id = l.tenant_id OR p.scope = 'model' AND p.lane = l.id))) AS r) ELSE 0 END AS waited,
   extract(epoch FROM now() - t.created_at)::float8 AS age,
   q.state = 2 AND q.attempt = 0 AND q.leased_at IS NULL AS draft
 FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id

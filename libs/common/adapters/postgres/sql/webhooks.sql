@@ -3,32 +3,43 @@
 INSERT INTO webhook (tenant_id, kind, url, events, secrets, description)
 SELECT :tenant_id, :kind, :url, :events, :secrets, :description
 WHERE (SELECT count(*) FROM webhook WHERE tenant_id = :tenant_id AND deleted_at IS NULL) < :most
-RETURNING *
+RETURNING *, NULL AS held_since, NULL AS held_by, NULL AS held_reason
 
 -- name: find_webhook
--- A webhook of its tenant.
-SELECT * FROM webhook WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL
+-- A webhook of its tenant, and what is said of an operator's hold.
+SELECT w.*, p.began AS held_since, p.paused_by AS held_by, p.reason AS held_reason
+FROM webhook w LEFT JOIN pause p ON p.scope = 'webhook' AND p.tenant_id = w.tenant_id AND p.webhook_id = w.id AND p.ended IS NULL
+WHERE w.tenant_id = :tenant_id AND w.id = :id AND w.deleted_at IS NULL
 
 -- name: update_webhook
 -- Change what is given (null: nothing), so that no change of somebody else is written back. New secrets are written over
 -- those alone that they were made from. At another address, after a pause, and switched on again, its failures are
--- forgotten: time in which nothing was sent there is no time of failures.
-UPDATE webhook SET url = coalesce(CAST(:url AS text), url), events = coalesce(CAST(:events AS smallint), events),
-  secrets = coalesce(CAST(:secrets AS bytea), secrets), description = coalesce(CAST(:description AS text), description),
-  paused = coalesce(CAST(:paused AS boolean), paused), updated_at = now(),
-  failing_since = CASE WHEN CAST(:url AS text) <> url OR paused AND NOT CAST(:paused AS boolean)
-                         OR disabled_at IS NOT NULL AND CAST(:enabled AS boolean) THEN NULL ELSE failing_since END,
-  disabled_at = CASE WHEN CAST(:enabled AS boolean) THEN NULL WHEN NOT CAST(:enabled AS boolean) THEN coalesce(disabled_at, now())
-                     ELSE disabled_at END,
-  disabled_reason = CASE WHEN CAST(:enabled AS boolean) THEN NULL
-                         WHEN NOT CAST(:enabled AS boolean) THEN coalesce(disabled_reason, 'switched off by its owner')
-                         ELSE disabled_reason END
-WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL AND (CAST(:secrets AS bytea) IS NULL OR secrets = :was)
-RETURNING *
+-- forgotten: time in which nothing was sent there is no time of failures. An operator's hold is not the tenant's to lift.
+WITH w AS (
+  UPDATE webhook SET url = coalesce(CAST(:url AS text), url), events = coalesce(CAST(:events AS smallint), events),
+    secrets = coalesce(CAST(:secrets AS bytea), secrets), description = coalesce(CAST(:description AS text), description),
+    paused = coalesce(CAST(:paused AS boolean), paused), updated_at = now(),
+    failing_since = CASE WHEN CAST(:url AS text) <> url OR paused AND NOT CAST(:paused AS boolean)
+                           OR disabled_at IS NOT NULL AND CAST(:enabled AS boolean) THEN NULL ELSE failing_since END,
+    disabled_at = CASE WHEN CAST(:enabled AS boolean) THEN NULL WHEN NOT CAST(:enabled AS boolean) THEN coalesce(disabled_at, now())
+                       ELSE disabled_at END,
+    disabled_reason = CASE WHEN CAST(:enabled AS boolean) THEN NULL
+                           WHEN NOT CAST(:enabled AS boolean) THEN coalesce(disabled_reason, 'switched off by its owner')
+                           ELSE disabled_reason END
+  WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL AND (CAST(:secrets AS bytea) IS NULL OR secrets = :was)
+  RETURNING *
+)
+SELECT w.*, p.began AS held_since, p.paused_by AS held_by, p.reason AS held_reason
+FROM w LEFT JOIN pause p ON p.scope = 'webhook' AND p.tenant_id = w.tenant_id AND p.webhook_id = w.id AND p.ended IS NULL
 
 -- name: delete_webhook
--- Remove one: its deliveries are given up, and it is forgotten with the last of them.
-UPDATE webhook SET deleted_at = now() WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL RETURNING id
+-- Remove one: its deliveries are given up, and it is forgotten with the last of them. $1 tenant_id, $2 id.
+UPDATE webhook SET deleted_at = now() WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING id
+
+-- name: end_webhook_pause
+-- The hold of a webhook that is removed by this transaction is over: nobody could find it to resume it. A statement of its
+-- own: one that waits for the webhook's row sees no pause that was made meanwhile. $1 tenant_id, $2 id.
+UPDATE pause SET ended = now() WHERE scope = 'webhook' AND tenant_id = $1 AND webhook_id = $2 AND ended IS NULL
 
 -- name: signs_tasks
 -- Whether a tenant has what signs for the addresses of its tasks, switched on: else they would never be told.

@@ -79,18 +79,20 @@ CREATE TABLE lane (
 );
 
 -- What is paused now, and what was: nothing of it starts meanwhile. A pause of a tenant or a lane is marked on its own row,
--- too, where a turn looks anyway; one of everything is here alone. Waits are counted without the pauses they span.
+-- too, where a turn looks anyway; one of everything, and that of a webhook, are here alone. Waits are counted without the
+-- pauses they span; that of a webhook holds deliveries, and no task.
 CREATE TABLE pause (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  scope text NOT NULL CHECK (scope IN ('all', 'tenant', 'model')),
+  scope text NOT NULL CHECK (scope IN ('all', 'tenant', 'model', 'webhook')),
   tenant_id bigint CHECK ((scope = 'all') = (tenant_id IS NULL)),
   lane int CHECK ((scope = 'model') = (lane IS NOT NULL)),
+  webhook_id bigint CHECK ((scope = 'webhook') = (webhook_id IS NOT NULL)),
   began timestamptz NOT NULL DEFAULT now(),
   ended timestamptz,
   paused_by text NOT NULL,
   reason text NOT NULL DEFAULT ''
 );
-CREATE UNIQUE INDEX pause_open ON pause (scope, tenant_id, lane) NULLS NOT DISTINCT WHERE ended IS NULL;
+CREATE UNIQUE INDEX pause_open ON pause (scope, tenant_id, lane, webhook_id) NULLS NOT DISTINCT WHERE ended IS NULL;
 CREATE INDEX pause_ended ON pause (ended);
 
 -- What operators did; kept for ever.
@@ -447,8 +449,8 @@ CREATE INDEX dead_event_tenant ON dead_event (tenant_id, dead_at, id) WHERE drop
 CREATE INDEX dead_event_task ON dead_event (task_id);
 
 -- Where tenants want to be told of ends: endpoints of theirs, and (kind 'tasks', one a tenant, without an address) what
--- signs for the address that a task brought along. `events` has a bit for each final status, 1 for success. Removed ones
--- are kept while they have deliveries.
+-- signs for the address that a task brought along. `events` has a bit for each final status, 1 for success. `paused` is
+-- the tenant's own word; an operator's is a row of `pause`. Removed ones are kept while they have deliveries.
 CREATE TABLE webhook (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id bigint NOT NULL,
