@@ -64,8 +64,8 @@ def made_key_document(made: MadeKey) -> dict[str, Any]:
 
 
 def webhook_document(webhook: Webhook, *, operator: bool = False) -> dict[str, Any]:
-    """A webhook. Operators are not told the query of an address, which is where senders hide tokens; tenants are not told
-    which operator holds it."""
+    """A webhook. Operators are not told the query of an address, which is where senders hide tokens; tenants not which
+    operator holds it."""
     held = webhook.held
     url = webhook.url.partition("?")[0] if operator else webhook.url
     return {
