@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -343,3 +344,22 @@ async def test_letters_that_could_not_be_sent_follow_later_and_large_ones_come_w
     assert await rest.send_rest() == 0
     assert [record.value for record in carrier.taken] == [b"poison", b""]
     assert dict(carrier.taken[1].headers)[LEFT_OUT] == b"100"
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+async def test_poison_that_came_while_nobody_read_is_kept(rig: Rig, end: str) -> None:
+    """No row asks for it: the next reader begins where the last one may have stopped."""
+    await with_dead_topic(rig)
+    model = await rig.make_model()
+    first = await rig.executor()
+    await until(lambda: rig.sql("SELECT 1 FROM executor"), "it is there")
+    await first.stop()
+    await rig.sql("UPDATE executor SET started_at = now() - interval '1 h', beat_at = now() - interval '40 s'")
+    await rig.sql("UPDATE executor SET stopped_at = CASE WHEN $1 THEN NULL ELSE beat_at END", end == "killed")
+    topic = model_topic(rig.prefix, model.id, model.name)
+    await rig.raw(topic, 0, b"poison", timestamp_ms=int((time.time() - 30) * 1_000))
+    await rig.executor()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    await until(lambda: kept(rig, 1), "it is kept")

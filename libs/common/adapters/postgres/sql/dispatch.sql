@@ -340,12 +340,21 @@ CROSS JOIN LATERAL (
 
 -- name: read_from
 -- For each (lane, partition, partitions of its topic): the instant from which its log must be read so that nothing
--- unclaimed is missed. Five seconds are more than a turn's transaction and a send take.
-SELECT x.lane, x.partition, least(now() - interval '5 seconds', (
+-- unclaimed is missed. Five seconds are more than a turn's transaction and a send take. No row says that bytes which
+-- nobody understands were not read yet: so from the last beat of who fell silent, until that is known to all, and from
+-- the last good stop, if nobody read since.
+WITH lost AS MATERIALIZED (
+  SELECT min(beat_at) AS at FROM executor
+  WHERE beat_at < coalesce(stopped_at, now()) - interval '3 seconds' AND (stopped_at IS NULL OR stopped_at > now() - interval '10 seconds')
+), gap AS MATERIALIZED (
+  SELECT max(stopped_at) AS at FROM executor
+  WHERE NOT EXISTS (SELECT FROM executor WHERE stopped_at IS NULL AND started_at < now() - interval '10 seconds')
+)
+SELECT x.lane, x.partition, least(now() - interval '5 seconds', lost.at - interval '5 seconds', gap.at - interval '5 seconds', (
   SELECT min(q.leased_at) FROM dispatch q
   WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % x.partitions = x.partition
 )) - interval '1 millisecond' AS since
-FROM unnest($1::int[], $2::int[], $3::int[]) AS x(lane, partition, partitions)
+FROM unnest($1::int[], $2::int[], $3::int[]) AS x(lane, partition, partitions), lost, gap
 
 -- name: ends_recorded
 -- Which of these attempts have their row: an end whose answer was lost is read back here. $1 ids, $2 attempts, $3 tokens.
