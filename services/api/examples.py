@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from fastapi import Body
@@ -180,6 +181,7 @@ NEWS: Final = {
     "final": False,
     "at": "2026-11-23T09:00:00.012000Z",
 }
+NEWS_EVENT: Final = {"id": f"{_ID}:3", "event": "message", "data": json.dumps(NEWS)}
 CANCEL: Final = {"id": _ID, "verdict": "canceled", "status": "canceled"}
 ATTEMPTS: Final = {
     "items": [

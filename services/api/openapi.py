@@ -82,13 +82,24 @@ IdempotencyHeader = Annotated[
     Header(alias="Idempotency-Key", min_length=1, max_length=255, description="A name of yours, kept for a day."),
 ]
 
+#: One event of a stream, as a client's parser hands it over.
+_EVENT: Final = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": ["message", "caught_up"], "default": "message"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/NewsOut"},
+        },
+    },
+}
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "`data` of each event is one of these, `id` what Last-Event-ID takes. Comments are heartbeats.",
+        "description": "`data` of a message is a NewsOut, `id` what Last-Event-ID takes. Comments are heartbeats.",
         "model": NewsOut,
-        "content": {
-            "text/event-stream": {"schema": {"$ref": "#/components/schemas/NewsOut"}, "example": examples.NEWS}
-        },
+        "content": {"text/event-stream": {"schema": _EVENT, "example": examples.NEWS_EVENT}},
     }
 }
 LastEventHeader = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -24,6 +25,8 @@ API_KEY_LIMIT: Final = 16_384
 _SMALLEST_INT: Final = -2_147_483_647
 _LARGEST_INT: Final = 2_147_483_647
 
+#: How an instant begins; pydantic reads the rest, and would take numbers of seconds and dates alone as well.
+_DATE_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d")
 STATUS_BY_WORD: Final = {status.word: status for status in TaskStatus}
 
 
@@ -34,7 +37,7 @@ def _storable(text: str) -> str:
 
 
 def _instant_text(value: Any) -> Any:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _DATE_TIME.match(value):
         raise PydanticCustomError("instant", "write an instant as RFC 3339 text with an offset")
     return value
 

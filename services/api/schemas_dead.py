@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
 from libs.common.operations.replay import (
     HIGHEST_RATE,
@@ -43,8 +43,8 @@ class DeadGroupQuery(Request):
     model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
     model_id: ModelIdText | None = Field(None, description=_MODEL_ID)
     tenant: TenantText | None = None
-    since: AwareDatetime | None = Field(None, description=_SINCE)
-    until: AwareDatetime | None = Field(None, description=_UNTIL)
+    since: Instant | None = Field(None, description=_SINCE)
+    until: Instant | None = Field(None, description=_UNTIL)
     text: Text | None = Field(None, min_length=1, max_length=_TEXT_LIMIT, description=_TEXT)
 
     def filter(self) -> DeadFilter:

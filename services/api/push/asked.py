@@ -72,7 +72,7 @@ def read(scope: Scope, named: Mapping[bytes, bytes]) -> Asked:
 
 def _query(raw: bytes) -> dict[str, list[str]]:
     try:
-        return parse_qs(raw.decode("ascii"), errors="strict", max_num_fields=2 * MOST_NAMES + 1)
+        return parse_qs(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=2 * MOST_NAMES + 1)
     except ValueError:
         raise Problem("invalid", "The query cannot be read, or has too many parts.") from None
 

@@ -73,11 +73,11 @@ async def free_everybody(of: Whose, reach: Moving, cases: Cases) -> Response:
     return Response(status_code=204)
 
 
-# A user's name may hold slashes, written as %2F: hence `:path`.
+# A user's name may hold slashes, written as %2F: hence `:path`, which knows no line breaks (no address, then).
 @router.put(
     "/limits/{user:path}",
     summary="Limit a user",
-    responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT, *_SETTING_ERRORS),
+    responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT, "not_found", *_SETTING_ERRORS),
 )
 async def limit_user(
     user: str,
@@ -94,7 +94,7 @@ async def limit_user(
     "/limits/{user:path}",
     summary="Take a user's limit away",
     status_code=204,
-    responses=answers(None, None, "invalid", "limit_unknown", status=204),
+    responses=answers(None, None, "invalid", "limit_unknown", "not_found", status=204),
 )
 async def free_user(user: str, of: Whose, reach: Moving, cases: Cases) -> Response:
     """The limit of all users, if there is one, holds for the user again."""

@@ -165,6 +165,7 @@ async def test_messages_are_for_operators_alone_and_can_be_mended(api: Api) -> N
     "query",
     [
         {"kind": "ghost"}, {"limit": 0}, {"limit": 1_001}, {"since": "yesterday"}, {"since": "2026-02-30T00:00:00Z"},
+        {"until": "0.5"}, {"until": "2026-01-01"},
         {"tenant": "x"}, {"text": ""}, {"text": "a\x00b"}, {"cursor": "x"}, {"cursor": "dGFzazo1"}, {"unknown": "1"},
     ],
     ids=str,

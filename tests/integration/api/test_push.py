@@ -240,6 +240,8 @@ class TestRefusals:
         ("path", "parameters", "headers"),
         [
             ("/v1/events", {"since": "yesterday"}, {}),
+            ("/v1/events", {"task": ""}, {}),
+            ("/v1/events", {"model": [""] * 101}, {}),
             ("/v1/events", {"task": "no-id"}, {}),
             ("/v1/events", {"model": ["m"] * 101}, {}),
             ("/v1/events", {"model": ["m"] * 300}, {}),
