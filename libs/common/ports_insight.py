@@ -57,7 +57,7 @@ class ActionRecord:
     id: int
     at: datetime
     by: str
-    action: str  #: pause, resume, drain, undrain
+    action: str  #: pause, resume, drain, undrain, create_key, revoke_key
     tenant_id: int | None
     subject: str  #: what it was done to, in words
     reason: str

@@ -233,8 +233,8 @@ class KeyOwner:
 class ApiKeys(Protocol):
     """API keys, stored as SHA-256 digests of 256 random bits."""
 
-    async def create(self, tenant_id: int, name: str, digest: bytes, scopes: Sequence[str]) -> int:
-        """Store a key; returns its id."""
+    async def create(self, tenant_id: int, name: str, digest: bytes, scopes: Sequence[str], by: str) -> int:
+        """Store a key, and who made it; returns its id."""
 
     async def find(self, digest: bytes) -> KeyOwner | None:
         """Whose it is; None when unknown or revoked."""
@@ -242,8 +242,8 @@ class ApiKeys(Protocol):
     async def list_of(self, tenant_id: int) -> list[dict[str, Any]]:
         """A tenant's keys, without secrets."""
 
-    async def revoke(self, key_id: int) -> bool:
-        """Make it useless; False when there was nothing to revoke."""
+    async def revoke(self, key_id: int, by: str) -> bool:
+        """Make it useless, and record who did; False when there was nothing to revoke."""
 
 
 class ConsoleSessions(Protocol):

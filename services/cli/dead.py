@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.options import OfTenant
+from services.cli.options import LARGEST_ID, OfTenant
 from services.cli.output import (
     Column,
     JsonOption,
@@ -53,6 +53,9 @@ KindOption = Annotated[Kind, typer.Option("--kind", help="Which kind.")]
 AnyKind = Annotated[Kind | None, typer.Option("--kind", help="Which kind; left out: all.")]
 Code = Annotated[str | None, typer.Option("--code", help="Only this error code.")]
 Model = Annotated[str | None, typer.Option("--model", help="Only this model.")]
+ModelId = Annotated[
+    str | None, typer.Option("--model-id", help="Only this model, by the id in `dead groups`; `none`: of no known one.")
+]
 Since = Annotated[str | None, typer.Option("--since", help="Died since: RFC 3339, or an age such as 90m, 2h, 3d.")]
 Until = Annotated[str | None, typer.Option("--until", help="Died before; written as --since.")]
 Part = Annotated[str | None, typer.Option("--text", help="Only with this in the last error's message.")]
@@ -80,6 +83,7 @@ _GROUPED: list[Column] = [
     ("code", "code"),
     ("tenant", "tenant"),
     ("model", "model"),
+    ("model id", "model_id"),
     ("first", "first_at"),
     ("last", "last_at"),
     ("example", "example_id"),
@@ -92,6 +96,7 @@ def list_dead(
     kind: AnyKind = None,
     code: Code = None,
     model: Model = None,
+    model_id: ModelId = None,
     tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
@@ -106,7 +111,7 @@ def list_dead(
 
     Example: sluiceway dead list --code http_503 --since 2h
     """
-    wanted = _filter(kind, code, model, tenant, since, until, text)
+    wanted = _filter(kind, code, model, model_id, tenant, since, until, text)
     found = asked(lambda room: room.graves.dead(wanted, limit), Way(url, key_file))
     show_list(found, _LISTED, chosen(output, as_json))
 
@@ -116,6 +121,7 @@ def groups(
     kind: AnyKind = None,
     code: Code = None,
     model: Model = None,
+    model_id: ModelId = None,
     tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
@@ -129,7 +135,7 @@ def groups(
 
     Example: sluiceway dead groups --since 1d
     """
-    wanted, how = _filter(kind, code, model, tenant, since, until, text), chosen(output, as_json)
+    wanted, how = _filter(kind, code, model, model_id, tenant, since, until, text), chosen(output, as_json)
     found = asked(lambda room: room.graves.groups(wanted), Way(url, key_file))
     _show_groups(found, found["items"], how)
     if not found["complete"] and how in (Output.TABLE, Output.IDS):
@@ -159,6 +165,7 @@ def replay(
     kind: KindOption = Kind.TASK,
     code: Code = None,
     model: Model = None,
+    model_id: ModelId = None,
     tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
@@ -179,7 +186,7 @@ def replay(
 
     Example: sluiceway dead replay --code http_503 --since 2h --rate 20 --reason "the provider is back" --dry-run
     """
-    wanted = _filter(None, code, model, tenant, since, until, text)
+    wanted = _filter(None, code, model, model_id, tenant, since, until, text)
     mended = value.read_bytes() if value is not None else None
     request = _request("replay", kind, reason, wanted, ids, limit, rate, mended)
     _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
@@ -192,6 +199,7 @@ def drop(
     kind: KindOption = Kind.TASK,
     code: Code = None,
     model: Model = None,
+    model_id: ModelId = None,
     tenant: OfTenant = None,
     since: Since = None,
     until: Until = None,
@@ -209,7 +217,7 @@ def drop(
 
     Example: sluiceway dead drop --code http_400 --reason "the caller was wrong" --yes
     """
-    wanted = _filter(None, code, model, tenant, since, until, text)
+    wanted = _filter(None, code, model, model_id, tenant, since, until, text)
     request = _request("drop", kind, reason, wanted, ids, limit, rate, None)
     _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
 
@@ -252,15 +260,25 @@ def _show_groups(document: dict[str, Any], groups: list[dict[str, Any]], output:
 
 
 def _filter(
-    kind: Kind | None, code: str | None, model: str | None, tenant: int | None, since: str | None, until: str | None,
-    text: str | None,
+    kind: Kind | None, code: str | None, model: str | None, model_id: str | None, tenant: int | None,
+    since: str | None, until: str | None, text: str | None,
 ) -> DeadFilter:  # fmt: skip
     from libs.common.ports_dead import DeadFilter, DeadKind
 
     return DeadFilter(
         DeadKind(kind) if kind is not None else None, code, model, tenant, instant(since, "--since"),
-        instant(until, "--until"), text or None,
+        instant(until, "--until"), text or None, _model_number(model_id),
     )  # fmt: skip
+
+
+def _model_number(word: str | None) -> int | None:
+    from libs.common.ports_dead import NO_MODEL, NO_MODEL_WORD
+
+    if word is None or word == NO_MODEL_WORD:
+        return None if word is None else NO_MODEL
+    if not (word.isascii() and word.isdecimal() and 0 < int(word[:20]) <= LARGEST_ID):
+        raise typer.BadParameter(f"a number, or {NO_MODEL_WORD!r}", param_hint="--model-id")
+    return int(word)
 
 
 def instant(text: str | None, option: str) -> datetime | None:

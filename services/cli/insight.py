@@ -225,7 +225,7 @@ def actions(
     output: OutputOption = Output.TABLE,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what operators did: pauses, resumes, drains, newest first.
+    """Show what operators did: pauses, resumes, drains, keys made and revoked, newest first.
 
     Example: sluiceway actions --limit 10
     """

@@ -21,7 +21,7 @@ from services.cli.output import (
     show_list,
 )
 from services.cli.remote import KeyFileOption
-from services.cli.which_way import ApiOption, Way, asked, found
+from services.cli.which_way import ApiOption, By, Way, asked, found
 
 _SCOPES = ("submit", "read", "operate", "admin")
 #: `operate` reads what belongs to all tenants: it is given on purpose, or not at all.
@@ -46,6 +46,7 @@ def create(
     tenant: Tenant,
     name: Annotated[str, typer.Option("--name", help="Who uses it; becomes the creator of its tasks.")] = "",
     scopes: Annotated[str, typer.Option("--scopes", help="Comma separated.")] = _USUAL,
+    by: By = "",
     url: ApiOption = "",
     key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
@@ -58,7 +59,7 @@ def create(
     allowed = _scopes(scopes)
     if len(name) > 64 or any(ord(character) < 32 for character in name):
         raise typer.BadParameter("at most 64 characters, none of them a control character", param_hint="--name")
-    made = asked(lambda room: room.keys.create(tenant, name, allowed), Way(url, key_file))
+    made = asked(lambda room: room.keys.create(tenant, name, allowed), Way(url, key_file, by))
     show_document(_numbered(made), chosen(output, as_json), lambda: print(made["key"]), [made["id"]])
 
 
@@ -81,6 +82,7 @@ def list_keys(
 @keys.command()
 def revoke(
     key_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="id of `keys list`.")],
+    by: By = "",
     yes: YesOption = False,
     url: ApiOption = "",
     key_file: KeyFileOption = None,
@@ -92,7 +94,7 @@ def revoke(
     Example: sluiceway keys revoke 7 --yes
     """
     confirm(f"Revoke the key {key_id}? Who uses it is refused from then on.", yes=yes)
-    revoked = asked(lambda room: found(room.keys.revoke(key_id)), Way(url, key_file))
+    revoked = asked(lambda room: found(room.keys.revoke(key_id)), Way(url, key_file, by))
     said = f"key {key_id} is revoked" if revoked else f"there is no valid key {key_id}"
     show_document(
         {"id": key_id, "revoked": revoked}, chosen(output, as_json), lambda: print(said), [key_id] if revoked else []

@@ -96,7 +96,13 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         note(f"{question} Nobody is there to ask: say --yes.")
         raise typer.Exit(2)
-    if not typer.confirm(question, err=True):
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort as aborted:
+        if isinstance(aborted.__context__, KeyboardInterrupt):  # typer makes the same of it as of an end of the input
+            raise KeyboardInterrupt from None
+        raise
+    if not agreed:
         raise typer.Exit(1)
 
 

@@ -275,12 +275,19 @@ def _narrowed(wanted: DeadFilter) -> Document:
         {
             "code": wanted.code,
             "model": wanted.model,
+            "model_id": None if wanted.model_id is None else _model_word(wanted.model_id),
             "tenant": None if wanted.tenant is None else str(wanted.tenant),
             "since": wanted.since and wanted.since.isoformat(),
             "until": wanted.until and wanted.until.isoformat(),
             "text": wanted.text,
         }
     )
+
+
+def _model_word(model_id: int) -> str:
+    from libs.common.ports_dead import NO_MODEL, NO_MODEL_WORD
+
+    return NO_MODEL_WORD if model_id == NO_MODEL else str(model_id)
 
 
 def _given(values: Document) -> Document:

@@ -38,7 +38,7 @@ def room_over_stores(stores: Stores, by: str) -> ControlRoom:
         orders=StoresOrders(stores.controls, by),
         tenants=StoresTenants(stores.weights),
         quotas=StoresQuotas(stores.quota),
-        keys=StoresKeys(stores.keys),
+        keys=StoresKeys(stores.keys, by),
         webhooks=StoresWebhooks(stores.webhooks, stores.controls, by),
         graves=StoresGraves(stores),
     )
@@ -154,15 +154,16 @@ class StoresKeys:
     """Implements control_room.Keys."""
 
     stored: Keys
+    by: str
 
     async def keys(self, tenant: int) -> list[Document]:
         return plain([told.key_document(key) for key in await self.stored.list_of(tenant)])
 
     async def create(self, tenant: int, name: str, scopes: list[str]) -> Document:
-        return plain(told.made_key_document(await self.stored.create(tenant, name, scopes)))
+        return plain(told.made_key_document(await self.stored.create(tenant, name, scopes, self.by)))
 
     async def revoke(self, key: int) -> None:
-        await self.stored.revoke(key)
+        await self.stored.revoke(key, self.by)
 
 
 @dataclass(frozen=True, slots=True)

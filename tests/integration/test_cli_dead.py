@@ -64,6 +64,27 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert (await Operator(house.database).replays.show(None, int(dropped["id"]))).asked == {"ids": 1}
 
 
+async def test_the_dead_of_one_of_several_models_of_a_name_are_narrowed_to_by_its_id(
+    house: House, shell: Shell
+) -> None:
+    models = [await house.model(name="painter"), await house.model(name="painter")]
+    executor = await house.executor()
+    for number, model in enumerate(models, 1):
+        for attempt in await house.running(model, executor, number):
+            await house.bury(attempt, "http_503")
+    for model in models:
+        only = ["--model-id", str(model.id)]
+        (group,) = (await shell.json("dead", "groups", "--kind", "task", *only))["items"]
+        assert (group["model_id"], group["tenant"]) == (str(model.id), str(model.tenant_id))
+        listed = (await shell.json("dead", "list", *only))["items"]
+        assert {one["tenant"] for one in listed if one["kind"] == "task"} == {str(model.tenant_id)}
+        dry = await shell.json("dead", "replay", *only, "--reason", "r", "--dry-run")
+        assert dry["selected"] == group["count"]
+    assert (await shell.json("dead", "list", "--kind", "task", "--model-id", "none"))["items"] == []
+    dropped = await shell.json("dead", "drop", "--model-id", str(models[1].id), "--reason", "r", "--yes")
+    assert dropped["total"] == 2
+
+
 async def test_what_makes_no_sense_is_said_and_changes_nothing(house: House, shell: Shell) -> None:
     assert "(reason)" in await shell.run("dead", "replay", "--reason", " ", "--yes", code=1)
     assert "none of these ids" in await shell.run("dead", "replay", "nobody", "--reason", "r", "--yes", code=1)

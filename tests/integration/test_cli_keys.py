@@ -32,7 +32,13 @@ async def test_keys_are_made_listed_and_revoked(house: House, shell: Shell) -> N
     again = await shell.ran("keys", "revoke", number, "--yes", "--json")
     assert (again.code, again.json["revoked"]) == (1, False)
     (listed,) = (await shell.json("keys", "list", "--tenant", "-5"))["items"]
-    assert listed["revoked_at"].endswith("Z")
+    assert (listed["revoked_at"][-1], listed["created_at"][-1]) == ("Z", "Z")
+    done = (await shell.json("actions"))["items"]
+    assert [(one["by"], one["action"], one["tenant_id"], one["subject"]) for one in done] == [
+        ("ann", "revoke_key", "-5", f"key {number} of shop"),
+        ("ann", "create_key", "-5", f"key {number} of shop: submit, read"),
+    ]
+    assert made["key"] not in str(done)
 
 
 async def test_nobody_gives_what_he_has_not(house: House, redis_url: str) -> None:

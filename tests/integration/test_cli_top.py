@@ -7,57 +7,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
 
 from tests.support.house import House
 from tests.support.sights import alive
 from tests.support.slow_proxy import slow_proxy
-
-
-class Terminal:
-    """What a command draws."""
-
-    def __init__(self, process: asyncio.subprocess.Process, ours: int) -> None:
-        self.process = process
-        self.drawn = b""
-        self._ours = ours
-
-    async def shows(self, text: bytes, times: int = 1) -> None:
-        """Once it was drawn so often from now on."""
-        before = self.drawn.count(text)
-        async with asyncio.timeout(40):
-            while self.drawn.count(text) < before + times:
-                await self._look()
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(20):
-            while self.process.returncode is None:
-                await self._look()
-        return self.process.returncode
-
-    async def _look(self) -> None:
-        await asyncio.sleep(0.05)
-        with suppress(OSError):
-            self.drawn += os.read(self._ours, 65_536)
-
-
-@asynccontextmanager
-async def terminal(environment: Mapping[str, str], *arguments: str) -> AsyncIterator[Terminal]:
-    ours, theirs = os.openpty()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", *arguments, stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**os.environ, **environment, "TERM": "xterm", "COLUMNS": "120"},
-    )  # fmt: skip
-    os.close(theirs)
-    os.set_blocking(ours, False)
-    try:
-        yield Terminal(process, ours)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        os.close(ours)
+from tests.support.terminal import terminal
 
 
 async def test_it_lives_on_the_other_screen(house: House, redis_url: str) -> None:

@@ -178,7 +178,7 @@ class Road:
         key = self.keys[number] = f"sw_{secrets.token_urlsafe()}"
         async with open_database(self.database_url, hot_connections=1) as database:
             await PostgresApiKeys(database).create(
-                number, "test", sha256(key.encode()).digest(), ["submit", "read", "operate", "admin"]
+                number, "test", sha256(key.encode()).digest(), ["submit", "read", "operate", "admin"], "test"
             )
         return number
 

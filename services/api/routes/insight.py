@@ -136,7 +136,7 @@ async def read_series(asked: Annotated[SeriesQuery, Query()], reach: Seeing, cas
     responses=answers(ActionPage, examples.ACTIONS, "invalid", "bad_cursor"),
 )
 async def list_actions(asked: Annotated[ActionQuery, Query()], _caller: Operator, cases: Cases) -> Response:
-    """Pauses, resumes and drains: who, when and why, newest first."""
+    """Pauses, resumes, drains, keys made and revoked: who, when and why, newest first."""
     actions, following = await cases.controls.actions(before_of("action", asked.cursor), asked.limit)
     items = [shown.action_document(action) for action in actions]
     return JsonAnswer({"items": items, "next_cursor": cursor_of("action", following)})

@@ -12,6 +12,7 @@ from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
 from services.api.routes.context import Cases, Operator, StrictRoute, number_of
+from services.api.routes.control import name_of
 from services.api.routes.documented import answers
 from services.api.schemas import KeyIn
 from services.api.schemas_insight import TenantQuery
@@ -38,7 +39,7 @@ async def create_key(
     for scope in wanted.scopes:
         require(caller, scope)
     tenant = caller.tenant_id if of.tenant is None else of.tenant
-    made = await cases.keys.create(tenant, wanted.name, wanted.scopes)
+    made = await cases.keys.create(tenant, wanted.name, wanted.scopes, name_of(caller))
     return JsonAnswer(made_key_document(made), 201, {"Cache-Control": "no-store"})
 
 
@@ -55,10 +56,10 @@ async def list_keys(of: Annotated[TenantQuery, Query()], caller: Operator, cases
     status_code=204,
     responses=answers(None, None, "key_unknown", status=204),
 )
-async def revoke_key(key_id: str, _caller: Operator, cases: Cases) -> Response:
+async def revoke_key(key_id: str, caller: Operator, cases: Cases) -> Response:
     """Whoever uses it is refused within a second. It stays in the list, with the time of this."""
     number = number_of(key_id)
     if number is None:
         raise NotFound("key_unknown", "there is no such key")
-    await cases.keys.revoke(number)
+    await cases.keys.revoke(number, name_of(caller))
     return Response(status_code=204)

@@ -95,9 +95,9 @@ class PostgresApiKeys:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, tenant_id: int, name: str, digest: bytes, scopes: Sequence[str]) -> int:
+    async def create(self, tenant_id: int, name: str, digest: bytes, scopes: Sequence[str], by: str) -> int:
         rows = await self._database.query(
-            "create_key", tenant_id=tenant_id, name=name, digest=digest, scopes=list(scopes)
+            "create_key", tenant_id=tenant_id, name=name, digest=digest, scopes=list(scopes), by=by
         )
         return int(rows[0].id)
 
@@ -107,8 +107,8 @@ class PostgresApiKeys:
     async def list_of(self, tenant_id: int) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in await self._database.query("list_keys", tenant_id=tenant_id)]
 
-    async def revoke(self, key_id: int) -> bool:
-        return bool(await self._database.query("revoke_key", id=key_id))
+    async def revoke(self, key_id: int, by: str) -> bool:
+        return bool(await self._database.query("revoke_key", id=key_id, by=by))
 
 
 class PostgresConsoleSessions:

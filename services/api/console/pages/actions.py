@@ -1,4 +1,4 @@
-"""What operators did: pauses, resumes, drains, with who and why."""
+"""What operators did: pauses, resumes, drains, keys made and revoked, with who and why."""
 
 from __future__ import annotations
 

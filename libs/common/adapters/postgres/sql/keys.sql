@@ -1,7 +1,15 @@
 -- name: create_key
--- A new API key of a tenant; only its digest is stored.
-WITH tn AS (INSERT INTO tenant (id) VALUES (:tenant_id) ON CONFLICT DO NOTHING)
-INSERT INTO api_key (tenant_id, name, digest, scopes) VALUES (:tenant_id, :name, :digest, CAST(:scopes AS text[])) RETURNING id
+-- A new API key of a tenant, and who made it; only its digest is stored.
+WITH tn AS (
+  INSERT INTO tenant (id) VALUES (:tenant_id) ON CONFLICT DO NOTHING
+), k AS (
+  INSERT INTO api_key (tenant_id, name, digest, scopes) VALUES (:tenant_id, :name, :digest, CAST(:scopes AS text[]))
+  RETURNING id, tenant_id, name, scopes
+), written AS (
+  INSERT INTO operator_action (done_by, action, tenant_id, subject)
+  SELECT :by, 'create_key', tenant_id, concat('key ', id, ' of ' || nullif(name, ''), ': ', array_to_string(scopes, ', ')) FROM k
+)
+SELECT id FROM k
 
 -- name: find_key
 -- Whose key this is, by its digest; none when unknown or revoked.
@@ -12,8 +20,14 @@ SELECT id, tenant_id, name, scopes FROM api_key WHERE digest = $1 AND revoked_at
 SELECT id, tenant_id, name, scopes, created_at, revoked_at FROM api_key WHERE tenant_id = :tenant_id ORDER BY id
 
 -- name: revoke_key
--- Make a key useless at once.
-UPDATE api_key SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL RETURNING id
+-- Make a key useless at once, and record who did.
+WITH k AS (
+  UPDATE api_key SET revoked_at = now() WHERE id = :id AND revoked_at IS NULL RETURNING id, tenant_id, name
+), written AS (
+  INSERT INTO operator_action (done_by, action, tenant_id, subject)
+  SELECT :by, 'revoke_key', tenant_id, concat('key ', id, ' of ' || nullif(name, '')) FROM k
+)
+SELECT id FROM k
 
 -- name: open_session
 -- Remember that the owner of a valid key is signed in to the console; sessions that are over are forgotten on the way,

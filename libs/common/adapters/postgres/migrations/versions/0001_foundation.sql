@@ -100,7 +100,7 @@ CREATE TABLE operator_action (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   at timestamptz NOT NULL DEFAULT now(),
   done_by text NOT NULL,
-  action text NOT NULL CHECK (action IN ('pause', 'resume', 'drain', 'undrain')),
+  action text NOT NULL CHECK (action IN ('pause', 'resume', 'drain', 'undrain', 'create_key', 'revoke_key')),
   tenant_id bigint,
   subject text NOT NULL,
   reason text NOT NULL DEFAULT ''
