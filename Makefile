@@ -11,6 +11,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 # takes over tests of the others.
 SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
 
+# Where an environment switches it off, each of the hundreds of processes that tests start would compile all of ours.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo up down test test-all browser lint types verify bench clean
 

@@ -14,7 +14,12 @@ import pytest
 from tests.support.api import Api, running_api, until
 from tests.support.listeners import hearing
 
-pytestmark = [pytest.mark.asyncio(loop_scope="package"), pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="package"),
+    pytest.mark.long,
+    pytest.mark.quiet,
+    pytest.mark.timeout(600),
+]
 
 CROWD = 5_000
 BATCHES = 5
