@@ -25,7 +25,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.settle import Run as Course
 from libs.common.domain.task import Phase, TaskStatus
-from libs.common.domain.texts import storable
+from libs.common.domain.texts import storable, without_tokens
 from libs.common.ports_jobs import JobOutput
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
@@ -242,7 +242,7 @@ def _interrupted(why: Stop, run: Run) -> Outcome | None:
 def _failed(error: ModelError) -> Outcome:
     return Failed(
         error.code,
-        storable(error.message),
+        storable(without_tokens(error.message)),
         error.retryable,
         retry_after=error.retry_after,
         timed_out=error.code in _TIMEOUT_CODES,

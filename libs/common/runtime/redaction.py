@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
+from libs.common.domain.texts import without_tokens
+
 MASK: Final = "***"
 
 _SECRET_NAMES: Final = frozenset(
@@ -72,9 +74,10 @@ def redact(value: Any, depth: int = 0) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """The same text with URL passwords, named secrets and registered values masked."""
+    """The same text with URL passwords, named secrets and registered values masked, and tokens of callbacks."""
     if _known_values is not None:
         text = _known_values.sub(MASK, text)
+    text = without_tokens(text)
     if "://" in text:
         text = _URL_PASSWORD.sub(rf"\g<1>{MASK}@", text)
     if ":" in text or "=" in text:

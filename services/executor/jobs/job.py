@@ -9,10 +9,11 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from libs.common.domain.model_errors import ModelError
-from libs.common.domain.texts import storable
+from libs.common.domain.texts import storable, without_tokens
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import JobAdapter, JobReport, JobStatus
 from libs.common.ports_provider_jobs import JobNews
+from services.executor.jobs.memory import AnswerShare
 from services.executor.runs import Run
 
 _MESSAGE_LIMIT: Final = 500
@@ -35,6 +36,7 @@ class Job:
     key: UUID
     intended_at: float
     deadline: float  #: by the event loop's clock
+    share: AnswerShare  #: of the memory that answers may take up
     provider_id: str = ""
     status: str = "intended"
     progress: float | None = None
@@ -66,7 +68,7 @@ class Job:
             self.provider_id or _checked(report.provider_id),
             status,
             self._further(report.unit_progress),
-            storable(report.message)[:_MESSAGE_LIMIT],
+            storable(without_tokens(report.message))[:_MESSAGE_LIMIT],
             status not in _NOT_BEGUN,
         )
         said = (self.provider_id, self.status, self.progress, self.message)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.adapters.foreign_text import SHOWN_CHARACTERS, Cleaner
+from libs.common.runtime.redaction import redact_text
 
 _SECRETS = st.text(alphabet='QXZ\u00fc"\\', min_size=4, max_size=60)
 
@@ -15,6 +17,20 @@ _SECRETS = st.text(alphabet='QXZ\u00fc"\\', min_size=4, max_size=60)
 def test_credentials_are_masked_with_and_without_their_scheme() -> None:
     cleaner = Cleaner.of(["Bearer QQQQ-1234", "true"])
     assert cleaner.clean(b"Bearer QQQQ-1234, QQQQ-1234, true") == "***, ***, ***"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "https://us.example/v1/callbacks/AbC-_9 failed",
+        r"https:\/\/us.example\/v1\/callbacks\/AbC-_9 failed",
+        "to=https%3A%2F%2Fus.example%2Fv1%2Fcallbacks%2FAbC-_9&x",
+    ],
+)
+def test_the_token_of_a_callback_is_masked_whoever_repeats_it(shown: str) -> None:
+    """Also in a call that was never told it."""
+    assert Cleaner.of([]).clean(shown.encode()) == shown.replace("AbC-_9", "***")
+    assert redact_text(shown) == shown.replace("AbC-_9", "***")
 
 
 def test_values_too_short_to_be_secrets_stay_readable() -> None:
