@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psutil
 
 
@@ -23,6 +25,12 @@ def memory_mb(pid: int) -> float:
     """Memory of a process and its children: proportional, so that what they share counts once."""
     process = psutil.Process(pid)
     return float(sum(each.memory_full_info().pss for each in (process, *process.children(recursive=True))) / 2**20)
+
+
+def most_memory_mb(pid: int) -> float:
+    """The most memory that a process has had since its start."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
 class Meter:

@@ -1,12 +1,14 @@
 """A provider of jobs that costs next to nothing: predictions that run until they are told to end.
 
-Run: `python -m benchmarks.mock_provider PORT`. It speaks as much of Replicate's API as a waiting job hears. GET /done
-lets every job succeed from now on; GET /counts answers how many submits and looks there were.
+Run: `python -m benchmarks.mock_provider PORT [OUTPUT_BYTES]`. It speaks as much of Replicate's API as a waiting job
+hears. GET /done lets every job succeed from now on, with an output inside the answer; GET /counts answers how many
+submits and looks there were.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import json
 import sys
@@ -14,7 +16,7 @@ from typing import Any, cast
 
 import uvloop
 
-_OUTPUT = "data:text/plain;base64,ZG9uZQ=="
+_OUTPUT = "data:text/plain;base64,"
 
 
 class _Provider:
@@ -22,6 +24,9 @@ class _Provider:
     submits = 0
     looks = 0
     numbers = itertools.count(1)
+
+    def __init__(self, output_bytes: int) -> None:
+        self._output = _OUTPUT + base64.b64encode(b"x" * output_bytes).decode()
 
     def answer(self, method: bytes, path: bytes) -> tuple[int, dict[str, Any]]:
         """Status and document."""
@@ -34,7 +39,7 @@ class _Provider:
             return 201, {"id": f"b{next(self.numbers)}", "status": "starting", "output": None}
         self.looks += 1
         name = path.rpartition(b"/")[2].decode()
-        status, output = ("succeeded", _OUTPUT) if self.done else ("processing", None)
+        status, output = ("succeeded", self._output) if self.done else ("processing", None)
         return 200, {"id": name, "status": status, "output": output}
 
 
@@ -64,13 +69,13 @@ class _Connection(asyncio.Protocol):
             )
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, output_bytes: int) -> None:
     """Answer until the process is ended."""
-    provider = _Provider()
+    provider = _Provider(output_bytes)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(provider), "127.0.0.1", port, backlog=1_024)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 4))

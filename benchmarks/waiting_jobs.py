@@ -18,7 +18,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cpu import Meter, memory_mb
+from benchmarks.cpu import Meter, memory_mb, most_memory_mb
 from benchmarks.product import Product, product
 from libs.common.embedded.ports import accepts, free_port
 
@@ -35,7 +35,7 @@ async def main() -> None:
         folder = Path(tempfile.mkdtemp(prefix="sluiceway-bench-", dir="/var/tmp"))
         folder.chmod(0o711)
         try:
-            async with _provider() as port, product(folder / "product", port) as running:
+            async with _provider(arguments.output) as port, product(folder / "product", port) as running:
                 figures[pace] = await _measure(running, port, pace, arguments)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -47,6 +47,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=5_000, help="jobs that wait at the same time")
     parser.add_argument("--seconds", type=int, default=30, help="how long they are looked at")
     parser.add_argument("--payload", type=int, default=1_000, help="bytes of each task's payload")
+    parser.add_argument("--output", type=int, default=4, help="bytes of each job's output, which its answer has inside")
     parser.add_argument("--poll-seconds", type=int, nargs="+", default=[3, 10, 30], help="paces of polling")
     return parser.parse_args()
 
@@ -74,6 +75,7 @@ async def _measure(running: Product, port: int, pace: int, arguments: argparse.N
         began = time.monotonic()
         await provider.get("/done")
         await _until_ended(running, arguments.jobs)
+        ended_in = time.monotonic() - began
         return {
             "submitted_in": submitted,
             "looks_per_second": looked / arguments.seconds,
@@ -81,7 +83,8 @@ async def _measure(running: Product, port: int, pace: int, arguments: argparse.N
             "us_per_look": spent["executor"] / max(looked, 1) * 1e6,
             "memory_before": before,
             "memory": memory,
-            "ended_in": time.monotonic() - began,
+            "memory_at_the_end": most_memory_mb(executor),
+            "ended_in": ended_in,
             "submits": (await provider.get("/counts")).json()["submits"],
         }
 
@@ -123,9 +126,11 @@ async def _until_ended(running: Product, tasks: int) -> None:
 
 
 @asynccontextmanager
-async def _provider() -> AsyncIterator[int]:
+async def _provider(output_bytes: int) -> AsyncIterator[int]:
     port = free_port()
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "benchmarks.mock_provider", str(port))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.mock_provider", str(port), str(output_bytes)
+    )
     try:
         while not await accepts(port):
             await asyncio.sleep(0.05)
@@ -145,6 +150,7 @@ def _report(figures: dict[int, dict[str, Any]], arguments: argparse.Namespace) -
         "PostgreSQL CPU",
         "memory",
         "of it jobs",
+        "at most",
         "ended in",
     ):
         table.add_column(name)
@@ -157,6 +163,7 @@ def _report(figures: dict[int, dict[str, Any]], arguments: argparse.Namespace) -
             f"{found['cpu']['postgres']:.0f} %",
             f"{found['memory']:.0f} MB",
             f"{(found['memory'] - found['memory_before']) * 1024 / arguments.jobs:.1f} KB each",
+            f"{found['memory_at_the_end']:.0f} MB",
             f"{found['ended_in']:.1f} s",
         )
     _say(table)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
 
 #: For taking all outputs of a job that is over, waiting and trying again included.
 COLLECT_SECONDS: Final = 600
+#: Bytes of an answer that may be in memory without asking for room.
+LITTLE_ANSWER: Final = 256 * 1024
 
 
 class JobStatus(Enum):
@@ -49,6 +51,10 @@ class JobReport:
     ask_again_after: float | None = None  #: seconds that the provider wants to be left alone
 
 
+async def _room_enough(_: int) -> None:
+    """Who asks little, and one question at a time, needs no share of anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobCall:
     """One attempt's job, as every call of the adapter gets it. What may hold secrets is kept out of its repr."""
@@ -70,6 +76,9 @@ class JobCall:
     #: Asked by JobHttp when the connection is there, before the first byte of each request leaves; raises ModelError to
     #: keep it here.
     sends: Callable[[], None] = field(default=lambda: None, repr=False)
+    #: Told by JobHttp how large an answer is before it takes more than LITTLE_ANSWER bytes of it into memory; waits
+    #: until there is room.
+    room: Callable[[int], Awaitable[None]] = field(default=_room_enough, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

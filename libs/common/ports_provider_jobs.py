@@ -119,6 +119,9 @@ class ProviderJobs(Protocol):
     async def told(self, keys: Sequence[UUID]) -> None:
         """These providers were told, or cannot be."""
 
+    async def weigh_callbacks(self, attempts: Sequence[Attempt]) -> dict[int, int]:
+        """How many bytes providers called back with, by task; those that did not are left out."""
+
     async def callbacks(self, attempts: Sequence[Attempt]) -> dict[int, list[JobCallback]]:
         """What providers called back with, oldest first, by task."""
 

@@ -17,8 +17,12 @@ class Callbacks:
 
     async def said(self, job: Job) -> JobReport | None:
         """The last that the provider has said of the job; an end outweighs whatever else came, and is kept."""
-        callbacks = await self._ledger.callbacks(job.run.attempt)
-        call = self._calls.ask(job.run.model, job.key, job.intended_at)
+        size = await self._ledger.weight_of_callbacks(job.run.attempt)
+        if not size:
+            return None
+        await job.share.take(size)
+        callbacks = await self._ledger.callbacks(job.run.attempt, size)
+        call = self._calls.ask(job.run.model, job.key, job.intended_at, job.share)
         said: JobReport | None = None
         for callback in callbacks:
             report = job.adapter.called_back(call, callback.headers, callback.body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -14,7 +15,10 @@ from libs.common.domain.model_errors import ModelError
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import JobAdapter, JobCall
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.off_the_clock import off_the_clock
 from services.executor.calls import ModelHeaders, payload_of
+from services.executor.jobs.memory import AnswerMemory, AnswerShare
+from services.executor.runs import Run
 
 log = get_logger()
 
@@ -40,6 +44,7 @@ class JobCalls:
         self._newest = newest
         self._headers = headers
         self._callback_url = callback_url
+        self._memory = AnswerMemory()
         self._configs: dict[int, tuple[str, Mapping[str, Any]]] = {}
 
     def runs(self, adapter: str) -> bool:
@@ -56,6 +61,14 @@ class JobCalls:
         if adapter is None:
             raise ModelError("unknown_adapter", f"there is no adapter {name!r} for jobs", retryable=False)
         return adapter
+
+    def share(self, run: Run) -> AnswerShare:
+        """The room that this attempt's answers take up in memory."""
+        return self._memory.share(run.attempt.tenant_id, run.slot)
+
+    def aside(self, model: Model) -> AnswerShare:
+        """The same for calls that no attempt waits for."""
+        return self._memory.share(model.tenant_id, None)
 
     def now(self, model: Model) -> Model:
         """The model as it is now: a job outlives changes of its model, a new api_key above all.
@@ -80,6 +93,7 @@ class JobCalls:
         intended_at: float,
         seconds_left: float,
         sends: Callable[[], None],
+        share: AnswerShare,
     ) -> JobCall:
         """The call that makes a job. Raises ModelError for an api_key that cannot be read."""
         model = self.now(model)
@@ -96,10 +110,18 @@ class JobCalls:
             intended_at=intended_at,
             callback_url=self._callback_url(key, seconds_left),
             sends=sends,
+            room=share.take,
         )
 
     def ask(
-        self, model: Model, key: UUID, intended_at: float, *, since_submit: float = 0.0, seconds: float = _ASK_SECONDS
+        self,
+        model: Model,
+        key: UUID,
+        intended_at: float,
+        share: AnswerShare,
+        *,
+        since_submit: float = 0.0,
+        seconds: float = _ASK_SECONDS,
     ) -> JobCall:
         """Any other call about a job, answered within `seconds`. Raises ModelError as above."""
         model = self.now(model)
@@ -113,6 +135,7 @@ class JobCalls:
             timeout_seconds=min(float(model.timeout_seconds), seconds),
             intended_at=intended_at,
             since_submit=since_submit,
+            room=share.take,
         )
 
 
@@ -121,8 +144,8 @@ async def in_time(
 ) -> Answer:
     """What an adapter's method answers, in its time. Raises ModelError, whatever went wrong, and what `passes`."""
     try:
-        async with asyncio.timeout(call.timeout_seconds + _GRACE_SECONDS):
-            return await ask(call)
+        async with asyncio.timeout(call.timeout_seconds + _GRACE_SECONDS) as limit:
+            return await ask(replace(call, room=lambda size: off_the_clock(limit, call.room(size))))
     except (ModelError, passes):
         raise
     except TimeoutError:

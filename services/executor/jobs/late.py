@@ -46,13 +46,15 @@ class LateAnswers:
         except ModelError as error:
             log.info("job.never_named", intent=str(job.key), code=error.code)
             return
+        finally:
+            job.share.release()
         if news is not None and news.provider_id:
             await self.named(job, news.provider_id)
 
     async def _end(self, job: Job, provider_id: str) -> None:
         for pause in _STRAY_PAUSES:
             try:
-                call = self._calls.ask(job.run.model, job.key, job.intended_at)
+                call = self._calls.ask(job.run.model, job.key, job.intended_at, self._calls.aside(job.run.model))
                 await in_time(call, lambda call: job.adapter.cancel(call, provider_id))
             except ModelError as error:
                 log.warning("job.stray", intent=str(job.key), provider_id=provider_id, code=error.code)

@@ -40,7 +40,8 @@ class JobLedger:
         self._news = Coalescer[tuple[Attempt, JobNews], bool](
             self._tell, is_data_error=is_data_error, is_deadlock=is_deadlock
         )
-        self._callbacks = Coalescer[Attempt, list[JobCallback]](self._read)
+        self._weights = Coalescer[Attempt, int](self._weigh)
+        self._callbacks = Coalescer[tuple[Attempt, int], list[JobCallback]](self._read, size_of=lambda one: one[1])
 
     async def intend(self, attempt: Attempt, intent: JobIntent) -> float | None:
         """Write that a job is about to be submitted; when that was, in Unix seconds."""
@@ -80,9 +81,13 @@ class JobLedger:
             log.error("job.orphaned", intent=str(key), provider_id=provider_id, error=type(error).__name__)
             return True
 
-    async def callbacks(self, attempt: Attempt) -> list[JobCallback]:
-        """What the provider called back with, oldest first."""
-        return await until_answered(lambda: self._callbacks.submit(attempt))
+    async def weight_of_callbacks(self, attempt: Attempt) -> int:
+        """How many bytes the provider has called back with."""
+        return await until_answered(lambda: self._weights.submit(attempt))
+
+    async def callbacks(self, attempt: Attempt, size: int) -> list[JobCallback]:
+        """What the provider called back with, about so many bytes, oldest first."""
+        return await until_answered(lambda: self._callbacks.submit((attempt, size)))
 
     async def drop(self, callbacks: Sequence[JobCallback]) -> None:
         """These were read; if PostgreSQL does not hear of it, they are read again."""
@@ -93,7 +98,7 @@ class JobLedger:
 
     async def close(self, timeout: float) -> None:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
-        everything = (self._intents, self._resumes, self._owners, self._news, self._callbacks)
+        everything = (self._intents, self._resumes, self._owners, self._news, self._weights, self._callbacks)
         await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
 
     async def _intend(self, rows: list[tuple[Attempt, JobIntent]]) -> list[float | None]:
@@ -112,6 +117,10 @@ class JobLedger:
         mine = await self._jobs.news_many(rows)
         return [attempt.id in mine for attempt, _ in rows]
 
-    async def _read(self, attempts: list[Attempt]) -> list[list[JobCallback]]:
-        found = await self._jobs.callbacks(attempts)
-        return [found.get(attempt.id, []) for attempt in attempts]
+    async def _weigh(self, attempts: list[Attempt]) -> list[int]:
+        found = await self._jobs.weigh_callbacks(attempts)
+        return [found.get(attempt.id, 0) for attempt in attempts]
+
+    async def _read(self, wanted: list[tuple[Attempt, int]]) -> list[list[JobCallback]]:
+        found = await self._jobs.callbacks([attempt for attempt, _ in wanted])
+        return [found.get(attempt.id, []) for attempt, _ in wanted]

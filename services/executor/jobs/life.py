@@ -26,6 +26,7 @@ from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job
 from services.executor.jobs.late import LateAnswers
 from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.memory import AnswerShare
 from services.executor.jobs.permits import JobPermits
 from services.executor.jobs.submission import Submission
 from services.executor.jobs.waits import Waits
@@ -75,23 +76,25 @@ class JobLife:
     async def output(self, run: Run) -> tuple[StagedFile, ...]:
         """Have the job done, and stage what it has put out. Raises ModelError, StagingFull and NotOurs."""
         moving: asyncio.Task[None] | None = None
+        share = self._calls.share(run)
         try:
             if run.phase is Phase.SUBMITTED:
-                job, moving = await self._taken_over(run)
+                job, moving = await self._taken_over(run, share)
                 report = await self._known(job)
             else:
-                job, report = await self._submission.make(run)
+                job, report = await self._submission.make(run, share)
             report = await self._until_over(job, report)
             await run.slot.take_again()
             return await self._collected(job, report)
         finally:
+            share.release()
             self._waits.forget(run.attempt.id)
             if moving is not None:
                 moving.cancel()
 
     # taken over from somebody else
 
-    async def _taken_over(self, run: Run) -> tuple[Job, asyncio.Task[None]]:
+    async def _taken_over(self, run: Run, share: AnswerShare) -> tuple[Job, asyncio.Task[None]]:
         run.called = run.has_permit = True
         await failpoint("executor/before-resume")
         row = await self._ledger.resume(run.attempt)
@@ -101,7 +104,7 @@ class JobLife:
         deadline = asyncio.get_running_loop().time() + row.seconds_left
         polls = adapter.polls(self._calls.config(run.model))
         job = Job(
-            run, adapter, polls, row.key, row.intended_at, deadline,
+            run, adapter, polls, row.key, row.intended_at, deadline, share,
             row.provider_id, row.status, row.unit_progress, row.message,
         )  # fmt: skip
         log.info("job.taken_over", task_id=str(run.attempt.public_id), provider_id=row.provider_id or None)
@@ -149,7 +152,7 @@ class JobLife:
                     await self._write_end(job, "gone")
                     raise
                 except ModelError as error:
-                    failures += 1
+                    failures += not job.share.waited  # what stood unread too long here is no failure of the provider
                     pause = error.retry_after or 0.0
                     log.info("job.not_asked", task_id=str(job.run.attempt.public_id), code=error.code, times=failures)
                     if failures > POLL_FAILURES:
@@ -162,6 +165,7 @@ class JobLife:
             if late:
                 raise ModelError("job_timeout", "the provider's job was not over in time", retryable=False)
             report = None
+            job.share.release()
             await self._waits.rest(job.run, self._pause(job, pause))
 
     def _pause(self, job: Job, wanted: float) -> float:
@@ -170,7 +174,8 @@ class JobLife:
         return min(max(spread, wanted), max(job.left, 0.0))
 
     async def _ask(self, job: Job) -> JobReport | None:
-        call = self._calls.ask(job.run.model, job.key, job.intended_at)
+        job.share.waited = False
+        call = self._calls.ask(job.run.model, job.key, job.intended_at, job.share)
         if not job.polls:
             return await self._callbacks.said(job)
         async with self._waits.turn(job.run.model.id):

@@ -30,6 +30,7 @@ from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job, intent_key
 from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.memory import AnswerShare
 from services.executor.jobs.waits import Waits
 from services.executor.runs import Run
 
@@ -62,11 +63,11 @@ class Submission:
         self._callbacks = callbacks
         self._waits = waits
 
-    async def make(self, run: Run) -> tuple[Job, JobReport]:
+    async def make(self, run: Run, share: AnswerShare) -> tuple[Job, JobReport]:
         """A new job of an attempt. Raises ModelError (Busy: nothing came of it, try later), NotOurs."""
         model, key = run.model, intent_key(run.attempt)
         adapter, config = self._calls.adapter(model.adapter), self._calls.config(model)
-        self._calls.ask(model, key, 0.0)  # whatever cannot be called for is found before anything is written
+        self._calls.ask(model, key, 0.0, share)  # whatever cannot be called for is found before anything is written
         intent = JobIntent(key, model.adapter, adapter.polls(config), model.job_timeout_seconds)
         await failpoint("executor/before-intent")
         intended_at = await self._ledger.intend(run.attempt, intent)
@@ -77,7 +78,7 @@ class Submission:
         deadline = asyncio.get_running_loop().time() + intent.seconds
         if run.deadline is not None:
             deadline = min(deadline, run.deadline)
-        job = Job(run, adapter, intent.polls, key, intended_at, deadline)
+        job = Job(run, adapter, intent.polls, key, intended_at, deadline, share)
         return job, await self._submit(job)
 
     async def find(self, job: Job) -> JobReport:
@@ -140,7 +141,7 @@ class Submission:
     async def _look_for(self, job: Job) -> JobReport | None:
         """The job; None: certainly none. Raises ModelError and LookupError."""
         since = asyncio.get_running_loop().time() - job.asked_at
-        call = self._calls.ask(job.run.model, job.key, job.intended_at, since_submit=since)
+        call = self._calls.ask(job.run.model, job.key, job.intended_at, job.share, since_submit=since)
         try:
             return await in_time(call, job.adapter.find, passes=LookupError)
         except LookupError:
@@ -184,6 +185,7 @@ class Submission:
     async def _pause(self, job: Job, wanted: float | None = None) -> None:
         if job.left <= 0:
             raise _unknown("its time is over")
+        job.share.release()
         await self._waits.rest(job.run, min(max(float(job.run.model.poll_seconds), wanted or 0.0), max(job.left, 0.0)))
 
 

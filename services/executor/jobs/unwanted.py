@@ -23,6 +23,7 @@ from uuid import UUID
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.domain.model_errors import ModelError, TooEarly
 from libs.common.operations.model_cache import ModelCache
+from libs.common.ports_jobs import JobAdapter, JobCall
 from libs.common.ports_provider_jobs import ProviderJobs, TellLater, UnwantedJob, UnwantedLook
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -146,15 +147,25 @@ class Unwanted:
         model = await self._models.by_id(job.model_id)
         if model is None:
             return
-        adapter = self._calls.adapter(job.adapter)
-        call = self._calls.ask(model, job.key, job.intended_at, since_submit=job.ended_for, seconds=_ANSWER_SECONDS)
-        provider_id = job.provider_id or (str(job.key) if adapter.keyed(call.config) else "")
-        if not provider_id:
-            try:
-                found = await in_time(call, adapter.find, passes=LookupError)
-            except LookupError:
-                return
-            provider_id = found.provider_id if found is not None and not found.status.over else ""
+        adapter, share = self._calls.adapter(job.adapter), self._calls.aside(model)
+        call = self._calls.ask(
+            model, job.key, job.intended_at, share, since_submit=job.ended_for, seconds=_ANSWER_SECONDS
+        )
+        try:
+            provider_id = job.provider_id or await _found(job, adapter, call)
+        finally:
+            share.release()
         if provider_id:
             await in_time(call, lambda call: adapter.cancel(call, provider_id))
             log.info("job.canceled", intent=str(job.key), provider_id=provider_id)
+
+
+async def _found(job: UnwantedJob, adapter: JobAdapter, call: JobCall) -> str:
+    """The id of a job whose submit's answer was lost; empty where there is nothing to end, or nobody can tell."""
+    if adapter.keyed(call.config):
+        return str(job.key)
+    try:
+        found = await in_time(call, adapter.find, passes=LookupError)
+    except LookupError:
+        return ""
+    return found.provider_id if found is not None and not found.status.over else ""

@@ -15,11 +15,13 @@ from services.executor.admission.slots import Slot, Slots
 from services.executor.jobs.calls import in_time
 from services.executor.jobs.job import Job, intent_key
 from services.executor.jobs.ledger import JobLedger
+from services.executor.jobs.memory import AnswerMemory
 from services.executor.jobs.waits import Waits
 
 
 def job(**known: Any) -> Job:
-    return Job(SimpleNamespace(), SimpleNamespace(), True, uuid4(), 0.0, 0.0, **known)  # type: ignore[arg-type]
+    run: Any = SimpleNamespace()
+    return Job(run, SimpleNamespace(), True, uuid4(), 0.0, 0.0, AnswerMemory().share(1, None), **known)  # type: ignore[arg-type]
 
 
 def test_the_key_of_an_attempt_is_the_same_whoever_computes_it() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import Final
@@ -27,7 +27,8 @@ from libs.common.adapters.models.refusals import connection_error
 from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, join_endpoint, parse_endpoint
 from libs.common.domain.header_bindings import InvalidBindings, check_bindings
 from libs.common.domain.model_errors import ModelError
-from libs.common.ports_jobs import JobAnswer, JobCall
+from libs.common.ports_jobs import LITTLE_ANSWER, JobAnswer, JobCall
+from libs.common.runtime.off_the_clock import off_the_clock
 
 #: The most that is taken of one answer. Outputs may be inside as data URLs; larger ones have to come as links.
 ANSWER_BYTES: Final = 64 * 2**20
@@ -70,8 +71,13 @@ class GuardedJobHttp:
         contact = _Contact(call)
         before = about_to_send.set(contact.make)
         try:
-            async with asyncio.timeout(call.timeout_seconds):
-                return await self._follow(endpoint, method, sent_headers, body, contact)
+            async with asyncio.timeout(call.timeout_seconds) as limit:
+                response = await self._follow(endpoint, method, sent_headers, body, contact)
+                try:
+                    taken = await self._body(response, endpoint, lambda size: off_the_clock(limit, call.room(size)))
+                finally:
+                    response.close()
+                return JobAnswer(response.status, response.headers, taken)
         except TimeoutError:
             message = f"{endpoint.origin}: no complete answer within {call.timeout_seconds:g} s"
             raise ModelError("model_timeout", message, retryable=True, sent=contact.made) from None
@@ -80,12 +86,12 @@ class GuardedJobHttp:
 
     async def _follow(
         self, endpoint: Endpoint, method: str, headers: CIMultiDict[str], body: bytes | None, contact: _Contact
-    ) -> JobAnswer:
+    ) -> ClientResponse:
         for _ in range(REDIRECTS_LIMIT + 1):
             response = await self._request(endpoint, method, headers, body, contact)
+            if response.status not in REDIRECTS:
+                return response
             try:
-                if response.status not in REDIRECTS:
-                    return JobAnswer(response.status, response.headers, await self._body(response, endpoint))
                 endpoint = redirect_target(endpoint, response)
             finally:
                 response.close()
@@ -104,12 +110,25 @@ class GuardedJobHttp:
         except ClientError as error:
             raise connection_error(endpoint.origin, error, sent=contact.made) from None
 
-    async def _body(self, response: ClientResponse, endpoint: Endpoint) -> bytes:
-        pieces = body_of(response, wire_bytes=self._limit, decoded_bytes=self._limit)
+    async def _body(
+        self, response: ClientResponse, endpoint: Endpoint, room: Callable[[int], Awaitable[None]]
+    ) -> bytes:
+        """All of it, once there is room for what its head says, or for the most that is taken if that says nothing."""
+        said = response.content_length if "Content-Encoding" not in response.headers else None
+        wanted = self._limit if said is None else said
+        taken, size, asked = [], 0, False
         try:
-            return b"".join([piece async for piece in pieces])
+            async for piece in body_of(response, wire_bytes=self._limit, decoded_bytes=self._limit):
+                taken.append(piece)
+                size += len(piece)
+                if not asked and (size > LITTLE_ANSWER or (said or 0) > LITTLE_ANSWER):
+                    asked = True
+                    await room(wanted)
         except (ClientError, OSError) as error:
             raise connection_error(endpoint.origin, error) from None
+        if asked:
+            await room(size)
+        return b"".join(taken)
 
 
 @asynccontextmanager

@@ -121,10 +121,12 @@ class PostgresProviderJobs:
     async def told(self, keys: Sequence[UUID]) -> None:
         await self._database.fetch("jobs_told", list(keys))
 
+    async def weigh_callbacks(self, attempts: Sequence[Attempt]) -> dict[int, int]:
+        rows = await self._database.fetch("weigh_callbacks", *_numbers(attempts))
+        return {row["id"]: row["size"] for row in rows}
+
     async def callbacks(self, attempts: Sequence[Attempt]) -> dict[int, list[JobCallback]]:
-        rows = await self._database.fetch(
-            "read_callbacks", [attempt.id for attempt in attempts], [attempt.number for attempt in attempts]
-        )
+        rows = await self._database.fetch("read_callbacks", *_numbers(attempts))
         found: dict[int, list[JobCallback]] = {}
         for row in rows:
             callback = JobCallback(row["id"], orjson.loads(row["headers"]), row["body"])
@@ -143,6 +145,10 @@ class PostgresProviderJobs:
 
 def _fence(attempts: Sequence[Attempt]) -> tuple[list[int], list[UUID]]:
     return [attempt.id for attempt in attempts], [attempt.token for attempt in attempts]
+
+
+def _numbers(attempts: Sequence[Attempt]) -> tuple[list[int], list[int]]:
+    return [attempt.id for attempt in attempts], [attempt.number for attempt in attempts]
 
 
 def _ids(rows: Sequence[Any]) -> set[int]:

@@ -125,6 +125,12 @@ WITH job AS MATERIALIZED (
 )
 SELECT task_id AS id FROM job
 
+-- name: weigh_callbacks
+-- How many bytes wait to be read of what providers called back with about these attempts. $1 ids, $2 attempts.
+SELECT c.task_id AS id, sum(octet_length(c.body) + pg_column_size(c.headers))::bigint AS size
+FROM unnest($1::bigint[], $2::int[]) AS m(id, attempt)
+JOIN job_callback c ON c.task_id = m.id AND c.attempt = m.attempt::smallint GROUP BY 1
+
 -- name: read_callbacks
 -- What providers called back with about these attempts, oldest first. $1 ids, $2 attempts.
 SELECT c.id, c.task_id, c.headers, c.body FROM unnest($1::bigint[], $2::int[]) AS m(id, attempt)

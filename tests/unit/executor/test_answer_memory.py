@@ -1,0 +1,103 @@
+"""How answers share the memory: in order, no tenant all of it, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from libs.common.ports_jobs import LITTLE_ANSWER
+from libs.common.runtime.off_the_clock import off_the_clock
+from services.executor.admission.slots import Slot, Slots
+from services.executor.jobs.memory import AnswerMemory
+
+MB = 2**20
+
+
+async def begun(*awaited: Awaitable[object]) -> list[asyncio.Future[object]]:
+    """These are under way, each as far as it comes."""
+    tasks = [asyncio.ensure_future(one) for one in awaited]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def test_nothing_smaller_overtakes_what_waits() -> None:
+    memory = AnswerMemory(everything=10 * MB, of_a_tenant=10 * MB)
+    await memory.take(1, 6 * MB)
+    large, small = await begun(memory.take(2, 8 * MB), memory.take(3, 1 * MB))
+    assert (large.done(), small.done()) == (False, False)
+    memory.give_back(1, 6 * MB)
+    assert await asyncio.gather(large, small) == [8 * MB, 1 * MB]
+
+
+async def test_a_tenant_leaves_others_their_part() -> None:
+    memory = AnswerMemory(everything=10 * MB, of_a_tenant=5 * MB)
+    await memory.take(1, 4 * MB)
+    again, other = await begun(memory.take(1, 4 * MB), memory.take(2, 4 * MB))
+    assert (again.done(), other.done()) == (False, True)
+    memory.give_back(1, 4 * MB)
+    await again
+
+
+async def test_an_answer_larger_than_everything_is_taken_alone() -> None:
+    memory = AnswerMemory(everything=10 * MB, of_a_tenant=5 * MB)
+    share = memory.share(1, None)
+    await share.take(64 * MB)
+    (other,) = await begun(memory.take(1, MB))
+    assert not other.done()
+    share.release()
+    share.release()
+    await other
+
+
+async def test_who_is_cancelled_while_it_waits_or_when_its_turn_has_come_takes_nothing() -> None:
+    memory = AnswerMemory(everything=10 * MB, of_a_tenant=10 * MB)
+    await memory.take(1, 8 * MB)
+    waits, behind = await begun(memory.take(2, 5 * MB), memory.take(3, 2 * MB))
+    waits.cancel()
+    await behind
+    (granted,) = await begun(memory.take(4, 5 * MB))
+    memory.give_back(1, 8 * MB)
+    granted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await granted
+    assert await memory.take(5, 8 * MB) == 8 * MB
+
+
+async def test_a_share_keeps_what_its_last_answer_needs() -> None:
+    memory = AnswerMemory(everything=10 * MB, of_a_tenant=10 * MB)
+    share = memory.share(1, None)
+    await share.take(LITTLE_ANSWER)
+    assert share._held == 0
+    await share.take(9 * MB)
+    await share.take(3 * MB)  # less of it came than had been possible
+    await memory.take(2, 7 * MB)
+    assert share._held == 3 * MB
+
+
+async def test_who_waits_for_room_has_its_slot() -> None:
+    slots, memory = Slots(1), AnswerMemory(everything=MB, of_a_tenant=MB)
+    assert slots.take(1)
+    slot = Slot(slots, 1, lambda: None)
+    slot.give_back()
+    assert slots.take(2)
+    (asking,) = await begun(memory.share(1, slot).take(MB))
+    await memory.take(3, MB)  # whoever has a slot is not kept waiting by one that has none
+    slots.give_back(2)
+    memory.give_back(3, MB)
+    await asking
+
+
+async def test_a_wait_off_the_clock_uses_up_no_time() -> None:
+    async with asyncio.timeout(0.2) as limit:
+        await off_the_clock(limit, asyncio.sleep(0.4))
+
+    async def too_slow() -> None:
+        async with asyncio.timeout(0.2) as limit:
+            await off_the_clock(limit, asyncio.sleep(0.1))
+            await asyncio.sleep(1)
+
+    with pytest.raises(TimeoutError):
+        await too_slow()
