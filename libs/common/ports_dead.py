@@ -40,6 +40,8 @@ EVERYTHING: Final = DeadFilter()
 NO_MODEL: Final = 0
 #: Its name on every face.
 NO_MODEL_WORD: Final = "none"
+#: More of a message's value is not kept: such a one cannot be replayed as it was.
+KEPT_BYTES: Final = 1_048_576
 
 
 class DeadPlace(NamedTuple):

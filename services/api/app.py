@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from libs.common.domain.errors import SluicewayError
+from libs.common.ports_dead import KEPT_BYTES
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
@@ -54,6 +55,9 @@ _BATCH: Final = "/v1/tasks/batch"
 #: Names, keys and numbers around a payload.
 _AROUND_PAYLOAD: Final = 64 * 1024
 _BATCH_BYTES: Final = 16 * 2**20
+_REPLAYS: Final = "/v1/replays"
+#: A message that was mended, in base64.
+_MENDED_BYTES: Final = KEPT_BYTES * 4 // 3 + _AROUND_PAYLOAD
 
 
 def rest_app() -> FastAPI:
@@ -117,7 +121,10 @@ class Gateway:
         self._push = push
         self._health = health
         self._body_limit = payload_limit + _AROUND_PAYLOAD
-        self._batch_limit = max(_BATCH_BYTES, self._body_limit)
+        self._limits = {
+            _BATCH: max(_BATCH_BYTES, self._body_limit),
+            _REPLAYS: max(_MENDED_BYTES, self._body_limit),
+        }
         self._rest = rest_app()
         self._rest.state.use_cases = cases
         self._rest.state.health = health
@@ -187,7 +194,7 @@ class Gateway:
     async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         path, hot = scope["path"], scope["method"] == "POST"
         try:
-            caller, body = await self._enter(scope, receive, self._batch_limit if path == _BATCH else self._body_limit)
+            caller, body = await self._enter(scope, receive, self._limits.get(path, self._body_limit))
             if body:
                 require_json(scope["named"])
         except Problem as problem:

@@ -235,6 +235,10 @@ class MessageOut(BaseModel):
     value: str | None
     size: int | None
     complete: bool = Field(description="False where only the beginning was kept: it cannot be replayed.")
+    shown: Literal["exact", "masked", "cut", "escaped"] = Field(
+        description="How `value` shows it: only `exact` is, byte for byte, what was kept. With secrets `masked`, `cut` at"
+        " 64 KiB or what was kept, or no text and therefore `escaped`, it is not fit to be edited and sent."
+    )
     headers: list[MessageHeaderOut]
 
 

@@ -207,6 +207,7 @@ def _message(story: DeadStory) -> dict[str, Any]:
         "value": _shown(value),
         "size": story.value_size if value is not None else None,
         "complete": value is None or len(value) == story.value_size,
+        "shown": _how_shown(story),
         "headers": [
             {"name": name, "value": MASK if is_secret_name(name) else _shown(content)}
             for name, content in story.headers
@@ -237,7 +238,24 @@ def _shown(content: bytes | None) -> str | None:
     """Bytes as text, secrets masked, what is no text escaped; cut."""
     if content is None:
         return None
-    return kept_body(content[:_SHOWN_BYTES].decode("utf-8", "backslashreplace").encode(), _SHOWN_BYTES, of=len(content))
+    escaped = content[:_SHOWN_BYTES].decode("utf-8", "backslashreplace").encode()
+    return kept_body(escaped, _SHOWN_BYTES, of=max(len(content), len(escaped)))
+
+
+def _how_shown(story: DeadStory) -> str:
+    """What stands between a message's value and the text that is shown of it; only an exact one can be edited and sent."""
+    value = story.value
+    if value is None:
+        return "exact"
+    if len(value) < story.value_size or len(value) > _SHOWN_BYTES:
+        return "cut"
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return "escaped"
+    if "\x00" in text:
+        return "escaped"
+    return "exact" if text == _shown(value) else "masked"
 
 
 def _text(value: object) -> str | None:

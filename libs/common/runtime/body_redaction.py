@@ -42,6 +42,8 @@ _PLAIN: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _PART: Final = re.compile(r"""\bname\*?\s*=\s*("[^"\r\n]*"?|[^\s;]+)""", re.IGNORECASE)
 _BLANK_LINE: Final = re.compile(r"\r?\n\r?\n")
 _LONGEST_NAME: Final = 128
+#: A value that is masked like any other where a mask itself would be taken for one.
+_STAND_IN: Final = "masked4f1c09"
 #: How the value of a pair is called whose other half holds its name.
 _VALUES: Final = frozenset({"value", "values", "val"})
 
@@ -56,6 +58,18 @@ def kept_body(body: bytes, most: int, *, of: int | None = None) -> str:
         text = text.replace("\x00", "")
     text = _masked(text, 0)
     return text if (of or len(body)) <= most else text + "..."
+
+
+def holds_mask(body: bytes) -> bool:
+    """Whether a mask stands in it where a secret belongs: it was copied from a body that was shown masked.
+
+    Anywhere else three stars are text like any other.
+    """
+    text = body.decode("utf-8", "replace").replace("\x00", "")
+    if MASK not in text:
+        return False
+    marked = text.replace(MASK, _STAND_IN)
+    return _masked(marked, 0).count(_STAND_IN) < marked.count(_STAND_IN)
 
 
 def _masked(text: str, depth: int) -> str:

@@ -105,6 +105,7 @@ def routes_of(desk: Desk) -> list[Route]:
         shown(desk, f"{PREFIX}/dead/order", dead.ask, *REPLAYING),
         done(desk, f"{PREFIX}/dead/order", dead.order, *REPLAYING),
         shown(desk, f"{PREFIX}/dead/{{kind}}/{{id}}", dead.show_one, *SEEING),
+        done(desk, f"{PREFIX}/dead/message/{{id}}/mended", dead.mend, "operate", most=dead.MENDED_FORM_BYTES),
         shown(desk, f"{PREFIX}/replays", replays.show, *SEEING),
         shown(desk, f"{PREFIX}/replays/{{id}}", replays.show_one, *SEEING),
         shown(desk, f"{PREFIX}/replays/{{id}}/live", replays.live, *SEEING),

@@ -27,8 +27,8 @@ from services.api.routes.context import UseCases
 
 log = get_logger()
 
-#: No form of ours is larger.
-_FORM_BYTES: Final = 64 * 1024
+#: No form of ours is larger, but those that say so.
+FORM_BYTES: Final = 64 * 1024
 _MOST_FIELDS: Final = 2_000
 
 
@@ -82,12 +82,12 @@ def shown(desk: Desk, path: str, show: Show, *scopes: str) -> Route:
     return Route(path, endpoint, methods=["GET"])
 
 
-def done(desk: Desk, path: str, do: Show, *scopes: str) -> Route:
-    """What a form of ours does, for keys that have one of the scopes."""
+def done(desk: Desk, path: str, do: Show, *scopes: str, most: int = FORM_BYTES) -> Route:
+    """What a form of ours does, for keys that have one of the scopes. A form has at most so many bytes."""
 
     async def endpoint(request: Request) -> Response:
         entered = await enter(desk, request, scopes)
-        visit = entered.with_form(await read_form(request, entered.cookie))
+        visit = entered.with_form(await read_form(request, entered.cookie, most))
         answer = await do(desk, visit)
         who = {"key": visit.viewer.id, "by": visit.viewer.name, "tenant": visit.caller.tenant_id}
         log.info("console.action", action=path, path=request.url.path, **who)
@@ -112,11 +112,11 @@ async def still_in(desk: Desk, visit: Visit) -> bool:
     return viewer is not None and viewer.scopes == visit.viewer.scopes
 
 
-async def read_form(request: Request, cookie: str | None) -> Mapping[str, str]:
+async def read_form(request: Request, cookie: str | None, most: int = FORM_BYTES) -> Mapping[str, str]:
     """The fields of a form that came from a page of ours; raises Problem (400, 403, 413)."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise Problem("forbidden", "This form was sent by another site.")
-    body = await read_body(named_headers(request.scope), request.receive, _FORM_BYTES)
+    body = await read_body(named_headers(request.scope), request.receive, most)
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
     except ValueError:

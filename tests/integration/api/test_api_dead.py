@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from libs.common.ports_dead import KEPT_BYTES
 from libs.common.runtime import failpoints
 from tests.support.api import Api, Tenant
 
@@ -152,10 +153,19 @@ async def test_messages_are_for_operators_alone_and_can_be_mended(api: Api) -> N
     answer = await operator.call("GET", f"/v1/dead/message/{number}")
     message = answer.json()["message"]
     assert (message["key"], message["size"], message["complete"]) == ("k", 16, True)
+    assert message["shown"] == "escaped"
     assert message["value"].startswith("\\xffpassword=")
     assert "canary" not in answer.text
     mended = base64.b64encode(b"whole").decode()
     await order(operator, 400, kind="message", value_base64=mended)
+    masked = base64.b64encode(b'{"v": 1, "password": "***"}').decode()
+    refused = await order(operator, 400, kind="message", ids=[number], value_base64=masked, dry_run=True)
+    assert "in place of a secret" in str(refused)
+    largest = base64.b64encode(b"x" * KEPT_BYTES).decode()
+    dry = await order(operator, 200, kind="message", ids=[number], value_base64=largest, dry_run=True)
+    assert dry["selected"] == 1, "what was kept can be sent"
+    larger = base64.b64encode(b"x" * (KEPT_BYTES + 1)).decode()
+    await order(operator, 400, kind="message", ids=[number], value_base64=larger)
     job = await order(operator, kind="message", ids=[number], value_base64=mended)
     (stored,) = await api.sql("SELECT mended FROM replay_job WHERE id = $1", int(job["id"]))
     assert stored["mended"] == b"whole"

@@ -7,13 +7,14 @@ import base64
 import re
 import uuid
 from collections.abc import AsyncIterator
-from html import escape
+from html import escape, unescape
 from uuid import UUID
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from libs.common.ports_dead import KEPT_BYTES
 from services.api.console import live, sessions
 from services.api.console.rendering import MENU, PAGE_POLICY
 from tests.support.api import Api, Tenant, until_true
@@ -694,6 +695,69 @@ async def test_filters_of_the_dead_live_in_the_address(api: Api, visitor: Browse
     for query in ("since=x", "tenant=x", "text=%00", "cursor=x", "model_id=x"):
         await visitor.get(f"/console/dead?{query}", expect=400)
     await visitor.get("/console/dead?kind=x", expect=404)
+
+
+_TEXT_AREA = re.compile(r'<textarea name="mended"[^>]*>\n(.*?)</textarea>', re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("value", "size", "field"),
+    [
+        (b'\n{"v": 1, "text": "<b>5 & \xc3\xa4"}', None, '\n{"v": 1, "text": "<b>5 & ä"}'),
+        (b'{"v": 1, "password": "canary-5"}', None, ""),
+        (b'{"v": 1, "text": "' + b"x" * 70_000 + b'"}', None, ""),
+        (b"\xff\xfe", None, None),
+        (b"a\x00b", None, None),
+        (b'{"v": 1, "tex', 2_000_000, None),
+        (None, 0, ""),
+    ],
+    ids=["text", "masked", "longer than shown", "bytes", "nul", "cut", "no value"],
+)
+async def test_a_message_is_edited_where_all_of_it_may_be_shown(
+    api: Api, visitor: Browser, tenant: Tenant, value: bytes | None, size: int | None, field: str | None
+) -> None:
+    number = await poison(api, value, size)
+    await visitor.sign_in(await operator(api, tenant))
+    page = await visitor.get(f"/console/dead/message/{number}")
+    assert "canary" not in page
+    found = _TEXT_AREA.search(page)
+    assert (unescape(found[1]) if found else None) == field
+    assert ("--value FILE" in text_of(page)) == (field is None)
+    assert ("write the whole message" in text_of(page)) == (field == "" and value is not None)
+
+
+async def test_a_message_is_sent_as_it_was_mended_and_never_with_a_mask(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    number = await poison(api, b'{"v": 1, "password": "canary-5"}')
+    await visitor.sign_in(await operator(api, tenant))
+    path = f"/console/dead/message/{number}/mended"
+    await visitor.get(f"/console/dead/message/{number}")
+    masked = '{"v": 1, "password": "***", "text": "<&>"}'
+    page = await visitor.post(path, expect=400, mended=masked, reason="by hand")
+    assert "in place of a secret" in text_of(page)
+    assert unescape(_TEXT_AREA.findall(page)[0]) == masked, "what was written is still there"
+    assert 'value="by hand"' in page
+    for wrong in ({"mended": "", "reason": "r"}, {"mended": "{}", "reason": ""}):
+        await visitor.post(path, expect=400, **wrong)
+    await visitor.post(path, expect=413, mended="x" * (7 * KEPT_BYTES), reason="r")
+    await visitor.get(f"/console/dead/message/{number}")
+    page = await visitor.post(path, mended="ä\r\n" * (KEPT_BYTES // 3), reason="by hand")
+    assert "replay messages" in text_of(page)
+    (job,) = await api.sql("SELECT mended FROM replay_job ORDER BY id DESC LIMIT 1")
+    assert job["mended"] == "ä\n".encode() * (KEPT_BYTES // 3)
+
+
+async def poison(api: Api, value: bytes | None, size: int | None = None) -> int:
+    """A message that nobody could read; `size` is what it had before it was cut."""
+    whole = size if size is not None else len(value or b"")
+    (row,) = await api.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, value, size, headers, code, cause)'
+        " VALUES ($1, 0, 0, '\\x00', $2, $3, '[]', 'not_json', 'not JSON') RETURNING id",
+        uuid.uuid4().hex, value, whole,
+    )  # fmt: skip
+    number: int = row["id"]
+    return number
 
 
 async def bury(tenant: Tenant) -> str:

@@ -43,6 +43,7 @@ ROUTES: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("GET", "/console/dead/order"): _REPLAY,
     ("POST", "/console/dead/order"): _REPLAY,
     ("GET", "/console/dead/{kind}/{id}"): _SEE,
+    ("POST", "/console/dead/message/{id}/mended"): _OPERATE,
     ("GET", "/console/replays"): _SEE,
     ("GET", "/console/replays/{id}"): _SEE,
     ("GET", "/console/replays/{id}/live"): _SEE,

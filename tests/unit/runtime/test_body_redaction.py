@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.runtime import redaction
-from libs.common.runtime.body_redaction import kept_body
+from libs.common.runtime.body_redaction import holds_mask, kept_body
 from libs.common.runtime.redaction import is_secret_name
 
 CANARY = "canary-7f3a9b"
@@ -143,6 +143,37 @@ def test_no_cut_lets_a_named_secret_through(around: object, name: str, most: int
     body = json.dumps({"around": around, name: {"a": [CANARY, around], "b": CANARY}, "after": around})
     kept = kept_body(body.encode(), most)
     assert not hidden or CANARY not in kept
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"api_key": "***"}', b'{"n": 1, "headers": {"Authorization": "***"}}', b"password=***&x=1",
+        b'{"name": "token", "value": "***"}', b'{"inner": "{\\"secret\\": \\"***\\"}"}', b"postgres://u:***@host/x",
+        b'{"api_key": "***", "cut',
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_mask_where_a_secret_belongs_is_known(body: bytes) -> None:
+    assert holds_mask(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"api_key": "a real one"}', b'{"text": "*** new ***"}', b'{"text": "***", "token": "k-123456"}', b"***", b"",
+        b"\xff***", b'{"max_tokens": 5, "text": "***"}',
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_three_stars_elsewhere_are_text(body: bytes) -> None:
+    assert not holds_mask(body)
+
+
+@given(st.sampled_from(["password", "apiKey", "refresh_token"]), st.text(max_size=20))
+def test_what_was_masked_holds_a_mask(name: str, around: str) -> None:
+    body = json.dumps({"around": around, name: CANARY}).encode()
+    assert holds_mask(kept_body(body, 4_096).encode())
 
 
 def test_what_follows_a_secret_is_still_readable() -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 from libs.common.adapters.postgres.database import Database, HotTransaction
 from libs.common.adapters.postgres.dead import headers_of, stored_headers
 from libs.common.adapters.postgres.dispatch_queue import moved
-from libs.common.ports_dead import Action, DeadKind, DeadLetter, DueItem, DueMessage, Turn
+from libs.common.ports_dead import KEPT_BYTES, Action, DeadKind, DeadLetter, DueItem, DueMessage, Turn
 from libs.common.ports_dispatch import Moved
 
 _DROPS: Final = {
@@ -23,9 +23,6 @@ _DROPS: Final = {
 }
 _OUTBOX: Final = {DeadKind.EVENT: "replay_events", DeadKind.DELIVERY: "replay_deliveries"}
 
-
-#: More of a value is not kept; such a record cannot be replayed.
-_KEPT_BYTES: Final = 1_048_576
 
 
 class PostgresReplayWork:
@@ -131,7 +128,7 @@ class PostgresDeadLetters:
             [letter.offset for letter in letters],
             [hashlib.sha256(letter.value or b"").digest() for letter in letters],
             [letter.record_key for letter in letters],
-            [letter.value[:_KEPT_BYTES] if letter.value is not None else None for letter in letters],
+            [letter.value[:KEPT_BYTES] if letter.value is not None else None for letter in letters],
             [stored_headers(letter.headers) for letter in letters],
             [letter.code for letter in letters],
             [letter.cause for letter in letters],

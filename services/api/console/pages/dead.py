@@ -11,8 +11,8 @@ from starlette.responses import Response
 from libs.common.domain.errors import Invalid, NotFound
 from libs.common.operations.dead_views import details_view, entry_view, groups_view, preview_view
 from libs.common.operations.replay import USUAL_LIMIT, USUAL_RATE, ReplayRequest
-from libs.common.ports_dead import EVERYTHING, NO_MODEL_WORD, Action, DeadFilter, DeadKind
-from services.api.console.desk import Desk
+from libs.common.ports_dead import EVERYTHING, KEPT_BYTES, NO_MODEL_WORD, Action, DeadFilter, DeadKind
+from services.api.console.desk import FORM_BYTES, Desk
 from services.api.console.rendering import page, seen_next
 from services.api.console.visit import Visit, address, tenant_id_of
 from services.api.cursors import place_cursor, place_of
@@ -21,6 +21,8 @@ from services.api.schemas_dead import model_number
 _PATH: Final = "/console/dead"
 _PAGE: Final = 50
 _WORDS: Final = 500
+#: A byte of a message may be three of a form, the end of a line is six.
+MENDED_FORM_BYTES: Final = 6 * KEPT_BYTES + FORM_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,15 @@ class Wanted:
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name))}
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a message is to be sent as, as far as it is written, and what is wrong with it."""
+
+    text: str
+    reason: str = ""
+    complaint: str = ""
+
+
 async def show(desk: Desk, visit: Visit) -> Response:
     """Groups by cause, and a page of the list, newest first."""
     wanted = Wanted.asked(visit)
@@ -93,9 +104,28 @@ async def show(desk: Desk, visit: Visit) -> Response:
 
 async def show_one(desk: Desk, visit: Visit) -> Response:
     """Everything that is known of one of the dead."""
-    kind, number = visit.request.path_params["kind"], visit.request.path_params["id"]
-    details = await desk.cases.dead.show(visit.reach, _kind(kind), number)
-    return page(visit, "dead_one.html", one=details_view(details, desk.cases.open_sealed))
+    return await _one(desk, visit, _kind(visit.request.path_params["kind"]))
+
+
+async def mend(desk: Desk, visit: Visit) -> Response:
+    """Send a message with other bytes, and watch it; what is wrong with them is said where they were written."""
+    text = visit.form.get("mended", "").replace("\r\n", "\n")  # as browsers end a line
+    reason = visit.form.get("reason", "")
+    request = ReplayRequest(
+        action=Action.REPLAY,
+        kind=DeadKind.MESSAGE,
+        reason=reason,
+        asked_by=visit.by,
+        ids=[visit.request.path_params["id"]],
+        mended=text.encode(),
+    )
+    try:
+        if not text:
+            raise Invalid("invalid", "is empty: write the whole message", field="/value")
+        started = await desk.cases.replays.start(visit.reach, request)
+    except Invalid as error:
+        return await _one(desk, visit, DeadKind.MESSAGE, Draft(text, reason, _words(error)))
+    return seen_next(f"/console/replays/{started.job.id}")
 
 
 async def ask(desk: Desk, visit: Visit) -> Response:
@@ -116,6 +146,16 @@ async def order(desk: Desk, visit: Visit) -> Response:
     except Invalid as error:
         return await _form(desk, visit, wanted, action, complaint=_words(error))
     return seen_next(f"/console/replays/{started.job.id}")
+
+
+async def _one(desk: Desk, visit: Visit, kind: DeadKind, draft: Draft | None = None) -> Response:
+    """The page of one, with what was written for it and could not be sent."""
+    details = await desk.cases.dead.show(visit.reach, kind, visit.request.path_params["id"])
+    one = details_view(details, desk.cases.open_sealed)
+    if draft is None:
+        exact = one["message"] is not None and one["message"]["shown"] == "exact"
+        draft = Draft((one["message"]["value"] or "") if exact else "")
+    return page(visit, "dead_one.html", status=400 if draft.complaint else 200, one=one, draft=draft)
 
 
 async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, complaint: str = "") -> Response:
@@ -147,7 +187,6 @@ async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, compla
 
 def _request(visit: Visit, wanted: Wanted, action: Action, reason: str, upto: str = "") -> ReplayRequest:
     """What died after the dry run was not counted, and is not taken."""
-    mended = visit.form.get("mended")
     narrowed = wanted.narrowed()
     if narrowed.until is None:
         narrowed = replace(narrowed, until=_instant(upto or visit.form.get("upto", "")))
@@ -160,7 +199,6 @@ def _request(visit: Visit, wanted: Wanted, action: Action, reason: str, upto: st
         ids=[wanted.id] if wanted.id else None,
         limit=_number(visit.form.get("limit") or visit.asked("limit"), USUAL_LIMIT),
         rate=_rate(visit.form.get("rate") or visit.asked("rate")),
-        mended=mended.replace("\r\n", "\n").encode() if mended else None,
     )
 
 
