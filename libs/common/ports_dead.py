@@ -72,7 +72,8 @@ class DeadEntry:
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
-    pending: int | None = None  #: the replay job that has it in hand
+    pending: int | None = None  #: the replay job that has it in hand, where who asks may see it
+    in_hand: bool = False  #: a replay job has it, whosever
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +242,8 @@ class DeadRows(Protocol):
     async def keys(self, reach: int | None, kind: DeadKind, ids: Sequence[str]) -> dict[str, int]:
         """The rows of these ids, as far as they are dead."""
 
-    async def story(self, entry: DeadEntry) -> DeadStory:
-        """Everything about one of them."""
+    async def story(self, reach: int | None, entry: DeadEntry) -> DeadStory:
+        """Everything about one of them. Jobs out of reach have no number."""
 
 
 class ReplayJobs(Protocol):

@@ -123,7 +123,7 @@ class LaneFacts:
     ready: Count
     later: Count
     oldest_seconds: float | None  #: how long the next row has waited; None when nothing is ready
-    ended: int  #: attempts that ended in the last minutes
+    ended: int  #: attempts that ended in the last minutes; none is counted that ended ten minutes ago
     errors: int  #: of those: failed, timed out, lost
     ended_seconds: float  #: over how many seconds they were counted; 0 when nothing is known yet
     now: datetime
@@ -139,7 +139,7 @@ class LaneSight:
     open: int | None  #: gate slots taken: open tasks but those that wait for a retry
     permits: int | None  #: calls that run
     starts_per_second: float | None
-    error_rate: float | None  #: share of the attempts that ended lately; None when none did
+    error_rate: float | None  #: share of the attempts that ended lately; None when none did, or nobody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +386,9 @@ class Insight(Protocol):
 
     async def lane_of(self, tenant_id: int, model: str) -> int | None:
         """The lane of a tenant's model by its name."""
+
+    async def lane_once(self, tenant_id: int, model: str) -> int | None:
+        """The same; where there is no such model any more, the lane of the last that had the name."""
 
     async def lanes(
         self, tenant_id: int | None, after: int, limit: int, *, busy: bool

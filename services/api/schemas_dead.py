@@ -129,7 +129,8 @@ class DeadOut(BaseModel):
     topic: str | None
     partition: int | None
     offset: int | None
-    replay: str | None = Field(description="The replay job that has it in hand.")
+    replay: str | None = Field(description="The replay job that has it in hand; null where it is not yours to see.")
+    in_hand: bool = Field(description="Some replay job has it in hand: an operator's, where `replay` is null.")
 
 
 class DeadPage(BaseModel):
@@ -236,8 +237,8 @@ class MessageOut(BaseModel):
     size: int | None
     complete: bool = Field(description="False where only the beginning was kept: it cannot be replayed.")
     shown: Literal["exact", "masked", "cut", "escaped"] = Field(
-        description="How `value` shows it: only `exact` is, byte for byte, what was kept. With secrets `masked`, `cut` at"
-        " 64 KiB or what was kept, or no text and therefore `escaped`, it is not fit to be edited and sent."
+        description="How `value` shows it: only `exact` is, byte for byte, what was kept. With secrets `masked`, `cut`"
+        " at 64 KiB or what was kept, or no text and therefore `escaped`, it is not fit to be edited and sent."
     )
     headers: list[MessageHeaderOut]
 
@@ -245,7 +246,7 @@ class MessageOut(BaseModel):
 class PastReplayOut(BaseModel):
     """What a job did with it."""
 
-    replay: str
+    replay: str | None = Field(description="Its number; null for an operator's, which a tenant cannot open.")
     action: Literal["replay", "drop"]
     reason: str
     asked_by: str

@@ -226,6 +226,18 @@ PAGES = (
 )
 
 
+#: Tables of more than one row: heads that do not sort, and cells of numbers whose text is none and that say no other.
+UNSORTED = """() => [...document.querySelectorAll("table")].filter((table) => table.tBodies[0].rows.length > 1)
+  .map((table) => ({
+    heads: [...table.querySelectorAll("thead th")]
+      .filter((head) => head.textContent.trim() && !head.hasAttribute("data-unsorted") && !head.querySelector("button"))
+      .map((head) => head.textContent).join(),
+    texts: [...table.querySelectorAll("tbody td.number")]
+      .filter((cell) => cell.dataset.value === undefined && !Number.isFinite(Number(cell.textContent.trim())))
+      .map((cell) => cell.textContent).join(),
+  }))"""
+
+
 async def test_axe_finds_nothing_on_any_page(stack: Road, browser: Browser, tenant: int) -> None:
     (task,) = await stack.submit(tenant)
     await stack.ended([task])
@@ -244,6 +256,57 @@ async def test_axe_finds_nothing_on_any_page(stack: Road, browser: Browser, tena
                 await assert_accessible(page, "color-contrast")  # all that colours change
             assert sum(await page.evaluate(GROUND)) < 200 < sum(light)
         assert opened.complaints == []
+
+
+async def test_every_table_is_sorted_by_its_heads_dates_by_their_time(
+    stack: Road, browser: Browser, tenant: int
+) -> None:
+    await stack.model(tenant, "broken", retry_times=1)
+    tasks = await stack.submit(tenant, 3, "broken", fail=9)
+    await stack.ended(tasks, status="failed")
+    dates = ("2026-02-05T10:00:00Z", "2026-01-31T09:00:00Z", "2025-12-24T08:00:00Z")
+    for task, died in zip(tasks, dates, strict=True):
+        await stack.sql(
+            "UPDATE dead_task SET died_at = CAST($2::text AS timestamptz)"
+            " WHERE task_id = (SELECT id FROM task WHERE public_id = CAST($1::text AS uuid))", task, died,
+        )  # fmt: skip
+    await stack.sql("INSERT INTO tenant (id) SELECT generate_series(901, 903)")
+    order = f"/console/dead/order?kind=task&action=replay&tenant={tenant}"
+    async with watched(browser, stack.api) as opened:
+        page = opened.page
+        await sign_in(page, stack.keys[tenant])
+        sorted_ones = 0
+        for path in (*PAGES[1:], f"/console/dead/task/{tasks[0]}", order):
+            await page.goto(path.format(tenant=tenant, task=tasks[0]))
+            tables = await page.evaluate(UNSORTED)
+            assert [table for table in tables if table["heads"] or table["texts"]] == [], path
+            sorted_ones += len(tables)
+        assert sorted_ones > 10
+        await page.goto(f"/console/dead?tenant={tenant}&kind=task")
+        died = page.get_by_role("group", name="List of the dead").get_by_role("button", name="Died")
+        for _ in range(2):
+            await died.click()
+            shown = await page.locator("#list-title ~ * tbody time, section:has(#list-title) tbody time").all()
+            times = [await one.get_attribute("datetime") for one in shown]
+            assert times in (sorted(times), sorted(times, reverse=True))
+            assert len(set(times)) == 3
+        assert opened.complaints == []
+
+
+async def test_a_live_table_stays_as_it_was_sorted(stack: Road, seen: Watched, tenant: int) -> None:
+    page = seen.page
+    stack.mock.hold()
+    (task,) = await stack.submit(tenant)
+    await page.goto(f"/console/tasks/{task}")
+    table = page.get_by_role("group", name="Attempts", exact=True)
+    await table.get_by_role("button", name="Lasted").click()
+    await table.get_by_role("button", name="Lasted").click()
+    head = table.get_by_role("columnheader", name="Lasted")
+    await expect(head).to_have_attribute("aria-sort", "descending")
+    stack.mock.let_go()
+    await expect(page.get_by_label("State").locator(".chip")).to_have_text("success", timeout=20_000)
+    await expect(head).to_have_attribute("aria-sort", "descending")
+    await expect(table.get_by_role("button", name="Lasted")).to_be_focused()
 
 
 async def test_colours_can_be_chosen(seen: Watched) -> None:

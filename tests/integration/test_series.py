@@ -19,6 +19,7 @@ from libs.common.ports_insight import Point, SeriesWanted
 from libs.common.runtime import failpoints
 from services.janitor.sweeps.series import SeriesFold
 from tests.support.house import House
+from tests.support.sights import sight_of
 
 #: Attempts of these outcomes, that many seconds waited and run, ended so long ago.
 ENDED = """
@@ -177,6 +178,44 @@ async def test_the_backlog_is_seen_once_a_minute_and_nothing_is_nothing(house: H
     assert last.oldest_seconds == pytest.approx(90, abs=30)
     assert (await read(house, idle))[-1].backlog == 0
     assert (await read(house))[-1].backlog == 2
+
+
+async def test_a_rate_is_told_of_young_minutes_alone(house: House) -> None:
+    model = await house.model()
+    (task,) = await house.tasks(model)
+    for number in range(8):
+        await ended(house, task, number, "failed" if number % 4 else "success", timedelta(minutes=3))
+    await fold_of(house).fold()
+    seen = await sight_of(house).lane_by_number(model.lane)
+    assert seen is not None
+    assert seen.error_rate == 0.75
+    assert seen.starts_per_second == pytest.approx(8 / 300)
+    # Folding stands still: what its last minutes say is no longer of now.
+    for passed, rate in ((timedelta(minutes=4), 0.75), (timedelta(minutes=5), None), (timedelta(hours=2), None)):
+        await house.sql("UPDATE series SET at = at - $1::interval WHERE step = 1", passed)
+        await house.sql("UPDATE series_mark SET upto = upto - $1::interval", passed)
+        await house.sql("UPDATE attempt SET ended_at = ended_at - $1::interval", passed)
+        seen = await sight_of(house).lane_by_number(model.lane)
+        assert seen is not None
+        assert (seen.error_rate, seen.starts_per_second is None) == (rate, rate is None), passed
+
+
+async def test_what_was_counted_for_a_deleted_model_can_be_read(house: House) -> None:
+    old = await house.model()
+    (task,) = await house.tasks(old)
+    await ended(house, task, 1, "success", timedelta(minutes=3))
+    await fold_of(house).fold()
+    await house.sql("UPDATE model SET deleted_at = now() - interval '1 min' WHERE id = $1", old.id)
+    assert total(await read(house, old))["success"] == 1
+    # Another one has the name now: the name is its.
+    await house.sql(
+        "INSERT INTO model (tenant_id, name, base_url) VALUES ($1, $2, 'http://m')", old.tenant_id, old.name
+    )
+    await house.sql(
+        "INSERT INTO lane (model_id, tenant_id, window_size)"
+        " SELECT id, tenant_id, 4 FROM model WHERE name = $1 AND deleted_at IS NULL", old.name,
+    )  # fmt: skip
+    assert total(await read(house, old))["success"] == 0
 
 
 async def test_what_makes_no_sense_is_refused(house: House) -> None:

@@ -46,7 +46,7 @@ class Dead:
         entry = await self._rows.find(reach, kind, id)
         if entry is None:
             raise NotFound("dead_unknown", f"there is no dead {kind} of this id")
-        story = await self._rows.story(entry)
+        story = await self._rows.story(reach, entry)
         if entry.task_id is None or entry.tenant_id is None:
             return DeadDetails(story)
         asked = OperationFilter(task_id=entry.task_id)

@@ -49,6 +49,7 @@ def entry_view(entry: DeadEntry) -> dict[str, Any]:
         "partition": entry.partition,
         "offset": entry.offset,
         "replay": _text(entry.pending),
+        "in_hand": entry.in_hand,
     }
 
 
@@ -174,7 +175,7 @@ def _event(entry: DeadEntry, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _past(row: Mapping[str, Any]) -> dict[str, Any]:
     named = _line(row, "action", "reason", "asked_by", "result", "detail", "tries", "ended_at")
-    return {"replay": str(row["job_id"]), **named, "ordered_at": row["created_at"]}
+    return {"replay": _text(row["job_id"]), **named, "ordered_at": row["created_at"]}
 
 
 def _request(request: SentRequest, opener: Opener | None) -> dict[str, Any]:
@@ -243,7 +244,7 @@ def _shown(content: bytes | None) -> str | None:
 
 
 def _how_shown(story: DeadStory) -> str:
-    """What stands between a message's value and the text that is shown of it; only an exact one can be edited and sent."""
+    """What stands between a message's value and what is shown of it; only an exact one is fit to be edited and sent."""
     value = story.value
     if value is None:
         return "exact"

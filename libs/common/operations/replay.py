@@ -177,8 +177,8 @@ async def _check_mended(request: ReplayRequest, mended: bytes) -> None:
         raise Invalid("invalid", "only one message can be mended, by its id", field="/value")
     if len(mended) > KEPT_BYTES:
         raise Invalid("invalid", f"may have at most {KEPT_BYTES} bytes", field="/value")
-    # Every face shows a message with its secrets masked, so what was copied from there must not go out as it is. A value
-    # of a megabyte takes a second or two: not on the loop.
+    # Every face shows a message with its secrets masked, so what was copied from there must not go out as it is. A
+    # value of a megabyte takes a second or two: not on the loop.
     if await asyncio.to_thread(holds_mask, mended):
         raise Invalid("invalid", f"holds {MASK} in place of a secret: write the secret itself", field="/value")
 

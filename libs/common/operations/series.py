@@ -32,9 +32,10 @@ class Series:
         if wanted.model is not None:
             if wanted.tenant_id is None:
                 raise Invalid("series", "name the tenant whose model it is", field="/tenant")
-            lane = await self._insight.lane_of(wanted.tenant_id, wanted.model) if "\x00" not in wanted.model else None
+            # What was counted for a model that was deleted is still there.
+            lane = await self._insight.lane_once(wanted.tenant_id, wanted.model) if "\x00" not in wanted.model else None
             if lane is None:
-                raise NotFound("model_unknown", f"there is no model named {wanted.model!r}")
+                raise NotFound("model_unknown", f"there never was a model named {wanted.model!r}")
         rows = await self._insight.series(wanted, lane, hourly=wanted.step_seconds >= _HOUR)
         return [_point(at, part) for at, part in _parts(rows, wanted)]
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from libs.common.domain.errors import NotFound
 from libs.common.domain.model import Model
 from libs.common.operations.series import Series
 from libs.common.ports_insight import Point, SeriesWanted
+from services.api.console.formats import plain
 from services.api.console.visit import Visit
 
 #: How far back, and the seconds of a step.
@@ -39,7 +41,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Plots:
-    """All plots of a page over the same points."""
+    """All plots of a page over the same points. `known` is false where nobody ever had a model of this name."""
 
     span: str
     tenant: int | None
@@ -49,13 +51,26 @@ class Plots:
     points: Sequence[Point]
     step_seconds: int
     plots: Sequence[Plot]
+    known: bool = True
+
+    def unit(self, plot: Plot) -> str:
+        """What the numbers of a plot count; those of ends are sums of a step."""
+        if plot.id != "throughput":
+            return plot.unit
+        minutes = self.step_seconds // 60
+        return f"{plot.unit} a minute" if minutes == 1 else f"{plot.unit} in {minutes} min"
+
+    def told(self, plot: Plot) -> str:
+        """A plot in words, for those who do not see it: the numbers themselves are in the table below."""
+        lines = ", ".join(_told(line, self.points) for line in plot.lines)
+        return f"{plot.title}, {self.unit(plot)}, by the time of day in UTC, last {self.span}: {lines}"
 
 
 PLOTS: Final = (
     Plot(
         "throughput",
         "Ended",
-        "each minute",
+        "attempts",
         (Line("success", "good", lambda point: point.success), Line("other", "bad", lambda point: _other(point))),
     ),
     Plot(
@@ -90,7 +105,7 @@ PLOTS: Final = (
 
 
 async def read_plots(series: Series, visit: Visit, model: Model | None = None) -> Plots:
-    """The plots that an address asks for, or those of a model. Raises Invalid, NotFound."""
+    """The plots that an address asks for, or those of a model. Raises Invalid."""
     span = visit.asked("span") if visit.asked("span") in SPANS else "hour"
     length, step = SPANS[span]
     name = model.name if model else visit.asked("model")
@@ -98,8 +113,18 @@ async def read_plots(series: Series, visit: Visit, model: Model | None = None) -
     # A model belongs to a tenant: without one named it is the viewer's own.
     tenant = visit.caller.tenant_id if named or name else visit.reach
     until = datetime.now(UTC)
-    points = await series.read(SeriesWanted(until - length, until, step, tenant, name or None))
-    return Plots(span, tenant, name, until - length, until, points, step, PLOTS)
+    try:
+        points, known = await series.read(SeriesWanted(until - length, until, step, tenant, name or None)), True
+    except NotFound:
+        points, known = [], False
+    return Plots(span, tenant, name, until - length, until, points, step, PLOTS, known)
+
+
+def _told(line: Line, points: Sequence[Point]) -> str:
+    values = [value for point in points if (value := line.value(point)) is not None]
+    if not values:
+        return f"{line.name} nothing"
+    return f"{line.name} {plain(min(values))} to {plain(max(values))}, at last {plain(values[-1])}"
 
 
 def _other(point: Point) -> float:

@@ -118,7 +118,8 @@ async def list_pauses(reach: Seeing, cases: Cases) -> Response:
     responses=answers(SeriesOut, examples.SERIES, "invalid", "forbidden", "model_unknown"),
 )
 async def read_series(asked: Annotated[SeriesQuery, Query()], reach: Seeing, cases: Cases) -> Response:
-    """Ends by outcome, wait and run times, error rate, backlog: of a model, a tenant, or (for operators) everything.
+    """Ends by outcome, wait and run times, error rate, backlog: of a model (one that was deleted, too, while no other
+    has its name), a tenant, or (for operators) everything.
 
     Minutes are kept for a day, hours for eight. The last minute appears when it is over and settled, about 20 s later.
     """

@@ -106,6 +106,11 @@ async def test_an_operator_sees_everybodys_and_a_tenant_only_its_own(api: Api) -
     assert [job["id"] for job in await items(one, "/v1/replays")] == [mixed["id"]]
     assert ours["id"] in {job["id"] for job in await items(operator, "/v1/replays")}
     assert (await two.call("POST", f"/v1/replays/{ours['id']}/stop")).status_code == 404
+    for caller, number in ((two, None), (operator, ours["id"])):
+        (first, *_) = await items(caller, tenant=str(two.id))
+        assert (first["replay"], first["in_hand"]) == (number, True)
+        details = (await caller.call("GET", f"/v1/dead/task/{twos[0]}")).json()
+        assert (details["replay"], [past["replay"] for past in details["replays"]]) == (number, [number])
 
 
 async def test_a_dry_run_counts_and_changes_nothing(api: Api) -> None:

@@ -14,7 +14,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_dead import KEPT_BYTES
+from services.api import wiring
 from services.api.console import live, sessions
 from services.api.console.rendering import MENU, PAGE_POLICY
 from tests.support.api import Api, Tenant, until_true
@@ -242,6 +244,50 @@ async def test_pages_of_operators_are_not_for_tenants(visitor: Browser, tenant: 
     page = await visitor.sign_in(tenant.key)
     assert "/console/settings" not in page
     assert "operate" in text_of(await visitor.get("/console/settings", expect=403))
+
+
+@pytest.mark.parametrize("error", [KeyError("canary-9"), asyncio.CancelledError(), DatabaseUnavailable("no way")])
+async def test_an_audit_that_fails_says_so_and_ends_its_page(
+    api: Api, visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def no_audit(_settings: object) -> object:
+        raise error
+
+    monkeypatch.setattr(wiring, "open_audit", no_audit)
+    await visitor.sign_in(await operator(api, tenant))
+    await visitor.get("/console/audit")
+    answer = await visitor.client.post("/console/audit", data={"csrf": visitor.csrf})
+    assert answer.text.rstrip().endswith("</html>")
+    assert 'class="stack report"' in answer.text, "this hides that it is looking"
+    assert ("no way" if isinstance(error, DatabaseUnavailable) else "quote trace") in text_of(answer.text)
+    assert "canary" not in answer.text
+    assert "audit_running" not in text_of((await visitor.client.get("/console/audit")).text)
+
+
+async def test_plots_of_an_unknown_model_are_a_state_of_the_page_and_those_of_a_deleted_one_are_there(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    task = await tenant.task()
+    lane = (await api.sql("SELECT lane FROM task WHERE public_id = $1", UUID(task)))[0]["lane"]
+    minute = "date_trunc('minute', now()) - interval '5 min'"
+    for scope, subject in ((0, 0), (2, lane)):
+        await api.sql(
+            f"INSERT INTO series VALUES ($1, $2, 1, {minute}, 4321, 0, 0, 0, 0, '{{}}', '{{}}', '{{}}', '{{}}', 0, 0)"
+            " ON CONFLICT DO NOTHING",
+            scope, subject,
+        )  # fmt: skip
+    await tenant.call("DELETE", "/v1/models/m")
+    await visitor.sign_in(tenant.key)
+    page = await visitor.get("/console?model=nobody", expect=404)
+    assert "No such model" in text_of(page)
+    assert "Busy models" in text_of(page)
+    assert "/console/plots" not in "".join(links_of(page)), "it is not asked for again"
+    await visitor.get("/console?model=%00", expect=404)
+    page = await visitor.get("/console?model=m&span=hour")
+    assert ">4321<" in page
+    assert 'aria-label="Ended, attempts a minute' in page
+    assert task in await visitor.get("/console/tasks?model=m")
+    await visitor.get("/console/model?name=m", expect=404)
 
 
 async def test_settings_hide_what_is_secret(api: Api, visitor: Browser, tenant: Tenant) -> None:
@@ -643,6 +689,21 @@ async def test_the_dead_of_a_tenant_are_seen_and_replayed_inside_it(api: Api, vi
     assert mine[-12:] in page
     assert f"user-of-{tenant.id} of tenant {tenant.id}" in page
     assert "replay tasks" in text_of(await visitor.get("/console/replays"))
+
+
+async def test_a_tenant_is_not_led_to_an_operators_job(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    task = await bury(tenant)
+    other = await api.tenant(scopes=["operate"])
+    answer = await other.call("POST", "/v1/replays", json={"ids": [task], "reason": "r"})
+    path = f"/console/replays/{answer.json()['id']}"
+    for key, led in ((tenant.key, False), (other.key, True)):
+        visitor.client.cookies.clear()
+        await visitor.sign_in(key)
+        for page in ("/console/dead?code=model_http_500", f"/console/dead/task/{task}"):
+            shown = await visitor.get(page)
+            assert (path in links_of(shown)) == led, page
+            assert ("operator's" in unescape(text_of(shown))) != led, page
+        await visitor.get(path, expect=200 if led else 404)
 
 
 async def test_a_dry_run_changes_nothing_and_an_order_needs_a_reason(

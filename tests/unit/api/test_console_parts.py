@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from importlib import resources
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_insight import Percentiles, Point
 from libs.common.ports_tasks import TaskView
 from services.api.console.formats import NOTHING, clock, duration, exact, many, number, percent, plain, rate, size
+from services.api.console.plots import PLOTS, Plots
 from services.api.console.sessions import form_token, is_form_token
 from services.api.console.timeline import timeline
 
@@ -114,6 +118,31 @@ def test_what_lasted_a_moment_is_seen_and_stays_on_the_line() -> None:
     for span in timeline(running, [], [], at(10_000)).spans:
         assert span.width >= 0.4
         assert 0 <= span.left <= 100
+
+
+def test_a_plot_is_told_in_words_and_says_its_unit() -> None:
+    nothing = Percentiles(None, None, None)
+    points = [
+        Point(at(0), 30, 0, 0, 0, 0, Percentiles(0.5, 1.0, 2.25), nothing, 4, 1.0),
+        Point(at(900), 10, 5, 0, 0, 0, nothing, nothing, 7, None),
+    ]
+    told = Plots("day", None, "", at(0), at(1800), points, 900, PLOTS)
+    throughput, wait, run, errors, *_ = PLOTS
+    assert told.told(throughput) == (
+        "Ended, attempts in 15 min, by the time of day in UTC, last day: success 10 to 30, at last 10,"
+        " other 0 to 5, at last 5"
+    )
+    assert "p99 2.25 to 2.25, at last 2.25" in told.told(wait)
+    assert told.told(run).endswith("p50 nothing, p90 nothing, p99 nothing")
+    assert (told.unit(wait), told.unit(errors)) == ("s", "%")
+    assert Plots("hour", None, "", at(0), at(60), points, 60, PLOTS).unit(throughput) == "attempts a minute"
+
+
+def test_every_table_can_be_sorted() -> None:
+    folder = resources.files("services.api.console").joinpath("templates")
+    tables = [tag for file in folder.iterdir() for tag in re.findall(r"<table[^>]*>", file.read_text())]
+    assert len(tables) > 20
+    assert [tag for tag in tables if "data-sort" not in tag] == []
 
 
 def test_a_form_is_known_by_its_cookie() -> None:

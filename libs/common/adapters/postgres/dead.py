@@ -75,7 +75,7 @@ class PostgresDead:
         for kind in _kinds(reach, wanted):
             rows = await self._look(reach, kind, wanted, after, limit + 1)
             rank = _RANKS.index(kind)
-            entries = [_entry(kind, row) for row in rows if row.key is not None]
+            entries = [_entry(reach, kind, row) for row in rows if row.key is not None]
             found += [(DeadPlace(entry.died_at, rank, entry.key), entry) for entry in entries]
             if len(entries) <= limit and rows[0].full_look:
                 floors.append(DeadPlace(rows[0].last_at, rank, rows[0].last_id))
@@ -105,14 +105,14 @@ class PostgresDead:
             )
             for row in rows:
                 if row.key == key:
-                    return _entry(kind, row)
+                    return _entry(reach, kind, row)
         return None
 
     async def keys(self, reach: int | None, kind: DeadKind, ids: Sequence[str]) -> dict[str, int]:
         return {id_: key for id_, (key, _) in (await self._rows_of(reach, kind, ids)).items()}
 
-    async def story(self, entry: DeadEntry) -> DeadStory:
-        replays = await self._rows("dead_replays", kind=entry.kind, key=entry.key)
+    async def story(self, reach: int | None, entry: DeadEntry) -> DeadStory:
+        replays = await self._rows("dead_replays", kind=entry.kind, key=entry.key, tenant_id=reach)
         if entry.kind is DeadKind.MESSAGE:
             return await self._message(entry, replays)
         if entry.kind is not DeadKind.TASK:
@@ -298,7 +298,7 @@ def _merged(
     return [entry for _, entry in seen], floor
 
 
-def _entry(kind: DeadKind, row: Any) -> DeadEntry:
+def _entry(reach: int | None, kind: DeadKind, row: Any) -> DeadEntry:
     told = row._mapping
     task = told.get("public_id")
     status = told.get("status")
@@ -319,7 +319,8 @@ def _entry(kind: DeadKind, row: Any) -> DeadEntry:
         topic=told.get("topic"),
         partition=told.get("partition"),
         offset=told.get("offset"),
-        pending=row.pending,
+        pending=row.pending if reach is None or told.get("pending_of") == reach else None,
+        in_hand=row.pending is not None,
     )
 
 

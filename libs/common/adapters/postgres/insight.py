@@ -56,6 +56,10 @@ class PostgresInsight:
         rows = await self._database.fetch("lane_by_model", tenant_id, model)
         return rows[0]["lane"] if rows else None
 
+    async def lane_once(self, tenant_id: int, model: str) -> int | None:
+        rows = await self._database.fetch("lane_by_model_once", tenant_id, model)
+        return rows[0]["lane"] if rows else None
+
     async def lanes(
         self, tenant_id: int | None, after: int, limit: int, *, busy: bool
     ) -> tuple[list[LaneFacts], int | None]:

@@ -24,7 +24,6 @@ _DROPS: Final = {
 _OUTBOX: Final = {DeadKind.EVENT: "replay_events", DeadKind.DELIVERY: "replay_deliveries"}
 
 
-
 class PostgresReplayWork:
     """Implements ports_dead.ReplayWork."""
 

@@ -11,9 +11,13 @@ from starlette.responses import Response, StreamingResponse
 from libs.common.domain.errors import Conflict, OutcomeUnknown, Unavailable
 from libs.common.operations.audit import Report
 from libs.common.operations.audit_findings import MEANINGS
+from libs.common.runtime.logging import get_logger
 from services.api.console.desk import Desk
 from services.api.console.rendering import HEADERS, page, part, split_page
 from services.api.console.visit import Visit
+from services.api.tracing import trace_id_of
+
+log = get_logger()
 
 #: While it looks, the connection is kept by a sign that no reader sees.
 _KEEP_SECONDS: Final = 5.0
@@ -50,7 +54,13 @@ async def _told(desk: Desk, visit: Visit, head: str, foot: str, *, fix: bool) ->
 
 
 def _report(visit: Visit, looked: asyncio.Task[Report]) -> str:
+    """The report, or why there is none: the page has begun, so this is the only place left to say it."""
     try:
-        return part(visit, "_audit.html", report=looked.result(), meaning=MEANINGS, problem="")
+        report, problem = looked.result(), ""
     except (Unavailable, OutcomeUnknown) as error:
-        return part(visit, "_audit.html", report=None, meaning=MEANINGS, problem=str(error) or type(error).__name__)
+        report, problem = None, str(error) or type(error).__name__
+    except (Exception, asyncio.CancelledError) as error:  # canceled: by what it works with, its reader is still there
+        trace_id = trace_id_of(visit.request.scope["trace"])
+        log.error("audit.failed", trace_id=trace_id, exc_info=error)
+        report, problem = None, f"this is our fault; quote trace {trace_id} when you report it"
+    return part(visit, "_audit.html", report=report, meaning=MEANINGS, problem=problem)

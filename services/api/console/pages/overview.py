@@ -20,7 +20,8 @@ _SHOWN: Final = 15
 async def show(desk: Desk, visit: Visit) -> Response:
     """Figures, the busiest models, and plots."""
     plots = await read_plots(desk.cases.series, visit)
-    return page(visit, "overview.html", plots=plots, spans=SPANS, **await _now(desk, visit))
+    now = await _now(desk, visit)
+    return page(visit, "overview.html", status=200 if plots.known else 404, plots=plots, spans=SPANS, **now)
 
 
 async def live(desk: Desk, visit: Visit) -> Response:

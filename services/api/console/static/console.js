@@ -27,7 +27,7 @@
   const valueOf = (row, column) => {
     const cell = row.cells[column];
     if (!cell) return "";
-    return cell.dataset.value ?? cell.textContent.trim();
+    return cell.dataset.value ?? cell.querySelector("time[datetime]")?.dateTime ?? cell.textContent.trim();
   };
   const order = (one, other) => {
     const numbers = [Number(one), Number(other)];
@@ -37,6 +37,10 @@
   const sort = (table) => {
     const column = Number(table.dataset.column ?? -1);
     if (column < 0) return;
+    all("thead th", table).forEach((head, at) => {
+      if (at === column) head.setAttribute("aria-sort", table.dataset.direction);
+      else head.removeAttribute("aria-sort");
+    });
     const turn = table.dataset.direction === "descending" ? -1 : 1;
     for (const body of table.tBodies) {
       const before = [...body.rows];
@@ -45,10 +49,8 @@
     }
   };
   const makeSortable = (table) => {
-    if (table.dataset.ready) return;
-    table.dataset.ready = "yes";
     all("thead th", table).forEach((head, column) => {
-      if (!head.textContent.trim() || head.hasAttribute("data-unsorted")) return;
+      if (!head.textContent.trim() || head.hasAttribute("data-unsorted") || head.querySelector("button")) return;
       const button = document.createElement("button");
       button.type = "button";
       button.append(...head.childNodes);
@@ -57,8 +59,6 @@
         const up = table.dataset.column === String(column) && table.dataset.direction === "ascending";
         table.dataset.column = column;
         table.dataset.direction = up ? "descending" : "ascending";
-        all("thead th", table).forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", table.dataset.direction);
         sort(table);
       });
     });
@@ -110,10 +110,11 @@
     drawn.forEach((plot) => plot.destroy());
     drawn = [];
     const heads = [...table.tHead.rows[0].cells];
-    const rows = [...table.tBodies[0].rows].reverse();
-    const times = rows.map((row) => Number(row.cells[0].dataset.value));
+    const timeOf = (row) => Number(row.cells[0].dataset.value);
+    const rows = [...table.tBodies[0].rows].sort((one, other) => timeOf(one) - timeOf(other));
+    const times = rows.map(timeOf);
     const step = Number(document.querySelector("[data-plot][data-step]")?.dataset.step ?? 60);
-    const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+    const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif", labelFont: "11px system-ui, sans-serif", labelSize: 15, labelGap: 0 };
     for (const place of all("div[data-plot]")) {
       const columns = heads.map((head, index) => [head, index]).filter(([head]) => head.dataset.plot === place.dataset.plot);
       const lines = columns.map(([, index]) => rows.map((row) => row.cells[index].textContent === "" ? null : Number(row.cells[index].textContent)));
@@ -131,12 +132,12 @@
         label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: data[0].length < 4, size: 5 }, value: (_, value) => shortly(value),
       }));
       drawn.push(new uPlot({
-        width: place.clientWidth - 8, height: 166, cursor: { y: false, points: { size: 6 } },
+        width: place.clientWidth - 8, height: 184, cursor: { y: false, points: { size: 6 } },
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
         scales: { x: { range: () => [Number(place.dataset.since), Number(place.dataset.until)] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
         axes: [
-          { ...axis, size: 26, space: 56, values: (_, ticks) => ticks.map((seconds) => new Date(seconds * 1000).toISOString().slice(11, 16)) },
-          { ...axis, size: 46, values: (_, ticks) => ticks.map(shortly) },
+          { ...axis, label: "time of day, UTC", size: 26, space: 56, values: (_, ticks) => ticks.map((seconds) => new Date(seconds * 1000).toISOString().slice(11, 16)) },
+          { ...axis, label: place.dataset.unit, size: 46, values: (_, ticks) => ticks.map(shortly) },
         ],
         legend: { live: true },
         series: [{ label: "UTC", value: (_, seconds) => seconds == null ? "" : new Date(seconds * 1000).toISOString().slice(11, 16) }, ...series],

@@ -31,6 +31,12 @@ SELECT
 -- The lane of a tenant's model by its name.
 SELECT l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.tenant_id = $1 AND m.name = $2 AND m.deleted_at IS NULL
 
+-- name: lane_by_model_once
+-- The same, and where a tenant has no model of this name any more, the lane of the one that had it last.
+SELECT l.id AS lane FROM lane l WHERE l.model_id = coalesce(
+  (SELECT m.id FROM model m WHERE m.tenant_id = $1 AND m.name = $2 AND m.deleted_at IS NULL),
+  (SELECT m.id FROM model m WHERE m.tenant_id = $1 AND m.name = $2 AND m.deleted_at IS NOT NULL ORDER BY m.deleted_at DESC LIMIT 1))
+
 -- name: lanes_after
 -- A page of lanes of models that exist: $1 tenant or null for all, $2 after, $3 limit.
 SELECT l.id AS lane FROM lane l WHERE l.id > $2::bigint AND NOT l.closed AND ($1::bigint IS NULL OR l.tenant_id = $1) ORDER BY l.id LIMIT $3
@@ -49,15 +55,17 @@ SELECT b.lane FROM busy b JOIN lane l ON l.id = b.lane WHERE $1::bigint IS NULL 
 
 -- name: lane_facts
 -- What is known of these lanes. In flight is bounded by their windows, ready and later are counted up to $2. What ended
--- lately is read from the folded minutes. $1 lanes.
+-- lately is read from the last five folded minutes, and from none that lies ten minutes back: where folding stands still,
+-- nothing is known of now. $1 lanes.
 SELECT l.id AS lane, l.tenant_id, l.model_id, m.name AS model, m.enabled, l.closed, l.window_size, m.max_concurrency, m.queue_limit,
   f.in_flight, f.running, f.held,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 0 AND q.lane = l.id LIMIT $2) c) AS ready,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 2 AND q.lane = l.id LIMIT $2) c) AS later,
   extract(epoch FROM now() - oldest_ready(l.id))::float8 AS oldest,
-  s.ended, s.errors, CASE WHEN k.upto > now() - interval '10 minutes' THEN 300.0 ELSE 0.0 END::float8 AS ended_seconds, now() AS now
+  s.ended, s.errors, coalesce(greatest(extract(epoch FROM k.upto - w.since), 0), 0)::float8 AS ended_seconds, now() AS now
 FROM unnest($1::int[]) AS x(lane) JOIN lane l ON l.id = x.lane JOIN model m ON m.id = l.model_id
 LEFT JOIN series_mark k ON true
+CROSS JOIN LATERAL (SELECT greatest(k.upto - interval '5 minutes', now() - interval '10 minutes') AS since) w
 CROSS JOIN LATERAL (
   SELECT count(*)::int AS in_flight, (count(*) FILTER (WHERE q.token IS NOT NULL))::int AS running,
     (count(*) FILTER (WHERE q.held_by IS NOT NULL))::int AS held
@@ -65,7 +73,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
   SELECT coalesce(sum(v.success + v.failed + v.timeout + v.canceled + v.lost), 0)::int AS ended,
     coalesce(sum(v.failed + v.timeout + v.lost), 0)::int AS errors
-  FROM series v WHERE v.scope = 2 AND v.subject = l.id AND v.step = 1 AND v.at >= k.upto - interval '5 minutes') s
+  FROM series v WHERE v.scope = 2 AND v.subject = l.id AND v.step = 1 AND v.at >= w.since) s
 ORDER BY l.id
 
 -- name: recent_ends

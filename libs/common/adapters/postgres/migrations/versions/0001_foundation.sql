@@ -65,6 +65,8 @@ CREATE TABLE model (
   version int NOT NULL DEFAULT 1
 );
 CREATE UNIQUE INDEX model_name ON model (tenant_id, name) WHERE deleted_at IS NULL;
+-- Who had a name before: what was counted for a deleted model can still be read.
+CREATE INDEX model_name_once ON model (tenant_id, name, deleted_at) WHERE deleted_at IS NOT NULL;
 CREATE INDEX model_changed ON model (updated_at);
 ALTER SEQUENCE model_ids OWNED BY model.id;
 
