@@ -9,7 +9,7 @@ from uuid import UUID
 
 from libs.common.domain.errors import Conflict, NotFound
 from libs.common.domain.task import TaskStatus
-from libs.common.ports_results import ResultContent, ResultReader
+from libs.common.ports_results import ResultContent, ResultReader, WantedPart
 from libs.common.ports_tasks import KeyOwner, TaskView
 from services.api.reading import Reading
 
@@ -32,24 +32,28 @@ class Results:
         self._reading = reading
         self._reader = reader
 
-    async def open(self, caller: KeyOwner, public_id: UUID, index: int, *, fetched: bool) -> Download:
-        """A file of a task's result; `fetched` says that the tenant has it now, so the task is marked.
+    async def open(
+        self, caller: KeyOwner, public_id: UUID, index: int, *, fetched: bool, part: WantedPart | None = None
+    ) -> Download:
+        """A file of a task's result, or a part of it; `fetched` says that the tenant has it now, so the task is marked.
 
         Raises NotFound (task_unknown, no_result, file_unknown, result_gone), Conflict (result_pending) and
         StorageUnavailable.
         """
         task = await self._reading.peek(caller, public_id)
         file = _file(task, index)
-        download = await self._download(caller, file, f"{task.public_id}-{index}")
+        download = await self._download(caller, file, f"{task.public_id}-{index}", part)
         if fetched and task.fetched_at is None:
             await self._reading.mark_fetched(caller, [task.public_id])
         return download
 
-    async def _download(self, caller: KeyOwner, file: dict[str, Any], otherwise: str) -> Download:
+    async def _download(
+        self, caller: KeyOwner, file: dict[str, Any], otherwise: str, part: WantedPart | None
+    ) -> Download:
         url = file.get("url") or ""
         name = _UNFIT.sub("_", file.get("name") or "").strip("._") or otherwise
         if self._reader is not None and self._reader.holds(caller.tenant_id, url):
-            content = await self._reader.open(url)
+            content = await self._reader.open(url, part)
             if content is not None:
                 return Download(name, content)
         elif url.startswith(("http://", "https://")):

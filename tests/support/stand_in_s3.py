@@ -11,13 +11,15 @@ from aiohttp import web
 
 @dataclass
 class StandInS3:
-    """Objects by key, the requests seen, and `status`: what every request is answered with while it is set."""
+    """Objects by key, the requests seen, how many bytes of objects were read, and `status`: what every request is
+    answered with while it is set."""
 
     url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    sent: int = 0
     status: int = 0
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -39,7 +41,10 @@ class StandInS3:
             self.objects[key], self.headers[key] = body, dict(request.headers)
             return web.Response(headers={"ETag": '"whole"'})
         if request.method in ("GET", "HEAD") and key in self.objects:
-            return _read(self.objects[key], request)
+            answer = _read(self.objects[key], request)
+            if request.method == "GET":
+                self.sent += len(answer.body)  # type: ignore[arg-type]  # bytes, as _read made it
+            return answer
         if request.method == "DELETE":
             self.parts.pop(key, None)
             return web.Response(status=204)

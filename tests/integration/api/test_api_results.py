@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from libs.common.adapters.object_storage.result_reader import PIECE_BYTES
+from libs.common.adapters.object_storage.result_reader import PIECE_BYTES, StoredResults
+from libs.common.ports_results import WantedPart
 from tests.support.api import Api, Tenant, running_api
 from tests.support.stand_in_s3 import stand_in_s3
 
@@ -190,3 +191,28 @@ async def test_a_store_that_is_away_is_no_lost_result(stores: tuple[str, str], m
             s3.status = 0
             answer = await tenant.call("GET", f"/v1/tasks/{task}/result")
             assert answer.content == content
+
+
+async def test_of_a_part_no_other_byte_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stand_in_s3() as s3:
+        for name, value in (
+            ("ENDPOINT_URL", s3.url), ("ALLOW_HTTP", "true"), ("REGION", "us-east-1"), ("ACCESS_KEY_ID", "id"),
+            ("SECRET_ACCESS_KEY", "canary-key"),
+        ):  # fmt: skip
+            monkeypatch.setenv(f"AWS_{name}", value)
+        content = os.urandom(3 * PIECE_BYTES)
+        s3.objects["results/7/a.mp4"] = content
+        stored = StoredResults("s3://b/results")
+        for part in (WantedPart(0, 1), WantedPart(5, PIECE_BYTES + 5), WantedPart(None, 100)):
+            s3.sent = 0
+            found = await stored.open("s3://b/results/7/a.mp4", part)
+            assert found is not None
+            assert found.part is not None
+            pieces = [piece async for piece in found.chunks]
+            assert b"".join(pieces) == content[found.part.start : found.part.stop]
+            assert s3.sent == len(found.part)
+            assert max(map(len, pieces)) <= PIECE_BYTES
+        found = await stored.open("s3://b/results/7/a.mp4", WantedPart(len(content), None))
+        assert found is not None
+        assert found.part == range(0)
+        assert await stored.open("s3://b/results/7/b.mp4", WantedPart(0, 1)) is None

@@ -335,6 +335,34 @@ async def test_pages_go_on_by_cursor(visitor: Browser, tenant: Tenant) -> None:
     assert len(seen) == len(set(seen)) == 120
 
 
+async def test_previews_answer_parts(visitor: Browser, tenant: Tenant) -> None:
+    content = bytes(range(256)) * 40
+    task = await tenant.result(content, kind="mp4")
+    await visitor.sign_in(tenant.key)
+    path = f"/console/tasks/{task}/result/0"
+    for asked, start, end in (
+        ("0-", 0, 10_240),
+        ("5-5", 5, 6),
+        ("10000-20000", 10_000, 10_240),
+        ("-3", 10_237, 10_240),
+    ):
+        answer = await visitor.client.get(path, headers={"Range": f"bytes={asked}"})
+        assert (answer.status_code, answer.content) == (206, content[start:end])
+        assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/10240"
+        assert answer.headers["content-length"] == str(end - start)
+        assert answer.headers["content-security-policy"] == "sandbox; default-src 'none'"
+    answer = await visitor.client.get(path, headers={"Range": "bytes=10240-"})
+    assert (answer.status_code, answer.content, answer.headers["content-range"]) == (416, b"", "bytes */10240")
+    answer = await visitor.client.get(path)
+    assert (answer.status_code, answer.content, answer.headers["accept-ranges"]) == (200, content, "bytes")
+    answer = await visitor.client.get(f"{path}?save=1", headers={"Range": "bytes=0-1"})
+    assert (answer.status_code, answer.content) == (200, content)
+    page = await tenant.result(b"<script>alert(1)</script>", kind="html")
+    answer = await visitor.client.get(f"/console/tasks/{page}/result/0", headers={"Range": "bytes=0-1"})
+    assert (answer.status_code, len(answer.content)) == (200, 25)
+    assert answer.headers["content-disposition"].startswith("attachment")
+
+
 async def test_a_look_at_a_task_does_not_fetch_it_and_shows_no_secret(
     api: Api, visitor: Browser, tenant: Tenant
 ) -> None:

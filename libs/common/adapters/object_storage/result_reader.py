@@ -12,7 +12,7 @@ from obstore.exceptions import BaseError
 from libs.common.adapters.file_type import TYPES
 from libs.common.adapters.object_storage.obstore import open_store
 from libs.common.domain.errors import StorageUnavailable
-from libs.common.ports_results import ResultContent
+from libs.common.ports_results import ResultContent, WantedPart
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -36,8 +36,11 @@ class StoredResults:
     def holds(self, tenant_id: int, url: str) -> bool:
         return url.startswith(f"{self._base}{tenant_id}/") and not _STEPS.intersection(self._key(url).split("/"))
 
-    async def open(self, url: str) -> ResultContent | None:
+    async def open(self, url: str, part: WantedPart | None = None) -> ResultContent | None:
         key = self._key(url)
+        kind = TYPES.get(key.rpartition(".")[2], _UNKNOWN)
+        if part is not None:
+            return await self._part(key, kind, part)
         try:
             found = await obstore.get_async(self._store, key)
             size = int(found.meta["size"])
@@ -46,8 +49,18 @@ class StoredResults:
             return None
         except (BaseError, OSError, ValueError) as error:
             raise _unavailable() from error
-        chunks = _whole(first) if first is not None else _pieces(self._store, key, size)
-        return ResultContent(size, TYPES.get(key.rpartition(".")[2], _UNKNOWN), chunks)
+        chunks = _whole(first) if first is not None else _pieces(self._store, key, range(size))
+        return ResultContent(size, kind, chunks)
+
+    async def _part(self, key: str, kind: str, part: WantedPart) -> ResultContent | None:
+        try:
+            size = int((await obstore.head_async(self._store, key))["size"])
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError, ValueError) as error:
+            raise _unavailable() from error
+        wanted = part.of(size)
+        return ResultContent(size, kind, _pieces(self._store, key, wanted), wanted)
 
     def _key(self, url: str) -> str:
         return unquote(url.removeprefix(self._base))
@@ -57,10 +70,11 @@ async def _whole(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-async def _pieces(store: ObjectStore, key: str, size: int) -> AsyncIterator[bytes]:
-    for start in range(0, size, PIECE_BYTES):
+async def _pieces(store: ObjectStore, key: str, wanted: range) -> AsyncIterator[bytes]:
+    for start in range(wanted.start, wanted.stop, PIECE_BYTES):
+        end = min(start + PIECE_BYTES, wanted.stop)
         try:
-            piece = bytes(await obstore.get_range_async(store, key, start=start, end=min(start + PIECE_BYTES, size)))
+            piece = bytes(await obstore.get_range_async(store, key, start=start, end=end))
         except (BaseError, OSError, ValueError) as error:
             raise _unavailable() from error
         yield piece

@@ -9,10 +9,13 @@ from typing import Any, Final
 from starlette.responses import Response, StreamingResponse
 
 from libs.common.domain.errors import NotFound, Refused
+from libs.common.ports_results import WantedPart
 from libs.common.ports_tasks import TaskView
 from services.api.console.desk import Desk
 from services.api.console.rendering import fragment
 from services.api.console.visit import Visit
+from services.api.ranges import said_part, wanted_part
+from services.api.results import Download
 from services.api.routes.results import SAFE, attachment
 
 #: Kinds that a browser decodes and never runs, by what shows them.
@@ -47,32 +50,41 @@ def files_of(task: TaskView) -> Sequence[Shown]:
 
 
 async def media(desk: Desk, visit: Visit) -> Response:
-    """A file for the page that shows it, or to be saved. It is looked at, not fetched."""
-    download = await desk.cases.results.open(visit.caller, visit.task_id(), _index(visit), fetched=False)
+    """A file for the page that shows it, or to be saved. It is looked at, not fetched.
+
+    What plays sound and video asks for parts: some play nothing without them, none can move on without them.
+    """
+    part = None if visit.asked("save") else wanted_part(visit.request.headers)
+    download = await _open(desk, visit, part)
     content = download.content
-    kind = content.media_type if content else ""
-    if content is None or visit.asked("save") or not kind.startswith(_MEDIA) or kind == "image/svg+xml":
-        return attachment(download)
-    headers = {**SAFE, "Content-Type": kind, "Content-Length": str(content.size), "Content-Disposition": "inline"}
-    return StreamingResponse(content.chunks, headers=headers)
+    if content is None or visit.asked("save") or not _is_media(content.media_type):
+        return attachment(await _open(desk, visit) if part is not None else download)
+    status, said = said_part(content)
+    headers = {**SAFE, "Content-Type": content.media_type, "Content-Disposition": "inline", **said}
+    return StreamingResponse(content.chunks, status, headers)
 
 
 async def text(desk: Desk, visit: Visit) -> Response:
     """The beginning of a file as text, every sign of it escaped."""
-    index = _index(visit)
     head, size, problem = b"", 0, ""
     try:
-        download = await desk.cases.results.open(visit.caller, visit.task_id(), index, fetched=False)
+        download = await _open(desk, visit, WantedPart(0, _TEXT_BYTES - 1))
         if download.content is not None:
             size = download.content.size
             async for piece in download.content.chunks:
                 head += piece
-                if len(head) >= _TEXT_BYTES:
-                    break
     except Refused as error:
         problem = error.message
-    shown = head[:_TEXT_BYTES].decode("utf-8", "replace")
+    shown = head.decode("utf-8", "replace")
     return fragment(visit, "_result_text.html", text=shown, cut=size > _TEXT_BYTES, problem=problem)
+
+
+async def _open(desk: Desk, visit: Visit, part: WantedPart | None = None) -> Download:
+    return await desk.cases.results.open(visit.caller, visit.task_id(), _index(visit), fetched=False, part=part)
+
+
+def _is_media(kind: str) -> bool:
+    return kind.startswith(_MEDIA) and kind != "image/svg+xml"
 
 
 def _index(visit: Visit) -> int:
