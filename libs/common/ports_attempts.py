@@ -143,6 +143,7 @@ class WatchedBeat:
     age: float
     stores: tuple[str, ...] = ()  #: staging stores it can read
     free: int = 0  #: slots it had left
+    adapters: frozenset[str] = frozenset()  #: by which it can call models
 
 
 #: Why an executor takes new work, or does not.
@@ -178,7 +179,7 @@ class Answered:
 class Membership(Protocol):
     """The executors' heartbeat rows, on a connection that work cannot use up."""
 
-    async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
+    async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
         """A number for this process; another one after it was presumed dead, with its order to drain."""
 
     async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:

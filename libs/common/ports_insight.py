@@ -90,6 +90,7 @@ class ExecutorSight:
     running: int
     held: int
     stores: Sequence[str]
+    adapters: Sequence[str]  #: by which it can call models
     draining: bool
     models: Sequence[tuple[str, int]]  #: (model, tasks started or held here), the most first, at most 20
 
@@ -112,6 +113,7 @@ class LaneFacts:
     tenant_id: int
     model_id: int
     model: str
+    adapter: str
     enabled: bool
     closed: bool
     window: int
@@ -242,6 +244,7 @@ class TaskFacts:
     job_id: str | None
     job_progress: float | None
     job_deadline: datetime | None
+    job_adapter: str | None
     error_code: str | None
     error_message: str | None
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from libs.common.domain.model import Model
 from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, Permits, QueueGate
@@ -81,7 +82,8 @@ class Rules:
 
 def assemble(world: World, rules: Rules) -> Executor:
     """One executor, not running yet."""
-    figures, ownership, places = Figures(), Ownership(), Places()
+    figures, places = Figures(), Places()
+    ownership = Ownership(lambda model_id: _adapter(world.models.known(model_id)), rules.identity.adapters)
     slots = Slots(rules.identity.slots)
     wake = Wake(world.hints)
     heartbeat = Heartbeat(world.membership, rules.identity)
@@ -170,3 +172,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         staging_full=lambda: world.staging.full or execution.lacks_staging,
         drain_seconds=rules.drain_seconds,
     )
+
+
+def _adapter(model: Model | None) -> str | None:
+    return None if model is None else model.adapter

@@ -9,7 +9,7 @@ import orjson
 
 from libs.common.domain.header_bindings import InvalidBindings, parse_bindings
 from libs.common.domain.model import Model
-from libs.common.domain.model_errors import ModelError
+from libs.common.domain.model_errors import ModelError, UnknownAdapter
 from libs.common.domain.output import StagedFile
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_execution import ModelAdapter, ModelCall, Staging
@@ -53,7 +53,7 @@ class ModelCalls:
         model, attempt = run.model, run.attempt
         adapter = self._adapters.get(model.adapter)
         if adapter is None:
-            raise ModelError("unknown_adapter", f"there is no adapter {model.adapter!r}", retryable=False)
+            raise UnknownAdapter(model.adapter)
         call = ModelCall(
             base_url=model.base_url,
             route=model.route,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from libs.common.domain.model_errors import Busy, ModelError, StagedLost, StagingFull
+from libs.common.domain.model_errors import Busy, ModelError, StagedLost, StagingFull, UnknownAdapter
 from libs.common.domain.outcome import (
     EXPIRED,
     Canceled,
@@ -42,6 +42,8 @@ _STAGING_FULL_SECONDS: Final = 5.0
 _UNCALLED_SECONDS: Final = 10.0
 #: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
 _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
+#: When a model is tried again whose adapter no executor had that could have read it.
+_OTHERS_SECONDS: Final = 30.0
 #: When a full model or provider is tried again, if it does not say.
 _BUSY_SECONDS: Final = 5.0
 
@@ -137,6 +139,8 @@ class Execution:
             return _interrupted(run.stop, run)
         except (NotOurs, HandedOver, CoalescerClosed):
             return None
+        except UnknownAdapter as error:
+            return HandedBack(error.code, _OTHERS_SECONDS)
         except Busy as error:
             run.called = False  # it was not taken: nothing is used up, and nothing counted
             return HandedBack(error.code, error.retry_after or _BUSY_SECONDS)

@@ -70,6 +70,7 @@ class Identity:
     slots: int
     stores: tuple[str, ...]
     version: str
+    adapters: tuple[str, ...]
 
 
 class Heartbeat:
@@ -93,7 +94,11 @@ class Heartbeat:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     self.number = await self._membership.join(
-                        self._identity.name, self._identity.slots, self._identity.stores, self._identity.version
+                        self._identity.name,
+                        self._identity.slots,
+                        self._identity.stores,
+                        self._identity.version,
+                        self._identity.adapters,
                     )
             except (Unavailable, OutcomeUnknown, TimeoutError) as error:
                 log.warning("executor.join_failed", error=type(error).__name__)

@@ -4,11 +4,14 @@ An executor lives while its beat moved within 6 s of *my own successful looks*. 
 while PostgreSQL cannot be asked, so an outage makes nobody look dead; a view that cannot be refreshed stays as it is.
 Age by the database's clock serves only for executors that I see for the first time. Two views may differ for a moment,
 and two executors read the same partition then: the claim in PostgreSQL decides, so that costs a few stale messages.
+
+A model is read by executors that have its adapter, if any of those that read has it: while packages are installed one
+executor after the other, some have it and some do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
@@ -27,6 +30,7 @@ class _Seen:
     reading: bool
     stores: tuple[str, ...]
     free: int
+    adapters: frozenset[str]
 
 
 class BeatView:
@@ -49,7 +53,7 @@ class BeatView:
                 moved_at = self._clock - beat.age
             else:
                 moved_at = known.moved_at if known.beat == beat.beat else self._clock
-            self._seen[beat.id] = _Seen(beat.beat, moved_at, beat.reading, beat.stores, beat.free)
+            self._seen[beat.id] = _Seen(beat.beat, moved_at, beat.reading, beat.stores, beat.free, beat.adapters)
 
     def live(self) -> frozenset[int]:
         """Executors that have not fallen silent."""
@@ -79,18 +83,29 @@ class BeatView:
         """Whether some live executor reads other staging stores than another."""
         return len({seen.stores for seen in self._seen.values() if self._lives(seen)}) > 1
 
+    def has_adapter(self, number: int, adapter: str) -> bool:
+        """Whether this executor can call models by that adapter."""
+        seen = self._seen.get(number)
+        return seen is not None and adapter in seen.adapters
+
+    def adapters_differ(self) -> bool:
+        """Whether some live executor has other adapters than another."""
+        return len({seen.adapters for seen in self._seen.values() if self._lives(seen)}) > 1
+
     def _lives(self, seen: _Seen) -> bool:
         return self._clock - seen.moved_at <= SILENT_SECONDS
 
 
 class Ownership:
-    """Which partitions are mine."""
+    """Which partitions are mine: `adapter_of` says by which adapter a model is called, if that is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter_of: Callable[[int], str | None], adapters: Collection[str]) -> None:
         self.view = BeatView()
+        self._adapter_of = adapter_of
+        self._adapters = adapters
         self._me = 0
         self._readers: Collection[int] = ()
-        self._owners: dict[tuple[int, int], int | None] = {}
+        self._owners: dict[tuple[int, int, str | None], int | None] = {}
 
     def update(self, me: int, *, reading: bool) -> bool:
         """Take over what the view says by now, and whether I read; returns whether ownership may have moved.
@@ -105,10 +120,15 @@ class Ownership:
 
     def mine(self, model_id: int, partition: int) -> bool:
         """Whether I own this partition of a model's topic."""
-        key = (model_id, partition)
+        adapter = self._adapter_of(model_id)
+        key = (model_id, partition, adapter)
         if key not in self._owners:
-            self._owners[key] = owner_of(model_id, partition, self._readers)
+            able = [reader for reader in self._readers if adapter is None or self._has(reader, adapter)]
+            self._owners[key] = owner_of(model_id, partition, able or self._readers)
         return self._me != 0 and self._owners[key] == self._me
+
+    def _has(self, reader: int, adapter: str) -> bool:
+        return adapter in self._adapters if reader == self._me else self.view.has_adapter(reader, adapter)
 
 
 def owner_of(model_id: int, partition: int, readers: Collection[int]) -> int | None:

@@ -192,7 +192,9 @@ class Steward:
 
     def _reown(self) -> None:
         """Forget what is not mine any more."""
-        if not self._ownership.update(self._me, reading=self._reading):
+        moved = self._ownership.update(self._me, reading=self._reading)
+        # A model that is called by another adapter now may be others' from now on.
+        if not moved and not self._ownership.view.adapters_differ():
             return
         lost = [place for place in self._places if not self._ownership.mine(*place.key)]
         self._release(lost, forget=True)
@@ -218,10 +220,8 @@ class Steward:
 
     async def _place(self, model_id: int, partition: int, now: float) -> Place | None:
         """The partition, if it is mine; it is busy now."""
-        if not self._ownership.mine(model_id, partition):
-            return None
-        model = await self._models.by_id(model_id)
-        if model is None or partition < 0:
+        model = await self._models.by_id(model_id)  # first: whose it is depends on its adapter
+        if model is None or partition < 0 or not self._ownership.mine(model_id, partition):
             return None
         spot = Spot(model_topic(self._prefix, model_id, model.name), partition)
         place = self._places.find(model_id, partition)

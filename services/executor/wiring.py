@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from uuid import UUID
@@ -69,6 +69,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         open_job_http(guard) as providers,
         open_output_links(guard, limits) as links,
     ):
+        adapters = load_adapters(providers)
         world = World(
             attempts=PostgresAttempts(database, 0, settings.timezone),
             membership=PostgresMembership(beats),
@@ -78,7 +79,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             road=road,
             models=ModelCache(PostgresModels(database)),
             adapters={"plain-http": plain_http},
-            jobs=load_adapters(providers).jobs,
+            jobs=adapters.jobs,
             links=links,
             provider_jobs=PostgresProviderJobs(database),
             callback_url=_callback_url(settings),
@@ -90,7 +91,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             graveyard=DeadLetters(PostgresDeadLetters(database), letters, dead_topic(settings.topic_prefix)),
             upkeep=staging.measure,
         )
-        executor = assemble(world, _rules(settings))
+        executor = assemble(world, _rules(settings, adapters.names()))
         health.need("postgres", lambda: beats.fetch("watch_beats"))
         health.need("redis", redis.ping)
         health.need("kafka", executor.needs_kafka)
@@ -112,12 +113,13 @@ async def _open_letters(kafka: KafkaConnection) -> AsyncIterator[KafkaCarrier]:
         await carrier.close()
 
 
-def _rules(settings: Settings) -> Rules:
+def _rules(settings: Settings, adapters: Sequence[str]) -> Rules:
     identity = Identity(
         name=f"{socket.gethostname()}-{os.getpid()}",
         slots=settings.executor_slots,
         stores=(settings.staging_store,),
         version=version("sluiceway"),
+        adapters=tuple(adapters),
     )
     return Rules(identity, settings.topic_prefix, settings.drain_seconds, settings.upload_max_seconds)
 

@@ -130,7 +130,7 @@ async def test_a_webhook_that_is_held_holds_no_task(house: House) -> None:
     (row,) = await house.sweeps.waiting_page(0, 10, 3 * 3_600)
     assert (row.paused, row.waited) == (False, pytest.approx(5 * 3_600, abs=60))
     membership = PostgresMembership(house.database)
-    await membership.join("e", 1, ["local"], "test")
+    await membership.join("e", 1, ["local"], "test", ["plain-http"])
     answered = await membership.beat(0, 0, "reading")
     assert answered is not None
     assert answered.paused == Paused()
@@ -220,11 +220,11 @@ async def test_a_drain_is_asked_for_once_and_taken_back(house: House) -> None:
 
 async def test_who_was_presumed_dead_is_still_to_leave(house: House) -> None:
     membership = PostgresMembership(house.database)
-    await membership.join("e-drained", 1, ["local"], "test")
+    await membership.join("e-drained", 1, ["local"], "test", ["plain-http"])
     await controls_of(house).drain("e-drained", "ann", "kernel update")
     await house.sql("UPDATE executor SET stopped_at = now()")
     assert await membership.beat(0, 0, "reading") is None
-    await membership.join("e-drained", 1, ["local"], "test")
+    await membership.join("e-drained", 1, ["local"], "test", ["plain-http"])
     answered = await membership.beat(0, 0, "reading")
     assert answered is not None
     assert answered.draining

@@ -324,10 +324,11 @@ class Rig:
             graveyard=DeadLetters(PostgresDeadLetters(self.database), letters, dead_topic(self.prefix)),
             upkeep=_nothing,
         )
-        identity = Identity(f"rig-{len(self.started)}", slots, stores, "test")
         for name, change in changes.items():
             made = change(getattr(world, name)) if callable(change) else change
             world = replace(world, **{name: made})
+        adapters = (*world.adapters, *world.jobs)
+        identity = Identity(f"rig-{len(self.started)}", slots, stores, "test", adapters)
         executor = assemble(world, Rules(identity, self.prefix, drain, 86_400, in_line))
         pending = asyncio.create_task(executor.run())
         running = Running(executor, pending, road, staging, results)

@@ -148,7 +148,7 @@ class House:
     async def executor(self, *, reading: bool = True) -> int:
         """A new executor that has beaten once."""
         membership = PostgresMembership(self.database)
-        number = await membership.join(f"e{next(_numbers)}", 100, ["local"], "test")
+        number = await membership.join(f"e{next(_numbers)}", 100, ["local"], "test", ["plain-http", "test"])
         await membership.beat(0, 0, "reading" if reading else "crowded")
         return number
 

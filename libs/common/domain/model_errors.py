@@ -3,6 +3,7 @@
 OutputError
 |-- ModelError               the call; `retryable` says whether the same call may do better later
 |   |-- EgressRefused        its address is one that this deployment does not call
+|   |-- UnknownAdapter       this process does not have its adapter; another one may
 |   |-- Busy                 the other side is full: nobody's fault, later
 |   |-- JobGone              the provider does not know the job
 |   `-- TooEarly             that there is no such job may not be believed yet
@@ -55,6 +56,13 @@ class EgressRefused(ModelError):
 
     def __init__(self, message: str) -> None:
         super().__init__("egress_refused", message, retryable=False, sent=False)
+
+
+class UnknownAdapter(ModelError):
+    """This process cannot call the model: its adapter is of a package that is not installed here (yet)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("unknown_adapter", f"there is no adapter {name!r} here", retryable=True, sent=False)
 
 
 class Busy(ModelError):

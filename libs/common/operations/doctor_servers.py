@@ -90,7 +90,15 @@ async def _tables(connection: Any, url: str) -> list[Finding]:
     found = [fine(f"the tables are at revision {there}")]
     if not reading:
         found.append(advice("no executor is alive: tasks are accepted, but none runs", "start `sluiceway executor`"))
+    else:
+        found += [_missing_adapter(row) for row in await connection.fetch(_STATEMENTS["doctor_adapters"])]
     return found + _processes(await connection.fetchrow(_STATEMENTS["doctor_processes"]))
+
+
+def _missing_adapter(row: Any) -> Finding:
+    concerned = f"models that name it: {row['models']}, jobs that wait to be ended by it: {row['jobs']}"
+    what = f"no executor that is alive has the adapter {row['adapter']!r} ({concerned})"
+    return advice(what, "install its package beside the executors, and restart them")
 
 
 def _processes(seen: Any) -> list[Finding]:

@@ -50,6 +50,7 @@ CODES: Final[dict[str, str]] = {
     "broker_unreachable": "The dispatchers do not reach the broker.",
     "redis_unreachable": "Redis does not say how many permits are free; nothing starts without one.",
     "no_executor": "No executor lives that could run it.",
+    "no_adapter": "No executor lives that has the adapter by which its model is called.",
     "staging_full": "Every executor's staging is full.",
     "executors_full": "Every executor has all its slots taken.",
     "executors_draining": "Every executor is draining or stopping.",
@@ -141,6 +142,8 @@ def _holds(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hol
         case DispatchState.IN_FLIGHT:
             yield from _started(facts) if facts.executor is not None else _in_flight(facts, world)
         case DispatchState.LATER:
+            if facts.phase < Phase.GENERATED:
+                yield from _no_adapter(world, facts.job_adapter, facts.job_deadline)
             yield from _later(facts, world)
         case DispatchState.RETRY:
             yield from _retry(facts, world)
@@ -311,6 +314,7 @@ def _calling(world: _World) -> Iterator[Hold]:
     if not alive:
         yield Hold("no_executor", "no executor lives that could run it", value=0, limit=1)
         return
+    yield from _no_adapter(world)
     reading = [executor for executor in alive if executor.reading]
     held = list(_permits(world))
     if not reading:
@@ -318,6 +322,14 @@ def _calling(world: _World) -> Iterator[Hold]:
     elif world.lane.facts.held and not held and all(map(_full, reading)):
         yield _executors_full(reading)
     yield from held
+
+
+def _no_adapter(world: _World, adapter: str | None = None, until: datetime | None = None) -> Iterator[Hold]:
+    """Nobody can call the model, or ask its provider about the job that there is: that ends by its deadline."""
+    wanted = adapter or world.lane.facts.adapter
+    alive = [executor for executor in world.executors if executor.alive]
+    if alive and not any(wanted in executor.adapters for executor in alive):
+        yield Hold("no_adapter", f"no executor that lives has the adapter {wanted!r}", 0, len(alive), until)
 
 
 def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:

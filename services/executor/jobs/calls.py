@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 
 from libs.common.domain.model import Model
-from libs.common.domain.model_errors import ModelError
+from libs.common.domain.model_errors import ModelError, UnknownAdapter
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import JobAdapter, JobCall
 from libs.common.runtime.logging import get_logger
@@ -56,10 +56,10 @@ class JobCalls:
         return list(self._adapters)
 
     def adapter(self, name: str) -> JobAdapter:
-        """The adapter of that name. Raises ModelError."""
+        """The adapter of that name. Raises UnknownAdapter."""
         adapter = self._adapters.get(name)
         if adapter is None:
-            raise ModelError("unknown_adapter", f"there is no adapter {name!r} for jobs", retryable=False)
+            raise UnknownAdapter(name)
         return adapter
 
     def share(self, run: Run) -> AnswerShare:

@@ -100,6 +100,9 @@ class JobLife:
         row = await self._ledger.resume(run.attempt)
         if row is None:
             raise NotOurs
+        if not self._calls.runs(row.adapter) and row.seconds_left <= 0:
+            message = f"nobody who has its adapter {row.adapter!r} asked about the job in its time"
+            raise ModelError("job_timeout", message, retryable=False)
         adapter = self._calls.adapter(row.adapter)
         deadline = asyncio.get_running_loop().time() + row.seconds_left
         polls = adapter.polls(self._calls.config(run.model))

@@ -30,7 +30,7 @@ class Table:
         self.away = False
         self.takes = 0.0
 
-    async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
+    async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
         self.numbers += 1
         return self.numbers
 
@@ -83,7 +83,7 @@ async def beating() -> tuple[Heartbeat, Table, Owner, Time]:
     time = Time()
     table, owner = Table(time), Owner()
     membership: Any = table
-    heartbeat = Heartbeat(membership, Identity("me", 10, ("a",), "1"), time)
+    heartbeat = Heartbeat(membership, Identity("me", 10, ("a",), "1", ("plain-http",)), time)
     await heartbeat.join()
     return heartbeat, table, owner, time
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_room_elsewhere_is_that_of_others_who_live_and_read() -> None:
 def test_every_partition_has_exactly_one_owner_among_equal_views(executors: int) -> None:
     views = []
     for me in range(1, executors + 1):
-        ownership = Ownership()
+        ownership = Ownership(lambda _: None, ())
         ownership.view.observe([beat(number, 1) for number in range(1, executors + 1)], at=0.0)
         ownership.update(me, reading=True)
         views.append(ownership)
@@ -113,7 +114,7 @@ def test_nobody_owns_anything_without_readers() -> None:
 
 
 def test_i_leave_the_hash_before_the_table_says_so() -> None:
-    ownership = Ownership()
+    ownership = Ownership(lambda _: None, ())
     ownership.view.observe([beat(1, 1)], at=0.0)
     assert ownership.update(1, reading=True)
     assert ownership.mine(7, 0)
@@ -123,6 +124,22 @@ def test_i_leave_the_hash_before_the_table_says_so() -> None:
 
 
 def test_a_member_without_a_number_owns_nothing() -> None:
-    ownership = Ownership()
+    ownership = Ownership(lambda _: None, ())
     ownership.update(0, reading=True)
     assert not ownership.mine(7, 0)
+
+
+def test_a_model_is_read_by_those_who_have_its_adapter_if_anybody_has_it() -> None:
+    adapters = {1: "acme", 2: "acme", 3: "nobody's"}
+    beats = [replace(beat(number, 1), adapters=frozenset(known)) for number, known in ((7, ["acme"]), (8, []), (9, []))]
+    views = {number: Ownership(adapters.get, ["acme"] if number == 7 else []) for number in (7, 8, 9)}
+    for number, ownership in views.items():
+        ownership.view.observe(beats, 0.0)
+        ownership.update(number, reading=True)
+    for partition in range(20):
+        owners = {model: [me for me, view in views.items() if view.mine(model, partition)] for model in (1, 2, 3, 4)}
+        assert owners[1] == owners[2] == [7]
+        assert len(owners[3]) == len(owners[4]) == 1
+    adapters[1] = "nobody's"  # the model is called in another way now
+    assert {me for partition in range(50) for me, view in views.items() if view.mine(1, partition)} == {7, 8, 9}
+    assert views[7].view.adapters_differ()

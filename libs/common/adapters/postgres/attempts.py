@@ -207,8 +207,8 @@ class PostgresMembership:
         self._database = database
         self.id = 0
 
-    async def join(self, name: str, slots: int, stores: Sequence[str], version: str) -> int:
-        rows = await self._database.fetch("join_executors", name, slots, list(stores), version, self.id)
+    async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
+        rows = await self._database.fetch("join_executors", name, slots, list(stores), version, self.id, list(adapters))
         self.id = rows[0]["id"]
         return self.id
 
@@ -243,7 +243,16 @@ class PostgresMembership:
 def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
     """Heartbeat rows as others see them."""
     return [
-        WatchedBeat(row["id"], row["name"], row["beat"], row["reading"], row["age"], tuple(row["stores"]), row["free"])
+        WatchedBeat(
+            row["id"],
+            row["name"],
+            row["beat"],
+            row["reading"],
+            row["age"],
+            tuple(row["stores"]),
+            row["free"],
+            frozenset(row["adapters"]),
+        )
         for row in rows
     ]
 

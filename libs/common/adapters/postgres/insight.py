@@ -174,6 +174,7 @@ def _lane(row: Any, limit: int) -> LaneFacts:
         tenant_id=row["tenant_id"],
         model_id=row["model_id"],
         model=row["model"],
+        adapter=row["adapter"],
         enabled=row["enabled"],
         closed=row["closed"],
         window=row["window_size"],

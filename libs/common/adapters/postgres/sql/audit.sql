@@ -455,6 +455,15 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
 -- How many executors are alive and take work.
 SELECT count(*)::int FROM executor WHERE stopped_at IS NULL AND reading AND beat_at > now() - interval '10 s'
 
+-- name: doctor_adapters
+-- Adapters that no living executor has, and how many models name each, and jobs wait to be ended by it (up to 10,000).
+SELECT w.adapter, sum(w.models)::int AS models, sum(w.jobs)::int AS jobs
+FROM (SELECT m.adapter, count(*) AS models, 0 AS jobs FROM model m WHERE m.deleted_at IS NULL GROUP BY 1
+  UNION ALL
+  SELECT j.adapter, 0, count(*) FROM (SELECT adapter FROM provider_job WHERE cancel_at IS NOT NULL LIMIT 10000) j GROUP BY 1) w
+WHERE NOT EXISTS (SELECT FROM executor e WHERE e.stopped_at IS NULL AND e.beat_at > now() - interval '10 s' AND w.adapter = ANY (e.adapters))
+GROUP BY 1 ORDER BY 1
+
 -- name: doctor_models
 -- Models whose topics must be there, with so many partitions at least.
 SELECT id, name, partitions FROM model WHERE deleted_at IS NULL ORDER BY id

@@ -1,7 +1,7 @@
 -- name: join_executors
 -- A new number for an executor process; one that was presumed dead ($5, else 0) goes on draining if it was told to.
-INSERT INTO executor (id, name, slots, stores, version, draining)
-VALUES (nextval('executor_ids'), $1, $2, $3, $4, coalesce((SELECT draining FROM executor WHERE id = $5), false)) RETURNING id
+INSERT INTO executor (id, name, slots, stores, version, adapters, draining)
+VALUES (nextval('executor_ids'), $1, $2, $3, $4, $6, coalesce((SELECT draining FROM executor WHERE id = $5), false)) RETURNING id
 
 -- name: beat
 -- One heartbeat: I am alive, this full, and stand so; answers which of my attempts somebody wants canceled, whether I shall
@@ -25,7 +25,7 @@ UPDATE executor SET stopped_at = now(), reading = false WHERE id = $1
 
 -- name: watch_beats
 -- The beats of all executors that have not stopped, and the database's clock.
-SELECT id, name, beat, reading, stores, slots - running AS free, extract(epoch FROM now() - beat_at)::float8 AS age
+SELECT id, name, beat, reading, stores, adapters, slots - running AS free, extract(epoch FROM now() - beat_at)::float8 AS age
 FROM executor WHERE stopped_at IS NULL
 
 -- name: bury_executors

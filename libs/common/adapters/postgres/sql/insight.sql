@@ -10,6 +10,7 @@ SELECT t.id, t.public_id, t.tenant_id, t.lane, m.name AS model, now() AS now, t.
   h.name AS held_by, e.name AS executor, extract(epoch FROM now() - e.beat_at)::float8 AS executor_age,
   EXISTS (SELECT FROM cancel_request c WHERE c.task_id = t.id) AS cancel_requested,
   j.status AS job_status, j.provider_id AS job_id, j.unit_progress AS job_progress, j.deadline AS job_deadline,
+  j.adapter AS job_adapter,
   coalesce(d.error_code, t.error_code) AS error_code, coalesce(d.error_message, t.error_message) AS error_message
 FROM (SELECT tn.id, tn.weight FROM tenant tn WHERE $1::bigint IS NULL OR tn.id = $1) tn
 CROSS JOIN LATERAL (SELECT * FROM task k WHERE k.tenant_id = tn.id AND k.public_id = $2 LIMIT 1) t
@@ -57,7 +58,7 @@ SELECT b.lane FROM busy b JOIN lane l ON l.id = b.lane WHERE $1::bigint IS NULL 
 -- What is known of these lanes. In flight is bounded by their windows, ready and later are counted up to $2. What ended
 -- lately is read from the last five folded minutes, and from none that lies ten minutes back: where folding stands still,
 -- nothing is known of now. $1 lanes.
-SELECT l.id AS lane, l.tenant_id, l.model_id, m.name AS model, m.enabled, l.closed, l.window_size, m.max_concurrency, m.queue_limit,
+SELECT l.id AS lane, l.tenant_id, l.model_id, m.name AS model, m.adapter, m.enabled, l.closed, l.window_size, m.max_concurrency, m.queue_limit,
   f.in_flight, f.running, f.held,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 0 AND q.lane = l.id LIMIT $2) c) AS ready,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 2 AND q.lane = l.id LIMIT $2) c) AS later,
@@ -91,7 +92,7 @@ WHERE p.ended IS NULL AND ($1::bigint IS NULL OR p.scope = 'all' OR p.tenant_id 
 
 -- name: executors_live
 -- Executors that have not stopped.
-SELECT id, name, version, started_at, extract(epoch FROM now() - beat_at)::float8 AS age, posture, slots, running, held, stores, draining
+SELECT id, name, version, started_at, extract(epoch FROM now() - beat_at)::float8 AS age, posture, slots, running, held, stores, adapters, draining
 FROM executor WHERE stopped_at IS NULL ORDER BY id
 
 -- name: executors_models

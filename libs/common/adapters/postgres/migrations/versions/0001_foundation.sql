@@ -248,6 +248,7 @@ CREATE TABLE executor (
   posture text NOT NULL DEFAULT 'reading',
   draining boolean NOT NULL DEFAULT false,
   stores text[] NOT NULL DEFAULT '{}',
+  adapters text[] NOT NULL DEFAULT '{}',
   version text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
