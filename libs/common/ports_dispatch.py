@@ -245,6 +245,10 @@ class TopicPlan(NamedTuple):
 class Topics(Protocol):
     """Kafka's topics."""
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why those that the last `ensure` did not find or make are not there, in the broker's words."""
+
     async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
         """Create what is missing, add partitions where there are too few (and the broker can); returns partitions of
         those that exist with leaders now. Raises BrokerUnavailable when the broker does not answer."""

@@ -8,7 +8,7 @@ Longer than other ports: every face shows these values side by side, and most of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, TypeAlias
@@ -74,6 +74,7 @@ class ProcessSight:
     age: float
     broker_reachable: bool | None  #: dispatchers only
     last_error: str
+    refused: Mapping[int, str]  #: lanes whose topics the broker refuses it, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,15 @@ class LaneFacts:
     errors: int  #: of those: failed, timed out, lost
     ended_seconds: float  #: over how many seconds they were counted; 0 when nothing is known yet
     now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LaneWait:
+    """Tasks of a lane that wait for their time."""
+
+    code: str  #: of `why`: what they wait for
+    count: Count
+    until: datetime  #: the first of them; in the past: it is due
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +415,9 @@ class Insight(Protocol):
     async def lanes_by_number(self, lanes: Sequence[int]) -> list[LaneFacts]:
         """These lanes, in the order of their numbers."""
 
+    async def waits(self, lane: int) -> list[LaneWait]:
+        """What of a lane waits for its time, the one that is due first before others."""
+
     async def recent_pace(self, lane: int) -> float | None:
         """Starts per second by the last ends of everything, for lanes whose minutes are not folded yet."""
 
@@ -457,9 +470,17 @@ class Presence(Protocol):
     """Processes that say that they live."""
 
     async def beat(
-        self, number: int | None, role: Role, name: str, version: str, broker_reachable: bool | None, last_error: str
+        self,
+        number: int | None,
+        role: Role,
+        name: str,
+        version: str,
+        broker_reachable: bool | None,
+        last_error: str,
+        refused: Mapping[int, str],
     ) -> int:
-        """I live; returns my number, a new one at first and when I was forgotten."""
+        """I live, and the broker refuses me the topics of these lanes, for these reasons; returns my number, a new one
+        at first and when I was forgotten."""
 
     async def leave(self, number: int) -> None:
         """A clean stop."""

@@ -122,6 +122,7 @@ PROCESSES: Final = {
             "age_seconds": 1.2,
             "broker_reachable": True,
             "last_error": "",
+            "topics_refused": 0,
         }
     ]
 }

@@ -256,6 +256,7 @@ class ProcessOut(BaseModel):
     age_seconds: float
     broker_reachable: bool | None
     last_error: str
+    topics_refused: int = Field(description="Models whose topics the broker refuses it; `why` of each says why.")
 
 
 class ProcessItems(BaseModel):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from libs.common.contracts.topics import MODEL_RETENTION_MS, model_topic
@@ -22,6 +23,8 @@ log = get_logger()
 _LOOK_SECONDS: Final = 1.0
 #: Changes are read by the time of their statement; their transaction may commit this much later.
 _LATE_COMMIT: Final = timedelta(seconds=10)
+#: More are refused where the broker refuses all.
+_MOST_REFUSED: Final = 1_000
 #: What a change of a model does not tell, a tenant's weight, is read by reading everything.
 _ALL_SECONDS: Final = 300.0
 
@@ -75,6 +78,15 @@ class Roads:
             if (road := self._roads.get(lane)) is not None:
                 self._keeper.doubt(road.topic)
 
+    def refused(self) -> dict[int, str]:
+        """Lanes that no turn asks because the broker refuses their topics, and why; a thousand of them."""
+        causes = self._keeper.refused()
+        if not causes:
+            return {}
+        open_lanes = ((info, self._topic(info)) for info in self._known.values() if not info.closed)
+        refused = ((info.lane, causes[topic]) for info, topic in open_lanes if topic in causes)
+        return dict(islice(refused, _MOST_REFUSED))
+
     async def run(self) -> None:
         """Read changes every second, and at once when told, until cancelled."""
         while True:
@@ -111,9 +123,9 @@ class Roads:
 
     def _learn(self, info: LaneInfo) -> None:
         before = self._known.get(info.lane)
-        topic = model_topic(self._prefix, info.model_id, info.model_name)
+        topic = self._topic(info)
         if before is not None and (info.closed or before.model_name != info.model_name):
-            self._keeper.drop(model_topic(self._prefix, before.model_id, before.model_name))
+            self._keeper.drop(self._topic(before))
             self._book.close([info.lane])
             self._roads.pop(info.lane, None)
         self._known[info.lane] = info
@@ -127,7 +139,7 @@ class Roads:
 
     def _on_topic(self, lane: int, topic: str, partitions: int | None) -> None:
         info = self._known[lane]
-        if info.closed or topic != model_topic(self._prefix, info.model_id, info.model_name):
+        if info.closed or topic != self._topic(info):
             return
         if partitions is None:
             # The road stays known: what was leased before still asks for it.
@@ -135,3 +147,6 @@ class Roads:
             return
         self._roads[lane] = Road(topic, min(partitions, info.partitions), info.tenant_id, info.model_id)
         self._book.open([lane])
+
+    def _topic(self, info: LaneInfo) -> str:
+        return model_topic(self._prefix, info.model_id, info.model_name)

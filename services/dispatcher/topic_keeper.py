@@ -34,6 +34,7 @@ class _Topic:
     doubts: int = 0  #: in a row
     due: float | None = None
     told: int | None = field(default=None)
+    refused: str = ""  #: why it cannot be used, in the broker's words
 
 
 class TopicKeeper:
@@ -84,6 +85,10 @@ class TopicKeeper:
         for name in self._known:
             self._look(name, 0.0)
 
+    def refused(self) -> dict[str, str]:
+        """Topics that the broker refuses, and why."""
+        return {name: topic.refused for name, topic in self._known.items() if topic.refused}
+
     async def run(self) -> None:
         """Work until cancelled."""
         delays = reconnect_delays(self._rng)
@@ -132,6 +137,7 @@ class TopicKeeper:
         topic = self._known.get(name)
         if topic is None or topic.due is not None:  # dropped, or doubted again while we looked
             return
+        topic.refused = self._topics.refused.get(name, "") if partitions is None else ""
         if partitions is None:
             self._look(name, _RETRY_SECONDS * (1 + self._rng.random()))
         self._tell(topic, partitions)

@@ -92,7 +92,9 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("kafka", lambda: _answering(carrier))
         presence = SignOfLife(
-            PostgresPresence(database), "dispatcher", lambda: Broker(carrier.reachable, carrier.last_error)
+            PostgresPresence(database),
+            "dispatcher",
+            lambda: Broker(carrier.reachable, carrier.last_error, roads.refused()),
         )
         closing.push_async_callback(presence.leave)
         yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves, sender)

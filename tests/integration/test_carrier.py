@@ -140,7 +140,25 @@ async def test_topics_that_exist_are_fine_and_bad_names_are_left_out(topics: Kaf
     assert await topics.ensure(plans) == {f"{topic_prefix}.a": 1}
     assert await topics.ensure(plans) == {f"{topic_prefix}.a": 1}
     assert (await topics.existing())[f"{topic_prefix}.a"] == 1
+    assert topics.refused == dict.fromkeys(("..", "a b", "x" * 250), "not a valid topic name")
     assert await topics.ensure({"": TopicPlan(1)}) == {}
+    assert list(topics.refused) == [""]
+
+
+async def test_why_a_broker_makes_no_topic_is_said_in_its_words(
+    connection: KafkaConnection, topic_prefix: str, broker_choice: BrokerChoice
+) -> None:
+    if broker_choice.kind == "tansu":
+        pytest.skip("Tansu keeps one copy and says nothing")
+    topics, topic = KafkaTopics(connection, client_id="t", replication=3), f"{topic_prefix}.a"
+    assert await topics.ensure({topic: TopicPlan(1)}) == {}
+    assert topics.refused[topic].startswith("InvalidReplicationFactor")
+    single = KafkaTopics(connection, client_id="t", replication=1)
+    assert await single.ensure({topic: TopicPlan(1)}) == {topic: 1}
+    assert await topics.ensure({topic: TopicPlan(1)}) == {topic: 1}, "somebody made it"
+    assert topics.refused == {}
+    await topics.close()
+    await single.close()
 
 
 async def test_partitions_are_added_where_the_broker_can(

@@ -28,6 +28,7 @@ WITHOUT_TENANT = {
     # what operators alone see, and what goes by a lane that was found inside its tenant
     "place_of",
     "lane_facts",
+    "lane_waits",
     "recent_ends",
     "executors_live",
     "executors_models",

@@ -138,9 +138,54 @@ async def test_a_model_whose_tasks_wait_for_their_time_is_not_idle(house: House)
     await alive(house)
     await house.tasks(model, 3, not_before=datetime.now(UTC) + timedelta(hours=2))
     said = await why_model(house, model)
-    assert [(hold.code, hold.value) for hold in said.holds] == [("put_off", 3)]
+    assert [(hold.code, hold.value) for hold in said.holds] == [("not_before", 3)]
+    assert said.holds[0].until is not None
+    assert said.holds[0].until > said.at
     await house.sql("DELETE FROM process")
-    assert [hold.code for hold in (await why_model(house, model)).holds] == ["put_off", "no_janitor"]
+    assert [hold.code for hold in (await why_model(house, model)).holds] == ["not_before", "no_janitor"]
+
+
+async def test_a_model_says_what_each_of_its_tasks_waits_for_the_first_due_first(house: House) -> None:
+    model, executor = await house.model(retry_times=3), await house.executor()
+    await alive(house)
+    failed = await house.running(model, executor, 2)
+    for attempt, delay in zip(failed, (60, 7_200), strict=True):
+        await house.fail(attempt, delay=delay)
+    said = await why_model(house, model)
+    assert [(hold.code, hold.value) for hold in said.holds] == [("retry_due_later", 2)]
+    assert "2 of its tasks failed and wait for their retry" in said.message
+    (parked,) = await house.running(model, executor)
+    await house.park(parked)
+    (refused,) = (await house.tasks(model), await house.lease(model, acknowledged=False))[1]
+    await house.queue.postpone_refused([(refused.id, refused.lease, 1_000.0, "topic not authorized")])
+    await house.tasks(model, not_before=datetime.now(UTC) + timedelta(hours=1))
+    await house.sql("UPDATE dispatch SET due_at = now() + interval '1 s' WHERE id = $1", parked.id)
+    said = await why_model(house, model)
+    waits = ["upload_parked", "retry_due_later", "publish_refused", "not_before"]
+    assert [hold.code for hold in said.holds] == waits
+    await controls_of(house).pause_model(model.tenant_id, model.name, "op", "")
+    assert [hold.code for hold in (await why_model(house, model)).holds] == ["model_paused", *waits]
+    await controls_of(house).resume_model(model.tenant_id, model.name, "op")
+    await house.tasks(model)
+    assert (await why_model(house, model)).code == "flowing"
+
+
+async def test_a_topic_that_the_broker_refuses_is_said_with_its_words(house: House) -> None:
+    model, other = await house.model(), await house.model()
+    await house.executor()
+    await alive(house, refused={model.lane: "InvalidReplicationFactorError: 3 > 1"})
+    (task,), (fine,) = await house.tasks(model), await house.tasks(other)
+    said = await why_task(house, task)
+    assert said.code == "topic_unusable"
+    assert "InvalidReplicationFactorError: 3 > 1" in said.message
+    assert "SLUICEWAY_TOPIC_REPLICATION" in said.message
+    assert said.estimate is None
+    assert (await why_model(house, model)).code == "topic_unusable"
+    assert codes(await why_task(house, fine)) == ["next_turn"]
+    await house.lease(model, acknowledged=False)
+    assert codes(await why_task(house, task)) == ["topic_unusable", "publishing"]
+    await house.sql("UPDATE process SET beat_at = now() - interval '20 s' WHERE role = 'dispatcher'")
+    assert codes(await why_task(house, task)) == ["publishing"], "nobody who lives says so"
 
 
 async def test_an_executor_that_fell_silent_is_named(house: House) -> None:

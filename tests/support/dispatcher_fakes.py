@@ -53,12 +53,14 @@ class FakeTopics:
         self.away = False
         self.calls: list[list[str]] = []
         self.while_asked: Callable[[], object] = lambda: None
+        self.refused: dict[str, str] = {}
 
     async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
         self.calls.append(list(plans))
         self.while_asked()
         if self.away:
             raise BrokerUnavailable("away")
+        self.refused = {name: "not authorized" for name in plans if name in self.refuses}
         for name, plan in plans.items():
             if name not in self.refuses:
                 self.there[name] = max(plan.partitions, self.there.get(name, 0))

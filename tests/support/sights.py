@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from uuid import UUID
 
 from libs.common.adapters.postgres.control import PostgresControl, PostgresPresence
@@ -32,8 +34,10 @@ async def why_model(house: House, model: Model) -> ModelWhy:
     return await Why(PostgresInsight(house.database), sight_of(house)).model(model.tenant_id, model.name)
 
 
-async def alive(house: House, *, broker: bool = True, error: str = "") -> None:
+async def alive(
+    house: House, *, broker: bool = True, error: str = "", refused: Mapping[int, str] = MappingProxyType({})
+) -> None:
     """A dispatcher and a janitor live."""
     presence = PostgresPresence(house.database)
-    await presence.beat(None, "dispatcher", "d1", "1", broker, error)
-    await presence.beat(None, "janitor", "j1", "1", None, "")
+    await presence.beat(None, "dispatcher", "d1", "1", broker, error, refused)
+    await presence.beat(None, "janitor", "j1", "1", None, "", {})

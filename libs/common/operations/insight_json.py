@@ -129,6 +129,7 @@ def process_document(process: ProcessSight) -> dict[str, Any]:
         "age_seconds": process.age,
         "broker_reachable": process.broker_reachable,
         "last_error": process.last_error,
+        "topics_refused": len(process.refused),
     }
 
 

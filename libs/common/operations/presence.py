@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
@@ -22,6 +22,7 @@ class Broker(NamedTuple):
 
     reachable: bool
     last_error: str
+    refused: Mapping[int, str]  #: lanes whose topics it refuses, and why
 
 
 class SignOfLife:
@@ -36,7 +37,7 @@ class SignOfLife:
 
     async def say(self) -> None:
         """I live. Raises DatabaseUnavailable or OutcomeUnknown."""
-        reachable, error = self._broker() if self._broker is not None else (None, "")
+        reachable, error, refused = self._broker() if self._broker is not None else (None, "", {})
         self._number = await self._presence.beat(
             self._number,
             self._role,
@@ -44,6 +45,7 @@ class SignOfLife:
             version("sluiceway"),
             reachable,
             "" if reachable else error,
+            refused,
         )
 
     async def leave(self) -> None:

@@ -23,6 +23,7 @@ from libs.common.ports_insight import (
     Hold,
     Insight,
     LaneSight,
+    LaneWait,
     ModelWhy,
     Pause,
     Place,
@@ -48,6 +49,7 @@ CODES: Final[dict[str, str]] = {
     "model_deleted": "Its model was deleted.",
     "no_dispatcher": "No dispatcher lives that could publish it.",
     "broker_unreachable": "The dispatchers do not reach the broker.",
+    "topic_unusable": "The broker refuses the model's topic.",
     "redis_unreachable": "Redis does not say how many permits are free; nothing starts without one.",
     "no_executor": "No executor lives that could run it.",
     "no_adapter": "No executor lives that has the adapter by which its model is called.",
@@ -85,6 +87,13 @@ class _World:
     def lives(self, role: str) -> bool:
         return any(process.role == role and process.age < SILENT_SECONDS for process in self.processes)
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the broker refuses the lane's topic, as a dispatcher that lives was told; None when it does not."""
+        lane = self.lane.facts.lane
+        living = (process for process in self.processes if process.age < SILENT_SECONDS)
+        return next((process.refused[lane] for process in living if lane in process.refused), None)
+
 
 class Why:
     """Explains. Reads of a tenant stay inside it; `tenant_id` None is for operators."""
@@ -112,7 +121,8 @@ class Why:
         """What holds a tenant's model; raises NotFound."""
         world = await self._world(await self._sight.lane(tenant_id, name))
         facts = world.lane.facts
-        return ModelWhy(facts.tenant_id, facts.model, facts.now, list(_lane_holds(world)), world.lane)
+        waits = [] if facts.in_flight or facts.ready.value else await self._insight.waits(facts.lane)
+        return ModelWhy(facts.tenant_id, facts.model, facts.now, list(_lane_holds(world, waits)), world.lane)
 
     async def _world(self, lane: LaneSight) -> _World:
         return _World(lane, await self._sight.executors(), await self._sight.processes())
@@ -169,6 +179,8 @@ def _in_flight(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     if not facts.acknowledged:
         if broker_reachable(world.processes) is False:
             yield _broker_unreachable(world)
+        elif world.refusal is not None:
+            yield _topic_unusable(world, world.refusal)
         yield Hold("publishing", "it is on its way to the broker")
         return
     stopped = list(_stopped(world))
@@ -225,7 +237,7 @@ def _later(facts: TaskFacts, world: _World) -> Iterator[Hold]:
         )
     else:
         yield Hold("put_off", "its model or provider asked to be called later", until=facts.due_at)
-    yield from _overdue(facts, world)
+    yield from _overdue(world)
     yield from _stopped(world)
 
 
@@ -238,13 +250,13 @@ def _retry(facts: TaskFacts, world: _World) -> Iterator[Hold]:
         yield _gate_full(lane)
     elif due is None or due <= facts.now:
         yield Hold("retry_due_later", failed + " is due", facts.retries, facts.retry_times, due)
-    yield from _overdue(facts, world)
+    yield from _overdue(world)
     yield from _stopped(world)
 
 
-def _overdue(facts: TaskFacts, world: _World) -> Iterator[Hold]:
+def _overdue(world: _World) -> Iterator[Hold]:
     if not world.lives("janitor"):
-        yield Hold("no_janitor", "no janitor lives that could make it due", value=0, limit=1)
+        yield Hold("no_janitor", "no janitor lives that could make anything due", value=0, limit=1)
 
 
 def _deadlines(facts: TaskFacts) -> Iterator[Hold]:
@@ -257,7 +269,17 @@ def _deadlines(facts: TaskFacts) -> Iterator[Hold]:
         )
 
 
-def _lane_holds(world: _World) -> Iterator[Hold]:
+#: What a lane's tasks wait for when they wait for their time.
+_WAITS: Final = {
+    "upload_parked": "have an output whose upload failed and is tried again",
+    "not_before": "were asked to start later",
+    "publish_refused": "have a message that the broker refused; it is tried again",
+    "put_off": "were put off by their model or provider",
+    "retry_due_later": "failed and wait for their retry",
+}
+
+
+def _lane_holds(world: _World, waits: Sequence[LaneWait]) -> Iterator[Hold]:
     facts = world.lane.facts
     found = [*_stopped(world)]
     if facts.in_flight or facts.ready.value:
@@ -266,15 +288,19 @@ def _lane_holds(world: _World) -> Iterator[Hold]:
         found += _calling(world)
     if world.lane.open is not None and world.lane.open >= facts.queue_limit:
         found.append(_gate_full(world.lane))
-    if not found and facts.later.value and not (facts.in_flight or facts.ready.value):
-        number = f"{facts.later.value}{'' if facts.later.exact else '+'}"
-        found.append(Hold("put_off", f"{number} tasks wait for their time", value=facts.later.value))
-        if not world.lives("janitor"):
-            found.append(Hold("no_janitor", "no janitor lives that could make them due", value=0, limit=1))
+    if waits:
+        found += [_lane_wait(wait) for wait in waits]
+        found += _overdue(world)
     yield from found
     if not found:
         busy = facts.in_flight or facts.ready.value
         yield Hold("flowing", "nothing holds it") if busy else Hold("idle", "nothing waits")
+
+
+def _lane_wait(wait: LaneWait) -> Hold:
+    number = f"{wait.count.value}{'' if wait.count.exact else '+'}"
+    first = f"{number} of its tasks {_WAITS[wait.code]}, the first at {_clock(wait.until)}"
+    return Hold(wait.code, first, value=wait.count.value, until=wait.until)
 
 
 def _stopped(world: _World) -> Iterator[Hold]:
@@ -300,6 +326,16 @@ def _dispatching(world: _World) -> Iterator[Hold]:
         yield Hold("no_dispatcher", "no dispatcher lives that could publish it", value=0, limit=1)
     elif not broker_reachable(world.processes):
         yield _broker_unreachable(world)
+    elif world.refusal is not None:
+        yield _topic_unusable(world, world.refusal)
+
+
+def _topic_unusable(world: _World, cause: str) -> Hold:
+    return Hold(
+        "topic_unusable",
+        f"the broker refuses the topic of {world.lane.facts.model!r}: {cause}; let the dispatchers create topics, make"
+        " it by hand (`sluiceway topics` names it), or set SLUICEWAY_TOPIC_REPLICATION to what the brokers can keep",
+    )
 
 
 def _broker_unreachable(world: _World) -> Hold:

@@ -92,8 +92,10 @@ async def test_rows_of_a_lane_without_a_topic_are_not_even_leased() -> None:
         other = bench.create(2)
         await until(lambda: bench.published() == other)
         assert not any(ask.lane == 1 for asks in bench.queue.asked for ask in asks)
+        assert bench.roads.refused() == {1: "not authorized"}
         bench.topics.refuses = set()
         await until(lambda: len(bench.published()) == 2)
+        assert bench.roads.refused() == {}
 
 
 async def test_the_acknowledged_lease_is_closed_by_the_next_turn_or_when_idle() -> None:

@@ -59,8 +59,10 @@ async def test_a_topic_that_cannot_be_made_is_tried_again_and_does_not_hold_the_
         keeper.want("bad", TopicPlan(1), lambda n: told.append(("bad", n)))
         keeper.want("good", TopicPlan(1), lambda n: told.append(("good", n)))
         await until(lambda: told == [("good", 1)])
+        assert keeper.refused() == {"bad": "not authorized"}
         topics.refuses = set()
         await until(lambda: ("bad", 1) in told)
+        assert keeper.refused() == {}
 
 
 async def test_a_doubtful_topic_is_closed_and_looked_at_at_once() -> None:

@@ -23,6 +23,8 @@ _OPEN_SECONDS: Final = 5.0
 _REQUEST_SECONDS: Final = 60.0
 _LEADER_SECONDS: Final = 2.0
 _LEADER_PAUSE: Final = 0.02
+#: What is said of a topic that can be made, as far as the broker tells, and cannot be used.
+_NOT_LED: Final = "a partition of it has no leader"
 #: Tansu takes any name, so the rules are checked here.
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -36,17 +38,24 @@ class KafkaTopics:
         self._replication = replication
         self._admin: AIOKafkaAdminClient | None = None
         self._asking = asyncio.Lock()
+        self._refused: dict[str, str] = {}
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        return self._refused
 
     async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
         valid = {name: plan for name, plan in plans.items() if _is_valid(name)}
-        for name in plans.keys() - valid.keys():
-            log.error("kafka.topic_refused", topic=name, cause="not a valid topic name")
+        self._refused = dict.fromkeys(plans.keys() - valid.keys(), "not a valid topic name")
+        for name, cause in self._refused.items():
+            log.error("kafka.topic_refused", topic=name, cause=cause)
         if not valid:
             return {}
         async with self._asking:
             admin = await self._open()
-            there = await self._ask(self._create(admin, valid))
+            there, causes = await self._ask(self._create(admin, valid))
             led = await self._ask(self._await_leaders(admin, there))
+            self._refused |= {name: causes.get(name, _NOT_LED) for name in valid.keys() - led.keys()}
             few = {name: valid[name].partitions for name, count in led.items() if count < valid[name].partitions}
             return led | (await self._ask(self._grow(admin, few)) if few else {})
 
@@ -62,22 +71,24 @@ class KafkaTopics:
         if admin is not None:
             await admin.close()
 
-    async def _create(self, admin: AIOKafkaAdminClient, plans: Mapping[str, TopicPlan]) -> list[str]:
-        """Returns those that exist afterwards, as far as the broker's answer tells."""
+    async def _create(
+        self, admin: AIOKafkaAdminClient, plans: Mapping[str, TopicPlan]
+    ) -> tuple[list[str], dict[str, str]]:
+        """Returns those that exist afterwards, as far as the broker's answer tells, and why it makes none of others."""
         new = [
             NewTopic(name, plan.partitions, self._replication, topic_configs=_config(plan))
             for name, plan in plans.items()
         ]
         answer = await admin.create_topics(new)
-        there = []
+        there, causes = [], {}
         for name, code, *rest in answer.topic_errors:
             if code in (0, TopicAlreadyExistsError.errno):
                 there.append(name)
             else:
-                cause = f"{for_code(code).__name__}: {rest[0] if rest else ''}".rstrip(": ")
-                log.error("kafka.topic_refused", topic=name, cause=cause)
+                causes[name] = f"{for_code(code).__name__}: {(rest[0] if rest else '') or ''}".rstrip(": ")
+                log.error("kafka.topic_refused", topic=name, cause=causes[name])
         # A broker that lets us create nothing may still have what its operators made.
-        return there or list(plans)
+        return there or list(plans), causes
 
     async def _await_leaders(self, admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
         deadline = asyncio.get_running_loop().time() + _LEADER_SECONDS

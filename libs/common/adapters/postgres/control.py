@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from libs.common.adapters.postgres.database import Database
 from libs.common.ports_insight import ActionRecord, Role
 
 _NEWEST = 2**63 - 1
+#: So much of a cause is kept.
+_CAUSE = 300
 
 
 class PostgresControl:
@@ -68,11 +72,18 @@ class PostgresPresence:
         self._database = database
 
     async def beat(
-        self, number: int | None, role: Role, name: str, version: str, broker_reachable: bool | None, last_error: str
+        self,
+        number: int | None,
+        role: Role,
+        name: str,
+        version: str,
+        broker_reachable: bool | None,
+        last_error: str,
+        refused: Mapping[int, str],
     ) -> int:
-        rows = await self._database.fetch(
-            "beat_process", number, role, name, version, broker_reachable, last_error[:500]
-        )
+        causes = [cause[:_CAUSE] for cause in refused.values()]
+        said = (broker_reachable, last_error[:500], list(refused), causes)
+        rows = await self._database.fetch("beat_process", number, role, name, version, *said)
         return int(rows[0]["id"])
 
     async def leave(self, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -13,6 +14,7 @@ from libs.common.ports_insight import (
     Count,
     ExecutorSight,
     LaneFacts,
+    LaneWait,
     OutboxSight,
     OverviewCounts,
     Pause,
@@ -79,6 +81,16 @@ class PostgresInsight:
         rows = await self._database.fetch("lane_facts", lanes, limit + 1) if lanes else []
         return [_lane(row, limit) for row in rows]
 
+    async def waits(self, lane: int) -> list[LaneWait]:
+        rows = await self._database.fetch("lane_waits", lane, LANE_LIMIT + 1)
+        of_state = Counter({row["state"]: 0 for row in rows})
+        for row in rows:
+            of_state[row["state"]] += row["rows"]
+        return [
+            LaneWait(row["code"], Count(row["rows"], of_state[row["state"]] <= LANE_LIMIT), row["due_at"])
+            for row in rows
+        ]
+
     async def recent_pace(self, lane: int) -> float | None:
         (row,) = await self._database.fetch("recent_ends", lane, _PACE_LIMIT)
         return row["ended"] / max(row["seconds"], 1.0) if row["ended"] else None
@@ -111,7 +123,7 @@ class PostgresInsight:
         ]
 
     async def processes(self) -> list[ProcessSight]:
-        return [ProcessSight(**row) for row in await self._database.fetch("processes_seen")]
+        return [_process(row) for row in await self._database.fetch("processes_seen")]
 
     async def outbox(self) -> list[OutboxSight]:
         return [
@@ -166,6 +178,12 @@ def _task(row: Any) -> TaskFacts:
             "phase": Phase(row["phase"]),
         }
     )
+
+
+def _process(row: Any) -> ProcessSight:
+    values = dict(row)
+    refused = dict(zip(values.pop("refused_lanes"), values.pop("refused_causes"), strict=True))
+    return ProcessSight(**values, refused=refused)
 
 
 def _lane(row: Any, limit: int) -> LaneFacts:

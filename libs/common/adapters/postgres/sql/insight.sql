@@ -77,6 +77,18 @@ CROSS JOIN LATERAL (
   FROM series v WHERE v.scope = 2 AND v.subject = l.id AND v.step = 1 AND v.at >= w.since) s
 ORDER BY l.id
 
+-- name: lane_waits
+-- What of a lane waits for its time, by what it waits for (a code of `why`), the one that is due first before others: how
+-- many of the first $2 of its state, and since or until when the first of them. $1 lane.
+SELECT w.code, w.state, count(*)::int AS rows, min(w.due_at) AS due_at
+FROM (
+  (SELECT q.state, q.due_at, CASE WHEN q.phase >= 2 THEN 'upload_parked' WHEN q.leased_at IS NULL AND q.attempt = 0 THEN 'not_before'
+     WHEN q.error_code = 'publish_refused' THEN 'publish_refused' ELSE 'put_off' END AS code
+   FROM dispatch q WHERE q.state = 2 AND q.lane = $1 ORDER BY q.due_at LIMIT $2)
+  UNION ALL
+  (SELECT q.state, q.due_at, 'retry_due_later' FROM dispatch q WHERE q.state = 3 AND q.lane = $1 ORDER BY q.due_at LIMIT $2)) w
+GROUP BY w.code, w.state ORDER BY due_at, w.code
+
 -- name: recent_ends
 -- How many of the last $2 ended attempts of the last five minutes were a lane's ($1), and how long ago the first of them
 -- ended: what its pace is told by until the first minutes are folded.
@@ -104,7 +116,8 @@ GROUP BY f.executor, m.id, m.name ORDER BY f.executor, rows DESC, m.name
 
 -- name: processes_seen
 -- Dispatchers and janitors of the last day.
-SELECT role, name, version, started_at, extract(epoch FROM now() - beat_at)::float8 AS age, broker_reachable, last_error
+SELECT role, name, version, started_at, extract(epoch FROM now() - beat_at)::float8 AS age, broker_reachable, last_error,
+  refused_lanes, refused_causes
 FROM process ORDER BY role, id
 
 -- name: outbox_channels

@@ -221,8 +221,9 @@ CREATE TABLE dispatch (
 CREATE INDEX dispatch_ready ON dispatch (lane, class, priority, position) WHERE state = 0;
 CREATE INDEX dispatch_in_flight ON dispatch (lane, lease) WHERE state = 1;
 CREATE INDEX dispatch_later ON dispatch (due_at, id) WHERE state = 2;
-CREATE INDEX dispatch_later_lane ON dispatch (lane) WHERE state = 2;
+CREATE INDEX dispatch_later_lane ON dispatch (lane, due_at) WHERE state = 2;
 CREATE INDEX dispatch_retry ON dispatch (due_at) WHERE state = 3;
+CREATE INDEX dispatch_retry_lane ON dispatch (lane, due_at) WHERE state = 3;
 -- Rows that may not wait for ever, by their next limit: start_by or deadline before the first start, deadline after it.
 -- It names nothing that changes on rows without limits, or their start would be no HOT update any more.
 CREATE INDEX dispatch_expiring ON dispatch (expires_at) WHERE expires_at IS NOT NULL;
@@ -252,7 +253,8 @@ CREATE TABLE executor (
   version text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
--- Dispatchers and janitors, which say every few seconds that they live, and what they know of the broker.
+-- Dispatchers and janitors, which say every few seconds that they live, and what they know of the broker: of each lane
+-- whose topic it refuses (`refused_lanes`), why (`refused_causes`, at the same place).
 CREATE TABLE process (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   role text NOT NULL CHECK (role IN ('dispatcher', 'janitor')),
@@ -261,7 +263,9 @@ CREATE TABLE process (
   started_at timestamptz NOT NULL DEFAULT now(),
   beat_at timestamptz NOT NULL DEFAULT now(),
   broker_reachable boolean,
-  last_error text NOT NULL DEFAULT ''
+  last_error text NOT NULL DEFAULT '',
+  refused_lanes int[] NOT NULL DEFAULT '{}',
+  refused_causes text[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 CREATE TABLE cancel_request (
