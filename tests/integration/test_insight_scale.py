@@ -97,7 +97,7 @@ def _statements() -> dict[str, tuple[Any, ...]]:
         "lanes_after": (2, 0, 101),
         "busy_lanes_after": (None, 0, 101),
         "lane_facts": (lanes, LANE_LIMIT + 1),
-        "lane_waits": (5, LANE_LIMIT + 1),
+        "lane_waits": (5, 101),
         "recent_ends": (5, 500),
         "open_pauses": (1,),
         "executors_live": (),

@@ -607,6 +607,12 @@ async def test_a_webhook_is_held_and_resumed_on_the_outbox_page(api: Api, visito
     await visitor.post("/console/sign-out")
     await visitor.sign_in(tenant.key)
     await visitor.post("/console/outbox/pause", expect=403, webhook=hook, reason="x")
+    await api.sql("UPDATE pause SET ended = NULL WHERE webhook_id = $1", int(hook))
+    page = text_of(await visitor.get("/console"))
+    assert f"What is sent to webhook {hook} is paused since" in page
+    assert "by an operator: it <b>moves</b>" in page
+    assert "night shift" not in page
+    await api.sql("UPDATE pause SET ended = now() WHERE webhook_id = $1", int(hook))
     visitor.csrf = "0" * 64
     await visitor.post("/console/outbox/pause", expect=403, webhook=hook, reason="x")
 

@@ -82,12 +82,12 @@ class PostgresInsight:
         return [_lane(row, limit) for row in rows]
 
     async def waits(self, lane: int) -> list[LaneWait]:
-        rows = await self._database.fetch("lane_waits", lane, LANE_LIMIT + 1)
+        rows = await self._database.fetch("lane_waits", lane, _PAGE_LIMIT + 1)
         of_state = Counter({row["state"]: 0 for row in rows})
         for row in rows:
             of_state[row["state"]] += row["rows"]
         return [
-            LaneWait(row["code"], Count(row["rows"], of_state[row["state"]] <= LANE_LIMIT), row["due_at"])
+            LaneWait(row["code"], Count(row["rows"], of_state[row["state"]] <= _PAGE_LIMIT), row["due_at"])
             for row in rows
         ]
 

@@ -84,9 +84,9 @@ SELECT w.code, w.state, count(*)::int AS rows, min(w.due_at) AS due_at
 FROM (
   (SELECT q.state, q.due_at, CASE WHEN q.phase >= 2 THEN 'upload_parked' WHEN q.leased_at IS NULL AND q.attempt = 0 THEN 'not_before'
      WHEN q.error_code = 'publish_refused' THEN 'publish_refused' ELSE 'put_off' END AS code
-   FROM dispatch q WHERE q.state = 2 AND q.lane = $1 ORDER BY q.due_at LIMIT $2)
+   FROM dispatch q WHERE q.state >= 2 AND q.state < 3 AND q.lane = $1 ORDER BY q.state, q.due_at LIMIT $2)
   UNION ALL
-  (SELECT q.state, q.due_at, 'retry_due_later' FROM dispatch q WHERE q.state = 3 AND q.lane = $1 ORDER BY q.due_at LIMIT $2)) w
+  (SELECT q.state, q.due_at, 'retry_due_later' FROM dispatch q WHERE q.state >= 3 AND q.lane = $1 ORDER BY q.state, q.due_at LIMIT $2)) w
 GROUP BY w.code, w.state ORDER BY due_at, w.code
 
 -- name: recent_ends
