@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.by_lane import kept_by_lane
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_attempts import Attempt
 from libs.common.runtime.logging import get_logger
@@ -67,14 +68,19 @@ class LettingGo:
             self._flight = None  # no await since the last look at what is open
 
     async def _give_back(self, permits: list[tuple[int, str]], slots: list[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Returns the permits that Redis did not take."""
+        """Returns the permits that Redis did not take: all while it is away, else those of lanes in trouble alone."""
         refused: list[tuple[int, str]] = []
         if permits:
             try:
-                await self._permits.release_many(permits)
+                refused = [*await kept_by_lane(self._permits.release_many, permits)]
             except GateUnavailable as error:
                 log.warning("permits.not_released", count=len(permits), message=str(error)[:200])
                 refused = permits
+            else:
+                if refused:
+                    log.warning(
+                        "permits.not_released", count=len(refused), lanes=sorted({lane for lane, _ in refused})[:20]
+                    )
         if slots:
             try:
                 await self._gate.release_many(slots)

@@ -8,13 +8,12 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
-from libs.common.operations.by_lane import by_lane
+from libs.common.operations.by_lane import Place, kept_by_lane
 from libs.common.ports import Permits, QueueGate
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
 
-Place = tuple[int, str]
 #: Which of these members of a lane have no open task that owns a slot.
 Absent: TypeAlias = Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
 
@@ -61,8 +60,8 @@ class Returns:
         slots, self._slots_waiting = self._slots_waiting, {}
         permits, self._permits_waiting = self._permits_waiting, {}
         try:
-            permits = await _released(self._permits.release_many, list(permits))
-            slots = await _released(self._gate.release_many, await self._unowned(slots)) if slots else slots
+            permits = await kept_by_lane(self._permits.release_many, list(permits))
+            slots = await kept_by_lane(self._gate.release_many, await self._unowned(slots)) if slots else slots
         except (Unavailable, OutcomeUnknown) as error:
             log.warning("returns.kept", slots=len(slots), permits=len(permits), message=str(error))
             self._keep(slots, permits)
@@ -81,16 +80,3 @@ class Returns:
     def _keep(self, slots: dict[Place, None], permits: dict[Place, None]) -> None:
         self._slots_waiting = dict(list({**slots, **self._slots_waiting}.items())[-_MOST:])
         self._permits_waiting = dict(list({**permits, **self._permits_waiting}.items())[-_MOST:])
-
-
-async def _released(
-    release: Callable[[Sequence[Place]], Awaitable[None]], places: Sequence[Place]
-) -> dict[Place, None]:
-    """Give these back; returns those whose lane cannot be answered for."""
-
-    async def ask(some: Sequence[Place]) -> list[bool]:
-        await release(some)
-        return [True] * len(some)
-
-    answers = await by_lane(ask, places, lambda place: place[0])
-    return {place: None for place, answer in zip(places, answers, strict=True) if answer is None}

@@ -7,12 +7,13 @@ it is of another kind) its neighbours must not share it: whose lanes have nothin
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from libs.common.domain.errors import LaneUnavailable
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
+Place: TypeAlias = tuple[int, str]  #: a lane and who has a place in it
 
 
 async def by_lane(
@@ -43,6 +44,26 @@ async def by_lane(
             for place, answer in zip(part, found, strict=True):
                 answers[place] = answer
     return answers
+
+
+async def counted_by_lane(
+    count: Callable[[Sequence[int]], Awaitable[Sequence[int]]], lanes: Sequence[int]
+) -> list[int | None]:
+    """What is counted of these lanes, in order; None of those that cannot be answered for."""
+    return await by_lane(count, lanes, lambda lane: lane)
+
+
+async def kept_by_lane(
+    release: Callable[[Sequence[Place]], Awaitable[None]], places: Sequence[Place]
+) -> dict[Place, None]:
+    """Give places back; returns those whose lane cannot be answered for. Raises what else `release` raises."""
+
+    async def ask(some: Sequence[Place]) -> list[bool]:
+        await release(some)
+        return [True] * len(some)
+
+    answers = await by_lane(ask, places, lambda place: place[0])
+    return {place: None for place, answer in zip(places, answers, strict=True) if answer is None}
 
 
 def _halves(places: list[int]) -> list[list[int]]:

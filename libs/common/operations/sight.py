@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from libs.common.domain.errors import GateUnavailable, NotFound
+from libs.common.operations.by_lane import counted_by_lane
 from libs.common.operations.shared import Shared
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_insight import (
@@ -71,7 +72,7 @@ class Sight:
         lanes, following = await self.lanes(tenant_id, limit=_BUSIEST, busy=True)
         if following is not None and tenant_id is None:
             backlogs = await self._insight.backlogs()
-            opened = await _asked(self._gate.depths([lane.lane for lane in backlogs]), len(backlogs))
+            opened = await _asked(self._gate.depths, [lane.lane for lane in backlogs])
             ranked = sorted(
                 zip(backlogs, opened, strict=True),
                 key=lambda one: ((one[1] or 0) - one[0].elsewhere, one[0].oldest_seconds),
@@ -102,8 +103,8 @@ class Sight:
 
     async def _sights(self, facts: Sequence[LaneFacts], pauses: Sequence[Pause]) -> list[LaneSight]:
         lanes = [lane.lane for lane in facts]
-        opened = await _asked(self._gate.depths(lanes), len(lanes))
-        permits = await _asked(self._permits.in_use(lanes), len(lanes))
+        opened = await _asked(self._gate.depths, lanes)
+        permits = await _asked(self._permits.in_use, lanes)
         return [
             _sight(lane, [pause for pause in pauses if _covers(pause, lane)], open_, used)
             for lane, open_, used in zip(facts, opened, permits, strict=True)
@@ -112,15 +113,17 @@ class Sight:
     async def _look(self) -> Overview:
         counts = await self._insight.counts()
         backlogs = await self._insight.backlogs()
-        opened = await _asked(self._gate.depths([lane.lane for lane in backlogs]), len(backlogs))
+        opened = await _asked(self._gate.depths, [lane.lane for lane in backlogs])
         executors = await self._executors.get()
         alive = [executor for executor in executors if executor.alive]
         processes = [process for process in await self._processes.get() if process.age < SILENT_SECONDS]
         dispatchers = [process for process in processes if process.role == "dispatcher"]
         ready = counts.ready
-        if not ready.exact and None not in opened:
-            waiting = (max(0, (held or 0) - lane.elsewhere) for held, lane in zip(opened, backlogs, strict=True))
-            ready = Count(max(ready.value, sum(waiting)))
+        if not ready.exact:
+            waiting = [
+                max(0, held - lane.elsewhere) for held, lane in zip(opened, backlogs, strict=True) if held is not None
+            ]
+            ready = Count(max(ready.value, sum(waiting)), exact=len(waiting) == len(opened))
         return Overview(
             at=counts.now,
             ready=ready,
@@ -182,9 +185,11 @@ def _covers(pause: Pause, lane: LaneFacts) -> bool:
             return False  # it holds what is told of ends, and no task
 
 
-async def _asked(counts: Awaitable[list[int]], lanes: int) -> Sequence[int | None]:
-    """What Redis counts for each lane; None of each while it is away."""
+async def _asked(
+    count: Callable[[Sequence[int]], Awaitable[Sequence[int]]], lanes: Sequence[int]
+) -> Sequence[int | None]:
+    """What Redis counts for each lane; None of those that it cannot answer for, and of each while it is away."""
     try:
-        return await counts
+        return await counted_by_lane(count, lanes)
     except GateUnavailable:
-        return [None] * lanes
+        return [None] * len(lanes)

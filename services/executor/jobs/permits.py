@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.by_lane import by_lane
 from libs.common.ports import Permits
 from libs.common.runtime.coalescer import Coalescer
 from services.executor.jobs.job import Job
@@ -21,7 +23,7 @@ class JobPermits:
 
     def __init__(self, permits: Permits, ledger: JobLedger) -> None:
         self._ledger = ledger
-        self._renames: Coalescer[tuple[int, str, str, int], None] = Coalescer(self._rename)
+        self._renames: Coalescer[tuple[int, str, str, int], bool | None] = Coalescer(self._rename)
         self._permits = permits
 
     async def take_over(self, job: Job, former: UUID) -> None:
@@ -30,13 +32,18 @@ class JobPermits:
         seconds = max(job.left, 0.0) + job.run.model.timeout_seconds + _GRACE_SECONDS
         while True:
             try:
-                await self._renames.submit((attempt.lane, str(former), str(attempt.token), int(seconds * 1_000)))
+                if await self._renames.submit((attempt.lane, str(former), str(attempt.token), int(seconds * 1_000))):
+                    break
             except GateUnavailable:
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                break
+                pass
+            await asyncio.sleep(_RETRY_SECONDS)
         await self._ledger.own_permit(attempt)
 
-    async def _rename(self, renames: list[tuple[int, str, str, int]]) -> list[None]:
-        await self._permits.rename_many(renames)
-        return [None] * len(renames)
+    async def _rename(self, renames: list[tuple[int, str, str, int]]) -> list[bool | None]:
+        """True for each; None where its lane cannot be answered for."""
+
+        async def ask(some: Sequence[tuple[int, str, str, int]]) -> list[bool]:
+            await self._permits.rename_many(some)
+            return [True] * len(some)
+
+        return await by_lane(ask, renames, lambda rename: rename[0])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.by_lane import counted_by_lane
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_sweeps import LaneFigure, Sweeps
 from libs.common.runtime.metrics import gauge, replace_gauge
@@ -27,7 +28,7 @@ class Figures:
         self._permits = permits
 
     async def sweep(self) -> None:
-        """Read and publish once. While Redis is away its part stays as it was."""
+        """Read and publish once. While Redis is away its part stays; a lane that it cannot answer for has none."""
         lanes = await self._sweeps.lane_figures()
         replace_gauge(
             "sluiceway_backlog_oldest_seconds", {(str(lane.model_id),): lane.oldest_seconds for lane in lanes}
@@ -42,15 +43,23 @@ class Figures:
     async def _ask_redis(self, lanes: Sequence[LaneFigure]) -> None:
         numbers = [lane.lane for lane in lanes]
         try:
-            depths = await self._gate.depths(numbers)
-            running = await self._permits.in_use(numbers)
+            depths = await counted_by_lane(self._gate.depths, numbers)
+            running = await counted_by_lane(self._permits.in_use, numbers)
         except GateUnavailable:
             return
         replace_gauge(
             "sluiceway_backlog_tasks",
-            {(str(lane.model_id),): max(0, depth - lane.in_flight) for lane, depth in zip(lanes, depths, strict=True)},
+            {
+                (str(lane.model_id),): max(0, depth - lane.in_flight)
+                for lane, depth in zip(lanes, depths, strict=True)
+                if depth is not None
+            },
         )
         replace_gauge(
             "sluiceway_permits_in_use",
-            {(str(lane.model_id),): permits for lane, permits in zip(lanes, running, strict=True)},
+            {
+                (str(lane.model_id),): permits
+                for lane, permits in zip(lanes, running, strict=True)
+                if permits is not None
+            },
         )

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, LaneUnavailable
+from libs.common.operations.by_lane import counted_by_lane
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_sweeps import APART_SECONDS, Sweeps
 from libs.common.runtime.failpoints import failpoint
@@ -82,10 +83,14 @@ class Leaks:
             while budget > 0 and (self._visit is not None or self._lanes):
                 visit = self._visit or _Visit(self._lanes.pop(0))
                 self._visit = visit
-                budget -= await self._read(visit)
-                if visit.cursor == 0:
+                try:
+                    budget -= await self._read(visit)
+                    if visit.cursor == 0:
+                        self._visit = None
+                        freed += await self._judge(visit)
+                except LaneUnavailable:  # its own trouble: the next lane
                     self._visit = None
-                    freed += await self._judge(visit)
+                    budget -= 1
         except GateUnavailable:
             self._visit = None
         return did(self._places.name, freed)
@@ -101,9 +106,9 @@ class Leaks:
 
     async def _taken(self, lanes: list[int]) -> list[int]:
         try:
-            numbers = await self._places.count(lanes)
+            numbers = await counted_by_lane(self._places.count, lanes)
         except GateUnavailable:
-            return lanes  # one of them cannot be counted: the others are not to wait for it
+            return lanes
         return [lane for lane, number in zip(lanes, numbers, strict=True) if number]
 
     async def _read(self, visit: _Visit) -> int:

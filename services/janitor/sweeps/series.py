@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.by_lane import counted_by_lane
 from libs.common.operations.series import HOURS_KEPT_DAYS, MINUTES_KEPT_HOURS
 from libs.common.ports import QueueGate
 from libs.common.ports_insight import Backlog, SeriesStore
@@ -55,7 +56,9 @@ class SeriesFold:
 
     async def _waiting(self, lanes: Sequence[Backlog]) -> Sequence[int | None]:
         try:
-            held = await self._gate.depths([lane.lane for lane in lanes])
+            held = await counted_by_lane(self._gate.depths, [lane.lane for lane in lanes])
         except GateUnavailable:
             return [None] * len(lanes)
-        return [max(0, slots - lane.elsewhere) for slots, lane in zip(held, lanes, strict=True)]
+        return [
+            None if slots is None else max(0, slots - lane.elsewhere) for slots, lane in zip(held, lanes, strict=True)
+        ]
