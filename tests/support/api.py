@@ -238,7 +238,7 @@ async def running_api(
             await running
 
 
-async def until(question: Callable[[], bool], seconds: float = 5) -> None:
+async def until(question: Callable[[], bool], seconds: float = 15) -> None:
     """Return when the answer is yes; AssertionError when it never is."""
 
     async def ask() -> bool:
@@ -247,7 +247,7 @@ async def until(question: Callable[[], bool], seconds: float = 5) -> None:
     await until_true(ask, seconds)
 
 
-async def until_true(question: Callable[[], Awaitable[bool]], seconds: float = 5) -> None:
+async def until_true(question: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
     """The same for a question that takes its time."""
     deadline = time.monotonic() + seconds
     while not await question():

@@ -65,7 +65,7 @@ async def limit_everybody(
     "/limits",
     summary="Take the limit of all users away",
     status_code=204,
-    responses=answers(None, None, "limit_unknown", status=204),
+    responses=answers(None, None, "invalid", "limit_unknown", status=204),
 )
 async def free_everybody(of: Whose, reach: Moving, cases: Cases) -> Response:
     """Limits of single users stay."""
