@@ -107,7 +107,11 @@ async def change_model(
     responses=answers(None, None, "model_unknown", status=204),
 )
 async def delete_model(name: str, caller: Admin, cases: Cases) -> Response:
-    """Frees the name. Waiting tasks fail with `model_deleted`, running ones finish."""
+    """Frees the name. Waiting tasks fail with `model_deleted`, running ones finish.
+
+    An output that waits for storage to take it counts as waiting. To lose none, disable the model (`enabled`: false)
+    and delete it when nothing of it is open.
+    """
     await cases.administration.delete(caller, name)
     return Response(status_code=204)
 
