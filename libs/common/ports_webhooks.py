@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
+
+if TYPE_CHECKING:
+    from libs.common.ports_insight import Count  # it needs ports that need these
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,13 @@ class DeliveryView:
     tries: Sequence[dict[str, Any]]
 
 
+class WebhookCounts(NamedTuple):
+    """Deliveries of one webhook, counted up to a limit."""
+
+    pending: Count
+    dead: Count
+
+
 class Webhooks(Protocol):
     """Webhooks of tenants. Every method raises DatabaseUnavailable or OutcomeUnknown when PostgreSQL is away."""
 
@@ -69,6 +79,9 @@ class Webhooks(Protocol):
 
     async def page(self, tenant_id: int | None, after: int, limit: int, *, failing: bool) -> list[Webhook]:
         """The next ones after an id, of a tenant or (None) of all; or those alone that fail or were switched off."""
+
+    async def counts(self, tenant_id: int) -> dict[int, WebhookCounts]:
+        """What waits for each webhook of a tenant, and what was given up of it, by the webhook's id."""
 
     async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
         """Change the given fields; None when it is gone, or, for new secrets, when the present ones are not those of

@@ -49,6 +49,11 @@ async def tenant(stack: Road) -> AsyncIterator[int]:
     """A tenant of this test's own, whose key may do everything."""
     tenant = await stack.tenant()
     await stack.model(tenant)
+    await stack.sql(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets, disabled_at, disabled_reason)"
+        " SELECT $1, 'endpoint', 'https://hooks.example/' || g, '', now(), 'it failed for five days'"
+        " FROM generate_series(1, 2) g", tenant,
+    )  # fmt: skip
     yield tenant
     stack.mock.let_go()
 

@@ -26,6 +26,13 @@ INSERT INTO model_stat (day, tenant_id, creator, model_name, request_count)
 SELECT current_date, 1 + g % 20, 'c' || g, 'm', 3 FROM generate_series(1, 40000) g;
 INSERT INTO task (id, public_id, tenant_id, model_id, lane, status)
 SELECT g, md5(g::text)::uuid, 1, 1, 1, 1 FROM generate_series(1, 30000) g;
+INSERT INTO webhook (tenant_id, kind, url, secrets) SELECT 1, 'endpoint', 'http://h', '' FROM generate_series(1, 50);
+INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at, ended_at,
+                      dead_at)
+SELECT 1, 1 + g % 50, '', '', gen_random_uuid(), g || ':1', 'task.failed', repeat('x', 500),
+  CASE g % 3 WHEN 0 THEN 'dead' ELSE 'pending' END, CASE g % 3 WHEN 0 THEN NULL ELSE now() END,
+  CASE g % 3 WHEN 0 THEN now() END, CASE g % 3 WHEN 0 THEN now() - make_interval(secs => g) END
+FROM generate_series(1, 60000) g;
 INSERT INTO task_input SELECT id, convert_to(repeat(md5(id::text), 100), 'UTF8') FROM task;
 ANALYZE;
 """
@@ -37,6 +44,7 @@ ASKED = {
     "close_session": ([DIGEST], 20),
     "open_session": ([DIGEST, DIGEST, 60, ["read"]], 700),  # forgets a hundred that are over on the way
     "payload_head": ([65_536, 1, TASK], 30),
+    "webhook_counts": ([1, 1_001], 53_000),  # a thousand rows of each of fifty webhooks, one on each page if need be
     "list_tenants": ([0, 51, "UTC"], 4_000),  # each with a hundred models and two hundred rows of today at most
 }
 

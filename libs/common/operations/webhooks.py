@@ -11,7 +11,7 @@ from libs.common.contracts.webhook import check_secret, decode_secrets, encode_s
 from libs.common.domain.errors import Conflict, Invalid, NotFound
 from libs.common.domain.model_errors import EgressRefused
 from libs.common.domain.webhook import ALL_ENDS, Secrets, check_webhook_url, mask_of
-from libs.common.ports_webhooks import DeliveryView, Webhook, Webhooks
+from libs.common.ports_webhooks import DeliveryView, Webhook, WebhookCounts, Webhooks
 
 MOST_WEBHOOKS: Final = 50
 _TRIES: Final = 5
@@ -63,6 +63,12 @@ class WebhookAdministration:
         if webhook is None:
             raise Conflict("webhook_limit", f"a tenant has at most {MOST_WEBHOOKS} webhooks")
         return webhook, secret
+
+    async def counted(self, tenant_id: int) -> list[tuple[Webhook, WebhookCounts]]:
+        """All webhooks of a tenant, oldest first, each with what waits for it and what died."""
+        found = await self._webhooks.page(tenant_id, 0, MOST_WEBHOOKS, failing=False)
+        counts = await self._webhooks.counts(tenant_id)
+        return [(webhook, counts[webhook.id]) for webhook in found if webhook.id in counts]  # else it was just removed
 
     async def get(self, tenant_id: int, webhook_id: int | None) -> Webhook:
         """A webhook; raises NotFound."""

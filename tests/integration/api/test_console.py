@@ -583,6 +583,43 @@ async def test_pausing_needs_an_operator_and_is_recorded(api: Api, visitor: Brow
     await visitor.post("/console/model/pause", expect=400, name="m", reason="x" * 501)
 
 
+async def test_a_tenants_webhooks_are_seen_with_their_state_and_what_waits(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    urls = [f"http://127.0.0.1:9/hook-{n}?token=canary-6" for n in range(5)]
+    made = [await tenant.call("POST", "/v1/webhooks", json={"url": url, "events": ["failed"]}) for url in urls]
+    off, held, paused, failing, fine = (answer.json()["id"] for answer in made)
+    await api.sql(
+        "UPDATE webhook SET disabled_at = now(), disabled_reason = 'failed for <5> days' WHERE id = $1", int(off)
+    )
+    await tenant.call("PATCH", f"/v1/webhooks/{paused}", json={"paused": True})
+    await api.sql("UPDATE webhook SET failing_since = '2026-02-05T10:00:00Z' WHERE id = $1", int(failing))
+    for webhook, status in ((off, "dead"), (off, "dead"), (failing, "pending"), (failing, "delivered")):
+        await tenant.delivery(webhook, status)
+    other = await api.tenant()
+    theirs = (await other.call("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/theirs"})).json()["id"]
+    await other.delivery(theirs)
+    await visitor.sign_in(await operator(api, tenant))
+    await visitor.post("/console/outbox/pause", webhook=held, reason="it moves")
+    page = await visitor.get(f"/console/tenants/{tenant.id}")
+    rows = {found[1]: text_of(row) for row in page.split("<tr>") if (found := re.search(r"/hook-(\d)", row))}
+    assert "switched off failed for <5> days" in unescape(rows["0"])
+    assert "0 2" in rows["0"]
+    assert "held" in rows["1"]
+    assert "night shift" in rows["1"]
+    assert ": it moves" in rows["1"]
+    assert "paused by its tenant" in rows["2"]
+    assert "failing" in rows["3"]
+    assert "2026-02-05 10:00:00 1 0" in rows["3"]
+    assert "active" in rows["4"]
+    assert f"#{fine} failed active" in rows["4"]
+    assert "theirs" not in page
+    assert "canary" not in page
+    assert f"/console/dead?kind=delivery&tenant={tenant.id}" in links_of(page)
+    page = await visitor.get(f"/console/tenants/{(await api.tenant()).id}")
+    assert "No webhooks" in text_of(page)
+
+
 async def test_a_webhook_is_held_and_resumed_on_the_outbox_page(api: Api, visitor: Browser, tenant: Tenant) -> None:
     hook = (await tenant.call("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/hook"})).json()["id"]
     note = f"What is sent to webhook {hook} of tenant {tenant.id} is paused since"

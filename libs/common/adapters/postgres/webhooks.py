@@ -8,9 +8,13 @@ from typing import Any, Final
 from sqlalchemy.exc import IntegrityError
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.insight import counted
 from libs.common.domain.errors import Conflict
-from libs.common.ports_webhooks import DeliveryView, Held, Webhook
+from libs.common.ports_insight import Count
+from libs.common.ports_webhooks import DeliveryView, Held, Webhook, WebhookCounts
 
+#: Deliveries of a tenant are counted so far.
+_COUNT_LIMIT: Final = 1_000
 _NEWEST: Final = 2**63 - 1
 _LARGEST_ID: Final = 2**63 - 1
 _FIELDS: Final = ("kind", "url", "events", "secrets", "description")
@@ -41,6 +45,15 @@ class PostgresWebhooks:
             "webhook_page", tenant_id=tenant_id, after=after, limit=limit, failing=failing
         )
         return [_webhook(row) for row in rows]
+
+    async def counts(self, tenant_id: int) -> dict[int, WebhookCounts]:
+        rows = await self._database.query("webhook_counts", tenant_id=tenant_id, most=_COUNT_LIMIT + 1)
+        return {
+            row.id: WebhookCounts(
+                counted(row.pending, _COUNT_LIMIT), Count(min(row.dead, _COUNT_LIMIT), row.looked <= _COUNT_LIMIT)
+            )
+            for row in rows
+        }
 
     async def update(self, current: Webhook, fields: dict[str, Any]) -> Webhook | None:
         given = dict.fromkeys(_CHANGING) | fields

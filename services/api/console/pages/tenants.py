@@ -1,4 +1,4 @@
-"""Tenants: their weight beside the others, their pauses, their users' limits of the day."""
+"""Tenants: their weight beside the others, their pauses, their webhooks, their users' limits of the day."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from libs.common.domain.errors import Invalid, NotFound
+from libs.common.operations.tenant_json import webhook_document
 from services.api.console.desk import Desk
 from services.api.console.rendering import page, seen_next
 from services.api.console.visit import Visit, address, tenant_id_of
@@ -32,7 +33,7 @@ async def show(desk: Desk, visit: Visit) -> Response:
 
 
 async def show_one(desk: Desk, visit: Visit) -> Response:
-    """A tenant, and the limits of its users."""
+    """A tenant, its webhooks, and the limits of its users."""
     tenant = await desk.cases.weights.read(_tenant(visit))
     after = visit.asked("after") or None
     if after and "\x00" in after:
@@ -44,6 +45,10 @@ async def show_one(desk: Desk, visit: Visit) -> Response:
         "tenant": tenant,
         "limits": limits,
         "pauses": pauses,
+        "webhooks": [
+            {**webhook_document(webhook, operator=True), **counts._asdict()}
+            for webhook, counts in await desk.cases.webhooks.counted(tenant.id)
+        ],
         "first": after is None,
         "next_url": address(f"{_PATH}/{tenant.id}", after=following) if following is not None else None,
     }

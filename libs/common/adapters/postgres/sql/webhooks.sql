@@ -11,6 +11,17 @@ SELECT w.*, p.began AS held_since, p.paused_by AS held_by, p.reason AS held_reas
 FROM webhook w LEFT JOIN pause p ON p.scope = 'webhook' AND p.tenant_id = w.tenant_id AND p.webhook_id = w.id AND p.ended IS NULL
 WHERE w.tenant_id = :tenant_id AND w.id = :id AND w.deleted_at IS NULL
 
+-- name: webhook_counts
+-- What waits for each webhook of a tenant, and what was given up of it: counted up to :most for each, and among the newest
+-- :most that the tenant has of the dead.
+WITH dead AS MATERIALIZED (
+  SELECT d.webhook_id FROM delivery d WHERE d.tenant_id = :tenant_id AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL
+  ORDER BY d.dead_at DESC, d.id DESC LIMIT :most
+)
+SELECT w.id, (SELECT count(*)::int FROM dead) AS looked, (SELECT count(*)::int FROM dead d WHERE d.webhook_id = w.id) AS dead,
+  (SELECT count(*)::int FROM (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id AND d.status = 'pending' LIMIT :most) p) AS pending
+FROM webhook w WHERE w.tenant_id = :tenant_id AND w.deleted_at IS NULL
+
 -- name: update_webhook
 -- Change what is given (null: nothing), so that no change of somebody else is written back. New secrets are written over
 -- those alone that they were made from. At another address, after a pause, and switched on again, its failures are
