@@ -269,12 +269,13 @@ async def test_every_table_is_sorted_by_its_heads_dates_by_their_time(
     await stack.model(tenant, "broken", retry_times=1)
     tasks = await stack.submit(tenant, 3, "broken", fail=9)
     await stack.ended(tasks, status="failed")
-    dates = ("2026-02-05T10:00:00Z", "2026-01-31T09:00:00Z", "2025-12-24T08:00:00Z")
-    for task, died in zip(tasks, dates, strict=True):
+    for ordered in ("2026-02-05T10:00:00Z", "2026-01-31T09:00:00Z", "2025-12-24T08:00:00Z"):
         await stack.sql(
-            "UPDATE dead_task SET died_at = CAST($2::text AS timestamptz)"
-            " WHERE task_id = (SELECT id FROM task WHERE public_id = CAST($1::text AS uuid))", task, died,
-        )  # fmt: skip
+            "INSERT INTO replay_job (action, kind, asked, most, rate, reason, asked_by, state, created_at, ended_at)"
+            " SELECT 'replay', 'task', '{}', 1, 1, 'r', 'b', 'done', at, at"
+            " FROM (SELECT CAST($1::text AS timestamptz) AS at) a",
+            ordered,
+        )
     await stack.sql("INSERT INTO tenant (id) SELECT generate_series(901, 903)")
     order = f"/console/dead/order?kind=task&action=replay&tenant={tenant}"
     async with watched(browser, stack.api) as opened:
@@ -287,14 +288,14 @@ async def test_every_table_is_sorted_by_its_heads_dates_by_their_time(
             assert [table for table in tables if table["heads"] or table["texts"]] == [], path
             sorted_ones += len(tables)
         assert sorted_ones > 10
-        await page.goto(f"/console/dead?tenant={tenant}&kind=task")
-        died = page.get_by_role("group", name="List of the dead").get_by_role("button", name="Died")
-        for _ in range(2):
-            await died.click()
-            shown = await page.locator("#list-title ~ * tbody time, section:has(#list-title) tbody time").all()
-            times = [await one.get_attribute("datetime") for one in shown]
-            assert times in (sorted(times), sorted(times, reverse=True))
-            assert len(set(times)) == 3
+        await page.goto("/console/replays")
+        head = page.get_by_role("button", name="Ordered")
+        for falling in (False, True):
+            await head.click()
+            shown = await page.locator("td[data-label=Ordered] time").all()
+            times = [await one.get_attribute("datetime") or "" for one in shown]
+            assert times == sorted(times, reverse=falling), "by their time, not by the letters of their day"
+            assert len(set(times)) > 2
         assert opened.complaints == []
 
 
