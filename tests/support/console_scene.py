@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from math import sin
 from pathlib import Path
 from random import Random
+from socket import gethostname
 from typing import Any
 
 import asyncpg
@@ -51,6 +53,16 @@ PAGES = {
 }
 #: Those that are shown in the dark and on a phone too.
 TWICE = ("overview", "tasks", "task", "dead")
+#: What a picture shows is of no machine in particular: these take the place of its names, folders and addresses.
+FOLDER, HOST = "/srv/sluiceway", "node"
+WRITTEN_ANEW = """rules => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode;
+    const text = rules.reduce((text, [what, instead]) => text.replace(new RegExp(what, "g"), instead), node.data);
+    if (text !== node.data) node.data = text;
+  }
+}"""
 TEXTS = ("a lighthouse at dusk", "paper boats", "slow rain on a tin roof", "harbour lights", "the old mill")
 
 
@@ -128,8 +140,36 @@ async def play(road: Road, models: str) -> Scene:
     await road.ended(dead, status="failed")
     await asyncio.sleep(1)
     waiting = [await _task(road, tenant, "upscaler", {"name": f"w{n}"}, f"frame-{n + 2}") for n in range(6)]
+    await _hear(road, tenant)
     await _remember(road)
     return Scene(road, tenant, other, done, running, waiting)
+
+
+async def _hear(road: Road, tenant: int) -> None:
+    """Webhooks in several states; nothing is sent to them."""
+    for name, events, paused, failing, disabled in (
+        ("orders", 15, False, None, None),
+        ("billing", 4, True, None, None),
+        ("search", 1, False, "7 hours", None),
+        ("old-shop", 15, False, "6 days", "every attempt of five days failed"),
+    ):
+        await road.sql(
+            "INSERT INTO webhook (tenant_id, kind, url, events, secrets, paused, failing_since, disabled_at,"
+            " disabled_reason) VALUES ($1, 'endpoint', $2, $3, '', $4, now() - CAST($5::text AS interval),"
+            " CASE WHEN $6::text IS NOT NULL THEN now() - interval '1 day' END, $6)",
+            tenant, f"https://hooks.example/{name}", events, paused, failing, disabled,
+        )  # fmt: skip
+    await road.sql(
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at,"
+        " ended_at, dead_at, last_code, last_error)"
+        " SELECT w.tenant_id, w.id, '', '', gen_random_uuid(), g || ':5', 'task.success', '{}', s.status,"
+        " CASE WHEN s.status = 'pending' THEN now() + interval '1 hour' END,"
+        " CASE WHEN s.status = 'dead' THEN now() - g * interval '1 hour' END,"
+        " CASE WHEN s.status = 'dead' THEN now() - g * interval '1 hour' END, 503, 'it answered 503'"
+        " FROM webhook w CROSS JOIN generate_series(1, 3) g"
+        " CROSS JOIN LATERAL (SELECT CASE WHEN w.disabled_at IS NULL THEN 'pending' ELSE 'dead' END) s(status)"
+        " WHERE w.tenant_id = $1 AND w.failing_since IS NOT NULL", tenant,
+    )  # fmt: skip
 
 
 async def _remember(road: Road) -> None:
@@ -165,45 +205,61 @@ async def take_pictures(scene: Scene, folder: Path) -> None:
     key = scene.road.keys[scene.tenant]
     async with chromium() as browser:
         async with watched(browser, scene.road.api, viewport=WINDOW) as opened:
-            await take(opened.page, "/console/sign-in", folder / "console-sign-in.png")
+            await take(scene, opened.page, "/console/sign-in", folder / "console-sign-in.png")
             await sign_in(opened.page, key)
-            await order_replay(opened.page, folder)
+            await order_replay(scene, opened.page, folder)
             for name, path in PAGES.items():
-                await take(opened.page, path.format(scene=scene), folder / f"console-{name}.png")
-            await pause(opened.page, "captions", folder)
-            await take(opened.page, PAGES["actions"], folder / "console-actions.png")
+                await take(scene, opened.page, path.format(scene=scene), folder / f"console-{name}.png")
+            await pause(scene, opened.page, "captions", folder)
+            await take(scene, opened.page, PAGES["actions"], folder / "console-actions.png")
         for suffix, options in {"dark": {"color_scheme": "dark", "viewport": WINDOW}, "phone": PHONE_OPTIONS}.items():
             async with watched(browser, scene.road.api, **options) as opened:
                 await sign_in(opened.page, key)
                 for name in TWICE:
                     picture = folder / f"console-{name}-{suffix}.png"
-                    await take(opened.page, PAGES[name].format(scene=scene), picture)
+                    await take(scene, opened.page, PAGES[name].format(scene=scene), picture)
 
 
-async def order_replay(page: Page, folder: Path) -> None:
+async def order_replay(scene: Scene, page: Page, folder: Path) -> None:
     """The dry run of a group, and the job that it becomes."""
-    await take(page, "/console/dead/order?kind=task&action=replay&code=model_http_422", folder / "console-dry-run.png")
+    group = "/console/dead/order?kind=task&action=replay&code=model_http_422"
+    await take(scene, page, group, folder / "console-dry-run.png")
     await page.get_by_label("Reason").fill("the new version of the model understands these")
     await page.get_by_role("button", name="Replay").click()
     await page.locator(".chip", has_text="done").wait_for()
     await page.locator("#items .chip", has_text="replayed").first.wait_for()
-    await page.screenshot(path=folder / "console-replay.png")
+    await draw(scene, page, folder / "console-replay.png")
 
 
-async def pause(page: Page, model: str, folder: Path) -> None:
+async def pause(scene: Scene, page: Page, model: str, folder: Path) -> None:
     """A model that is paused."""
     await page.goto(f"/console/model?name={model}")
     await page.get_by_text("Pause…").click()
     await page.get_by_label("Reason").fill("the provider's quota is used up until midnight")
     await page.get_by_role("button", name=f"Pause {model}").click()
     await page.get_by_text("model_paused").wait_for()
-    await page.screenshot(path=folder / "console-paused.png")
+    await draw(scene, page, folder / "console-paused.png")
 
 
-async def take(page: Page, path: str, picture: Path) -> None:
+async def take(scene: Scene, page: Page, path: str, picture: Path) -> None:
     """One page, once its live part has spoken."""
     await page.goto(path)
     await page.wait_for_timeout(700)
+    await draw(scene, page, picture)
+
+
+async def draw(scene: Scene, page: Page, picture: Path) -> None:
+    """The page as it is, but of a machine that nobody has."""
+    own = scene.road.servers
+    rules = [
+        (re.escape(str(scene.road.folder)), FOLDER),
+        (rf"{re.escape(gethostname())}-(?=\d)", f"{HOST}-"),
+        (r"127\.0\.0\.1:\d+/sluiceway_test_\w+", "postgres.example:5432/sluiceway"),
+        (re.escape(own.broker.address), "kafka.example:9092"),
+        (r"(redis://)127\.0\.0\.1:\d+", "$1redis.example:6379"),
+        (r"127\.0\.0\.1:\d+", "models.example"),
+    ]
+    await page.evaluate(WRITTEN_ANEW, rules)
     await page.screenshot(path=picture)
 
 
