@@ -23,7 +23,8 @@ SELECT pg_try_advisory_lock(7002, 2) AS ours
 -- The oldest due deliveries, $1 of each line, of the next $2 webhooks after $3 that wait for anything: of each the next $4
 -- lines, from the one on where the last look at it stopped ($5 webhooks, $6 lines), so that one with very many hides no
 -- other. What has nothing to be sent now, or is held by its tenant or an operator, comes as a row without a delivery. Loose
--- scans: it costs by webhooks and lines, not by what waits in them.
+-- scans: it costs by webhooks and lines, not by what waits in them. LIMIT 1 keeps the planner at these webhooks: without it
+-- every look would read all that there are.
 WITH RECURSIVE hooks(id) AS (
   (SELECT webhook_id FROM delivery WHERE status = 'pending' AND webhook_id > $3 ORDER BY webhook_id LIMIT 1)
   UNION ALL
@@ -35,8 +36,10 @@ WITH RECURSIVE hooks(id) AS (
 )
 SELECT h.id AS webhook_id, l.line, d.id, d.tenant_id, CASE w.kind WHEN 'tasks' THEN d.url ELSE w.url END AS url, w.secrets, d.message_id,
   d.type, d.body, d.attempts, d.round, d.created_at
-FROM these h LEFT JOIN webhook w ON w.id = h.id AND NOT w.paused AND w.disabled_at IS NULL AND w.deleted_at IS NULL
-  AND NOT EXISTS (SELECT FROM pause p WHERE p.scope = 'webhook' AND p.tenant_id = w.tenant_id AND p.webhook_id = w.id AND p.ended IS NULL)
+FROM these h LEFT JOIN LATERAL (
+  SELECT x.* FROM webhook x WHERE x.id = h.id AND NOT x.paused AND x.disabled_at IS NULL AND x.deleted_at IS NULL
+    AND NOT EXISTS (SELECT FROM pause p WHERE p.scope = 'webhook' AND p.tenant_id = x.tenant_id AND p.webhook_id = x.id AND p.ended IS NULL)
+  LIMIT 1) w ON true
 LEFT JOIN LATERAL (
   WITH RECURSIVE lines(line) AS (
     (SELECT f.line FROM delivery f WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line >= coalesce(h.stopped, '')
