@@ -23,8 +23,8 @@ SELECT pg_try_advisory_lock(7002, 2) AS ours
 -- The oldest due deliveries, $1 of each line, of the next $2 webhooks after $3 that wait for anything: of each the next $4
 -- lines, from the one on where the last look at it stopped ($5 webhooks, $6 lines), so that one with very many hides no
 -- other. What has nothing to be sent now, or is held by its tenant or an operator, comes as a row without a delivery. Loose
--- scans: it costs by webhooks and lines, not by what waits in them. LIMIT 1 keeps the planner at these webhooks: without it
--- every look would read all that there are.
+-- scans: it costs by webhooks and lines, not by what waits in them. LIMIT 1 keeps the planner from joining all webhooks to
+-- their pauses first, which it was seen to do where there were 20.
 WITH RECURSIVE hooks(id) AS (
   (SELECT webhook_id FROM delivery WHERE status = 'pending' AND webhook_id > $3 ORDER BY webhook_id LIMIT 1)
   UNION ALL
