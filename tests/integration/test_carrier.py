@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -233,22 +234,27 @@ async def test_a_broker_that_is_killed_and_comes_back(servers_folder: Path) -> N
 
 
 async def test_a_broker_that_forgot_its_topics_is_not_believed(servers_folder: Path) -> None:
-    async with broker_in(servers_folder / "forgetful", "tansu") as broker:
+    """What it acknowledges counts only where it can be read; on a slow machine that may be so at once."""
+    async with broker_in(servers_folder / "forgetful", "tansu") as broker, AsyncExitStack() as closing:
         connection = connection_to(broker)
         topics, carrier = KafkaTopics(connection, client_id="t", replication=1), KafkaCarrier(connection, client_id="t")
+        closing.push_async_callback(topics.close)
+        closing.push_async_callback(carrier.close)
         await topics.ensure({"t": TopicPlan(3)})
         assert all(verdict.acknowledged for verdict in await carrier.send(records("t", 5)))
         await broker.kill()
         await broker.start()
-        assert not any(verdict.acknowledged for verdict in await carrier.send(records("t", 5, size=50)))
-        assert not any(verdict.acknowledged for verdict in await carrier.send(records("t", 5, size=60)))
+        believed = []
+        for size in (50, 60):
+            verdicts = await carrier.send(records("t", 5, size=size))
+            believed += [size for verdict in verdicts if verdict.acknowledged]
         await topics.ensure({"t": TopicPlan(3)})
-        async with asyncio.timeout(10):  # it stumbles over the first record of a topic that is there again
+        async with asyncio.timeout(40):  # it stumbles over the first record of a topic that is there again
             while not all(verdict.acknowledged for verdict in await carrier.send(records("t", 5, size=70))):
                 await asyncio.sleep(0.1)
-        assert 70 in {len(record.value) for record in await records_on(connection, "t", at_least=5)}
-        await carrier.close()
-        await topics.close()
+        found = Counter(len(record.value) for record in await records_on(connection, "t", at_least=5 + len(believed)))
+        assert found[70] >= 1
+        assert {size: count for size, count in Counter(believed).items() if found[size] < count} == {}
 
 
 async def test_the_hard_close_still_fits_the_client(connection: KafkaConnection) -> None:

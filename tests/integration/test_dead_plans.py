@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest_asyncio
 
 from libs.common.adapters.postgres.statements import Statements
 from tests.support import servers
+from tests.support.looks import Look, buffers_of, plan_of
 
 DEAD = 50_000
 STORED = f"""
@@ -78,7 +77,7 @@ def _unowned(values: dict[str, str]) -> dict[str, str]:
 
 #: What is asked, and the most pages that it may touch. Counting causes and looking for a rare one walk the list's index
 #: over 50,000 narrow rows at most: some 12,000 pages where these lie scattered, a few hundred where they lie together.
-LOOKS: dict[str, tuple[str, dict[str, str], int]] = {
+LOOKS: dict[str, Look] = {
     "a page": ("dead_tasks", _PAGE, 800),
     "a tenant's page": ("dead_tasks", {**_PAGE, "tenant_id": "7"}, 800),
     "a rare code": ("dead_tasks", {**_ALL, "code": "'rare'", "limit": "51", "examine": "50000"}, 12_000),
@@ -132,25 +131,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
 async def test_a_look_costs_a_bounded_number_of_pages(stored: Any, look: str, plan: str) -> None:
     name, values, most = LOOKS[look]
-    text, numbers = Statements.load()[name], {}
-    if ":" in re.sub("::", "", text):
-
-        def number(match: re.Match[str]) -> str:
-            return f"${numbers.setdefault(match.group(1), len(numbers) + 1)}"
-
-        text = re.sub(r"(?<!:):([a-z_]+)", number, text)
-    else:
-        numbers = {str(nth): nth for nth in range(1, len(values) + 1)}
-    arguments = ", ".join(values[named] for named in sorted(numbers, key=lambda named: numbers[named]))
     await stored.execute(f"SET plan_cache_mode = {plan}")
-    await stored.execute(f"PREPARE looked AS {text}")
-    asked = stored.transaction()
-    await asked.start()
-    try:
-        call = f"EXECUTE looked({arguments})"
-        (first,) = json.loads(await stored.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {call}"))
-    finally:
-        await asked.rollback()
-        await stored.execute("DEALLOCATE looked")
-    touched = first["Plan"]["Shared Hit Blocks"] + first["Plan"]["Shared Read Blocks"]
-    assert touched <= most, json.dumps(first["Plan"], indent=1)[:4_000]
+    found = await plan_of(stored, Statements.load()[name], values)
+    assert buffers_of(found) <= most, found[:4_000]
