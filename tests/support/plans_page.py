@@ -44,21 +44,37 @@ of narrow rows, 50,000 of them at most (10,000 where rows are wide), and say so 
 """
 
 
-async def page() -> str:
+def page() -> str:
     """The page as it has to be."""
-    with servers.servers_folder() as folder, servers.postgres_url(folder) as server:
-        with servers.migrated_template(server) as template, servers.clone(server, template) as url:
-            connection = await asyncpg.connect(url)
-            await fill(connection, TASKS)
-            lists = await _told(connection, LOOKS, SHOWN)
-            await connection.close()
-        with servers.migrated_template(server) as template, servers.clone(server, template) as url:
-            connection = await asyncpg.connect(url)
-            await connection.execute(dead.STORED)
-            await connection.execute("VACUUM ANALYZE")
-            graves = await _told(connection, dead.LOOKS, SHOWN_DEAD)
-            await connection.close()
+    with (
+        servers.servers_folder() as folder,
+        servers.postgres_url(folder) as server,
+        servers.migrated_template(server) as template,
+    ):
+        with servers.clone(server, template) as url:
+            lists = asyncio.run(_lists(url))
+        with servers.clone(server, template) as url:
+            graves = asyncio.run(_graves(url))
     return _HEAD + lists + _DEAD + graves
+
+
+async def _lists(url: str) -> str:
+    connection = await asyncpg.connect(url)
+    try:
+        await fill(connection, TASKS)
+        return await _told(connection, LOOKS, SHOWN)
+    finally:
+        await connection.close()
+
+
+async def _graves(url: str) -> str:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(dead.STORED)
+        await connection.execute("VACUUM ANALYZE")
+        return await _told(connection, dead.LOOKS, SHOWN_DEAD)
+    finally:
+        await connection.close()
 
 
 async def _told(connection: Any, looks: Mapping[str, Look], shown: tuple[str, ...]) -> str:
@@ -73,4 +89,4 @@ async def _told(connection: Any, looks: Mapping[str, Look], shown: tuple[str, ..
 
 
 if __name__ == "__main__":
-    sys.stdout.write(asyncio.run(page()))
+    sys.stdout.write(page())
