@@ -14,19 +14,13 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
+from libs.common.domain.count import Count
 from libs.common.domain.task import DispatchState, Phase, TaskStatus
 from libs.common.ports_attempts import Posture
 
 #: What can be paused: all dispatching, a tenant, a tenant's model; or what is sent to a webhook.
 PauseScope: TypeAlias = Literal["all", "tenant", "model", "webhook"]
 Role: TypeAlias = Literal["dispatcher", "janitor"]
-
-
-class Count(NamedTuple):
-    """A number counted up to a limit: not `exact` means that there are more."""
-
-    value: int
-    exact: bool = True
 
 
 class Place(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
-from libs.common.ports_insight import Count
+from libs.common.domain.count import Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
-if TYPE_CHECKING:
-    from libs.common.ports_insight import Count  # it needs ports that need these
+from libs.common.domain.count import Count
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from libs.common.domain.count import Count
 from libs.common.ports_insight import (
     ActionRecord,
-    Count,
     Estimate,
     ExecutorSight,
     Hold,

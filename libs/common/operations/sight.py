@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from libs.common.domain.count import Count
 from libs.common.domain.errors import GateUnavailable, NotFound
 from libs.common.operations.by_lane import counted_by_lane
 from libs.common.operations.shared import Shared
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_insight import (
-    Count,
     ExecutorSight,
     Insight,
     LaneFacts,

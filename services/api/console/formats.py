@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from libs.common.ports_insight import Count
+from libs.common.domain.count import Count
 
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 NOTHING: Final = "\N{EN DASH}"

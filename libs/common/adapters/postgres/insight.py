@@ -8,10 +8,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.domain.count import Count
 from libs.common.domain.task import DispatchState, Phase, TaskStatus
 from libs.common.ports_insight import (
     Backlog,
-    Count,
     ExecutorSight,
     LaneFacts,
     LaneWait,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from libs.common.adapters.postgres.database import Database
-from libs.common.ports_insight import Count
+from libs.common.domain.count import Count
 from libs.common.ports_quota import Spent, TenantRecord, TenantUse, UserLimit
 
 #: As many of a tenant's models are counted; the statement counts one more.

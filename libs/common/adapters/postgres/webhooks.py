@@ -9,8 +9,8 @@ from sqlalchemy.exc import IntegrityError
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.insight import counted
+from libs.common.domain.count import Count
 from libs.common.domain.errors import Conflict
-from libs.common.ports_insight import Count
 from libs.common.ports_webhooks import DeliveryView, Held, Webhook, WebhookCounts
 
 #: Deliveries of a tenant are counted so far.
