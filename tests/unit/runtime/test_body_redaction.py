@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
@@ -122,11 +121,10 @@ def test_every_name_of_a_secret_is_noticed(name: str) -> None:
     ],
     ids=lambda body: body[:20],
 )  # fmt: skip
+@pytest.mark.timeout(60)
 def test_no_body_makes_it_slow(body: str) -> None:
-    began = time.process_time()
-    for _ in range(10):
+    for _ in range(100):  # a few milliseconds each; quadratic ones took seconds
         kept_body(body.encode(), 4_096)
-    assert time.process_time() - began < 0.5  # 50 ms each, on the slowest machine; quadratic ones took seconds
 
 
 @given(
