@@ -34,7 +34,7 @@ down: $(VENV)/.embedded ## Stop the embedded stack
 test: $(VENV)/.dev ## All tests but the long ones, on real servers that it starts (half an hour on two cores)
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
-test-all: $(VENV)/.dev ## All tests (an hour and a half on two cores)
+test-all: $(VENV)/.dev ## All tests (75 minutes on two cores)
 	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not quiet" $(ARGS)
 	$(PY) -m pytest -m quiet
 

@@ -32,8 +32,8 @@ include-path-regex = "^/(model|task|stat)/"
 [operations.checks]
 negative_data_rejection.enabled = false
 """
-#: Enough to keep it busy for more than five minutes on two cores that have nothing else to do.
-EXAMPLES = 40
+#: Ten minutes beside other tests on two cores.
+EXAMPLES = 80
 
 
 async def test_every_operation_keeps_to_the_document(api: Api, tmp_path: Path) -> None:
