@@ -32,10 +32,10 @@ down: $(VENV)/.embedded ## Stop the embedded stack
 	@$(PY) -m services.cli down
 
 test: $(VENV)/.dev ## All tests but the long ones, on real servers that it starts (half an hour on two cores)
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" $(ARGS)
+	$(PY) -m tests.support.run $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
 test-all: $(VENV)/.dev ## All tests (75 minutes on two cores)
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not quiet" $(ARGS)
+	$(PY) -m tests.support.run $(SIDE_BY_SIDE) -m "not quiet" $(ARGS)
 	$(PY) -m pytest -m quiet
 
 browser: ## Install Debian's Chromium for the tests of the console, where there is no browser

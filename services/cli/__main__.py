@@ -18,6 +18,7 @@ from typing import Final, TextIO
 
 import services.cli
 from libs.common.domain.errors import WrongSetting
+from libs.common.runtime.loading import loading
 from services.cli.app import app
 from services.cli.output import note
 
@@ -37,7 +38,8 @@ def main() -> None:
         sys.exit(2)
     stdout = sys.stdout
     try:
-        load_commands()
+        with loading():
+            load_commands()
         _run()
     except KeyboardInterrupt:  # before typer is there to say it
         sys.exit(_INTERRUPTED)

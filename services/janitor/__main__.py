@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from libs.common.runtime.process import run_role
-from services.janitor.wiring import open_janitor
+from libs.common.runtime.process import OpenService, run_role
 
 
 def main() -> int:
     """Keep house until asked to stop; returns the exit code of the process."""
-    return run_role("janitor", open_janitor)
+    return run_role("janitor", _load)
+
+
+def _load() -> OpenService:
+    from services.janitor.wiring import open_janitor
+
+    return open_janitor
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from datetime import timedelta
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import uvloop
 
 from libs.common.domain.errors import WrongSetting
 from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
+from libs.common.runtime.loading import loading
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.probe_server import open_probe_server
 from libs.common.runtime.start import begin, report
@@ -72,15 +73,23 @@ def serve(
         return runner.run(_Life(drain, health, probes).lead(service_context))
 
 
-def run_role(role: str, open_service: Callable[[Settings, Health], AbstractAsyncContextManager[Service]]) -> int:
-    """A service that is told by the environment and answers probes at the address of its settings; see `serve`."""
+#: Opens what a service needs; the service is what it yields.
+OpenService: TypeAlias = Callable[[Settings, Health], AbstractAsyncContextManager[Service]]
+
+
+def run_role(role: str, load: Callable[[], OpenService], *, probes: bool = True) -> int:
+    """A service that is told by the environment; see `serve`. Only with settings that can be used are its modules
+    loaded. Probes are answered at the address of its settings, unless it answers them itself.
+    """
     settings = begin(role)
+    with loading():
+        open_service = load()
     health = Health(role)
     return serve(
         open_service(settings, health),
         drain=timedelta(seconds=settings.drain_seconds),
         health=health,
-        probes=Address(settings.health_host, settings.health_port),
+        probes=Address(settings.health_host, settings.health_port) if probes else None,
     )
 
 
