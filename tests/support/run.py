@@ -26,10 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     failed = sorted(json.loads(_FAILED.read_text())) if code == pytest.ExitCode.TESTS_FAILED else []
     if not 0 < len(failed) <= _FEW:
         return code
-    print(f"\n{len(failed)} failed beside others; once more, alone:", flush=True)
+    sys.stdout.write(f"\n{len(failed)} failed beside others; once more, alone:\n")
+    sys.stdout.flush()
     code = _pytest("--numprocesses", "0", *failed)
     if code == pytest.ExitCode.OK:
-        print("\nFAILED BESIDE OTHERS, PASSED ALONE:", *failed, sep="\n  ", flush=True)
+        sys.stdout.write("\n  ".join(["\nFAILED BESIDE OTHERS, PASSED ALONE:", *failed]) + "\n")
     return code
 
 
