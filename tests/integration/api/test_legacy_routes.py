@@ -114,6 +114,27 @@ async def test_running_tasks_and_pending_uploads(tenant: Tenant) -> None:
     assert (await data(tenant, "POST", "/task/listTask", {"state": 3}))["total"] == 1
 
 
+async def test_a_failure_that_waits_for_its_retry_shows_its_attempt_and_the_retries_made(tenant: Tenant) -> None:
+    """Old callers take state 3 with `retryCount` below the model's `retryTimes` for "another attempt follows"."""
+    task = await created(tenant)
+    await tenant.api.sql(
+        "WITH d AS (UPDATE dispatch SET state = 3, due_at = now() + interval '1 hour', attempt = 2, retries = 2,"
+        " error_message = 'boom' WHERE public_id = $1 RETURNING id) INSERT INTO attempt (task_id, attempt, outcome,"
+        " started_at, ended_at) SELECT id, n, 'failed', $2::timestamptz + make_interval(hours => n - 2),"
+        " $2::timestamptz + make_interval(hours => n - 2, secs => 5) FROM d, generate_series(1, 2) AS n",
+        task,
+        FINISHED,
+    )
+    row = await data(tenant, "GET", "/task/getTaskResult", taskId=task)
+    assert (row["state"], row["retryCount"], row["errorMsg"]) == (3, 1, "boom")
+    assert (row["startedAt"], row["finishedAt"]) == ("2026-06-30 20:30:15", "2026-06-30 20:30:20")
+    assert (await data(tenant, "POST", "/task/listTask", {"taskId": task}))["list"] == [row]
+    # Back in the queue it has made two, and no attempt runs.
+    await tenant.api.sql("UPDATE dispatch SET state = 0, due_at = NULL WHERE public_id = $1", task)
+    row = await data(tenant, "GET", "/task/getTaskResult", taskId=task)
+    assert (row["state"], row["retryCount"], row["startedAt"], row["finishedAt"]) == (0, 2, None, None)
+
+
 async def test_times_and_days_are_those_of_the_setting(stores: tuple[str, str]) -> None:
     async with running_api(*stores, timezone="Asia/Shanghai") as api:
         tenant = await api.tenant()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.models import model_of
-from libs.common.domain.task import TaskStatus
+from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_legacy import ModelRow, StatRow, StatSearch, TaskRow, TaskSearch
 
 #: Payloads that one page shows: a thousand large ones would not fit into an answer.
@@ -81,11 +81,12 @@ def _task(row: Any) -> TaskRow:
         file_type=row.file_type,
         file_size=row.file_size,
         error_message=row.error_message,
-        retries=row.retries,
+        # The old gateway counted a retry when it went back into the queue; ours is counted when it is decided.
+        retries=row.retries - (row.dispatch_state == DispatchState.RETRY),
         created_at=row.created_at,
         entered_at=row.entered_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
+        started_at=row.started_at or row.failed_from,
+        finished_at=row.finished_at or row.failed_at,
         fetched_at=row.fetched_at,
         expire_at=row.expire_at,
     )

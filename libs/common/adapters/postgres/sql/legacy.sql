@@ -8,9 +8,11 @@ SELECT c.total, m.*, l.id AS lane FROM (SELECT count(*) AS total FROM f) c
 LEFT JOIN (p JOIN model m ON m.id = p.id JOIN lane l ON l.model_id = m.id) ON true ORDER BY m.id DESC
 
 -- name: legacy_task
--- A tenant's task by public id, with its payload.
-SELECT f.*, m.name AS model_name, i.payload FROM task_face f JOIN model m ON m.id = f.model_id
+-- A tenant's task by public id, with its payload. One that failed and waits for its retry says when the failed attempt ran.
+SELECT f.*, m.name AS model_name, i.payload, e.started_at AS failed_from, e.ended_at AS failed_at
+FROM task_face f JOIN model m ON m.id = f.model_id
 LEFT JOIN task_input i ON i.task_id = f.id
+LEFT JOIN attempt e ON f.dispatch_state = 3 AND e.task_id = f.id AND e.attempt = f.attempt
 WHERE f.tenant_id = :tenant_id AND f.public_id = :public_id
 
 -- name: legacy_tasks
@@ -23,9 +25,11 @@ WITH f AS MATERIALIZED (
     AND (CAST(:fetched AS boolean) IS NULL OR (t.fetched_at IS NOT NULL) = CAST(:fetched AS boolean))
 ), p AS (SELECT id FROM f ORDER BY id DESC OFFSET :offset LIMIT :limit)
 SELECT c.total, t.*, m.name AS model_name,
-  CASE WHEN sum(length(i.payload)) OVER (ORDER BY t.id DESC) <= :payload_bytes THEN i.payload END AS payload
+  CASE WHEN sum(length(i.payload)) OVER (ORDER BY t.id DESC) <= :payload_bytes THEN i.payload END AS payload,
+  e.started_at AS failed_from, e.ended_at AS failed_at
 FROM (SELECT count(*) AS total FROM f) c
-LEFT JOIN (p JOIN task_face t ON t.id = p.id JOIN model m ON m.id = t.model_id LEFT JOIN task_input i ON i.task_id = t.id) ON true
+LEFT JOIN (p JOIN task_face t ON t.id = p.id JOIN model m ON m.id = t.model_id LEFT JOIN task_input i ON i.task_id = t.id
+           LEFT JOIN attempt e ON t.dispatch_state = 3 AND e.task_id = t.id AND e.attempt = t.attempt) ON true
 ORDER BY t.id DESC
 
 -- name: legacy_statistics
