@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
 from libs.common.domain.task import Phase, TaskStatus
@@ -58,6 +59,33 @@ async def test_a_permit_that_goes_back_wakes_another_executor(rig: Rig) -> None:
     await until(lambda: held(second) == 1, "the second one waits")
     rig.model.held.set()
     await rig.ended(more, seconds=2)
+
+
+async def test_nothing_of_a_deleted_model_begins_and_what_runs_goes_on(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 3)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1 and held(running) == 2, "one runs, two wait")
+    late = await rig.make_tasks(model, 1)
+    on_the_road = await rig.lease(model)
+    assert await PostgresModels(rig.database).delete(model.tenant_id, model.id, "")
+    newest = running.executor.desk._newest
+    await until(lambda: (known := newest(model.id)) is not None and known.deleted, "the executor knows it")
+    await rig.send(model, on_the_road)
+
+    async def back() -> int:
+        (row,) = await rig.sql("SELECT count(*) FROM dispatch WHERE state = 0 AND lane = $1", model.lane)
+        return int(row["count"])
+
+    async def given_back() -> bool:
+        return held(running) == 0 and await back() == len(ids) + len(late) - 1
+
+    await until(given_back, "what waited goes back, for the janitor to end")
+    rig.model.held.set()
+    await rig.ended(ids[:1])
+    assert len(rig.model.calls) == 1
 
 
 async def test_while_redis_is_away_rows_are_held_and_nothing_is_called(rig: Rig) -> None:

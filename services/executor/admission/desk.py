@@ -121,16 +121,22 @@ class Desk:
         # Who waits in a lane was there first; uploads wait for no permit.
         behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
         ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
-        stopped = [arrival for arrival in ahead if self._is_paused(arrival)] if self.paused else []
+        stopped = [arrival for arrival in ahead if self._may_not_begin(arrival)]
         if stopped:
-            ahead = [arrival for arrival in ahead if not self._is_paused(arrival)]
+            ahead = [arrival for arrival in ahead if not self._may_not_begin(arrival)]
         chosen, late = ([], ahead) if self.closed else self._choose(ahead)
         refused = await self._admit(chosen)
         await self._hold([*refused, *late, *stopped, *behind])
 
-    def _is_paused(self, arrival: Arrival) -> bool:
-        """Whether it may not begin now; what a provider or an upload is at goes on."""
-        return arrival.phase is Phase.NONE and self.paused.covers(arrival.tenant, arrival.lane)
+    def _may_not_begin(self, arrival: Arrival) -> bool:
+        """Whether it is paused, or of a deleted model; what a provider or an upload is at goes on."""
+        return arrival.phase is Phase.NONE and (
+            self.paused.covers(arrival.tenant, arrival.lane) or self._newest_model(arrival).deleted
+        )
+
+    def _newest_model(self, arrival: Arrival) -> Model:
+        """Limits, addresses and whether there is such a model may have changed since it was read."""
+        return self._newest(arrival.model.id) or arrival.model
 
     def _is_here(self, arrival: Arrival) -> bool:
         """A second copy of what runs or waits here already."""
@@ -157,8 +163,8 @@ class Desk:
 
     async def _ask(self, chosen: Sequence[Arrival]) -> tuple[list[Wanted], list[Arrival]]:
         await failpoint("executor/before-permit")
-        for arrival in chosen:  # limits and addresses may have changed since it was read
-            arrival.model = self._newest(arrival.model.id) or arrival.model
+        for arrival in chosen:
+            arrival.model = self._newest_model(arrival)
         wanted = [(arrival, _claim(arrival, job=arrival.model.adapter in self._jobs)) for arrival in chosen]
         asking = [one for one in wanted if one[0].needs_permit]
         if not asking:
@@ -336,7 +342,9 @@ class Desk:
             await asyncio.sleep(_RETRY_SECONDS)
             return
         candidates = self.room.candidates(now)
-        chosen, late = self._choose(candidates)
+        # Of a model that was deleted while they waited: the janitor ends them where they stood.
+        await self.release([arrival for arrival in candidates if self._may_not_begin(arrival)])
+        chosen, late = self._choose([arrival for arrival in candidates if arrival.id in self.room])
         refused = await self._admit_held(chosen)
         now = time.monotonic()
         for lane in {arrival.lane for arrival in candidates}:
@@ -349,7 +357,9 @@ class Desk:
         """What must not wait here: its tenant or model is paused, or we are about to leave."""
         if not (self.leaving or self.paused):
             return []
-        return [arrival for arrival in self.room.held_since(float("inf")) if self.leaving or self._is_paused(arrival)]
+        return [
+            arrival for arrival in self.room.held_since(float("inf")) if self.leaving or self._may_not_begin(arrival)
+        ]
 
     async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
         refused = await self._admit(chosen)
