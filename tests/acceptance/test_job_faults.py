@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.acceptance.test_faults import owner_of
 from tests.support.replicate_provider import Job
 from tests.support.road import Road, until
+from tests.support.slow_proxy import slow_proxy
+from tests.support.tls_front import tls_front
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 
@@ -74,6 +79,51 @@ async def test_a_frozen_executors_jobs_are_gone_on_with_and_it_disturbs_nobody(r
         road.thaw(victim)
     await end_well(road, ids)
     assert not any(job.canceled for job in ours(road))
+
+
+async def test_who_is_frozen_while_it_connects_to_submit_a_job_submits_none(
+    road: Road, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one submits it meanwhile. The connection of the first is ready in the moment in which it is thawed, just
+    within its time for connecting: it was frozen soon after it began, and its last sign of life was not much older.
+    """
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with tls_front(road.provider.url, tmp_path / "ca.pem") as url, slow_proxy(url) as way:
+        await road.start_all(2)
+        tenant = await road.tenant()
+        await road.job_model(tenant)
+        change = {"base_url": way.url, "timeout_seconds": 120}
+        assert (await road.call(tenant, "PATCH", "/v1/models/m", json=change)).is_success
+        before = await road.submit(tenant, 1)
+        await road.ended(before)
+        (reader,) = await road.sql("SELECT executor FROM attempt")  # whose the next one is, too
+        silent = "SELECT now() - beat_at > interval '1.6 s' AS yes FROM executor WHERE id = $1"
+
+        async def beats_soon() -> bool:
+            return bool((await road.sql(silent, reader["executor"]))[0]["yes"])
+
+        await until(beats_soon, 10, "its next beat is near")
+        await way.close()  # no connection is kept
+        way.hold = free = asyncio.Event()
+        made, jobs = way.connections, len(road.provider.submits)
+        victim = await owner_of(road, reader["executor"])
+        ids = await road.submit(tenant, 1)
+        await until(lambda: way.connections > made, 5, "it connects")
+        road.freeze(victim)
+        try:
+            assert len(road.provider.submits) == jobs
+            await until(lambda: len(road.provider.submits) > jobs, 30, "another one submits the job")
+            free.set()
+            await asyncio.sleep(0.05)  # what it waits for lies in its socket
+        finally:
+            road.thaw(victim)
+        await road.ended([*before, *ids], 60)
+        more = await road.submit(tenant, 2)  # both are well
+        await road.ended(more, 30)
+        markers = Counter(submit.marker for submit in road.provider.submits)
+        assert sorted(markers.values()) == [1] * 4
+        assert road.provider.twice() == []
+        await road.assert_whole([*before, *ids, *more], 60)
 
 
 async def test_a_rolling_restart_leaves_jobs_where_they_are(road: Road) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
+from websockets.asyncio.client import connect
 
 from tests.support.api import until
 
@@ -23,6 +26,7 @@ class Heard:
     news: list[dict[str, Any]] = field(default_factory=list)
     places: list[str] = field(default_factory=list)  #: ids, in the order in which they came
     caught_up: list[dict[str, Any]] = field(default_factory=list)
+    ages: list[float] = field(default_factory=list)  #: how old each of the news was, in seconds
     beats: int = 0
     ended: bool = False
     body: bytes = b""
@@ -40,8 +44,15 @@ class Heard:
         self.beats += sum(line.startswith(":") for line in lines)
         if "id" in named:
             self.places.append(named["id"])
-        if "data" in named:
-            (self.caught_up if named.get("event") == "caught_up" else self.news).append(json.loads(named["data"]))
+        if named.get("event") == "caught_up":
+            self.caught_up.append(json.loads(named["data"]))
+        elif "data" in named:
+            self.hear(json.loads(named["data"]))
+
+    def hear(self, told: dict[str, Any]) -> None:
+        """One status change. Its age is by this machine's clock, which the database shares."""
+        self.news.append(told)
+        self.ages.append(time.time() - datetime.fromisoformat(told["at"]).timestamp())
 
 
 @asynccontextmanager
@@ -61,6 +72,27 @@ async def hearing(
             yield heard
             return
         reading = asyncio.create_task(_read(answer, heard))
+        try:
+            yield heard
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+
+
+@asynccontextmanager
+async def hearing_by_websocket(url: str, key: str, path: str) -> AsyncIterator[Heard]:
+    """The same by a WebSocket."""
+    headers = {"Authorization": f"Bearer {key}"}
+    async with connect(f"ws{url.removeprefix('http')}{path}", additional_headers=headers, proxy=None) as socket:
+        heard = Heard(101, httpx.Headers())
+
+        async def read() -> None:
+            async for message in socket:
+                told = json.loads(message)
+                if told.get("event") != "caught_up":
+                    heard.hear(told)
+
+        reading = asyncio.create_task(read())
         try:
             yield heard
         finally:

@@ -11,13 +11,14 @@ from urllib.parse import urlsplit
 class SlowProxy:
     """Passes requests on at once and answers after `delay` seconds; with `silent` they never come.
 
-    While it is `gone`, it takes no connection.
+    While it is `gone`, it takes no connection. Of the connection that finds a `hold` the answers wait for that event.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.delay = 0.0
         self.silent = False
         self.gone = False
+        self.hold: asyncio.Event | None = None
         self.url = ""
         self.connections = 0  #: made since the start
         self._host = host
@@ -32,13 +33,14 @@ class SlowProxy:
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
+        hold, self.hold = self.hold, None
         # A cancelled handler makes asyncio complain about its callback.
         with closing(writer), suppress(asyncio.CancelledError):
             up_reader, up_writer = await asyncio.open_connection(self._host, self._port)
             with closing(up_writer):
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._pass_on(reader, up_writer, slowly=False))
-                    both.create_task(self._pass_on(up_reader, writer, slowly=True))
+                    both.create_task(self._pass_on(up_reader, writer, slowly=True, hold=hold))
         self._links.discard(link)
 
     async def close(self) -> None:
@@ -48,9 +50,18 @@ class SlowProxy:
         if self._links:
             await asyncio.wait(self._links)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slowly: bool) -> None:
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        slowly: bool,
+        hold: asyncio.Event | None = None,
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
+                if hold is not None:
+                    await hold.wait()
                 if slowly and self.silent:
                     continue
                 if slowly and self.delay:
