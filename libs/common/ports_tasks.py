@@ -195,6 +195,9 @@ class Models(Protocol):
     async def delete(self, tenant_id: int, model_id: int, updater: str) -> Model | None:
         """Delete softly; None when there is none of that id."""
 
+    async def has_jobs(self, model: Model) -> bool:
+        """Whether providers have jobs of the model that are asked about, or still have to be told of their end."""
+
     async def find(self, tenant_id: int, name: str) -> Model | None:
         """The tenant's model of that name."""
 

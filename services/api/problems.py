@@ -109,6 +109,7 @@ CODES: Final[dict[str, Code]] = {
     "result_pending": Code(409, "The task has no result yet"),
     "model_disabled": Code(409, "The model is disabled"),
     "model_exists": Code(409, "The name is taken"),
+    "model_jobs_open": Code(409, "Jobs of the model need its present adapter"),
     "replay_over": Code(409, "The replay job is over"),
     "version_mismatch": Code(412, "It was changed meanwhile"),
     "body_too_large": Code(413, "The body is too large"),

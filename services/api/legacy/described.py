@@ -79,13 +79,13 @@ def create_model(model: Annotated[OldModelIn, body(examples.MODEL_IN)], caller: 
     "/model/updateModel",
     methods=["PUT"],
     summary="Change a model",
-    responses=_answers(Nothing, {}, 404, 409, *_CONFIGURATION),
+    responses=_answers(Nothing, {}, 404, 409, 40_903, *_CONFIGURATION),
 )
 @router.api_route(
     "/model/updateModel",
     methods=["POST"],
     summary="Change a model",
-    responses=_answers(Nothing, {}, 404, 409, *_CONFIGURATION),
+    responses=_answers(Nothing, {}, 404, 409, 40_903, *_CONFIGURATION),
 )
 def update_model(change: Annotated[OldModelUpdate, body(examples.MODEL_UPDATE)], caller: Admin) -> None:
     """Changes only the fields given. Holds in every process within a second."""

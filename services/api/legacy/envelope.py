@@ -31,6 +31,7 @@ CODES: Final = {
     409: "it is being changed by others",
     40_901: "the name is taken",
     40_902: "the model is disabled",
+    40_903: "jobs of the model need its present adapter",
     429: "the model's queue is full",
     42_901: "the caller's points of the day are used up",
     500: "something went wrong here",
@@ -46,6 +47,7 @@ _BY_PROBLEM: Final = {
     "slow_body": 40_008,
     "model_exists": 40_901,
     "model_disabled": 40_902,
+    "model_jobs_open": 40_903,
     "quota_exhausted": 42_901,
 }
 #: What is wrong with a model's configuration, by the first word of its code.

@@ -84,7 +84,14 @@ async def read_model(
     "/{name:path}",
     summary="Change a model",
     responses=answers(
-        ModelOut, examples.MODEL, *_MODEL_ERRORS, "model_unknown", "model_exists", "conflict", "version_mismatch"
+        ModelOut,
+        examples.MODEL,
+        *_MODEL_ERRORS,
+        "model_unknown",
+        "model_exists",
+        "model_jobs_open",
+        "conflict",
+        "version_mismatch",
     ),
 )
 async def change_model(
@@ -96,7 +103,10 @@ async def change_model(
         str | None, Header(alias="If-Match", description="ETag of the version that the change is meant for.")
     ] = None,
 ) -> Response:
-    """Changes only the fields given; null means unchanged. Holds in every process within a second."""
+    """Changes only the fields given; null means unchanged. Holds in every process within a second.
+
+    While its provider works on jobs of the model, it cannot get another adapter.
+    """
     return _shown(await cases.administration.change(caller, name, wanted.given(), wanted_versions(if_match)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -217,6 +218,33 @@ class TestChange:
         await tenant.model("old")
         taken = await tenant.call("PATCH", "/v1/models/old", json={"name": "new"})
         assert (taken.status_code, taken.json()["code"]) == (409, "model_exists")
+
+    async def test_while_its_provider_has_jobs_it_keeps_its_adapter(self, api: Api) -> None:
+        tenant = await api.tenant()
+        made = await tenant.model("m", adapter="replicate", adapter_config={"version": "a/b"})
+        another = {"adapter": "cog", "adapter_config": {}}
+        (lane,) = await api.sql("SELECT id FROM lane WHERE tenant_id = $1", tenant.id)
+        (job,) = await api.sql(
+            "INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, permit_token, deadline)"
+            " VALUES (nextval('task_ids'), 1, $1, gen_random_uuid(), 'replicate', true, gen_random_uuid(), now())"
+            " RETURNING task_id",
+            lane["id"],
+        )
+        refused = await tenant.call("PATCH", "/v1/models/m", json=another)
+        assert (refused.status_code, refused.json()["code"]) == (409, "model_jobs_open")
+        old = await api.client.put(
+            "/model/updateModel",
+            json={"id": made["id"], "adapter": "cog", "adapterConfig": {}},
+            headers={"Authorization": f"Bearer {tenant.key}"},
+        )
+        assert (old.status_code, old.json()["code"]) == (409, 40_903)
+        more = {"adapter": "replicate", "adapter_config": {"version": "a/c"}, "base_url": "http://127.0.0.1:8"}
+        assert (await tenant.call("PATCH", "/v1/models/m", json=more)).status_code == 200
+        ended = "UPDATE provider_job SET ended_at = now() - $2::interval, cancel_at = now() WHERE task_id = $1"
+        await api.sql(ended, job["task_id"], timedelta())  # its provider has yet to be told
+        assert (await tenant.call("PATCH", "/v1/models/m", json=another)).status_code == 409
+        await api.sql(ended, job["task_id"], timedelta(hours=2))  # nobody can tell it
+        assert (await tenant.call("PATCH", "/v1/models/m", json=another)).json()["adapter"] == "cog"
 
     async def test_an_address_is_judged_again(self, api: Api) -> None:
         tenant = await api.tenant()

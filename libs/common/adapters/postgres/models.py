@@ -59,6 +59,10 @@ class PostgresModels:
         rows = await self._database.query("delete_model", tenant_id=tenant_id, id=model_id, updater=updater)
         return model_of(rows[0]) if rows else None
 
+    async def has_jobs(self, model: Model) -> bool:
+        (row,) = await self._database.query("jobs_of_model", tenant_id=model.tenant_id, id=model.id)
+        return bool(row.there)
+
     async def find(self, tenant_id: int, name: str) -> Model | None:
         rows = await self._database.query("find_model", tenant_id=tenant_id, name=name)
         return model_of(rows[0]) if rows else None

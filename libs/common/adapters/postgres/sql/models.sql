@@ -31,6 +31,14 @@ WITH m AS (
 )
 SELECT m.*, l.id AS lane FROM m, l
 
+-- name: jobs_of_model
+-- Whether providers have jobs of a model that are still asked about, or whose end somebody still has to tell: the latter
+-- within an hour, or the marks of an adapter that nobody has any more would count for ever.
+SELECT EXISTS (SELECT 1 FROM lane l JOIN provider_job p ON p.lane = l.id
+    WHERE l.tenant_id = :tenant_id AND l.model_id = :id AND p.ended_at IS NULL)
+  OR EXISTS (SELECT 1 FROM lane l JOIN provider_job p ON p.lane = l.id
+    WHERE l.tenant_id = :tenant_id AND l.model_id = :id AND p.cancel_at IS NOT NULL AND p.ended_at > now() - interval '1 hour') AS there
+
 -- name: delete_model
 -- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor. A pause of it is over: it
 -- could not be found to be resumed.
