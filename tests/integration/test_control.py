@@ -239,3 +239,14 @@ async def test_a_deleted_model_is_not_paused_for_ever(house: House) -> None:
     assert await house.database.fetch("audit_tenant_pauses") == []
     assert await PostgresControl(house.database).pause_lane(model.lane, "bob", "too late") is False
     assert await sight_of(house).pauses(None) == []
+
+
+async def test_a_deletion_that_waited_for_a_pause_ends_it(house: House) -> None:
+    model, models = await house.model(), PostgresModels(house.database)
+    async with house.database.transaction() as transaction:
+        await transaction.fetch("pause_model", model.lane, "ann", "wrong answers")
+        deleting = asyncio.create_task(models.delete(model.tenant_id, model.id, "bob"))
+        await until_waiting(house)
+    assert await deleting
+    assert await sight_of(house).pauses(None) == []
+    assert await house.database.fetch("audit_lane_pauses") == []

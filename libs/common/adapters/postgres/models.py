@@ -56,8 +56,11 @@ class PostgresModels:
         return model_of(rows[0]) if rows else None
 
     async def delete(self, tenant_id: int, model_id: int, updater: str) -> Model | None:
-        rows = await self._database.query("delete_model", tenant_id=tenant_id, id=model_id, updater=updater)
-        return model_of(rows[0]) if rows else None
+        async with self._database.transaction() as transaction:
+            rows = await transaction.fetch("delete_model", tenant_id, model_id, updater)
+            if rows:
+                await transaction.fetch("end_model_pause", tenant_id, rows[0]["lane"])
+        return _from_columns(rows[0]) if rows else None
 
     async def has_jobs(self, model: Model) -> bool:
         (row,) = await self._database.query("jobs_of_model", tenant_id=model.tenant_id, id=model.id)

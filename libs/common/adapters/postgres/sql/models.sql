@@ -40,17 +40,19 @@ SELECT EXISTS (SELECT 1 FROM lane l JOIN provider_job p ON p.lane = l.id
     WHERE l.tenant_id = :tenant_id AND l.model_id = :id AND p.cancel_at IS NOT NULL AND p.ended_at > now() - interval '1 hour') AS there
 
 -- name: delete_model
--- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor. A pause of it is over: it
--- could not be found to be resumed.
+-- Soft: the name is free again, the lane is closed, what waits in it is failed by the janitor. $1 tenant_id, $2 id, $3 by.
 WITH m AS (
-  UPDATE model SET deleted_at = now(), updated_at = clock_timestamp(), version = version + 1, updater = :updater
-  WHERE tenant_id = :tenant_id AND id = :id AND deleted_at IS NULL RETURNING *
+  UPDATE model SET deleted_at = now(), updated_at = clock_timestamp(), version = version + 1, updater = $3
+  WHERE tenant_id = $1 AND id = $2 AND deleted_at IS NULL RETURNING *
 ), l AS (
   UPDATE lane SET closed = true, paused = false FROM m WHERE lane.model_id = m.id RETURNING lane.id
-), p AS (
-  UPDATE pause SET ended = now() FROM l WHERE pause.scope = 'model' AND pause.lane = l.id AND pause.ended IS NULL
 )
 SELECT m.*, l.id AS lane FROM m, l
+
+-- name: end_model_pause
+-- The pause of a model that this transaction deletes is over: nobody could find it to resume it. A statement of its own:
+-- a deletion that waits for the lane's row, held by who pauses it just now, does not see that pause. $1 tenant_id, $2 lane.
+UPDATE pause SET ended = now() WHERE scope = 'model' AND tenant_id = $1 AND lane = $2 AND ended IS NULL
 
 -- name: find_model
 -- A tenant's model by name.
