@@ -278,6 +278,7 @@ class Turn:
     budget: int
     reason: str
     asked_by: str
+    by_tenant: bool  #: ordered within one tenant, by that tenant; else by an operator
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,8 +248,8 @@ class PastReplayOut(BaseModel):
 
     replay: str | None = Field(description="Its number; null for an operator's, which a tenant cannot open.")
     action: Literal["replay", "drop"]
-    reason: str
-    asked_by: str
+    reason: str | None = Field(description="Null for an operator's, which a tenant is not told.")
+    asked_by: str | None = Field(description="Null for an operator's, whom a tenant is not told.")
     ordered_at: datetime
     result: str | None
     detail: str

@@ -12,7 +12,11 @@ import pytest
 
 from libs.common.ports_dead import KEPT_BYTES
 from libs.common.runtime import failpoints
-from tests.support.api import Api, Tenant
+from tests.support.api import Api, Tenant, until_true
+from tests.support.console import browser
+from tests.support.graves import work
+from tests.support.house import open_house
+from tests.support.listeners import hearing
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -111,6 +115,40 @@ async def test_an_operator_sees_everybodys_and_a_tenant_only_its_own(api: Api) -
         assert (first["replay"], first["in_hand"]) == (number, True)
         details = (await caller.call("GET", f"/v1/dead/task/{twos[0]}")).json()
         assert (details["replay"], [past["replay"] for past in details["replays"]]) == (number, [number])
+
+
+async def test_a_tenant_is_told_neither_which_operator_ordered_a_job_nor_why(api: Api, stores: tuple[str, str]) -> None:
+    (tenant, (ours, theirs)), night = await with_dead(api, 2), await api.tenant(scopes=["operate"])
+    job = await order(night, ids=[ours], reason="unpaid bill")
+    own = await order(tenant, ids=[theirs], reason="we mended it")
+    name = f"user-of-{night.id}"
+    for caller, known in ((tenant, (None, None)), (night, (f"{name} of tenant {night.id}", "unpaid bill"))):
+        (past,) = (await caller.call("GET", f"/v1/dead/task/{ours}")).json()["replays"]
+        assert (past["asked_by"], past["reason"]) == known
+    (past,) = (await tenant.call("GET", f"/v1/dead/task/{theirs}")).json()["replays"]
+    assert (past["asked_by"], past["reason"]) == (f"user-of-{tenant.id} of tenant {tenant.id}", "we mended it")
+    async with open_house(*stores) as house:
+
+        async def replayed() -> bool:
+            await work(house)
+            return not await api.sql("SELECT FROM dead_task WHERE tenant_id = $1", tenant.id)
+
+        await until_true(replayed)
+    read = {
+        task: (await tenant.call("GET", f"/v1/tasks/{task}/history")).json()["items"][-1]["detail"]
+        for task in (ours, theirs)
+    }
+    assert read[ours] == f"job {job['id']} of an operator"
+    assert read[theirs] == f"job {own['id']} of user-of-{tenant.id} of tenant {tenant.id}: we mended it"
+    async with hearing(api.url, tenant.key, f"/v1/tasks/{ours}/events") as heard:
+        await heard.says(ours, "submitted")
+    async with browser(api.url) as visitor:
+        await visitor.sign_in(tenant.key)
+        page = await visitor.get(f"/console/tasks/{ours}")
+    assert f"job {job['id']} of an operator" in page
+    for shown in (str(heard.news), page):
+        assert name not in shown
+        assert "unpaid bill" not in shown
 
 
 async def test_a_dry_run_counts_and_changes_nothing(api: Api) -> None:

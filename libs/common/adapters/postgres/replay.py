@@ -34,7 +34,15 @@ class PostgresReplayWork:
     async def take(self, runner: UUID, kinds: Sequence[DeadKind], lease_seconds: float) -> list[Turn]:
         rows = await self._database.fetch("take_replay_jobs", runner, list(kinds), lease_seconds)
         return [
-            Turn(row["id"], Action(row["action"]), DeadKind(row["kind"]), row["budget"], row["reason"], row["asked_by"])
+            Turn(
+                row["id"],
+                Action(row["action"]),
+                DeadKind(row["kind"]),
+                row["budget"],
+                row["reason"],
+                row["asked_by"],
+                row["by_tenant"],
+            )
             for row in rows
         ]
 
@@ -149,7 +157,8 @@ class PostgresDeadLetters:
 
 
 def _said(turn: Turn) -> str:
-    return f"job {turn.id} of {turn.asked_by}: {turn.reason}"
+    # A task's history is its tenant's to read: which operator ordered a job, and why, stands in the job alone.
+    return f"job {turn.id} of {turn.asked_by}: {turn.reason}" if turn.by_tenant else f"job {turn.id} of an operator"
 
 
 def _message(row: Any) -> DueMessage:

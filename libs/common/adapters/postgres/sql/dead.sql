@@ -254,10 +254,13 @@ SELECT e.id, e.version, e.status, e.finished_at, e.dead_at, e.dropped_at, e.send
 FROM dead_event e WHERE e.task_id = :key AND e.tenant_id = :tenant_id ORDER BY e.id LIMIT 100
 
 -- name: dead_replays
--- What jobs did with one dead thing, oldest first; who may see it was asked by its tenant_id before. A job of operators has
--- no number for a tenant, who may not open it.
-SELECT CASE WHEN CAST(:tenant_id AS bigint) IS NULL OR j.tenant_id = CAST(:tenant_id AS bigint) THEN i.job_id END AS job_id, j.action, j.reason, j.asked_by, j.created_at, i.result, i.detail, i.tries, i.ended_at
-FROM replay_item i JOIN replay_job j ON j.id = i.job_id WHERE i.kind = :kind AND i.target = :key ORDER BY i.job_id LIMIT 100
+-- What jobs did with one dead thing, oldest first; who may see it was asked by its tenant_id before. Of a job of operators a
+-- tenant is told no number, which it may not open, nor who ordered it and why.
+SELECT o.job_id, j.action, CASE WHEN o.job_id IS NOT NULL THEN j.reason END AS reason, CASE WHEN o.job_id IS NOT NULL THEN j.asked_by END AS asked_by,
+  j.created_at, i.result, i.detail, i.tries, i.ended_at
+FROM replay_item i JOIN replay_job j ON j.id = i.job_id
+CROSS JOIN LATERAL (SELECT CASE WHEN CAST(:tenant_id AS bigint) IS NULL OR j.tenant_id = CAST(:tenant_id AS bigint) THEN j.id END AS job_id) o
+WHERE i.kind = :kind AND i.target = :key ORDER BY i.job_id LIMIT 100
 
 -- name: dead_bytes
 -- The bytes of a message. For operators alone: it belongs to no tenant_id.

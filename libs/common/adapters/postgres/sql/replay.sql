@@ -18,7 +18,7 @@ WITH ready AS (
 )
 UPDATE replay_job j SET runner = $1, runner_until = now() + make_interval(secs => $3), paced_at = now()
 FROM mine m WHERE j.id = m.id
-RETURNING j.id, j.action, j.kind, m.budget, j.reason, j.asked_by
+RETURNING j.id, j.action, j.kind, m.budget, j.reason, j.asked_by, j.tenant_id IS NOT NULL AS by_tenant
 
 -- name: replay_due
 -- Items whose turn has come, about as many of each lane, without those of lanes that were found full ($3): so these
