@@ -108,6 +108,7 @@ EXECUTORS: Final = {
             "running": 895,
             "held": 19,
             "stores": ["local"],
+            "adapters": ["plain-http", "replicate"],
             "models": [{"model": "speech", "tasks": 8}],
         }
     ]

@@ -237,6 +237,7 @@ class ExecutorOut(BaseModel):
     running: int
     held: int
     stores: list[str]
+    adapters: list[str] = Field(description="By which it can call models.")
     models: list[ExecutorModelOut]
 
 

@@ -53,6 +53,7 @@ EXECUTORS: list[Column] = [
     ("HELD", "held"),
     ("MODELS", lambda row: ",".join(one["model"] for one in row["models"])),
 ]
+_EXECUTORS: list[Column] = [*EXECUTORS, ("ADAPTERS", lambda row: ",".join(row["adapters"]))]
 OUTBOX: list[Column] = [
     ("CHANNEL", "channel"),
     ("WAITING", lambda row: counted(row["waiting"])),
@@ -286,7 +287,7 @@ def list_executors(
 
     Example: sluiceway executor list
     """
-    show_list(asked(lambda room: room.sights.executors(), Way(url, key_file)), EXECUTORS, chosen(output, as_json))
+    show_list(asked(lambda room: room.sights.executors(), Way(url, key_file)), _EXECUTORS, chosen(output, as_json))
 
 
 @executor.command()

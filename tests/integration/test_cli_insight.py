@@ -57,6 +57,9 @@ async def test_a_night_at_the_command_line(house: House, shell: Shell) -> None:
     assert await shell.json("executor", "drain", name, "--reason", "new") == {"verdict": "draining"}
     (listed,) = (await shell.json("executor", "list"))["items"]
     assert listed["posture"] != "draining", "its posture is its own to say"
+    assert listed["adapters"] == ["plain-http", "test"]
+    heading, row = (await shell.run("executor", "list")).splitlines()
+    assert (heading.split()[-1], row.split()[-1]) == ("ADAPTERS", "plain-http,test")
     done = (await shell.json("actions"))["items"]
     assert [(one["by"], one["action"]) for one in done] == [("ann", "drain"), ("ann", "resume"), ("ann", "pause")]
     assert (await shell.json("overview"))["ready"] == {"value": 2, "exact": True}

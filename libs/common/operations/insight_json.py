@@ -115,6 +115,7 @@ def executor_document(executor: ExecutorSight) -> dict[str, Any]:
         "running": executor.running,
         "held": executor.held,
         "stores": list(executor.stores),
+        "adapters": list(executor.adapters),
         "models": [{"model": model, "tasks": tasks} for model, tasks in executor.models],
     }
 

@@ -687,8 +687,8 @@ async def test_an_executor_is_shown_whatever_it_says_of_itself(
     await visitor.sign_in(await operator(api, tenant))
     name = f"e-{uuid.uuid4()}"
     await api.sql(  # its next heartbeat is far away
-        "INSERT INTO executor (id, name, slots, posture, beat_at)"
-        " VALUES (nextval('executor_ids') + 1000000, $1, 9, $2, now() + interval '1 min')",
+        "INSERT INTO executor (id, name, slots, posture, beat_at, adapters)"
+        " VALUES (nextval('executor_ids') + 1000000, $1, 9, $2, now() + interval '1 min', '{replicate,cog}')",
         name,
         posture,
     )
@@ -698,7 +698,9 @@ async def test_an_executor_is_shown_whatever_it_says_of_itself(
 
     try:
         await until_true(shown)
-        assert posture in text_of(await visitor.get("/console/executors"))
+        page = text_of(await visitor.get("/console/executors"))
+        assert posture in page
+        assert "cog, replicate" in page
     finally:
         await api.sql("DELETE FROM executor WHERE name = $1", name)
 
@@ -764,8 +766,8 @@ async def test_the_dead_of_a_tenant_are_seen_and_replayed_inside_it(api: Api, vi
 
 async def test_a_tenant_is_not_led_to_an_operators_job(api: Api, visitor: Browser, tenant: Tenant) -> None:
     task = await bury(tenant)
-    other = await api.tenant(scopes=["operate"])
-    answer = await other.call("POST", "/v1/replays", json={"ids": [task], "reason": "r"})
+    other = Tenant(api, (await api.tenant()).id, await operator(api, tenant))
+    answer = await other.call("POST", "/v1/replays", json={"ids": [task], "reason": "unpaid bill"})
     path = f"/console/replays/{answer.json()['id']}"
     for key, led in ((tenant.key, False), (other.key, True)):
         visitor.client.cookies.clear()
@@ -774,6 +776,7 @@ async def test_a_tenant_is_not_led_to_an_operators_job(api: Api, visitor: Browse
             shown = await visitor.get(page)
             assert (path in links_of(shown)) == led, page
             assert ("operator's" in unescape(text_of(shown))) != led, page
+        assert ("night shift" in shown, "unpaid bill" in shown) == (led, led), "no tenant reads who, and why"
         await visitor.get(path, expect=200 if led else 404)
 
 
