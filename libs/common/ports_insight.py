@@ -472,9 +472,10 @@ class Presence(Protocol):
         broker_reachable: bool | None,
         last_error: str,
         refused: Mapping[int, str],
+        events_refused: str,
     ) -> int:
-        """I live, and the broker refuses me the topics of these lanes, for these reasons; returns my number, a new one
-        at first and when I was forgotten."""
+        """I live, and the broker refuses me the topics of these lanes, for these reasons, and that of events for that
+        one (empty: it does not); returns my number, a new one at first and when I was forgotten."""
 
     async def leave(self, number: int) -> None:
         """A clean stop."""

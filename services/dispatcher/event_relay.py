@@ -111,6 +111,11 @@ class EventRelay:
         self._pace = Pace(BATCH)
         self._acknowledged: list[int] = []
 
+    @property
+    def refused(self) -> str:
+        """Why the broker refuses the topic of events; empty when it does not."""
+        return self._keeper.refused().get(self._topic, "")
+
     def wake(self) -> None:
         """Events were written."""
         self._wake.set()

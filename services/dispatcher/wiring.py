@@ -94,7 +94,7 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         presence = SignOfLife(
             PostgresPresence(database),
             "dispatcher",
-            lambda: Broker(carrier.reachable, carrier.last_error, roads.refused()),
+            lambda: Broker(carrier.reachable, carrier.last_error, roads.refused(), event_relay.refused),
         )
         closing.push_async_callback(presence.leave)
         yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves, sender)

@@ -329,6 +329,21 @@ async def test_what_the_broker_refuses_is_told_with_its_reason(house: House) -> 
     assert channel.last_error == "topic not authorized", "that dispatcher is gone"
 
 
+async def test_the_outbox_says_why_events_do_not_leave(house: House) -> None:
+    async def said() -> str:
+        (channel,) = [channel for channel in await sight_of(house).outbox() if channel.channel == "event"]
+        return channel.last_error
+
+    await alive(house)
+    assert await said() == ""
+    await alive(house, events="InvalidReplicationFactorError: 3 > 1")
+    assert await said() == "the broker refuses their topic: InvalidReplicationFactorError: 3 > 1"
+    await house.sql("UPDATE process SET beat_at = now() - interval '1 hour'")
+    assert await said() == "", "that dispatcher is gone"
+    await alive(house, broker=False, error="connection refused")
+    assert await said() == "connection refused"
+
+
 async def test_deliveries_are_a_channel_of_their_own(house: House) -> None:
     await house.sql(
         "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, attempts, last_error,"

@@ -35,9 +35,14 @@ async def why_model(house: House, model: Model) -> ModelWhy:
 
 
 async def alive(
-    house: House, *, broker: bool = True, error: str = "", refused: Mapping[int, str] = MappingProxyType({})
+    house: House,
+    *,
+    broker: bool = True,
+    error: str = "",
+    refused: Mapping[int, str] = MappingProxyType({}),
+    events: str = "",
 ) -> None:
     """A dispatcher and a janitor live."""
     presence = PostgresPresence(house.database)
-    await presence.beat(None, "dispatcher", "d1", "1", broker, error, refused)
-    await presence.beat(None, "janitor", "j1", "1", None, "", {})
+    await presence.beat(None, "dispatcher", "d1", "1", broker, error, refused, events)
+    await presence.beat(None, "janitor", "j1", "1", None, "", {}, "")

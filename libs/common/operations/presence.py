@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
@@ -23,6 +24,11 @@ class Broker(NamedTuple):
     reachable: bool
     last_error: str
     refused: Mapping[int, str]  #: lanes whose topics it refuses, and why
+    events_refused: str  #: why it refuses the topic of events; empty when it does not
+
+
+#: Of a process that has nothing to do with it.
+_NO_BROKER: Final = (None, "", MappingProxyType[int, str]({}), "")
 
 
 class SignOfLife:
@@ -37,7 +43,7 @@ class SignOfLife:
 
     async def say(self) -> None:
         """I live. Raises DatabaseUnavailable or OutcomeUnknown."""
-        reachable, error, refused = self._broker() if self._broker is not None else (None, "", {})
+        reachable, error, refused, events = self._broker() if self._broker is not None else _NO_BROKER
         self._number = await self._presence.beat(
             self._number,
             self._role,
@@ -46,6 +52,7 @@ class SignOfLife:
             reachable,
             "" if reachable else error,
             refused,
+            events,
         )
 
     async def leave(self) -> None:

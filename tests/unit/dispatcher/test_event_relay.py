@@ -197,6 +197,18 @@ async def test_a_lost_topic_is_made_again() -> None:
         await until(lambda: bench.sent() == [1])
 
 
+async def test_a_topic_that_the_broker_refuses_is_told_with_its_cause() -> None:
+    bench = Bench()
+    bench.topics.refuses = {"e"}
+    bench.events.add(1)
+    assert bench.relay.refused == ""
+    async with bench.running():
+        await until(lambda: bench.relay.refused == "not authorized")
+        bench.topics.refuses = set()
+        await until(lambda: bench.sent() == [1])
+        assert bench.relay.refused == ""
+
+
 async def test_refused_events_back_off_alone_and_die() -> None:
     bench = Bench()
     bench.carrier.refuses = {"e"}

@@ -80,9 +80,10 @@ class PostgresPresence:
         broker_reachable: bool | None,
         last_error: str,
         refused: Mapping[int, str],
+        events_refused: str,
     ) -> int:
         causes = [cause[:_CAUSE] for cause in refused.values()]
-        said = (broker_reachable, last_error[:500], list(refused), causes)
+        said = (broker_reachable, last_error[:500], list(refused), causes, events_refused[:_CAUSE])
         rows = await self._database.fetch("beat_process", number, role, name, version, *said)
         return int(rows[0]["id"])
 

@@ -39,16 +39,17 @@ DELETE FROM executor WHERE stopped_at < now() - make_interval(days => $1)
 
 -- name: beat_process
 -- A dispatcher or janitor lives. $1 its number (null at first: it gets one), $2 role, $3 name, $4 version, $5 whether it
--- reaches the broker, $6 its last error, $7 lanes whose topics the broker refuses, $8 why. Those silent for a day are
--- forgotten.
+-- reaches the broker, $6 its last error, $7 lanes whose topics the broker refuses, $8 why, $9 why it refuses
+-- the topic of events. Those silent for a day are forgotten.
 WITH gone AS (
   DELETE FROM process WHERE beat_at < now() - interval '1 day'
 ), here AS (
-  UPDATE process SET beat_at = now(), broker_reachable = $5, last_error = $6, refused_lanes = $7, refused_causes = $8
+  UPDATE process SET beat_at = now(), broker_reachable = $5, last_error = $6, refused_lanes = $7, refused_causes = $8,
+    events_refused = $9
   WHERE id = $1 RETURNING id
 ), new AS (
-  INSERT INTO process (role, name, version, broker_reachable, last_error, refused_lanes, refused_causes)
-  SELECT $2, $3, $4, $5, $6, $7::int[], $8::text[] WHERE NOT EXISTS (SELECT FROM here) RETURNING id
+  INSERT INTO process (role, name, version, broker_reachable, last_error, refused_lanes, refused_causes, events_refused)
+  SELECT $2, $3, $4, $5, $6, $7::int[], $8::text[], $9 WHERE NOT EXISTS (SELECT FROM here) RETURNING id
 )
 SELECT id FROM here UNION ALL SELECT id FROM new
 

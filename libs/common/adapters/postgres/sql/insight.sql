@@ -121,10 +121,15 @@ SELECT role, name, version, started_at, extract(epoch FROM now() - beat_at)::flo
 FROM process ORDER BY role, id
 
 -- name: outbox_channels
--- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last, or why no
--- dispatcher that lives reaches the broker. The age of deliveries is that of the oldest one counted. Held are webhooks that
+-- What has to leave by each channel, counted up to $1; the last error is that of the row that is due last, or what a
+-- dispatcher that lives says of the broker: that it does not answer, or refuses the topic of events. The age of deliveries is that of the oldest one counted. Held are webhooks that
 -- an operator paused.
-WITH refused AS MATERIALIZED (
+WITH broker AS MATERIALIZED (
+  SELECT p.beat_at, p.broker_reachable, p.last_error, p.events_refused FROM process p
+  WHERE p.role = 'dispatcher' AND p.beat_at > now() - interval '10 s'
+), away AS MATERIALIZED (
+  SELECT b.last_error FROM broker b WHERE NOT b.broker_reachable ORDER BY b.beat_at DESC LIMIT 1
+), refused AS MATERIALIZED (
   SELECT r.due_at, r.error_message FROM (
     SELECT q.sends, q.due_at, q.error_message FROM dispatch q WHERE q.state = 2 ORDER BY q.due_at LIMIT $1) r WHERE r.sends > 0
 ), pending AS MATERIALIZED (
@@ -134,14 +139,17 @@ SELECT 'dispatch' AS channel, (SELECT count(*)::int FROM (SELECT 1 FROM lease LI
   coalesce(extract(epoch FROM now() - (SELECT taken_at FROM lease ORDER BY id LIMIT 1)), 0)::float8 AS age,
   (SELECT count(*)::int FROM refused) AS retrying, 0 AS dead, 0 AS held,
   coalesce(
-    (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND NOT p.broker_reachable AND p.beat_at > now() - interval '10 s' ORDER BY p.beat_at DESC LIMIT 1),
+    (SELECT a.last_error FROM away a),
     (SELECT r.error_message FROM refused r ORDER BY r.due_at DESC LIMIT 1)) AS last_error
 UNION ALL
 SELECT 'event', (SELECT count(*)::int FROM (SELECT 1 FROM event LIMIT $1) e),
   coalesce(extract(epoch FROM now() - (SELECT finished_at FROM event ORDER BY id LIMIT 1)), 0)::float8,
   (SELECT count(*)::int FROM (SELECT 1 FROM event e WHERE e.due_at IS NOT NULL LIMIT $1) r),
   (SELECT count(*)::int FROM (SELECT 1 FROM dead_event d WHERE d.dropped_at IS NULL LIMIT $1) d), 0,
-  (SELECT e.last_error FROM event e WHERE e.due_at IS NOT NULL ORDER BY e.due_at DESC LIMIT 1)
+  coalesce(
+    (SELECT a.last_error FROM away a),
+    (SELECT 'the broker refuses their topic: ' || b.events_refused FROM broker b WHERE b.events_refused <> '' ORDER BY b.beat_at DESC LIMIT 1),
+    (SELECT e.last_error FROM event e WHERE e.due_at IS NOT NULL ORDER BY e.due_at DESC LIMIT 1))
 UNION ALL
 SELECT 'webhook', (SELECT count(*)::int FROM pending), coalesce(extract(epoch FROM now() - (SELECT min(created_at) FROM pending)), 0)::float8,
   (SELECT count(*)::int FROM pending p WHERE p.attempts > 0),

@@ -256,7 +256,7 @@ CREATE TABLE executor (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 -- Dispatchers and janitors, which say every few seconds that they live, and what they know of the broker: of each lane
--- whose topic it refuses (`refused_lanes`), why (`refused_causes`, at the same place).
+-- whose topic it refuses (`refused_lanes`), why (`refused_causes`, at the same place); and why it refuses that of events.
 CREATE TABLE process (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   role text NOT NULL CHECK (role IN ('dispatcher', 'janitor')),
@@ -267,7 +267,8 @@ CREATE TABLE process (
   broker_reachable boolean,
   last_error text NOT NULL DEFAULT '',
   refused_lanes int[] NOT NULL DEFAULT '{}',
-  refused_causes text[] NOT NULL DEFAULT '{}'
+  refused_causes text[] NOT NULL DEFAULT '{}',
+  events_refused text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 CREATE TABLE cancel_request (
