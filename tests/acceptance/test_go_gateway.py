@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 from aiohttp import web
 
+from tests.support.recorded import recorded, replay
 from tests.support.road import Road, until
 from tests.support.stand_in_file_service import stand_in_file_service
 
@@ -67,6 +69,17 @@ async def test_a_task_of_the_old_routes_from_its_create_to_its_second_read(road:
             assert not await road.sql("SELECT 1 FROM task_secret")
     finally:
         await runner.cleanup()
+
+
+async def test_every_recorded_request_gets_its_recorded_answer_from_the_running_stack(road: Road) -> None:
+    """Successes and failures, fetching, retries, a deleted model and statistics, as callers and pollers see them."""
+    async with stand_in_file_service() as files:
+        await road.start("api", trusted_peers="127.0.0.0/8", oss_url=files.url)
+        for role in ("dispatcher", "janitor", "executor"):
+            await road.start(role, oss_url=files.url)
+        async with httpx.AsyncClient(base_url=road.api, headers=HEADERS, timeout=20) as client:
+            known = {"tenant": "20001", "models": road.mock.url}
+            await replay(client, recorded(Path(__file__).with_name("go_gateway_cases.json")), known)
 
 
 async def data(client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any]) -> Any:
