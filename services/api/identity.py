@@ -75,7 +75,15 @@ class Identity:
                 return self._vouched(user_info, authorization or b"")
             if authorization is None and self._default is not None:
                 return self._default
+            return await self._by_key_alone(authorization)
         return await self._keys.identify(authorization)
+
+    async def _by_key_alone(self, authorization: bytes | None) -> KeyOwner:
+        """A trusted peer that does not say for whom it speaks may have a key; else it is told what is missing."""
+        try:
+            return await self._keys.identify(authorization)
+        except Problem as refused:
+            raise unauthenticated(f"X-User-Info is missing, and without it a key is needed. {refused.detail}") from None
 
     def _vouched(self, user_info: bytes, authorization: bytes) -> KeyOwner:
         if max(len(user_info), len(authorization)) > _HEADER_LIMIT:

@@ -148,7 +148,17 @@ def problem_of(error: Exception) -> Problem:
 
 def pointed(errors: Sequence[Any]) -> list[dict[str, str]]:
     """Pydantic's complaints as {"pointer" or "parameter", "detail"}; values that were sent are never repeated."""
-    return [_pointed(list(error["loc"]), error["msg"]) for error in errors[:_ERRORS_LIMIT]]
+    return [_pointed(list(error["loc"]), complaint(error)) for error in errors[:_ERRORS_LIMIT]]
+
+
+def complaint(error: Mapping[str, Any]) -> str:
+    """What pydantic says of a field, also where it does not know any more that the field is a text."""
+    said: str = error["msg"]
+    if error["type"] in ("too_long", "too_short") and error["ctx"]["field_type"] == "Value":
+        few = error["type"] == "too_short"
+        limit = error["ctx"]["min_length" if few else "max_length"]
+        return f"String should have at {'least' if few else 'most'} {limit} character{'' if limit == 1 else 's'}"
+    return said
 
 
 def _pointed(location: list[Any], message: str) -> dict[str, str]:

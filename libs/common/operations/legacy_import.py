@@ -160,7 +160,7 @@ class LegacyImport:
         )
         homes.update(await self._target.homes(source))
         return [
-            Note(TASKS, raw.task.id, "no_model", f"model {name!r} of tenant {tenant} is gone: its open tasks end so")
+            Note(TASKS, raw.task.id, "no_model", f"model {name!r} of tenant {tenant} is gone: its open tasks will fail")
             for (tenant, name), raw in first.items()
         ]
 

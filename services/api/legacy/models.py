@@ -13,7 +13,7 @@ from services.api.legacy.face import Asked
 from services.api.legacy.fields import MODEL_FIELDS
 from services.api.legacy.given import Given, required
 from services.api.legacy.rows import Rows
-from services.api.problems import Problem
+from services.api.problems import Problem, complaint
 from services.api.schemas import NAME_LIMIT, ModelChange, ModelIn
 
 _LONGEST_TEXT: Final = 65_536  #: what no field takes; the limits of the fields are those of /v1
@@ -88,4 +88,4 @@ def _checked(schema: type[ModelChange], fields: dict[str, Any]) -> dict[str, Any
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = _NAMES.get(str(first["loc"][0]), "the model")
-        raise Problem("invalid", f"{name}: {first['msg']}") from None
+        raise Problem("invalid", f"{name}: {complaint(first)}") from None

@@ -78,8 +78,10 @@ async def test_a_shared_secret_makes_a_peer_trusted_wherever_it_is() -> None:
 
 async def test_a_trusted_peer_without_user_info_needs_a_key_or_the_default() -> None:
     assert await ask(identity(), NEAR, authorization=b"Bearer " + KEY) is OWNER
-    with pytest.raises(Problem):
-        await ask(identity(), NEAR)
+    for token in ({}, {"authorization": b"Bearer their-own"}):
+        with pytest.raises(Problem) as caught:
+            await ask(identity(), NEAR, **token)
+        assert str(caught.value.detail).startswith("X-User-Info is missing")
     poller = await ask(identity(default="-3:poller"), NEAR)
     assert (poller.tenant_id, poller.name, poller.credentials) == (-3, "poller", None)
     # It sends neither: who sends a wrong Authorization wants to be somebody else.

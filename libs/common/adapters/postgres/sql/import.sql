@@ -17,8 +17,9 @@ SELECT
 SELECT last_id FROM legacy_import WHERE source = $1 AND "table" = $2
 
 -- name: legacy_copied
--- How many rows of each table were copied.
+-- How many rows of each table were copied. Counts have no mark that says it.
 SELECT "table", copied FROM legacy_import WHERE source = $1
+UNION ALL SELECT 'asynch_model_stat', count(*) FROM legacy_stat WHERE source = $1
 
 -- name: hold_mark
 -- Keep a table's mark from moving until the transaction ends. $2 table, $3 where it is thought to be; no row: it has moved.
