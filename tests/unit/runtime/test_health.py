@@ -137,7 +137,7 @@ async def test_probes_and_metrics_over_http(health: Health) -> None:
     health.mark_started()
     async with (
         open_probe_server(health, "127.0.0.1", 0) as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client,
     ):
         for path in ("/livez", "/readyz?verbose=1", "/startupz"):
             assert (await client.get(path)).json()["status"] == "ok"
@@ -165,6 +165,6 @@ async def test_bad_clients_are_dropped_and_the_next_one_is_served(
             answer = b""
         assert answer == b"" or answer.startswith(b"HTTP/1.1 405")
         writer.close()
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
             assert (await client.get(f"http://127.0.0.1:{port}/livez")).status_code == 200
     assert not [record for record in caplog.records if record.name == "asyncio"]
