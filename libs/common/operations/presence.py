@@ -39,6 +39,7 @@ class SignOfLife:
         self._presence = presence
         self._role = role
         self._broker = broker
+        self._version = version("sluiceway")  # a look at the disk
         self._number: int | None = None
 
     async def say(self) -> None:
@@ -48,7 +49,7 @@ class SignOfLife:
             self._number,
             self._role,
             f"{socket.gethostname()}-{os.getpid()}",
-            version("sluiceway"),
+            self._version,
             reachable,
             "" if reachable else error,
             refused,

@@ -30,8 +30,8 @@ log = get_logger()
 
 PARENT_VARIABLE: Final = "SLUICEWAY_PARENT_PID"
 _PR_SET_PDEATHSIG: Final = 1
-_COLLECT_EVERY: Final = 10_000
-_COLLECT_OLDER: Final = (20, 20)
+_COLLECT_EVERY: Final = 100_000
+_COLLECT_OLDER: Final = (10, 10)
 _CANCEL_SECONDS: Final = 5.0  #: what a cancelled service gets to let go of its work
 
 
@@ -164,8 +164,9 @@ class _Life:
 
 
 def _relieve_collector() -> None:
-    """What was made until now stays for the process's life: the collector need not walk it again and again. What
-    requests leave behind is freed by reference counts; looking for cycles every 700 objects is for smaller programs.
+    """What was made until now stays for the process's life: the collector need not walk it again and again. What work
+    leaves behind is freed by reference counts: a load of 6,000 tasks left seven objects in cycles in an executor. A
+    thousand tasks in flight are some 50,000 objects, and to find nothing among them cost 7 % of its CPU with 10,000.
     """
     gc.collect()
     gc.freeze()
