@@ -33,6 +33,7 @@ class DeadFilter:
     until: datetime | None = None
     text: str | None = None  #: a part of the last error's message
     model_id: int | None = None  #: that model, of which there may have been others of its name; NO_MODEL: of none
+    webhook: int | None = None  #: deliveries of this one alone
 
 
 EVERYTHING: Final = DeadFilter()
@@ -72,6 +73,7 @@ class DeadEntry:
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
+    webhook: int | None = None  #: whose delivery it is
     pending: int | None = None  #: the replay job that has it in hand, where who asks may see it
     in_hand: bool = False  #: a replay job has it, whosever
 

@@ -29,6 +29,7 @@ DEAD: Final[dict[str, Any]] = {
     "partition": None,
     "offset": None,
     "replay": None,
+    "webhook": None,
     "in_hand": False,
 }
 DEAD_PAGE: Final = {"items": [DEAD], "next_cursor": "ZGVhZDoxNzk"}

@@ -28,6 +28,7 @@ ModelIdText = Annotated[str, Field(pattern=rf"^({NO_MODEL_WORD}|\d{{1,19}})$")]
 _MODEL_ID = (
     "`model_id` of a group: deleted models may share a name. `none`: of no model, or of one that is not known any more."
 )
+WebhookText = Annotated[str, Field(pattern=r"^\d{1,19}$", description="Only deliveries of this webhook.")]
 _SINCE = "Died at this instant or later."
 _UNTIL = "Died before this instant."
 _TEXT = "A part of the last error's message, whatever its case."
@@ -46,12 +47,14 @@ class DeadGroupQuery(Request):
     since: Instant | None = Field(None, description=_SINCE)
     until: Instant | None = Field(None, description=_UNTIL)
     text: Text | None = Field(None, min_length=1, max_length=_TEXT_LIMIT, description=_TEXT)
+    webhook: WebhookText | None = None
 
     def filter(self) -> DeadFilter:
         """The same for the use cases."""
         kind = DeadKind(self.kind) if self.kind is not None else None
         tenant, model = tenant_number(self.tenant), model_number(self.model_id)
-        return DeadFilter(kind, self.code, self.model, tenant, self.since, self.until, self.text, model)
+        webhook = model_number(self.webhook)
+        return DeadFilter(kind, self.code, self.model, tenant, self.since, self.until, self.text, model, webhook)
 
 
 class DeadQuery(DeadGroupQuery):
@@ -71,11 +74,13 @@ class ReplayFilterIn(Request):
     since: Instant | None = Field(None, description=_SINCE)
     until: Instant | None = Field(None, description=_UNTIL)
     text: Text | None = Field(None, min_length=1, max_length=_TEXT_LIMIT, description=_TEXT)
+    webhook: WebhookText | None = None
 
     def filter(self) -> DeadFilter:
         """The same for the use cases."""
         tenant, model = tenant_number(self.tenant), model_number(self.model_id)
-        return DeadFilter(None, self.code, self.model, tenant, self.since, self.until, self.text, model)
+        webhook = model_number(self.webhook)
+        return DeadFilter(None, self.code, self.model, tenant, self.since, self.until, self.text, model, webhook)
 
 
 class ReplayIn(Request):
@@ -97,7 +102,7 @@ class ReplayIn(Request):
 
 
 def model_number(word: str | None) -> int | None:
-    """A model's number; one beyond 64 bits is nobody's."""
+    """A model's number, or a webhook's; one beyond 64 bits is nobody's."""
     if word is None or word == NO_MODEL_WORD:
         return None if word is None else NO_MODEL
     number = int(word)
@@ -129,6 +134,7 @@ class DeadOut(BaseModel):
     topic: str | None
     partition: int | None
     offset: int | None
+    webhook: str | None = Field(description="Whose delivery it is.")
     replay: str | None = Field(description="The replay job that has it in hand; null where it is not yours to see.")
     in_hand: bool = Field(description="Some replay job has it in hand: an operator's, where `replay` is null.")
 

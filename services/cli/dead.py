@@ -59,6 +59,9 @@ ModelId = Annotated[
 Since = Annotated[str | None, typer.Option("--since", help="Died since: RFC 3339, or an age such as 90m, 2h, 3d.")]
 Until = Annotated[str | None, typer.Option("--until", help="Died before; written as --since.")]
 Part = Annotated[str | None, typer.Option("--text", help="Only with this in the last error's message.")]
+OfWebhook = Annotated[
+    int | None, typer.Option("--webhook", min=1, max=LARGEST_ID, help="Only deliveries of this webhook, by its id.")
+]
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of `dead list`; none: what the filters say.")
 ]
@@ -101,6 +104,7 @@ def list_dead(
     since: Since = None,
     until: Until = None,
     text: Part = None,
+    webhook: OfWebhook = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="So many at most, the newest first.")] = 50,
     url: ApiOption = "",
     key_file: KeyFileOption = None,
@@ -111,7 +115,7 @@ def list_dead(
 
     Example: sluiceway dead list --code http_503 --since 2h
     """
-    wanted = _filter(kind, code, model, model_id, tenant, since, until, text)
+    wanted = _filter(kind, code, model, model_id, tenant, since, until, text, webhook)
     found = asked(lambda room: room.graves.dead(wanted, limit), Way(url, key_file))
     show_list(found, _LISTED, chosen(output, as_json))
 
@@ -126,6 +130,7 @@ def groups(
     since: Since = None,
     until: Until = None,
     text: Part = None,
+    webhook: OfWebhook = None,
     url: ApiOption = "",
     key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,
@@ -135,7 +140,7 @@ def groups(
 
     Example: sluiceway dead groups --since 1d
     """
-    wanted, how = _filter(kind, code, model, model_id, tenant, since, until, text), chosen(output, as_json)
+    wanted, how = _filter(kind, code, model, model_id, tenant, since, until, text, webhook), chosen(output, as_json)
     found = asked(lambda room: room.graves.groups(wanted), Way(url, key_file))
     _show_groups(found, found["items"], how)
     if not found["complete"] and how in (Output.TABLE, Output.IDS):
@@ -170,6 +175,7 @@ def replay(
     since: Since = None,
     until: Until = None,
     text: Part = None,
+    webhook: OfWebhook = None,
     limit: Limit = 1_000,
     rate: Rate = 100.0,
     dry_run: DryRun = False,
@@ -186,7 +192,7 @@ def replay(
 
     Example: sluiceway dead replay --code http_503 --since 2h --rate 20 --reason "the provider is back" --dry-run
     """
-    wanted = _filter(None, code, model, model_id, tenant, since, until, text)
+    wanted = _filter(None, code, model, model_id, tenant, since, until, text, webhook)
     mended = value.read_bytes() if value is not None else None
     request = _request("replay", kind, reason, wanted, ids, limit, rate, mended)
     _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
@@ -204,6 +210,7 @@ def drop(
     since: Since = None,
     until: Until = None,
     text: Part = None,
+    webhook: OfWebhook = None,
     limit: Limit = 1_000,
     rate: Rate = 100.0,
     dry_run: DryRun = False,
@@ -217,7 +224,7 @@ def drop(
 
     Example: sluiceway dead drop --code http_400 --reason "the caller was wrong" --yes
     """
-    wanted = _filter(None, code, model, model_id, tenant, since, until, text)
+    wanted = _filter(None, code, model, model_id, tenant, since, until, text, webhook)
     request = _request("drop", kind, reason, wanted, ids, limit, rate, None)
     _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
 
@@ -261,13 +268,13 @@ def _show_groups(document: dict[str, Any], groups: list[dict[str, Any]], output:
 
 def _filter(
     kind: Kind | None, code: str | None, model: str | None, model_id: str | None, tenant: int | None,
-    since: str | None, until: str | None, text: str | None,
+    since: str | None, until: str | None, text: str | None, webhook: int | None,
 ) -> DeadFilter:  # fmt: skip
     from libs.common.ports_dead import DeadFilter, DeadKind
 
     return DeadFilter(
         DeadKind(kind) if kind is not None else None, code, model, tenant, instant(since, "--since"),
-        instant(until, "--until"), text or None, _model_number(model_id),
+        instant(until, "--until"), text or None, _model_number(model_id), webhook,
     )  # fmt: skip
 
 

@@ -280,6 +280,7 @@ def _narrowed(wanted: DeadFilter) -> Document:
             "since": wanted.since and wanted.since.isoformat(),
             "until": wanted.until and wanted.until.isoformat(),
             "text": wanted.text,
+            "webhook": None if wanted.webhook is None else str(wanted.webhook),
         }
     )
 

@@ -100,6 +100,31 @@ async def test_a_group_is_taken_by_its_models_id_alone(house: House) -> None:
     assert (await operator.order(kind=DeadKind.DELIVERY, wanted=wanted)).asked == {"model_id": "none"}
 
 
+async def test_deliveries_are_taken_by_their_webhook(house: House) -> None:
+    models = [await house.model(), await house.model()]
+    for model in (*models, models[0]):
+        await dead_delivery(house, model)
+        await house.sql("DELETE FROM event")
+    await died(house, models[0], 1)
+    operator = Operator(house.database)
+    entries, _ = await operator.dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
+    assert len({entry.webhook for entry in entries}) == 3
+    for entry in entries:
+        wanted = DeadFilter(webhook=entry.webhook)
+        assert await operator.dead.page(None, wanted, None, 10) == ([entry], None)
+        assert await operator.dead.page(entry.tenant_id, wanted, None, 10) == ([entry], None)
+        assert (await operator.dead.page((entry.tenant_id or 0) + 1, wanted, None, 10)) == ([], None)
+        assert await operator.dead.page(None, replace(wanted, kind=DeadKind.TASK), None, 10) == ([], None)
+        (group,) = (await operator.dead.groups(None, wanted)).items
+        assert (group.kind, group.count) == (DeadKind.DELIVERY, 1)
+    wanted = DeadFilter(webhook=entries[0].webhook)
+    for kind, count in ((DeadKind.TASK, 0), (DeadKind.DELIVERY, 1)):
+        preview = await operator.replays.preview(None, replace(USUAL, kind=kind, wanted=wanted))
+        assert preview.selection.count == count
+    job = await operator.order(kind=DeadKind.DELIVERY, wanted=wanted)
+    assert (job.total, job.asked) == (1, {"webhook": str(entries[0].webhook)})
+
+
 async def test_a_tenants_dead_are_not_hidden_by_those_of_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("libs.common.adapters.postgres.dead.EXAMINE_LIMIT", 2)
     quiet, loud = await house.model(), await house.model(max_concurrency=20)

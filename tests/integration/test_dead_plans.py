@@ -68,6 +68,7 @@ _ALL = {
 _GROUPS = {name: value for name, value in _ALL.items() if name != "id"} | {"limit": "200", "examine": "50000"}
 _PAGE = {**_ALL, "limit": "51", "examine": "51"}
 _FEWER = {**_GROUPS, "examine": "10000"}
+_DELIVERIES = {**_PAGE, "webhook": "NULL"}
 
 
 def _unowned(values: dict[str, str]) -> dict[str, str]:
@@ -87,11 +88,17 @@ LOOKS: dict[str, Look] = {
     "a tenant's page of events": ("dead_events", {**_PAGE, "tenant_id": "7"}, 800),
     "groups of events": ("dead_event_groups", _FEWER, 12_000),
     "a tenant's groups of events": ("dead_event_groups", {**_FEWER, "tenant_id": "7"}, 3_000),
-    "a page of deliveries": ("dead_deliveries", _PAGE, 800),
-    "a tenant's page of deliveries": ("dead_deliveries", {**_PAGE, "tenant_id": "7"}, 800),
-    "deliveries of a model": ("dead_deliveries", {**_PAGE, "model_id": "7", "examine": "10000"}, 60_000),
-    "groups of deliveries": ("dead_delivery_groups", _FEWER, 60_000),
-    "a tenant's groups of deliveries": ("dead_delivery_groups", {**_FEWER, "tenant_id": "7"}, 20_000),
+    "a page of deliveries": ("dead_deliveries", _DELIVERIES, 800),
+    "a tenant's page of deliveries": ("dead_deliveries", {**_DELIVERIES, "tenant_id": "7"}, 800),
+    "a webhook's page of deliveries": ("dead_deliveries", {**_DELIVERIES, "webhook": "1"}, 800),
+    "a webhook's groups of deliveries": ("dead_delivery_groups", {**_FEWER, "webhook": "1"}, 60_000),
+    "deliveries of a model": ("dead_deliveries", {**_DELIVERIES, "model_id": "7", "examine": "10000"}, 60_000),
+    "groups of deliveries": ("dead_delivery_groups", {**_FEWER, "webhook": "NULL"}, 60_000),
+    "a tenant's groups of deliveries": (
+        "dead_delivery_groups",
+        {**_FEWER, "webhook": "NULL", "tenant_id": "7"},
+        20_000,
+    ),
     "a page of messages": ("dead_messages", _unowned(_PAGE), 800),
     "groups of messages": ("dead_message_groups", _unowned(_FEWER), 12_000),
     "jobs": ("replay_jobs", {"tenant_id": "NULL", "before": "100", "limit": "51"}, 20),

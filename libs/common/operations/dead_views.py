@@ -48,6 +48,7 @@ def entry_view(entry: DeadEntry) -> dict[str, Any]:
         "topic": entry.topic,
         "partition": entry.partition,
         "offset": entry.offset,
+        "webhook": _text(entry.webhook),
         "replay": _text(entry.pending),
         "in_hand": entry.in_hand,
     }

@@ -88,6 +88,10 @@ async def test_a_group_is_named_by_its_models_id(api: Api) -> None:
     assert await items(tenant, model_id="9" * 19) == []
     assert (await tenant.call("GET", "/v1/dead", params={"model_id": "m"})).status_code == 400
     await order(tenant, 400, filter={"model_id": ""})
+    assert await items(tenant, webhook="4") == []
+    assert await items(tenant, webhook="9" * 19) == []
+    assert (await tenant.call("GET", "/v1/dead", params={"webhook": "w"})).status_code == 400
+    assert (await order(tenant, 200, dry_run=True, filter={"webhook": "4"}))["selected"] == 0
 
 
 async def test_an_operator_sees_everybodys_and_a_tenant_only_its_own(api: Api) -> None:

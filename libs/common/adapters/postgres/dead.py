@@ -247,7 +247,9 @@ def _storable(name: str) -> str:
 
 
 def _kinds(reach: int | None, wanted: DeadFilter) -> list[DeadKind]:
-    """Messages belong to no tenant and no model."""
+    """Messages belong to no tenant and no model, and deliveries alone to a webhook."""
+    if wanted.webhook is not None:
+        return [DeadKind.DELIVERY] if wanted.kind in (None, DeadKind.DELIVERY) else []
     owned = reach is not None or wanted.tenant is not None or wanted.model is not None or bool(wanted.model_id)
     return [kind for kind in DeadKind if wanted.kind in (None, kind) and not (owned and kind is DeadKind.MESSAGE)]
 
@@ -257,11 +259,12 @@ def _out_of_reach(reach: int | None, wanted: DeadFilter) -> bool:
 
 
 def _asked(kind: DeadKind, reach: int | None, wanted: DeadFilter) -> dict[str, Any]:
-    asked = {"code": wanted.code, "part": wanted.text, "since": wanted.since or _EARLIEST}
+    asked: dict[str, Any] = {"code": wanted.code, "part": wanted.text, "since": wanted.since or _EARLIEST}
     if kind is DeadKind.MESSAGE:
         return asked
     tenant = reach if reach is not None else wanted.tenant
-    return {**asked, "tenant_id": tenant, "model": wanted.model, "model_id": wanted.model_id}
+    asked |= {"tenant_id": tenant, "model": wanted.model, "model_id": wanted.model_id}
+    return asked | {"webhook": wanted.webhook} if kind is DeadKind.DELIVERY else asked
 
 
 def _examined(kind: DeadKind, wanted: DeadFilter, limit: int) -> int:
@@ -319,6 +322,7 @@ def _entry(reach: int | None, kind: DeadKind, row: Any) -> DeadEntry:
         topic=told.get("topic"),
         partition=told.get("partition"),
         offset=told.get("offset"),
+        webhook=told.get("webhook_id"),
         pending=row.pending if reach is None or told.get("pending_of") == reach else None,
         in_hand=row.pending is not None,
     )
@@ -353,6 +357,7 @@ def _order(order: JobOrder) -> tuple[Any, ...]:
         wanted.text,
         order.limit,
         wanted.model_id,
+        wanted.webhook,
     )
 
 
@@ -368,6 +373,7 @@ def _asked_for(order: JobOrder) -> dict[str, Any]:
         "since": wanted.since,
         "until": wanted.until,
         "text": wanted.text,
+        "webhook": str(wanted.webhook) if wanted.webhook is not None else None,
     }
     return {name: value for name, value in filled.items() if value is not None}
 

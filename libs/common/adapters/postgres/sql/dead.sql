@@ -115,12 +115,17 @@ ORDER BY x.count DESC, x.last_at DESC
 -- A page of webhook deliveries that were given up, newest first; of the address only what stands before its query. The
 -- model is its task's, and none where that was cleaned.
 WITH p AS MATERIALIZED (
-  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
-   WHERE CAST(:tenant_id AS bigint) IS NULL AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error, d.webhook_id FROM delivery d
+   WHERE CAST(:webhook AS bigint) IS NULL AND CAST(:tenant_id AS bigint) IS NULL AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
    ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
   UNION ALL
-  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
-   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error, d.webhook_id FROM delivery d
+   WHERE CAST(:webhook AS bigint) IS NULL AND CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
+   ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
+  UNION ALL
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error, d.webhook_id FROM delivery d
+   WHERE CAST(:webhook AS bigint) IS NOT NULL AND d.webhook_id = CAST(:webhook AS bigint) AND (CAST(:tenant_id AS bigint) IS NULL OR d.tenant_id = :tenant_id)
+     AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND (d.dead_at, d.id) < (:at, CAST(:id AS bigint)) AND d.dead_at >= :since
    ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
 ), f AS (
   SELECT p.* FROM p
@@ -135,7 +140,7 @@ WITH p AS MATERIALIZED (
 SELECT e.full_look, e.last_at, e.last_id, x.* FROM (
   SELECT count(*) = :examine AS full_look, min(p.dead_at) AS last_at, (SELECT id FROM p ORDER BY dead_at, id LIMIT 1) AS last_id FROM p) e
 LEFT JOIN (
-  SELECT f.id AS key, f.tenant_id, f.dead_at AS died_at, delivery_code(f.last_code) AS code, m.name AS model, f.task_id AS public_id,
+  SELECT f.id AS key, f.tenant_id, f.dead_at AS died_at, delivery_code(f.last_code) AS code, m.name AS model, f.task_id AS public_id, f.webhook_id,
     concat_ws(': ', nullif(split_part(f.url, '?', 1), ''), f.last_error) AS message, i.job_id AS pending,
     (SELECT j.tenant_id FROM replay_job j WHERE j.id = i.job_id) AS pending_of
   FROM f LEFT JOIN task t ON t.tenant_id = f.tenant_id AND t.public_id = f.task_id LEFT JOIN model m ON m.id = t.model_id
@@ -145,12 +150,17 @@ ORDER BY x.died_at DESC, x.key DESC
 -- name: dead_delivery_groups
 -- The same by answer and model, the newest :examine of them.
 WITH p AS MATERIALIZED (
-  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
-   WHERE CAST(:tenant_id AS bigint) IS NULL AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error, d.webhook_id FROM delivery d
+   WHERE CAST(:webhook AS bigint) IS NULL AND CAST(:tenant_id AS bigint) IS NULL AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
    ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
   UNION ALL
-  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error FROM delivery d
-   WHERE CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error, d.webhook_id FROM delivery d
+   WHERE CAST(:webhook AS bigint) IS NULL AND CAST(:tenant_id AS bigint) IS NOT NULL AND d.tenant_id = CAST(:tenant_id AS bigint) AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
+   ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
+  UNION ALL
+  (SELECT d.id, d.tenant_id, d.task_id, d.dead_at, d.last_code, d.url, d.last_error, d.webhook_id FROM delivery d
+   WHERE CAST(:webhook AS bigint) IS NOT NULL AND d.webhook_id = CAST(:webhook AS bigint) AND (CAST(:tenant_id AS bigint) IS NULL OR d.tenant_id = :tenant_id)
+     AND d.dead_at IS NOT NULL AND d.dropped_at IS NULL AND d.dead_at < :at AND d.dead_at >= :since
    ORDER BY d.dead_at DESC, d.id DESC LIMIT :examine)
 ), g AS (
   SELECT p.tenant_id, t.model_id, delivery_code(p.last_code) AS code, count(*) AS count, min(p.dead_at) AS first_at, max(p.dead_at) AS last_at, max(p.id) AS id
@@ -268,14 +278,14 @@ SELECT key, value, size, headers FROM dead_message WHERE id = :key
 
 -- name: replay_selection
 -- What an order would take, by cause, and what is in another job's hands. $1 kind, $2 tenant_id, $3 rows, $4 code, $5 model, $6 since,
--- $7 until, $8 a part of the message, $9 limit, $10 model id (0: of no model).
+-- $7 until, $8 a part of the message, $9 limit, $10 model id (0: of no model), $11 webhook.
 WITH chosen AS MATERIALIZED (
   SELECT f.key, f.tenant_id, f.model_id, f.code, f.died_at,
     EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL) AS busy
   FROM dead_face f
   WHERE f.kind = $1 AND ($2::bigint IS NULL OR f.tenant_id = $2) AND ($3::bigint[] IS NULL OR f.key = ANY ($3)) AND ($4::text IS NULL OR f.code = $4)
     AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND ($10::bigint IS NULL OR coalesce(f.model_id, 0) = $10)
-    AND f.died_at >= $6 AND f.died_at < $7
+    AND ($11::bigint IS NULL OR f.webhook_id = $11) AND f.died_at >= $6 AND f.died_at < $7
     AND ($8::text IS NULL OR strpos(lower(f.message), lower($8)) > 0)
 ), ours AS MATERIALIZED (SELECT * FROM chosen WHERE NOT busy ORDER BY died_at, key LIMIT $9
 ), g AS (
@@ -292,19 +302,19 @@ INSERT INTO replay_job (tenant_id, action, kind, asked, most, rate, reason, aske
 VALUES ($1, $2, $3, $4::jsonb, $5, $6, $7, $8, $9) RETURNING id
 
 -- name: create_replay_items
--- Its items, in the same transaction: as replay_selection shows them ($1 to $10), for job $11. What another open job has in
+-- Its items, in the same transaction: as replay_selection shows them ($1 to $11), for job $12. What another open job has in
 -- hand is left out; two orders for the same dead wait for each other, in the order of the rows.
 WITH chosen AS MATERIALIZED (
   SELECT f.key, f.tenant_id, f.lane, f.code, f.public_id FROM dead_face f
   WHERE f.kind = $1 AND ($2::bigint IS NULL OR f.tenant_id = $2) AND ($3::bigint[] IS NULL OR f.key = ANY ($3)) AND ($4::text IS NULL OR f.code = $4)
     AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND ($10::bigint IS NULL OR coalesce(f.model_id, 0) = $10)
-    AND f.died_at >= $6 AND f.died_at < $7
+    AND ($11::bigint IS NULL OR f.webhook_id = $11) AND f.died_at >= $6 AND f.died_at < $7
     AND ($8::text IS NULL OR strpos(lower(f.message), lower($8)) > 0)
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL)
   ORDER BY f.died_at, f.key LIMIT $9
 )
 INSERT INTO replay_item (job_id, kind, target, lane, public_id, tenant_id, error_code)
-SELECT $11, $1, c.key, c.lane, c.public_id, c.tenant_id, c.code FROM chosen c ORDER BY c.key
+SELECT $12, $1, c.key, c.lane, c.public_id, c.tenant_id, c.code FROM chosen c ORDER BY c.key
 ON CONFLICT DO NOTHING
 RETURNING 1
 

@@ -516,6 +516,7 @@ CREATE INDEX delivery_delivered ON delivery (ended_at) WHERE status = 'delivered
 CREATE INDEX delivery_dead ON delivery (dead_at) WHERE dead_at IS NOT NULL;
 CREATE INDEX delivery_dead_list ON delivery (dead_at, id) WHERE dead_at IS NOT NULL AND dropped_at IS NULL;
 CREATE INDEX delivery_dead_tenant ON delivery (tenant_id, dead_at, id) WHERE dead_at IS NOT NULL AND dropped_at IS NULL;
+CREATE INDEX delivery_dead_webhook ON delivery (webhook_id, dead_at, id) WHERE dead_at IS NOT NULL AND dropped_at IS NULL;
 
 -- What each attempt of a delivery was answered.
 CREATE TABLE delivery_try (
@@ -847,17 +848,17 @@ RETURN floor(rate * least(extract(epoch FROM waited)::float8, greatest(1.5, 1.00
 -- Everything dead that is on the list, in one vocabulary; what an order of a replay is chosen from.
 CREATE VIEW dead_face AS
 SELECT 'task' AS kind, d.task_id AS key, t.public_id::text AS public_id, d.tenant_id, d.model_id, t.lane, d.error_code AS code,
-  t.error_message AS message, d.died_at
+  t.error_message AS message, d.died_at, NULL::bigint AS webhook_id
 FROM dead_task d JOIN task t ON t.id = d.task_id WHERE d.dropped_at IS NULL
 UNION ALL
-SELECT 'event', e.id, e.id::text, e.tenant_id, e.model_id, 0, 'publish_refused', e.last_error, e.dead_at
+SELECT 'event', e.id, e.id::text, e.tenant_id, e.model_id, 0, 'publish_refused', e.last_error, e.dead_at, NULL
 FROM dead_event e WHERE e.dropped_at IS NULL
 UNION ALL
 SELECT 'delivery', d.id, d.id::text, d.tenant_id, t.model_id, 0, delivery_code(d.last_code), concat_ws(': ', nullif(split_part(d.url, '?', 1), ''), d.last_error),
-  d.dead_at
+  d.dead_at, d.webhook_id
 FROM delivery d LEFT JOIN task t ON t.tenant_id = d.tenant_id AND t.public_id = d.task_id WHERE d.dead_at IS NOT NULL AND d.dropped_at IS NULL
 UNION ALL
-SELECT 'message', x.id, x.id::text, NULL, NULL, 0, x.code, x.cause, x.died_at FROM dead_message x WHERE x.settled_at IS NULL;
+SELECT 'message', x.id, x.id::text, NULL, NULL, 0, x.code, x.cause, x.died_at, NULL FROM dead_message x WHERE x.settled_at IS NULL;
 
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
 -- them in flight under a new lease number, and forget the leases that were acknowledged. Which class goes first is the
