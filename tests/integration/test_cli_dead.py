@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.graves import Operator, janitor_of, save_up
+from tests.support.graves import Operator, dead_delivery, janitor_of, save_up
 from tests.support.house import House
 from tests.support.shell import Shell
 from tests.support.ways import WAYS, open_way
@@ -83,6 +83,21 @@ async def test_the_dead_of_one_of_several_models_of_a_name_are_narrowed_to_by_it
     assert (await shell.json("dead", "list", "--kind", "task", "--model-id", "none"))["items"] == []
     dropped = await shell.json("dead", "drop", "--model-id", str(models[1].id), "--reason", "r", "--yes")
     assert dropped["total"] == 2
+
+
+async def test_deliveries_are_narrowed_to_by_their_webhook(house: House, shell: Shell) -> None:
+    model = await house.model()
+    numbers = set()
+    for _ in range(2):
+        numbers.add(str(await dead_delivery(house, model)))
+        await house.sql("DELETE FROM event")
+    listed = (await shell.json("dead", "list", "--kind", "delivery"))["items"]
+    assert {one["id"] for one in listed} == numbers
+    only = ["--webhook", listed[0]["webhook"]]
+    assert [one["id"] for one in (await shell.json("dead", "list", *only))["items"]] == [listed[0]["id"]]
+    assert [group["count"] for group in (await shell.json("dead", "groups", *only))["items"]] == [1]
+    dropped = await shell.json("dead", "drop", "--kind", "delivery", *only, "--reason", "r", "--yes")
+    assert dropped["total"] == 1
 
 
 async def test_what_makes_no_sense_is_said_and_changes_nothing(house: House, shell: Shell) -> None:
