@@ -259,6 +259,22 @@ async def test_polls_may_fail_five_times_in_a_row(jobs: Jobs, failures: int, sta
         await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
 
 
+async def test_looks_come_as_often_as_the_model_says_spread_and_later_where_the_provider_asks_for_it(
+    jobs: Jobs,
+) -> None:
+    jobs.hurry = 10_000.0
+    jobs.provider.look_faults.extend([(503, {"Retry-After": "90"}), (429, {"Retry-After": "120"})])
+    jobs.provider.look_faults.append((503, {"Retry-After": "100000"}))  # no longer than the job has
+    model = await jobs.model(poll_seconds=20, job_timeout_seconds=3_000)
+    await jobs.rig.executor()
+    steps = ["queued", *["processing"] * 8, {"status": "processing", "after": 200.0}, "processing", "succeeded"]
+    await jobs.rig.ended(await jobs.begin(model, steps=steps))
+    usual = [pause for pause in jobs.pauses if pause < 30]
+    assert len(usual) == len(set(usual)) == 10
+    assert 17 <= min(usual) < max(usual) <= 23
+    assert [pause for pause in jobs.pauses if pause >= 30] == [90, 120, pytest.approx(3_000, abs=60), 200]
+
+
 async def test_a_job_that_vanished_fails_its_task(jobs: Jobs) -> None:
     jobs.provider.gone = True
     model = await jobs.model()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 import pytest
 
 from libs.common.domain.model import Model
+from services.executor.jobs.job import Job
 from services.executor.jobs.life import JobLife
 from tests.support.executor_rig import Rig, Running, until
 from tests.support.job_provider import JobProvider, job_provider
@@ -24,6 +25,7 @@ class Jobs:
     rig: Rig
     provider: JobProvider
     hurry: float = 8.0  #: how many times faster than a model may say the provider is asked
+    pauses: list[float] = field(default_factory=list)  #: between looks, as they would have been without that
 
     async def model(self, config: dict[str, Any] | None = None, **fields: Any) -> Model:
         """A model of the provider; looks come as fast as they may."""
@@ -70,7 +72,12 @@ async def open_jobs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     async with job_provider() as (provider, adapter):
         rig.jobs["test"] = adapter
         opened, pause = Jobs(rig, provider), JobLife._pause
-        monkeypatch.setattr(JobLife, "_pause", lambda life, job, wanted: pause(life, job, wanted) / opened.hurry)
+
+        def hurried(life: JobLife, job: Job, wanted: float) -> float:
+            opened.pauses.append(pause(life, job, wanted))
+            return opened.pauses[-1] / opened.hurry
+
+        monkeypatch.setattr(JobLife, "_pause", hurried)
         try:
             yield opened
         finally:
