@@ -61,6 +61,21 @@ async def test_a_permit_that_goes_back_wakes_another_executor(rig: Rig) -> None:
     await rig.ended(more, seconds=2)
 
 
+async def test_a_change_of_a_model_holds_for_what_waits_already(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=1, route="old")
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 3)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1 and held(running) == 2, "one runs, two wait")
+    # No hint: an executor that misses it looks for changes by itself.
+    assert await PostgresModels(rig.database).update(model, "", {"max_concurrency": 3, "route": "new"})
+    await until(lambda: rig.model.running == 3, "as many run as may run now")
+    assert rig.model.routes == ["old", "new", "new"]
+    rig.model.held.set()
+    await rig.ended(ids)
+
+
 async def test_nothing_of_a_deleted_model_begins_and_what_runs_goes_on(rig: Rig) -> None:
     model = await rig.make_model(max_concurrency=1)
     running = await rig.executor()

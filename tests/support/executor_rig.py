@@ -75,6 +75,7 @@ class FakeModel:
     """Answers a call with its payload, as the test wants."""
 
     calls: list[bytes] = field(default_factory=list)
+    routes: list[str] = field(default_factory=list)
     running: int = 0
     most: int = 0
     held: asyncio.Event | None = None
@@ -86,6 +87,7 @@ class FakeModel:
             raise ModelError("model_unreachable", "nobody there", retryable=self.unreachable == "for now")
         call.sends()
         self.calls.append(call.payload)
+        self.routes.append(call.route)
         self.running += 1
         self.most = max(self.most, self.running)
         try:
