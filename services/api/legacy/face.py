@@ -81,6 +81,8 @@ class LegacyFace:
 
     async def refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
         """Answer with a refusal."""
+        if problem.code == "outcome_unknown":
+            problem = _unsure(scope.get("route"), problem)
         if scope["path"] == CREATE and scope["method"] == "POST" and "caller" in scope:
             refusal = refusal_of(problem)
             self._note(scope, enveloped_refusal(refusal), error=f"{refusal.code}: {refusal.message}")
@@ -109,6 +111,15 @@ class LegacyFace:
                 "method_not_allowed", f"{path} takes {', '.join(methods)}", headers={"Allow": ", ".join(methods)}
             )
         raise Problem("not_found", "there is no such route")
+
+
+def _unsure(route: OldRoute | None, problem: Problem) -> Problem:
+    """An answer of the database was lost. These routes know no key that a request could be repeated with."""
+    reads = route is not None and route.scope == "read"
+    detail = (
+        "The database did not answer: try again." if reads else "Nobody can tell yet whether this was done: look first."
+    )
+    return Problem(problem.code, detail, headers=problem.headers)
 
 
 def _said(given: Given | None, name: str) -> str:
