@@ -37,11 +37,13 @@ class ApiError(ClientError):
         self.errors: list[dict[str, Any]] = problem.get("errors") or []
         self.trace_id = str(problem.get("trace_id") or "")
         self.retry_after = retry_after
-        where = "; ".join(
-            f"{error.get('pointer') or error.get('parameter') or ''} {error.get('detail', '')}".strip()
-            for error in self.errors
-        )
+        where = "; ".join(filter(None, map(self._place, self.errors)))
         super().__init__(f"{self.code}: {self.detail}" + (f" ({where})" if where else ""))
+
+    def _place(self, error: dict[str, Any]) -> str:
+        """Where something is wrong, and what, unless the whole problem says nothing else."""
+        place, detail = error.get("pointer") or error.get("parameter") or "", error.get("detail", "")
+        return str(place if detail == self.detail else f"{place} {detail}".strip())
 
 
 class TaskEnded(ClientError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
@@ -17,11 +18,14 @@ from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.control import Controls
+from libs.common.operations.wake import Wake
 from libs.common.ports_attempts import Attempt
+from libs.common.ports_dead import Action, DeadFilter
 from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
 from services.executor.runs import Runs, Stop
 from tests.support.executor_rig import Rig, answer_lost, until
+from tests.support.graves import Operator, janitor_of, save_up
 from tests.support.job_rig import Jobs, die, open_jobs
 
 
@@ -178,6 +182,28 @@ async def test_a_provider_that_never_says_what_it_made_of_a_submit_leaves_it_to_
     assert dead["error_code"] == "submit_unknown"
     assert (await jobs.job())["status"] == "intended"  # so it leaves a mark, and no new attempt begins
     assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
+
+
+async def test_operators_have_a_job_that_nobody_knows_of_made_again_or_drop_it(jobs: Jobs) -> None:
+    jobs.provider.submit_faults.extend(["lost", "lost"])
+    model = await jobs.model(retry_times=3)
+    await jobs.rig.executor()
+    ids = await jobs.begin(model, 2)
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    operator = Operator(jobs.rig.database)
+    entries, _ = await operator.dead.page(None, DeadFilter(code="submit_unknown"), None, 10)
+    again, never = (entry.id for entry in entries)
+    await operator.order(ids=[again])
+    await operator.order(ids=[never], action=Action.DROP)
+    await save_up(jobs.rig.database)
+    await janitor_of(jobs.rig.database, jobs.rig.gate, Wake(jobs.rig.hints)).round()
+    await jobs.rig.dispatch(model)
+    (first,) = await jobs.rig.sql("SELECT id FROM task WHERE public_id = $1", UUID(again))
+    await jobs.rig.ended([first["id"]])
+    assert len(set(jobs.provider.submits)) == len(jobs.provider.submits) == 3  # an intent of its own
+    assert await operator.dead.page(None, DeadFilter(), None, 10) == ([], None)
     await jobs.rig.nothing_taken(model)
     await jobs.clean()
 

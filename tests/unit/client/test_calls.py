@@ -61,6 +61,11 @@ def test_a_refusal_names_code_and_place() -> None:
         judge(READ, httpx.Response(502, text="<html>"), 3, 0)
 
 
+def test_a_refusal_says_nothing_twice() -> None:
+    problem = {"code": "bad", "detail": "no such thing", "errors": [{"pointer": "/a", "detail": "no such thing"}]}
+    assert str(ApiError(400, problem)) == "bad: no such thing (/a)"
+
+
 def test_every_create_has_a_key() -> None:
     keys = {submit("m", {}, None, {}).headers["Idempotency-Key"] for _ in range(3)}
     assert len(keys) == 3
