@@ -36,6 +36,7 @@ from libs.common.operations.audit_stores import open_audit
 from libs.common.settings import PREFIX, Settings
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.mock_model import MockModel, mock_model
+from tests.support.nursery import NurseryService
 from tests.support.replicate_provider import MARKER, Job, Plan, ReplicateProvider, replicate_provider
 
 FINAL: Final = ("success", "failed", "timeout", "canceled")
@@ -117,7 +118,7 @@ class Road:
         logs.mkdir(exist_ok=True)
         port = free_port()
         own["SLUICEWAY_API_PORT" if role == "api" else "SLUICEWAY_HEALTH_PORT"] = str(port)
-        return ServiceProcess(
+        return NurseryService(
             role,
             next(_numbers),
             (sys.executable, "-m", f"services.{role}"),
