@@ -49,6 +49,8 @@ class Kind(StrEnum):
     MESSAGE = "message"
 
 
+_MANY = {Kind.TASK: "tasks", Kind.EVENT: "events", Kind.DELIVERY: "deliveries", Kind.MESSAGE: "messages"}
+
 KindOption = Annotated[Kind, typer.Option("--kind", help="Which kind.")]
 AnyKind = Annotated[Kind | None, typer.Option("--kind", help="Which kind; left out: all.")]
 Code = Annotated[str | None, typer.Option("--code", help="Only this error code.")]
@@ -65,32 +67,32 @@ OfWebhook = Annotated[
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of `dead list`; none: what the filters say.")
 ]
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept for ever.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept for ever. A dry run needs none.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="So many at most, the oldest first.")]
 Rate = Annotated[float, typer.Option("--rate", help="So many a second at most.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say how many and which groups.")]
 
 _LISTED: list[Column] = [
-    ("died", "died_at"),
-    ("kind", "kind"),
-    ("id", "id"),
-    ("tenant", "tenant"),
-    ("model", lambda row: row["model"] or row["topic"]),
-    ("code", "error.code"),
-    ("message", "error.message"),
-    ("replay", "replay"),
+    ("DIED", "died_at"),
+    ("KIND", "kind"),
+    ("ID", "id"),
+    ("TENANT", "tenant"),
+    ("MODEL", lambda row: row["model"] or row["topic"]),
+    ("CODE", "error.code"),
+    ("MESSAGE", "error.message"),
+    ("REPLAY", "replay"),
 ]
 _GROUPED: list[Column] = [
-    ("count", "count"),
-    ("kind", "kind"),
-    ("code", "code"),
-    ("tenant", "tenant"),
-    ("model", "model"),
-    ("model id", "model_id"),
-    ("first", "first_at"),
-    ("last", "last_at"),
-    ("example", "example_id"),
-    ("its message", "example"),
+    ("COUNT", "count"),
+    ("KIND", "kind"),
+    ("CODE", "code"),
+    ("TENANT", "tenant"),
+    ("MODEL", "model"),
+    ("MODEL ID", "model_id"),
+    ("FIRST", "first_at"),
+    ("LAST", "last_at"),
+    ("EXAMPLE", "example_id"),
+    ("ITS MESSAGE", "example"),
 ]
 
 
@@ -165,8 +167,8 @@ def show(
 
 @dead.command()
 def replay(
-    reason: Reason,
     ids: Ids = None,
+    reason: Reason = "",
     kind: KindOption = Kind.TASK,
     code: Code = None,
     model: Model = None,
@@ -194,14 +196,14 @@ def replay(
     """
     wanted = _filter(None, code, model, model_id, tenant, since, until, text, webhook)
     mended = value.read_bytes() if value is not None else None
-    request = _request("replay", kind, reason, wanted, ids, limit, rate, mended)
+    request = _request("replay", kind, _reason(reason, dry_run), wanted, ids, limit, rate, mended)
     _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
 
 
 @dead.command()
 def drop(
-    reason: Reason,
     ids: Ids = None,
+    reason: Reason = "",
     kind: KindOption = Kind.TASK,
     code: Code = None,
     model: Model = None,
@@ -225,8 +227,14 @@ def drop(
     Example: sluiceway dead drop --code http_400 --reason "the caller was wrong" --yes
     """
     wanted = _filter(None, code, model, model_id, tenant, since, until, text, webhook)
-    request = _request("drop", kind, reason, wanted, ids, limit, rate, None)
+    request = _request("drop", kind, _reason(reason, dry_run), wanted, ids, limit, rate, None)
     _order(request, Way(url, key_file), dry_run, yes, chosen(output, as_json))
+
+
+def _reason(given: str, dry_run: bool) -> str:
+    if not given and not dry_run:
+        raise typer.BadParameter("say why: it is kept for ever", param_hint="--reason")
+    return given or "dry run"
 
 
 def _request(
@@ -250,7 +258,9 @@ def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: O
         note(f"{preview['busy']} are in the hands of another job and are left out")
     if preview["unknown"]:
         note(f"not dead: {', '.join(preview['unknown'][:10])}")
-    confirm(f"{request.action.capitalize()} {preview['selected']} dead?", yes=yes)
+    count = preview["selected"]
+    noun = request.kind if count == 1 else _MANY[Kind(request.kind)]
+    confirm(f"{request.action.capitalize()} {count} dead {noun}?", yes=yes)
     show_one(asked(lambda room: room.graves.start(request), way), output)
 
 

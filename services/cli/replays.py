@@ -29,23 +29,23 @@ app.add_typer(replays, name="replays")
 JobId = Annotated[int, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="id of `replays list`.")]
 
 _LISTED: list[Column] = [
-    ("id", "id"),
-    ("state", "state"),
-    ("action", "action"),
-    ("kind", "kind"),
-    ("done", lambda job: f"{job['total'] - job['pending']} of {job['total']}"),
-    ("ordered", "created_at"),
-    ("by", "asked_by"),
-    ("reason", "reason"),
-    ("note", "note"),
+    ("ID", "id"),
+    ("STATE", "state"),
+    ("ACTION", "action"),
+    ("KIND", "kind"),
+    ("DONE", lambda job: f"{job['total'] - job['pending']} of {job['total']}"),
+    ("ORDERED", "created_at"),
+    ("BY", "asked_by"),
+    ("REASON", "reason"),
+    ("NOTE", "note"),
 ]
 _ITEMS: list[Column] = [
-    ("id", "id"),
-    ("tenant", "tenant"),
-    ("code", "code"),
-    ("result", "result"),
-    ("tries", "tries"),
-    ("detail", "detail"),
+    ("ID", "id"),
+    ("TENANT", "tenant"),
+    ("CODE", "code"),
+    ("RESULT", "result"),
+    ("TRIES", "tries"),
+    ("DETAIL", "detail"),
 ]
 
 

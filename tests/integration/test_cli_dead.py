@@ -34,13 +34,17 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert examples == [group["example_id"] for group in groups["items"]]
     table = await shell.run("dead", "groups")
     assert "painter" in table
+    for printed in (table, await shell.run("dead", "list")):
+        heading = printed.splitlines()[0]
+        assert heading == heading.upper(), "as in every other list"
     shown = await shell.json("dead", "show", str(attempts[3].public_id))
     assert (shown["error"]["code"], len(shown["attempts"])) == ("http_400", 1)
     narrowed = ["--code", "http_503", "--reason", "it is back"]
-    dry = await shell.json("dead", "replay", *narrowed, "--dry-run")
+    dry = await shell.json("dead", "replay", *narrowed[:2], "--dry-run")  # nothing is recorded, so nothing is asked
     assert (dry["selected"], dry["groups"][0]["count"]) == (3, 3)
+    assert "--reason" in await shell.run("dead", "replay", *narrowed[:2], "--yes", code=2)
     said = await shell.run("dead", "replay", *narrowed, code=2)
-    assert "--yes" in said
+    assert "Replay 3 dead tasks? Nobody is there to ask: say --yes." in said
     job = await shell.json("dead", "replay", *narrowed, "--limit", "2", "--rate", "50", "--yes")
     assert (job["total"], job["rate"], job["reason"]) == (2, 50.0, "it is back")
     assert job["asked_by"].startswith("ann")
