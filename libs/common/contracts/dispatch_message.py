@@ -61,8 +61,10 @@ def decode(value: bytes | None) -> DispatchMessage:
         raise MalformedMessage("not_json", "not JSON") from error
     if not isinstance(body, dict):
         raise MalformedMessage("not_an_object", "not a JSON object")
-    if body.get("v") != VERSION:
-        raise MalformedMessage("unknown_version", f"schema version {_shown(body.get('v'))} is not {VERSION}"[:200])
+    if "v" not in body:
+        raise MalformedMessage("unknown_version", f"it has no schema version `v`; known is {VERSION}")
+    if body["v"] != VERSION:
+        raise MalformedMessage("unknown_version", f"schema version {_shown(body['v'])} is not {VERSION}"[:200])
     numbers = []
     for name in _FIELDS:
         number = body.get(name)

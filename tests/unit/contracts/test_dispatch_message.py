@@ -43,6 +43,11 @@ def test_a_field_out_of_shape_is_malformed(change: dict[str, object]) -> None:
         decode(orjson.dumps(body))
 
 
+def test_a_record_without_a_version_is_said_to_have_none() -> None:
+    with pytest.raises(MalformedMessage, match="has no schema version"):
+        decode(b'{"no": "task"}')
+
+
 def test_tombstones_and_giants_are_malformed() -> None:
     for value in (None, b"{" * 5_000):
         with pytest.raises(MalformedMessage):
