@@ -159,7 +159,7 @@ def _line(event: dict[str, Any]) -> str:
     what = data.get("ossFile") if data.get("status") == "success" else error
     parts = (
         event["at"],
-        data.get("status", "?"),
+        f"{data.get('status', '?'):8}",  # as long as the longest
         f"tenant {data.get('tenantId')}",
         data.get("model"),
         event["id"],

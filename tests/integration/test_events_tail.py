@@ -55,6 +55,7 @@ async def test_events_are_printed_as_they_come(
         assert {event["data"]["taskId"] for event in young} == {str(row.public_id) for row in rows[4:]}
         assert (await tail.run("--since", "inf", "--count", "1"))[0] == 0, "older than the topic"
         code, out, _ = await tail.run("--from-beginning", "--status", "failed", "--count", "1")
+        assert "  failed    tenant " in out, "as wide as any other end"
         assert (code, str(rows[4].public_id) in out, "model_http_500" in out, "\x1b" in out) == (0, True, True, False)
         following.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(following.wait(), 15) == 130
