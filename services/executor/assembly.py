@@ -10,13 +10,13 @@ from libs.common.domain.model import Model
 from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, Permits, QueueGate
-from libs.common.ports_attempts import Attempts, Membership
+from libs.common.ports_attempts import Attempt, Attempts, Membership
 from libs.common.ports_execution import ModelAdapter, OutputLinks, ResultStore, Staging
 from libs.common.ports_jobs import JobAdapter
 from libs.common.ports_provider_jobs import ProviderJobs
 from libs.common.ports_road import Road
 from services.executor.admission.desk import Desk
-from services.executor.admission.slots import Slots
+from services.executor.admission.slots import Slot, Slots
 from services.executor.calls import ModelCalls, ModelHeaders, Opener
 from services.executor.collecting import OutputCollector
 from services.executor.endings import Endings
@@ -40,6 +40,7 @@ from services.executor.positions import Places
 from services.executor.reader import DeadMessages, Reader
 from services.executor.recorder import Recorder, Verdict
 from services.executor.runs import Runs
+from services.executor.slot_life import SlotLife
 from services.executor.steward import Steward
 from services.executor.uploads import IN_LINE_SECONDS, ResultUploads
 
@@ -136,12 +137,18 @@ def assemble(world: World, rules: Rules) -> Executor:
         over=endings.over,
     )
     runs = Runs(execution.run)
+    slot_life = SlotLife(world.gate)
+
+    def begin(attempt: Attempt, model: Model, *, has_permit: bool, slot: Slot) -> None:
+        slot_life.begun(attempt, model)
+        runs.begin(attempt, model, has_permit=has_permit, slot=slot)
+
     desk = Desk(
         world.attempts,
         world.permits,
         slots,
         trust=heartbeat,
-        begin=runs.begin,
+        begin=begin,
         runs_here=runs.has,
         newest=world.models.known,
         drop_permit=letting_go.permit,

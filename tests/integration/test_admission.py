@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,30 @@ async def test_a_permit_that_goes_back_wakes_another_executor(rig: Rig) -> None:
     await until(lambda: held(second) == 1, "the second one waits")
     rig.model.held.set()
     await rig.ended(more, seconds=2)
+
+
+async def test_a_task_that_begins_late_in_its_slots_life_keeps_its_slot(rig: Rig) -> None:
+    model = await rig.make_model()
+    await rig.executor()
+    rig.model.held = asyncio.Event()
+    (task,) = await rig.make_tasks(model)
+    await rig.take_slots(model, [task])
+    ((member,),) = await rig.sql("SELECT public_id::text FROM task WHERE id = $1", task)
+    gate = keys.gate(model.lane)
+    soon = int(time.time() * 1_000) + 1_200_000  # twenty minutes are less than half of a slot's hour
+    await rig.redis.command_many([("ZADD", gate, "XX", soon, member)])
+    await rig.sql("UPDATE task SET created_at = now() - interval '40 minutes' WHERE id = $1", task)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1, "it runs")
+
+    async def prolonged() -> bool:
+        (ends,) = await rig.redis.command_many([("ZSCORE", gate, member)])
+        return float(ends) > soon
+
+    await until(prolonged, "the slot lives another hour, although no janitor is there")
+    rig.model.held.set()
+    await rig.ended([task])
+    await rig.nothing_taken(model)
 
 
 async def test_a_change_of_a_model_holds_for_what_waits_already(rig: Rig) -> None:
