@@ -315,6 +315,25 @@ async def test_a_live_table_stays_as_it_was_sorted(stack: Road, seen: Watched, t
     await expect(table.get_by_role("button", name="Lasted")).to_be_focused()
 
 
+async def test_a_value_between_gaps_is_seen_in_its_plot(stack: Road, seen: Watched, tenant: int) -> None:
+    for scope, subject in ((0, "0"), (2, f"(SELECT id FROM lane WHERE tenant_id = {tenant})")):
+        await stack.sql(
+            f"INSERT INTO series SELECT {scope}, {subject}, 1, date_trunc('minute', now()) - make_interval(mins => m),"
+            " 1, 0, 0, 0, 0, '{9}', '{1}', '{9}', '{1}', 7, CASE m WHEN 30 THEN 7.0 END"
+            " FROM generate_series(28, 32) m ON CONFLICT DO NOTHING"
+        )
+    await seen.page.goto(f"/console?tenant={tenant}&model=m")
+    plot = seen.page.locator("div[data-plot]", has=seen.page.locator("canvas")).last
+    await expect(plot).to_be_visible()
+    coloured = await plot.locator("canvas").evaluate(
+        "canvas => { const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);"
+        " let found = 0; for (let i = 0; i < data.length; i += 4) {"
+        " const [red, green, blue, there] = data.slice(i, i + 4);"
+        " found += there > 99 && Math.max(red, green, blue) - Math.min(red, green, blue) > 90; } return found; }"
+    )
+    assert coloured >= 9, "the oldest that waited, half an hour ago"
+
+
 async def test_colours_can_be_chosen(seen: Watched) -> None:
     page = seen.page
     await page.get_by_label("Colours").select_option("dark")

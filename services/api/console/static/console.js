@@ -104,6 +104,11 @@
     return found;
   };
   const shortly = (value) => value == null ? "" : Math.abs(value) >= 10000 ? `${+(value / 1000).toFixed(1)}k` : `${+value.toFixed(value < 10 ? 2 : 0)}`;
+  // A value between two gaps is no line: it is drawn as a point.
+  const lonely = (plot, line) => {
+    const values = plot.data[line];
+    return [...values.keys()].filter((index) => values[index] != null && values[index - 1] == null && values[index + 1] == null);
+  };
   const draw = () => {
     const table = document.getElementById("points");
     if (!table || !window.uPlot) return;
@@ -129,7 +134,7 @@
         lines.forEach((values, line) => data[line + 1].push(values[index]));
       });
       const series = columns.map(([head]) => ({
-        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: data[0].length < 4, size: 5 }, value: (_, value) => shortly(value),
+        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: false, filter: lonely, size: 5 }, value: (_, value) => shortly(value),
       }));
       drawn.push(new uPlot({
         width: place.clientWidth - 8, height: 184, cursor: { y: false, points: { size: 6 } },
