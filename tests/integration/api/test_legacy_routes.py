@@ -129,6 +129,18 @@ async def test_a_failure_that_waits_for_its_retry_shows_its_attempt_and_the_retr
     assert (row["state"], row["retryCount"], row["errorMsg"]) == (3, 1, "boom")
     assert (row["startedAt"], row["finishedAt"]) == ("2026-06-30 20:30:15", "2026-06-30 20:30:20")
     assert (await data(tenant, "POST", "/task/listTask", {"taskId": task}))["list"] == [row]
+    # Canceled while it waits, it has run all the same.
+    other = await created(tenant)
+    await tenant.api.sql(
+        "WITH d AS (UPDATE dispatch SET state = 3, due_at = now() + interval '1 hour', attempt = 1, retries = 1"
+        " WHERE public_id = $1 RETURNING id) INSERT INTO attempt (task_id, attempt, outcome, started_at)"
+        " SELECT id, 1, 'failed', $2 FROM d",
+        other,
+        FINISHED,
+    )
+    assert (await tenant.call("POST", f"/v1/tasks/{other}/cancel")).json()["verdict"] == "canceled"
+    ended = await data(tenant, "GET", "/task/getTaskResult", taskId=other)
+    assert (ended["state"], ended["startedAt"], bool(ended["finishedAt"])) == (5, "2026-06-30 20:30:15", True)
     # Back in the queue it has made two, and no attempt runs.
     await tenant.api.sql("UPDATE dispatch SET state = 0, due_at = NULL WHERE public_id = $1", task)
     row = await data(tenant, "GET", "/task/getTaskResult", taskId=task)

@@ -8,11 +8,12 @@ SELECT c.total, m.*, l.id AS lane FROM (SELECT count(*) AS total FROM f) c
 LEFT JOIN (p JOIN model m ON m.id = p.id JOIN lane l ON l.model_id = m.id) ON true ORDER BY m.id DESC
 
 -- name: legacy_task
--- A tenant's task by public id, with its payload. One that failed and waits for its retry says when the failed attempt ran.
+-- A tenant's task by public id, with its payload. One whose attempt failed says when that ran, also while it
+-- waits for its retry, or if it ended so.
 SELECT f.*, m.name AS model_name, i.payload, e.started_at AS failed_from, e.ended_at AS failed_at
 FROM task_face f JOIN model m ON m.id = f.model_id
 LEFT JOIN task_input i ON i.task_id = f.id
-LEFT JOIN attempt e ON f.dispatch_state = 3 AND e.task_id = f.id AND e.attempt = f.attempt
+LEFT JOIN attempt e ON (f.dispatch_state = 3 OR NOT f.open AND f.started_at IS NULL) AND e.task_id = f.id AND e.attempt = f.attempt
 WHERE f.tenant_id = :tenant_id AND f.public_id = :public_id
 
 -- name: legacy_tasks
@@ -29,7 +30,8 @@ SELECT c.total, t.*, m.name AS model_name,
   e.started_at AS failed_from, e.ended_at AS failed_at
 FROM (SELECT count(*) AS total FROM f) c
 LEFT JOIN (p JOIN task_face t ON t.id = p.id JOIN model m ON m.id = t.model_id LEFT JOIN task_input i ON i.task_id = t.id
-           LEFT JOIN attempt e ON t.dispatch_state = 3 AND e.task_id = t.id AND e.attempt = t.attempt) ON true
+           LEFT JOIN attempt e ON (t.dispatch_state = 3 OR NOT t.open AND t.started_at IS NULL) AND e.task_id = t.id
+             AND e.attempt = t.attempt) ON true
 ORDER BY t.id DESC
 
 -- name: legacy_statistics
