@@ -134,10 +134,10 @@ async def play(road: Road, models: str) -> Scene:
     wrong = [{"name": f"m{n}", "fail": 9, "status": 400 + 22 * (n % 2)} for n in range(7)]
     dead = [await _task(road, tenant, "moderation", payload, f"check-{n}") for n, payload in enumerate(wrong)]
     await _task(road, other, "pictures-v2", {"text": "not yours"}, "other-tenant")
+    await road.ended(dead, status="failed")  # before the models are held: one that came late would run on
     road.mock.hold()
     calling = [{"name": f"u{n}", "api_key": "k-1234"} for n in range(2)]
     running = [await _task(road, tenant, "upscaler", payload, f"frame-{n}") for n, payload in enumerate(calling)]
-    await road.ended(dead, status="failed")
     await asyncio.sleep(1)
     waiting = [await _task(road, tenant, "upscaler", {"name": f"w{n}"}, f"frame-{n + 2}") for n in range(6)]
     await _hear(road, tenant)
