@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import httpx
 
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import RedisServer, open_redis
 from libs.common.adapters.redis.hints import RedisHints, open_hints
@@ -228,7 +229,7 @@ async def running_api(
         running = asyncio.create_task(service.run())
         try:
             async with (
-                asyncpg.create_pool(truth or database_url, min_size=0, max_size=4) as pool,
+                asyncpg.create_pool(truth or database_url, min_size=0, max_size=4, connection_class=Connection) as pool,
                 httpx.AsyncClient(base_url=service.url, timeout=20, trust_env=False, verify=False) as client,
             ):
                 results = Path(more["storage_url"].removeprefix("file://")) if "storage_url" in more else None

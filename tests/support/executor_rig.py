@@ -23,6 +23,7 @@ from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.models.output_links import open_output_links
 from libs.common.adapters.models.plain_http import AnswerLimits
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.adapters.postgres.models import PostgresModels
@@ -339,7 +340,7 @@ class Rig:
         return running
 
     async def sql(self, query: str, *arguments: Any) -> list[Any]:
-        connection = await asyncpg.connect(self.database_url, timeout=5)
+        connection = await asyncpg.connect(self.database_url, timeout=5, connection_class=Connection)
         try:
             return list(await connection.fetch(query, *arguments))
         finally:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.adapters.postgres.models import PostgresModels
@@ -277,7 +278,7 @@ async def open_house(database_url: str, redis_url: str) -> AsyncIterator[House]:
         open_rebuilder(redis, PostgresOpenTasks(database), second_pass_seconds=3_600) as rebuilder,
     ):
         gate, permits = RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder)
-        auditor = await asyncpg.connect(database_url, timeout=10)
+        auditor = await asyncpg.connect(database_url, timeout=10, connection_class=Connection)
         try:
             yield House(database_url, database, auditor, redis, gate, permits)
         finally:

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.adapters.postgres.models import PostgresModels
@@ -73,7 +74,7 @@ class QueueDesk:
 
     async def sql(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Rows of any statement, beside the product."""
-        connection = await asyncpg.connect(self.url)
+        connection = await asyncpg.connect(self.url, connection_class=Connection)
         try:
             rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
             return rows

@@ -25,6 +25,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.models import PostgresApiKeys
 from libs.common.embedded.ports import free_port
@@ -250,7 +251,7 @@ class Road:
     # what an auditor does
 
     async def sql(self, query: str, *arguments: Any) -> list[Any]:
-        connection = await asyncpg.connect(self.database_url, timeout=10)
+        connection = await asyncpg.connect(self.database_url, timeout=10, connection_class=Connection)
         try:
             return list(await connection.fetch(query, *arguments))
         finally:

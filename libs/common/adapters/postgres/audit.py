@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable
@@ -117,7 +118,9 @@ class PostgresAudit:
 async def open_audit_database(database_url: str) -> AsyncIterator[PostgresAudit]:
     """A connection for one audit. Raises DatabaseUnavailable."""
     try:
-        connection = await asyncpg.connect(database_url, timeout=_CONNECT_SECONDS, command_timeout=_STATEMENT_SECONDS)
+        connection = await asyncpg.connect(
+            database_url, timeout=_CONNECT_SECONDS, command_timeout=_STATEMENT_SECONDS, connection_class=Connection
+        )
     except UNREACHABLE as error:
         raise DatabaseUnavailable(f"no connection to PostgreSQL: {type(error).__name__} {error}".rstrip()) from error
     try:

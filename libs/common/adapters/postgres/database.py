@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 
@@ -191,6 +192,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         min_size=0,
         max_size=hot_connections,
         init=pin_planner,
+        connection_class=Connection,
         # session state is pinned on purpose, and nothing else may leave any: no RESET ALL on release
         reset=_keep,
         command_timeout=_COMMAND_SECONDS,
@@ -203,7 +205,11 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         max_overflow=4,
         pool_timeout=_ACQUIRE_SECONDS,
         pool_pre_ping=True,
-        connect_args={"timeout": _CONNECT_SECONDS, "command_timeout": _COMMAND_SECONDS},
+        connect_args={
+            "timeout": _CONNECT_SECONDS,
+            "command_timeout": _COMMAND_SECONDS,
+            "connection_class": Connection,
+        },
     )
     await pool
     try:

@@ -1,0 +1,57 @@
+"""What connections to PostgreSQL learn from those before them."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from libs.common.adapters.postgres.connection import Connection
+from libs.common.adapters.postgres.database import open_database
+
+ARRAYS = "SELECT $1::bigint[] AS a, $2::uuid[] AS b, $3::text[] AS c"
+VALUES = ([1, 2], [], ["x"])
+
+
+async def test_types_that_one_connection_has_asked_about_are_asked_about_by_no_other(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "_known_types", {})
+    asked = []
+    for _ in range(3):
+        connection = await asyncpg.connect(database_url, connection_class=Connection)
+        connection.add_query_logger(lambda record: asked.append(record.query))
+        try:
+            (row,) = await connection.fetch(ARRAYS, *VALUES)
+            assert tuple(row) == VALUES
+            assert await connection.fetchval("SELECT array_agg(x) FROM unnest($1::bigint[]) x", [3]) == [3]
+            asked.append("next")
+        finally:
+            await connection.close()
+    first, *others = "\n".join(asked).split("next")
+    assert "typeinfo" in first
+    assert all("typeinfo" not in other for other in others), others
+
+
+async def test_types_of_the_database_itself_are_asked_about_by_each(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers mean something else in the next database."""
+    monkeypatch.setattr(Connection, "_known_types", {})
+    for words in ("('a', 'b')", "('c', 'd')"):
+        connection = await asyncpg.connect(database_url, connection_class=Connection)
+        try:
+            await connection.execute(f"DROP TYPE IF EXISTS mood; CREATE TYPE mood AS ENUM {words}")
+            assert await connection.fetchval("SELECT enum_range(NULL::mood)::text[]") == [words[2], words[7]]
+            assert await connection.fetchval("SELECT enum_range(NULL::mood)") == [words[2], words[7]]
+        finally:
+            await connection.close()
+    assert all(number < 10_000 for number in Connection._known_types)
+
+
+async def test_both_ways_to_the_database_make_such_connections(database_url: str) -> None:
+    async with open_database(database_url, hot_connections=1) as database:
+        async with database.pool.acquire() as hot:
+            assert isinstance(hot._con, Connection)
+        async with database._engine.connect() as plain:
+            raw = await plain.get_raw_connection()
+            assert isinstance(raw.driver_connection, Connection)
