@@ -238,6 +238,7 @@ class TaskFacts:
     not_before: datetime | None
     start_by: datetime | None
     deadline: datetime | None
+    lease: int | None  #: of the turn that published it
     acknowledged: bool  #: the broker has its message
     held_by: str | None  #: executor that holds it
     executor: str | None  #: executor that runs it
@@ -390,6 +391,9 @@ class Insight(Protocol):
 
     async def place(self, task: TaskFacts) -> Place:
         """How many ready rows of its lane go first."""
+
+    async def place_on_the_road(self, task: TaskFacts) -> Place:
+        """How many published rows of its lane that nobody has started go before this one, which is published too."""
 
     async def lane_of(self, tenant_id: int, model: str) -> int | None:
         """The lane of a tenant's model by its name."""

@@ -60,7 +60,26 @@ async def test_a_task_that_is_held_waits_for_a_permit(house: House) -> None:
     said = await why_task(house, rows[1].id)
     assert codes(said) == ["no_permit"]
     assert (said.holds[0].value, said.holds[0].limit) == (1, 1)
-    assert (await why_task(house, rows[0].id)).code == "running"
+    running = await why_task(house, rows[0].id)
+    assert (running.code, running.place) == ("running", None)
+
+
+async def test_what_is_published_knows_how_many_go_before_it(house: House) -> None:
+    model, executor = await house.model(max_concurrency=2), await house.executor()
+    await alive(house)
+    await house.tasks(model, 4)
+    first = await house.lease(model)
+    assert len(first) == 4
+    (attempt,) = await house.start(model, executor, first[:1])
+    await house.hold(executor, first[1:])
+    assert [(await why_task(house, row.id)).place for row in first] == [None, (0, True), (1, True), (2, True)]
+    await house.finish(attempt)
+    await house.tasks(model)
+    (later,) = await house.lease(model)
+    said = await why_task(house, later.id)
+    assert said.place == (3, True)
+    assert said.estimate is not None
+    assert said.estimate.seconds * said.estimate.starts_per_second == pytest.approx(3)
 
 
 async def test_every_kind_of_pause_is_said_with_its_reason_and_gone_after_resuming(house: House) -> None:

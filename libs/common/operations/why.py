@@ -113,9 +113,16 @@ class Why:
         if lane is None:
             raise NotFound("task_unknown", "there is no such task")
         world = await self._world(lane)
-        place = await self._insight.place(facts) if facts.state is DispatchState.READY else None
+        place = await self._place(facts)
         holds = [*_holds(facts, world, place), *_deadlines(facts)]
         return _task_why(facts, holds, place, _estimate(facts, lane, place, holds))
+
+    async def _place(self, facts: TaskFacts) -> Place | None:
+        if facts.state is DispatchState.READY:
+            return await self._insight.place(facts)
+        if facts.state is DispatchState.IN_FLIGHT and facts.executor is None:
+            return await self._insight.place_on_the_road(facts)
+        return None
 
     async def model(self, tenant_id: int, name: str) -> ModelWhy:
         """What holds a tenant's model; raises NotFound."""
@@ -168,7 +175,7 @@ def _ready(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hol
         yield _window_full(world)
         yield from _calling(world)
     if place is not None and place.ahead:
-        first = f"{_ahead(place)} of {lane.model!r} go first"
+        first = f"{_ahead(place)} of {lane.model!r} {'goes' if place == (1, True) else 'go'} first"
         yield Hold("queue", f"{first} (its priority is {facts.priority}, smaller goes first)", value=place.ahead)
     elif lane.in_flight < lane.window and not stopped:
         yield Hold("next_turn", "it is next: the dispatcher's next turn takes it")
@@ -436,7 +443,9 @@ def _because(facts: TaskFacts) -> str:
 
 
 def _ahead(place: Place) -> str:
-    return f"{place.ahead} tasks" if place.exact else f"more than {place.ahead} tasks"
+    if not place.exact:
+        return f"more than {place.ahead} tasks"
+    return f"{place.ahead} task{'' if place.ahead == 1 else 's'}"
 
 
 def _clock(at: datetime) -> str:
@@ -456,6 +465,8 @@ def _estimate(facts: TaskFacts, lane: LaneSight, place: Place | None, holds: Seq
         return None
     if place is not None and not place.exact:
         return None
-    before = (place.ahead if place is not None else 0) + max(0, lane.facts.in_flight - lane.facts.running)
+    before = place.ahead if place is not None else 0
+    if facts.state is not DispatchState.IN_FLIGHT:  # before what is not published goes all that is
+        before += max(0, lane.facts.in_flight - lane.facts.running)
     seconds = before / pace
     return Estimate(seconds, facts.now + timedelta(seconds=seconds), pace)

@@ -54,6 +54,10 @@ class PostgresInsight:
         ahead = row["same"] + min(row["other"], row["same"])
         return Place(min(ahead, _PLACE_LIMIT), ahead <= _PLACE_LIMIT)
 
+    async def place_on_the_road(self, task: TaskFacts) -> Place:
+        (row,) = await self._database.fetch("place_on_the_road", task.lane, task.lease, task.priority, task.position)
+        return Place(row["ahead"])
+
     async def lane_of(self, tenant_id: int, model: str) -> int | None:
         rows = await self._database.fetch("lane_by_model", tenant_id, model)
         return rows[0]["lane"] if rows else None

@@ -6,7 +6,7 @@ SELECT t.id, t.public_id, t.tenant_id, t.lane, m.name AS model, now() AS now, t.
   d.state, coalesce(d.phase, 0) AS phase, coalesce(d.class, 1) AS class, t.priority, tn.weight, coalesce(d.position, t.id) AS position,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, m.retry_times,
   coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, d.due_at, d.until, coalesce(d.started_at, t.started_at) AS started_at,
-  NOT EXISTS (SELECT FROM lease x WHERE x.id = d.lease) AS acknowledged,
+  d.lease, NOT EXISTS (SELECT FROM lease x WHERE x.id = d.lease) AS acknowledged,
   h.name AS held_by, e.name AS executor, extract(epoch FROM now() - e.beat_at)::float8 AS executor_age,
   EXISTS (SELECT FROM cancel_request c WHERE c.task_id = t.id) AS cancel_requested,
   j.status AS job_status, j.provider_id AS job_id, j.unit_progress AS job_progress, j.deadline AS job_deadline,
@@ -27,6 +27,12 @@ SELECT
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 0 AND q.lane = $1 AND q.class = $2
      AND (q.priority, q.position) < ($3, $4) LIMIT $5) f) AS same,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 0 AND q.lane = $1 AND q.class = 1 - $2 LIMIT $5) f) AS other
+
+-- name: place_on_the_road
+-- How many published rows of a lane that nobody has started stand before one of them: those of earlier turns, and of its own
+-- turn those that go first. A lane's window bounds it. $1 lane, $2 lease, $3 priority, $4 position; no tenant_id: its task was read.
+SELECT count(*)::int AS ahead FROM dispatch q
+WHERE q.state = 1 AND q.lane = $1 AND q.token IS NULL AND (q.lease, q.priority, q.position) < ($2, $3, $4)
 
 -- name: lane_by_model
 -- The lane of a tenant's model by its name.
