@@ -30,6 +30,7 @@ from libs.common.embedded.child import Command, spawn
 from libs.common.embedded.ports import until_free
 from libs.common.embedded.service import ServiceProcess
 from libs.common.runtime.loading import loading
+from libs.common.settings import PREFIX
 
 ROLES: Final = ("api", "dispatcher", "executor", "janitor")
 _PR_SET_PDEATHSIG: Final = 1
@@ -40,13 +41,16 @@ class NurseryService(ServiceProcess):
     """A service that the nursery starts."""
 
     async def launch(self) -> None:
-        """Start without waiting until it serves; as usual where the kernel has no process descriptors."""
-        if sys.platform != "linux":
+        """Start without waiting until it serves; as usual where the kernel has no process descriptors, and with an
+        environment that modules would have seen when they were loaded (aiohttp reads SSL_CERT_FILE then).
+        """
+        command = self.command()
+        environment = command.environment or {}
+        if sys.platform != "linux" or _seen_by_modules(environment) != _nursery().environment:
             await super().launch()
             return
         await until_free(self.port, seconds=5)
-        command = self.command()
-        forked = _nursery().fork(self.role, command.environment or {}, command.log_path)
+        forked = _nursery().fork(self.role, environment, command.log_path)
         self._process = cast("subprocess.Popen[bytes]", forked)  # all that is asked of one
 
 
@@ -80,6 +84,7 @@ class Nursery:
     """The way to the process that forks."""
 
     def __init__(self) -> None:
+        self.environment = _seen_by_modules(os.environ)
         self._folder = tempfile.TemporaryDirectory(prefix="nursery")
         path = Path(self._folder.name, "socket")
         command = Command((sys.executable, "-m", "tests.support.nursery", str(path)), path.with_name("log"))
@@ -134,6 +139,15 @@ class Nursery:
             self._codes[told["pid"]] = told["code"]
             return None
         return told["pid"]
+
+
+def _seen_by_modules(environment: Mapping[str, str]) -> dict[str, str]:
+    """Ours is read when a service begins; and pytest names the test that runs."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(PREFIX) and name != "PYTEST_CURRENT_TEST"
+    }
 
 
 @cache

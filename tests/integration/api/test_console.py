@@ -700,7 +700,9 @@ async def test_an_executor_is_shown_whatever_it_says_of_itself(
         await until_true(shown)
         page = text_of(await visitor.get("/console/executors"))
         assert posture in page
-        assert "cog, replicate" in page
+        # Other executors may be there; it is said how many have an adapter where not all have.
+        adapters = page.partition("Adapters by which they can call models: ")[2]
+        assert re.match(r"cog( \(1 of \d+ executors\))?, replicate", adapters), adapters[:200]
     finally:
         await api.sql("DELETE FROM executor WHERE name = $1", name)
 
