@@ -58,7 +58,7 @@ _START = Key(-32768, 0)
 _tenants = itertools.count(1)
 
 
-async def until(question: Callable[[], Any | Awaitable[Any]], what: str, seconds: float = 10) -> Any:
+async def until(question: Callable[[], Any | Awaitable[Any]], what: str, seconds: float = 20) -> Any:
     """Ask until the answer is true; AssertionError naming `what` after the deadline."""
     end = time.monotonic() + seconds
     while True:
