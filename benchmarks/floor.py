@@ -39,7 +39,7 @@ async def main(database: str, bootstrap: str, port: int, tasks: int) -> None:
     await admin.close()
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all")
     working, listening = (
-        AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=10)
+        AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=20)
         for topic in (road, events)
     )
     for client in (producer, working, listening):

@@ -62,7 +62,7 @@ class Product:
     async def listen(self) -> None:
         """Note the wall clock at which each event was consumed."""
         consumer = AIOKafkaConsumer(
-            "sluiceway.task.events", bootstrap_servers=self.addresses["kafka"], fetch_max_wait_ms=10, group_id=None
+            "sluiceway.task.events", bootstrap_servers=self.addresses["kafka"], fetch_max_wait_ms=20, group_id=None
         )
         await consumer.start()
         try:

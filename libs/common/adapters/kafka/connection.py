@@ -16,7 +16,7 @@ from libs.common.settings import Settings
 
 _DIAGNOSE_SECONDS: Final = 3.0
 #: How long a fetch may wait at the broker: Tansu does not wake a waiting fetch when a record comes.
-_FETCH_WAIT_MS: Final = {"kafka": 50, "tansu": 10}
+_FETCH_WAIT_MS: Final = {"kafka": 50, "tansu": 20}
 
 
 @dataclass(frozen=True, slots=True)
