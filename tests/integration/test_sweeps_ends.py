@@ -91,6 +91,7 @@ async def test_what_waits_too_long_times_out_wherever_it_waits(house: House) -> 
     for task in (ready, held, published, retry.id):
         row = await house.row(task)
         assert (row["status"], row["open"], row["error_code"]) == (8, False, "wait_timeout")
+    assert (await house.row(retry.id))["retries"] == 0  # the one that it waited for was never made
     for task in (running.id, fresh, draft, parked.id):
         assert await house.state(task) is not None
     after = await house.taken(model)

@@ -142,7 +142,8 @@ WHERE q.expires_at <= now() AND q.token IS NULL AND (q.phase <> 1 OR q.expires_a
 
 -- name: end_waiting
 -- The end of tasks that nobody runs, if nothing happened to them since they were looked at. An attempt that had got as
--- far as an output (a parked upload) gets its row; a cancel is remembered as cancel_waiting does.
+-- far as an output (a parked upload) gets its row; a cancel is remembered, and a retry that was still waited for is none
+-- that was made, as in cancel_waiting.
 -- $1 ids, $2 versions, $3 statuses, $4 codes, $5 messages, $6 dead.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::boolean[])
@@ -159,8 +160,8 @@ WITH m AS MATERIALIZED (
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone WHERE status = 9
 ), t AS (
-  UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
-    error_code = g.code, error_message = g.message
+  UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt,
+    retries = CASE WHEN g.state = 3 THEN g.retries - 1 ELSE g.retries END, version = g.version, error_code = g.code, error_message = g.message
   FROM gone g WHERE t.id = g.id
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
 ), given_back AS (

@@ -123,7 +123,8 @@ WITH asked AS (
 SELECT task_id FROM asked
 
 -- name: cancel_waiting
--- End tasks that no executor has started: the dispatch row goes, so a message on its way finds nothing.
+-- End tasks that no executor has started: the dispatch row goes, so a message on its way finds nothing. A retry that was
+-- still waited for (state 3) is none that was made.
 WITH c AS MATERIALIZED (
   SELECT t.id FROM task t WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) ORDER BY t.id
 ), gone AS (
@@ -136,7 +137,8 @@ WITH c AS MATERIALIZED (
   FROM gone WHERE phase >= 1
   ON CONFLICT DO NOTHING
 ), t AS (
-  UPDATE task t SET status = 9, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
+  UPDATE task t SET status = 9, finished_at = now(), attempt = g.attempt, retries = CASE WHEN g.state = 3 THEN g.retries - 1 ELSE g.retries END,
+    version = g.version,
     error_code = 'canceled', error_message = 'canceled by the caller'
   FROM gone g WHERE t.id = g.id
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
