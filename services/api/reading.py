@@ -25,16 +25,13 @@ class Reading:
         if task.open and wait_seconds > 0:
             await self._room.wait(caller.tenant_id, public_id, wait_seconds)
             task = await self._find(caller, public_id)
-        await self.mark_fetched(caller, _unread([task]))
-        return task
+        return (await self._first_read(caller, [task]))[0]
 
     async def several(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
         """The tasks among these ids, in their order, each once."""
         wanted = list(dict.fromkeys(public_ids))
         found = {task.public_id: task for task in await self._tasks.find_many(caller.tenant_id, wanted)}
-        tasks = [found[public_id] for public_id in wanted if public_id in found]
-        await self.mark_fetched(caller, _unread(tasks))
-        return tasks
+        return await self._first_read(caller, [found[public_id] for public_id in wanted if public_id in found])
 
     async def peek(self, caller: KeyOwner, public_id: UUID) -> TaskView:
         """One task, for people who look after it: it is not marked as fetched; raises NotFound."""
@@ -71,11 +68,21 @@ class Reading:
             raise NotFound("task_unknown", "there is no such task")
         return found[0]
 
-    async def mark_fetched(self, caller: KeyOwner, unread: Sequence[UUID]) -> None:
-        """Remember the first read of successes: from now on they are fetched, and cleaned in their time."""
-        if unread:
-            await self._tasks.mark_fetched(caller.tenant_id, unread)
+    async def mark_fetched(self, caller: KeyOwner, unread: Sequence[UUID]) -> set[UUID]:
+        """Remember the first read of successes: from now on they are fetched, and cleaned in their time.
 
+        Returns those whose first read this was. Two callers may have seen one unread at the same moment: only one of
+        them was the first.
+        """
+        return await self._tasks.mark_fetched(caller.tenant_id, unread)
 
-def _unread(tasks: Sequence[TaskView]) -> list[UUID]:
-    return [task.public_id for task in tasks if task.status is TaskStatus.SUCCESS and task.fetched_at is None]
+    async def _first_read(self, caller: KeyOwner, tasks: list[TaskView]) -> list[TaskView]:
+        """These tasks, marked as fetched; those that another caller was faster with are shown as it left them."""
+        unread = [task.public_id for task in tasks if task.status is TaskStatus.SUCCESS and task.fetched_at is None]
+        if not unread:
+            return tasks
+        late = set(unread) - await self.mark_fetched(caller, unread)
+        if not late:
+            return tasks
+        found = {task.public_id: task for task in await self._tasks.find_many(caller.tenant_id, list(late))}
+        return [found.get(task.public_id, task) for task in tasks]

@@ -48,7 +48,9 @@ class LegacyTasks:
         if row is None:
             raise NotFound("task_unknown", "there is no such task")
         if row.status is TaskStatus.SUCCESS and row.fetched_at is None:
-            await self._reading.mark_fetched(asked.caller, [row.public_id])
+            first = await self._reading.mark_fetched(asked.caller, [row.public_id])
+            if not first:  # another caller read it meanwhile: this read is a later one
+                row = await self._stored.task(asked.caller.tenant_id, row.public_id) or row
         return self._rows.task(row)
 
     async def batch(self, asked: Asked) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from libs.common.adapters.secrets import KeyRing
-from tests.support.api import Api, Tenant, running_api, settings
+from tests.support.api import Api, Tenant, running_api, settings, until_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -73,6 +73,33 @@ async def test_the_first_read_of_a_success_answers_2_and_later_ones_4(tenant: Te
     assert [len((await data(tenant, "POST", "/task/listTask", {"state": n}))["list"]) for n in range(6)] == [
         0, 0, 0, 0, 1, 0,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ["getTaskResult", "getTaskBatch"])
+async def test_of_two_first_reads_at_the_same_moment_one_answers_2_and_the_other_4(tenant: Tenant, route: str) -> None:
+    task = await created(tenant)
+    await end(tenant, task, 6, oss_file="https://files/x.wav")
+
+    async def state() -> int:
+        if route == "getTaskResult":
+            return int((await data(tenant, "GET", "/task/getTaskResult", taskId=task))["state"])
+        (item,) = (await data(tenant, "POST", "/task/getTaskBatch", {"taskIds": [task]}))["list"]
+        return int(item["state"])
+
+    async def both_have_read() -> bool:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return (await tenant.api.sql(waiting))[0]["count"] == 2
+
+    async with tenant.api.pool.acquire() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("SELECT 1 FROM task WHERE public_id = $1 FOR UPDATE", task)
+        reads = asyncio.gather(state(), state())
+        await until_true(both_have_read)
+        await transaction.rollback()
+    assert sorted(await reads) == [2, 4]
 
 
 async def test_a_batch_marks_its_successes_and_nothing_else(tenant: Tenant) -> None:
@@ -141,6 +168,7 @@ async def test_a_failure_that_waits_for_its_retry_shows_its_attempt_and_the_retr
     assert (await tenant.call("POST", f"/v1/tasks/{other}/cancel")).json()["verdict"] == "canceled"
     ended = await data(tenant, "GET", "/task/getTaskResult", taskId=other)
     assert (ended["state"], ended["startedAt"], bool(ended["finishedAt"])) == (5, "2026-06-30 20:30:15", True)
+    assert ended["retryCount"] == 0  # and its retry was never made
     # Back in the queue it has made two, and no attempt runs.
     await tenant.api.sql("UPDATE dispatch SET state = 0, due_at = NULL WHERE public_id = $1", task)
     row = await data(tenant, "GET", "/task/getTaskResult", taskId=task)
