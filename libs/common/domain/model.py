@@ -23,7 +23,14 @@ POSITIVE_DEFAULTS: Final = {
     "poll_seconds": 3,
     "job_timeout_seconds": 3_600,
 }
-_CEILINGS: Final = {"timeout_seconds": DAY_SECONDS, "job_timeout_seconds": DAY_SECONDS, "poll_seconds": 3_600}
+#: Negative numbers of these mean 0, as they did for the old gateway, which compared and never refused them.
+_NONE_BELOW_ZERO: Final = ("retry_times", "retry_queue_max_seconds", "expected_seconds", "price")
+_CEILINGS: Final = {
+    "timeout_seconds": DAY_SECONDS,
+    "job_timeout_seconds": DAY_SECONDS,
+    "poll_seconds": 3_600,
+    "retry_times": 1_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +93,7 @@ def normalised(fields: dict[str, Any]) -> dict[str, Any]:
     for name, value in clean.items():
         if isinstance(value, int) and not isinstance(value, bool) and not -MAX_INT <= value <= MAX_INT:
             raise Invalid("model_limit", f"{name} is out of range", field=f"/{name}")
-    if clean.get("retry_times", 0) < 0 or clean.get("retry_times", 0) > 1_000:
-        raise Invalid("model_limit", "retry_times must be between 0 and 1000", field="/retry_times")
-    for name in ("retry_queue_max_seconds", "expected_seconds", "price"):
+    for name in _NONE_BELOW_ZERO:
         if clean.get(name, 0) < 0:
             clean[name] = 0
     if "http_method" in clean:

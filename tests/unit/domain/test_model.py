@@ -17,6 +17,11 @@ def test_zero_and_negative_mean_the_default(field: str, default: int, value: int
     assert normalised({field: value}) == {field: default}
 
 
+@pytest.mark.parametrize("field", ["retry_times", "retry_queue_max_seconds", "expected_seconds", "price"])
+def test_a_negative_number_of_what_may_be_none_is_none(field: str) -> None:
+    assert normalised({field: -1}) == {field: 0}
+
+
 @pytest.mark.parametrize(("concurrency", "expected"), [(1, 3), (2, 4), (10, 20), (64, 128), (500, 564)])
 def test_a_window_is_the_calls_plus_a_bounded_prefetch(concurrency: int, expected: int) -> None:
     assert window(concurrency) == expected
@@ -42,7 +47,6 @@ def test_a_slot_lives_ten_times_the_expected_time_within_an_hour_and_a_day(expec
         {"name": "a\ud800"},
         {"http_method": "DELETE"},
         {"timeout_seconds": 86_401},
-        {"retry_times": -1},
         {"retry_times": 1_001},
         {"queue_limit": 2**31},
     ],
