@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from libs.common.ports_import import NoteBook, Progress
 
 _NOTES_SHOWN = 20
+#: Kinds of tasks whose names are no words that follow a number.
+_WORDS = {"looks_wrapped": "apparently wrapped", "running_that_wait_again": "running before, waiting again"}
 
 
 @contextmanager
@@ -77,7 +79,8 @@ def show(report: ImportReport) -> None:
     console = Console(highlight=False)
     _show_tables(console, report)
     if report.kinds:
-        console.print("tasks: " + ", ".join(f"{rows} {kind.replace('_', ' ')}" for kind, rows in report.kinds.items()))
+        kinds = (f"{rows} {_WORDS.get(kind, kind.replace('_', ' '))}" for kind, rows in report.kinds.items())
+        console.print("tasks: " + "; ".join(kinds))
     for entry in report.hosts:
         console.print(
             f"host not allowed: {entry['host']} (models {', '.join(entry['models'])}): {entry['why']}", markup=False

@@ -221,20 +221,18 @@ class LegacyImport:
 
     def _warn(self, report: ImportReport) -> None:
         if report.facts.later_than_now:
-            report.warnings.append(
-                f"{report.facts.later_than_now} tasks were created in the future: is --timezone right?"
-            )
+            report.warnings.append(f"tasks created in the future: {report.facts.later_than_now}; is --timezone right?")
         bare = report.kinds["open_without_credential"]
         if bare and not self._rules.service_credential:
             report.warnings.append(
-                f"{bare} open tasks have no credential for their upload: a file service (SLUICEWAY_OSS_URL) that asks "
-                "for one will refuse them; set SLUICEWAY_OSS_AUTHORIZATION before starting executors"
+                f"open tasks without a credential for their upload: {bare}; a file service (SLUICEWAY_OSS_URL) that "
+                "asks for one will refuse them: set SLUICEWAY_OSS_AUTHORIZATION before starting executors"
                 + ("" if self._rules.payload_path else ", or give --payload-path if it lies beside the payload")
             )
         if not self._rules.payload_path and report.kinds["looks_wrapped"]:
             report.warnings.append(
-                f"{report.kinds['looks_wrapped']} payloads hold an Authorization or X-User-Info: they "
-                "look like whole requests; look at --dry-run and give --payload-path"
+                f"payloads that hold an Authorization or X-User-Info: {report.kinds['looks_wrapped']}; they "
+                "look like whole requests: look at --dry-run and give --payload-path"
             )
 
 

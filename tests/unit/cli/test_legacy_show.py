@@ -47,11 +47,13 @@ def test_the_report_quotes_what_an_operator_must_know(capsys: pytest.CaptureFixt
     report.models_changed.append({"id": "1", "tenant": "7", "model": "m", "changes": ["a", "b"]})
     report.samples.append(Sample("t", "m", '{"a":"[red]"}', '{"headers":{}}', True))
     report.warnings.append("set it")
+    report.kinds.update({"open": 3, "looks_wrapped": 6, "running_that_wait_again": 1, "open_without_credential": 0})
     show(report)
     text = " ".join(capsys.readouterr().out.split())
     for part in (
         "would be copied", "[19]", "and 5 more such rows (25 task_id_derived)", "10.1.2.3 (models 7/m): is private",
         "2147483647", "a; b", '{"a":"[red]"}', "with a credential", "look: set it", "nothing was written",
+        "tasks: 3 open; 6 apparently wrapped; 1 running before, waiting again; 0 open without credential",
     ):  # fmt: skip
         assert part in text, part
     assert "[20]" not in text
