@@ -7,6 +7,10 @@ Modules with an underscore in their name, such as demo_run, hold a command's lon
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(
@@ -18,9 +22,17 @@ app = typer.Typer(
 
 
 @app.callback()
-def begin(context: typer.Context) -> None:
+def begin(
+    context: typer.Context,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Data folder of the stack that is meant, for every command (SLUICEWAY_DATA)."),
+    ] = None,
+) -> None:
     """Commands that go to the stores find those of the stack that runs here."""
     from services.cli.here import OWN_SETTINGS, adopt_stack
 
+    if data is not None:
+        os.environ["SLUICEWAY_DATA"] = str(data)
     if context.invoked_subcommand not in OWN_SETTINGS:
         adopt_stack()
