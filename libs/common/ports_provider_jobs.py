@@ -92,8 +92,11 @@ class TellLater:
 class ProviderJobs(Protocol):
     """Jobs at providers, by batches. Writes by attempts compare the token: who has lost it is left out."""
 
-    async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float]:
-        """Jobs are about to be submitted; when that was written, in Unix seconds. Asking twice is safe."""
+    async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float | None]:
+        """Jobs are about to be submitted; when that was written, in Unix seconds. Asking twice is safe.
+
+        None, and nothing is written, where the attempt's model has another adapter by now.
+        """
 
     async def resume_many(self, attempts: Sequence[Attempt]) -> dict[int, JobRow]:
         """The jobs that these attempts go on with."""

@@ -190,13 +190,14 @@ class Models(Protocol):
         """A new model with its lane; raises Conflict("model_exists") when the name is taken."""
 
     async def update(self, current: Model, updater: str, fields: dict[str, Any]) -> Model | None:
-        """Change the fields given if `current` is still the newest version; None when it is not."""
+        """Change the fields given if `current` is still the newest version; None when it is not.
+
+        Raises Conflict: "model_exists" as above, "model_jobs_open" when another adapter is given while providers have
+        jobs of the model that are asked about, or still have to be told of their end.
+        """
 
     async def delete(self, tenant_id: int, model_id: int, updater: str) -> Model | None:
         """Delete softly; None when there is none of that id."""
-
-    async def has_jobs(self, model: Model) -> bool:
-        """Whether providers have jobs of the model that are asked about, or still have to be told of their end."""
 
     async def find(self, tenant_id: int, name: str) -> Model | None:
         """The tenant's model of that name."""

@@ -98,7 +98,6 @@ class Administration:
                 await self._check_endpoint(fields.get("base_url", current.base_url), fields.get("route", current.route))
             if not _CALLED_BY.isdisjoint(fields):
                 self._check_adapter(fields, current)
-                await self._check_jobs(fields, current)
             changed = await self._models.update(current, caller.name, fields)
             if changed is not None:
                 return self._announce(changed)
@@ -131,19 +130,6 @@ class Administration:
         self._adapters.check(
             given["adapter"], given["base_url"], given["route"], json.loads(given["adapter_config"] or "{}")
         )
-
-    async def _check_jobs(self, fields: dict[str, Any], current: Model) -> None:
-        """Jobs are asked about and ended by the adapter that made them, with the address that it was given.
-
-        A task that starts within the second in which the change spreads may still begin one by the former adapter: its
-        executor goes on with it as it was.
-        """
-        if fields.get("adapter", current.adapter) != current.adapter and await self._models.has_jobs(current):
-            message = (
-                f"providers have jobs of this model that its adapter {current.adapter!r} has to ask about: pause the"
-                " model and change it when they are over, or make another model"
-            )
-            raise Conflict("model_jobs_open", message, field="/adapter")
 
     def _stored(self, caller: KeyOwner, given: dict[str, Any]) -> dict[str, Any]:
         """The given fields as they are stored."""

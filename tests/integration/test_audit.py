@@ -272,7 +272,7 @@ async def test_a_draft_that_lost_its_row_waits_for_its_time_again(stores: Audite
 
 async def test_an_open_job_is_gone_on_with_and_not_submitted_again_when_its_row_was_lost(stores: Audited) -> None:
     house = stores.house
-    model, executor = await house.model(retry_times=3), await house.executor()
+    model, executor = await house.model(adapter="test", retry_times=3), await house.executor()
     (attempt,) = await house.running(model, executor)
     await house.fail(attempt)
     await house.make_overdue([attempt.id])
@@ -296,7 +296,7 @@ async def test_an_open_job_is_gone_on_with_and_not_submitted_again_when_its_row_
 
 async def test_the_job_of_a_row_that_is_dropped_ends_at_its_provider(stores: Audited) -> None:
     house = stores.house
-    model = await house.model()
+    model = await house.model(adapter="test")
     (attempt,) = await house.running(model, await house.executor())
     await PostgresProviderJobs(house.database).intend_many([(attempt, JobIntent(uuid4(), "test", True, 600))])
     await house.sql("DELETE FROM task")

@@ -199,7 +199,7 @@ async def test_a_task_within_its_times_succeeds(rig: Rig) -> None:
 
 
 async def test_a_job_that_nobody_goes_on_with_ends_all_the_same(house: House) -> None:
-    model, executor = await house.model(), await house.executor()
+    model, executor = await house.model(adapter="test"), await house.executor()
     (task,) = await house.tasks(model, deadline=soon(900))
     (attempt,) = await house.start(model, executor, await house.lease(model))
     jobs = PostgresProviderJobs(house.database)

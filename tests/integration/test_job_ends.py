@@ -21,7 +21,7 @@ from tests.support.house import House
 
 async def submitted(house: House, status: str = "processing") -> Attempt:
     """An attempt whose job is at its provider."""
-    model = await house.model(retry_times=3)
+    model = await house.model(adapter="test", retry_times=3)
     (attempt,) = await house.running(model, await house.executor())
     jobs = PostgresProviderJobs(house.database)
     assert await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])

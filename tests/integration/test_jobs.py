@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,9 +18,11 @@ from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.control import Controls
+from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_dead import Action, DeadFilter
+from libs.common.ports_provider_jobs import JobIntent
 from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
 from services.executor.runs import Runs, Stop
@@ -252,6 +254,42 @@ async def test_a_full_provider_burns_nothing(jobs: Jobs) -> None:
     await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
     await jobs.rig.dispatch(model)
     await jobs.rig.ended(ids)
+    assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
+
+
+async def test_a_task_whose_model_gets_another_adapter_as_it_begins_is_begun_by_that_one(jobs: Jobs) -> None:
+    """The executor has not heard of the change when it writes down what it is about to do."""
+    jobs.rig.jobs["other"] = jobs.rig.jobs["test"]
+    model = await jobs.model()
+
+    class Late(PostgresProviderJobs):
+        async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float | None]:
+            if rows[0][1].adapter == "test":
+                await PostgresModels(jobs.rig.database).update(model, "", {"adapter": "other"})
+            return await super().intend_many(rows)
+
+    known = ModelCache(PostgresModels(jobs.rig.database))
+    await jobs.rig.executor(provider_jobs=Late(jobs.rig.database), models=known)
+    ids = await jobs.begin(model)
+
+    async def later() -> bool:
+        (row,) = await jobs.rig.sql("SELECT state, phase, attempt FROM dispatch")
+        return (row["state"], row["phase"], row["attempt"]) == (2, 0, 0)
+
+    await until(later, "it is begun again")
+    assert await jobs.job() is None
+    assert jobs.provider.submits == []
+    await until(lambda: _only_slot(jobs, model), "the permit goes back, the slot stays")
+
+    async def heard_of() -> bool:
+        found = await known.by_id(model.id)
+        return found is not None and found.adapter == "other"
+
+    await until(heard_of, "its executor hears of the change")
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids)
+    assert (await jobs.job())["adapter"] == "other"
     assert [row["attempt"] for row in await jobs.rig.sql("SELECT attempt FROM task")] == [1]
 
 

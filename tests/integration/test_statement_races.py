@@ -10,10 +10,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.domain.errors import Conflict
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Claim
+from libs.common.ports_provider_jobs import JobIntent
 from libs.common.ports_sweeps import Ending, LostAttempt, OverdueAttempt
 from tests.support.queue_desk import TENANT, QueueDesk, open_desk
 
@@ -284,3 +287,42 @@ async def test_of_two_first_reads_at_once_one_is_the_first(desk: QueueDesk) -> N
     assert sorted(map(len, reads)) == [0, 0, 0, 1]
     (task,) = await desk.sql("SELECT expire_at - fetched_at AS kept FROM task")
     assert task["kept"].total_seconds() == 86_400
+
+
+async def test_a_job_is_begun_by_no_adapter_that_its_model_had_until_just_now(desk: QueueDesk) -> None:
+    attempt = await running_job(desk)
+    jobs, intent = PostgresProviderJobs(desk.database), JobIntent(uuid4(), "test", True, 60)
+    connection = await asyncpg.connect(desk.url)
+    try:
+        async with connection.transaction():
+            await connection.execute("UPDATE model SET adapter = 'cog'")
+            intending = asyncio.create_task(jobs.intend_many([(attempt, intent)]))
+            async with asyncio.timeout(5):
+                while not await _somebody_waits(desk):
+                    assert not intending.done()
+        assert await intending == {attempt.id: None}
+    finally:
+        await connection.close()
+    row = await desk.row(attempt.id)
+    assert row is not None
+    assert (row["phase"], row["token"]) == (0, attempt.token)
+    assert await desk.sql("SELECT 1 FROM provider_job") == []
+
+
+async def test_a_model_keeps_its_adapter_when_a_job_is_just_being_begun(desk: QueueDesk) -> None:
+    attempt = await running_job(desk)
+    (model,) = desk.lanes.values()
+    intent = "intend_jobs", [attempt.id], [attempt.token], [uuid4()], ["test"], [True], [60], 600
+    with pytest.raises(Conflict, match="its adapter 'test'") as refused:
+        await overtaken(desk, desk.models.update(model, "x", {"adapter": "cog"}), intent)
+    assert refused.value.code == "model_jobs_open"
+    assert [tuple(row) for row in await desk.sql("SELECT adapter, version FROM model")] == [("test", model.version)]
+    assert await desk.models.update(model, "x", {"poll_seconds": 9}) is not None
+
+
+async def running_job(desk: QueueDesk) -> Attempt:
+    """A running attempt of a model with an adapter of jobs."""
+    lane = await desk.lane(adapter="test")
+    await desk.create(lane)
+    (attempt,) = await desk.start(await desk.lease(lane))
+    return attempt

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.domain.model_errors import ModelError
+from libs.common.domain.model_errors import Busy, ModelError
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, JobRow, ProviderJobs
 from libs.common.runtime.coalescer import Coalescer
@@ -16,6 +17,9 @@ from libs.common.runtime.logging import get_logger
 from services.executor.recorder import Verdict, until_answered
 
 log = get_logger()
+
+#: A change of a model holds in every process within this time.
+_SPREAD_SECONDS: Final = 1.0
 
 
 class JobLedger:
@@ -32,7 +36,7 @@ class JobLedger:
         self._jobs = jobs
         self._changed = changed
         self._is_data_error = is_data_error
-        self._intents = Coalescer[tuple[Attempt, JobIntent], float | None](
+        self._intents = Coalescer[tuple[Attempt, JobIntent], float | Busy | None](
             self._intend, is_data_error=is_data_error, is_deadlock=is_deadlock
         )
         self._resumes = Coalescer[Attempt, JobRow | None](self._resume, is_deadlock=is_deadlock)
@@ -44,8 +48,14 @@ class JobLedger:
         self._callbacks = Coalescer[tuple[Attempt, int], list[JobCallback]](self._read, size_of=lambda one: one[1])
 
     async def intend(self, attempt: Attempt, intent: JobIntent) -> float | None:
-        """Write that a job is about to be submitted; when that was, in Unix seconds."""
-        return await until_answered(lambda: self._intents.submit((attempt, intent)))
+        """Write that a job is about to be submitted; when that was, in Unix seconds.
+
+        Raises Busy when the model is called by another adapter now: it is begun again by that one.
+        """
+        written = await until_answered(lambda: self._intents.submit((attempt, intent)))
+        if isinstance(written, Busy):
+            raise written
+        return written
 
     async def resume(self, attempt: Attempt) -> JobRow | None:
         """The job that the attempt goes on with."""
@@ -101,9 +111,9 @@ class JobLedger:
         everything = (self._intents, self._resumes, self._owners, self._news, self._weights, self._callbacks)
         await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
 
-    async def _intend(self, rows: list[tuple[Attempt, JobIntent]]) -> list[float | None]:
-        written = await self._jobs.intend_many(rows)
-        return [written.get(attempt.id) for attempt, _ in rows]
+    async def _intend(self, rows: list[tuple[Attempt, JobIntent]]) -> list[float | Busy | None]:
+        mine = await self._jobs.intend_many(rows)
+        return [_answer_to(attempt, mine) for attempt, _ in rows]
 
     async def _resume(self, attempts: list[Attempt]) -> list[JobRow | None]:
         found = await self._jobs.resume_many(attempts)
@@ -124,3 +134,9 @@ class JobLedger:
     async def _read(self, wanted: list[tuple[Attempt, int]]) -> list[list[JobCallback]]:
         found = await self._jobs.callbacks([attempt for attempt, _ in wanted])
         return [found.get(attempt.id, []) for attempt, _ in wanted]
+
+
+def _answer_to(attempt: Attempt, mine: Mapping[int, float | None]) -> float | Busy | None:
+    if attempt.id in mine and mine[attempt.id] is None:
+        return Busy("its model is called by another adapter now", retry_after=_SPREAD_SECONDS)
+    return mine.get(attempt.id)

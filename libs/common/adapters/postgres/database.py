@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.statements import Statements
@@ -114,10 +114,20 @@ class Database:
 
     async def query_text(self, statement: str, /, **values: Any) -> Sequence[Any]:
         """The same for a statement that was put together, from fixed parts, by a repository."""
+        async with self._begun() as connection:
+            return await _rows(connection, statement, values)
+
+    @asynccontextmanager
+    async def queries(self) -> AsyncIterator[Queries]:
+        """Several `:name` statements in one transaction, committed at the end; rolled back if the body raises."""
+        async with self._begun() as connection:
+            yield Queries(connection, self._statements)
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[AsyncConnection]:
         try:
             async with self._engine.begin() as connection:
-                result = await connection.execute(text(statement), values)
-                return result.all() if result.returns_rows else []
+                yield connection
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to PostgreSQL is busy") from error
         except (InterfaceError, *UNREACHABLE) as error:
@@ -131,6 +141,22 @@ class Database:
             if isinstance(error.__cause__, UNREACHABLE):
                 raise _lost(error) from error
             raise
+
+
+class Queries:
+    """An open transaction for `:name` statements."""
+
+    def __init__(self, connection: AsyncConnection, statements: Statements) -> None:
+        self._connection = connection
+        self._statements = statements
+
+    async def query(self, statement_name: str, /, **values: Any) -> Sequence[Any]:
+        return await _rows(self._connection, self._statements[statement_name], values)
+
+
+async def _rows(connection: AsyncConnection, statement: str, values: Mapping[str, Any]) -> Sequence[Any]:
+    result = await connection.execute(text(statement), values)
+    return result.all() if result.returns_rows else []
 
 
 class HotTransaction:

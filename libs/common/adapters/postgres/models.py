@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy.exc import IntegrityError
 
-from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.database import Database, Queries
 from libs.common.domain.errors import Conflict
 from libs.common.domain.model import Model, partitions, window
 from libs.common.ports_tasks import KeyOwner
@@ -42,15 +42,19 @@ class PostgresModels:
     async def update(self, current: Model, updater: str, fields: dict[str, Any]) -> Model | None:
         values = {name: getattr(current, name) for name in _WRITTEN} | fields
         try:
-            rows = await self._database.query(
-                "update_model",
-                tenant_id=current.tenant_id,
-                id=current.id,
-                version=current.version,
-                updater=updater,
-                **values,
-                **self._derived(values),
-            )
+            async with self._database.queries() as transaction:
+                rows = await transaction.query(
+                    "update_model",
+                    tenant_id=current.tenant_id,
+                    id=current.id,
+                    version=current.version,
+                    updater=updater,
+                    **values,
+                    **self._derived(values),
+                )
+                # The change has waited for jobs that were just being begun; what would be begun now waits for it.
+                if rows and values["adapter"] != current.adapter and await _has_jobs(transaction, current):
+                    raise _jobs_open(current)
         except IntegrityError as error:
             raise _taken(error, values["name"]) from error
         return model_of(rows[0]) if rows else None
@@ -61,10 +65,6 @@ class PostgresModels:
             if rows:
                 await transaction.fetch("end_model_pause", tenant_id, rows[0]["lane"])
         return _from_columns(rows[0]) if rows else None
-
-    async def has_jobs(self, model: Model) -> bool:
-        (row,) = await self._database.query("jobs_of_model", tenant_id=model.tenant_id, id=model.id)
-        return bool(row.there)
 
     async def find(self, tenant_id: int, name: str) -> Model | None:
         rows = await self._database.query("find_model", tenant_id=tenant_id, name=name)
@@ -149,6 +149,19 @@ def _owner(rows: Sequence[Any]) -> KeyOwner | None:
         return None
     row = rows[0]
     return KeyOwner(row["id"], row["tenant_id"], row["name"], frozenset(row["scopes"]))
+
+
+async def _has_jobs(transaction: Queries, model: Model) -> bool:
+    (row,) = await transaction.query("jobs_of_model", tenant_id=model.tenant_id, id=model.id)
+    return bool(row.there)
+
+
+def _jobs_open(model: Model) -> Conflict:
+    message = (
+        f"providers have jobs of this model that its adapter {model.adapter!r} has to ask about: pause the"
+        " model and change it when they are over, or make another model"
+    )
+    return Conflict("model_jobs_open", message, field="/adapter")
 
 
 def _taken(error: IntegrityError, name: str) -> Exception:

@@ -31,7 +31,7 @@ class PostgresProviderJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float]:
+    async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float | None]:
         intents = [intent for _, intent in rows]
         answers = await self._database.fetch(
             "intend_jobs",

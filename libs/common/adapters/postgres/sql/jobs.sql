@@ -2,20 +2,29 @@
 
 -- name: intend_jobs
 -- Jobs are about to be submitted: each intent, under our own key, in the statement that moves its attempt to phase 1.
--- Asking twice gives the same answer, because an answer may be lost. $1 ids, $2 tokens, $3 keys, $4 adapters, $5 whether
--- the provider can be asked, $6 seconds for the job, $7 seconds more for taking its output.
+-- Asking twice gives the same answer, because an answer may be lost. An attempt whose model has another adapter by now
+-- stays as it is, and comes back without an instant: the model's row is shared until this is committed, so either this
+-- sees the change, or who makes it sees the job. $1 ids, $2 tokens, $3 keys, $4 adapters, $5 whether the provider can be
+-- asked, $6 seconds for the job, $7 seconds more for taking its output.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::text[], $5::boolean[], $6::int[])
     AS m(id, token, key, adapter, polls, seconds) ORDER BY id
+), now_by AS MATERIALIZED (
+  SELECT l.id AS lane, o.adapter FROM lane l JOIN model o ON o.id = l.model_id
+  WHERE l.id = ANY (ARRAY(SELECT q.lane FROM m JOIN dispatch q ON q.id = m.id)) ORDER BY l.id FOR SHARE OF o
 ), mine AS (
-  UPDATE dispatch q SET phase = 1, until = least(now() + make_interval(secs => m.seconds + $7::int), q.deadline)
-  FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase < 2
-  RETURNING q.id, q.attempt, q.lane, m.token, m.key, m.adapter, m.polls, least(now() + make_interval(secs => m.seconds), q.deadline) AS deadline
+  UPDATE dispatch q SET phase = CASE WHEN n.adapter = m.adapter THEN 1 ELSE q.phase END,
+    until = CASE WHEN n.adapter = m.adapter THEN least(now() + make_interval(secs => m.seconds + $7::int), q.deadline) ELSE q.until END
+  FROM m, now_by n WHERE q.id = m.id AND q.token = m.token AND q.phase < 2 AND n.lane = q.lane
+  RETURNING q.id, q.attempt, q.lane, m.token, m.key, m.adapter, m.polls, n.adapter = m.adapter AS as_ever,
+    least(now() + make_interval(secs => m.seconds), q.deadline) AS deadline
+), job AS (
+  INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, permit_token, deadline)
+  SELECT id, attempt, lane, key, adapter, polls, token, deadline FROM mine WHERE as_ever
+  ON CONFLICT (task_id, attempt) DO UPDATE SET permit_token = EXCLUDED.permit_token
+  RETURNING task_id, intended_at
 )
-INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, permit_token, deadline)
-SELECT id, attempt, lane, key, adapter, polls, token, deadline FROM mine
-ON CONFLICT (task_id, attempt) DO UPDATE SET permit_token = EXCLUDED.permit_token
-RETURNING task_id AS id, extract(epoch FROM intended_at)::float8 AS intended_at
+SELECT x.id, extract(epoch FROM j.intended_at)::float8 AS intended_at FROM mine x LEFT JOIN job j ON j.task_id = x.id
 
 -- name: resume_jobs
 -- Attempts that go on with a job that somebody else began. $1 ids, $2 tokens, $3 seconds for taking its output.
