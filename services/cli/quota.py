@@ -21,7 +21,7 @@ User = Annotated[str, typer.Option("--user", help="One user; left out: all who h
 
 _LIMITS: list[Column] = [
     ("USER", lambda row: row["user"] or "(all others)"),
-    ("USED", "used"),
+    ("USED", lambda row: row["used"] if row["user"] else None),  # what they spent is in each one's own account
     ("POINTS A DAY", "points_per_day"),
 ]
 
