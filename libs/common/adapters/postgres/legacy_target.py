@@ -81,7 +81,7 @@ class PostgresLegacyTarget:
             await _hold(transaction, part)
             rows = await transaction.fetch("import_models", part.source, *columns)
             notes = [*part.notes, *(note for row in rows if row["id"] > 0 and (note := _model_note(row)) is not None)]
-            new = sum(not row["there"] for row in rows)
+            new = sum(row["id"] > 0 and not row["there"] for row in rows)  # a stand-in is no row of the old table
             await self._close(transaction, part._replace(notes=notes), new)
         return Written(new)
 
