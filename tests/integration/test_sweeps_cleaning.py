@@ -114,6 +114,22 @@ async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_d
     assert await stored(house) == {ids[1], ids[3]}
 
 
+async def test_what_was_taken_over_is_found_behind_younger_tasks_of_ours(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks of an old gateway keep their ids, which are larger than those of all that ours had made before."""
+    monkeypatch.setattr("services.janitor.sweeps.expiry._SLICE", 2)
+    ours, taken = (await house.done(await house.model(), 4)), (await house.done(await house.model(), 1))[0]
+    await house.sql("UPDATE task SET created_at = now() - interval '91 days', finished_at = now() - interval '91 days'")
+    await house.sql("UPDATE task SET created_at = now(), finished_at = now() WHERE id <> $1", taken.id)
+    expiry = expiry_of(house)
+    assert sum([await expiry.unfetched() for _ in range(5)]) == 0
+    await house.sql("INSERT INTO legacy_import VALUES ('old', 'asynch_task', $1, 1)", taken.id)
+    expiry = expiry_of(house)
+    assert sum([await expiry.unfetched() for _ in range(5)]) == 1
+    assert await stored(house) == {attempt.id for attempt in ours}
+
+
 async def test_dead_tasks_go_after_their_days_and_then_their_files(house: House) -> None:
     model = await house.model()
     old, young = await house.running(model, await house.executor(), 2)

@@ -200,10 +200,11 @@ FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND (t.expire
 -- name: unfetched_tasks
 -- Successes that nobody fetched for $1 days (null: for ever), and tasks canceled $2 days ago, among the $4 oldest tasks
 -- after $3: the whole page comes back, marked. Ids grow with the time of creation: after a young one comes nothing that
--- is over.
+-- is over, once all that was taken over from an old gateway lies behind: it is older than its large ids say.
 SELECT p.id, coalesce(p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < now() - make_interval(days => $1)
                       OR p.status = 9 AND p.finished_at < now() - make_interval(days => $2), false) AS over,
-  p.created_at > now() - make_interval(days => least($1, $2)) AS young
+  p.created_at > now() - make_interval(days => least($1, $2))
+    AND p.id > coalesce((SELECT max(i.last_id) FROM legacy_import i WHERE i."table" = 'asynch_task'), 0) AS young
 FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id > $3 ORDER BY id LIMIT $4) p ORDER BY p.id
 
 -- name: dead_over
