@@ -93,6 +93,24 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     assert "secret" not in finding.what
 
 
+async def test_topics_that_the_broker_refuses_are_named_with_its_words(house: House, settings: Settings) -> None:
+    await house.executor()
+    one, two = await house.model(), await house.model()
+    cause = "InvalidReplicationFactorError: 3 is larger than 1"
+    await alive(house, refused={one.lane: cause, two.lane: "a partition of it has no leader"}, events=cause)
+    found = await doctor_servers.examine_postgres(settings)
+    events, models = told(found, "topic of events"), told(found, "topics of 2 models")
+    assert events.level == models.level == "problem"
+    assert cause in events.what
+    assert f"{one.name} of tenant {one.tenant_id}: {cause}" in models.what
+    assert "SLUICEWAY_TOPIC_REPLICATION" in events.do
+    # A dispatcher that died, or does not reach the broker, says nothing of what the broker takes now.
+    for silenced in ("beat_at = now() - interval '1 min'", "beat_at = now(), broker_reachable = false"):
+        await house.sql(f"UPDATE process SET {silenced} WHERE role = 'dispatcher'")
+        found = await doctor_servers.examine_postgres(settings)
+        assert [finding.what for finding in found if "refuses" in finding.what] == []
+
+
 async def test_a_database_without_tables(settings: Settings, postgres_server: str) -> None:
     finding = told(await doctor_servers.examine_postgres(changed(settings, database_url=postgres_server)), "no tables")
     assert finding.level == "problem"

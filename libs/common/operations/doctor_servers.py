@@ -31,6 +31,10 @@ _TRANSACTION_SECONDS: Final = 600.0
 _SECONDS: Final = 5.0
 _CONFIGS_AT_ONCE: Final = 100
 _STATEMENTS: Final = Statements.load()
+_LET_THEM: Final = (
+    "let the dispatchers' user create topics and write to them, make them by hand (`sluiceway topics` names them), or set"
+    " SLUICEWAY_TOPIC_REPLICATION to what the brokers can keep"
+)
 
 
 async def examine_postgres(settings: Settings) -> list[Finding]:
@@ -110,6 +114,7 @@ def _processes(seen: Any) -> list[Finding]:
     elif not seen["reachable"]:
         what = f"no dispatcher reaches the broker: {seen['last_error'] or 'it does not answer'}"
         found.append(problem(what, "check SLUICEWAY_KAFKA_BOOTSTRAP as the dispatchers have it, and the broker"))
+    found += _refused(seen)
     if not seen["janitors"]:
         what = "no janitor is alive: nothing is retried, rescued or cleaned"
         found.append(advice(what, "start `sluiceway janitor`"))
@@ -117,6 +122,18 @@ def _processes(seen: Any) -> list[Finding]:
         what = f"processes of several versions are alive: {', '.join(seen['versions'])}"
         found.append(advice(what, "finish the upgrade: restart those of older versions"))
     found += [advice(f"paused is {what}", "`sluiceway resume` lets it go on") for what in seen["paused"]]
+    return found
+
+
+def _refused(seen: Any) -> list[Finding]:
+    """What a broker that answers does not take from the dispatchers: nothing of it dies, and nothing leaves."""
+    found = []
+    if seen["events_refused"]:
+        what = f"the broker refuses the topic of events: {seen['events_refused']}"
+        found.append(problem(what, f"until it takes it, no event and no webhook leaves: {_LET_THEM}"))
+    if seen["refused_models"]:
+        what = f"the broker refuses topics of {seen['refused_models']} models, for example of {seen['refused_model']}"
+        found.append(problem(what, f"until it takes them, their tasks wait: {_LET_THEM}"))
     return found
 
 

@@ -68,6 +68,8 @@ async def test_tasks_are_handed_in_listed_and_canceled(tenant: Tenant, tmp_path:
     assert (refused.code, "--yes" in refused.err) == (2, True), "nobody is there to ask"
     canceled = await run("task", "cancel", "-", "--yes", "-o", "yaml", tenant=tenant, given=f"{task_id}\n")
     assert yaml.safe_load(canceled.out)["items"][0]["verdict"] == "canceled"
+    again = await run("task", "cancel", task_id, "--yes", "--json", tenant=tenant)
+    assert again.json == {"items": [{"id": task_id, "verdict": "already_final", "status": "canceled"}]}
     waited = await run("task", "wait", task_id, "--json", tenant=tenant)
     assert (waited.code, waited.json["status"]) == (1, "canceled")
     assert (await run("task", "history", task_id, "--json", tenant=tenant)).json["items"][0]["kind"] == "cancel"

@@ -834,6 +834,41 @@ async def test_filters_of_the_dead_live_in_the_address(api: Api, visitor: Browse
     await visitor.get("/console/dead?kind=x", expect=404)
 
 
+async def test_dead_deliveries_are_narrowed_to_those_of_a_webhook(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    hooks = [
+        (await tenant.call("POST", "/v1/webhooks", json={"url": f"http://127.0.0.1:9/{n}"})).json()["id"] for n in "ab"
+    ]
+    for hook in (hooks[0], hooks[0], hooks[1]):
+        await tenant.delivery(hook, "dead")
+    await visitor.sign_in(await operator(api, tenant))
+    mine = f"/console/dead?kind=delivery&webhook={hooks[0]}"
+    path = f"/console/dead?kind=delivery&tenant={tenant.id}&webhook={hooks[0]}"
+    assert path in links_of(await visitor.get(f"/console/tenants/{tenant.id}"))
+    page = await visitor.get(path)
+    assert f'name="webhook" value="{hooks[0]}"' in page
+    assert text_of(page).count(f"webhook #{hooks[0]}") == 2
+    assert f"webhook #{hooks[1]}" not in text_of(page)
+    orders = [link for link in links_of(page) if "/dead/order?" in link]
+    assert len(orders) == 3, "all, none of all, and the group"
+    assert all(f"webhook={hooks[0]}" in link for link in orders)
+    page = await visitor.get(orders[0])
+    assert "2 deliveries" in text_of(page)
+    page = await visitor.post(
+        "/console/dead/order", kind="delivery", action="drop", tenant=str(tenant.id), webhook=hooks[0],
+        reason="that server is gone", counted="1000", limit="1000",
+    )  # fmt: skip
+    assert "Job #" in page
+    (job,) = await api.sql("SELECT asked, total FROM replay_job ORDER BY id DESC LIMIT 1")
+    assert (job["total"], f'"webhook": "{hooks[0]}"' in job["asked"]) == (2, True)
+    (other,) = await api.sql("SELECT id FROM delivery WHERE webhook_id = $1", int(hooks[1]))
+    assert mine.replace(hooks[0], hooks[1]) in links_of(await visitor.get(f"/console/dead/delivery/{other['id']}"))
+    assert 'name="webhook"' not in await visitor.get("/console/dead?kind=task"), "tasks have none"
+    for nothing in ("0", "9" * 19):
+        assert "matches" in text_of(await visitor.get(f"/console/dead?webhook={nothing}"))
+    for wrong in ("x", "-1", "none", "9" * 20):
+        await visitor.get(f"/console/dead?webhook={wrong}", expect=400)
+
+
 _TEXT_AREA = re.compile(r'<textarea name="mended"[^>]*>\n(.*?)</textarea>', re.DOTALL)
 
 
@@ -861,6 +896,7 @@ async def test_a_message_is_edited_where_all_of_it_may_be_shown(
     assert (unescape(found[1]) if found else None) == field
     assert ("--value FILE" in text_of(page)) == (field is None)
     assert ("write the whole message" in text_of(page)) == (field == "" and value is not None)
+    assert "Headers sent-by a stranger" in text_of(page)
 
 
 async def test_a_message_is_sent_as_it_was_mended_and_never_with_a_mask(
@@ -890,8 +926,8 @@ async def poison(api: Api, value: bytes | None, size: int | None = None) -> int:
     whole = size if size is not None else len(value or b"")
     (row,) = await api.sql(
         'INSERT INTO dead_message (topic, "partition", "offset", digest, value, size, headers, code, cause)'
-        " VALUES ($1, 0, 0, '\\x00', $2, $3, '[]', 'not_json', 'not JSON') RETURNING id",
-        uuid.uuid4().hex, value, whole,
+        " VALUES ($1, 0, 0, '\\x00', $2, $3, $4, 'not_json', 'not JSON') RETURNING id",
+        uuid.uuid4().hex, value, whole, '[["sent-by", "a stranger"]]',
     )  # fmt: skip
     number: int = row["id"]
     return number

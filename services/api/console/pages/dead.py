@@ -37,6 +37,7 @@ class Wanted:
     since: str = ""
     until: str = ""
     text: str = ""
+    webhook: str = ""
     id: str = ""
 
     @classmethod
@@ -62,6 +63,7 @@ class Wanted:
             until=_instant(self.until),
             text=self.text or None,
             model_id=_model_id(self.model_id) if self.model_id else None,
+            webhook=_webhook(self.webhook) if self.webhook else None,
         )
 
     def said(self) -> dict[str, str]:
@@ -87,7 +89,11 @@ async def show(desk: Desk, visit: Visit) -> Response:
     groups = groups_view(await desk.cases.dead.groups(visit.reach, narrowed)) if place is None else None
     next_cursor = place_cursor(following)
     # deliveries to these would only wait again
-    held = [pause for pause in await desk.cases.sight.pauses(visit.reach) if pause.scope == "webhook"]
+    held = [
+        pause
+        for pause in await desk.cases.sight.pauses(visit.reach)
+        if pause.scope == "webhook" and narrowed.webhook in (None, pause.webhook)
+    ]
     return page(
         visit,
         "dead.html",
@@ -212,6 +218,12 @@ def _kind(word: str) -> DeadKind:
 def _model_id(word: str) -> int | None:
     if word != NO_MODEL_WORD and not (word.isascii() and word.isdecimal() and len(word) < 20):
         raise Invalid("invalid", "A model's id is a number, or none.")
+    return model_number(word)
+
+
+def _webhook(word: str) -> int | None:
+    if not (word.isascii() and word.isdecimal() and len(word) < 20):
+        raise Invalid("invalid", "A webhook is named by its number.")
     return model_number(word)
 
 

@@ -429,11 +429,22 @@ SELECT 'audit', 'pause', id, 'tenant ' || id, CASE WHEN paused THEN 'it was held
 FROM t RETURNING id
 
 -- name: doctor_processes
--- Who lives, by role and version; whether any dispatcher reaches the broker, and the last error if none does; what is paused.
+-- Who lives, by role and version; whether any dispatcher reaches the broker, and the last error if none does; why one that
+-- reaches it is refused the topic of events, and the topics of models (one of them, and of how many); what is paused.
+WITH refused AS MATERIALIZED (
+  SELECT DISTINCT ON (r.lane) r.lane, r.cause
+  FROM process p CROSS JOIN LATERAL unnest(p.refused_lanes, p.refused_causes) AS r(lane, cause)
+  WHERE p.role = 'dispatcher' AND p.broker_reachable AND p.beat_at > now() - interval '10 s' ORDER BY r.lane, p.beat_at DESC
+)
 SELECT (SELECT count(*)::int FROM process p WHERE p.role = 'dispatcher' AND p.beat_at > now() - interval '10 s') AS dispatchers,
   (SELECT count(*)::int FROM process p WHERE p.role = 'janitor' AND p.beat_at > now() - interval '10 s') AS janitors,
   (SELECT bool_or(p.broker_reachable) FROM process p WHERE p.role = 'dispatcher' AND p.beat_at > now() - interval '10 s') AS reachable,
   (SELECT p.last_error FROM process p WHERE p.role = 'dispatcher' AND p.last_error <> '' ORDER BY p.beat_at DESC LIMIT 1) AS last_error,
+  (SELECT p.events_refused FROM process p WHERE p.role = 'dispatcher' AND p.broker_reachable AND p.events_refused <> ''
+     AND p.beat_at > now() - interval '10 s' ORDER BY p.beat_at DESC LIMIT 1) AS events_refused,
+  (SELECT count(*)::int FROM refused) AS refused_models,
+  (SELECT 'model ' || m.name || ' of tenant ' || l.tenant_id || ': ' || r.cause
+   FROM refused r JOIN lane l ON l.id = r.lane JOIN model m ON m.id = l.model_id ORDER BY r.lane LIMIT 1) AS refused_model,
   ARRAY(SELECT DISTINCT v.version FROM (
     SELECT p.version FROM process p WHERE p.beat_at > now() - interval '10 s'
     UNION ALL SELECT e.version FROM executor e WHERE e.stopped_at IS NULL AND e.beat_at > now() - interval '10 s') v ORDER BY 1) AS versions,
