@@ -69,6 +69,7 @@ class ProcessSight:
     broker_reachable: bool | None  #: dispatchers only
     last_error: str
     refused: Mapping[int, str]  #: lanes whose topics the broker refuses it, and why
+    events_refused: str  #: why the broker refuses it the topic of events; empty when it does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,8 @@ class Overview:
     dispatchers: int  #: alive
     janitors: int
     broker_reachable: bool | None  #: None while no dispatcher is alive to say it
+    topics_refused: int  #: models whose topics a broker that answers refuses
+    events_refused: str  #: why it refuses the topic of events; empty when it does not
     pauses: Sequence[Pause]
 
 

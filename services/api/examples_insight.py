@@ -91,6 +91,8 @@ OVERVIEW: Final = {
     "dispatchers": 2,
     "janitors": 2,
     "broker_reachable": True,
+    "topics_refused": 0,
+    "events_refused": "",
     "pauses": [PAUSE],
 }
 EXECUTORS: Final = {
@@ -124,6 +126,7 @@ PROCESSES: Final = {
             "broker_reachable": True,
             "last_error": "",
             "topics_refused": 0,
+            "events_refused": "",
         }
     ]
 }

@@ -212,6 +212,8 @@ class OverviewOut(BaseModel):
     dispatchers: int
     janitors: int
     broker_reachable: bool | None
+    topics_refused: int = Field(description="Models whose topics the broker refuses; `why` of each says why.")
+    events_refused: str = Field(description="Why the broker refuses the topic of events; empty when it does not.")
     pauses: list[PauseOut]
 
 
@@ -258,6 +260,7 @@ class ProcessOut(BaseModel):
     broker_reachable: bool | None
     last_error: str
     topics_refused: int = Field(description="Models whose topics the broker refuses it; `why` of each says why.")
+    events_refused: str = Field(description="Why the broker refuses it the topic of events; empty when it does not.")
 
 
 class ProcessItems(BaseModel):

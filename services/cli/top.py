@@ -120,6 +120,10 @@ def _screen(seen: Mapping[str, Any], trouble: str = "") -> Group:
     heading = f"{numbers['at']}  {'  '.join(told)}"
     held = [cell(f"paused: {paused_in_words(pause)} {pause['reason']}".strip()) for pause in numbers["pauses"]]
     broker = [] if numbers["broker_reachable"] in (True, None) else ["no dispatcher reaches the broker"]
+    if numbers["events_refused"]:
+        broker.append(cell(f"the broker refuses the topic of events: {numbers['events_refused']}"))
+    if numbers["topics_refused"]:
+        broker.append(f"models whose topics the broker refuses: {numbers['topics_refused']}; `why` of each says why")
     more = " (the first of them)" if seen["more_lanes"] else ""
     return Group(
         Text(heading, style="bold"),

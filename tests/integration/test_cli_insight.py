@@ -149,6 +149,17 @@ async def test_a_key_that_may_only_read_sees_its_tenant_and_orders_nothing(
     assert await house.value("SELECT count(*) FROM operator_action") == 0
 
 
+async def test_what_the_broker_refuses_is_on_top(house: House, shell: Shell) -> None:
+    model = await house.model()
+    cause = "InvalidReplicationFactorError: 3 is larger than 1"
+    await alive(house, refused={model.lane: cause}, events=cause)
+    seen = await shell.json("overview")
+    assert (seen["topics_refused"], seen["events_refused"]) == (1, cause)
+    text = " ".join((await shell.run("top", "--once")).split())
+    assert f"the broker refuses the topic of events: {cause}" in text
+    assert "models whose topics the broker refuses: 1; `why` of each says why" in text
+
+
 async def test_top_looks_once_without_a_terminal(house: House, shell: Shell) -> None:
     model = await house.model()
     await alive(house)

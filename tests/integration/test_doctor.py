@@ -99,7 +99,7 @@ async def test_topics_that_the_broker_refuses_are_named_with_its_words(house: Ho
     cause = "InvalidReplicationFactorError: 3 is larger than 1"
     await alive(house, refused={one.lane: cause, two.lane: "a partition of it has no leader"}, events=cause)
     found = await doctor_servers.examine_postgres(settings)
-    events, models = told(found, "topic of events"), told(found, "topics of 2 models")
+    events, models = told(found, "topic of events"), told(found, "topics the broker refuses: 2")
     assert events.level == models.level == "problem"
     assert cause in events.what
     assert f"{one.name} of tenant {one.tenant_id}: {cause}" in models.what

@@ -132,7 +132,7 @@ def _refused(seen: Any) -> list[Finding]:
         what = f"the broker refuses the topic of events: {seen['events_refused']}"
         found.append(problem(what, f"until it takes it, no event and no webhook leaves: {_LET_THEM}"))
     if seen["refused_models"]:
-        what = f"the broker refuses topics of {seen['refused_models']} models, for example of {seen['refused_model']}"
+        what = f"models whose topics the broker refuses: {seen['refused_models']}, for example {seen['refused_model']}"
         found.append(problem(what, f"until it takes them, their tasks wait: {_LET_THEM}"))
     return found
 

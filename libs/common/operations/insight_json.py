@@ -91,6 +91,8 @@ def overview_document(seen: Overview) -> dict[str, Any]:
         "dispatchers",
         "janitors",
         "broker_reachable",
+        "topics_refused",
+        "events_refused",
     )
     return {
         "at": seen.at,
@@ -131,6 +133,7 @@ def process_document(process: ProcessSight) -> dict[str, Any]:
         "broker_reachable": process.broker_reachable,
         "last_error": process.last_error,
         "topics_refused": len(process.refused),
+        "events_refused": process.events_refused,
     }
 
 

@@ -118,6 +118,7 @@ class Sight:
         alive = [executor for executor in executors if executor.alive]
         processes = [process for process in await self._processes.get() if process.age < SILENT_SECONDS]
         dispatchers = [process for process in processes if process.role == "dispatcher"]
+        answered = [process for process in dispatchers if process.broker_reachable]
         ready = counts.ready
         if not ready.exact:
             waiting = [
@@ -143,6 +144,8 @@ class Sight:
             dispatchers=len(dispatchers),
             janitors=len(processes) - len(dispatchers),
             broker_reachable=broker_reachable(processes),
+            topics_refused=len({lane for process in answered for lane in process.refused}),
+            events_refused=next((process.events_refused for process in answered if process.events_refused), ""),
             pauses=await self._insight.pauses(None),
         )
 

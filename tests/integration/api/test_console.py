@@ -869,6 +869,25 @@ async def test_dead_deliveries_are_narrowed_to_those_of_a_webhook(api: Api, visi
         await visitor.get(f"/console/dead?webhook={wrong}", expect=400)
 
 
+async def test_what_the_broker_refuses_stands_above_the_numbers(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await api.sql(
+        "INSERT INTO process (role, name, broker_reachable, refused_lanes, refused_causes, events_refused)"
+        " VALUES ('dispatcher', 'd-refused', true, '{1,2}', '{x,y}', 'InvalidReplicationFactorError: <3>')"
+    )
+    await visitor.sign_in(await operator(api, tenant))
+
+    async def told() -> bool:
+        page = text_of(await visitor.get("/console"))
+        return "refuses the topic of events: InvalidReplicationFactorError: <3>. No end is announced." in page
+
+    try:
+        await until_true(told)  # what everybody sees is looked at once a second
+        assert "topics the broker refuses: 2. Their pages say why." in text_of(await visitor.get("/console"))
+        assert "topic of events: InvalidReplicationFactorError" in text_of(await visitor.get("/console/executors"))
+    finally:
+        await api.sql("DELETE FROM process WHERE name = 'd-refused'")
+
+
 _TEXT_AREA = re.compile(r'<textarea name="mended"[^>]*>\n(.*?)</textarea>', re.DOTALL)
 
 

@@ -69,6 +69,10 @@ def _troubles(overview: Overview) -> list[str]:
         found.append("No dispatcher lives: nothing is published.")
     elif not overview.broker_reachable:
         found.append("The dispatchers do not reach the broker: nothing is published.")
+    if overview.events_refused:
+        found.append(f"The broker refuses the topic of events: {overview.events_refused}. No end is announced.")
+    if overview.topics_refused:
+        found.append(f"Models whose topics the broker refuses: {overview.topics_refused}. Their pages say why.")
     if not overview.executors:
         found.append("No executor lives: nothing starts.")
     elif not overview.executors_reading:

@@ -123,7 +123,7 @@ GROUP BY f.executor, m.id, m.name ORDER BY f.executor, rows DESC, m.name
 -- name: processes_seen
 -- Dispatchers and janitors of the last day.
 SELECT role, name, version, started_at, extract(epoch FROM now() - beat_at)::float8 AS age, broker_reachable, last_error,
-  refused_lanes, refused_causes
+  refused_lanes, refused_causes, events_refused
 FROM process ORDER BY role, id
 
 -- name: outbox_channels
