@@ -251,6 +251,8 @@ def _request(
 
 def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: Output) -> None:
     preview = asked(lambda room: room.graves.preview(request), way)
+    if request.ids is None and preview["selected"] >= request.limit:
+        note(f"these are the oldest {preview['selected']}, there may be more: --limit takes more")
     if dry_run:
         _show_preview(preview, output)
         return

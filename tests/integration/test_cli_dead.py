@@ -42,9 +42,12 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     narrowed = ["--code", "http_503", "--reason", "it is back"]
     dry = await shell.json("dead", "replay", *narrowed[:2], "--dry-run")  # nothing is recorded, so nothing is asked
     assert (dry["selected"], dry["groups"][0]["count"]) == (3, 3)
+    cut = await shell.ran("dead", "replay", *narrowed[:2], "--dry-run", "--limit", "2")
+    assert "the oldest 2, there may be more" in cut.err
     assert "--reason" in await shell.run("dead", "replay", *narrowed[:2], "--yes", code=2)
     said = await shell.run("dead", "replay", *narrowed, code=2)
     assert "Replay 3 dead tasks? Nobody is there to ask: say --yes." in said
+    assert "may be more" not in said
     job = await shell.json("dead", "replay", *narrowed, "--limit", "2", "--rate", "50", "--yes")
     assert (job["total"], job["rate"], job["reason"]) == (2, 50.0, "it is back")
     assert job["asked_by"].startswith("ann")

@@ -123,5 +123,6 @@ async def read_form(request: Request, cookie: str | None, most: int = FORM_BYTES
         raise Problem("invalid", "The form cannot be read.") from None
     form = dict(pairs)
     if not is_form_token(cookie, form.get("csrf", "")):
-        raise Problem("forbidden", "This form is too old. Go back, load the page again, and repeat what you did.")
+        said = "This form is too old. Go back, load the page again, and repeat what you did."
+        raise Problem("form_too_old", said, status=403)  # `forbidden` would blame the key
     return form

@@ -150,7 +150,9 @@ async def test_a_link_on_another_site_asks_once_more_as_one_of_ours(visitor: Bro
 async def test_a_form_without_its_token_does_nothing(visitor: Browser, tenant: Tenant, path: str) -> None:
     await visitor.sign_in(tenant.key)
     visitor.csrf = "0" * 64
-    assert "too old" in text_of(await visitor.post(path, expect=403))
+    page = text_of(await visitor.post(path, expect=403))
+    assert "too old" in page
+    assert "API key" not in page, "the key is not to blame"
     assert "<h1>Models</h1>" in await visitor.get("/console/models")
 
 
