@@ -366,6 +366,7 @@ async def test_pages_can_be_read_without_scripts(stack: Road, browser: Browser, 
     async with watched(browser, stack.api, java_script_enabled=False) as opened:
         page = opened.page
         await sign_in(page, stack.keys[tenant])
+        await expect(page.locator(".live"), "nothing here changes by itself").to_be_hidden()
         await page.get_by_role("link", name="Tasks", exact=True).click()
         await page.get_by_role("link", name=task[-12:]).click()
         await expect(page.get_by_label("State").locator(".chip")).to_have_text("success")

@@ -80,6 +80,7 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     found = await doctor_servers.examine_postgres(settings)
     assert "older, test" in told(found, "several versions").what
     assert "broker moves" in told(found, "all dispatching").what
+    assert "`sluiceway resume --all`" in told(found, "all dispatching").do
 
     await house.sql("UPDATE alembic_version SET version_num = '0000'")
     try:
@@ -109,6 +110,25 @@ async def test_topics_that_the_broker_refuses_are_named_with_its_words(house: Ho
         await house.sql(f"UPDATE process SET {silenced} WHERE role = 'dispatcher'")
         found = await doctor_servers.examine_postgres(settings)
         assert [finding.what for finding in found if "refuses" in finding.what] == []
+
+
+async def test_each_pause_is_told_with_what_resumes_it(house: House, settings: Settings) -> None:
+    model, controls = await house.model(), controls_of(house)
+    tenant = model.tenant_id
+    webhook = await house.value(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'http://h', '') RETURNING id", tenant
+    )
+    await controls.pause_tenant(tenant, "ann", "unpaid")
+    await controls.pause_model(tenant, model.name, "ann", "wrong answers")
+    await controls.pause_webhook(webhook, "ann", "it moves")
+    found = await doctor_servers.examine_postgres(settings)
+    for what, words in {
+        f"tenant {tenant}: unpaid": f"resume --tenant {tenant}",
+        f"model {model.name} of tenant {tenant}: wrong answers": f"resume --tenant {tenant} --model {model.name}",
+        f"webhook {webhook} of tenant {tenant}: it moves": f"webhooks resume {webhook}",
+    }.items():
+        (finding,) = [one for one in found if one.what == f"paused is {what}"]
+        assert finding.do == f"`sluiceway {words}` lets it go on"
 
 
 async def test_a_database_without_tables(settings: Settings, postgres_server: str) -> None:

@@ -121,8 +121,8 @@ def _processes(seen: Any) -> list[Finding]:
     if len(seen["versions"]) > 1:
         what = f"processes of several versions are alive: {', '.join(seen['versions'])}"
         found.append(advice(what, "finish the upgrade: restart those of older versions"))
-    found += [advice(f"paused is {what}", "`sluiceway resume` lets it go on") for what in seen["paused"]]
-    return found
+    pauses = zip(seen["paused"], seen["resumed_by"], strict=True)
+    return found + [advice(f"paused is {what}", f"`sluiceway {words}` lets it go on") for what, words in pauses]
 
 
 def _refused(seen: Any) -> list[Finding]:
