@@ -116,7 +116,8 @@ async def test_each_pause_is_told_with_what_resumes_it(house: House, settings: S
     model, controls = await house.model(), controls_of(house)
     tenant = model.tenant_id
     webhook = await house.value(
-        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'http://h', '') RETURNING id", tenant
+        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'http://h', '') RETURNING id",
+        tenant,
     )
     await controls.pause_tenant(tenant, "ann", "unpaid")
     await controls.pause_model(tenant, model.name, "ann", "wrong answers")

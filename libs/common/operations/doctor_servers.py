@@ -30,10 +30,11 @@ _SKEW_SECONDS: Final = 5.0
 _TRANSACTION_SECONDS: Final = 600.0
 _SECONDS: Final = 5.0
 _CONFIGS_AT_ONCE: Final = 100
+_PAUSES_TOLD: Final = 5
 _STATEMENTS: Final = Statements.load()
 _LET_THEM: Final = (
-    "let the dispatchers' user create topics and write to them, make them by hand (`sluiceway topics` names them), or set"
-    " SLUICEWAY_TOPIC_REPLICATION to what the brokers can keep"
+    "let the dispatchers' user create topics and write to them, make them by hand (`sluiceway topics` names them), or"
+    " set SLUICEWAY_TOPIC_REPLICATION to what the brokers can keep"
 )
 
 
@@ -96,7 +97,8 @@ async def _tables(connection: Any, url: str) -> list[Finding]:
         found.append(advice("no executor is alive: tasks are accepted, but none runs", "start `sluiceway executor`"))
     else:
         found += [_missing_adapter(row) for row in await connection.fetch(_STATEMENTS["doctor_adapters"])]
-    return found + _processes(await connection.fetchrow(_STATEMENTS["doctor_processes"]))
+    found += _processes(await connection.fetchrow(_STATEMENTS["doctor_processes"]))
+    return found + [_paused(row) for row in (await connection.fetch(_STATEMENTS["open_pauses"], None))[:_PAUSES_TOLD]]
 
 
 def _missing_adapter(row: Any) -> Finding:
@@ -105,8 +107,21 @@ def _missing_adapter(row: Any) -> Finding:
     return advice(what, "install its package beside the executors, and restart them")
 
 
+def _paused(row: Any) -> Finding:
+    """What an operator holds, and the words that let it go on."""
+    tenant = f"tenant {row['tenant_id']}"
+    what, words = {
+        "all": ("all dispatching", "resume --all"),
+        "tenant": (tenant, f"resume --tenant {row['tenant_id']}"),
+        "model": (f"model {row['model']} of {tenant}", f"resume --tenant {row['tenant_id']} --model {row['model']}"),
+        "webhook": (f"webhook {row['webhook_id']} of {tenant}", f"webhooks resume {row['webhook_id']}"),
+    }[row["scope"]]
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return advice(f"paused is {what}{reason}", f"`sluiceway {words}` lets it go on")
+
+
 def _processes(seen: Any) -> list[Finding]:
-    """Who lives, and what an operator holds."""
+    """Who lives, and what the broker takes from them."""
     found = []
     if not seen["dispatchers"]:
         what = "no dispatcher is alive: tasks are accepted, but none is published"
@@ -121,8 +136,7 @@ def _processes(seen: Any) -> list[Finding]:
     if len(seen["versions"]) > 1:
         what = f"processes of several versions are alive: {', '.join(seen['versions'])}"
         found.append(advice(what, "finish the upgrade: restart those of older versions"))
-    pauses = zip(seen["paused"], seen["resumed_by"], strict=True)
-    return found + [advice(f"paused is {what}", f"`sluiceway {words}` lets it go on") for what, words in pauses]
+    return found
 
 
 def _refused(seen: Any) -> list[Finding]:

@@ -430,7 +430,7 @@ FROM t RETURNING id
 
 -- name: doctor_processes
 -- Who lives, by role and version; whether any dispatcher reaches the broker, and the last error if none does; why one that
--- reaches it is refused the topic of events, and the topics of models (one of them, and of how many); what is paused, and the words that resume it.
+-- reaches it is refused the topic of events, and the topics of models (one of them, and of how many).
 WITH refused AS MATERIALIZED (
   SELECT DISTINCT ON (r.lane) r.lane, r.cause
   FROM process p CROSS JOIN LATERAL unnest(p.refused_lanes, p.refused_causes) AS r(lane, cause)
@@ -447,17 +447,7 @@ SELECT (SELECT count(*)::int FROM process p WHERE p.role = 'dispatcher' AND p.be
    FROM refused r JOIN lane l ON l.id = r.lane JOIN model m ON m.id = l.model_id ORDER BY r.lane LIMIT 1) AS refused_model,
   ARRAY(SELECT DISTINCT v.version FROM (
     SELECT p.version FROM process p WHERE p.beat_at > now() - interval '10 s'
-    UNION ALL SELECT e.version FROM executor e WHERE e.stopped_at IS NULL AND e.beat_at > now() - interval '10 s') v ORDER BY 1) AS versions,
-  ARRAY(SELECT CASE p.scope WHEN 'all' THEN 'all dispatching' WHEN 'tenant' THEN 'tenant ' || p.tenant_id
-               WHEN 'webhook' THEN 'webhook ' || p.webhook_id || ' of tenant ' || p.tenant_id
-               ELSE 'model ' || m.name || ' of tenant ' || p.tenant_id END || coalesce(': ' || nullif(p.reason, ''), '')
-        FROM pause p LEFT JOIN lane l ON l.id = p.lane LEFT JOIN model m ON m.id = l.model_id
-        WHERE p.ended IS NULL ORDER BY p.id LIMIT 5) AS paused,
-  ARRAY(SELECT CASE p.scope WHEN 'all' THEN 'resume --all' WHEN 'tenant' THEN 'resume --tenant ' || p.tenant_id
-               WHEN 'webhook' THEN 'webhooks resume ' || p.webhook_id
-               ELSE 'resume --tenant ' || p.tenant_id || ' --model ' || m.name END
-        FROM pause p LEFT JOIN lane l ON l.id = p.lane LEFT JOIN model m ON m.id = l.model_id
-        WHERE p.ended IS NULL ORDER BY p.id LIMIT 5) AS resumed_by
+    UNION ALL SELECT e.version FROM executor e WHERE e.stopped_at IS NULL AND e.beat_at > now() - interval '10 s') v ORDER BY 1) AS versions
 
 -- name: doctor_server
 -- What the doctor asks of a server.
