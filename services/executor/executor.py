@@ -106,7 +106,7 @@ class Executor:
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
         self._model_news = Periodic("models", timedelta(seconds=REFRESH_SECONDS), models.refresh)
         desk.others_read = lambda: not self._reads and self._room_elsewhere()
-        steward.reader_busy = lambda: reader.busy
+        steward.reader_busy = reader.busy_with
 
     # the life
 
@@ -212,7 +212,7 @@ class Executor:
 
     def _unable(self) -> Posture | None:
         """Why we can take no work, whoever else could."""
-        hangs = self._watchdog.hangs(self._reader.turned_at, answering=self.heartbeat.answering)
+        hangs = self._watchdog.hangs(self._reader.moved_at, answering=self.heartbeat.answering)
         if self._stopping.is_set():
             return "stopping"
         if self._draining:

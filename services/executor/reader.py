@@ -1,10 +1,12 @@
-"""The read loop: read, settle, move on. It never waits for a model."""
+"""The read loop: read, settle, move on. It never waits for a model, and no lane for another one."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Protocol
 
 from libs.common.contracts.dispatch_message import MalformedMessage, decode
@@ -22,6 +24,8 @@ from services.executor.positions import Place, Places
 
 log = get_logger()
 
+#: Nothing more is read while so many records are in hand: what one read brings is at most 500.
+MOST_IN_HAND: Final = 2_000
 _WAIT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.3
 
@@ -53,8 +57,23 @@ class Mender(Protocol):
     def read_again(self, places: Sequence[Place]) -> None: ...
 
 
+@dataclass(slots=True)
+class _Batch:
+    """What was read of one partition and is not settled yet."""
+
+    place: Place
+    epoch: int
+    records: list[RoadRecord]
+    since: float
+
+
 class Reader:
-    """Reads what is assigned, batch by batch; a batch is settled before the next is read."""
+    """Reads what is assigned; what is read of a lane is settled in its order.
+
+    Lanes do not wait for each other: settling takes as long as PostgreSQL takes to start or to hold what was read, and
+    behind a flood that is long. So while records of a lane are in hand, what is read of it meanwhile waits for them
+    (else it would overtake those that are about to be held), and other lanes go ahead.
+    """
 
     def __init__(
         self,
@@ -74,62 +93,117 @@ class Reader:
         self._mender = mender
         self._figures = figures
         self._stopping = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.turned_at = time.monotonic()  #: when the loop last began a turn
+        self._in_hand: dict[Spot, _Batch] = {}
+        self._behind: dict[Spot, _Batch] = {}  #: of lanes that are in hand
+        self._settled = asyncio.Event()
+        self._turned_at = time.monotonic()
 
     def stop(self) -> None:
         """Settle nothing more than what is in hand."""
         self._stopping = True
+        self._behind.clear()
+        self._settled.set()
+
+    @property
+    def moved_at(self) -> float:
+        """When the loop last began a turn; earlier, if something in hand is older than that."""
+        return min([self._turned_at, *(batch.since for batch in self._in_hand.values())])
 
     @property
     def busy(self) -> bool:
-        """Whether a batch is in hand."""
-        return not self._idle.is_set()
+        """Whether anything is in hand."""
+        return bool(self._in_hand)
+
+    def busy_with(self, lane: int) -> bool:
+        """Whether records of this lane may be in hand, or wait to be read until others are settled."""
+        return self._full() or lane in self._lanes()
 
     async def idle(self) -> None:
         """Wait until nothing is in hand."""
-        await self._idle.wait()
+        while self._in_hand:
+            await self._next_settled()
 
     async def run(self) -> None:
         """Read until stopped; what is in hand is settled first."""
-        while not self._stopping:
-            self.turned_at = time.monotonic()
-            generation = self._mender.generation
-            try:
-                batches = await self._road.read(_WAIT_SECONDS)
-            except BrokerUnavailable as error:
-                await self._mender.mend(str(error), generation)
-                continue
-            except Unreadable as error:
-                await self._skip(error)
-                continue
-            if batches and not self._stopping:
-                self._idle.clear()
+        async with asyncio.TaskGroup() as group:
+            while not self._stopping:
+                self._turned_at = time.monotonic()
+                if self._full():
+                    await self._next_settled()
+                    continue
+                generation = self._mender.generation
                 try:
-                    await self._settle(batches)
-                finally:
-                    self._idle.set()
+                    batches = await self._road.read(_WAIT_SECONDS)
+                except BrokerUnavailable as error:
+                    await self._mender.mend(str(error), generation)
+                except Unreadable as error:
+                    await self._skip(error)
+                else:
+                    self._take(batches)
+                    self._begin(group)
 
-    async def _settle(self, batches: Mapping[Spot, Sequence[RoadRecord]]) -> None:
-        """Settle one batch; if that fails in an unforeseen way, read it again."""
-        taken = [(place, place.took(records[-1].offset + 1), records) for place, records in self._mine(batches)]
+    def _full(self) -> bool:
+        return sum(len(batch.records) for batch in chain(self._in_hand.values(), self._behind.values())) >= MOST_IN_HAND
+
+    def _lanes(self) -> set[int]:
+        return {batch.place.lane for batch in self._in_hand.values()}
+
+    async def _next_settled(self) -> None:
+        self._settled.clear()
+        await self._settled.wait()
+
+    def _take(self, batches: Mapping[Spot, Sequence[RoadRecord]]) -> None:
+        """Put what was read behind what is in hand. From then on the position stands behind it."""
+        now = time.monotonic()
+        for place, records in self._mine(batches):
+            epoch = place.took(records[-1].offset + 1)
+            waiting = self._behind.get(place.spot)
+            if waiting is not None and waiting.place is place and waiting.epoch == epoch:
+                waiting.records += records
+            else:  # somebody sought meanwhile: what waited is read again
+                self._behind[place.spot] = _Batch(place, epoch, list(records), now)
+
+    def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Settle what waits for no lane, all together."""
+        lanes = self._lanes()
+        ready = [batch for batch in self._behind.values() if batch.place.lane not in lanes]
+        if not ready or self._stopping:
+            return
+        now = time.monotonic()
+        for batch in ready:
+            batch.since = now
+            self._in_hand[batch.place.spot] = self._behind.pop(batch.place.spot)
+        group.create_task(self._work(group, ready), name="settle")
+
+    async def _work(self, group: asyncio.TaskGroup, batches: Sequence[_Batch]) -> None:
+        try:
+            await self._settle(batches)
+        finally:
+            for batch in batches:
+                del self._in_hand[batch.place.spot]
+            self._settled.set()
+        self._begin(group)
+
+    async def _settle(self, batches: Sequence[_Batch]) -> None:
+        """Settle these together; if that fails in an unforeseen way, read them again."""
         try:
             arrivals = []
-            for place, _, records in taken:
-                arrivals += await self._arrivals(place, records)
+            for batch in batches:
+                arrivals += await self._arrivals(batch.place, batch.records)
             await self._desk.settle(arrivals)
         except Closing:
             return
         except Exception as error:
             log.warning("reader.unsettled", error=type(error).__name__, message=str(error)[:200])
             await asyncio.sleep(_RETRY_SECONDS)
-            self._mender.read_again([place for place, _, _ in taken])
+            for batch in batches:
+                self._behind.pop(batch.place.spot, None)  # it is read again, too
+            self._mender.read_again([batch.place for batch in batches])
             return
         now = time.monotonic()
-        for place, epoch, records in taken:
-            place.settle(records[-1].offset + 1, epoch)
-            place.busy_at = now
+        for batch in batches:
+            batch.place.settle(batch.records[-1].offset + 1, batch.epoch)
+            batch.place.busy_at = now
 
     def _mine(self, batches: Mapping[Spot, Sequence[RoadRecord]]) -> list[tuple[Place, Sequence[RoadRecord]]]:
         """Batches of partitions that are still assigned; what was fetched before that changed is not ours to read."""
@@ -164,7 +238,11 @@ class Reader:
         return arrivals
 
     async def _skip(self, error: Unreadable) -> None:
-        """Note a record that not even its bytes could be had of, and go on behind it."""
+        """Note a record that not even its bytes could be had of, and go on behind it.
+
+        What was read before it is settled first: if that failed, it would be read again from before this record.
+        """
+        await self.idle()
         letter = DeadLetter(*error.spot, error.offset, None, None, (), "unreadable", str(error), 0)
         try:
             await self._bury([letter])

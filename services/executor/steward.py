@@ -65,7 +65,7 @@ class Steward:
         self._broken = "not connected yet"
         self._mended = asyncio.Event()
         self._generation = 0
-        self.reader_busy: Callable[[], bool] = lambda: False
+        self.reader_busy: Callable[[int], bool] = lambda lane: False
         self._rebuilt_at = 0.0
         self._rng = random.Random()  # noqa: S311  spreads reconnects
 
@@ -273,10 +273,7 @@ class Steward:
 
     async def _heal(self, unclaimed: Sequence[UnclaimedPartition]) -> None:
         now = time.monotonic()
-        # What is in hand is not claimed yet, and what waits behind it is nobody's fault but the database's.
-        suspects = (
-            [] if self.reader_busy() else [(place, row) for row in unclaimed if (place := self._suspect(row, now))]
-        )
+        suspects = [(place, row) for row in unclaimed if (place := self._suspect(row, now))]
         if not suspects:
             return
         floors = {place.spot: int(row.oldest.timestamp() * 1_000) - 1 for place, row in suspects}
@@ -301,5 +298,8 @@ class Steward:
         if place is None or not place.assigned or place.cursor is None:
             return None
         if row.age <= SUSPICIOUS_SECONDS or now - place.assigned_at <= SUSPICIOUS_SECONDS:
+            return None
+        # What is in hand is not claimed yet, and what waits behind it is nobody's fault but the database's.
+        if self.reader_busy(place.lane):
             return None
         return place if place.heal.due(row.oldest, now) else None
