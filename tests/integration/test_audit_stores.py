@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from libs.common.ports_audit import LogRecord, StoredObject
 from libs.common.ports_dispatch import TopicPlan
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import SLOT_MS, House
+from tests.support.nursery import run_command
 from tests.support.servers import BrokerChoice
 
 
@@ -86,13 +85,9 @@ async def test_objects_are_found_by_their_address(tmp_path: Path) -> None:
 
 
 async def command(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", *arguments,
-        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, errors = await process.communicate()
+    code, out, errors = await run_command(arguments, environment)
     assert_as_promised(arguments, out)
-    return process.returncode or 0, out.decode(), errors.decode()
+    return code, out.decode(), errors.decode()
 
 
 @pytest.fixture

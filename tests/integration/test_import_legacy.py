@@ -21,6 +21,7 @@ from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.secrets import KeyRing
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.legacy import NOW, Legacy, open_legacy_database
+from tests.support.nursery import run_command
 
 KEYS = "t:" + base64.b64encode(b"t" * 32).decode()
 _TABLES = (
@@ -39,17 +40,21 @@ class Desk:
 
     async def run(self, *arguments: str, **settings: str) -> tuple[int, dict[str, Any], str]:
         """`import-legacy --json`: exit code, what it printed, what it said beside."""
-        process = await self.start(*arguments, **settings)
-        out, errors = await process.communicate()
+        code, out, errors = await run_command(self._command(*arguments), self._environment(settings))
         assert_as_promised(("import-legacy", "--json"), out)
-        return process.returncode or 0, json.loads(out) if out else {}, errors.decode()
+        return code, json.loads(out) if out else {}, errors.decode()
 
     async def start(self, *arguments: str, **settings: str) -> asyncio.subprocess.Process:
-        ours = {f"SLUICEWAY_{name.upper()}": value for name, value in settings.items()}
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", "import-legacy", "--json", "--dsn", self.legacy.url, *arguments,
-            env=self.environment | ours, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            sys.executable, "-m", "services.cli", *self._command(*arguments), env=self._environment(settings),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
+
+    def _command(self, *arguments: str) -> tuple[str, ...]:
+        return ("import-legacy", "--json", "--dsn", self.legacy.url, *arguments)
+
+    def _environment(self, settings: dict[str, str]) -> dict[str, str]:
+        return self.environment | {f"SLUICEWAY_{name.upper()}": value for name, value in settings.items()}
 
     async def sql(self, query: str, *arguments: Any) -> list[Any]:
         return list(await self.connection.fetch(query, *arguments))
@@ -462,12 +467,8 @@ async def test_payloads_past_a_slice_and_the_dsn_from_the_environment(desk: Desk
     for _ in range(12):
         await desk.legacy.task(0, payload={"text": "x" * 1_000_000})
     environment = desk.environment | {"SLUICEWAY_LEGACY_DSN": desk.legacy.url}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", "import-legacy",
-        env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, errors = await process.communicate()
-    assert process.returncode == 0, errors
+    code, out, errors = await run_command(("import-legacy",), environment)
+    assert code == 0, errors
     assert b"asynch_task: 9 of 12" in errors  # a slice ends at 8 MiB
     assert b"12" in out
     assert await desk.connection.fetchval("SELECT sum(length(payload)) > 12000000 FROM task_input")

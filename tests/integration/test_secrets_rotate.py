@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from libs.common.domain.model import Model
 from libs.common.operations.rotation import Rotation
 from libs.common.ports_tasks import NewTask
 from tests.support.cli_schemas import assert_as_promised
+from tests.support.nursery import run_command
 
 OLD = "old:" + base64.b64encode(b"o" * 32).decode()
 NEW = "new:" + base64.b64encode(b"n" * 32).decode()
@@ -56,20 +55,12 @@ class Safe:
         return {KeyRing(BOTH).key_of(row["b"]) for row in rows}
 
     async def run(self, *arguments: str, keys: str = BOTH, **settings: str) -> tuple[int, dict[str, Any], str]:
-        environment = {
-            **os.environ,
-            "SLUICEWAY_DATABASE_URL": self.url,
-            "SLUICEWAY_SECRET_KEYS": keys,
-            **{f"SLUICEWAY_{name.upper()}": value for name, value in settings.items()},
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", "secrets", "rotate", "--json", *arguments,
-            env={name: value for name, value in environment.items() if value},
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, errors = await process.communicate()
-        assert_as_promised(("secrets", "rotate", "--json"), out)
-        return process.returncode or 0, json.loads(out) if out else {}, errors.decode()
+        ours = {"database_url": self.url, "secret_keys": keys, **settings}
+        environment = {**os.environ, **{f"SLUICEWAY_{name.upper()}": value for name, value in ours.items() if value}}
+        command = ("secrets", "rotate", "--json", *arguments)
+        code, out, errors = await run_command(command, environment)
+        assert_as_promised(command, out)
+        return code, json.loads(out) if out else {}, errors.decode()
 
 
 @pytest.fixture

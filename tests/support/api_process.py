@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import httpx
 
 from libs.common.embedded.ports import free_port
 from tests.support.api import until_true
+from tests.support.nursery import NurseryService
 
 
 def environment(stores: tuple[str, str], **more: str) -> dict[str, str]:
@@ -27,6 +29,26 @@ def environment(stores: tuple[str, str], **more: str) -> dict[str, str]:
         "SLUICEWAY_EGRESS_ALLOW": "127.0.0.0/8",
         **more,
     }
+
+
+@asynccontextmanager
+async def forked_api(stores: tuple[str, str], logs: Path, **more: str) -> AsyncIterator[str]:
+    """The URL of an API in a process of its own that was quick to start; it ends with kill -9."""
+    port = free_port()
+    process = NurseryService(
+        "api",
+        port,
+        (sys.executable, "-m", "services.api"),
+        environment=environment(stores, SLUICEWAY_API_PORT=str(port), **more),
+        port=port,
+        logs=logs,
+        drain_seconds=0,
+    )
+    try:
+        await process.start()
+        yield process.address
+    finally:
+        await process.kill()
 
 
 @asynccontextmanager

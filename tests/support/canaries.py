@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,21 +17,21 @@ from libs.common.ports_audit import Log
 _PAGE = 1_000
 
 
-def shapes(canary: str) -> list[bytes]:
+@cache
+def shapes(canary: str) -> tuple[bytes, ...]:
     """A value as it may have been written down: as it is, quoted, in base64, in hex."""
     clear = canary.encode()
     coded = base64.b64encode(clear).rstrip(b"=")
     # base64 of a longer text that contains it begins at one of three places
     shifted = [base64.b64encode(b"x" * lead + clear)[-(-lead * 8 // 6) + 1 :].rstrip(b"=")[:-2] for lead in (1, 2)]
-    return [clear, quote(canary, safe="").encode(), coded[:-2], *shifted, clear.hex().encode()]
+    written = (clear, quote(canary, safe="").encode(), coded[:-2], *shifted, clear.hex().encode())
+    return tuple(dict.fromkeys(shape for shape in written if shape))
 
 
 def in_bytes(where: str, content: bytes, canaries: Iterable[str]) -> list[str]:
     """Which canaries are in there, as "where: name" lines that do not repeat the secret."""
     return [
-        f"{where}: canary {canary[:4]}..."
-        for canary in canaries
-        if any(shape and shape in content for shape in shapes(canary))
+        f"{where}: canary {canary[:4]}..." for canary in canaries if any(shape in content for shape in shapes(canary))
     ]
 
 

@@ -1,11 +1,13 @@
-"""Services forked from a process that has loaded them all: to load their modules costs up to two seconds of CPU each.
+"""Services and commands forked from a process that has loaded them all: to load their modules costs up to two seconds
+of CPU each.
 
-Otherwise they are what `python -m services.<role>` is: a process of its own, with its own environment, session and log.
-The tests of starting itself, of `sluiceway up` and of the demo start them as users do.
+Otherwise they are what `python -m services.<role>` is: a process of its own, with its own environment, session and
+files. The tests of starting itself, of `sluiceway up` and of the demo start them as users do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import ctypes
 import gc
@@ -20,12 +22,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, Final, cast
 
+import services.cli
 from libs.common.embedded.child import Command, spawn
 from libs.common.embedded.ports import until_free
 from libs.common.embedded.service import ServiceProcess
@@ -35,6 +39,8 @@ from libs.common.settings import PREFIX
 ROLES: Final = ("api", "dispatcher", "executor", "janitor")
 _PR_SET_PDEATHSIG: Final = 1
 _START_SECONDS: Final = 60.0
+_COMMAND_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.01
 
 
 class NurseryService(ServiceProcess):
@@ -50,7 +56,8 @@ class NurseryService(ServiceProcess):
             await super().launch()
             return
         await until_free(self.port, seconds=5)
-        forked = _nursery().fork(self.role, environment, command.log_path)
+        log = str(command.log_path)
+        forked = _nursery().fork((f"services.{self.role}",), environment, (os.devnull, log, log))
         self._process = cast("subprocess.Popen[bytes]", forked)  # all that is asked of one
 
 
@@ -98,9 +105,9 @@ class Nursery:
             time.sleep(0.02)
         self._lines = b""
 
-    def fork(self, role: str, environment: Mapping[str, str], log: Path) -> Forked:
-        """Start a service."""
-        asked = {"role": role, "environment": dict(environment), "log": str(log)}
+    def fork(self, command: Sequence[str], environment: Mapping[str, str], files: tuple[str, str, str]) -> Forked:
+        """Start a module with its arguments; the files are its input, and where its output and errors are appended."""
+        asked = {"command": list(command), "environment": dict(environment), "files": files}
         self._socket.sendall(json.dumps(asked).encode() + b"\n")
         while (pid := self._hear()) is None:
             pass
@@ -142,12 +149,46 @@ class Nursery:
 
 
 def _seen_by_modules(environment: Mapping[str, str]) -> dict[str, str]:
-    """Ours is read when a service begins; and pytest names the test that runs."""
+    """Ours is read when a service begins, who it is when somebody asks; and pytest names the test that runs."""
     return {
         name: value
         for name, value in environment.items()
-        if not name.startswith(PREFIX) and name != "PYTEST_CURRENT_TEST"
+        if not name.startswith(PREFIX) and name not in ("PYTEST_CURRENT_TEST", "USER", "LOGNAME")
     }
+
+
+async def run_command(
+    arguments: Sequence[str], environment: Mapping[str, str], given: bytes | None = None
+) -> tuple[int, bytes, bytes]:
+    """`python -m services.cli` without a terminal; returns its exit code, and what it wrote. At most a minute."""
+    if sys.platform != "linux" or _seen_by_modules(environment) != _nursery().environment:
+        return await _run_command_anew(arguments, environment, given)
+    with tempfile.TemporaryDirectory(prefix="command") as folder:
+        files = (os.devnull if given is None else f"{folder}/in", f"{folder}/out", f"{folder}/err")
+        if given is not None:
+            Path(files[0]).write_bytes(given)
+        forked = _nursery().fork(("services.cli", *arguments), environment, files)
+        try:
+            async with asyncio.timeout(_COMMAND_SECONDS):
+                while (code := forked.poll()) is None:
+                    await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            forked.kill()
+        return code, Path(files[1]).read_bytes(), Path(files[2]).read_bytes()
+
+
+async def _run_command_anew(
+    arguments: Sequence[str], environment: Mapping[str, str], given: bytes | None
+) -> tuple[int, bytes, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", *arguments, env=environment,
+        stdin=asyncio.subprocess.DEVNULL if given is None else asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(_COMMAND_SECONDS):
+        out, err = await process.communicate(given)
+    assert process.returncode is not None
+    return process.returncode, out, err
 
 
 @cache
@@ -163,6 +204,9 @@ def _serve(path: str) -> None:
         for role in ROLES:
             import_module(f"services.{role}.wiring")
             import_module(f"services.{role}.__main__")
+        for module in iter_modules(services.cli.__path__, "services.cli."):
+            import_module(module.name)
+        import_module("libs.client")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
@@ -203,15 +247,16 @@ def _become(asked: dict[str, Any], inherited: tuple[int, ...]) -> None:
             os._exit(1)
         for descriptor in set(inherited):
             os.close(descriptor)
-        log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        for number, file in enumerate(asked["files"]):
+            opened = os.open(file, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(opened, number)
+            os.close(opened)
+        module, *sys.argv[1:] = asked["command"]
         os.environ.clear()
         os.environ.update(asked["environment"])
         random.seed()  # or all of them would draw the same numbers
         gc.enable()
-        code = import_module(f"services.{asked['role']}.__main__").main()
+        code = import_module(f"{module}.__main__").main()
     except SystemExit as ended:
         code = ended.code
     except BaseException:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tests.support.cli_schemas import assert_as_promised
+from tests.support.nursery import run_command
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
     """What a command did."""
 
-    code: int | None
+    code: int
     out: str
     err: str
 
@@ -39,17 +38,14 @@ class Shell:
     async def ran(self, *arguments: str, given: str | None = None) -> Ran:
         """Whatever becomes of it."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", *arguments,
-            env={**own, "USER": "ann", "LOGNAME": "ann", **self.environment},
-            stdin=asyncio.subprocess.DEVNULL if given is None else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        async with asyncio.timeout(60):
-            out, err = await process.communicate(None if given is None else given.encode())
+        code, out, err = await run_command(
+            arguments,
+            {**own, "USER": "ann", "LOGNAME": "ann", **self.environment},
+            None if given is None else given.encode(),
+        )
         assert b"Traceback" not in err, err.decode()
         assert_as_promised(arguments, out)
-        return Ran(process.returncode, out.decode(), err.decode())
+        return Ran(code, out.decode(), err.decode())
 
     async def run(self, *arguments: str, code: int = 0) -> str:
         """What it prints; what it complains of where it fails as expected."""

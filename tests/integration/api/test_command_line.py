@@ -17,36 +17,15 @@ import yaml
 from services.cli.__main__ import load_commands
 from services.cli.app import app
 from tests.support.api import NOWHERE, Tenant
-from tests.support.cli_schemas import assert_as_promised
+from tests.support.shell import Ran, Shell
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
-class Ran:
-    """What a command did."""
-
-    def __init__(self, code: int | None, out: bytes, err: bytes) -> None:
-        self.code, self.out, self.err = code, out.decode(), err.decode()
-        assert "Traceback" not in self.err, self.err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 async def run(*arguments: str, tenant: Tenant | None = None, given: str | None = None, **more: str) -> Ran:
-    """Run a command as somebody else's shell would: no terminal."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
-    if tenant is not None:
-        own |= {"SLUICEWAY_URL": tenant.api.url, "SLUICEWAY_API_KEY": tenant.key}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", *arguments, env=own | more,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(60):
-        out, err = await process.communicate(given.encode() if given is not None else None)
-    assert_as_promised(arguments, out)
-    return Ran(process.returncode, out, err)
+    """Run a command with a tenant's key, or without any."""
+    own = {} if tenant is None else {"SLUICEWAY_URL": tenant.api.url, "SLUICEWAY_API_KEY": tenant.key}
+    return await Shell(own | more).ran(*arguments, given=given)
 
 
 async def test_tasks_are_handed_in_listed_and_canceled(tenant: Tenant, tmp_path: Path) -> None:
