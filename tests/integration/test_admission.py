@@ -12,6 +12,7 @@ import pytest
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
+from libs.common.domain.model import Model
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.ports import PermitRequest
 from libs.common.runtime import failpoints
@@ -40,6 +41,45 @@ async def test_never_more_calls_than_permits_and_the_others_are_held(rig: Rig) -
     assert len(rig.model.calls) == 6
     assert held(running) == 0
     await rig.nothing_taken(model)
+
+
+async def test_rows_that_are_about_to_be_held_delay_no_other_lane_and_are_not_overtaken(rig: Rig) -> None:
+    crowded, other = await rig.make_model(max_concurrency=1), await rig.make_model()
+    door, waiting = asyncio.Event(), 0
+
+    def slow(real: Any) -> Through:
+        async def hold_many(rows: Any) -> Any:
+            nonlocal waiting
+            waiting += 1
+            await door.wait()
+            return await real.hold_many(rows)
+
+        return Through(real, hold_many=hold_many)
+
+    running = await rig.executor(attempts=slow)
+    rig.model.held = asyncio.Event()
+    ids = [await one_task(rig, crowded, number) for number in range(2)]
+    await until(lambda: rig.model.running == 1 and waiting == 1, "one runs, one is about to be held")
+    ids += await rig.make_tasks(other)
+    await rig.dispatch(other)
+    await until(lambda: rig.model.running == 2, "the other lane's task runs")
+    rig.model.held.set()
+    await rig.ended([ids[0], ids[2]])
+    ids.append(await one_task(rig, crowded, 2))  # a permit is free: it could begin at once
+    await asyncio.sleep(0.3)
+    assert len(rig.model.calls) == 2
+    door.set()
+    await rig.ended(ids)
+    assert [call for call in rig.model.calls if b"number" in call] == [b'{"number":%d}' % number for number in range(3)]
+    assert held(running) == 0
+    await rig.nothing_taken(crowded)
+
+
+async def one_task(rig: Rig, model: Model, number: int) -> int:
+    """A task that was dispatched."""
+    (task,) = await rig.make_tasks(model, payload=b'{"number":%d}' % number)
+    await rig.dispatch(model)
+    return task
 
 
 async def test_a_permit_that_goes_back_wakes_another_executor(rig: Rig) -> None:
