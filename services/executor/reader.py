@@ -96,6 +96,7 @@ class Reader:
         self._in_hand: dict[Spot, _Batch] = {}
         self._behind: dict[Spot, _Batch] = {}  #: of lanes that are in hand
         self._settled = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
         self._turned_at = time.monotonic()
 
     def stop(self) -> None:
@@ -125,6 +126,7 @@ class Reader:
 
     async def run(self) -> None:
         """Read until stopped; what is in hand is settled first."""
+        self._loop = asyncio.current_task()
         async with asyncio.TaskGroup() as group:
             while not self._stopping:
                 self._turned_at = time.monotonic()
@@ -178,6 +180,12 @@ class Reader:
     async def _work(self, group: asyncio.TaskGroup, batches: Sequence[_Batch]) -> None:
         try:
             await self._settle(batches)
+        except asyncio.CancelledError:
+            # Also if it came from within: a task group would take it for a good end, and the records would be lost
+            # until somebody missed them. The loop ends, and with it the process.
+            if self._loop is not None:
+                self._loop.cancel()
+            raise
         finally:
             for batch in batches:
                 del self._in_hand[batch.place.spot]

@@ -267,6 +267,19 @@ async def test_a_record_that_cannot_be_had_waits_for_what_was_read_before_it() -
         assert (rig.desk.settled, rig.place(1).settled) == ([1], 3)
 
 
+async def test_a_settle_that_is_cancelled_from_within_ends_the_loop() -> None:
+    rig = Reading()
+    loop = asyncio.create_task(rig.reader.run())
+    rig.desk.close(1)
+    rig.comes(1, 1)
+    await rig.until(lambda: bool(rig.desk.asked))
+    (settle,) = [task for task in asyncio.all_tasks() if task.get_name() == "settle"]
+    settle.cancel()
+    await asyncio.wait([loop], timeout=5)
+    assert loop.cancelled()
+    assert rig.place(1).settled == 0
+
+
 @pytest.mark.parametrize("waits", [False, True])
 async def test_who_stops_settles_what_is_in_hand_and_nothing_more(waits: bool) -> None:
     rig = Reading()
