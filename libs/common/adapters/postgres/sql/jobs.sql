@@ -22,9 +22,9 @@ WITH m AS MATERIALIZED (
   INSERT INTO provider_job (task_id, attempt, lane, intent_key, adapter, polls, permit_token, deadline)
   SELECT id, attempt, lane, key, adapter, polls, token, deadline FROM mine WHERE as_ever
   ON CONFLICT (task_id, attempt) DO UPDATE SET permit_token = EXCLUDED.permit_token
-  RETURNING task_id, intended_at
+  RETURNING task_id, extract(epoch FROM intended_at)::float8 AS intended_at
 )
-SELECT x.id, extract(epoch FROM j.intended_at)::float8 AS intended_at FROM mine x LEFT JOIN job j ON j.task_id = x.id
+SELECT task_id AS id, intended_at FROM job UNION ALL SELECT id, NULL FROM mine WHERE NOT as_ever
 
 -- name: resume_jobs
 -- Attempts that go on with a job that somebody else began. $1 ids, $2 tokens, $3 seconds for taking its output.
