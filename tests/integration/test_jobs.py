@@ -22,7 +22,7 @@ from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_dead import Action, DeadFilter
-from libs.common.ports_provider_jobs import JobIntent
+from libs.common.ports_provider_jobs import JobIntent, JobNews
 from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
 from services.executor.runs import Runs, Stop
@@ -625,6 +625,53 @@ async def test_who_finds_an_intent_without_an_id_submits_nothing_again(
         await until(lambda: jobs.provider.canceled == ["p1"], "nobody wants that job")
     else:
         assert jobs.provider.canceled == []
+    await jobs.clean()
+
+
+async def test_who_loses_an_attempt_while_it_writes_the_jobs_id_writes_it_all_the_same(jobs: Jobs) -> None:
+    """Thawed, it reads the answer to its submit, and hears in the middle of writing it that others went on."""
+    at_it, held = asyncio.Event(), asyncio.Event()
+
+    class Slow(PostgresProviderJobs):
+        async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
+            at_it.set()
+            await held.wait()
+            return await super().news_many(rows)
+
+    model = await jobs.model()
+    first = await jobs.rig.executor(provider_jobs=Slow(jobs.rig.database))
+    ids = await jobs.begin(model, steps=["processing"])
+    await until(at_it.is_set, "the id is being written")
+    await jobs.rig.executor()
+    await jobs.rescued(first, model)
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    first.executor.runs.interrupt_all(Stop.LOST)
+    await until(lambda: not first.executor.runs.tokens(), "it has let go of the attempt")
+    held.set()
+    await until(lambda: jobs.provider.canceled == ["p1"], "nobody wants that job")
+    assert (await jobs.job())["provider_id"] == "p1"
+    await jobs.clean()
+
+
+async def test_a_cancel_while_the_jobs_id_is_being_written_ends_the_job_by_that_id(jobs: Jobs) -> None:
+    at_it, held = asyncio.Event(), asyncio.Event()
+
+    class Slow(PostgresProviderJobs):
+        async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
+            at_it.set()
+            await held.wait()
+            return await super().news_many(rows)
+
+    model = await jobs.model()
+    running = await jobs.rig.executor(provider_jobs=Slow(jobs.rig.database))
+    ids = await jobs.begin(model, steps=["processing"])
+    await until(at_it.is_set, "the id is being written")
+    running.executor.runs.interrupt_all(Stop.CANCELED)
+    await asyncio.sleep(0.2)
+    assert await jobs.rig.statuses(ids) == {ids[0]: TaskStatus.QUEUED}
+    held.set()
+    await jobs.rig.ended(ids, TaskStatus.CANCELED)
+    await until(lambda: jobs.provider.canceled == ["p1"], "its provider is told")
     await jobs.clean()
 
 

@@ -29,7 +29,7 @@ class LateAnswers:
 
     def wait_for(self, job: Job, pending: asyncio.Future[JobReport]) -> None:
         """Nobody else waits for the answer to this submit any more."""
-        self._keep(self._answered(job, pending), "late-answer")
+        self.keep(self._answered(job, pending), "late-answer")
 
     async def named(self, job: Job, provider_id: str) -> None:
         """Write down the provider's id of a job whose attempt is not ours to write about.
@@ -38,7 +38,14 @@ class LateAnswers:
         requests for one attempt were under way, because one of the executors had been frozen for long.
         """
         if not await self._ledger.named_late(job.key, provider_id):
-            self._keep(self._end(job, provider_id), "stray-job")
+            self.keep(self._end(job, provider_id), "stray-job")
+
+    def keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        """Have this done, whether or not somebody still waits for it."""
+        kept = asyncio.get_running_loop().create_task(work, name=name)
+        self._kept.add(kept)
+        kept.add_done_callback(self._forget)
+        return kept
 
     async def _answered(self, job: Job, pending: asyncio.Future[JobReport]) -> None:
         try:
@@ -64,7 +71,7 @@ class LateAnswers:
                 return
         log.error("job.orphaned", intent=str(job.key), provider_id=provider_id, error="not canceled")
 
-    def _keep(self, answer: Coroutine[None, None, None], name: str) -> None:
-        kept = asyncio.get_running_loop().create_task(answer, name=name)
-        self._kept.add(kept)
-        kept.add_done_callback(self._kept.discard)
+    def _forget(self, kept: asyncio.Task[None]) -> None:
+        self._kept.discard(kept)
+        if not kept.cancelled():
+            kept.exception()  # whoever waits for it has it; of what nobody waits for nothing more can be said

@@ -30,7 +30,7 @@ from services.executor.jobs.memory import AnswerShare
 from services.executor.jobs.permits import JobPermits
 from services.executor.jobs.submission import Submission
 from services.executor.jobs.waits import Waits
-from services.executor.runs import Run
+from services.executor.runs import Run, Stop
 
 log = get_logger()
 
@@ -42,6 +42,8 @@ _JITTER: Final = 0.15
 _FIRST_LOOK_SECONDS: Final = 0.5
 #: Behind the hints about callbacks: how many polls' pauses until they are looked for anyway.
 _LOOKS_FOR_CALLBACKS: Final = 4
+#: How long an attempt that has to end waits until its job's id is written.
+_NAMED_SECONDS: Final = 3.0
 _OVER: Final = frozenset(status.value for status in JobStatus if status.over)
 
 
@@ -185,7 +187,23 @@ class JobLife:
             return await in_time(call, lambda call: job.adapter.get(call, job.provider_id))
 
     async def _note(self, job: Job, report: JobReport) -> None:
-        """Write down what is new; an end is written by what the task ends with."""
+        """Write down what is new; an end is written by what the task ends with.
+
+        What names the job is written whoever interrupts us: nobody else may ever learn its id. Who ends the attempt
+        waits for that a moment, so that it stands there when the provider is to be told; who has lost it does not.
+        """
+        if job.provider_id or not report.provider_id:
+            await self._noted(job, report)
+            return
+        writing = self._late.keep(self._noted(job, report), "job-named")
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            if job.run.stop not in (None, Stop.LOST):
+                await asyncio.wait((writing,), timeout=_NAMED_SECONDS)
+            raise
+
+    async def _noted(self, job: Job, report: JobReport) -> None:
         await job.quiet()
         news = job.heard(report)
         if not report.provider_id and not job.provider_id and job.polls and not report.status.over:
