@@ -922,9 +922,11 @@ async def test_an_end_that_nobody_can_be_asked_about_again_is_not_waited_for(job
         await jobs.rig.sql("UPDATE provider_job SET status = 'failed', message = 'no cats'")
     elif lost == "nothing":
         await _called_back(jobs, {"status": "succeeded", "outputs": ["by call"]})
+    # What it starts while it closes goes back to the dispatcher, which is us.
+    await until(lambda: running.executor.posture() == "staging_full", "it takes nothing for a while")
     await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
     await jobs.rig.dispatch(model)
-    await jobs.rig.ended(ids, TaskStatus.SUCCESS if lost == "nothing" else TaskStatus.FAILED)
+    await jobs.rig.ended(ids, TaskStatus.SUCCESS if lost == "nothing" else TaskStatus.FAILED, seconds=20)
     dead = [tuple(row) for row in await jobs.rig.sql("SELECT error_code, error_message FROM task_face")]
     match lost:
         case "its output":
