@@ -3,6 +3,8 @@
 Hints say which tasks changed; PostgreSQL is read for what they are now, all that were named within 20 ms together. So
 every listener hears what is true, in order, each stage once; a status that lasted shorter may be skipped. Hints may be
 lost: a look behind them, every few seconds, compares what was told with what is.
+
+Tenants take turns, and where thousands listen to one of them, telling these goes on beside everybody else's.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -28,8 +31,8 @@ log = get_logger()
 
 _GATHER_SECONDS: Final = 0.02
 _BATCH: Final = 500
-#: Named and not read yet; beyond it the tenants are looked at as a whole.
-_MOST_DUE: Final = 50_000
+#: Of one tenant, named and not read yet; beyond it the tenant is looked at as a whole.
+_MOST_DUE: Final = 10_000
 _AWAY_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
 #: Soon after the first listener of a tenant came: whoever changed a task just then may not have known of him.
@@ -66,12 +69,13 @@ class Hub:
         self._most = most
         self._clock = clock
         self._circles: dict[int, Circle] = {}
-        self._due: dict[tuple[int, int], None] = {}
+        self._due: dict[int, dict[int, None]] = {}  #: tasks by tenant, whose turn is next first
+        self._crowds: set[int] = set()  #: tenants whose many listeners are being told
         self._heard = asyncio.Event()
         self._looks: dict[int, float] = {}
         self._looked: dict[int, float] = {}
         self._look_wanted = asyncio.Event()
-        self._to_wake: deque[Stream] = deque()
+        self._to_wake: dict[int, deque[Stream]] = {}  #: by tenant, whose turn is next first
         self._somebody_sleeps = asyncio.Event()
         self._closed = False
         self.open = 0  #: streams, at this moment
@@ -111,7 +115,7 @@ class Hub:
         circle.users -= 1
         self._count(-1)
         if not circle.users:
-            for of_tenant in (self._circles, self._looks, self._looked):
+            for of_tenant in (self._circles, self._looks, self._looked, self._due):
                 of_tenant.pop(stream.tenant_id, None)
             await self._audience.leave(stream.tenant_id)
 
@@ -181,7 +185,7 @@ class Hub:
         """Hear, read and tell until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._audience.run(self._on_changes, self.look_at_all), name="push-hear")
-            group.create_task(self._read_for_ever(), name="push-read")
+            group.create_task(self._read_for_ever(group), name="push-read")
             group.create_task(self._wake_for_ever(), name="push-wake")
             group.create_task(self._look_for_ever(), name="push-look")
 
@@ -195,39 +199,75 @@ class Hub:
         circle = self._circles.get(tenant_id)
         if circle is None:
             return
-        self._due.update(dict.fromkeys((tenant_id, task) for task in tasks if circle.cares(task)))
-        if len(self._due) > _MOST_DUE:
-            self._due.clear()
-            self.look_at_all()
-        if self._due:
+        due = self._due.setdefault(tenant_id, {})
+        due.update(dict.fromkeys(task for task in tasks if circle.cares(task)))
+        if len(due) > _MOST_DUE:
+            due.clear()
+            circle.deaf = True
+            self._look_in(tenant_id, 0)
+        if due:
             self._heard.set()
+        else:
+            del self._due[tenant_id]
 
-    async def _read_for_ever(self) -> None:
+    async def _read_for_ever(self, group: asyncio.TaskGroup) -> None:
         while True:
             await self._heard.wait()
-            named = [task for task, _ in zip(self._due, range(_BATCH), strict=False)]
-            for task in named:
-                del self._due[task]
-            if not self._due:
-                self._heard.clear()
-            if not await self._read(named):
-                self._due.update(dict.fromkeys(named))
-                self._heard.set()
+            self._heard.clear()
+            named = self._take_due()
+            states = await self._read(named)
+            if states is None:
+                for tenant_id, task in named:
+                    self._due.setdefault(tenant_id, {})[task] = None
                 await asyncio.sleep(_AWAY_SECONDS)
+            else:
+                await self._tell_each(states, group)
+            if self._due.keys() - self._crowds:
+                self._heard.set()
             await asyncio.sleep(_GATHER_SECONDS)
 
-    async def _read(self, named: Sequence[tuple[int, int]]) -> bool:
-        """Tell what became of these; False when PostgreSQL is away."""
+    def _take_due(self) -> list[tuple[int, int]]:
+        """Of each tenant its share; not of those who are still told of what was read before."""
+        ready = [tenant_id for tenant_id in self._due if tenant_id not in self._crowds][:_BATCH]
+        named = []
+        for tenant_id in ready:
+            due = self._due.pop(tenant_id)
+            for task in list(islice(due, _BATCH // len(ready))):
+                del due[task]
+                named.append((tenant_id, task))
+            if due:
+                self._due[tenant_id] = due  # behind the others
+        return named
+
+    async def _read(self, named: Sequence[tuple[int, int]]) -> list[TaskState] | None:
+        """What became of these; None when PostgreSQL is away."""
         try:
-            states = await self._states.by_ids(named)
+            return await self._states.by_ids(named) if named else []
         except (Unavailable, OutcomeUnknown) as error:
             log.warning("push.database_away", cause=str(error))
-            return False
+            return None
         except Exception as error:  # nobody may be deaf for one look that went wrong; the next one covers it
             log.error("push.read_failed", error=type(error).__name__, message=str(error)[:500])
-            return True
-        await self._tell(states)
-        return True
+            return []
+
+    async def _tell_each(self, states: Iterable[TaskState], group: asyncio.TaskGroup) -> None:
+        by_tenant: dict[int, list[TaskState]] = {}
+        for state in states:
+            by_tenant.setdefault(state.tenant_id, []).append(state)
+        for tenant_id, theirs in by_tenant.items():
+            circle = self._circles.get(tenant_id)
+            if circle is not None and circle.users * len(theirs) > _OFFERS_AT_ONCE:
+                self._crowds.add(tenant_id)
+                group.create_task(self._tell_crowd(tenant_id, theirs), name="push-crowd")
+            else:
+                await self._tell(theirs)
+
+    async def _tell_crowd(self, tenant_id: int, states: Sequence[TaskState]) -> None:
+        try:
+            await self._tell(states)
+        finally:
+            self._crowds.discard(tenant_id)
+            self._heard.set()
 
     async def _tell(self, states: Iterable[TaskState]) -> None:
         offers = told = 0
@@ -247,7 +287,7 @@ class Hub:
             told += len(listeners)
             if offers > _OFFERS_AT_ONCE:
                 offers = 0
-                await asyncio.sleep((self._clock() - began) * _REST_SHARE)
+                await asyncio.sleep((self._clock() - began) * _REST_SHARE * max(1, len(self._crowds)))
                 began = self._clock()
         counter("sluiceway_push_events_total").inc(told)
 
@@ -256,7 +296,7 @@ class Hub:
         return max(_NEWEST, min(_MOST_KNOWN, _MOST_KNOWN_IN_ALL // max(1, len(self._circles))))
 
     def _wake_in_turn(self, stream: Stream) -> None:
-        self._to_wake.append(stream)
+        self._to_wake.setdefault(stream.tenant_id, deque()).append(stream)
         self._somebody_sleeps.set()
 
     async def _wake_for_ever(self) -> None:
@@ -264,14 +304,22 @@ class Hub:
         while True:
             await self._somebody_sleeps.wait()
             began = self._clock()
-            for _ in range(min(_WAKES_AT_ONCE, len(self._to_wake))):
-                self._to_wake.popleft().wake()
+            for _ in range(_WAKES_AT_ONCE):
+                self._wake_next()
             if not self._to_wake:
                 self._somebody_sleeps.clear()
             await asyncio.sleep(0)
             await asyncio.sleep(0)  # they have had their turn
             if self._to_wake:
                 await asyncio.sleep((self._clock() - began) * _REST_SHARE)
+
+    def _wake_next(self) -> None:
+        for tenant_id in self._to_wake:
+            streams = self._to_wake.pop(tenant_id)
+            streams.popleft().wake()
+            if streams:
+                self._to_wake[tenant_id] = streams  # behind the others
+            return
 
     # behind lost hints
 
@@ -308,9 +356,11 @@ class Hub:
         tasks = [*circle.watchers, *(circle.to_look_at() if circle.streams else ())]
         circle.deaf = False
         for start in range(0, len(tasks), _BATCH):
-            if not await self._read([(tenant_id, task) for task in tasks[start : start + _BATCH]]):
+            states = await self._read([(tenant_id, task) for task in tasks[start : start + _BATCH]])
+            if states is None:
                 circle.deaf = True
                 return
+            await self._tell(states)
         if circle.streams and circle.since is not None:
             await self._look_at_newest(circle, circle.since)
 

@@ -1,0 +1,115 @@
+"""Whose turn it is when thousands listen to one tenant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import pytest
+
+from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.ports_push import TaskState
+from libs.common.runtime.metrics import REGISTRY
+from services.api.push import hub as hubs
+from services.api.push.hub import Hub
+from services.api.push.stream import Stream, Wanted
+from tests.support.waiting import until
+from tests.unit.api.test_push_telling import STATE, FakeAudience
+
+CROWD, QUIET = 1, 2
+LISTENERS = 1_500
+TASKS = 200
+
+
+@dataclass
+class FakeStates:
+    """Implements ports_push.TaskStates: every task is there, and was submitted."""
+
+    reads: int = 0
+    away: bool = False
+
+    async def by_ids(self, tasks: Sequence[tuple[int, int]]) -> list[TaskState]:
+        self.reads += 1
+        if self.away:
+            raise DatabaseUnavailable("away")
+        return [replace(STATE, id=task, public_id=UUID(int=task), tenant_id=tenant) for tenant, task in tasks]
+
+    async def find(self, tenant_id: int, public_id: UUID) -> TaskState | None:
+        return None
+
+    async def newest(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
+        return []
+
+
+class Bench:
+    """A hub to which many listen for one tenant, and one for another."""
+
+    def __init__(self) -> None:
+        self.states, self.audience = FakeStates(), FakeAudience()
+        self.hub = Hub(self.states, self.audience, most=2 * LISTENERS)
+        self.crowd: list[Stream] = []
+        self._nobody_hears = self.audience.say
+
+    def told(self) -> int:
+        """What was told, in whole rounds."""
+        return int(REGISTRY.get_sample_value("sluiceway_push_events_total") or 0) - self._before
+
+    async def gather(self, listeners: int) -> Stream:
+        self.crowd = [await self.hub.listen(CROWD, Wanted()) for _ in range(listeners)]
+        quiet = await self.hub.listen(QUIET, Wanted())
+        await until(lambda: self.audience.say is not self._nobody_hears)
+        self._before = 0
+        self._before = self.told()
+        return quiet
+
+
+@asynccontextmanager
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    running = asyncio.create_task(made.hub.run())
+    try:
+        yield made
+        assert not running.done()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_crowd_of_listeners_delays_no_other_tenants_news() -> None:
+    async with bench() as rig:
+        quiet = await rig.gather(LISTENERS)
+        rig.audience.say(CROWD, list(range(1, TASKS + 1)))
+        await until(lambda: rig.states.reads > 0)
+        rig.audience.say(CROWD, [TASKS + 1])  # waits until those are told
+        rig.audience.say(QUIET, [1_000])
+        heard = await quiet.next(20)
+        assert [news.task for news in heard or ()] == [1_000]
+        assert rig.told() < LISTENERS * TASKS, "the crowd is still being told"
+        await until(lambda: rig.told() == LISTENERS * (TASKS + 1) + 1, seconds=30)
+        for stream in rig.crowd:
+            assert [news.task for news in await stream.next(1) or ()] == list(range(1, TASKS + 2))
+
+
+async def test_a_tenant_that_changes_much_leaves_others_their_share_of_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "_BATCH", 4)
+    async with bench() as rig:
+        quiet = await rig.gather(1)
+        rig.audience.say(CROWD, list(range(1, 41)))
+        rig.audience.say(QUIET, [1_000])
+        assert await quiet.next(20)
+        assert rig.states.reads <= 2
+        await until(lambda: rig.told() == 41)
+
+
+async def test_what_could_not_be_read_is_read_when_postgresql_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "_AWAY_SECONDS", 0.01)
+    async with bench() as rig:
+        quiet = await rig.gather(1)
+        rig.states.away = True
+        rig.audience.say(QUIET, [1_000])
+        await until(lambda: rig.states.reads > 2)
+        rig.states.away = False
+        assert [news.task for news in await quiet.next(20) or ()] == [1_000]
