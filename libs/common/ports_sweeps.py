@@ -250,8 +250,9 @@ class Sweeps(Protocol):
     async def prune_deliveries(self, delivered_days: int, dead_days: int, limit: int) -> int:
         """Deliveries of webhooks that arrived, or died, that long ago, and removed webhooks that have none left."""
 
-    async def prune_operations(self, days: int, limit: int) -> int:
-        """Entries of the operation log that old, the oldest first."""
+    async def prune_operations(self, days: int, after: int, limit: int) -> tuple[int, int | None]:
+        """Delete what is that old in the operation log's next page after an id; returns how many went, and the id to go
+        on after, unless what follows is young."""
 
     async def mark_operations(self) -> None:
         """Choose up to which task the operation log is proved next."""

@@ -39,7 +39,7 @@ VALUES ({READY}, {READY + IN_FLIGHT}, '3', now() - interval '1 hour');
 """
 STATEMENTS = {
     "fill_operations": "20, 5",
-    "prune_operations": "30, 20",
+    "prune_operations": "30, 20, 0",
     "mark_operations": "",
     "beat": "1, 0, 0, 'reading'",
     "heal_leases": "60",

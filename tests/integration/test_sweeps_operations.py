@@ -142,3 +142,32 @@ async def test_old_entries_are_pruned_from_the_oldest_on(house: House, monkeypat
     assert await operations_of(house).prune() == 5
     assert await operations_of(house).prune() == 0
     assert [row["biz_name"] for row in await house.sql("SELECT biz_name FROM op_log ORDER BY id")] == ["young", "new"]
+
+
+async def test_old_entries_that_were_taken_over_go_also_behind_younger_ones_of_ours(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of an old gateway keep their ids, which are larger than those of all that ours had written before."""
+    monkeypatch.setattr("services.janitor.sweeps.operations._PAGE", 2)
+    log = PostgresOperations(house.database)
+    await log.add_many([entry(None, biz_name="ours") for _ in range(5)])
+    await log.add_many([entry(None, age=31 * 86_400), entry(None, biz_name="taken over"), entry(None, age=31 * 86_400)])
+    taken = await house.value("SELECT max(id) FROM op_log")
+    await log.add_many([entry(None, biz_name="later") for _ in range(3)])
+    await house.sql("INSERT INTO legacy_import VALUES ('old', 'asynch_op_log', $1, 3)", taken)
+    assert await operations_of(house).prune() == 2
+    left = [row["biz_name"] for row in await house.sql("SELECT biz_name FROM op_log ORDER BY id")]
+    assert left == ["ours"] * 5 + ["taken over"] + ["later"] * 3
+
+
+async def test_a_round_of_pruning_is_bounded_and_the_next_one_goes_on_behind_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.janitor.sweeps.operations._PAGE", 1)
+    monkeypatch.setattr("services.janitor.sweeps.operations._PAGES", 2)
+    log = PostgresOperations(house.database)
+    await log.add_many([entry(None) for _ in range(3)])
+    await log.add_many([entry(None, age=31 * 86_400)])
+    await house.sql("INSERT INTO legacy_import SELECT 'old', 'asynch_op_log', max(id), 1 FROM op_log")
+    operations = operations_of(house)
+    assert [await operations.prune() for _ in range(3)] == [0, 1, 0]

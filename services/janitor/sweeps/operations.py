@@ -25,6 +25,7 @@ class Operations:
     def __init__(self, sweeps: Sweeps, *, days: int) -> None:
         self._sweeps = sweeps
         self._days = days
+        self._after = 0
 
     async def fill(self) -> int:
         """One round; returns how many entries were missing."""
@@ -39,12 +40,13 @@ class Operations:
         return did("operations", missing)
 
     async def prune(self) -> int:
-        """One round; returns how many entries went."""
+        """Some pages of the log; returns how many entries went. The walk begins again when what follows is young."""
         gone = 0
         for _ in range(_PAGES):
             await failpoint("janitor/before-prune")
-            page = await self._sweeps.prune_operations(self._days, _PAGE)
+            page, following = await self._sweeps.prune_operations(self._days, self._after, _PAGE)
             gone += page
-            if page < _PAGE:
+            self._after = following or 0
+            if following is None:
                 break
         return did("operations-pruned", gone)

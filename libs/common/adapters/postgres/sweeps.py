@@ -210,8 +210,9 @@ class PostgresSweeps:
         await self._database.fetch("prune_webhooks")
         return len(gone)
 
-    async def prune_operations(self, days: int, limit: int) -> int:
-        return len(await self._database.fetch("prune_operations", days, limit))
+    async def prune_operations(self, days: int, after: int, limit: int) -> tuple[int, int | None]:
+        (row,) = await self._database.fetch("prune_operations", days, limit, after)
+        return row["gone"], row["following"]
 
     async def mark_operations(self) -> None:
         await self._database.fetch("mark_operations")

@@ -290,11 +290,17 @@ UPDATE op_log_mark k SET upto = CASE WHEN (SELECT count(*) FROM page) < $1 THEN 
 FROM mark RETURNING (SELECT count(*)::int FROM filled) AS filled, k.upto < k.candidate AS more
 
 -- name: prune_operations
--- The oldest $2 entries, as far as they are older than $1 days. Ids grow about as time does, so that whoever is young
--- ends the look.
-DELETE FROM op_log WHERE id = ANY (ARRAY(
-  SELECT o.id FROM (SELECT id, created_at FROM op_log ORDER BY id LIMIT $2) o WHERE o.created_at < now() - make_interval(days => $1)))
-RETURNING 1
+-- Of the $2 oldest entries after $3 those that are older than $1 days; says how many, and after which the look goes on.
+-- Ids grow about as time does, so that whoever is young ends the look, once all that was taken over from an old gateway
+-- lies behind: it is older than its large ids say.
+WITH page AS MATERIALIZED (
+  SELECT id, created_at < now() - make_interval(days => $1) AS old FROM op_log WHERE id > $3 ORDER BY id LIMIT $2
+), gone AS (
+  DELETE FROM op_log WHERE id = ANY (ARRAY(SELECT p.id FROM page p WHERE p.old)) RETURNING 1
+)
+SELECT (SELECT count(*)::int FROM gone) AS gone,
+  CASE WHEN count(*) = $2 AND NOT bool_or(NOT p.old AND p.id > taken.upto) THEN max(p.id) END AS following
+FROM page p, (SELECT coalesce(max(i.last_id), 0) AS upto FROM legacy_import i WHERE i."table" = 'asynch_op_log') taken
 
 -- name: prune_dead_messages
 -- Records that could not be understood, once nobody can be expected to look at them and no replay job has them in hand.
