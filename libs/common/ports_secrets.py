@@ -25,6 +25,9 @@ class SealedPlace(Protocol):
     async def page(self, after: int, limit: int) -> list[SealedValue]:
         """Values past an id, in the order of ids."""
 
+    async def newest(self, limit: int) -> list[SealedValue]:
+        """Values of what is in use, the newest first."""
+
     async def replace(self, values: Sequence[tuple[SealedValue, bytes]]) -> set[int]:
         """Write new bytes where the old ones still are; returns the ids of those."""
 

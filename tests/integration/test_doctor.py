@@ -16,6 +16,7 @@ import pytest
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
 from libs.common.embedded.ports import free_port
 from libs.common.operations import doctor_places, doctor_servers
@@ -235,6 +236,45 @@ async def test_settings_secrets_and_places(settings: Settings, tmp_path: Path) -
     assert "problem" not in levels(await doctor_places.examine_staging(settings))
     blocked = str(tmp_path / "file" / "staging")
     told(await doctor_places.examine_staging(changed(settings, staging_dir=blocked)), "nothing can be written")
+
+
+async def test_a_ring_that_does_not_open_what_is_stored(house: House, settings: Settings) -> None:
+    sealing, model = KeyRing(KEYS), await house.model()
+    (task,) = await house.tasks(model)
+    (public_id,) = await house.public([task])
+    await house.sql("UPDATE model SET bindings = $1", sealing.seal(b"X-Key:1", f"tenant:{model.tenant_id}"))
+    await house.sql("INSERT INTO task_secret VALUES ($1, $2)", task, sealing.seal(b"{}", f"task:{public_id}"))
+    hook = "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'http://h', $2)"
+    await house.sql(hook, model.tenant_id, sealing.seal(b"s", f"webhook:{model.tenant_id}"))
+    assert levels(await doctor_places.examine_secrets(settings)) == {"ok"}
+
+    other = base64.b64encode(b"o" * 32).decode()
+    lost = told(await doctor_places.examine_secrets(changed(settings, secret_keys=f"n:{other}")), "no key 't'")
+    assert lost.level == "problem"
+    assert "1 in model.bindings, 1 in task_secret.sealed, 1 in webhook.secrets" in lost.what
+    assert "put 't' back at the end of the ring" in lost.do
+    same_id = told(await doctor_places.examine_secrets(changed(settings, secret_keys=f"t:{other}")), "another key")
+    assert (same_id.level, "X-Key" in same_id.what) == ("problem", False)
+    both = changed(settings, secret_keys=f"n:{other},{KEYS}")
+    assert levels(await doctor_places.examine_secrets(both)) == {"ok"}
+
+    await house.sql("UPDATE model SET deleted_at = now()")
+    await house.sql("UPDATE webhook SET deleted_at = now()")
+    await house.sql("DELETE FROM task_secret")
+    only = changed(settings, secret_keys=f"n:{other}")
+    assert levels(await doctor_places.examine_secrets(only)) == {"ok"}, "nobody uses what is left"
+
+
+async def test_values_that_cannot_be_looked_at_are_no_defect(house: House, settings: Settings) -> None:
+    away = changed(settings, database_url=f"postgresql://x:secret@127.0.0.1:{free_port()}/y")
+    assert told(await doctor_places.examine_secrets(away), "not looked at").level == "advice"
+    migration = await asyncpg.connect(house.database_url)
+    try:
+        async with migration.transaction():
+            await migration.execute("LOCK TABLE model IN ACCESS EXCLUSIVE MODE")
+            told(await doctor_places.examine_secrets(settings), "not looked at")
+    finally:
+        await migration.close()
 
 
 async def test_a_full_disk_is_seen_before_it_is_full(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

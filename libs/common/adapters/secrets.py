@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections.abc import Set
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +39,11 @@ class KeyRing:
         self._ciphers = {name: AESGCM(key) for name, key in keys}
         if len(self._ciphers) < len(keys):
             raise BadKeyRing("it has two keys of the same id")
+
+    @property
+    def names(self) -> Set[str]:
+        """The ids of all keys."""
+        return self._ciphers.keys()
 
     def seal(self, clear: bytes, owner: str) -> bytes:
         """Encrypt for `owner` (for example `model:7`)."""

@@ -6,17 +6,24 @@ import asyncio
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+import asyncpg
 import obstore
 from obstore.exceptions import BaseError
+from sqlalchemy.exc import SQLAlchemyError
 
 from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store
-from libs.common.adapters.secrets import BadKeyRing, KeyRing
+from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.sealed import sealed_places
+from libs.common.adapters.secrets import BadKeyRing, KeyRing, SealError
+from libs.common.domain.errors import SluicewayError
 from libs.common.operations.doctor import Finding, advice, fine, problem
+from libs.common.ports_secrets import SealedValue
 from libs.common.settings import Settings, unknown_names
 
 _SECONDS: Final = 10.0
@@ -24,6 +31,8 @@ _CONNECT_SECONDS: Final = 3.0
 #: Below this the next large output may not fit.
 _FREE_BYTES: Final = 2**30
 _FREE_SHARE: Final = 0.05
+#: Sealed values of each place that are opened: a ring that is wrong opens none of them.
+_SEALED: Final = 20
 
 
 async def examine_settings(settings: Settings, environment: Mapping[str, str]) -> list[Finding]:
@@ -49,13 +58,47 @@ async def examine_adapters() -> list[Finding]:
 
 
 async def examine_secrets(settings: Settings) -> list[Finding]:
-    """The key ring opens what it seals."""
+    """The key ring opens what it seals, and what was sealed before."""
     try:
         ring = KeyRing(settings.secret_keys.get_secret_value())
         ring.open(ring.seal(b"probe", "doctor"), "doctor")
     except BadKeyRing as error:
         return [problem(str(error), "`sluiceway secrets new` prints a key; keep old keys at the end of the ring")]
-    return [fine("SLUICEWAY_SECRET_KEYS seals and opens")]
+    found = [fine("SLUICEWAY_SECRET_KEYS seals and opens")]
+    try:
+        stored = await _stored(settings.database_url.get_secret_value())
+    except (SluicewayError, asyncpg.PostgresError, SQLAlchemyError, OSError, ValueError):
+        # What keeps PostgreSQL from answering is told by its own examination.
+        what = "the stored values were not looked at: PostgreSQL does not give them"
+        return [*found, advice(what, "examine again once PostgreSQL is in order")]
+    return found + _unopened(ring, stored)
+
+
+async def _stored(database_url: str) -> list[tuple[str, SealedValue]]:
+    """The newest sealed values of each place."""
+    async with asyncio.timeout(_CONNECT_SECONDS), open_database(database_url) as database:
+        return [(place.name, value) for place in sealed_places(database) for value in await place.newest(_SEALED)]
+
+
+def _unopened(ring: KeyRing, stored: Sequence[tuple[str, SealedValue]]) -> list[Finding]:
+    """What the ring does not open, by key."""
+    closed: dict[str, Counter[str]] = {}
+    for place, value in stored:
+        try:
+            ring.open(value.sealed, value.owner)
+        except SealError:
+            closed.setdefault(ring.key_of(value.sealed), Counter())[place] += 1
+    found = []
+    for key, places in sorted(closed.items()):
+        where = ", ".join(f"{number} in {place}" for place, number in places.items())
+        if key in ring.names:
+            what = f"key {key!r} does not open what names it ({where}): another key of that id, or damaged values"
+            do = "put the right key under that id"
+        else:
+            what = f"no key {key!r} in SLUICEWAY_SECRET_KEYS, and stored values are sealed by it ({where})"
+            do = f"put {key!r} back at the end of the ring and restart, then `sluiceway secrets rotate`"
+        found.append(problem(what, f"{do}; if it is lost, write those models' apiKey and webhooks' secrets anew"))
+    return found or [fine(f"it opens the newest of what is stored ({len(stored)} values looked at)")]
 
 
 async def examine_storage(settings: Settings) -> list[Finding]:
