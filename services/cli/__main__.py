@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from importlib import import_module
-from io import TextIOWrapper
+from io import BufferedWriter, RawIOBase, TextIOWrapper
 from pkgutil import iter_modules
 from typing import Final, TextIO
 
@@ -80,6 +80,11 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  for as long as the process lives
     codecs.register_error(_ESCAPED, _escaped)
     if isinstance(sys.stdout, TextIOWrapper):
+        if isinstance(
+            sys.stdout.buffer, RawIOBase
+        ):  # `python -u`: what a pipe did not take at once would be lost unsaid
+            buffer = BufferedWriter(sys.stdout.buffer)
+            sys.stdout = TextIOWrapper(buffer, encoding=sys.stdout.encoding, line_buffering=True)
         sys.stdout.reconfigure(errors=_ESCAPED)
 
 

@@ -37,6 +37,28 @@ def test_a_reader_that_left_is_told_by_the_exit_code(command: str) -> None:
     assert (code, b"Traceback" in complaint, b"Exception" in complaint) == (141, False, False)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_in_the_middle_is_told_by_the_exit_code(unbuffered: str) -> None:
+    says = """
+import services.cli.__main__ as command_line
+command_line.load_commands = lambda: None
+command_line.app = lambda prog_name: print("x" * 4_000_000, end="")
+command_line.main()
+"""
+    command = subprocess.Popen(
+        [sys.executable, "-c", says],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert command.stdout is not None
+    assert command.stderr is not None
+    with command, command.stdout, command.stderr:
+        assert command.stdout.read(1) == b"x"
+        command.stdout.close()
+        assert (command.wait(60), command.stderr.read()) == (141, b"")
+
+
 def test_a_full_disk_is_told_in_one_line() -> None:
     with open("/dev/full", "wb") as full:
         code, complaint = run("config", stdout=full.fileno())
