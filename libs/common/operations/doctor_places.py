@@ -97,7 +97,8 @@ def _unopened(ring: KeyRing, stored: Sequence[tuple[str, SealedValue]]) -> list[
         else:
             what = f"no key {key!r} in SLUICEWAY_SECRET_KEYS, and stored values are sealed by it ({where})"
             do = f"put {key!r} back at the end of the ring and restart, then `sluiceway secrets rotate`"
-        found.append(problem(what, f"{do}; if it is lost, write those models' apiKey and webhooks' secrets anew"))
+        lost = "if it is lost, write those models' apiKey and webhooks' secrets anew; tasks' credentials are gone"
+        found.append(problem(what, f"{do}; {lost}"))
     return found or [fine(f"it opens the newest of what is stored ({len(stored)} values looked at)")]
 
 
