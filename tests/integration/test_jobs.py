@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -961,9 +962,7 @@ async def test_a_model_that_is_called_in_another_way_now_loses_no_job_that_runs(
     running = await jobs.rig.executor()
     ids = await jobs.begin(model, steps=["processing"] * 2 + ["succeeded"])
     await jobs.waits(running)
-    another = {"adapter": "plain-http", "base_url": "http://127.0.0.1:1"}
-    changed = await PostgresModels(jobs.rig.database).update(model, "", another)
-    assert changed is not None
-    running.executor._models.put(changed)
+    # PostgreSQL refuses such a change while there are jobs; whoever holds another model all the same asks as it began.
+    running.executor._models.put(replace(model, adapter="plain-http", base_url="http://127.0.0.1:1"))
     await jobs.rig.ended(ids)
     await jobs.clean()
