@@ -24,8 +24,10 @@ from services.executor.positions import Place, Places
 
 log = get_logger()
 
-#: Nothing more is read while so many records are in hand: what one read brings is at most 500.
+#: Nothing more is read while so many records are in hand or wait: what one read brings is at most 500.
 MOST_IN_HAND: Final = 2_000
+#: So many of a partition are settled together; a long queue of one lane makes no statement longer.
+SETTLED_AT_ONCE: Final = 500
 _WAIT_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.3
 
@@ -171,11 +173,17 @@ class Reader:
         ready = [batch for batch in self._behind.values() if batch.place.lane not in lanes]
         if not ready or self._stopping:
             return
-        now = time.monotonic()
         for batch in ready:
-            batch.since = now
-            self._in_hand[batch.place.spot] = self._behind.pop(batch.place.spot)
+            self._take_in_hand(batch)
         group.create_task(self._work(group, ready), name="settle")
+
+    def _take_in_hand(self, batch: _Batch) -> None:
+        spot, rest = batch.place.spot, batch.records[SETTLED_AT_ONCE:]
+        self._in_hand[spot] = self._behind.pop(spot)
+        batch.since = time.monotonic()
+        if rest:
+            self._behind[spot] = _Batch(batch.place, batch.epoch, rest, batch.since)
+            del batch.records[SETTLED_AT_ONCE:]
 
     async def _work(self, group: asyncio.TaskGroup, batches: Sequence[_Batch]) -> None:
         try:

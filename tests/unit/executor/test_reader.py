@@ -16,7 +16,7 @@ from libs.common.ports_road import RoadRecord, Spot, Unreadable
 from services.executor.admission.rotation import Arrival
 from services.executor.figures import Figures
 from services.executor.positions import Place, Places
-from services.executor.reader import MOST_IN_HAND, Reader
+from services.executor.reader import MOST_IN_HAND, SETTLED_AT_ONCE, Reader
 
 
 @dataclass
@@ -231,12 +231,26 @@ async def test_nothing_is_read_while_too_much_is_in_hand() -> None:
         rig.desk.close(1)
         rig.comes(1, *range(MOST_IN_HAND))
         await rig.until(lambda: rig.reader.busy)
-        rig.comes(2, 7)
+        rig.comes(2, 9_999)
         await asyncio.sleep(0.02)
         assert rig.road.coming.qsize() == 1
         assert rig.reader.busy_with(2), "its records may wait behind those"
         rig.desk.open(1)
-        await rig.until(lambda: rig.desk.settled[-1:] == [7])
+        await rig.until(lambda: len(rig.desk.settled) == MOST_IN_HAND + 1)
+        assert 9_999 in rig.desk.settled
+
+
+async def test_a_long_queue_is_settled_piece_by_piece() -> None:
+    async with reading() as rig:
+        rig.desk.close(1)
+        rig.comes(1, 0)
+        await rig.until(lambda: rig.reader.busy)
+        rig.comes(1, *range(1, SETTLED_AT_ONCE + 2))
+        await rig.until(lambda: rig.place(1).cursor == SETTLED_AT_ONCE + 2)
+        rig.desk.open(1)
+        await rig.until(lambda: rig.place(1).settled == SETTLED_AT_ONCE + 2)
+        assert [len(asked) for asked in rig.desk.asked] == [1, SETTLED_AT_ONCE, 1]
+        assert rig.desk.settled == list(range(SETTLED_AT_ONCE + 2))
 
 
 async def test_something_that_hangs_is_noticed_though_others_go_on() -> None:
