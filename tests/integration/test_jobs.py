@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from libs.common.adapters.postgres.control import PostgresControl
+from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
@@ -629,48 +630,47 @@ async def test_who_finds_an_intent_without_an_id_submits_nothing_again(
     await jobs.clean()
 
 
+class SlowNews(PostgresProviderJobs):
+    """What providers say of jobs is written only when the test lets it go on."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
+        self.asked.set()
+        await self.go_on.wait()
+        return await super().news_many(rows)
+
+
 async def test_who_loses_an_attempt_while_it_writes_the_jobs_id_writes_it_all_the_same(jobs: Jobs) -> None:
     """Thawed, it reads the answer to its submit, and hears in the middle of writing it that others went on."""
-    at_it, held = asyncio.Event(), asyncio.Event()
-
-    class Slow(PostgresProviderJobs):
-        async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
-            at_it.set()
-            await held.wait()
-            return await super().news_many(rows)
-
     model = await jobs.model()
-    first = await jobs.rig.executor(provider_jobs=Slow(jobs.rig.database))
+    news = SlowNews(jobs.rig.database)
+    first = await jobs.rig.executor(provider_jobs=news)
     ids = await jobs.begin(model, steps=["processing"])
-    await until(at_it.is_set, "the id is being written")
+    await until(news.asked.is_set, "the id is being written")
     await jobs.rig.executor()
     await jobs.rescued(first, model)
     await jobs.rig.ended(ids, TaskStatus.FAILED)
     first.executor.runs.interrupt_all(Stop.LOST)
     await until(lambda: not first.executor.runs.tokens(), "it has let go of the attempt")
-    held.set()
+    news.go_on.set()
     await until(lambda: jobs.provider.canceled == ["p1"], "nobody wants that job")
     assert (await jobs.job())["provider_id"] == "p1"
     await jobs.clean()
 
 
 async def test_a_cancel_while_the_jobs_id_is_being_written_ends_the_job_by_that_id(jobs: Jobs) -> None:
-    at_it, held = asyncio.Event(), asyncio.Event()
-
-    class Slow(PostgresProviderJobs):
-        async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
-            at_it.set()
-            await held.wait()
-            return await super().news_many(rows)
-
     model = await jobs.model()
-    running = await jobs.rig.executor(provider_jobs=Slow(jobs.rig.database))
+    news = SlowNews(jobs.rig.database)
+    running = await jobs.rig.executor(provider_jobs=news)
     ids = await jobs.begin(model, steps=["processing"])
-    await until(at_it.is_set, "the id is being written")
+    await until(news.asked.is_set, "the id is being written")
     running.executor.runs.interrupt_all(Stop.CANCELED)
     await asyncio.sleep(0.2)
     assert await jobs.rig.statuses(ids) == {ids[0]: TaskStatus.QUEUED}
-    held.set()
+    news.go_on.set()
     await jobs.rig.ended(ids, TaskStatus.CANCELED)
     await until(lambda: jobs.provider.canceled == ["p1"], "its provider is told")
     await jobs.clean()
