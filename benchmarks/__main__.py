@@ -106,9 +106,10 @@ async def _measure_peers(folder: Path, port: int, tasks: int) -> list[PeerFigure
     try:
         peers = []
         for name in _PEERS:
-            _say(f"peer: {name}")
-            assert server.pid is not None
-            peers.append(await run_peer(name, tasks, server.address, server.pid, port))
+            for keeps in (False, True):
+                _say(f"peer: {name}{', answers kept' if keeps else ''}")
+                assert server.pid is not None
+                peers.append(await run_peer(name, tasks, server.address, server.pid, port, keeps=keeps))
         return peers
     finally:
         await server.stop()

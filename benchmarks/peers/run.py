@@ -33,9 +33,13 @@ class PeerFigures:
     per_second: float
 
 
-async def run_peer(name: str, tasks: int, redis_url: str, redis_pid: int, model_port: int) -> PeerFigures:
-    """Measure one peer with `tasks` tasks."""
+async def run_peer(
+    name: str, tasks: int, redis_url: str, redis_pid: int, model_port: int, *, keeps: bool
+) -> PeerFigures:
+    """Measure one peer with `tasks` tasks, whose answers it keeps in Redis or throws away."""
     environment = {**os.environ, "BENCH_REDIS_URL": redis_url, "BENCH_MODEL_PORT": str(model_port)}
+    if keeps:
+        environment["BENCH_KEEPS"] = "1"
     store = redis.Redis.from_url(redis_url)
     store.flushdb()
     worker = subprocess.Popen([sys.executable, "-m", *_WORKERS[name]], env=environment, stderr=subprocess.DEVNULL)
@@ -50,7 +54,7 @@ async def run_peer(name: str, tasks: int, redis_url: str, redis_pid: int, model_
         await _until(store, tasks)
         seconds = time.monotonic() - began
         spent = sum(meter.spent().values()) + _children_seconds() - enqueued
-        return PeerFigures(name, spent / tasks * 1e6, tasks / seconds)
+        return PeerFigures(f"{name}, answers kept" if keeps else name, spent / tasks * 1e6, tasks / seconds)
     finally:
         worker.terminate()
         worker.wait(20)
