@@ -20,6 +20,8 @@ _PORTS: Final = {"http": 80, "https": 443}
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\]")
 _HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
 _BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
+#: Judged before anything reads it: releases of Python differ in what brackets they take for a host.
+_HOST_WITH_BRACKETS: Final = re.compile(r"https?://(?P<host>[^/?#@]*[\[\]][^/?#@]*)(?:[/?#]|$)", re.IGNORECASE)
 #: Parsers take a host whose last label looks like a number for an IPv4 address, in every form that C ever knew.
 _NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._[]?"
@@ -82,6 +84,8 @@ def parse_endpoint(url: str) -> Endpoint:
         raise InvalidEndpoint("endpoint_long", f"the address is longer than {ADDRESS_LIMIT} characters")
     if _FORBIDDEN.search(url):
         raise InvalidEndpoint("endpoint_characters", "the address has spaces, control characters or a backslash")
+    if (named := _HOST_WITH_BRACKETS.match(url)) and not _BRACKETED.fullmatch(named["host"]):
+        raise _no_host()
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -93,8 +97,6 @@ def parse_endpoint(url: str) -> Endpoint:
         raise InvalidEndpoint("endpoint_user_info", "the address has a user name before an @: put keys into api_key")
     if "#" in url:
         raise InvalidEndpoint("endpoint_fragment", "the address has a #, which is never sent to a server")
-    if "[" in parts.netloc and not _BRACKETED.fullmatch(parts.netloc):
-        raise _no_host()
     if port == 0 or parts.netloc.endswith(":"):
         raise InvalidEndpoint("endpoint_port", "the address names no port after its colon")
     return _endpoint(parts, _host(parts.hostname or ""), port)
