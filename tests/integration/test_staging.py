@@ -7,6 +7,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,6 +19,7 @@ import pytest
 from libs.common.adapters import disk_sync, staging_writer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging, open_staging
 from libs.common.adapters.staging_writer import INLINE_BYTES, SPILL_BYTES
+from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 from tests.support.waiting import until
@@ -375,6 +377,30 @@ async def test_whether_one_by_one_or_together_every_folder_and_file_is_synced(tm
     for descriptor in opened:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(descriptor)
+
+
+async def test_what_a_thread_is_syncing_stays_open_even_if_nobody_waits_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    sync = disk_sync._sync
+
+    def held(batch: list[disk_sync._Kept]) -> list[OSError | None]:
+        go_on.wait(10)
+        return sync(batch)
+
+    monkeypatch.setattr(disk_sync, "_sync", held)
+    monkeypatch.setattr(disk_sync, "_CLOSE_SECONDS", 0.1)
+    disk = disk_sync.DiskSync()
+    descriptor = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    keeping = asyncio.create_task(disk.keep(descriptor, str(tmp_path)))
+    await asyncio.sleep(0)
+    await disk.close()
+    with pytest.raises(OutcomeUnknown):
+        await keeping
+    os.fstat(descriptor)
+    go_on.set()
+    await until(lambda: not os.path.exists(f"/proc/self/fd/{descriptor}"))
 
 
 async def test_a_file_system_that_cannot_sync_is_everybodys_failure(

@@ -59,7 +59,12 @@ class DiskSync:
         self._pool.shutdown(wait=False)
 
     async def _flush(self, batch: list[_Kept]) -> list[OSError | None]:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _sync, batch)
+        syncing = asyncio.get_running_loop().run_in_executor(self._pool, _sync, batch)
+        # Closed here, not in the thread: for each call it would take the interpreter from the loop and give it back
+        # (4.5 futex calls a task in a flood of small results, 0.7 like this). Shielded: a flush that is cut off must
+        # not close what the thread is at.
+        syncing.add_done_callback(lambda _: _close(batch))
+        return await asyncio.shield(syncing)
 
 
 def _sync(batch: list[_Kept]) -> list[OSError | None]:
@@ -89,10 +94,6 @@ def _sync_file_systems(batch: list[_Kept]) -> list[OSError | None]:
                 synced[device] = _sync_file_system(opened)
         finally:
             os.close(opened)
-    for descriptor, _ in batch:
-        if descriptor is not None:
-            with suppress(OSError):
-                os.close(descriptor)
     verdicts = {folder: place if isinstance(place, OSError) else synced[place] for folder, place in devices.items()}
     return [next((verdicts[folder] for folder in kept if verdicts[folder]), None) for _, kept in batch]
 
@@ -112,10 +113,14 @@ def _sync_file(descriptor: int | None) -> OSError | None:
         os.fsync(descriptor)
     except OSError as error:
         return error
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
     return None
+
+
+def _close(batch: list[_Kept]) -> None:
+    for descriptor, _ in batch:
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 def _sync_folder(folder: str) -> OSError | None:
@@ -123,4 +128,7 @@ def _sync_folder(folder: str) -> OSError | None:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         return error
-    return _sync_file(descriptor)
+    try:
+        return _sync_file(descriptor)
+    finally:
+        os.close(descriptor)
