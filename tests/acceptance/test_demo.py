@@ -34,6 +34,7 @@ async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_noth
     assert sorted(file.suffix for file in kept) == [".png"] * 4 + [".wav"] * 4
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
     process = await asyncio.create_subprocess_exec(

@@ -39,6 +39,7 @@ async def test_tasks_go_from_rest_to_their_events(memory_road: Road) -> None:
     await memory_road.assert_whole(ids)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_broker_that_lost_its_memory_loses_no_task(memory_road: Road) -> None:
     await memory_road.start_all()

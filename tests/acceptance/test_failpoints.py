@@ -556,16 +556,11 @@ TWICE = {
 }
 #: Struck in every run; the others belong to the long tier.
 SHORT = {
-    "api/gate-taken",
     "api/after-commit",
-    "api/before-operations",
     "dispatcher/after-publish",
     "dispatcher/before-event-delete",
     "executor/after-claim",
-    "executor/after-submit",
-    "executor/after-generated",
     "executor/after-upload",
-    "executor/after-finish",
     "janitor/before-requeue",
 }
 

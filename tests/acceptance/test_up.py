@@ -73,6 +73,7 @@ def test_the_stack_is_ready_when_up_returns_and_gone_when_down_does(
     assert sluiceway("down", "--data", str(data)).returncode == 0
 
 
+@pytest.mark.long
 def test_what_dies_is_ready_again_within_ten_seconds(data: Path) -> None:
     shown = report(data, "up", "--detach")
     for role in ("postgres", "redis", "broker", "api", "dispatcher", "executor", "janitor"):

@@ -83,6 +83,7 @@ async def test_an_outage_of_a_minute_calls_no_model_again(road: Road, service: S
     await outage(road, service, 60)
 
 
+@pytest.mark.long
 async def test_an_executor_killed_after_staging_leaves_the_upload_to_another(
     road: Road, service: StandInFileService
 ) -> None:

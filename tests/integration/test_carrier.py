@@ -181,6 +181,7 @@ async def test_a_broker_that_is_not_there_is_an_error_of_ours() -> None:
     await topics.close()
 
 
+@pytest.mark.long
 async def test_a_frozen_broker_costs_the_deadline_and_what_was_given_up_is_not_sent_later(
     servers_folder: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ async def test_a_frozen_broker_costs_the_deadline_and_what_was_given_up_is_not_s
         await topics.close()
 
 
+@pytest.mark.long
 async def test_a_broker_that_is_killed_and_comes_back(servers_folder: Path) -> None:
     async with broker_in(servers_folder / "killed", "") as broker:
         connection = connection_to(broker)

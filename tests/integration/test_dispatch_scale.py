@@ -53,6 +53,7 @@ def scans(plan: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("waiting", [200_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+@pytest.mark.long
 async def test_a_turn_costs_the_same_beside_a_thousand_and_beside_very_many_rows(desk: QueueDesk, waiting: int) -> None:
     lane = await desk.lane(concurrency=15)
     turn = (*ask_columns([LaneAsk(lane, 500, 0, FIRST, FIRST)]), 500, 1, [])

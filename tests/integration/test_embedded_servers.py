@@ -97,6 +97,7 @@ async def test_postgres_refuses_who_does_not_know_the_password(make: Make) -> No
 
 
 @with_java
+@pytest.mark.long
 async def test_kafka_keeps_records_through_restart_and_kill(make: Make) -> None:
     server = make(EmbeddedKafka)
     for end in (server.restart, server.kill):

@@ -99,6 +99,7 @@ async def test_a_new_model_can_be_used_at_once(desk: QueueDesk, connection: Kafk
         await until_true(lambda: all_published(desk))
 
 
+@pytest.mark.long
 async def test_a_broker_that_is_away_loses_and_burns_nothing(desk: QueueDesk, servers_folder: Path) -> None:
     hints = FakeHints()
     lane = await desk.lane(concurrency=400)
