@@ -8,9 +8,9 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 
-# Most tests wait most of the time: three workers keep two cores busy. Each has servers of its own; who is done early
+# Most tests wait most of the time: four workers keep two cores busy. Each has servers of its own; who is done early
 # takes over tests of the others.
-SIDE_BY_SIDE := --numprocesses 3 --dist worksteal
+SIDE_BY_SIDE := --numprocesses 4 --dist worksteal
 
 # Where an environment switches it off, each of the hundreds of processes that tests start would compile all of ours.
 export PYTHONDONTWRITEBYTECODE :=

@@ -31,6 +31,9 @@ log = get_logger()
 SWEEP_SECONDS: Final = 1.0
 #: A partition that saw nothing for this long is no longer fetched; its position is remembered.
 IDLE_SECONDS: Final = 30.0
+#: A partition that another executor owns from now on is read here a little longer: that one has to look up where to
+#: begin, which takes a tenth of a second on a quiet machine. Until then both read it, and a few messages are stale.
+HANDING_OVER_SECONDS: Final = 0.5
 #: A row that nobody claims is suspicious when it and the assignment of its partition are older than this.
 SUSPICIOUS_SECONDS: Final = 2.0
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
@@ -60,6 +63,7 @@ class Steward:
         self._me = 0
         self._reading = False
         self._hinted: set[tuple[int, int]] = set()
+        self._parting: dict[tuple[int, int], tuple[Place, float]] = {}  #: others' by now, and since when
         self._wake = asyncio.Event()
         self._sweep_at = 0.0
         self._broken = "not connected yet"
@@ -94,6 +98,7 @@ class Steward:
         """Who I am, and whether I read. Under a new number everything is forgotten."""
         if me != self._me:
             self._places.clear()
+            self._parting.clear()
             self._road.assign({})
         if (me, reading) != (self._me, self._reading):
             self._me, self._reading = me, reading
@@ -191,13 +196,20 @@ class Steward:
         await self._heal(unclaimed)
 
     def _reown(self) -> None:
-        """Forget what is not mine any more."""
-        moved = self._ownership.update(self._me, reading=self._reading)
+        """Forget what is not mine any more: at once where I cannot go on, else when its owner has had time to begin."""
+        moved, now = self._ownership.update(self._me, reading=self._reading), time.monotonic()
         # A model that is called by another adapter now may be others' from now on.
-        if not moved and not self._ownership.view.adapters_differ():
-            return
-        lost = [place for place in self._places if not self._ownership.mine(*place.key)]
-        self._release(lost, forget=True)
+        differ = self._ownership.view.adapters_differ()
+        if moved or differ:
+            since = {key: at for key, (_, at) in self._parting.items()}
+            lost = [place for place in self._places if not self._ownership.mine(*place.key)]
+            self._parting = {place.key: (place, since.get(place.key, now)) for place in lost}
+        at_once = differ or not self._reading
+        over = [place for place, at in self._parting.values() if at_once or now - at >= HANDING_OVER_SECONDS]
+        for place in over:
+            del self._parting[place.key]
+        # A model that was renamed meanwhile has another place by now.
+        self._release([place for place in over if self._places.find(*place.key) is place], forget=True)
 
     def _drop_idle(self, now: float) -> None:
         self._release([place for place in self._places.assigned() if now - place.busy_at > IDLE_SECONDS], forget=False)

@@ -6,7 +6,6 @@ The registry is the list of cases: a name without a scenario fails, and so does 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import uuid
@@ -20,6 +19,7 @@ from aiokafka import AIOKafkaProducer
 
 from libs.common.embedded.service import ServiceProcess
 from libs.common.runtime.failpoints import FAILPOINTS
+from tests.support.processes import send
 from tests.support.road import Road, until
 
 #: Bytes of an output that is staged as a file: a small one lies in PostgreSQL, where any executor finds it.
@@ -112,7 +112,7 @@ async def executor_stops(road: Road, process: ServiceProcess) -> Sequence[str]:
     await road.model(tenant)
     ids = await road.submit(tenant, 2, seconds=8)
     await until(lambda: road.mock.calls, 15, "calls run")
-    os.kill(process.pid or 0, signal.SIGTERM)
+    send(process, signal.SIGTERM)
     return ids
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from pathlib import Path
 from libs.common.embedded.child import Command
 from libs.common.embedded.server_process import ServerProcess
 from libs.common.embedded.supervisor import State, Supervisor
+from tests.support.processes import send
 
 
 class Sleeper(ServerProcess):
@@ -63,7 +63,7 @@ async def test_a_crash_loop_slows_down_and_ends_when_its_cause_does(tmp_path: Pa
     sleeper = Sleeper(tmp_path)
     async with watched(sleeper, said) as supervisor:
         (tmp_path / "broken").touch()
-        os.kill(sleeper.pid or 0, signal.SIGKILL)
+        send(sleeper, signal.SIGKILL)
         began = time.monotonic()
         await until(lambda: len([line for line in said if "ended with code 7" in line]) >= 3, seconds=10)
         assert time.monotonic() - began > 1.5  # 0.5 s, 1 s, 2 s ... and not as fast as it can

@@ -16,6 +16,7 @@ from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_road import RoadRecord, Spot
 from libs.common.runtime.metrics import REGISTRY
+from services.executor import steward
 from tests.support.executor_rig import Rig, Running, Through, until
 
 
@@ -274,6 +275,38 @@ async def test_two_executors_share_the_models_and_read_each_once(rig: Rig) -> No
     owners = [{running.number for running in (first, second) if place_of(running, model.id)} for model in models]
     assert all(len(owner) == 1 for owner in owners)
     assert {number for owner in owners for number in owner} == both
+
+
+async def test_who_loses_a_partition_reads_on_until_its_new_owner_can_have_begun(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steward, "HANDING_OVER_SECONDS", 60.0)
+    models = [await rig.make_model() for _ in range(6)]
+    first = await rig.executor()
+    for model in models:
+        ids = await rig.make_tasks(model)
+        await rig.dispatch(model)
+        await rig.ended(ids)
+    second = await rig.executor()
+
+    async def slow(_: object) -> dict[Spot, int]:
+        await asyncio.sleep(60)
+        return {}
+
+    second.road.offsets = slow  # type: ignore[method-assign]
+    both = {first.number, second.number}
+    await until(lambda: first.executor._ownership.view.readers() == both, "the first sees the second")
+    assert any(not first.executor._ownership.mine(model.id, 0) for model in models)
+    ids = [task for model in models for task in await rig.make_tasks(model)]
+    for model in models:
+        await rig.dispatch(model)
+    await rig.ended(ids, seconds=5)
+    assert all(place_of(first, model.id) for model in models)
+
+    monkeypatch.setattr(steward, "HANDING_OVER_SECONDS", 0.5)
+    for model in models:
+        mine = first.executor._ownership.mine(model.id, 0)
+        await until(lambda model=model, mine=mine: bool(place_of(first, model.id)) == mine, "what is lost is let go of")
 
 
 async def test_a_clean_stop_hands_its_partitions_over_at_once(rig: Rig) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import psutil
+
+from libs.common.embedded.server_process import ServerProcess
 
 Result = TypeVar("Result")
 
@@ -29,6 +33,13 @@ def until(question: Callable[[], Result | None], *, seconds: float, what: str) -
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.05)
     return answer
+
+
+def send(process: ServerProcess, wish: signal.Signals) -> None:
+    """A signal to a process that runs. Asked for before anything is sent: to number 0 it would go to all of us."""
+    pid = process.pid
+    assert pid is not None, f"{process.role} runs"
+    os.kill(pid, wish)
 
 
 def _runs(pid: int) -> bool:

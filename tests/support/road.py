@@ -38,6 +38,7 @@ from libs.common.settings import PREFIX, Settings
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.mock_model import MockModel, mock_model
 from tests.support.nursery import NurseryService
+from tests.support.processes import send
 from tests.support.replicate_provider import MARKER, Job, Plan, ReplicateProvider, replicate_provider
 
 FINAL: Final = ("success", "failed", "timeout", "canceled")
@@ -158,10 +159,10 @@ class Road:
         self.processes[process.role].remove(process)
 
     def freeze(self, process: ServiceProcess) -> None:
-        os.kill(process.pid or 0, signal.SIGSTOP)
+        send(process, signal.SIGSTOP)
 
     def thaw(self, process: ServiceProcess) -> None:
-        os.kill(process.pid or 0, signal.SIGCONT)
+        send(process, signal.SIGCONT)
 
     async def stop_all(self) -> None:
         everything = [process for processes in self.processes.values() for process in processes]
