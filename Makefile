@@ -32,7 +32,7 @@ up: $(VENV)/.embedded ## Start the embedded stack and keep it running until Ctrl
 down: $(VENV)/.embedded ## Stop the embedded stack
 	@$(PY) -m services.cli down
 
-test: $(VENV)/.dev ## All tests but the long ones, on real servers that it starts (19 minutes on two cores)
+test: $(VENV)/.dev ## All tests but the long ones, on real servers that it starts (15 minutes on two cores)
 	$(PY) -m tests.support.run $(SIDE_BY_SIDE) -m "not long" $(ARGS)
 
 test-all: $(VENV)/.dev ## All tests (an hour on two cores)

@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import servers
+
+# How long an example takes beside other tests says nothing about it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-")
 _choice = pytest.StashKey[servers.BrokerChoice]()

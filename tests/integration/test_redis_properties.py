@@ -27,9 +27,7 @@ renames = st.tuples(st.just("rename"), owners, owners)
 
 gate_histories = st.lists(st.one_of(claims, claims, releases, lapses, renewals, restores), max_size=20)
 permit_histories = st.lists(st.one_of(claims, claims, releases, lapses, renames, restores), max_size=20)
-one_server_for_all = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+one_server_for_all = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 async def test_renewing_writes_only_what_is_past_half_of_its_life(redis_url: str) -> None:
