@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -27,6 +28,8 @@ SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '20s'
 _ACQUIRE_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 30.0
 _CONNECT_SECONDS: Final = 3.0
+#: A connection that lay at hand for so long goes back to the pool, which closes it when nobody wants it there either.
+_AT_HAND_SECONDS: Final = 60.0
 
 UNREACHABLE: Final = (
     OSError,
@@ -53,12 +56,18 @@ class Database:
 
     Every method raises DatabaseUnavailable when the server cannot be reached or cannot write; a write whose
     answer was lost raises OutcomeUnknown, because only reading back tells what happened.
+
+    The pool takes three asyncio tasks and eight turns of the loop to hand a connection out and take it back, which is
+    more than a small statement costs its caller. So those whose last statement succeeded stay at hand, the one used
+    last on top, unless somebody waits in the pool's queue.
     """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], engine: AsyncEngine, statements: Statements) -> None:
         self.pool = pool
         self._engine = engine
         self._statements = statements
+        self._at_hand: list[tuple[Any, float]] = []  #: connections, and the monotonic second of their last use
+        self._queued = 0  #: callers that the pool has to serve
 
     def statement(self, name: str) -> str:
         """The text of a statement, for a connection that its caller keeps."""
@@ -66,43 +75,64 @@ class Database:
 
     async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a hot statement in a transaction of its own and return its rows."""
-        connection = await self.acquire()
-        try:
+        async with self._connection() as connection:
             rows: list[asyncpg.Record] = await connection.fetch(self._statements[name], *arguments)
-            return rows
-        except UNREACHABLE as error:
-            raise _lost(error) from error
-        finally:
-            await self._give_back(connection)
+        return rows
 
     async def copy(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Append rows to a table in a transaction of its own: the cheapest way in, which knows no conflicts."""
-        connection = await self.acquire()
-        try:
+        async with self._connection() as connection:
             await connection.copy_records_to_table(table, columns=columns, records=rows, timeout=_COMMAND_SECONDS)
-        except UNREACHABLE as error:
-            raise _lost(error) from error
-        finally:
-            await self._give_back(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[HotTransaction]:
         """Several hot statements in one transaction, committed at the end; rolled back if the body raises."""
-        connection = await self.acquire()
-        try:
-            async with connection.transaction():
-                yield HotTransaction(connection, self._statements)
-        except UNREACHABLE as error:
-            raise _lost(error) from error
-        finally:
-            await self._give_back(connection)
+        async with self._connection() as connection, connection.transaction():
+            yield HotTransaction(connection, self._statements)
 
     async def acquire(self) -> Any:
-        """A pooled connection, within 2 s."""
+        """A connection that is the caller's until it gives it to the pool, within 2 s."""
+        while self._at_hand:
+            connection, _ = self._at_hand.pop()
+            try:
+                if not connection.is_closed():
+                    return connection
+            except asyncpg.InterfaceError:
+                continue  # it died, and the pool knows
+            await self._give_back(connection)
+        self._queued += 1
         try:
             return await self.pool.acquire(timeout=_ACQUIRE_SECONDS)
         except UNREACHABLE as error:
             raise DatabaseUnavailable(f"no connection to PostgreSQL: {type(error).__name__}") from error
+        finally:
+            self._queued -= 1
+
+    async def close(self) -> None:
+        """Leave no connection behind."""
+        while self._at_hand:
+            await self._give_back(self._at_hand.pop()[0])
+        try:
+            await asyncio.wait_for(self.pool.close(), 5)
+        except (TimeoutError, *UNREACHABLE):
+            self.pool.terminate()
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        connection = await self.acquire()
+        try:
+            yield connection
+        except BaseException as error:
+            await self._give_back(connection)
+            if isinstance(error, UNREACHABLE):
+                raise _lost(error) from error
+            raise
+        now = time.monotonic()
+        self._at_hand.append((connection, now))
+        # Whoever waits in the queue sees only what the pool has; the lowest has not been used for the longest time.
+        while self._at_hand and (self._queued or self._at_hand[0][1] < now - _AT_HAND_SECONDS):
+            await self._give_back(self._at_hand.pop(0)[0])
 
     async def _give_back(self, connection: Any) -> None:
         # Shielded: a cancelled caller must not hand a connection back half reset (asyncpg#464).
@@ -238,19 +268,12 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         },
     )
     await pool
+    database = Database(pool, engine, Statements.load())
     try:
-        yield Database(pool, engine, Statements.load())
+        yield database
     finally:
-        await asyncio.shield(_close(pool, engine))
+        await asyncio.shield(database.close())
 
 
 async def _keep(connection: Any) -> None:
     """Leave the session's settings as they are."""
-
-
-async def _close(pool: asyncpg.Pool[asyncpg.Record], engine: AsyncEngine) -> None:
-    try:
-        await asyncio.wait_for(pool.close(), 5)
-    except (TimeoutError, *UNREACHABLE):
-        pool.terminate()
-    await engine.dispose()

@@ -1,0 +1,121 @@
+"""Connections to PostgreSQL that stay at hand between statements."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from libs.common.adapters.postgres import database as module
+from libs.common.adapters.postgres.database import Database, open_database
+from libs.common.adapters.postgres.statements import Statements
+from libs.common.domain.errors import OutcomeUnknown
+
+STATEMENTS = Statements(
+    {
+        "me": "SELECT pg_backend_pid() AS pid",
+        "sleep": "SELECT pg_backend_pid() AS pid, pg_sleep($1)",
+        "divide": "SELECT 1 / $1::int AS result",
+        "end": "SELECT pg_terminate_backend($1)",
+    }
+)
+
+
+@pytest.fixture
+async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """With room for two connections."""
+    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    async with open_database(database_url, hot_connections=2) as database:
+        yield database
+
+
+async def me(database: Database) -> int:
+    (row,) = await database.fetch("me")
+    return int(row["pid"])
+
+
+async def test_the_second_statement_needs_no_task_of_the_pool(database: Database) -> None:
+    first = await me(database)
+    loop = asyncio.get_running_loop()
+    made = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: object, **options: object) -> asyncio.Task[object]:
+        made.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **options)  # type: ignore[arg-type]
+
+    loop.set_task_factory(factory)
+    try:
+        assert await me(database) == first
+        async with database.transaction() as transaction:
+            (row,) = await transaction.fetch("me")
+            assert row["pid"] == first
+    finally:
+        loop.set_task_factory(None)
+    assert made == []
+
+
+async def test_who_waits_in_the_queue_gets_a_connection_that_was_at_hand(database: Database) -> None:
+    """A connection that goes back to its place at hand is one that the queue of the pool never sees."""
+    pids = await asyncio.wait_for(
+        asyncio.gather(*(database.fetch("sleep", 0.05) for _ in range(8)), *(me(database) for _ in range(8))), 10
+    )
+    assert len(pids) == 16
+    held = await database.acquire(), await database.acquire()
+    waiting = asyncio.create_task(me(database))
+    await asyncio.sleep(0.05)
+    for connection in held:
+        await database.pool.release(connection)
+    assert await asyncio.wait_for(waiting, 1) in {connection for connection in await pids_of(database)}
+
+
+async def pids_of(database: Database) -> set[int]:
+    rows = await asyncio.gather(database.fetch("sleep", 0.05), database.fetch("sleep", 0.05))
+    return {row["pid"] for (row,) in rows}
+
+
+async def test_a_statement_that_failed_or_was_cancelled_leaves_nothing_to_the_next(database: Database) -> None:
+    for _ in range(3):
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await database.fetch("divide", 0)
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            async with database.transaction() as transaction:
+                await transaction.fetch("divide", 0)
+        sleeping = asyncio.create_task(database.fetch("sleep", 30))
+        await asyncio.sleep(0.05)
+        sleeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeping
+        assert [row["result"] for row in await database.fetch("divide", 1)] == [1]
+
+
+async def test_a_connection_that_died_at_hand_is_not_given_out(database: Database, database_url: str) -> None:
+    victims = await pids_of(database)
+    assert len(victims) == 2
+    other = await asyncpg.connect(database_url)
+    try:
+        for victim in victims:
+            await other.execute("SELECT pg_terminate_backend($1, 5000)", victim)
+        await asyncio.sleep(0.1)
+        assert await me(database) not in victims
+    finally:
+        await other.close()
+
+
+async def test_one_that_dies_under_its_statement_is_not_kept(database: Database) -> None:
+    one = await me(database)
+    with pytest.raises(OutcomeUnknown):
+        await database.fetch("end", one)
+    assert await me(database) != one
+
+
+async def test_what_nobody_used_for_long_goes_back_to_the_pool(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(await pids_of(database)) == 2
+    assert database.pool.get_idle_size() == 0
+    monkeypatch.setattr(module, "_AT_HAND_SECONDS", 0.05)
+    await asyncio.sleep(0.1)
+    await me(database)
+    assert database.pool.get_idle_size() == 1
