@@ -58,7 +58,7 @@ class Coalescer(Generic[Item, Result]):
         self._waiting_bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
         self._flying = 0
-        self._scheduled = False
+        self._boarding = False  #: the last flight has yet to take its first batch
         self._closed = False
         # Flushes belong to nobody: the first caller's log fields and trace must not stick to its neighbours.
         self._context = contextvars.copy_context()
@@ -83,7 +83,6 @@ class Coalescer(Generic[Item, Result]):
     async def close(self, timeout: float) -> None:
         """Take no more, and wait for what was submitted; what is not done in time (seconds) is cut off."""
         self._closed = True
-        self._take_off()
         if self._flights:
             _, late = await asyncio.wait(self._flights, timeout=timeout)
             for flight in late:
@@ -94,27 +93,27 @@ class Coalescer(Generic[Item, Result]):
     def _join(self, item: Item) -> asyncio.Future[Result]:
         if self._closed:
             raise CoalescerClosed("stopping")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         size = self._size_of(item) if self._size_of is not None else 0
         self._waiting.append((item, future, size))
         self._waiting_bytes += size
-        if self._flying < self._concurrency and not self._scheduled:
-            # Not at once: neighbours that are ready in this very turn of the loop come along for free.
-            self._scheduled = True
-            loop.call_soon(self._take_off, context=self._context)
+        if self._flying < self._concurrency and not self._boarding:
+            self._take_off()
         return future
 
     def _take_off(self) -> None:
-        self._scheduled = False
-        if self._waiting and self._flying < self._concurrency:
-            self._flying += 1
-            flight = asyncio.get_running_loop().create_task(self._fly(), name="coalescer-flight")
-            self._flights.add(flight)
-            flight.add_done_callback(self._flights.discard)
+        """The task's first step is in the next turn of the loop: who is ready in this very turn comes along for free."""
+        self._boarding = True
+        self._flying += 1
+        flight = asyncio.get_running_loop().create_task(
+            self._fly(), name="coalescer-flight", context=self._context.copy()
+        )
+        self._flights.add(flight)
+        flight.add_done_callback(self._flights.discard)
 
     async def _fly(self) -> None:
         """Flush batch after batch until nobody waits."""
+        self._boarding = False
         batch: list[_Waiting[Item, Result]] = []
         try:
             while self._waiting:
