@@ -102,7 +102,7 @@ class Coalescer(Generic[Item, Result]):
         return future
 
     def _take_off(self) -> None:
-        """The task's first step is in the next turn of the loop: who is ready in this very turn comes along for free."""
+        """Its first step is in the next turn of the loop: whoever is ready in this very turn comes along for free."""
         self._boarding = True
         self._flying += 1
         flight = asyncio.get_running_loop().create_task(
