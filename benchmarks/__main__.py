@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from benchmarks.product import Load, Product, product
 from libs.common.embedded.redis import EmbeddedRedis
 
 _PEERS = ("celery", "dramatiq", "taskiq")
+_NEW_FILES = 300
+_SLOW_NEW_FILE_US = 60
 _say = Console(stderr=True).print
 
 
@@ -33,6 +36,12 @@ async def main() -> None:
     folder.chmod(0o711)
     figures: dict[str, Any] = {"machine": _machine(), "tasks": arguments.tasks}
     try:
+        figures["new_file_us"] = _new_file_microseconds(folder)
+        if figures["new_file_us"] > _SLOW_NEW_FILE_US:
+            _say(
+                f"[yellow]a new file takes {figures['new_file_us']:.0f} us of CPU in {folder.parent}: ext4 steps around "
+                "what was deleted in the last minutes. Wait five minutes, or the executor's figures say that, too."
+            )
         async with running_model() as port:
             async with product(folder / "product", port) as running:
                 loads = await _measure_product(running, arguments.tasks, arguments.seconds, figures)
@@ -113,6 +122,16 @@ async def _measure_peers(folder: Path, port: int, tasks: int) -> list[PeerFigure
         return peers
     finally:
         await server.stop()
+
+
+def _new_file_microseconds(folder: Path) -> float:
+    """CPU of making an empty file."""
+    place = folder / "new"
+    place.mkdir()
+    began = time.process_time()
+    for number in range(_NEW_FILES):
+        (place / str(number)).touch(exist_ok=False)
+    return (time.process_time() - began) / _NEW_FILES * 1e6
 
 
 def _machine() -> str:
