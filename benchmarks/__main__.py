@@ -39,7 +39,7 @@ async def main() -> None:
         figures["new_file_us"] = _new_file_microseconds(folder)
         if figures["new_file_us"] > _SLOW_NEW_FILE_US:
             _say(
-                f"[yellow]a new file takes {figures['new_file_us']:.0f} us of CPU in {folder.parent}: ext4 steps around "
+                f"[yellow]a new file in {folder.parent} takes {figures['new_file_us']:.0f} us of CPU: ext4 avoids "
                 "what was deleted in the last minutes. Wait five minutes, or the executor's figures say that, too."
             )
         async with running_model() as port:
