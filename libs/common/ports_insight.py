@@ -66,7 +66,7 @@ class ProcessSight:
     version: str
     started_at: datetime
     age: float
-    broker_reachable: bool | None  #: dispatchers only
+    broker_reachable: bool | None  #: of dispatchers that have tried
     last_error: str
     refused: Mapping[int, str]  #: lanes whose topics the broker refuses it, and why
     events_refused: str  #: why the broker refuses it the topic of events; empty when it does not
@@ -206,7 +206,7 @@ class Overview:
     slots: int
     dispatchers: int  #: alive
     janitors: int
-    broker_reachable: bool | None  #: None while no dispatcher is alive to say it
+    broker_reachable: bool | None  #: None while no dispatcher is alive that has tried
     topics_refused: int  #: models whose topics a broker that answers refuses
     events_refused: str  #: why it refuses the topic of events; empty when it does not
     pauses: Sequence[Pause]

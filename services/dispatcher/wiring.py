@@ -94,7 +94,7 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
         presence = SignOfLife(
             PostgresPresence(database),
             "dispatcher",
-            lambda: Broker(carrier.reachable, carrier.last_error, roads.refused(), event_relay.refused),
+            lambda: Broker(_reaches(carrier), carrier.last_error, roads.refused(), event_relay.refused),
         )
         closing.push_async_callback(presence.leave)
         yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves, sender)
@@ -107,6 +107,11 @@ def _opener(settings: Settings) -> Opener:
 
 def _no_key(_sealed: bytes, _owner: str) -> bytes:
     raise SealError("there is no key")
+
+
+def _reaches(carrier: Carrier) -> bool | None:
+    """None before it has tried: a dispatcher that has just started is no broker that is away."""
+    return carrier.reachable or (False if carrier.last_error else None)
 
 
 async def _answering(carrier: Carrier) -> None:

@@ -185,7 +185,7 @@ async def refused_by_the_broker(road: Road, process: ServiceProcess) -> Sequence
     if process.pid is None:
         await road.died(process)
         await road.start("dispatcher")
-        await until(lambda: _counted(road, refused), 15, "the broker refuses")
+        await until(lambda: _counted(road, refused), 40, "the broker refuses")
     await road.sql("UPDATE dispatch SET sends = 19, due_at = now()")
     return [*first, *second]
 

@@ -320,6 +320,8 @@ async def test_the_overview_and_the_lanes_add_up(house: House) -> None:
     assert (seen.ready.value, seen.in_flight.value, seen.later.value, seen.retrying.value) == (2, 2, 1, 1)
     assert (seen.dead.value, seen.events.value, seen.executors, seen.dispatchers, seen.janitors) == (1, 1, 1, 1, 1)
     assert seen.broker_reachable
+    await house.sql("UPDATE process SET broker_reachable = NULL WHERE role = 'dispatcher'")
+    assert (await sight_of(house).overview()).broker_reachable is None
     (lane,), following = await sight.lanes(model.tenant_id)
     assert following is None
     assert (lane.waiting.value, lane.facts.in_flight, lane.open, lane.permits) == (2, 2, 5, 0)

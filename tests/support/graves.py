@@ -69,12 +69,15 @@ def dispatcher_of(database: Database, carrier: Carrier) -> ReplayRunner:
 
 async def save_up(database: Database, seconds: float = 60) -> None:
     """As if no running job had been looked at for so long, and nobody had any in hand."""
-    async with database.pool.acquire() as connection:
+    connection = await database.acquire()
+    try:
         await connection.execute(
             "UPDATE replay_job SET paced_at = paced_at - make_interval(secs => $1), runner_until = NULL"
             " WHERE state = 'running'",
             seconds,
         )
+    finally:
+        await database.pool.release(connection)
 
 
 async def died(house: House, model: Model, count: int = 1, code: str = "http_400") -> list[Attempt]:

@@ -126,7 +126,7 @@ def _processes(seen: Any) -> list[Finding]:
     if not seen["dispatchers"]:
         what = "no dispatcher is alive: tasks are accepted, but none is published"
         found.append(advice(what, "start `sluiceway dispatcher`"))
-    elif not seen["reachable"]:
+    elif seen["reachable"] is False:
         what = f"no dispatcher reaches the broker: {seen['last_error'] or 'it does not answer'}"
         found.append(problem(what, "check SLUICEWAY_KAFKA_BOOTSTRAP as the dispatchers have it, and the broker"))
     found += _refused(seen)

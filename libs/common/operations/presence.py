@@ -21,7 +21,7 @@ BEAT_SECONDS: Final = 3.0
 class Broker(NamedTuple):
     """What a process knows of the broker."""
 
-    reachable: bool
+    reachable: bool | None  #: None before it has tried
     last_error: str
     refused: Mapping[int, str]  #: lanes whose topics it refuses, and why
     events_refused: str  #: why it refuses the topic of events; empty when it does not

@@ -151,9 +151,10 @@ class Sight:
 
 
 def broker_reachable(processes: Sequence[ProcessSight]) -> bool | None:
-    """Whether any dispatcher that lives reaches the broker; None when none lives to say it."""
-    said = [process for process in processes if process.role == "dispatcher" and process.age < SILENT_SECONDS]
-    return any(process.broker_reachable for process in said) if said else None
+    """Whether any dispatcher that lives reaches the broker; None when none lives that has tried."""
+    alive = [process for process in processes if process.role == "dispatcher" and process.age < SILENT_SECONDS]
+    said = [process.broker_reachable for process in alive if process.broker_reachable is not None]
+    return any(said) if said else None
 
 
 def _sight(facts: LaneFacts, pauses: Sequence[Pause], open_: int | None, permits: int | None) -> LaneSight:

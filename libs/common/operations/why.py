@@ -331,7 +331,7 @@ def _pause_hold(pause: Pause) -> Hold:
 def _dispatching(world: _World) -> Iterator[Hold]:
     if not world.lives("dispatcher"):
         yield Hold("no_dispatcher", "no dispatcher lives that could publish it", value=0, limit=1)
-    elif not broker_reachable(world.processes):
+    elif broker_reachable(world.processes) is False:
         yield _broker_unreachable(world)
     elif world.refusal is not None:
         yield _topic_unusable(world, world.refusal)

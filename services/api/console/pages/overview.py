@@ -67,7 +67,7 @@ def _troubles(overview: Overview) -> list[str]:
     found = []
     if not overview.dispatchers:
         found.append("No dispatcher lives: nothing is published.")
-    elif not overview.broker_reachable:
+    elif overview.broker_reachable is False:
         found.append("The dispatchers do not reach the broker: nothing is published.")
     if overview.events_refused:
         found.append(f"The broker refuses the topic of events: {overview.events_refused}. No end is announced.")
