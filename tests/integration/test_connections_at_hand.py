@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import asyncpg
 import pytest
@@ -119,3 +120,26 @@ async def test_what_nobody_used_for_long_goes_back_to_the_pool(
     await asyncio.sleep(0.1)
     await me(database)
     assert database.pool.get_idle_size() == 1
+
+
+async def test_closing_waits_for_who_is_at_work_and_no_longer(database: Database) -> None:
+    await me(database)
+    working = asyncio.create_task(database.fetch("sleep", 0.2))
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(database.close(), 3)
+    assert len(await working) == 1
+
+
+async def test_a_connection_that_does_not_come_back_does_not_hide_how_the_statement_went(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = asyncpg.Pool.release
+
+    async def silent(pool: Any, connection: Any, *, timeout: float) -> None:
+        await release(pool, connection, timeout=timeout)
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg.Pool, "release", silent)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await database.fetch("divide", 0)
+    assert await me(database)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -68,6 +68,7 @@ class Database:
         self._statements = statements
         self._at_hand: list[tuple[Any, float]] = []  #: connections, and the monotonic second of their last use
         self._queued = 0  #: callers that the pool has to serve
+        self._closing = False
 
     def statement(self, name: str) -> str:
         """The text of a statement, for a connection that its caller keeps."""
@@ -110,6 +111,7 @@ class Database:
 
     async def close(self) -> None:
         """Leave no connection behind."""
+        self._closing = True
         while self._at_hand:
             await self._give_back(self._at_hand.pop()[0])
         try:
@@ -131,12 +133,14 @@ class Database:
         now = time.monotonic()
         self._at_hand.append((connection, now))
         # Whoever waits in the queue sees only what the pool has; the lowest has not been used for the longest time.
-        while self._at_hand and (self._queued or self._at_hand[0][1] < now - _AT_HAND_SECONDS):
+        while self._at_hand and (self._closing or self._queued or self._at_hand[0][1] < now - _AT_HAND_SECONDS):
             await self._give_back(self._at_hand.pop(0)[0])
 
     async def _give_back(self, connection: Any) -> None:
         # Shielded: a cancelled caller must not hand a connection back half reset (asyncpg#464).
-        await asyncio.shield(self.pool.release(connection, timeout=_ACQUIRE_SECONDS))
+        # One that does not answer is ended by the pool; that must not hide how the statement went.
+        with suppress(*UNREACHABLE):
+            await asyncio.shield(self.pool.release(connection, timeout=_ACQUIRE_SECONDS))
 
     async def query(self, statement_name: str, /, **values: Any) -> Sequence[Any]:
         """Run a `:name` statement of the .sql files in its own transaction and return all rows."""
@@ -253,7 +257,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         reset=_keep,
         command_timeout=_COMMAND_SECONDS,
         timeout=_CONNECT_SECONDS,
-        max_inactive_connection_lifetime=300,
+        max_inactive_connection_lifetime=240,
     )
     engine = create_async_engine(
         sqlalchemy_url(database_url),
