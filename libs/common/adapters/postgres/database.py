@@ -19,7 +19,11 @@ from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 
-#: One plan for ever: a hot statement must not be planned again, nor change its mind on stale statistics.
+#: One plan for all values, of nested loops alone. PostgreSQL makes it anew only after it has looked at a table, and it
+#: looks when nothing is in flight, too: then it takes `dispatch` for a table of one row until it looks again, a minute
+#: later. So statements leave it no choice: a batch is joined to a growing table by `id = ANY (ARRAY[batch.id])`, or in
+#: a lateral behind OFFSET 0, which only the index can answer, and `(x IS NULL) IS TRUE` hides the predicate of a
+#: partial index that could be walked instead. tests/integration/test_statement_plans.py looks at each plan.
 _HOT_PLANNER: Final = """
 SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0;

@@ -69,7 +69,7 @@ WITH m AS MATERIALIZED (
     next_at = CASE WHEN d.round <> m.round THEN d.next_at WHEN NOT m.accepted THEN now() + make_interval(secs => m.pause) END,
     ended_at = CASE WHEN d.round = m.round AND (m.accepted OR m.pause IS NULL) THEN now() END,
     dead_at = CASE WHEN d.round = m.round AND NOT m.accepted AND m.pause IS NULL THEN now() END
-  FROM m WHERE d.id = m.id AND d.status = 'pending' AND d.attempts = m.attempts
+  FROM m WHERE d.id = ANY (ARRAY[m.id]) AND (d.status = 'pending') IS TRUE AND d.attempts = m.attempts
   RETURNING d.id, d.webhook_id, d.attempts, m.code, m.error, m.cost_ms, m.answer, m.accepted, m.gone, d.status = 'dead' AS spent
 ), t AS (
   INSERT INTO delivery_try (delivery_id, attempt, code, error, cost_ms, answer)

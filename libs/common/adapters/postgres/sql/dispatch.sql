@@ -26,7 +26,7 @@ WHERE l.window_size > (SELECT count(*) FROM dispatch q WHERE q.state = 1 AND q.l
 WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
-  FROM m WHERE q.id = m.id AND q.lease = $2 AND q.token IS NULL AND q.held_by IS NULL
+  FROM m WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = $2 AND q.token IS NULL AND q.held_by IS NULL
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, $2, 'not acknowledged' FROM back
@@ -38,7 +38,7 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id,
 UPDATE dispatch q SET state = 2, lease = NULL, sends = q.sends + 1, version = q.version + 1,
   due_at = now() + make_interval(secs => m.delay * least(power(2, q.sends), 32)), error_code = 'publish_refused', error_message = m.message
 FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::text[]) AS m(id, lease, delay, message)
-WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
+WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
 RETURNING q.id, q.lane, q.sends
 
 -- name: heal_leases
@@ -52,7 +52,7 @@ WITH dead AS (
     AND o.token IS NULL AND o.held_by IS NULL FOR UPDATE SKIP LOCKED
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
-  FROM lost o WHERE q.id = o.id
+  FROM lost o WHERE q.id = ANY (ARRAY[o.id])
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'dispatcher lost' FROM back
@@ -66,11 +66,11 @@ WITH lost AS MATERIALIZED (
   SELECT * FROM (
     SELECT o.id, o.lease FROM dispatch o
     WHERE o.state = 1 AND o.token IS NULL AND o.held_by IS NULL AND o.leased_at < now() - make_interval(secs => $1)
-      AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = o.lease) OFFSET 0) f
+      AND (SELECT l.id FROM lease l WHERE l.id = o.lease) IS NULL OFFSET 0) f
   ORDER BY f.id LIMIT $2
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
-  FROM lost o WHERE q.id = o.id AND q.lease = o.lease AND q.token IS NULL AND q.held_by IS NULL
+  FROM lost o WHERE q.id = ANY (ARRAY[o.id]) AND q.lease = o.lease AND q.token IS NULL AND q.held_by IS NULL
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'heal', attempt, version, lease, 'never picked up' FROM back
@@ -88,21 +88,21 @@ WITH started AS (
     attempt = q.attempt + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, until = least(now() + make_interval(secs => m.timeout), q.deadline),
     expires_at = q.deadline, job = CASE WHEN q.phase = 0 THEN m.job ELSE q.job END, error_code = NULL, error_message = NULL
   FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::int[], $7::smallint[]) AS m(id, lease, token, timeout, job)
-  WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $5)
+  WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $5)
     AND (q.expires_at IS NULL OR q.expires_at > now() OR q.phase > 0)
   RETURNING q.*
 ), counted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (now() AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, count(*)
-  FROM started s JOIN task t ON t.id = s.id WHERE s.phase = 0 GROUP BY t.tenant_id, t.creator, t.model_id
+  FROM started s JOIN task t ON t.id = ANY (ARRAY[s.id]) WHERE s.phase = 0 GROUP BY t.tenant_id, t.creator, t.model_id
 )
 SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
   i.payload, x.sealed, o.content AS staged_content
-FROM started s JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
-LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
+FROM started s JOIN task k ON k.id = ANY (ARRAY[s.id]) JOIN task_input i ON i.task_id = ANY (ARRAY[s.id]) LEFT JOIN task_secret x ON x.task_id = ANY (ARRAY[s.id])
+LEFT JOIN staged_output o ON o.task_id = ANY (ARRAY[s.id]) AND s.phase >= 2
 
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
@@ -111,15 +111,15 @@ SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retrie
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
   i.payload, x.sealed, o.content AS staged_content
-FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch s ON s.id = m.id AND s.token = m.token
-JOIN task k ON k.id = s.id JOIN task_input i ON i.task_id = s.id LEFT JOIN task_secret x ON x.task_id = s.id
-LEFT JOIN staged_output o ON o.task_id = s.id AND s.phase >= 2
+FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch s ON s.id = ANY (ARRAY[m.id]) AND s.token = m.token
+JOIN task k ON k.id = ANY (ARRAY[s.id]) JOIN task_input i ON i.task_id = ANY (ARRAY[s.id]) LEFT JOIN task_secret x ON x.task_id = ANY (ARRAY[s.id])
+LEFT JOIN staged_output o ON o.task_id = ANY (ARRAY[s.id]) AND s.phase >= 2
 
 -- name: hold_many
 -- Rows that wait for a permit with this executor; asking twice gives the same answer, because an answer may be lost.
 -- Those that are stale, started or held by another are left out.
 UPDATE dispatch q SET held_by = $3 FROM unnest($1::bigint[], $2::bigint[]) AS m(id, lease)
-WHERE q.id = m.id AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $3)
+WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $3)
 RETURNING q.id
 
 -- name: hand_over
@@ -127,7 +127,7 @@ RETURNING q.id
 -- it finds them by handed_rows. $1 ids, $2 tokens, $3 executors.
 UPDATE dispatch q SET held_by = m.executor, token = NULL, executor = NULL, until = NULL, version = q.version + 1
 FROM unnest($1::bigint[], $2::uuid[], $3::int[]) AS m(id, token, executor)
-WHERE q.id = m.id AND q.token = m.token AND q.phase >= 2
+WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token AND q.phase >= 2
 RETURNING q.id
 
 -- name: handed_rows
@@ -140,7 +140,7 @@ WHERE q.state = 1 AND q.held_by = $1 AND q.token IS NULL AND q.phase >= 2
 WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, held_by = NULL, version = q.version + 1
-  FROM dispatch o, m WHERE o.id = m.id AND q.id = o.id AND q.held_by = $2 AND q.token IS NULL
+  FROM dispatch o, m WHERE o.id = ANY (ARRAY[m.id]) AND q.id = ANY (ARRAY[o.id]) AND q.held_by = $2 AND q.token IS NULL
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, o.lease
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, 'held' FROM back
@@ -160,7 +160,7 @@ WITH back AS (
     expires_at = CASE WHEN q.phase <= 1 AND NOT m.called AND q.attempt = 1 THEN least(q.start_by, q.deadline) ELSE q.deadline END,
     attempt = q.attempt - CASE WHEN q.phase <= 1 AND NOT m.called THEN 1 ELSE 0 END
   FROM unnest($1::bigint[], $2::uuid[], $3::float8[], $4::boolean[], $5::text[]) AS m(id, token, delay, called, reason), dispatch o
-  WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
+  WHERE o.id = ANY (ARRAY[m.id]) AND q.id = ANY (ARRAY[o.id]) AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.lane, q.state, q.phase, q.class, q.priority, q.position, q.attempt, q.version, o.lease, o.started_at AS began, m.called,
     m.reason, q.job > 0 AND q.phase = 0 AND NOT m.called AS withdrawn
 ), h AS (
@@ -168,9 +168,9 @@ WITH back AS (
 ), uncounted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (b.began AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, -count(*)
-  FROM back b JOIN task t ON t.id = b.id WHERE b.phase = 0 AND NOT b.called GROUP BY 1, 2, 3, 4
+  FROM back b JOIN task t ON t.id = ANY (ARRAY[b.id]) WHERE b.phase = 0 AND NOT b.called GROUP BY 1, 2, 3, 4
 ), pj AS (
-  DELETE FROM provider_job p WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE withdrawn)) AND p.ended_at IS NULL
+  DELETE FROM provider_job p WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE withdrawn)) AND (p.ended_at IS NULL) IS TRUE
 )
 SELECT id, lane, state, class, priority, position FROM back
 
@@ -184,11 +184,11 @@ WITH m AS MATERIALIZED (
 ), mine AS (
   UPDATE dispatch q SET phase = 2, generated_at = now(), version = q.version + 1,
     staged = m.staged, staged_size = m.size, staged_hash = m.hash, staged_type = m.type, staged_files = m.files::jsonb
-  FROM m WHERE q.id = m.id AND q.token = m.token
+  FROM m WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token
   RETURNING q.id, q.job, m.content
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), status = 'succeeded'
-  WHERE p.task_id = ANY (ARRAY(SELECT id FROM mine WHERE job > 0)) AND p.ended_at IS NULL
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM mine WHERE job > 0)) AND (p.ended_at IS NULL) IS TRUE
 ), kept AS (
   INSERT INTO staged_output (task_id, content) SELECT id, content FROM mine WHERE content IS NOT NULL
   ON CONFLICT (task_id) DO UPDATE SET content = EXCLUDED.content
@@ -198,7 +198,7 @@ SELECT id FROM mine
 -- name: migrating_many
 -- The upload lasts long enough to be shown.
 UPDATE dispatch q SET phase = 3, migrating_at = now(), version = q.version + 1
-FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) WHERE q.id = m.id AND q.token = m.token
+FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token
 RETURNING q.id
 
 -- name: finish_many
@@ -210,23 +210,23 @@ WITH x AS MATERIALIZED (
                        $9::text[], $10::boolean[], $11::boolean[])
     AS x(id, token, status, code, message, oss_file, file_type, file_size, files, dead, called) ORDER BY id
 ), gone AS (
-  DELETE FROM dispatch q USING x WHERE q.id = x.id AND q.token = x.token
+  DELETE FROM dispatch q USING x WHERE q.id = ANY (ARRAY[x.id]) AND q.token = x.token
   RETURNING q.*, x.status, x.code, x.message, x.oss_file, x.file_type, x.file_size, x.files::jsonb AS files, x.dead, x.called
 ), uncounted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (g.started_at AT TIME ZONE $12)::date, k.tenant_id, k.creator, k.model_id, -count(*)
-  FROM gone g JOIN task k ON k.id = g.id WHERE NOT g.called GROUP BY 1, 2, 3, 4
+  FROM gone g JOIN task k ON k.id = ANY (ARRAY[g.id]) WHERE NOT g.called GROUP BY 1, 2, 3, 4
 ), t AS (
   UPDATE task t SET status = g.status, attempt = g.attempt, retries = g.retries, version = g.version + 1, executor = g.executor,
     started_at = g.started_at, finished_at = now(), oss_file = g.oss_file, file_type = g.file_type, file_size = g.file_size,
     files = g.files, error_code = g.code, error_message = g.message
-  FROM gone g WHERE t.id = g.id
+  FROM gone g WHERE t.id = ANY (ARRAY[g.id])
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
 ), given_back AS (
   UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
   FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
-  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
+  WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.creator AND u.day = ANY (ARRAY[b.quota_day])
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
                        migrating_at, staged_size, error_code, error_message)
@@ -235,14 +235,14 @@ WITH x AS MATERIALIZED (
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
-  FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
+  FROM gone g JOIN task k ON k.id = ANY (ARRAY[g.id]) WHERE g.dead
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2 AND NOT dead))
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
-  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), cc AS (
   DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(SELECT id FROM gone))
 )
@@ -264,16 +264,16 @@ WITH m AS MATERIALIZED (
     phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL, staged_files = NULL, generated_at = NULL,
     migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
     error_code = m.code, error_message = m.message, version = q.version + 1
-  FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
+  FROM m, dispatch o WHERE o.id = ANY (ARRAY[m.id]) AND q.id = ANY (ARRAY[o.id]) AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, m.called, o.executor, o.token, o.entered_at, o.lease,
     o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size, q.job
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
-  WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE job > 0)) AND p.ended_at IS NULL
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE job > 0)) AND (p.ended_at IS NULL) IS TRUE
 ), uncounted AS (
   INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
   SELECT (b.started_at AT TIME ZONE $9)::date, k.tenant_id, k.creator, k.model_id, -count(*)
-  FROM back b JOIN task k ON k.id = b.id WHERE NOT b.called GROUP BY 1, 2, 3, 4
+  FROM back b JOIN task k ON k.id = ANY (ARRAY[b.id]) WHERE NOT b.called GROUP BY 1, 2, 3, 4
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
                        migrating_at, staged_size, error_code, error_message)
@@ -293,7 +293,7 @@ WITH m AS MATERIALIZED (
 ), back AS (
   UPDATE dispatch q SET state = 2, due_at = now() + make_interval(secs => m.delay), class = 0, lease = NULL, token = NULL,
     executor = NULL, until = NULL, error_code = m.code, error_message = m.message, version = q.version + 1
-  FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase >= 2
+  FROM m WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token AND q.phase >= 2
   RETURNING q.id, q.attempt, q.version, q.error_code
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'park', attempt, version, error_code FROM back
@@ -309,7 +309,7 @@ WITH m AS MATERIALIZED (
   UPDATE dispatch q SET state = 0, class = 0, phase = 0, lost = q.lost + 1, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
     staged_files = NULL, generated_at = NULL, migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL,
     until = NULL, entered_at = now(), version = q.version + 1, error_code = 'staging_lost', error_message = m.message
-  FROM m, dispatch o WHERE o.id = m.id AND q.id = o.id AND q.token = m.token AND o.token = m.token
+  FROM m, dispatch o WHERE o.id = ANY (ARRAY[m.id]) AND q.id = ANY (ARRAY[o.id]) AND q.token = m.token AND o.token = m.token
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, q.error_message, o.executor, o.token, o.lease,
     o.entered_at, o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size
 ), a AS (
@@ -359,11 +359,11 @@ FROM unnest($1::int[], $2::int[], $3::int[]) AS x(lane, partition, partitions), 
 -- name: ends_recorded
 -- Which of these attempts have their row: an end whose answer was lost is read back here. $1 ids, $2 attempts, $3 tokens.
 SELECT a.task_id AS id FROM unnest($1::bigint[], $2::int[], $3::uuid[]) AS m(id, attempt, token)
-JOIN attempt a ON a.task_id = m.id AND a.attempt = m.attempt::smallint AND a.token = m.token AND a.outcome <> 'lost'
+JOIN attempt a ON a.task_id = ANY (ARRAY[m.id]) AND a.attempt = m.attempt::smallint AND a.token = m.token AND a.outcome <> 'lost'
 
 -- name: tokens_alive
 -- Which of these attempts are still ours: asked after an outage, the others are aborted.
-SELECT q.token FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch q ON q.id = m.id AND q.token = m.token
+SELECT q.token FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch q ON q.id = ANY (ARRAY[m.id]) AND q.token = m.token
 
 -- name: new_dispatcher
 -- A number for a dispatcher process.
@@ -382,22 +382,22 @@ WITH gone AS (
   ON CONFLICT DO NOTHING
 ), t AS (
   UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
-    error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = g.id
+    error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = ANY (ARRAY[g.id])
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
 ), given_back AS (
   UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
   FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
-  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
+  WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.creator AND u.day = ANY (ARRAY[b.quota_day])
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, 'undeliverable', g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
-  FROM gone g JOIN task k ON k.id = g.id
+  FROM gone g JOIN task k ON k.id = ANY (ARRAY[g.id])
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE staged IS NULL))
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
-  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone

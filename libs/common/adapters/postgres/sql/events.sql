@@ -4,19 +4,19 @@
 WITH gone AS (DELETE FROM event WHERE id = ANY ($4::bigint[]))
 SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
-FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
+FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
 WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL
 UNION ALL
 (SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
-FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
+FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
 WHERE e.id > $1 AND e.due_at IS NULL ORDER BY e.id LIMIT $2)
 
 -- name: events_due
 -- Events that the broker refused before and whose time has come again.
 SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
-FROM event e JOIN task t ON t.id = e.task_id JOIN model m ON m.id = t.model_id
+FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
 WHERE e.due_at <= now() ORDER BY e.due_at LIMIT $1
 
 -- name: events_sent
@@ -31,9 +31,9 @@ WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::float8[], $3::text[]) AS m(id, delay, error) ORDER BY id
 ), again AS (
   UPDATE event e SET sends = e.sends + 1, last_error = m.error, due_at = now() + make_interval(secs => m.delay)
-  FROM m WHERE e.id = m.id AND e.sends + 1 < $4
+  FROM m WHERE e.id = ANY (ARRAY[m.id]) AND e.sends + 1 < $4
 ), gone AS (
-  DELETE FROM event e USING m, task t WHERE e.id = m.id AND e.sends + 1 >= $4 AND t.id = e.task_id
+  DELETE FROM event e USING m, task t WHERE e.id = ANY (ARRAY[m.id]) AND e.sends + 1 >= $4 AND t.id = ANY (ARRAY[e.task_id])
   RETURNING e.*, m.error, t.tenant_id, t.model_id
 )
 INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, started_at, finished_at, oss_file, file_type,
@@ -54,7 +54,7 @@ WITH p AS MATERIALIZED (SELECT id FROM task WHERE id > $1 ORDER BY id LIMIT $2)
 SELECT e.upto, x.* FROM (SELECT max(id) AS upto FROM p) e LEFT JOIN (
   SELECT t.id, t.version, t.status, t.attempt, t.started_at, t.finished_at, t.oss_file, t.file_type, t.file_size, t.files, t.error_code,
     t.error_message, 0 AS sends, false AS hooked, NULL::text AS webhook_url, 0 AS webhook_events, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name
-  FROM p JOIN task t ON t.id = p.id JOIN model m ON m.id = t.model_id
+  FROM p JOIN task t ON t.id = ANY (ARRAY[p.id]) JOIN model m ON m.id = t.model_id
   WHERE t.status >= 6 AND t.finished_at >= $3 AND t.finished_at < $4 AND ($5::bigint IS NULL OR t.tenant_id = $5) AND ($6::text IS NULL OR m.name = $6)
-    AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'import' AND h.version = t.version)) x ON true
+    AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = ANY (ARRAY[t.id]) AND h.kind = 'import' AND h.version = t.version)) x ON true
 ORDER BY x.id

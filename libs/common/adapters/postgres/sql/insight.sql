@@ -15,10 +15,10 @@ SELECT t.id, t.public_id, t.tenant_id, t.lane, m.name AS model, now() AS now, t.
 FROM (SELECT tn.id, tn.weight FROM tenant tn WHERE $1::bigint IS NULL OR tn.id = $1) tn
 CROSS JOIN LATERAL (SELECT * FROM task k WHERE k.tenant_id = tn.id AND k.public_id = $2 LIMIT 1) t
 JOIN model m ON m.id = t.model_id
-LEFT JOIN dispatch d ON d.id = t.id
+LEFT JOIN dispatch d ON d.id = ANY (ARRAY[t.id])
 LEFT JOIN executor h ON h.id = d.held_by
 LEFT JOIN executor e ON e.id = d.executor AND d.token IS NOT NULL
-LEFT JOIN LATERAL (SELECT * FROM provider_job p WHERE p.task_id = d.id AND p.ended_at IS NULL ORDER BY p.attempt DESC LIMIT 1) j ON true
+LEFT JOIN LATERAL (SELECT * FROM provider_job p WHERE p.task_id = ANY (ARRAY[d.id]) AND (p.ended_at IS NULL) IS TRUE ORDER BY p.attempt DESC LIMIT 1) j ON true
 
 -- name: place_of
 -- How many ready rows of a lane stand before a place: of its own class ($2), and of the other one, which goes with it one
@@ -100,7 +100,7 @@ GROUP BY w.code, w.state ORDER BY due_at, w.code
 -- ended: what its pace is told by until the first minutes are folded.
 SELECT count(*) FILTER (WHERE t.lane = $1)::int AS ended, coalesce(extract(epoch FROM now() - min(a.ended_at)), 0)::float8 AS seconds
 FROM (SELECT task_id, ended_at FROM attempt WHERE ended_at > now() - interval '5 minutes' ORDER BY ended_at DESC LIMIT $2) a
-JOIN task t ON t.id = a.task_id
+JOIN task t ON t.id = ANY (ARRAY[a.task_id])
 
 -- name: open_pauses
 -- What is paused now: $1 a tenant's own and those of all; null for everything.

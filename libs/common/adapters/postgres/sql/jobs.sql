@@ -11,11 +11,11 @@ WITH m AS MATERIALIZED (
     AS m(id, token, key, adapter, polls, seconds) ORDER BY id
 ), now_by AS MATERIALIZED (
   SELECT l.id AS lane, o.adapter FROM lane l JOIN model o ON o.id = l.model_id
-  WHERE l.id = ANY (ARRAY(SELECT q.lane FROM m JOIN dispatch q ON q.id = m.id)) ORDER BY l.id FOR SHARE OF o
+  WHERE l.id = ANY (ARRAY(SELECT q.lane FROM m JOIN dispatch q ON q.id = ANY (ARRAY[m.id]))) ORDER BY l.id FOR SHARE OF o
 ), mine AS (
   UPDATE dispatch q SET phase = CASE WHEN n.adapter = m.adapter THEN 1 ELSE q.phase END,
     until = CASE WHEN n.adapter = m.adapter THEN least(now() + make_interval(secs => m.seconds + $7::int), q.deadline) ELSE q.until END
-  FROM m, now_by n WHERE q.id = m.id AND q.token = m.token AND q.phase < 2 AND n.lane = q.lane
+  FROM m, now_by n WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token AND q.phase < 2 AND n.lane = q.lane
   RETURNING q.id, q.attempt, q.lane, m.token, m.key, m.adapter, m.polls, n.adapter = m.adapter AS as_ever,
     least(now() + make_interval(secs => m.seconds), q.deadline) AS deadline
 ), job AS (
@@ -32,18 +32,18 @@ WITH m AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::uuid[]) AS m(id, 
 ), mine AS (
   UPDATE dispatch q SET until = least(p.deadline + make_interval(secs => $3::int), q.deadline)
   FROM m, provider_job p
-  WHERE q.id = m.id AND q.token = m.token AND q.phase = 1 AND p.task_id = m.id AND p.attempt = q.attempt AND p.ended_at IS NULL
+  WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token AND q.phase = 1 AND p.task_id = ANY (ARRAY[m.id]) AND p.attempt = q.attempt AND (p.ended_at IS NULL) IS TRUE
   RETURNING q.id, p.attempt
 )
 SELECT p.task_id AS id, p.intent_key, p.adapter, p.provider_id, p.permit_token, p.status, p.unit_progress, p.message,
   extract(epoch FROM p.intended_at)::float8 AS intended_at, extract(epoch FROM p.deadline - now())::float8 AS seconds_left
-FROM mine x JOIN provider_job p ON p.task_id = x.id AND p.attempt = x.attempt
+FROM mine x JOIN provider_job p ON p.task_id = ANY (ARRAY[x.id]) AND p.attempt = x.attempt
 
 -- name: own_permits
 -- The permits of resumed jobs are in Redis under the tokens of those that run them now. $1 ids, $2 tokens.
 WITH m AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) ORDER BY id)
-UPDATE provider_job p SET permit_token = m.token FROM m JOIN dispatch q ON q.id = m.id
-WHERE q.token = m.token AND q.phase = 1 AND p.task_id = m.id AND p.attempt = q.attempt AND p.ended_at IS NULL
+UPDATE provider_job p SET permit_token = m.token FROM m JOIN dispatch q ON q.id = ANY (ARRAY[m.id])
+WHERE q.token = m.token AND q.phase = 1 AND p.task_id = ANY (ARRAY[m.id]) AND p.attempt = q.attempt AND (p.ended_at IS NULL) IS TRUE
 RETURNING p.task_id AS id
 
 -- name: job_news
@@ -54,12 +54,12 @@ WITH m AS MATERIALIZED (
     AS m(id, token, provider_id, status, progress, message, begun) ORDER BY id
 ), mine AS (
   UPDATE dispatch q SET job = CASE WHEN m.begun OR q.job = 1 THEN 1 ELSE 2 END, version = q.version + 1
-  FROM m WHERE q.id = m.id AND q.token = m.token AND q.phase = 1
+  FROM m WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token AND q.phase = 1
   RETURNING q.id, q.attempt, m.provider_id, m.status, m.progress, m.message
 )
 UPDATE provider_job p SET provider_id = coalesce(x.provider_id, p.provider_id), status = x.status, unit_progress = x.progress,
   message = x.message, submitted_at = coalesce(p.submitted_at, now()), told_at = now()
-FROM mine x WHERE p.task_id = x.id AND p.attempt = x.attempt AND p.ended_at IS NULL
+FROM mine x WHERE p.task_id = ANY (ARRAY[x.id]) AND p.attempt = x.attempt AND (p.ended_at IS NULL) IS TRUE
 RETURNING p.task_id AS id
 
 -- name: job_named_late
@@ -80,7 +80,7 @@ SELECT p.task_id AS id FROM provider_job p WHERE p.intent_key = $1 AND p.provide
 WITH due AS MATERIALIZED (
   SELECT task_id, attempt FROM provider_job WHERE cancel_at IS NOT NULL AND NOT permit_back LIMIT $1 FOR UPDATE SKIP LOCKED
 )
-UPDATE provider_job p SET permit_back = true FROM due d WHERE p.task_id = d.task_id AND p.attempt = d.attempt
+UPDATE provider_job p SET permit_back = true FROM due d WHERE p.task_id = ANY (ARRAY[d.task_id]) AND p.attempt = d.attempt
 RETURNING p.lane, p.permit_token
 
 -- name: unwanted_jobs
@@ -105,7 +105,7 @@ WITH RECURSIVE lanes AS (
   ORDER BY r.busy + row_number() OVER (PARTITION BY r.lane ORDER BY d.cancel_at), d.cancel_at LIMIT $1
 )
 UPDATE provider_job p SET cancel_at = now() + make_interval(secs => $2), cancel_tries = p.cancel_tries + 1
-FROM due d, lane l WHERE p.task_id = d.task_id AND p.attempt = d.attempt AND l.id = p.lane
+FROM due d, lane l WHERE p.task_id = ANY (ARRAY[d.task_id]) AND p.attempt = d.attempt AND l.id = p.lane
 RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.cancel_tries AS tries,
   extract(epoch FROM p.intended_at)::float8 AS intended_at, extract(epoch FROM now() - p.ended_at)::float8 AS ended_for
 
@@ -114,7 +114,7 @@ RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.cancel_t
 -- $1 keys, $3 tries.
 UPDATE provider_job p SET cancel_at = now() + make_interval(secs => m.seconds), cancel_tries = CASE WHEN m.tried THEN p.cancel_tries ELSE p.cancel_tries - 1 END
 FROM unnest($1::uuid[], $2::float8[], $3::boolean[]) AS m(key, seconds, tried)
-WHERE p.intent_key = m.key AND p.cancel_at IS NOT NULL
+WHERE p.intent_key = ANY (ARRAY[m.key]) AND p.cancel_at IS NOT NULL
 RETURNING p.task_id AS id
 
 -- name: jobs_told
@@ -125,10 +125,11 @@ UPDATE provider_job SET cancel_at = NULL WHERE intent_key = ANY ($1::uuid[])
 -- A provider calls back about an open job: kept, as one of the newest $4, where the provider cannot be asked instead. Says
 -- whose executor should look. $1 key, $2 headers, $3 body.
 WITH job AS MATERIALIZED (
-  SELECT p.task_id, p.attempt, p.polls FROM provider_job p WHERE p.intent_key = $1 AND p.ended_at IS NULL
+  SELECT p.task_id, p.attempt, p.polls FROM provider_job p WHERE p.intent_key = $1 AND (p.ended_at IS NULL) IS TRUE
 ), old AS (
   DELETE FROM job_callback WHERE id = ANY (ARRAY(
-    SELECT c.id FROM job j JOIN job_callback c ON c.task_id = j.task_id AND c.attempt = j.attempt ORDER BY c.id DESC OFFSET $4::int - 1))
+    SELECT c.id FROM job j CROSS JOIN LATERAL (
+      SELECT c.id FROM job_callback c WHERE c.task_id = j.task_id AND c.attempt = j.attempt OFFSET 0) c ORDER BY c.id DESC OFFSET $4::int - 1))
 ), kept AS (
   INSERT INTO job_callback (task_id, attempt, headers, body) SELECT task_id, attempt, $2::jsonb, $3 FROM job WHERE NOT polls
 )
@@ -138,12 +139,12 @@ SELECT task_id AS id FROM job
 -- How many bytes wait to be read of what providers called back with about these attempts. $1 ids, $2 attempts.
 SELECT c.task_id AS id, sum(octet_length(c.body) + pg_column_size(c.headers))::bigint AS size
 FROM unnest($1::bigint[], $2::int[]) AS m(id, attempt)
-JOIN job_callback c ON c.task_id = m.id AND c.attempt = m.attempt::smallint GROUP BY 1
+CROSS JOIN LATERAL (SELECT * FROM job_callback c WHERE c.task_id = m.id AND c.attempt = m.attempt::smallint OFFSET 0) c GROUP BY 1
 
 -- name: read_callbacks
 -- What providers called back with about these attempts, oldest first. $1 ids, $2 attempts.
 SELECT c.id, c.task_id, c.headers, c.body FROM unnest($1::bigint[], $2::int[]) AS m(id, attempt)
-JOIN job_callback c ON c.task_id = m.id AND c.attempt = m.attempt::smallint ORDER BY c.id
+CROSS JOIN LATERAL (SELECT * FROM job_callback c WHERE c.task_id = m.id AND c.attempt = m.attempt::smallint OFFSET 0) c ORDER BY c.id
 
 -- name: drop_callbacks
 -- These were read. $1 ids.
@@ -153,5 +154,5 @@ DELETE FROM job_callback WHERE id = ANY ($1::bigint[])
 -- Callbacks about jobs that have ended, among the oldest $1.
 DELETE FROM job_callback WHERE id = ANY (ARRAY(
   SELECT c.id FROM (SELECT id, task_id, attempt FROM job_callback ORDER BY id LIMIT $1) c
-  WHERE NOT EXISTS (SELECT 1 FROM provider_job p WHERE p.task_id = c.task_id AND p.attempt = c.attempt AND p.ended_at IS NULL)))
+  WHERE NOT EXISTS (SELECT 1 FROM provider_job p WHERE p.task_id = ANY (ARRAY[c.task_id]) AND p.attempt = c.attempt AND (p.ended_at IS NULL) IS TRUE)))
 RETURNING id

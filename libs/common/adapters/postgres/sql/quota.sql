@@ -8,7 +8,7 @@ UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
 FROM (SELECT x.tenant_id, x.user_name, x.day, sum(x.points) AS points
       FROM unnest($1::bigint[], $2::text[], $3::date[], $4::int[]) AS x(tenant_id, user_name, day, points)
       GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
-WHERE u.tenant_id = b.tenant_id AND u.user_name = b.user_name AND u.day = b.day
+WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.user_name AND u.day = ANY (ARRAY[b.day])
 
 -- name: read_quota
 -- A user's account of today and the limit that holds for it: `own` says whether it is the user's own or the tenant's.

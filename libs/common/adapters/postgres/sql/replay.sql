@@ -38,8 +38,8 @@ FROM (
       SELECT kind, target, due_at FROM replay_item WHERE job_id = $1 AND lane = r.lane AND result IS NULL AND due_at <= now()
       ORDER BY due_at, target LIMIT greatest(1, $2 / (SELECT count(*) FROM roomy))) x) h
   ORDER BY h.nth, h.due_at, h.target LIMIT $2) i
-LEFT JOIN dead_task d ON i.kind = 'task' AND d.task_id = i.target AND d.dropped_at IS NULL
-LEFT JOIN task t ON t.id = d.task_id LEFT JOIN lane l ON l.id = t.lane AND NOT l.closed LEFT JOIN model m ON m.id = l.model_id
+LEFT JOIN dead_task d ON i.kind = 'task' AND d.task_id = ANY (ARRAY[i.target]) AND (d.dropped_at IS NULL) IS TRUE
+LEFT JOIN task t ON t.id = ANY (ARRAY[d.task_id]) LEFT JOIN lane l ON l.id = t.lane AND NOT l.closed LEFT JOIN model m ON m.id = l.model_id
 ORDER BY i.due_at, i.target
 
 -- name: hold_up_replay
@@ -54,8 +54,8 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 )
-SELECT t.id, t.tenant_id, t.creator, t.points FROM m JOIN dead_task d ON d.task_id = m.id AND d.dropped_at IS NULL
-JOIN task t ON t.id = m.id AND t.version = d.version JOIN task_input i ON i.task_id = m.id JOIN lane l ON l.id = t.lane AND NOT l.closed
+SELECT t.id, t.tenant_id, t.creator, t.points FROM m JOIN dead_task d ON d.task_id = ANY (ARRAY[m.id]) AND (d.dropped_at IS NULL) IS TRUE
+JOIN task t ON t.id = ANY (ARRAY[m.id]) AND t.version = d.version JOIN task_input i ON i.task_id = ANY (ARRAY[m.id]) JOIN lane l ON l.id = t.lane AND NOT l.closed
 ORDER BY t.id FOR UPDATE OF d FOR SHARE OF l
 
 -- name: replay_tasks
@@ -70,13 +70,13 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), gone AS (
   DELETE FROM dead_task d USING m, task t, task_input i, lane l
-  WHERE d.task_id = m.id AND d.dropped_at IS NULL AND t.id = m.id AND t.version = d.version AND i.task_id = m.id AND l.id = t.lane AND NOT l.closed
+  WHERE d.task_id = ANY (ARRAY[m.id]) AND (d.dropped_at IS NULL) IS TRUE AND t.id = ANY (ARRAY[m.id]) AND t.version = d.version AND i.task_id = ANY (ARRAY[m.id]) AND l.id = t.lane AND NOT l.closed
   RETURNING d.*, length(i.payload) AS input_size, m.day
 ), back AS (
   UPDATE task t SET status = 1, retries = 0, version = t.version + 1, uploads = t.uploads + CASE WHEN g.staged IS NULL THEN 0 ELSE 1 END,
     executor = NULL, started_at = NULL, finished_at = NULL, error_code = NULL, error_message = NULL, quota_day = coalesce(g.day, t.quota_day),
     start_by = CASE WHEN t.start_by > now() THEN t.start_by END, deadline = CASE WHEN t.deadline > now() THEN t.deadline END
-  FROM gone g WHERE t.id = g.task_id
+  FROM gone g WHERE t.id = ANY (ARRAY[g.task_id])
   RETURNING t.id, t.tenant_id, t.public_id, t.lane, t.priority, t.attempt + CASE WHEN g.staged IS NULL THEN 0 ELSE 1 END AS attempt, t.version, t.start_by, t.deadline,
     g.input_size, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
 ), d AS (
@@ -96,8 +96,8 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   FROM d WHERE i.job_id = $1 AND i.target = d.id
 ), other AS MATERIALIZED (
   SELECT m.id, CASE WHEN l.closed THEN 'model_deleted' WHEN t.id IS NOT NULL AND i.task_id IS NULL THEN 'payload_missing' ELSE '' END AS why
-  FROM m LEFT JOIN dead_task x ON x.task_id = m.id AND x.dropped_at IS NULL LEFT JOIN task t ON t.id = x.task_id
-  LEFT JOIN task_input i ON i.task_id = t.id LEFT JOIN lane l ON l.id = t.lane
+  FROM m LEFT JOIN dead_task x ON x.task_id = ANY (ARRAY[m.id]) AND (x.dropped_at IS NULL) IS TRUE LEFT JOIN task t ON t.id = ANY (ARRAY[x.task_id])
+  LEFT JOIN task_input i ON i.task_id = ANY (ARRAY[t.id]) LEFT JOIN lane l ON l.id = t.lane
   WHERE m.id <> ALL (ARRAY(SELECT task_id FROM gone))
 ), rest AS (
   UPDATE replay_item i SET result = CASE WHEN o.why = '' THEN 'gone' ELSE 'refused' END, detail = o.why, ended_at = now()
@@ -116,7 +116,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), back AS (
-  DELETE FROM dead_event e USING m WHERE e.id = m.id AND e.dropped_at IS NULL RETURNING e.*
+  DELETE FROM dead_event e USING m WHERE e.id = ANY (ARRAY[m.id]) AND (e.dropped_at IS NULL) IS TRUE RETURNING e.*
 ), due AS (
   INSERT INTO event (id, task_id, version, status, attempt, started_at, finished_at, oss_file, file_type, file_size, files, error_code,
                      error_message, due_at, last_error)
@@ -141,10 +141,10 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 ), x AS MATERIALIZED (
   SELECT m.id, CASE WHEN e.id IS NULL THEN '' WHEN w.id IS NULL OR w.deleted_at IS NOT NULL THEN 'webhook_removed'
                    WHEN w.disabled_at IS NOT NULL THEN 'webhook_switched_off' ELSE '' END AS why
-  FROM m LEFT JOIN delivery e ON e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL LEFT JOIN webhook w ON w.id = e.webhook_id
+  FROM m LEFT JOIN delivery e ON e.id = ANY (ARRAY[m.id]) AND (e.dead_at IS NOT NULL AND e.dropped_at IS NULL) IS TRUE LEFT JOIN webhook w ON w.id = ANY (ARRAY[e.webhook_id])
 ), back AS (
   UPDATE delivery e SET status = 'pending', next_at = now(), round = e.attempts, ended_at = NULL, dead_at = NULL
-  FROM x WHERE e.id = x.id AND x.why = '' AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL
+  FROM x WHERE e.id = ANY (ARRAY[x.id]) AND x.why = '' AND (e.dead_at IS NOT NULL AND e.dropped_at IS NULL) IS TRUE
   RETURNING e.id
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN b.id IS NOT NULL THEN 'replayed' WHEN x.why = '' THEN 'gone' ELSE 'refused' END, detail = x.why, ended_at = now()
@@ -162,10 +162,10 @@ SELECT id FROM back
 SELECT i.key, d.topic, d."partition", d.key AS record_key, d.value, d.size, d.headers::text AS headers, j.mended
 FROM (
   SELECT x.job_id, x.target AS key, sum(length(o.value)) OVER (ORDER BY x.target ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-  FROM replay_item x LEFT JOIN dead_message o ON o.id = x.target AND o.settled_at IS NULL
+  FROM replay_item x LEFT JOIN dead_message o ON o.id = ANY (ARRAY[x.target]) AND (o.settled_at IS NULL) IS TRUE
   WHERE x.job_id = $1 AND x.target = ANY ($2::bigint[]) AND x.result IS NULL) i
 JOIN replay_job j ON j.id = i.job_id AND j.state = 'running'
-LEFT JOIN dead_message d ON d.id = i.key AND d.settled_at IS NULL
+LEFT JOIN dead_message d ON d.id = ANY (ARRAY[i.key]) AND (d.settled_at IS NULL) IS TRUE
 WHERE coalesce(i.before, 0) < 8388608 ORDER BY i.key
 
 -- name: settle_messages
@@ -177,7 +177,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 FOR NO KEY UPD
   WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND (i.result IS NULL OR i.result = 'stopped')
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), back AS (
-  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = m.id AND d.settled_at IS NULL RETURNING d.id, m.stopped
+  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = ANY (ARRAY[m.id]) AND (d.settled_at IS NULL) IS TRUE RETURNING d.id, m.stopped
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN b.id IS NULL THEN 'gone' ELSE 'replayed' END, ended_at = now()
   FROM m LEFT JOIN back b ON b.id = m.id WHERE i.job_id = $1 AND i.target = m.id AND (b.id IS NOT NULL OR NOT m.stopped)
@@ -199,9 +199,9 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 ), off AS (
   UPDATE dead_task d SET dropped_at = now(), staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL,
     staged_files = NULL
-  FROM m WHERE d.task_id = m.id AND d.dropped_at IS NULL RETURNING d.task_id AS id, d.version
+  FROM m WHERE d.task_id = ANY (ARRAY[m.id]) AND (d.dropped_at IS NULL) IS TRUE RETURNING d.task_id AS id, d.version
 ), h AS (
-  INSERT INTO history (task_id, kind, attempt, version, detail) SELECT o.id, 'drop', t.attempt, o.version, $3 FROM off o JOIN task t ON t.id = o.id
+  INSERT INTO history (task_id, kind, attempt, version, detail) SELECT o.id, 'drop', t.attempt, o.version, $3 FROM off o JOIN task t ON t.id = ANY (ARRAY[o.id])
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM off))
 ), so AS (
@@ -223,7 +223,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), off AS (
-  UPDATE dead_event e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dropped_at IS NULL RETURNING e.id
+  UPDATE dead_event e SET dropped_at = now() FROM m WHERE e.id = ANY (ARRAY[m.id]) AND (e.dropped_at IS NULL) IS TRUE RETURNING e.id
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
   FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
@@ -241,7 +241,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), off AS (
-  UPDATE delivery e SET dropped_at = now() FROM m WHERE e.id = m.id AND e.dead_at IS NOT NULL AND e.dropped_at IS NULL RETURNING e.id
+  UPDATE delivery e SET dropped_at = now() FROM m WHERE e.id = ANY (ARRAY[m.id]) AND (e.dead_at IS NOT NULL AND e.dropped_at IS NULL) IS TRUE RETURNING e.id
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
   FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
@@ -259,7 +259,7 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
   SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 ), off AS (
-  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = m.id AND d.settled_at IS NULL RETURNING d.id
+  UPDATE dead_message d SET settled_at = now() FROM m WHERE d.id = ANY (ARRAY[m.id]) AND (d.settled_at IS NULL) IS TRUE RETURNING d.id
 ), done AS (
   UPDATE replay_item i SET result = CASE WHEN o.id IS NULL THEN 'gone' ELSE 'dropped' END, ended_at = now()
   FROM m LEFT JOIN off o ON o.id = m.id WHERE i.job_id = $1 AND i.target = m.id
@@ -313,8 +313,8 @@ WITH m AS MATERIALIZED (
 ), known AS (
   SELECT * FROM fresh UNION ALL
   SELECT d.id, d.topic, d."partition", d."offset", d.digest FROM m JOIN dead_message d
-    ON d.topic = m.topic AND d."partition" = m."partition" AND d."offset" = m."offset" AND d.digest = m.digest
-  WHERE d.lettered_at IS NULL
+    ON d.topic = ANY (ARRAY[m.topic]) AND d."partition" = m."partition" AND d."offset" = m."offset" AND d.digest = m.digest
+  WHERE (d.lettered_at IS NULL) IS TRUE
 )
 SELECT k.id, m.ordinal::int AS ordinal FROM m JOIN known k
   ON k.topic = m.topic AND k."partition" = m."partition" AND k."offset" = m."offset" AND k.digest = m.digest
@@ -326,7 +326,7 @@ FROM (
   SELECT id, sum(length(value)) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before FROM (
     SELECT id, value FROM dead_message
     WHERE lettered_at IS NULL AND died_at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2) x) i
-JOIN dead_message d ON d.id = i.id WHERE coalesce(i.before, 0) < 8388608 ORDER BY d.id
+CROSS JOIN LATERAL (SELECT * FROM dead_message o WHERE o.id = i.id OFFSET 0) d WHERE coalesce(i.before, 0) < 8388608 ORDER BY d.id
 
 -- name: lettered_messages
 -- The dead-letter topic has these. $1 rows.

@@ -28,7 +28,7 @@ ORDER BY s.task_id DESC LIMIT $1
 -- name: reseal_credentials
 -- Those that a task's end has deleted meanwhile are not brought back.
 UPDATE task_secret s SET sealed = x.fresh FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS x(id, old, fresh)
-WHERE s.task_id = x.id AND s.sealed = x.old
+WHERE s.task_id = ANY (ARRAY[x.id]) AND s.sealed = x.old
 RETURNING s.task_id AS id
 
 -- name: sealed_webhooks

@@ -37,13 +37,16 @@ WITH mark AS MATERIALIZED (
   SELECT k.upto, least(date_trunc('minute', $1::timestamptz), k.upto + make_interval(mins => $2)) AS until
   FROM series_mark k WHERE k.upto < date_trunc('minute', $1::timestamptz) FOR UPDATE SKIP LOCKED
 ), ended AS MATERIALIZED (
-  SELECT s.scope, s.subject, a.minute, a.outcome, a.wait, a.run
-  FROM mark k CROSS JOIN LATERAL (
-    SELECT x.task_id, date_trunc('minute', x.ended_at) AS minute, x.outcome,
-      duration_bucket(x.started_at - x.entered_at) AS wait, duration_bucket(x.ended_at - x.started_at) AS run
-    FROM attempt x WHERE x.ended_at >= k.upto AND x.ended_at < k.until ORDER BY x.ended_at OFFSET 0) a
-  JOIN task t ON t.id = a.task_id
-  CROSS JOIN LATERAL (VALUES (0::smallint, 0::bigint), (1::smallint, t.tenant_id), (2::smallint, t.lane::bigint)) AS s(scope, subject)
+  SELECT s.scope, s.subject, g.minute, g.outcome, g.wait, g.run, g.n
+  FROM (
+    SELECT t.tenant_id, t.lane, a.minute, a.outcome, a.wait, a.run, count(*) AS n
+    FROM mark k CROSS JOIN LATERAL (
+      SELECT x.task_id, date_trunc('minute', x.ended_at) AS minute, x.outcome,
+        duration_bucket(x.started_at - x.entered_at) AS wait, duration_bucket(x.ended_at - x.started_at) AS run
+      FROM attempt x WHERE x.ended_at >= k.upto AND x.ended_at < k.until ORDER BY x.ended_at OFFSET 0) a
+    JOIN task t ON t.id = ANY (ARRAY[a.task_id])
+    GROUP BY 1, 2, 3, 4, 5, 6) g
+  CROSS JOIN LATERAL (VALUES (0::smallint, 0::bigint), (1::smallint, g.tenant_id), (2::smallint, g.lane::bigint)) AS s(scope, subject)
 ), seen AS MATERIALIZED (
   SELECT s.scope, s.subject, k.until - interval '1 minute' AS minute,
     CASE WHEN bool_and(b.waiting IS NOT NULL) THEN sum(b.waiting) END::bigint AS backlog, max(b.oldest)::real AS oldest
@@ -52,17 +55,17 @@ WITH mark AS MATERIALIZED (
   WHERE k.until = date_trunc('minute', $1::timestamptz)
   GROUP BY 1, 2, 3
 ), parts AS (
-  SELECT scope, subject, minute, count(*) FILTER (WHERE outcome = 'success')::int AS success, count(*) FILTER (WHERE outcome = 'failed')::int AS failed,
-    count(*) FILTER (WHERE outcome = 'timeout')::int AS timeout, count(*) FILTER (WHERE outcome = 'canceled')::int AS canceled,
-    count(*) FILTER (WHERE outcome IN ('lost', 'staging_lost'))::int AS lost, NULL::smallint[] AS wait_at, NULL::int[] AS wait_n,
+  SELECT scope, subject, minute, coalesce(sum(n) FILTER (WHERE outcome = 'success'), 0)::int AS success, coalesce(sum(n) FILTER (WHERE outcome = 'failed'), 0)::int AS failed,
+    coalesce(sum(n) FILTER (WHERE outcome = 'timeout'), 0)::int AS timeout, coalesce(sum(n) FILTER (WHERE outcome = 'canceled'), 0)::int AS canceled,
+    coalesce(sum(n) FILTER (WHERE outcome IN ('lost', 'staging_lost')), 0)::int AS lost, NULL::smallint[] AS wait_at, NULL::int[] AS wait_n,
     NULL::smallint[] AS run_at, NULL::int[] AS run_n, NULL::bigint AS backlog, NULL::real AS oldest
   FROM ended GROUP BY 1, 2, 3
   UNION ALL
   SELECT scope, subject, minute, 0, 0, 0, 0, 0, array_agg(wait ORDER BY wait), array_agg(n ORDER BY wait), NULL, NULL, NULL, NULL
-  FROM (SELECT scope, subject, minute, wait, count(*)::int AS n FROM ended WHERE wait IS NOT NULL GROUP BY 1, 2, 3, 4) w GROUP BY 1, 2, 3
+  FROM (SELECT scope, subject, minute, wait, sum(n)::int AS n FROM ended WHERE wait IS NOT NULL GROUP BY 1, 2, 3, 4) w GROUP BY 1, 2, 3
   UNION ALL
   SELECT scope, subject, minute, 0, 0, 0, 0, 0, NULL, NULL, array_agg(run ORDER BY run), array_agg(n ORDER BY run), NULL, NULL
-  FROM (SELECT scope, subject, minute, run, count(*)::int AS n FROM ended WHERE run IS NOT NULL GROUP BY 1, 2, 3, 4) r GROUP BY 1, 2, 3
+  FROM (SELECT scope, subject, minute, run, sum(n)::int AS n FROM ended WHERE run IS NOT NULL GROUP BY 1, 2, 3, 4) r GROUP BY 1, 2, 3
   UNION ALL
   SELECT scope, subject, minute, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, backlog, oldest FROM seen
   UNION ALL

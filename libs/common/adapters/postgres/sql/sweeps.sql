@@ -14,7 +14,7 @@ RETURNING q.id, (SELECT l.tenant_id FROM lane l WHERE l.id = q.lane) AS tenant_i
 -- have waited so long for its slot that it goes to the head.
 SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
   q.class = 0 OR m.retry_queue_max_seconds > 0 AND t.created_at < now() - make_interval(secs => m.retry_queue_max_seconds) AS head
-FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
+FROM dispatch q JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
 WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
 
 -- name: requeue_retries
@@ -22,13 +22,13 @@ WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT
 -- Who is not in the answer was changed by somebody else meanwhile. $1 ids, $2 versions, $3 head.
 UPDATE dispatch q SET state = 0, due_at = NULL, version = q.version + 1, class = CASE WHEN m.head THEN 0 ELSE 1 END,
   position = CASE WHEN m.head THEN q.id ELSE nextval('task_ids') END
-FROM unnest($1::bigint[], $2::int[], $3::boolean[]) AS m(id, version, head) WHERE q.id = m.id AND q.version = m.version
+FROM unnest($1::bigint[], $2::int[], $3::boolean[]) AS m(id, version, head) WHERE q.id = ANY (ARRAY[m.id]) AND q.version = m.version
 RETURNING q.id, (SELECT l.tenant_id FROM lane l WHERE l.id = q.lane) AS tenant_id, q.lane, q.class, q.priority, q.position
 
 -- name: put_off_retries
 -- The gate is full: look again later, each after its own seconds. $1 ids, $2 versions, $3 seconds.
 UPDATE dispatch q SET due_at = now() + make_interval(secs => m.seconds)
-FROM unnest($1::bigint[], $2::int[], $3::float8[]) AS m(id, version, seconds) WHERE q.id = m.id AND q.version = m.version
+FROM unnest($1::bigint[], $2::int[], $3::float8[]) AS m(id, version, seconds) WHERE q.id = ANY (ARRAY[m.id]) AND q.version = m.version
 RETURNING q.id
 
 -- name: rescue_held
@@ -39,7 +39,7 @@ WITH lost AS MATERIALIZED (
                  WHERE o.state = 1 AND o.held_by = ANY ($1::int[]) AND o.token IS NULL OFFSET 0) f ORDER BY f.id
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, held_by = NULL, version = q.version + 1
-  FROM lost WHERE q.id = lost.id AND q.held_by = lost.held_by AND q.lease = lost.lease AND q.token IS NULL
+  FROM lost WHERE q.id = ANY (ARRAY[lost.id]) AND q.held_by = lost.held_by AND q.lease = lost.lease AND q.token IS NULL
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.attempt, q.version, lost.lease
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'release', attempt, version, lease, 'holder lost' FROM back
@@ -57,7 +57,7 @@ WITH lost AS MATERIALIZED (
   UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, until = NULL,
     started_at = CASE WHEN q.phase >= 1 THEN q.started_at END, lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,
     entered_at = CASE WHEN q.phase = 0 THEN now() ELSE q.entered_at END
-  FROM lost WHERE q.id = lost.id AND q.token = lost.token
+  FROM lost WHERE q.id = ANY (ARRAY[lost.id]) AND q.token = lost.token
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.phase, q.attempt, q.version, lost.token, lost.executor, lost.lease,
     lost.entered_at, lost.leased_at, lost.started_at
 ), a AS (
@@ -92,7 +92,7 @@ FROM (SELECT * FROM (
     AND (d.deadline < now() - make_interval(secs => $1)
          OR CASE WHEN d.phase < 2 THEN d.until < now() - make_interval(secs => $1)
                  ELSE d.generated_at < now() - make_interval(secs => $1 + $2) END) OFFSET 0) f ORDER BY f.id LIMIT $3) q
-JOIN task t ON t.id = q.id JOIN model m ON m.id = t.model_id ORDER BY q.id
+JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN model m ON m.id = t.model_id ORDER BY q.id
 
 -- name: waiting_page
 -- Open rows in the order of their ids, to find those that wait longer than $3 seconds. Ids grow with the time of creation:
@@ -107,7 +107,7 @@ SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle,
         AND (p.scope = 'all' OR p.scope = 'tenant' AND p.tenant_id = l.tenant_id OR p.scope = 'model' AND p.lane = l.id))) AS r) ELSE 0 END AS waited,
   extract(epoch FROM now() - t.created_at)::float8 AS age,
   q.state = 2 AND q.attempt = 0 AND q.leased_at IS NULL AS draft
-FROM dispatch q JOIN task t ON t.id = q.id JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id
+FROM dispatch q JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN lane l ON l.id = q.lane JOIN tenant tn ON tn.id = l.tenant_id
 WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
 -- name: rows_of_closed_lanes
@@ -149,7 +149,7 @@ WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::int[], $3::smallint[], $4::text[], $5::text[], $6::boolean[])
     AS m(id, version, status, code, message, dead) ORDER BY id
 ), gone AS (
-  DELETE FROM dispatch q USING m WHERE q.id = m.id AND q.version = m.version AND q.token IS NULL
+  DELETE FROM dispatch q USING m WHERE q.id = ANY (ARRAY[m.id]) AND q.version = m.version AND q.token IS NULL
   RETURNING q.id, q.public_id, q.lane, q.state, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size,
     q.staged_hash, q.staged_type, q.staged_files, q.entered_at, q.started_at, q.generated_at, q.migrating_at, m.status, m.code, m.message, m.dead
 ), a AS (
@@ -162,24 +162,24 @@ WITH m AS MATERIALIZED (
 ), t AS (
   UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt,
     retries = CASE WHEN g.state = 3 THEN g.retries - 1 ELSE g.retries END, version = g.version, error_code = g.code, error_message = g.message
-  FROM gone g WHERE t.id = g.id
+  FROM gone g WHERE t.id = ANY (ARRAY[g.id])
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
 ), given_back AS (
   UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
   FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
-  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
+  WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.creator AND u.day = ANY (ARRAY[b.quota_day])
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, g.code, g.version, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
-  FROM gone g JOIN task k ON k.id = g.id WHERE g.dead
+  FROM gone g JOIN task k ON k.id = ANY (ARRAY[g.id]) WHERE g.dead
 ), ss AS (
   DELETE FROM task_secret WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE NOT (dead AND staged IS NOT NULL)))
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2 AND NOT dead))
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
-  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, status, attempt, code, message FROM gone
@@ -216,7 +216,7 @@ WITH unsent AS MATERIALIZED (
 SELECT d.task_id AS id, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
 FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
-  AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = d.task_id)
+  AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[d.task_id]))
   AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
 ORDER BY d.died_at LIMIT $2
 
@@ -230,16 +230,16 @@ WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 ), gone AS (
   DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6 AND t.finished_at < (SELECT since FROM unsent)
-    AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = t.id)
-    AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
-    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = t.id AND i.result IS NULL)
+    AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[t.id]))
+    AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = ANY (ARRAY[t.id]))
+    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = ANY (ARRAY[t.id]) AND i.result IS NULL)
     AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
   RETURNING t.id, t.tenant_id, t.creator, t.attempt - t.uploads AS calls, t.status, t.quota_day, t.points
 ), kept AS (
   UPDATE quota_usage u SET cleaned = u.cleaned + b.points
   FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM gone WHERE points > 0 AND status = 6
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
-  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
+  WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.creator AND u.day = ANY (ARRAY[b.quota_day])
 ), k AS (
   INSERT INTO cleaned (tenant_id, creator, tasks, calls)
   SELECT tenant_id, creator, count(*), sum(calls - (SELECT count(*) FROM attempt a WHERE a.task_id = gone.id AND NOT a.called))
@@ -327,7 +327,7 @@ RETURNING 1
 
 -- name: prune_cancel_requests
 -- Requests whose task is no longer open.
-DELETE FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = c.task_id)
+DELETE FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = ANY (ARRAY[c.task_id]))
 
 -- name: prune_pauses
 -- Pauses that ended before anything that waits now can have begun to; what was done stays recorded.
@@ -407,7 +407,7 @@ FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMI
 SELECT x.member FROM unnest($1::uuid[]) AS x(member)
 WHERE NOT EXISTS (
   SELECT 1 FROM lane l JOIN task t ON t.tenant_id = l.tenant_id AND t.public_id = x.member
-  JOIN dispatch q ON q.id = t.id AND q.lane = l.id WHERE l.id = $2 AND q.state <> 3)
+  JOIN dispatch q ON q.id = ANY (ARRAY[t.id]) AND q.lane = l.id WHERE l.id = $2 AND q.state <> 3)
 
 -- name: absent_permits
 -- Which of these permit tokens no running attempt of the lane has, and no open job of a provider. EXCEPT reads the lane

@@ -40,12 +40,12 @@ RETURNING public_id
 -- Who owns each key: what a repeated request is answered with.
 SELECT k.ordinal::int AS ordinal, i.body_hash, i.public_id
 FROM unnest($1::bigint[], $2::text[], $3::bytea[]) WITH ORDINALITY AS k(tenant_id, route, key_hash, ordinal)
-JOIN idempotency i ON i.tenant_id = k.tenant_id AND i.route = k.route AND i.key_hash = k.key_hash
+JOIN idempotency i ON i.tenant_id = ANY (ARRAY[k.tenant_id]) AND i.route = k.route AND i.key_hash = k.key_hash
 
 -- name: drop_keys
 -- Free keys whose task was not written in the same transaction (its lane was closed meanwhile).
 DELETE FROM idempotency i USING unnest($1::bigint[], $2::text[], $3::bytea[]) AS k(tenant_id, route, key_hash)
-WHERE i.tenant_id = k.tenant_id AND i.route = k.route AND i.key_hash = k.key_hash
+WHERE i.tenant_id = ANY (ARRAY[k.tenant_id]) AND i.route = k.route AND i.key_hash = k.key_hash
 
 -- name: written_tasks
 -- Which of these tasks exist: decides what became of a commit whose answer was lost.
@@ -146,7 +146,7 @@ WITH c AS MATERIALIZED (
   UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
   FROM (SELECT tenant_id, creator, quota_day, sum(points) AS points FROM t WHERE points > 0 AND status > 6
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3) b
-  WHERE u.tenant_id = b.tenant_id AND u.user_name = b.creator AND u.day = b.quota_day
+  WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.creator AND u.day = ANY (ARRAY[b.quota_day])
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone
 ), s AS (
@@ -155,7 +155,7 @@ WITH c AS MATERIALIZED (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase >= 2))
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
-  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND p.ended_at IS NULL
+  WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), ev AS (
   INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
   SELECT id, version, 9, attempt, 'canceled', 'canceled by the caller' FROM gone
