@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import asyncpg
 import pytest
 
-from libs.common.adapters.postgres.connection import Connection
+from libs.common.adapters.postgres.connection import _BATCHES, Connection
 from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.statements import Statements
 
 ARRAYS = "SELECT $1::bigint[] AS a, $2::uuid[] AS b, $3::text[] AS c"
 VALUES = ([1, 2], [], ["x"])
@@ -24,12 +27,24 @@ async def test_types_that_one_connection_has_asked_about_are_asked_about_by_no_o
             (row,) = await connection.fetch(ARRAYS, *VALUES)
             assert tuple(row) == VALUES
             assert await connection.fetchval("SELECT array_agg(x) FROM unnest($1::bigint[]) x", [3]) == [3]
+            assert await connection.fetchval("SELECT $1::float8[]", [0.5]) == [0.5]
             asked.append("next")
         finally:
             await connection.close()
     first, *others = "\n".join(asked).split("next")
-    assert "typeinfo" in first
+    assert first.count("RECURSIVE typeinfo_tree") == 1, "all that batches are sent as is asked about at once"
     assert all("typeinfo" not in other for other in others), others
+
+
+async def test_whatever_batches_are_sent_as_is_asked_about_at_once(database_url: str) -> None:
+    statements = Statements.load()
+    arrays = {kind for name in statements for kind in re.findall(r"\$\d+::(\w+\[\])", statements[name])}
+    connection = await asyncpg.connect(database_url)
+    try:
+        numbers = {await connection.fetchval("SELECT $1::text::regtype::oid::int", kind) for kind in arrays}
+    finally:
+        await connection.close()
+    assert numbers <= _BATCHES
 
 
 async def test_types_of_the_database_itself_are_asked_about_by_each(

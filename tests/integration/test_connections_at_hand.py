@@ -11,6 +11,7 @@ import pytest
 
 from libs.common.adapters.postgres import database as module
 from libs.common.adapters.postgres.database import Database, open_database
+from libs.common.adapters.postgres.right import Right
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import OutcomeUnknown
 
@@ -20,6 +21,7 @@ STATEMENTS = Statements(
         "sleep": "SELECT pg_backend_pid() AS pid, pg_sleep($1)",
         "divide": "SELECT 1 / $1::int AS result",
         "end": "SELECT pg_terminate_backend($1)",
+        "slow right": "SELECT pg_sleep(60) IS NULL",
     }
 )
 
@@ -142,4 +144,14 @@ async def test_a_connection_that_does_not_come_back_does_not_hide_how_the_statem
     monkeypatch.setattr(asyncpg.Pool, "release", silent)
     with pytest.raises(asyncpg.DivisionByZeroError):
         await database.fetch("divide", 0)
+    assert await me(database)
+
+
+async def test_who_stops_asking_for_a_right_keeps_no_connection(database: Database) -> None:
+    for _ in range(3):  # one more than there is room for
+        asking = asyncio.create_task(Right(database, "slow right", "decides").hold())
+        await asyncio.sleep(0.2)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
     assert await me(database)

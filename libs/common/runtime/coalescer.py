@@ -58,7 +58,7 @@ class Coalescer(Generic[Item, Result]):
         self._waiting_bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
         self._flying = 0
-        self._boarding = False  #: the last flight has yet to take its first batch
+        self._boarding: asyncio.Task[None] | None = None  #: it has yet to take its first batch
         self._closed = False
         # Flushes belong to nobody: the first caller's log fields and trace must not stick to its neighbours.
         self._context = contextvars.copy_context()
@@ -97,23 +97,29 @@ class Coalescer(Generic[Item, Result]):
         size = self._size_of(item) if self._size_of is not None else 0
         self._waiting.append((item, future, size))
         self._waiting_bytes += size
-        if self._flying < self._concurrency and not self._boarding:
+        if self._flying < self._concurrency and self._boarding is None:
             self._take_off()
         return future
 
     def _take_off(self) -> None:
         """Its first step is in the next turn of the loop: whoever is ready in this very turn comes along for free."""
-        self._boarding = True
         self._flying += 1
-        flight = asyncio.get_running_loop().create_task(
+        flight = self._boarding = asyncio.get_running_loop().create_task(
             self._fly(), name="coalescer-flight", context=self._context.copy()
         )
         self._flights.add(flight)
-        flight.add_done_callback(self._flights.discard)
+        flight.add_done_callback(self._landed)
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if flight is self._boarding:  # cancelled before its first step: nobody else would let the next one off
+            self._boarding = None
+            self._flying -= 1
+            self._turn_away()
 
     async def _fly(self) -> None:
         """Flush batch after batch until nobody waits."""
-        self._boarding = False
+        self._boarding = None
         batch: list[_Waiting[Item, Result]] = []
         try:
             while self._waiting:
@@ -121,12 +127,15 @@ class Coalescer(Generic[Item, Result]):
                 await self._carry(batch)
         except BaseException:
             _fail(batch, OutcomeUnknown("the flush was cut off"))
-            _fail(self._waiting, Unavailable("the flush before this one was cut off"))
-            self._waiting, self._waiting_bytes = [], 0
+            self._turn_away()
             raise
         finally:
             # Counted here and not by the task's end: between the two a submit would wait for a flight that is over.
             self._flying -= 1
+
+    def _turn_away(self) -> None:
+        _fail(self._waiting, Unavailable("the flush before this one was cut off"))
+        self._waiting, self._waiting_bytes = [], 0
 
     def _next_batch(self) -> list[_Waiting[Item, Result]]:
         waiting = self._waiting

@@ -183,6 +183,19 @@ async def test_a_cancelled_caller_does_not_stop_its_flush() -> None:
     assert table.written == [1, 2, 3]
 
 
+async def test_a_flight_that_is_cancelled_before_its_first_step_keeps_nobody_waiting() -> None:
+    table = Table()
+    coalescer = Coalescer(table.flush)
+    caller = asyncio.create_task(coalescer.submit(1))
+    await asyncio.sleep(0)
+    (flight,) = coalescer._flights
+    flight.cancel()
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(caller, 5)
+    assert await asyncio.wait_for(coalescer.submit(2), 5) == 4
+    assert table.written == [2]
+
+
 async def test_a_deadlock_is_tried_once_more() -> None:
     table = Table()
     coalescer = Coalescer(table.flush, is_deadlock=is_deadlock)

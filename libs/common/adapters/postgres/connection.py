@@ -14,6 +14,9 @@ else:
 
 #: Types of the catalogue below this have the same number in every server (PostgreSQL's FirstGenbkiObjectId).
 _FIXED_NUMBERS: Final = 10_000
+#: Arrays of bool, bytea, smallint, int, text, bigint, float8, date, timestamptz and uuid: what batches are sent as. All
+#: of them together are looked up in the time of one.
+_BATCHES: Final = frozenset((1000, 1001, 1005, 1007, 1009, 1016, 1022, 1182, 1185, 2951))
 
 
 class _NotAsked(NamedTuple):
@@ -36,6 +39,7 @@ class Connection(_Base):
         known = self._known_types
         if all(number in known for number in typeoids):
             return [known[number] for number in typeoids], _NotAsked()
-        rows, statement = await super()._introspect_types(typeoids, timeout)  # type: ignore[misc]  # not in its stubs
+        asked = [*_BATCHES.union(typeoids)]
+        rows, statement = await super()._introspect_types(asked, timeout)  # type: ignore[misc]  # not in its stubs
         known.update((row["oid"], row) for row in rows if row["oid"] < _FIXED_NUMBERS)
         return rows, statement

@@ -34,9 +34,11 @@ class Right:
         connection = await self._database.acquire()
         try:
             ours: bool = await connection.fetchval(self._database.statement(self._statement), timeout=_SECONDS)
-        except UNREACHABLE as error:
-            _end(connection)
-            raise DatabaseUnavailable(f"nobody can say who {self._who}: {type(error).__name__}") from error
+        except BaseException as error:
+            _end(connection)  # also when nobody waits for the answer any more: it might hold the right
+            if isinstance(error, UNREACHABLE):
+                raise DatabaseUnavailable(f"nobody can say who {self._who}: {type(error).__name__}") from error
+            raise
         if ours:
             self._holder = connection
         else:
