@@ -171,7 +171,7 @@ WALKS = {
     # From the beginning to the first that is asked for, or in slices.
     "bury_deliveries": {"delivery"},
     "create_replay_items": {"dead_task"},
-    "dead_over": {"dead_event", "event"},
+    "dead_over": {"event"},
     "delete_tasks": {"event"},
     "expired_tasks": {"event"},
     "fold_statistics": {"stat_delta"},

@@ -216,7 +216,7 @@ WITH unsent AS MATERIALIZED (
 SELECT d.task_id AS id, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
 FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
-  AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[d.task_id]))
+  AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
   AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
 ORDER BY d.died_at LIMIT $2
 
