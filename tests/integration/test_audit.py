@@ -331,7 +331,7 @@ async def test_a_canceled_task_keeps_a_whole_story_when_its_row_is_dropped(store
 async def test_an_attempt_that_runs_keeps_its_row_though_its_task_is_over(scene: Scene) -> None:
     await scene.sql("UPDATE task SET status = 9, finished_at = now() WHERE id = $1", scene.running.id)
     (running,) = [one for one in (await scene.stores.run(fix=True)).violations if one.invariant == "I3"]
-    assert (running.fix, running.repair) == (None, BY_HAND)
+    assert (running.fix, running.repair) == (None, BY_HAND["I3"])
     assert await scene.house.state(scene.running.id)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
-from libs.common.operations.audit_findings import BY_HAND, Findings, Fix, Violation
+from libs.common.operations.audit_findings import Findings, Fix, Violation
 from libs.common.ports import QueueGate
 from libs.common.ports_audit import AuditedTasks, Finding, Slice
 
@@ -31,7 +31,7 @@ class _Statement:
     name: str
     looks_at: str = ""
     limits: tuple[float, ...] = ()
-    repair: str = BY_HAND
+    repair: str = ""
 
 
 _SLICED: Final = (
@@ -108,7 +108,7 @@ class DatabaseChecks:
         fix = self._fixes.get(statement.name)
         for row in rows:
             act: Fix | None = partial(fix, row.id) if fix is not None and row.id is not None else None
-            repair = statement.repair if fix is None or act is not None else BY_HAND
+            repair = statement.repair if fix is None or act is not None else ""
             found.add(Violation(statement.invariant, row.subject, row.detail, repair, act))
 
     async def _restore_row(self, task: int) -> bool:

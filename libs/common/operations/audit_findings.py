@@ -11,7 +11,30 @@ Fix: TypeAlias = Callable[[], Awaitable[bool]]
 
 #: Of one invariant; the rest is counted. A broken store can break a million tasks.
 _MOST: Final = 1_000
-BY_HAND: Final = "needs an operator"
+_STRANGER: Final = "find who else writes to the tables or the topics: nothing of ours does that"
+#: What an operator does about an invariant where no repair is named, or none is safe beside running services.
+BY_HAND: Final[dict[str, str]] = {
+    "I2": "nothing; the key is forgotten a day after its request, a client that needs the task sends another key",
+    "I3": "look again when its attempt is over (sluiceway task attempts ID)",
+    "I4": "look whether janitors and executors live (sluiceway doctor), then at sluiceway task why ID",
+    "I5": f"compare sluiceway task attempts ID with sluiceway task history ID; {_STRANGER}",
+    "I6": f"sluiceway task get ID says what is true: tell consumers that acted on the other event; {_STRANGER}",
+    "I7": f"sluiceway task get ID says what is true: tell consumers that acted on the event; {_STRANGER}",
+    "I8": "the dispatcher's log says why the broker refuses it: mend that, it is sent again by itself",
+    "I10": "read the record with a Kafka client; if somebody needs it, have its sender send it again, understandably",
+    "I11": "give the slots back that nobody owns (I13)",
+    "I13": "run this again with --fix",
+    "I15": "sluiceway task attempts ID says which executors had it: look in their logs for one that stood still",
+    "I16": f"no repair: the statistics stay off by the difference; {_STRANGER}",
+    "I17": "do not use this result: restore it from a copy of the store, or hand the task in again",
+    "I18": "ask the provider, at the model's base_url, what became of the job; cancel it there unless its task needs it",
+    "I19": "restore its files from a copy of the store, or hand the task in again",
+    "I20": "delete it where it is staged",
+    "I23": f"sluiceway quota show says what was spent; the account is closed with its day; {_STRANGER}",
+    "I24": f"no repair; {_STRANGER}",
+    "I27": f"compare sluiceway dead show, sluiceway replays show and sluiceway task history ID; {_STRANGER}",
+    "I28": "run this again with --fix",
+}
 #: What it means for callers and operators when an invariant (docs/invariants.md) does not hold.
 MEANINGS: Final[dict[str, str]] = {
     "I2": "a repeated request may be answered with a task that is not there",
@@ -39,16 +62,21 @@ MEANINGS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant (docs/invariants.md) that does not hold, and what repairs it; `fix` does so if that is safe.
+    """An invariant (docs/invariants.md) that does not hold, and what repairs it: BY_HAND unless named; `fix` does so if
+    that is safe.
 
     It says whether it did, for the system works on meanwhile; not sooner than `apart_seconds` after the first look."""
 
     invariant: str
     subject: str
     detail: str
-    repair: str = BY_HAND
+    repair: str = ""
     fix: Fix | None = field(default=None, compare=False, repr=False)
     apart_seconds: float = field(default=0.0, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.repair:
+            object.__setattr__(self, "repair", BY_HAND[self.invariant])
 
     @property
     def key(self) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from libs.common.operations.audit_findings import BY_HAND, MEANINGS, Violation
 from services.cli import roles
 from services.cli.__main__ import load_commands
 from services.cli.app import app
@@ -116,3 +118,15 @@ def test_an_executor_is_run_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -
     assert ran == ["executor"]
     CliRunner().invoke(app, ["executor", "list", "--help"], env={"SLUICEWAY_DATA": "/nowhere"})
     assert ran == ["executor"]
+
+
+def test_an_audit_names_commands_that_there_are() -> None:
+    named = {words for text in BY_HAND.values() for words in re.findall(r"sluiceway ([a-z]+(?: [a-z]+)?)", text)}
+    assert named
+    assert {words for words in named if words not in LEAVES and words.split()[0] not in LEAVES} == set()
+
+
+@pytest.mark.parametrize("invariant", sorted(MEANINGS))
+def test_a_finding_says_what_an_operator_does(invariant: str) -> None:
+    assert Violation(invariant, "task 1", "is broken").repair == BY_HAND[invariant]
+    assert Violation(invariant, "task 1", "is broken", "mend it").repair == "mend it"
