@@ -16,6 +16,7 @@ from libs.common.domain.model import Model
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.ports import PermitRequest
 from libs.common.runtime import failpoints
+from services.executor.admission import waiting_room
 from services.executor.admission.rotation import Arrival
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
 
@@ -298,6 +299,50 @@ async def test_another_tenant_finds_a_slot_however_much_one_has_to_run(rig: Rig)
     assert rig.model.most == 40
     assert running.executor._slots.used == 0
     await rig.nothing_taken(flood)
+
+
+async def test_what_is_late_because_of_stale_messages_begins_when_their_slots_are_free(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_room, "SHORTEST_POLL_SECONDS", 3_600.0)  # nobody looks who is not told to
+    model = await rig.make_model()
+    running = await rig.executor(slots=2)
+    running.executor._ownership.mine = lambda *_: False  # type: ignore[method-assign]
+    (task,) = await rig.make_tasks(model, 1)
+    await rig.dispatch(model)
+    (row,) = await rig.sql("SELECT id, lease FROM dispatch")
+    # Uploads, which give back no permit that would wake their lane.
+    stale = [Arrival(10**15 + n, row["lease"], 10, Phase.GENERATED, model) for n in range(2)]
+    await running.executor.desk.settle([*stale, Arrival(row["id"], row["lease"], 10, Phase.NONE, model)])
+    await rig.ended([task])
+    assert running.executor._slots.used == 0
+
+
+async def test_who_waits_for_a_permit_is_not_woken_by_the_slot_that_it_gave_back(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_room, "SHORTEST_POLL_SECONDS", 3_600.0)
+    model = await rig.make_model(max_concurrency=2)
+    running = await rig.executor(slots=3)
+    desk, asked = running.executor.desk, 0
+    permits = desk._permits
+
+    async def counted(requests: Sequence[PermitRequest]) -> Any:
+        nonlocal asked
+        asked += 1
+        return await permits.acquire_many(requests)
+
+    rig.model.held = asyncio.Event()
+    ids = await rig.make_tasks(model, 4)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2 and held(running) == 2, "two run, two wait")
+    desk._permits = Through(permits, acquire_many=counted)
+    desk.look_at_all()  # one slot is free: the first of the two asks for a permit, the second is late
+    await until(lambda: asked, "a permit is asked for")
+    await asyncio.sleep(0.2)
+    assert asked == 1
+    rig.model.held.set()
+    await rig.ended(ids)
 
 
 async def test_what_is_kept_for_others_is_no_room_to_leave_work_to(rig: Rig) -> None:

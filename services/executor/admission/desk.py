@@ -124,9 +124,10 @@ class Desk:
         stopped = [arrival for arrival in ahead if self._may_not_begin(arrival)]
         if stopped:
             ahead = [arrival for arrival in ahead if not self._may_not_begin(arrival)]
-        chosen, late = ([], ahead) if self.closed else self._choose(ahead)
-        refused = await self._admit(chosen)
-        await self._hold([*refused, *late, *stopped, *behind])
+        with self.room.expecting({arrival.lane for arrival in fresh}):
+            chosen, late = ([], ahead) if self.closed else self._choose(ahead)
+            refused = await self._admit(chosen)
+            await self._hold([*refused, *late, *stopped, *behind])
 
     def _may_not_begin(self, arrival: Arrival) -> bool:
         """Whether it is paused, or of a deleted model; what a provider or an upload is at goes on."""
@@ -156,8 +157,9 @@ class Desk:
         try:
             wanted, refused = await self._ask(chosen)
         finally:
-            for arrival in refused:
-                self._slots.give_back(arrival.tenant)
+            # They wait for a permit now: woken by their own slots, they would ask for it again and again.
+            self._starved.difference_update(arrival.lane for arrival in refused)
+            self._give_back_slots(refused)
         await self._start(wanted)
         return refused
 
@@ -200,8 +202,8 @@ class Desk:
             if not self.closed and member == self._trust.number:
                 unused = [attempt for attempt in unused if not self._run(idle, attempt)]
         finally:
+            self._give_back_slots(idle.values())
             for token, arrival in idle.items():
-                self._slots.give_back(arrival.tenant)
                 if arrival.needs_permit:
                     self._drop_permit(arrival.lane, token)
             await asyncio.shield(self._return([attempt for attempt in unused if attempt.token in idle]))
@@ -399,6 +401,15 @@ class Desk:
     def give_up(self) -> None:
         """Wait for no more answers: who still asks gets Closing."""
         self._ending = True
+
+    def _give_back_slots(self, arrivals: Collection[Arrival]) -> None:
+        """These had slots and did not run. Who was late because of them would wait for the next look otherwise: where
+        a partition is read anew, a hundred stale messages may come before the first that is not.
+        """
+        for arrival in arrivals:
+            self._slots.give_back(arrival.tenant)
+        if arrivals:
+            self._slot_freed()
 
     def _slot_freed(self) -> None:
         if self._starved:

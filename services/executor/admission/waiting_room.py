@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final
@@ -36,6 +38,8 @@ class WaitingRoom:
         self._lanes: dict[int, _Lane] = {}
         self._lane_of: dict[int, int] = {}
         self._woken: set[int] = set()
+        self._expected: Counter[int] = Counter()
+        self._woken_early: set[int] = set()
         self._scan_at = 0.0
 
     def __len__(self) -> int:
@@ -56,6 +60,18 @@ class WaitingRoom:
         """Whether somebody waits in this lane: who comes later goes behind."""
         return lane in self._lanes
 
+    @contextmanager
+    def expecting(self, lanes: Collection[int]) -> Iterator[None]:
+        """Rows of these lanes are asked about, and may be put here soon: what becomes free between their refusal and
+        their arrival wakes them when they come.
+        """
+        self._expected.update(lanes)
+        try:
+            yield
+        finally:
+            self._expected -= Counter(lanes)
+            self._woken_early &= self._expected.keys()
+
     def put(self, arrivals: Iterable[Arrival], now: float) -> None:
         """Rows are held from now on; one that is there already, under an older lease, is replaced."""
         for arrival in arrivals:
@@ -64,6 +80,8 @@ class WaitingRoom:
             lane = self._lanes.get(arrival.lane)
             if lane is None:
                 lane = self._lanes[arrival.lane] = _Lane(look_at=now + SHORTEST_POLL_SECONDS)
+                if arrival.lane in self._woken_early:
+                    self._woken.add(arrival.lane)
             arrival.held_at = now
             (lane.calls if arrival.needs_permit else lane.uploads)[arrival.id] = arrival
             self._lane_of[arrival.id] = arrival.lane
@@ -82,6 +100,8 @@ class WaitingRoom:
     def wake(self, lane: int) -> bool:
         """A permit of this lane may be free; returns whether anybody waits for it."""
         if lane not in self._lanes:
+            if lane in self._expected:
+                self._woken_early.add(lane)
             return False
         self._woken.add(lane)
         return True

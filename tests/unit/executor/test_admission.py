@@ -166,6 +166,25 @@ def test_a_woken_lane_is_looked_at_at_once_and_others_are_not() -> None:
     assert [one.id for one in room.candidates(0.01)] == [2]
 
 
+def test_what_becomes_free_before_a_row_arrives_wakes_it_when_it_does() -> None:
+    room = WaitingRoom()
+    with room.expecting({1, 2}):
+        with room.expecting({1}):
+            assert not room.wake(1)
+        assert not room.wake(3), "nobody is expected there"
+        room.put([arrival(1, lane=1), arrival(2, lane=2), arrival(3, lane=3)], 10.0)
+    assert [one.id for one in room.candidates(10.0)] == [1]
+
+
+def test_what_became_free_before_nobody_came_is_forgotten() -> None:
+    room = WaitingRoom()
+    with room.expecting({1}):
+        room.wake(1)
+    with room.expecting({1}):
+        room.put([arrival(1)], 10.0)
+    assert room.candidates(10.0) == []
+
+
 def test_a_refused_lane_is_polled_rarer_up_to_a_second() -> None:
     room = WaitingRoom()
     room.put([arrival(1)], now=0.0)
