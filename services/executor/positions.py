@@ -24,6 +24,7 @@ class Place:
     settled: int = 0
     epoch: int = 0
     floor_ms: int = 0  #: older records were not wanted; a broker that cannot look up by time sends them all the same
+    doubtful_ms: int = 0  #: older records were most likely answered for before we began to read
     assigned: bool = False
     assigned_at: float = 0.0
     busy_at: float = 0.0

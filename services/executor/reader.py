@@ -248,7 +248,8 @@ class Reader:
             if record.timestamp < place.floor_ms:
                 continue  # its row was claimed before we began: the broker could not start at a time
             phase = Phase(min(max(message.phase, Phase.NONE), Phase.MIGRATING))
-            arrivals.append(Arrival(message.task, message.lease, max(0, message.size), phase, model))
+            doubtful = record.timestamp < place.doubtful_ms
+            arrivals.append(Arrival(message.task, message.lease, max(0, message.size), phase, model, doubtful))
         if bad:
             await self._bury(bad)
         return arrivals

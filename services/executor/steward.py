@@ -36,6 +36,8 @@ IDLE_SECONDS: Final = 30.0
 HANDING_OVER_SECONDS: Final = 0.5
 #: A row that nobody claims is suspicious when it and the assignment of its partition are older than this.
 SUSPICIOUS_SECONDS: Final = 2.0
+#: What was sent so long before we begin to read was read by somebody else as a rule. A hint comes sooner.
+DOUBTFUL_SECONDS: Final = 1.0
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
 REBUILD_SECONDS: Final = 10.0
 
@@ -278,6 +280,7 @@ class Steward:
 
     def _begin(self, place: Place, offset: int, floor_ms: int) -> None:
         place.start(offset, floor_ms)
+        place.doubtful_ms = int((time.time() - DOUBTFUL_SECONDS) * 1_000)
         if place.assigned:
             self._road.seek(place.spot, offset)
 

@@ -345,6 +345,58 @@ async def test_who_waits_for_a_permit_is_not_woken_by_the_slot_that_it_gave_back
     await rig.ended(ids)
 
 
+async def test_who_takes_a_partition_over_asks_no_permits_for_what_was_done(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=30)
+    first = await rig.executor()
+    done = await rig.make_tasks(model, 20)
+    await rig.dispatch(model)
+    await rig.ended(done)
+    await asyncio.sleep(1.1)  # the age from which on records are doubted
+    first.executor._ownership.mine = lambda *_: False  # type: ignore[method-assign]
+
+    asked: list[str] = []
+
+    def counted(real: Any) -> Through:
+        async def acquire_many(requests: Sequence[PermitRequest]) -> Any:
+            asked.extend(request.token for request in requests)
+            return await real.acquire_many(requests)
+
+        return Through(real, acquire_many=acquire_many)
+
+    second = await rig.executor(permits=counted)
+    second.executor._ownership.mine = lambda *_: True  # type: ignore[method-assign]
+    await until(lambda: not list(first.executor.steward._places.assigned()), "the first one lets go")
+    ids = await rig.make_tasks(model, 3)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    (place,) = second.executor.steward._places.assigned()
+    assert place.settled > 20, "it read what the first one had done"
+    assert len(asked) == 3
+    await rig.nothing_taken(model)
+
+
+async def test_a_doubtful_message_that_nobody_has_is_started_in_its_turn(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_room, "SHORTEST_POLL_SECONDS", 3_600.0)
+    model = await rig.make_model(max_concurrency=3)
+    running = await rig.executor()
+    running.executor._ownership.mine = lambda *_: False  # type: ignore[method-assign]
+    ids = await rig.make_tasks(model, 3)
+    await rig.dispatch(model)
+    rows = await rig.sql("SELECT id, lease FROM dispatch ORDER BY id")
+    doubted = (True, False, True)
+    await running.executor.desk.settle(
+        [
+            Arrival(row["id"], row["lease"], 10, Phase.NONE, model, doubtful)
+            for row, doubtful in zip(rows, doubted, strict=True)
+        ]
+    )
+    await rig.ended(ids)
+    started = await rig.sql("SELECT task_id FROM attempt ORDER BY started_at, task_id")
+    assert [row["task_id"] for row in started] == ids
+
+
 async def test_what_is_kept_for_others_is_no_room_to_leave_work_to(rig: Rig) -> None:
     model = await rig.make_model(partitions=2, max_concurrency=200)
     both = [await rig.executor(slots=40), await rig.executor(slots=40)]

@@ -118,13 +118,20 @@ class Desk:
         """Answer for every one of these. Raises Closing when the process ends before PostgreSQL answered."""
         once = {(arrival.id, arrival.lease): arrival for arrival in arrivals}
         fresh = [arrival for arrival in once.values() if not self._is_here(arrival)]
-        # Who waits in a lane was there first; uploads wait for no permit.
-        behind = [arrival for arrival in fresh if arrival.needs_permit and self.room.busy(arrival.lane)]
-        ahead = [arrival for arrival in fresh if not (arrival.needs_permit and self.room.busy(arrival.lane))]
+        # A hundred stale messages must not take permits from calls: PostgreSQL is asked first which of them wait at all.
+        doubtful = {arrival.lane for arrival in fresh if arrival.doubtful}
+        ahead: list[Arrival] = []
+        behind: list[Arrival] = []
+        for arrival in fresh:
+            # Who waits in a lane was there first; uploads wait for no permit.
+            queues = arrival.lane in doubtful or (arrival.needs_permit and self.room.busy(arrival.lane))
+            (behind if queues else ahead).append(arrival)
         stopped = [arrival for arrival in ahead if self._may_not_begin(arrival)]
         if stopped:
             ahead = [arrival for arrival in ahead if not self._may_not_begin(arrival)]
         with self.room.expecting({arrival.lane for arrival in fresh}):
+            for lane in doubtful:
+                self.room.wake(lane)
             chosen, late = ([], ahead) if self.closed else self._choose(ahead)
             refused = await self._admit(chosen)
             await self._hold([*refused, *late, *stopped, *behind])

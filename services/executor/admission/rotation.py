@@ -13,13 +13,17 @@ from services.executor.admission.slots import Slots
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """A message of one of our partitions: what claiming it needs. The model is the topic's, not the message's."""
+    """A message of one of our partitions: what claiming it needs. The model is the topic's, not the message's.
+
+    A doubtful one is likely to be stale: it is older than our reading of its partition.
+    """
 
     id: int
     lease: int
     size: int
     phase: Phase
     model: Model
+    doubtful: bool = False
     held_at: float = 0.0
 
     @property
