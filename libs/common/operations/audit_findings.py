@@ -27,7 +27,7 @@ BY_HAND: Final[dict[str, str]] = {
     "I15": "sluiceway task attempts ID says which executors had it: look in their logs for one that stood still",
     "I16": f"no repair: the statistics stay off by the difference; {_STRANGER}",
     "I17": "do not use this result: restore it from a copy of the store, or hand the task in again",
-    "I18": "ask the provider, at the model's base_url, what became of the job; cancel it there unless its task needs it",
+    "I18": "ask the provider, at the model's base_url, what became of the job; cancel it unless its task needs it",
     "I19": "restore its files from a copy of the store, or hand the task in again",
     "I20": "delete it where it is staged",
     "I23": f"sluiceway quota show says what was spent; the account is closed with its day; {_STRANGER}",

@@ -118,7 +118,7 @@ class Desk:
         """Answer for every one of these. Raises Closing when the process ends before PostgreSQL answered."""
         once = {(arrival.id, arrival.lease): arrival for arrival in arrivals}
         fresh = [arrival for arrival in once.values() if not self._is_here(arrival)]
-        # A hundred stale messages must not take permits from calls: PostgreSQL is asked first which of them wait at all.
+        # A hundred stale messages must not take permits from calls: PostgreSQL is asked first which of them wait.
         doubtful = {arrival.lane for arrival in fresh if arrival.doubtful}
         ahead: list[Arrival] = []
         behind: list[Arrival] = []
