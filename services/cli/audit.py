@@ -102,5 +102,5 @@ def _show(report: Report) -> None:
     for store, why in report.unchecked.items():
         print(f"sluiceway: could not look at {store}: {why}", file=sys.stderr)
     looked = ", ".join(f"{invariant} {number}" for invariant, number in report.as_dict()["checked"].items())
-    verdict = "clean" if report.clean else f"{len(report.violations)} violations"
+    verdict = "clean" if report.clean else f"violations: {len(report.violations)}"
     screen.print(f"{verdict}; looked at {looked or 'nothing'}")
