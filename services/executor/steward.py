@@ -36,7 +36,8 @@ IDLE_SECONDS: Final = 30.0
 HANDING_OVER_SECONDS: Final = 0.5
 #: A row that nobody claims is suspicious when it and the assignment of its partition are older than this.
 SUSPICIOUS_SECONDS: Final = 2.0
-#: What was sent so long before we begin to read was read by somebody else as a rule. A hint comes sooner.
+#: What was sent so long before we begin to read was read by somebody else as a rule; a hint comes sooner. Two clocks
+#: say so: where they differ, messages are held first that need not be, or stale ones take permits for a moment.
 DOUBTFUL_SECONDS: Final = 1.0
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
 REBUILD_SECONDS: Final = 10.0
