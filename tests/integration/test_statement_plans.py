@@ -153,13 +153,11 @@ GROWING = {
 _SCANS = ("Seq Scan", "Index Scan", "Index Only Scan")
 #: Statements that walk an index of such a table once, on purpose, and of which table.
 WALKS = {
-    # All that is in flight, or that waits for its time, and nothing else lies in the index.
+    # All that is in flight, and nothing else lies in the index.
     "executors_models": {"dispatch"},
     "handed_rows": {"dispatch"},
-    "later_page": {"dispatch"},
     "lost_beyond_budget": {"dispatch"},
     "overdue_running": {"dispatch"},
-    "promote_due": {"dispatch"},
     "republish_lost": {"dispatch"},
     "rescue_held": {"dispatch"},
     "rescue_running": {"dispatch"},

@@ -8,7 +8,7 @@ WITH RECURSIVE waiting(lane) AS (
   FROM waiting w WHERE w.lane IS NOT NULL)
 SELECT l.id AS lane, coalesce(extract(epoch FROM now() - oldest_ready(l.id)), 0)::float8 AS oldest,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 1 AND q.lane = l.id LIMIT $1) c)
-  + (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 2 AND q.lane = l.id LIMIT $1) c) AS elsewhere
+  + (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state >= 2 AND q.state < 3 AND q.lane = l.id LIMIT $1) c) AS elsewhere
 FROM waiting w JOIN lane l ON l.id = w.lane
 
 -- name: series_settled

@@ -384,7 +384,7 @@ SELECT count(*) AS open FROM dispatch WHERE id > $1
 SELECT q.public_id, x.slot_ttl_ms FROM (
   SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 0
   UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 1
-  UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 2) q
+  UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state >= 2 AND d.state < 3) q
 CROSS JOIN (SELECT greatest(3600, 10 * least(8640, m.expected_seconds))::bigint * 1000 AS slot_ttl_ms
             FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id = $1) x
 

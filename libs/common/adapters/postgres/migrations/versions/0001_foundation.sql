@@ -220,8 +220,8 @@ CREATE TABLE dispatch (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);
 CREATE INDEX dispatch_ready ON dispatch (lane, class, priority, position) WHERE state = 0;
 CREATE INDEX dispatch_in_flight ON dispatch (lane, lease) WHERE state = 1;
+-- No second index of state 2 alone: a plan made while nothing waited would take either, and walk it later on.
 CREATE INDEX dispatch_later ON dispatch (due_at, id) WHERE state = 2;
-CREATE INDEX dispatch_later_lane ON dispatch (lane) WHERE state = 2;
 CREATE INDEX dispatch_retry ON dispatch (due_at) WHERE state = 3;
 -- What of a lane waits for its time, in order. Who reads it says `state >= 3`, or `>= 2 AND state < 3`: for `= 3` and `= 2`
 -- the planner may walk through those by due_at alone, where rows of one lane may be far between.
