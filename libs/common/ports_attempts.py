@@ -194,5 +194,5 @@ class Membership(Protocol):
     async def unclaimed(self) -> list[UnclaimedPartition]:
         """Partitions with published rows that nobody has claimed."""
 
-    async def read_from(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime]:
-        """For each (lane, partition, partitions): from when on its log must be read to miss nothing unclaimed."""
+    async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[datetime]:
+        """For each (lane, partition): from when on its log must be read to miss nothing unclaimed."""

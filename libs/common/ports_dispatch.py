@@ -87,7 +87,8 @@ class LaneInfo:
     tenant_id: int
     model_id: int
     model_name: str
-    partitions: int
+    partitions: int  #: that its topic should have
+    spread: int  #: over which its messages are said to be spread
     closed: bool
     weight: int
     changed_at: datetime
@@ -141,6 +142,9 @@ class DispatchQueue(Protocol):
 
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
         """Lanes whose model changed at or after an instant; all for None."""
+
+    async def spread(self, partitions: Mapping[int, int]) -> None:
+        """Say over how many partitions each of these lanes' messages are spread from now on."""
 
     async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
         """Rows that the broker did not acknowledge are first in line again."""

@@ -194,12 +194,7 @@ class Sweeps(Protocol):
         """Open rows in the order of their ids. Of those past so many seconds, `waited` leaves out what was a pause."""
 
     async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
-        """(id, version) of what waits for deleted models: ready, on the road, or for a retry that is due."""
-
-    async def later_of_closed_lanes(
-        self, after: DuePlace | None, limit: int
-    ) -> tuple[list[tuple[int, int]], DuePlace | None]:
-        """The same among a page of the rows that wait for their time; where the next page begins, None at the end."""
+        """(id, version) of what waits for deleted models: ready, on the road, for its time, or for a retry."""
 
     async def expired_rows(self, limit: int) -> list[ExpiredRow]:
         """Waiting tasks whose start_by or deadline has passed."""

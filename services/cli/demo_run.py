@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import os
 import signal
 import sys
 import time
-import wave
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -22,6 +20,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from services.cli.demo_files import opened_picture, opened_sound
 
 TENANTS: Final = (1001, 1002)
 MODELS: Final = {"speak": "/speak", "draw": "/draw"}
@@ -98,11 +98,25 @@ class Show:
             )
             table.add_row(str(task.tenant), task.model, *row)
         self.console.print(table)
-        self.console.print(f"results lie in {Path(_path(tasks[0])).parents[3]} until the demo ends")
+        example = Path(_path(tasks[0]))
+        self.console.print(f"the first file is {example}", soft_wrap=True)
+        folder = example.parents[1]
+        self.console.print(f"all lie in {folder} until the demo ends; --keep FOLDER keeps them", soft_wrap=True)
+
+
+@contextmanager
+def _part(name: str, log: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is a failure of this part, of which this log may tell more."""
+    try:
+        yield
+    except DemoFailed:
+        raise
+    except Exception as error:
+        raise DemoFailed(f"{name}: {type(error).__name__}: {error}; see {log}") from error
 
 
 async def run_demo(folder: Path, tasks_each: int, show: Show) -> None:
-    """Run the whole demo in a folder; raises DemoFailed naming the part that did not work."""
+    """Run the whole demo in a folder; raises DemoFailed naming the part that did not work, and its log."""
     async with AsyncExitStack() as stack:
         show.step("starting PostgreSQL, Redis, a Kafka broker and the services (two executors)")
         addresses = await stack.enter_async_context(_stack(folder))
@@ -113,10 +127,13 @@ async def run_demo(folder: Path, tasks_each: int, show: Show) -> None:
         listening = asyncio.create_task(_listen(addresses["kafka"], events))
         stack.push_async_callback(_end, listening)
         async with httpx.AsyncClient(base_url=addresses["api"], timeout=10) as client:
-            await _register(client, keys, models)
+            with _part("registering the models", "api-1.log"):
+                await _register(client, keys, models)
             show.step(f"two models registered for each of {len(TENANTS)} tenants; handing in tasks")
-            tasks = await _submit(client, keys, tasks_each)
-            await _watch(client, keys, tasks, events, listening, show)
+            with _part("handing in tasks", "api-1.log"):
+                tasks = await _submit(client, keys, tasks_each)
+            with _part("watching the tasks", "api-1.log"):
+                await _watch(client, keys, tasks, events, listening, show)
         for task in tasks:
             task.opened = _open(task)
         show.results(tasks)
@@ -272,16 +289,12 @@ def _check_road(tasks: list[Carried], listening: asyncio.Task[None], *, late: bo
 
 def _open(task: Carried) -> str:
     """Open the result as what it says it is; raises DemoFailed when it is not."""
-    content = Path(_path(task)).read_bytes()
-    if len(content) != task.view["result"]["size"] or task.event.get("fileSize") != len(content):
-        raise DemoFailed(f"the file of task {task.id} does not have the size that was recorded")
-    if task.model == "draw" and content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82"):
-        width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-        return f"png {width}x{height}"
-    if task.model == "speak":
-        with wave.open(io.BytesIO(content)) as sound:
-            return f"wav {sound.getnframes() / sound.getframerate():.1f} s"
-    raise DemoFailed(f"the file of task {task.id} is no {task.view['result']['type']}")
+    path = _path(task)
+    with _part(f"opening {path}, the file of task {task.id}", "executor-*.log"):
+        content = Path(path).read_bytes()
+        if len(content) != task.view["result"]["size"] or task.event.get("fileSize") != len(content):
+            raise ValueError("it does not have the size that was recorded")
+        return opened_picture(content) if task.model == "draw" else opened_sound(content)
 
 
 def _path(task: Carried) -> str:

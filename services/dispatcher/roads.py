@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -48,10 +48,12 @@ class Roads:
         self._keeper = keeper
         self._prefix = topic_prefix
         self._roads: dict[int, Road] = {}
+        self._there: dict[int, int] = {}  #: partitions of the topics of roads, which may be more than are wanted
         self._known: dict[int, LaneInfo] = {}
         self._newest: datetime | None = None
         self._newest_at = 0.0
         self._all_at = 0.0
+        self._unsaid: dict[int, int] = {}  #: over how many partitions lanes are spread, other than PostgreSQL says
         self._news = asyncio.Event()
 
     def of(self, lane: int) -> Road | None:
@@ -93,6 +95,7 @@ class Roads:
             self._news.clear()
             try:
                 await self.look()
+                await self._say()
             except (Unavailable, OutcomeUnknown) as error:
                 log.warning("lanes.not_read", cause=str(error))
             try:
@@ -116,6 +119,19 @@ class Roads:
         for info in changed:
             self._learn(info)
 
+    async def _say(self) -> None:
+        """Tell executors where rows of a topic lie that has fewer partitions than it should: their sweep counts on it.
+
+        What was sent in between is found by its hint, or sent again by the janitor. Raises DatabaseUnavailable.
+        """
+        while self._unsaid:
+            said = dict(self._unsaid)
+            await self._queue.spread(said)
+            for lane, partitions in said.items():
+                self._known[lane] = replace(self._known[lane], spread=partitions)
+                if self._unsaid.get(lane) == partitions:
+                    del self._unsaid[lane]
+
     def _since(self, now: float) -> datetime | None:
         # By the database's clock: the newest change plus the time that has passed here since it was read.
         assert self._newest is not None
@@ -135,9 +151,14 @@ class Roads:
             topic, TopicPlan(info.partitions, MODEL_RETENTION_MS), partial(self._on_topic, info.lane, topic)
         )
         if info.lane in self._roads:
-            self._on_topic(info.lane, topic, self._roads[info.lane].partitions)
+            self._lead(info.lane, topic, self._there[info.lane])
 
     def _on_topic(self, lane: int, topic: str, partitions: int | None) -> None:
+        self._lead(lane, topic, partitions)
+        if self._unsaid:
+            self._news.set()
+
+    def _lead(self, lane: int, topic: str, partitions: int | None) -> None:
         info = self._known[lane]
         if info.closed or topic != self._topic(info):
             return
@@ -145,7 +166,12 @@ class Roads:
             # The road stays known: what was leased before still asks for it.
             self._book.close([lane])
             return
-        self._roads[lane] = Road(topic, min(partitions, info.partitions), info.tenant_id, info.model_id)
+        spread = min(partitions, info.partitions)
+        self._there[lane] = partitions
+        self._roads[lane] = Road(topic, spread, info.tenant_id, info.model_id)
+        self._unsaid.pop(lane, None)
+        if spread != info.spread:
+            self._unsaid[lane] = spread
         self._book.open([lane])
 
     def _topic(self, info: LaneInfo) -> str:

@@ -263,13 +263,8 @@ class Steward:
         self._road.assign({place.spot: place.cursor for place in self._places.assigned()})
 
     async def _look_up(self, places: Sequence[Place]) -> None:
-        models = [self._models.known(place.model_id) for place in places]
-        wanted = [
-            (place.lane, place.spot.partition, model.partitions if model else 1)
-            for place, model in zip(places, models, strict=True)
-        ]
         async with asyncio.timeout(3):
-            since = await self._membership.read_from(wanted)
+            since = await self._membership.read_from([(place.lane, place.spot.partition) for place in places])
         floors = {place.spot: int(at.timestamp() * 1_000) for place, at in zip(places, since, strict=True)}
         offsets = await self._road.offsets(floors)
         for place in places:

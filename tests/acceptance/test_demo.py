@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 #: What `make demo` may take, of which it is killed here: the promise of the README.
@@ -54,3 +56,31 @@ async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
     assert address is not None
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(address[1], int(address[2]))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_a_demo_that_fails_names_the_part_and_keeps_its_log() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.cli", "demo", "--tasks", "200", env={**os.environ, "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(LIMIT_SECONDS):
+        lines = ""
+        while "handing in tasks" not in lines:
+            line = (await process.stdout.readline()).decode()
+            assert line, (await process.communicate())[1].decode()
+            lines += line
+        address = re.search(r"API at http://127.0.0.1:([0-9]+)", lines)
+        assert address is not None
+        api = next(one.pid for one in psutil.net_connections("tcp4") if one.laddr and one.laddr.port == int(address[1]))
+        os.kill(api, signal.SIGKILL)
+        _, errors = await process.communicate()
+    said = errors.decode()
+    assert (process.returncode, "Traceback" in said) == (1, False), said
+    assert re.search(r"demo failed: (handing in|watching the) tasks: \w+: .*; see api-1.log", said), said
+    logs = re.search(r"logs are in (\S+)", said)
+    assert logs is not None
+    assert "api.listening" in (Path(logs[1]) / "api-1.log").read_text()
+    shutil.rmtree(logs[1])

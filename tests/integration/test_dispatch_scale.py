@@ -70,7 +70,7 @@ async def test_a_turn_costs_the_same_beside_a_thousand_and_beside_very_many_rows
 async def test_a_turn_costs_the_same_beside_a_forgotten_transaction(desk: QueueDesk) -> None:
     lane = await desk.lane(concurrency=15)
     book, newest = LaneBook(clock=lambda: 0.0), 1_000  # its cursors are never cleared meanwhile
-    book.learn([LaneInfo(lane, lane, lane, "m", 1, False, 1, NOW)])
+    book.learn([LaneInfo(lane, lane, lane, "m", 1, 1, False, 1, NOW)])
     book.open([lane])
     await desk.sql(_FILL, lane, 1, newest)
     await desk.sql("ANALYZE dispatch")
@@ -141,7 +141,7 @@ async def test_three_dispatchers_never_overrun_a_window_publish_twice_or_leave_a
     window = 6
     team = [Colleague(desk, number) for number in (1, 2, 3)]
     for colleague in team:
-        colleague.book.learn(LaneInfo(lane, lane, lane, "m", 1, False, 1, NOW) for lane in lanes)
+        colleague.book.learn(LaneInfo(lane, lane, lane, "m", 1, 1, False, 1, NOW) for lane in lanes)
         colleague.book.open(lanes)
     stop, no_more = asyncio.Event(), asyncio.Event()
     crew = [asyncio.create_task(colleague.work(stop)) for colleague in team]

@@ -11,6 +11,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.record.util import calc_crc32c
 
+from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.contracts.topics import model_topic
 from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
@@ -34,6 +35,18 @@ async def test_rows_without_a_hint_are_found_by_the_sweep(rig: Rig) -> None:
     await rig.dispatch(model, hint=False)
     await rig.executor()
     await rig.ended(ids, seconds=3)
+
+
+async def test_rows_in_a_topic_that_has_fewer_partitions_than_it_should_are_found_by_the_sweep(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=6)
+    await rig.sql("UPDATE model SET partitions = 3 WHERE id = $1", model.id)
+    await PostgresDispatchQueue(rig.database).spread({model.lane: 1})
+    await rig.make_tasks(model, 6)
+    rows = [row for row in await rig.lease(model) if row.id % 3]
+    assert len(rows) == 4
+    await rig.send(model, rows, hint=False)
+    await rig.executor()
+    await rig.ended([row.id for row in rows], seconds=3)
 
 
 async def test_a_hint_makes_a_new_model_usable_at_once(rig: Rig) -> None:

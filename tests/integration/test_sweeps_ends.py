@@ -144,7 +144,6 @@ async def test_waiting_work_of_a_deleted_model_fails_and_running_work_goes_on(ho
     await house.sql("UPDATE dispatch SET state = 2, due_at = now() + interval '9 days' WHERE id = $1", draft)
     (other,) = await house.tasks(alive)
     await delete(house, model)
-    await house.make_overdue([retry.id])
 
     closed = ClosedLanes(house.sweeps, house.endings)
     assert await closed.sweep() == 5

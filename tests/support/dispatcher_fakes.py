@@ -51,6 +51,7 @@ class FakeTopics:
         self.there: dict[str, int] = {}
         self.refuses: set[str] = set()
         self.away = False
+        self.grows = True
         self.calls: list[list[str]] = []
         self.while_asked: Callable[[], object] = lambda: None
         self.refused: dict[str, str] = {}
@@ -63,7 +64,8 @@ class FakeTopics:
         self.refused = {name: "not authorized" for name in plans if name in self.refuses}
         for name, plan in plans.items():
             if name not in self.refuses:
-                self.there[name] = max(plan.partitions, self.there.get(name, 0))
+                there = self.there.get(name, 0)
+                self.there[name] = max(plan.partitions, there) if self.grows or not there else there
         return {name: self.there[name] for name in plans if name in self.there}
 
     async def existing(self) -> dict[str, int]:

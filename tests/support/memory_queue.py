@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
 from uuid import UUID, uuid4
@@ -39,6 +39,7 @@ class MemoryQueue:
         self.locked: set[int] = set()
         self.asked: list[list[LaneAsk]] = []
         self.infos: list[LaneInfo] = []
+        self.spreads: dict[int, int] = {}
         self.fail_with: Exception | None = None
         self._ids = count(1)
         self._leases = count(1)
@@ -116,8 +117,12 @@ class MemoryQueue:
             lane for lane, window in self.windows.items() if self.ready(lane) and window > len(self.in_flight(lane))
         )
 
+    async def spread(self, partitions: Mapping[int, int]) -> None:
+        self.spreads.update(partitions)
+
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
-        return [info for info in self.infos if since is None or info.changed_at >= since]
+        changed = [info for info in self.infos if since is None or info.changed_at >= since]
+        return [replace(info, spread=self.spreads.get(info.lane, info.partitions)) for info in changed]
 
     async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
         if self.fail_with is not None:
@@ -144,4 +149,4 @@ def lane_info(
     lane: int, tenant: int = 1, *, weight: int = 1, partitions: int = 1, name: str = "m", closed: bool = False
 ) -> LaneInfo:
     """A lane whose model has the lane's number."""
-    return LaneInfo(lane, tenant, lane, name, partitions, closed, weight, NOW)
+    return LaneInfo(lane, tenant, lane, name, partitions, partitions, closed, weight, NOW)

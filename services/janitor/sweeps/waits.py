@@ -10,7 +10,7 @@ from typing import Final
 
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.domain.times import DEADLINE_EXCEEDED, NOT_STARTED
-from libs.common.ports_sweeps import DuePlace, Ending, ExpiredRow, OpenRow, Sweeps
+from libs.common.ports_sweeps import Ending, ExpiredRow, OpenRow, Sweeps
 from services.janitor.endings import Endings
 
 _PAGE: Final = 1_000
@@ -60,7 +60,6 @@ class ClosedLanes:
     def __init__(self, sweeps: Sweeps, endings: Endings) -> None:
         self._sweeps = sweeps
         self._endings = endings
-        self._later: DuePlace | None = None
 
     async def sweep(self) -> int:
         """One round; returns how many tasks were ended."""
@@ -70,8 +69,7 @@ class ClosedLanes:
             ended += await self._endings.write("model-deleted", [_deleted(*row) for row in rows])
             if len(rows) < _PAGE:
                 break
-        rows, self._later = await self._sweeps.later_of_closed_lanes(self._later, _PAGE)
-        return ended + await self._endings.write("model-deleted", [_deleted(*row) for row in rows])
+        return ended
 
 
 class Deadlines:

@@ -236,6 +236,40 @@ async def test_a_model_that_comes_is_read_at_once_when_told_and_its_topic_made()
         assert {record.partition for record in bench.carrier.sent} == {0, 1, 2}
 
 
+def wants(bench: Bench, partitions: int) -> None:
+    """The model 7 is to have so many partitions."""
+    bench.queue.infos = [info for info in bench.queue.infos if info.lane != 7]
+    bench.queue.infos.append(lane_info(7, 7, partitions=partitions))
+    bench.hints.publish_soon("sw:dispatch", "* models")
+
+
+async def test_executors_are_told_over_how_many_partitions_a_topic_that_does_not_grow_is_spread() -> None:
+    async with Bench().running() as bench:
+        bench.topics.there["p.model.7-m"], bench.topics.grows = 1, False
+        bench.queue.windows[7], bench.queue._lanes[7] = 5, {}
+        wants(bench, 3)
+        await until(lambda: bench.queue.spreads == {7: 1})
+        bench.create(7, 3)
+        await until(lambda: len(bench.published()) == 3)
+        assert {record.partition for record in bench.carrier.sent} == {0}
+        bench.topics.grows = True
+        bench.roads.look_at_topics()
+        await until(lambda: bench.queue.spreads == {7: 3})
+
+
+async def test_a_model_that_wants_fewer_partitions_for_a_while_gets_back_those_that_its_topic_has() -> None:
+    async with Bench().running() as bench:
+        bench.queue.windows[7], bench.queue._lanes[7] = 5, {}
+        for partitions in (3, 1, 3):
+            wants(bench, partitions)
+            await until(lambda partitions=partitions: spread_of(bench) == partitions)  # type: ignore[misc]
+
+
+def spread_of(bench: Bench) -> int | None:
+    road = bench.roads.of(7)
+    return road and road.partitions
+
+
 async def test_batches_shrink_while_the_broker_cannot_take_them_and_grow_again() -> None:
     bench = Bench(lanes=1, window=10_000)
     async with bench.running():

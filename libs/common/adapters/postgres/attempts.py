@@ -229,15 +229,11 @@ class PostgresMembership:
             for row in rows
         ]
 
-    async def read_from(self, wanted: Sequence[tuple[int, int, int]]) -> list[datetime]:
-        rows = await self._database.fetch(
-            "read_from",
-            [lane for lane, _, _ in wanted],
-            [partition for _, partition, _ in wanted],
-            [partitions for _, _, partitions in wanted],
-        )
+    async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[datetime]:
+        lanes, partitions = [lane for lane, _ in wanted], [partition for _, partition in wanted]
+        rows = await self._database.fetch("read_from", lanes, partitions)
         found = {(row["lane"], row["partition"]): row["since"] for row in rows}
-        return [found[lane, partition] for lane, partition, _ in wanted]
+        return [found[place] for place in wanted]
 
 
 def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -67,12 +67,16 @@ class PostgresDispatchQueue:
                 row["model_id"],
                 row["name"],
                 row["partitions"],
+                row["spread"],
                 row["closed"],
                 row["weight"],
                 row["updated_at"],
             )
             for row in rows
         ]
+
+    async def spread(self, partitions: Mapping[int, int]) -> None:
+        await self._database.fetch("spread_lanes", list(partitions.keys()), list(partitions.values()))
 
     async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
         return moved(await self._database.fetch("give_back", list(ids), lease))

@@ -125,13 +125,6 @@ class PostgresSweeps:
     async def rows_of_closed_lanes(self, limit: int) -> list[tuple[int, int]]:
         return [(row["id"], row["version"]) for row in await self._database.fetch("rows_of_closed_lanes", limit)]
 
-    async def later_of_closed_lanes(
-        self, after: DuePlace | None, limit: int
-    ) -> tuple[list[tuple[int, int]], DuePlace | None]:
-        rows = await self._database.fetch("later_page", *(after or _FIRST), limit)
-        following = DuePlace(rows[-1]["due_at"], rows[-1]["id"]) if len(rows) == limit else None
-        return [(row["id"], row["version"]) for row in rows if row["closed"]], following
-
     async def expired_rows(self, limit: int) -> list[ExpiredRow]:
         return [ExpiredRow(**row) for row in await self._database.fetch("expired_rows", limit)]
 

@@ -335,11 +335,11 @@ WITH RECURSIVE busy(lane) AS (
 SELECT l.id AS lane, l.model_id, p.partition, p.oldest, extract(epoch FROM now() - p.oldest)::float8 AS age, p.rows
 FROM busy b JOIN lane l ON l.id = b.lane JOIN model m ON m.id = l.model_id
 CROSS JOIN LATERAL (
-  SELECT (q.id % m.partitions)::int AS "partition", min(q.leased_at) AS oldest, count(*)::int AS rows FROM dispatch q
+  SELECT (q.id % coalesce(l.partitions, m.partitions))::int AS "partition", min(q.leased_at) AS oldest, count(*)::int AS rows FROM dispatch q
   WHERE q.lane = b.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL GROUP BY 1) p
 
 -- name: read_from
--- For each (lane, partition, partitions of its topic): the instant from which its log must be read so that nothing
+-- For each (lane, partition): the instant from which its log must be read so that nothing
 -- unclaimed is missed. Five seconds are more than a turn's transaction and a send take. No row says that bytes which
 -- nobody understands were not read yet: so from the last beat of who fell silent, until that is known to all, and from
 -- the last good stop, if nobody read since.
@@ -352,9 +352,9 @@ WITH lost AS MATERIALIZED (
 )
 SELECT x.lane, x.partition, least(now() - interval '5 seconds', lost.at - interval '5 seconds', gap.at - interval '5 seconds', (
   SELECT min(q.leased_at) FROM dispatch q
-  WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % x.partitions = x.partition
+  WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % coalesce(l.partitions, m.partitions) = x.partition
 )) - interval '1 millisecond' AS since
-FROM unnest($1::int[], $2::int[], $3::int[]) AS x(lane, partition, partitions), lost, gap
+FROM unnest($1::int[], $2::int[]) AS x(lane, partition) JOIN lane l ON l.id = x.lane JOIN model m ON m.id = l.model_id, lost, gap
 
 -- name: ends_recorded
 -- Which of these attempts have their row: an end whose answer was lost is read back here. $1 ids, $2 attempts, $3 tokens.
@@ -403,3 +403,9 @@ WITH gone AS (
   SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone
 )
 SELECT public_id, lane FROM gone
+
+-- name: spread_lanes
+-- Over how many partitions the messages of these lanes are spread. $1 lanes, $2 partitions.
+UPDATE lane l SET partitions = x.partitions
+FROM (SELECT * FROM unnest($1::int[], $2::int[]) AS x(lane, partitions) ORDER BY lane) x
+WHERE l.id = x.lane AND l.partitions IS DISTINCT FROM x.partitions

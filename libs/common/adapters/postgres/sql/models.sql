@@ -81,10 +81,10 @@ LEFT JOIN (model m JOIN lane l ON l.model_id = m.id) ON m.updated_at >= $1
 
 -- name: lanes_changed
 -- What a dispatcher must know of every lane whose model or tenant changed at or after an instant.
-SELECT l.id AS lane, l.tenant_id, l.model_id, m.name, m.partitions, l.closed, tn.weight, greatest(m.updated_at, tn.updated_at) AS updated_at
+SELECT l.id AS lane, l.tenant_id, l.model_id, m.name, m.partitions, coalesce(l.partitions, m.partitions) AS spread, l.closed, tn.weight, greatest(m.updated_at, tn.updated_at) AS updated_at
 FROM model m JOIN lane l ON l.model_id = m.id JOIN tenant tn ON tn.id = l.tenant_id WHERE m.updated_at >= $1
 UNION ALL
-SELECT l.id, l.tenant_id, l.model_id, m.name, m.partitions, l.closed, tn.weight, tn.updated_at
+SELECT l.id, l.tenant_id, l.model_id, m.name, m.partitions, coalesce(l.partitions, m.partitions) AS spread, l.closed, tn.weight, tn.updated_at
 FROM tenant tn JOIN model m ON m.tenant_id = tn.id AND m.deleted_at IS NULL JOIN lane l ON l.model_id = m.id
 WHERE tn.updated_at >= $1 AND m.updated_at < $1
 

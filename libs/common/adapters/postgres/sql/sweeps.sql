@@ -111,20 +111,13 @@ FROM dispatch q JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN lane l ON l.id = q.
 WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
 -- name: rows_of_closed_lanes
--- What waits in lanes of deleted models: ready, on the road, or for a retry that is due. In no order: sorting would read
+-- What waits in lanes of deleted models: ready, on the road, for its time, or for a retry. In no order: sorting would read
 -- a million rows for each thousand. Uploads that another executor was handed go on. $1 limit.
-(SELECT q.id, q.version FROM lane l CROSS JOIN LATERAL (
+SELECT q.id, q.version FROM lane l CROSS JOIN LATERAL (
   SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 0
-  UNION ALL SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 1 AND d.token IS NULL AND (d.phase < 2 OR d.held_by IS NULL)) q
-WHERE l.closed LIMIT $1)
-UNION ALL
-(SELECT q.id, q.version FROM dispatch q JOIN lane l ON l.id = q.lane WHERE q.state = 3 AND q.due_at <= now() AND l.closed LIMIT $1)
-
--- name: later_page
--- Rows that wait for their time, a page after ($1 time, $2 id) in that order, and whether their model is deleted: these
--- are not left waiting until they are due. $3 limit.
-SELECT q.id, q.version, q.due_at, l.closed FROM dispatch q JOIN lane l ON l.id = q.lane
-WHERE q.state = 2 AND (q.due_at, q.id) > ($1, $2) ORDER BY q.due_at, q.id LIMIT $3
+  UNION ALL SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 1 AND d.token IS NULL AND (d.phase < 2 OR d.held_by IS NULL)
+  UNION ALL SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state >= 2) q
+WHERE l.closed LIMIT $1
 
 -- name: requested_waiting
 -- Tasks whose end was asked for while an executor ran them and that nobody runs any more: rescued, failed, parked or

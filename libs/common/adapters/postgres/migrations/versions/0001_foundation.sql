@@ -76,6 +76,7 @@ CREATE TABLE lane (
   model_id bigint NOT NULL UNIQUE REFERENCES model,
   tenant_id bigint NOT NULL,
   window_size int NOT NULL CHECK (window_size > 0),
+  partitions int CHECK (partitions > 0), -- over which its messages are spread; NULL: over as many as its model asks for
   paused boolean NOT NULL DEFAULT false,
   closed boolean NOT NULL DEFAULT false
 );
@@ -221,7 +222,7 @@ CREATE TABLE dispatch (
 CREATE INDEX dispatch_ready ON dispatch (lane, class, priority, position) WHERE state = 0;
 CREATE INDEX dispatch_in_flight ON dispatch (lane, lease) WHERE state = 1;
 -- No second index of state 2 alone: a plan made while nothing waited would take either, and walk it later on.
-CREATE INDEX dispatch_later ON dispatch (due_at, id) WHERE state = 2;
+CREATE INDEX dispatch_later ON dispatch (due_at) WHERE state = 2;
 CREATE INDEX dispatch_retry ON dispatch (due_at) WHERE state = 3;
 -- What of a lane waits for its time, in order. Who reads it says `state >= 3`, or `>= 2 AND state < 3`: for `= 3` and `= 2`
 -- the planner may walk through those by due_at alone, where rows of one lane may be far between.
