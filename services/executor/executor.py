@@ -223,8 +223,10 @@ class Executor:
 
     @property
     def hangs_for_long(self) -> bool:
-        """Whether the read loop hangs so long that only a new process helps."""
-        return self._watchdog.stuck > _HOPELESS_SECONDS
+        """Whether the read loop hangs so long that only a new process helps. Not if it waits for Kafka: so would a new
+        one, and the calls that run here would be lost for it.
+        """
+        return self._watchdog.stuck > _HOPELESS_SECONDS and not self.steward.broken
 
     async def needs_kafka(self) -> None:
         """Raises BrokerUnavailable while there is no connection to Kafka."""
@@ -326,8 +328,8 @@ class Executor:
                     if model is not None:
                         arrivals.append(Arrival(row.id, row.lease, row.size, row.phase, model))
                 await self.desk.settle(arrivals)
-            except (Unavailable, OutcomeUnknown) as error:
-                log.warning("executor.handed_not_read", error=type(error).__name__)
+            except Exception as error:  # the loop's end would be the process's
+                log.warning("executor.handed_not_read", error=type(error).__name__, message=str(error)[:200])
 
     # the end
 

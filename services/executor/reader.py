@@ -257,8 +257,10 @@ class Reader:
     async def _skip(self, error: Unreadable) -> None:
         """Note a record that not even its bytes could be had of, and go on behind it.
 
-        What was read before it is settled first: if that failed, it would be read again from before this record.
+        What was read before it is settled first. If that failed, or somebody sought meanwhile, it is met again.
         """
+        before = self._places.at(error.spot)
+        epoch = before.epoch if before is not None else 0
         await self.idle()
         letter = DeadLetter(*error.spot, error.offset, None, None, (), "unreadable", str(error), 0)
         try:
@@ -266,7 +268,9 @@ class Reader:
         except Closing:
             return
         place = self._places.at(error.spot)
-        if place is not None and place.cursor is not None and place.cursor <= error.offset:
+        if place is None or place is not before or place.epoch != epoch:
+            return
+        if place.cursor is not None and place.cursor <= error.offset:
             place.start(error.offset + 1, place.floor_ms)
             self._road.seek(place.spot, error.offset + 1)
 

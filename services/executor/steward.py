@@ -267,12 +267,14 @@ class Steward:
             since = await self._membership.read_from([(place.lane, place.spot.partition) for place in places])
         floors = {place.spot: int(at.timestamp() * 1_000) for place, at in zip(places, since, strict=True)}
         offsets = await self._road.offsets(floors)
+        missing = [place for place in places if place.spot not in offsets]
         for place in places:
-            offset = offsets.get(place.spot)
-            if offset is None:
-                log.warning("road.partition_missing", topic=place.spot.topic, partition=place.spot.partition)
-            else:
-                self._begin(place, offset, floors[place.spot])
+            if place.spot in offsets:
+                self._begin(place, offsets[place.spot], floors[place.spot])
+        for place in missing:
+            log.warning("road.partition_missing", topic=place.spot.topic, partition=place.spot.partition)
+        # Assigned without a leader it would have aiokafka ask for metadata all the time; the sweep tries again.
+        self._release(missing, forget=False)
 
     def _begin(self, place: Place, offset: int, floor_ms: int) -> None:
         place.start(offset, floor_ms)

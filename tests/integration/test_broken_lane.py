@@ -99,5 +99,25 @@ async def test_an_executor_gives_back_to_the_other_and_keeps_what_is_the_lanes_o
         return await house.permits.in_use([pair.other.lane]) == [0]
 
     await until(back, "the permits of the other are back")
-    await until(lambda: {lane for lane, _ in letting_go._open_permits} == {pair.broken.lane}, "only its own wait")
+    await until(lambda: {lane for lane, _ in letting_go._put_off} == {pair.broken.lane}, "only its own wait")
+    await letting_go.close(0.1)
+
+
+async def test_permits_of_the_other_go_back_at_once_while_those_of_the_broken_lane_wait(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.letting_go._RETRY_SECONDS", 60)
+    monkeypatch.setattr("services.executor.letting_go._MOST_PUT_OFF", 3)
+    house = pair.house
+    letting_go = LettingGo(house.permits, house.gate)
+    for _ in range(5):
+        letting_go.permit(pair.broken.lane, uuid4())
+    await until(lambda: len(letting_go._put_off) == 3, "no more than so many wait")
+    for attempt in pair.running[pair.other.id]:
+        letting_go.permit(pair.other.lane, attempt.token)
+
+    async def back() -> bool:
+        return await house.permits.in_use([pair.other.lane]) == [0]
+
+    await until(back, "the permits of the other are back")
     await letting_go.close(0.1)

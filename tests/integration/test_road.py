@@ -382,6 +382,45 @@ async def test_a_reader_that_hangs_while_it_beats_loses_its_partitions_and_keeps
     assert len(rig.model.calls) == 2
 
 
+async def test_a_reader_that_waits_for_kafka_wants_no_restart(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.executor._HOPELESS_SECONDS", 0.5)
+    away = False
+
+    def change(real: Any) -> Through:
+        async def rebuild() -> None:
+            if away:
+                raise BrokerUnavailable("no connection to Kafka")
+            await real.rebuild()
+
+        async def read(seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
+            if away:
+                raise BrokerUnavailable("reading from Kafka failed")
+            records: Mapping[Spot, Sequence[RoadRecord]] = await real.read(seconds)
+            return records
+
+        return Through(real, rebuild=rebuild, read=read)
+
+    running = await rig.executor(road=change)
+    executor, away = running.executor, True
+    await until(lambda: executor._watchdog.stuck > 1, "it waits for long")
+    assert not executor.hangs_for_long, "a new process would only lose the calls that run"
+    away = False
+    await until(lambda: not executor.steward.broken, "Kafka is back")
+    monkeypatch.setattr(executor._watchdog, "stuck", 1.0)
+    assert executor.hangs_for_long
+
+
+async def test_a_partition_that_is_not_there_is_let_go_and_holds_up_no_other(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    rig.hints.publish_soon("sw:road", f"{model.id} 2")
+    await until(lambda: place_of(running, model.id, 2) is not None, "it was looked for")
+    await until(lambda: not place_of(running, model.id, 2).assigned, "it is let go")
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids, seconds=2)
+
+
 async def test_an_idle_partition_is_let_go_and_remembered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.executor.steward.IDLE_SECONDS", 0.5)
     model = await rig.make_model()

@@ -356,9 +356,9 @@ class Desk:
         chosen, late = self._choose([arrival for arrival in candidates if arrival.id in self.room])
         refused = await self._admit_held(chosen)
         now = time.monotonic()
+        without = {arrival.lane for arrival in (*refused, *late)}
         for lane in {arrival.lane for arrival in candidates}:
-            granted = not any(arrival.lane == lane for arrival in (*refused, *late))
-            self.room.looked(lane, now, granted=granted)
+            self.room.looked(lane, now, granted=lane not in without)
         if self._crowded and self.others_read():
             await self.release(self._waits_for_a_slot())
 

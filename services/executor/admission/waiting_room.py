@@ -96,6 +96,9 @@ class WaitingRoom:
         lane.uploads.pop(task, None)
         if not lane.calls and not lane.uploads:
             del self._lanes[number]
+            if number in self._expected:
+                # Who comes is behind the last one here, and has not asked: what was free for it has woken nobody.
+                self._woken_early.add(number)
 
     def wake(self, lane: int) -> bool:
         """A permit of this lane may be free; returns whether anybody waits for it."""

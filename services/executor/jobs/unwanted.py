@@ -77,8 +77,8 @@ class Unwanted:
                 self._wake.clear()
                 try:
                     await self.look()
-                except (Unavailable, OutcomeUnknown) as error:
-                    log.warning("jobs.not_looked", error=type(error).__name__)
+                except Exception as error:  # the loop's end would be the process's
+                    log.warning("jobs.not_looked", error=type(error).__name__, message=str(error)[:200])
         finally:
             for telling in self._at_work:
                 telling.cancel()

@@ -176,6 +176,17 @@ def test_what_becomes_free_before_a_row_arrives_wakes_it_when_it_does() -> None:
     assert [one.id for one in room.candidates(10.0)] == [1]
 
 
+def test_who_comes_behind_the_last_one_here_is_looked_at_when_that_one_has_left() -> None:
+    room = WaitingRoom()
+    room.put([arrival(1)], 9.0)
+    with room.expecting({1}):
+        assert room.wake(1), "a permit went back: it is for the one here"
+        assert [one.id for one in room.candidates(9.0)] == [1]
+        room.remove(1)
+        room.put([arrival(2)], 10.0)
+    assert [one.id for one in room.candidates(10.0)] == [2]
+
+
 def test_what_became_free_before_nobody_came_is_forgotten() -> None:
     room = WaitingRoom()
     with room.expecting({1}):

@@ -281,6 +281,22 @@ async def test_a_record_that_cannot_be_had_waits_for_what_was_read_before_it() -
         assert (rig.desk.settled, rig.place(1).settled) == ([1], 3)
 
 
+async def test_a_record_that_cannot_be_had_is_met_again_when_what_was_read_before_it_could_not_be_settled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.executor.reader._RETRY_SECONDS", 0.01)
+    async with reading() as rig:
+        rig.desk.close(1)
+        rig.comes(1, 1)
+        rig.road.coming.put_nowait(Unreadable(spot(1), 2, "unreadable bytes"))
+        await rig.until(lambda: rig.road.coming.empty())
+        rig.desk.fails = True
+        rig.desk.open(1)
+        await rig.until(lambda: rig.graveyard.kept == [2])
+        await asyncio.sleep(0.01)
+        assert (rig.mender.again, rig.road.seeks, rig.place(1).settled) == ([spot(1)], [], 0)
+
+
 async def test_a_settle_that_is_cancelled_from_within_ends_the_loop() -> None:
     rig = Reading()
     loop = asyncio.create_task(rig.reader.run())

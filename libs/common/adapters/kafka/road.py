@@ -137,17 +137,19 @@ async def open_road(connection: KafkaConnection) -> AsyncIterator[KafkaRoad]:
 
 
 async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot, Any]:
-    """Those that the client has metadata of; topics that were just assigned get a moment to appear.
+    """Those that the client knows a leader of; topics that were just assigned get a moment to appear.
 
-    Asked for any other, aiokafka would look for its leader until the request times out.
+    Asked for any other, aiokafka would look for its leader until the request times out, for all of them. There is no
+    public call that leaves out partitions without a leader; a test guards the names.
     """
+    cluster = consumer._client.cluster
     wanted = set(spots)
     known: dict[Spot, Any] = {}
     with suppress(TimeoutError):
         async with asyncio.timeout(_METADATA_SECONDS):
             while True:
                 for spot in wanted - known.keys():
-                    if spot.partition in (consumer.partitions_for_topic(spot.topic) or ()):
+                    if spot.partition in (cluster.available_partitions_for_topic(spot.topic) or ()):
                         known[spot] = TopicPartition(*spot)
                 if len(known) == len(wanted):
                     break
