@@ -1,23 +1,61 @@
-"""Which partitions are looked up: one without a leader must not hold up the others."""
+"""Where reading begins, where brokers or partitions are missing: what can be told of the others is told."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v0
 
 from libs.common.adapters.kafka import road
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import Spot
 
+#: error, partition, leader, replicas, in sync; 5 is LeaderNotAvailable
+PARTITIONS = [(0, 0, 1, [1], [1]), (5, 1, -1, [2], []), (0, 2, 2, [2], [2])]
 
-async def test_a_partition_without_a_leader_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+
+class FakeConsumer:
+    """Two brokers, of which some do not answer."""
+
+    def __init__(self, *silent: int) -> None:
+        cluster = ClusterMetadata()
+        brokers = [(1, "one", 9092), (2, "two", 9092)]
+        cluster.update_metadata(MetadataResponse_v0(brokers, [(0, "t", PARTITIONS)]))
+        self._client = SimpleNamespace(cluster=cluster)
+        self._silent = silent
+
+    async def end_offsets(self, places: Sequence[Any]) -> dict[Any, int]:
+        leaders = {self._client.cluster.leader_for_partition(place) for place in places}
+        if leaders & set(self._silent):
+            raise KafkaConnectionError("no connection")
+        return dict.fromkeys(places, 7)
+
+    async def offsets_for_times(self, times: Mapping[Any, int]) -> dict[Any, Any]:
+        return {place: SimpleNamespace(offset=3) if place.partition == 0 else None for place in times}
+
+
+async def offsets(monkeypatch: pytest.MonkeyPatch, *silent: int) -> dict[Spot, int]:
     monkeypatch.setattr(road, "_METADATA_SECONDS", 0.05)
-    cluster = ClusterMetadata()
-    # error, topic, [(error, partition, leader, replicas, isr)]; 5 is LeaderNotAvailable
-    partitions = [(0, 0, 1, [1], [1]), (5, 1, -1, [2], [])]
-    cluster.update_metadata(MetadataResponse_v0([(1, "broker", 9092)], [(0, "t", partitions)]))
-    consumer = SimpleNamespace(_client=SimpleNamespace(cluster=cluster))
-    known = await road._known(consumer, [Spot("t", 0), Spot("t", 1), Spot("unknown", 0)])  # type: ignore[arg-type]
-    assert set(known) == {Spot("t", 0)}
+    reading = road.KafkaRoad(KafkaConnection(bootstrap=("127.0.0.1:1",)))
+    monkeypatch.setattr(reading, "_consumer", FakeConsumer(*silent))
+    spots = [Spot("t", 0), Spot("t", 1), Spot("t", 2), Spot("unknown", 0)]
+    return await reading.offsets(dict.fromkeys(spots, 1))
+
+
+async def test_a_partition_without_a_leader_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await offsets(monkeypatch) == {Spot("t", 0): 3, Spot("t", 2): 7}
+
+
+async def test_a_broker_that_does_not_answer_holds_up_no_partition_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await offsets(monkeypatch, 2) == {Spot("t", 0): 3}
+
+
+async def test_where_no_broker_answers_the_connection_is_to_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BrokerUnavailable):
+        await offsets(monkeypatch, 1, 2)

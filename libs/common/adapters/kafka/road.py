@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
@@ -113,17 +114,24 @@ class KafkaRoad:
         consumer = self._consumer
         if consumer is None:
             raise BrokerUnavailable("no connection to Kafka")
-        try:
-            with _cancelled_by_us():
-                async with asyncio.timeout(_LOOK_UP_SECONDS):
-                    known = await _known(consumer, since)
-                    # The end first: a partition that has nothing of that time yet is read from there, and a record
-                    # sent between the two questions is not missed.
-                    ends = await consumer.end_offsets(list(known.values()))
-                    found = await consumer.offsets_for_times({place: since[spot] for spot, place in known.items()})
-        except (KafkaError, TimeoutError) as error:
-            raise BrokerUnavailable(f"Kafka does not say where to read: {type(error).__name__}") from error
-        return {spot: found[place].offset if found[place] else ends[place] for spot, place in known.items()}
+        by_leader: defaultdict[int, dict[Spot, Any]] = defaultdict(dict)
+        for spot, (place, leader) in (await _known(consumer, since)).items():
+            by_leader[leader][spot] = place
+        answers = await asyncio.gather(
+            *(_offsets(consumer, places, since) for places in by_leader.values()), return_exceptions=True
+        )
+        found: dict[Spot, int] = {}
+        failure: BaseException | None = None
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                failure = answer
+            else:
+                found |= answer
+        if failure is not None and not isinstance(failure, KafkaError | TimeoutError):
+            raise failure
+        if failure is not None and not found:
+            raise BrokerUnavailable(f"Kafka does not say where to read: {type(failure).__name__}") from failure
+        return found
 
 
 @asynccontextmanager
@@ -136,21 +144,36 @@ async def open_road(connection: KafkaConnection) -> AsyncIterator[KafkaRoad]:
         await asyncio.shield(road.close())
 
 
-async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot, Any]:
-    """Those that the client knows a leader of; topics that were just assigned get a moment to appear.
+async def _offsets(
+    consumer: AIOKafkaConsumer, places: Mapping[Spot, Any], since: Mapping[Spot, int]
+) -> dict[Spot, int]:
+    """Of partitions with one leader: a broker that does not answer tells nothing of the others."""
+    with _cancelled_by_us():
+        async with asyncio.timeout(_LOOK_UP_SECONDS):
+            # The end first: a partition that has nothing of that time yet is read from there, and a record sent between
+            # the two questions is not missed.
+            ends = await consumer.end_offsets(list(places.values()))
+            found = await consumer.offsets_for_times({place: since[spot] for spot, place in places.items()})
+    return {spot: found[place].offset if found[place] else ends[place] for spot, place in places.items()}
+
+
+async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot, tuple[Any, int]]:
+    """Those that the client knows a leader of, with its number; topics that were just assigned get a moment to appear.
 
     Asked for any other, aiokafka would look for its leader until the request times out, for all of them. There is no
     public call that leaves out partitions without a leader; a test guards the names.
     """
     cluster = consumer._client.cluster
     wanted = set(spots)
-    known: dict[Spot, Any] = {}
+    known: dict[Spot, tuple[Any, int]] = {}
     with suppress(TimeoutError):
         async with asyncio.timeout(_METADATA_SECONDS):
             while True:
                 for spot in wanted - known.keys():
-                    if spot.partition in (cluster.available_partitions_for_topic(spot.topic) or ()):
-                        known[spot] = TopicPartition(*spot)
+                    place = TopicPartition(*spot)
+                    leader = cluster.leader_for_partition(place)
+                    if leader is not None and leader >= 0:
+                        known[spot] = place, leader
                 if len(known) == len(wanted):
                     break
                 await asyncio.sleep(_METADATA_PAUSE)
