@@ -36,46 +36,48 @@ async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_noth
     assert sorted(file.suffix for file in kept) == [".png"] * 4 + [".wav"] * 4
 
 
-@pytest.mark.long
-@pytest.mark.timeout(180)
-async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
+async def demo_that_said(words: str) -> tuple[asyncio.subprocess.Process, str]:
+    """A demo that goes on behind a line with these words, and what it has said so far."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.cli", "demo", "--tasks", "200", env={**os.environ, "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
+    lines = ""
     async with asyncio.timeout(LIMIT_SECONDS):
-        line = ""
-        while "API at" not in line:
+        while words not in lines:
             line = (await process.stdout.readline()).decode()
             assert line, (await process.communicate())[1].decode()
-        process.send_signal(signal.SIGTERM)
+            lines += line
+    return process, lines
+
+
+def port_of(lines: str) -> int:
+    """Where its API listens."""
+    address = re.search(r"API at http://127.0.0.1:([0-9]+)", lines)
+    assert address is not None
+    return int(address[1])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
+    process, lines = await demo_that_said("API at")
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(LIMIT_SECONDS):
         _, errors = await process.communicate()
     assert (process.returncode, b"Traceback" in errors) == (130, False), errors.decode()
-    address = re.search(r"http://(127[.0-9]+):([0-9]+)", line)
-    assert address is not None
     with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection(address[1], int(address[2]))
+        await asyncio.open_connection("127.0.0.1", port_of(lines))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_demo_that_fails_names_the_part_and_keeps_its_log() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.cli", "demo", "--tasks", "200", env={**os.environ, "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
+    process, lines = await demo_that_said("handing in tasks")
+    listening = {one.laddr.port: one.pid for one in psutil.net_connections("tcp4") if one.status == "LISTEN"}
+    os.kill(listening[port_of(lines)], signal.SIGKILL)
     async with asyncio.timeout(LIMIT_SECONDS):
-        lines = ""
-        while "handing in tasks" not in lines:
-            line = (await process.stdout.readline()).decode()
-            assert line, (await process.communicate())[1].decode()
-            lines += line
-        address = re.search(r"API at http://127.0.0.1:([0-9]+)", lines)
-        assert address is not None
-        api = next(one.pid for one in psutil.net_connections("tcp4") if one.laddr and one.laddr.port == int(address[1]))
-        os.kill(api, signal.SIGKILL)
         _, errors = await process.communicate()
     said = errors.decode()
     assert (process.returncode, "Traceback" in said) == (1, False), said
