@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from tests.support.metrics_page import described
+from tests.support.mock_model import mock_model
 from tests.support.road import Road, until
 
 PAGE = {name: metric for name, _, metric in described()}
@@ -104,21 +106,30 @@ async def test_a_task_that_runs_is_canceled_at_the_model_and_its_late_result_is_
 
 
 async def test_one_tenants_flood_does_not_hold_up_another(road: Road) -> None:
-    """20 models flood two executors of 100 slots; the other tenant's tasks start at once."""
-    await road.start_all(executors=1)
-    await road.start("executor", executor_slots="100")
+    """20 models flood two executors of 100 slots, and no call ends; the other tenant's tasks start at once."""
+    await road.start_all(executors=0)
+    await road.start("executor", 2, executor_slots="100")
     flood, other = await road.tenant(), await road.tenant()
     for number in range(20):
         await road.model(flood, f"f{number}", max_concurrency=50, queue_limit=5_000)
-    await road.model(other, "quiet", max_concurrency=10)
-    for number in range(20):
-        await road.submit(flood, 50, f"f{number}", seconds=1.0)
-    quiet = await road.submit(other, 20, "quiet")
-    await road.ended(quiet, 5)
-    rows = await road.sql(
-        "SELECT max(started_at - created_at) < interval '3 s' AS at_once FROM task WHERE public_id = ANY ($1::uuid[])",
-        quiet,
-    )
-    assert rows[0]["at_once"]
-    await road.ended(road.accepted, 60)
+    async with mock_model() as answers:
+        await road.model(other, "quiet", base_url=answers.url, max_concurrency=10)
+        road.mock.hold()
+        for number in range(20):
+            await road.submit(flood, 50, f"f{number}")
+        # A twentieth is kept for whoever comes next.
+        await until(lambda: len(road.mock.calls) >= 2 * 95, 20, "the flood has all that a tenant alone may have")
+        await asyncio.sleep(1)  # it would have the rest by now, if it might
+        assert len(road.mock.calls) == 2 * 95
+        quiet = await road.submit(other, 20, "quiet")
+        await road.ended(quiet, 5)
+        assert not any(call.ended for call in road.mock.calls), "nobody made room for them"
+        rows = await road.sql(
+            "SELECT max(started_at - created_at) < interval '3 s' AS at_once FROM task"
+            " WHERE public_id = ANY ($1::uuid[])",
+            quiet,
+        )
+        assert rows[0]["at_once"]
+        road.mock.let_go()
+        await road.ended(road.accepted, 60)
     await road.assert_whole(road.accepted)

@@ -1,6 +1,6 @@
 """`make test`: the chosen tests side by side; then the few that failed once more, alone.
 
-Three workers and the processes that they start share the machine's cores. Where a promise is a time (Redis answers
+Four workers and the processes that they start share the machine's cores. Where a promise is a time (Redis answers
 within a second, or the answer is 503) a test can fail for the machine's sake. It fails the run if it fails alone too;
 those that pass only alone are named at the end.
 """
