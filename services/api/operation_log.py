@@ -166,6 +166,7 @@ class OperationLog:
             # Perhaps they are written. Those of tasks can be written again, each has one entry; the refused cannot.
             accepted = [row for row in rows if row.success and not row.replayed]
             counter("sluiceway_operations_dropped_total").inc(len(rows) - len(accepted))
+            await failpoint("api/before-operations")
             with contextlib.suppress(OutcomeUnknown):  # what is lost again is the janitor's
                 await self._operations.add_many(accepted)
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from libs.common.domain.errors import NotFound
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import KeyOwner, TaskFilter, Tasks, TaskView
+from libs.common.runtime.failpoints import failpoint
 from services.api.waiting import WaitRoom
 
 
@@ -74,6 +75,7 @@ class Reading:
         Returns those whose first read this was. Two callers may have seen one unread at the same moment: only one of
         them was the first.
         """
+        await failpoint("api/before-fetched")
         return await self._tasks.mark_fetched(caller.tenant_id, unread)
 
     async def _first_read(self, caller: KeyOwner, tasks: list[TaskView]) -> list[TaskView]:

@@ -146,6 +146,8 @@ class EventRelay:
         """Send what is there now; returns how many events were acknowledged. Raises DatabaseUnavailable."""
         began = time.monotonic()
         cleared = await self._clear_when_due(began)
+        if self._acknowledged:
+            await failpoint("dispatcher/before-event-delete")
         rows = await self._events.after(self._cursor, BATCH, self._gaps.missing(), self._acknowledged)
         self._acknowledged = []
         if cleared:
@@ -159,6 +161,7 @@ class EventRelay:
     async def settle(self) -> None:
         """Delete what was acknowledged. Raises DatabaseUnavailable."""
         if self._acknowledged:
+            await failpoint("dispatcher/before-event-delete")
             await self._events.sent(self._acknowledged)
             self._acknowledged = []
 
@@ -208,7 +211,6 @@ class EventRelay:
         refused = [(row, verdict.refused) for row, verdict in zip(rows, verdicts, strict=True) if verdict.refused]
         published = counter("sluiceway_events_published_total")
         if sent:
-            await failpoint("dispatcher/before-event-delete")
             self._acknowledged += [row.id for row in sent if not row.hooked]  # the next read deletes them
             await self._hand_over([row for row in sent if row.hooked])
             self._keeper.trust(self._topic)
@@ -234,6 +236,7 @@ class EventRelay:
 
     async def _put_off(self, refused: Sequence[tuple[EventRow, str]]) -> None:
         rows = [(row.id, delay_after(row.sends + 1, self._rng).total_seconds(), cause) for row, cause in refused]
+        await failpoint("dispatcher/before-event-put-off")
         dead = await self._events.refused(rows, MAX_SENDS)
         log.warning("events.refused", events=len(rows), dead=len(dead), cause=refused[0][1])
 

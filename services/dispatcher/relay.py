@@ -198,6 +198,7 @@ class Relay:
         if not done:
             return
         try:
+            await failpoint("dispatcher/before-close-leases")
             await self._queue.close_leases(done)
         except BaseException:
             self._acknowledged += done

@@ -132,6 +132,7 @@ class WebhookSender:
         self._wake.clear()
         began = time.monotonic()
         if began - self._buried_at > _BURY_SECONDS:
+            await failpoint("dispatcher/before-webhook-bury")
             while await self._deliveries.bury(_BURY) == _BURY:
                 pass
             self._buried_at = began

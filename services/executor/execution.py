@@ -162,7 +162,6 @@ class Execution:
             await self._trust.regain()
         staged = run.staged = await self._calls.call(run)
         await failpoint("executor/after-call")
-        await failpoint("executor/before-generated")
         try:
             await self._generated(run, staged)
         except asyncio.CancelledError:

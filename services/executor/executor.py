@@ -14,7 +14,6 @@ from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavail
 from libs.common.operations.model_cache import REFRESH_SECONDS, ModelCache
 from libs.common.ports import Hints
 from libs.common.ports_attempts import Attempts, Paused, Posture
-from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.periodic import Periodic
 from services.executor.admission.desk import Desk
@@ -129,7 +128,6 @@ class Executor:
 
     async def _join(self) -> bool:
         """Become a member; False when we were told to stop before PostgreSQL let us."""
-        await failpoint("executor/before-join")
         joining = asyncio.create_task(self.heartbeat.join(), name="join")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
@@ -386,7 +384,6 @@ class Executor:
             loop.cancel()
         if loops:
             await asyncio.wait(loops, timeout=_LAST_WORDS_SECONDS)
-            await failpoint("executor/before-leave")
             with suppress(Unavailable, OutcomeUnknown, TimeoutError):
                 await self.heartbeat.leave()
                 self._hints.publish_soon(wire.EXECUTORS, f"leave {self.heartbeat.number}")

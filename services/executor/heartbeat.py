@@ -89,6 +89,7 @@ class Heartbeat:
 
     async def join(self) -> int:
         """Become a member; waits for PostgreSQL as long as it takes."""
+        await failpoint("executor/before-join")
         while True:
             began = self._clock()
             try:
@@ -142,6 +143,7 @@ class Heartbeat:
 
     async def leave(self) -> None:
         """Stop for good. Raises Unavailable or OutcomeUnknown; then our silence says it."""
+        await failpoint("executor/before-leave")
         async with asyncio.timeout(_ANSWER_SECONDS):
             await self._membership.leave()
 

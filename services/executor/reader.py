@@ -15,7 +15,6 @@ from libs.common.domain.model import Model
 from libs.common.domain.task import Phase
 from libs.common.ports_dead import DeadLetter
 from libs.common.ports_road import Road, RoadRecord, Spot, Unreadable
-from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.executor.admission.desk import Closing
 from services.executor.admission.rotation import Arrival
@@ -280,7 +279,6 @@ class Reader:
             log.warning(
                 "message.dead", topic=letter.topic, partition=letter.partition, offset=letter.offset, cause=letter.cause
             )
-        await failpoint("executor/before-dead-message")
         while True:
             try:
                 await self._graveyard.keep(letters)

@@ -95,14 +95,17 @@ class Recorder:
 
     async def generated(self, attempt: Attempt, staged: Sequence[StagedFile]) -> bool:
         """Write where the output is staged, before it is uploaded."""
+        await failpoint("executor/before-generated")
         return self._seen(await self._write(self._generated, (attempt, staged)), "generated", attempt)
 
     async def migrating(self, attempt: Attempt) -> bool:
         """Write that the upload lasts."""
+        await failpoint("executor/before-migrating")
         return self._seen(await self._write(self._migrating, attempt), "migrating", attempt)
 
     async def hand_over(self, attempt: Attempt, executor: int) -> bool:
         """Hand an upload to the executor that has its staging store."""
+        await failpoint("executor/before-hand-over")
         return self._seen(await self._write(self._hand_overs, (attempt, executor)), "hand_over", attempt)
 
     async def close(self, timeout: float) -> None:

@@ -160,7 +160,6 @@ class ResultUploads:
 
     async def _migrating(self, run: Run) -> None:
         try:
-            await failpoint("executor/before-migrating")
             if await self._recorder.migrating(run.attempt):
                 run.phase = Phase.MIGRATING
         except Exception as error:
@@ -173,7 +172,6 @@ class ResultUploads:
         other = self._others.with_store(store, but=self._me())
         if other is None:
             raise StagedLost(f"no live executor reads the staging store {store!r}")
-        await failpoint("executor/before-hand-over")
         if await self._recorder.hand_over(run.attempt, other):
             log.info("upload.handed_over", task_id=str(run.attempt.public_id), executor=other)
         raise HandedOver

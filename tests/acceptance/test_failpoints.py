@@ -141,6 +141,22 @@ async def canceled(road: Road, process: ServiceProcess) -> Sequence[str]:
     return [first, second]
 
 
+async def first_read(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A result is read for the first time; the caller whose connection broke reads again."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    ids = await road.submit(tenant)
+    await road.ended(ids)
+    with pytest.raises(httpx.TransportError):
+        await road.call(tenant, "GET", f"/v1/tasks/{ids[0]}")
+    await road.died(process)
+    await road.start("api")
+    answer = await road.call(tenant, "GET", f"/v1/tasks/{ids[0]}")
+    assert answer.json()["status"] == "success"
+    assert await _counted(road, "SELECT count(*) FROM task WHERE fetched_at IS NOT NULL")
+    return ids
+
+
 async def created_with_key(road: Road, process: ServiceProcess) -> Sequence[str]:
     """A create whose connection breaks is repeated with its Idempotency-Key."""
     tenant = await road.tenant()
@@ -187,6 +203,21 @@ async def refused_by_the_broker(road: Road, process: ServiceProcess) -> Sequence
         await road.start("dispatcher")
         await until(lambda: _counted(road, refused), 40, "the broker refuses")
     await road.sql("UPDATE dispatch SET sends = 19, due_at = now()")
+    return [*first, *second]
+
+
+async def events_refused(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """The broker takes no completion event, for the event's own sake, until it is told better."""
+    tenant = await road.tenant()
+    await road.model(tenant)
+    first = await road.submit(tenant)
+    await road.ended(first)
+    await road.announced(first)
+    topic = f"{road.prefix}.task.events"
+    await road.topic_setting(topic, "max.message.bytes", "10")
+    second = await road.submit(tenant, 3)
+    await road.died(process, 30)
+    await road.topic_setting(topic, "max.message.bytes", "1048588")
     return [*first, *second]
 
 
@@ -469,6 +500,7 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "api/after-commit": (created_with_key, {}),
     "api/before-cancel": (canceled, {}),
     "api/after-cancel": (canceled, {}),
+    "api/before-fetched": (first_read, {}),
     "api/before-callback": (called_back, {}),
     "api/after-callback": (called_back, {}),
     "api/before-operations": (died_before_its_entries, {}),
@@ -477,16 +509,19 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "dispatcher/before-lease": (plain, {}),
     "dispatcher/after-lease": (plain, {}),
     "dispatcher/after-publish": (plain, {}),
+    "dispatcher/before-close-leases": (plain, {}),
     "dispatcher/before-give-back": (broker_away, {}),
     "dispatcher/before-postpone": (refused_by_the_broker, {}),
     "dispatcher/before-bury": (refused_by_the_broker, {}),
     "dispatcher/before-event-publish": (plain, {}),
     "dispatcher/before-event-delete": (plain, {}),
+    "dispatcher/before-event-put-off": (events_refused, {}),
     "dispatcher/before-topic": (plain, {}),
     "dispatcher/before-replay-send": (poison_replayed, {}),
     "dispatcher/after-replay-send": (poison_replayed, {}),
     "dispatcher/before-dead-letters": (letter_missing, {}),
     "dispatcher/before-hand-to-webhooks": (hooked, {}),
+    "dispatcher/before-webhook-bury": (hooked, {}),
     "dispatcher/before-webhook": (hooked, {}),
     "dispatcher/after-webhook": (hooked, {}),
     "executor/before-permit": (plain, {}),
@@ -500,9 +535,11 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "executor/before-job-news": (provider_job, {}),
     "executor/after-provider-id": (provider_job, {}),
     "executor/before-resume": (job_of_a_dead_executor, {}),
+    "executor/before-own-permit": (job_of_a_dead_executor, {}),
     "executor/before-collect": (provider_job, {}),
     "executor/after-one-collect": (job_of_several_files, {}),
     "executor/after-one-upload": (job_of_several_files, {}),
+    "executor/before-unwanted": (provider_job, {}),
     "executor/before-provider-cancel": (job_that_nobody_wants, {}),
     "executor/after-provider-cancel": (job_that_nobody_wants, {}),
     "executor/after-call": (plain, {}),
@@ -536,6 +573,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/before-prune": (plain, {}),
     "janitor/before-operations": (plain, {}),
     "janitor/before-series": (plain, {}),
+    "janitor/before-replay-turn": (replayed, {}),
+    "janitor/before-replay-finish": (replayed, {}),
     "janitor/before-replay": (replayed, {}),
     "janitor/after-replay": (replayed, {}),
     "janitor/before-replay-hold-up": (replay_finds_the_gate_full, {}),

@@ -37,11 +37,11 @@ class DeadLetters:
         understands must not hold up those behind them.
         """
         for batch in _batches(letters):
+            await failpoint("executor/before-dead-message")
             fresh = await self._book.bury(batch)
             if fresh:
                 await failpoint("executor/before-dead-letter")
                 await self._send(fresh)
-                await failpoint("executor/after-dead-letter")
 
     async def send_rest(self) -> int:
         """Letters of records that were kept a while ago and have none; returns how many went."""
@@ -57,9 +57,11 @@ class DeadLetters:
         sent = [letter for letter, verdict in zip(letters, verdicts, strict=True) if verdict.acknowledged]
         refused = [letter for letter, verdict in zip(letters, verdicts, strict=True) if verdict.refused]
         if refused:
+            await failpoint("executor/before-dead-letter")
             again = await self._carrier.send([dead_letter(letter, self._topic, whole=False) for letter in refused])
             sent += [letter for letter, verdict in zip(refused, again, strict=True) if verdict.acknowledged]
         if sent:
+            await failpoint("executor/after-dead-letter")
             await self._book.lettered([letter.key for letter in sent])
         if len(sent) < len(letters):
             log.warning("dead_letters.later", letters=len(letters) - len(sent), cause=self._carrier.last_error)

@@ -62,6 +62,7 @@ class ReplayRunner:
     async def round(self) -> int:
         """Once over the running jobs; returns how many items were replayed or dropped."""
         moved = 0
+        await failpoint("janitor/before-replay-turn")
         for turn in await self._work.take(self._me, list(self._replays), LEASE_SECONDS):
             try:
                 moved += await self._work_off(turn)
@@ -81,6 +82,7 @@ class ReplayRunner:
         if full:
             await failpoint("janitor/before-replay-hold-up")
             await self._work.hold_up(turn, len(full), "no free slot in the model's queue")
+        await failpoint("janitor/before-replay-finish")
         if await self._work.finish(turn):
             log.info("replay.done", job=turn.id)
         if moved:
@@ -102,8 +104,11 @@ class ReplayRunner:
                 first, second = await self._settle(turn, items[:half]), await self._settle(turn, items[half:])
                 return Done(first.items + second.items, first.full | second.full)
             log.error("replay.refused", job=turn.id, key=items[0].key, error=type(error).__name__)
-            await self._work.refuse(turn, [(items[0].key, "data_error")])
-            return Done(0)
+            return await self._refuse(turn, items[0])
+
+    async def _refuse(self, turn: Turn, item: DueItem) -> Done:
+        await self._work.refuse(turn, [(item.key, "data_error")])
+        return Done(0)
 
 
 def _slices(turn: Turn) -> int:
@@ -217,9 +222,11 @@ class MessageReplays:
             await failpoint("dispatcher/after-replay-send")
             replayed = await self._work.sent_messages(turn, settled)
         if refused:
+            await failpoint("dispatcher/after-replay-send")
             await self._work.refuse(turn, refused)
         away = [message for message, verdict in answered if not verdict.acknowledged and not verdict.refused]
         if away:
+            await failpoint("dispatcher/after-replay-send")
             later = [(message.key, _AWAY_SECONDS * (1 + self._rng.random())) for message in away]
             await self._work.put_off(turn, later, self._carrier.last_error or "the topic is not there")
         return Done(replayed)

@@ -291,6 +291,7 @@ class Desk:
         # A provider's job that one of them was to go on with is there all the same.
         rows = [(attempt, GiveBack("not run", 0.0), attempt.phase is not Phase.NONE) for attempt in attempts]
         try:
+            await failpoint("executor/before-hand-back")
             self._placed(await self._attempts.release_many(rows))
             self._changed((attempt.tenant_id, attempt.id) for attempt in attempts)
         except (Unavailable, OutcomeUnknown) as error:

@@ -52,6 +52,7 @@ class JobLedger:
 
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
+        await failpoint("executor/before-intent")
         written = await until_answered(lambda: self._intents.submit((attempt, intent)))
         if isinstance(written, Busy):
             raise written
@@ -59,10 +60,12 @@ class JobLedger:
 
     async def resume(self, attempt: Attempt) -> JobRow | None:
         """The job that the attempt goes on with."""
+        await failpoint("executor/before-resume")
         return await until_answered(lambda: self._resumes.submit(attempt))
 
     async def own_permit(self, attempt: Attempt) -> bool:
         """Write that the job's permit has this attempt's token now."""
+        await failpoint("executor/before-own-permit")
         return await until_answered(lambda: self._owners.submit(attempt))
 
     async def news(self, attempt: Attempt, news: JobNews) -> bool:

@@ -98,7 +98,6 @@ class JobLife:
 
     async def _taken_over(self, run: Run, share: AnswerShare) -> tuple[Job, asyncio.Task[None]]:
         run.called = run.has_permit = True
-        await failpoint("executor/before-resume")
         row = await self._ledger.resume(run.attempt)
         if row is None:
             raise NotOurs

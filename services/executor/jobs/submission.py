@@ -69,7 +69,6 @@ class Submission:
         adapter, config = self._calls.adapter(model.adapter), self._calls.config(model)
         self._calls.ask(model, key, 0.0, share)  # whatever cannot be called for is found before anything is written
         intent = JobIntent(key, model.adapter, adapter.polls(config), model.job_timeout_seconds)
-        await failpoint("executor/before-intent")
         intended_at = await self._ledger.intend(run.attempt, intent)
         if intended_at is None:
             raise NotOurs

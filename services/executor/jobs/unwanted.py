@@ -86,6 +86,7 @@ class Unwanted:
     async def look(self) -> None:
         """Write down who has been told, give back permits, and have more told as there is room."""
         await self._write()
+        await failpoint("executor/before-unwanted")
         while permits := await self._jobs.unwanted_permits(_PERMITS):
             for lane, permit in permits:
                 self._drop_permit(lane, permit)
@@ -96,6 +97,7 @@ class Unwanted:
     async def _begin(self, room: int) -> None:
         at_work = Counter(self._at_work.values())
         look = UnwantedLook(room, _OF_A_LANE, _AGAIN_SECONDS, self._calls.names(), at_work)
+        await failpoint("executor/before-unwanted")
         page = await self._jobs.unwanted(look)
         if page:
             await failpoint("executor/before-provider-cancel")
@@ -116,6 +118,7 @@ class Unwanted:
             await self._jobs.told(told)
             del self._told[: len(told)]
         if self._later:
+            await failpoint("executor/after-provider-cancel")
             later = self._later[:]
             await self._jobs.tell_later(later)
             del self._later[: len(later)]

@@ -36,6 +36,7 @@ class Operations:
             missing += filled
             if not more:
                 break
+        await failpoint("janitor/before-operations")
         await self._sweeps.mark_operations()
         return did("operations", missing)
 

@@ -47,6 +47,7 @@ class Overdue:
         ended = await self._sweeps.end_running(
             [(attempt, end.status, end.code, end.message) for attempt, end in decided if isinstance(end, Finish)]
         )
+        await failpoint("janitor/before-end-overdue")
         retried = await self._sweeps.retry_running(
             [
                 (attempt, self._jittered(again.delay), again.head, again.code, again.message)

@@ -32,8 +32,12 @@ class Prune:
             gone += page
             if page < _PAGE:
                 break
+        await failpoint("janitor/before-prune")
         gone += await self._sweeps.prune_dead_events(self._dead_days, _PAGE)
+        await failpoint("janitor/before-prune")
         gone += await self._sweeps.prune_dead_messages(self._dead_days, _PAGE)
+        await failpoint("janitor/before-prune")
         gone += await self._sweeps.prune_deliveries(self._webhook_log_days, self._dead_days, _PAGE)
+        await failpoint("janitor/before-prune")
         gone += await self._sweeps.prune_quota(USAGE_DAYS, _PAGE)
         return did("prune", gone)

@@ -40,14 +40,17 @@ class SeriesFold:
             return 0
         folded = 0
         backlog = await self._backlog()
+        await failpoint("janitor/before-series")
         while folded < _ROUNDS and await self._store.fold_minutes(settled, _MINUTES, backlog):
             folded += 1
+        await failpoint("janitor/before-series")
         while await self._store.fold_hour():
             folded += 1
         return folded
 
     async def prune(self) -> int:
         """One round; returns how many rows went."""
+        await failpoint("janitor/before-prune")
         return did("series-pruned", await self._store.prune(MINUTES_KEPT_HOURS, HOURS_KEPT_DAYS, _PAGE))
 
     async def _backlog(self) -> list[tuple[Backlog, int | None]]:
