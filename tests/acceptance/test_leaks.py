@@ -11,7 +11,7 @@ import psutil
 from tests.support.road import Road, until
 
 MODELS: Final = ("a", "b", "c", "d")  # so many that both executors read some
-#: A pool may open a connection more when much happens at once. One of each failed call would be thirty by then.
+#: A pool may open a connection more when much happens at once. One for each canceled call would be twenty-four more.
 MORE: Final = 8
 
 
