@@ -45,6 +45,7 @@ EXEMPT: Final = {
     "services/api/administration.py": _ASK_AGAIN,
     "services/api/console/sessions.py": "sign-in and sign-out: whoever got no answer signs in again",
     "services/dispatcher/publisher.py:publish": "dispatcher/after-lease is awaited in relay.py, between lease and send",
+    "services/dispatcher/roads.py:_say": "how far a topic reaches: each dispatcher that sees the topic says it",
     "services/executor/jobs/ledger.py:drop": "callbacks that were read; those that stay are read again",
     "services/executor/jobs/ledger.py:named_late": "an attempt that is over; else the job is found by its key",
     "services/executor/uploads.py:_try": "executor/after-generated is awaited in execution.py, before uploads",

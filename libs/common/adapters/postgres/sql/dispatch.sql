@@ -339,10 +339,9 @@ CROSS JOIN LATERAL (
   WHERE q.lane = b.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL GROUP BY 1) p
 
 -- name: read_from
--- For each (lane, partition): the instant from which its log must be read so that nothing
--- unclaimed is missed. Five seconds are more than a turn's transaction and a send take. No row says that bytes which
--- nobody understands were not read yet: so from the last beat of who fell silent, until that is known to all, and from
--- the last good stop, if nobody read since.
+-- For each (lane, partition): the instant from which its log must be read so that nothing unclaimed is missed. Five seconds
+-- are more than a turn's transaction and a send take. No row says that bytes which nobody understands were not read yet: so
+-- from the last beat of who fell silent, until that is known to all, and from the last good stop, if nobody read since.
 WITH lost AS MATERIALIZED (
   SELECT min(beat_at) AS at FROM executor
   WHERE beat_at < coalesce(stopped_at, now()) - interval '3 seconds' AND (stopped_at IS NULL OR stopped_at > now() - interval '10 seconds')
