@@ -100,7 +100,7 @@ class Show:
         self.console.print(table)
         example = Path(_path(tasks[0]))
         self.console.print(f"the first file is {example}", soft_wrap=True)
-        folder = example.parents[1]
+        folder = example.parents[2]
         self.console.print(f"all lie in {folder} until the demo ends; --keep FOLDER keeps them", soft_wrap=True)
 
 

@@ -32,6 +32,7 @@ async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_noth
         pytest.fail(f"not done within {LIMIT_SECONDS} s: {(out + errors).decode()[-3_000:]}")
     assert process.returncode == 0, (out + errors).decode()[-3_000:]
     assert "8 tasks succeeded, 8 files open, 8 events arrived" in out.decode()
+    assert re.search(r"all lie in \S+/objects until the demo ends", out.decode())
     kept = [file for file in (tmp_path / "objects").rglob("*") if file.is_file()]
     assert sorted(file.suffix for file in kept) == [".png"] * 4 + [".wav"] * 4
 
