@@ -121,6 +121,14 @@ class Attempts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadFrom:
+    """From when on a log must be read to miss nothing unclaimed; both by the database's clock, as its records are."""
+
+    since: datetime
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class UnclaimedPartition:
     """A partition with published rows that nobody has claimed; `age` of the oldest in seconds."""
 
@@ -194,5 +202,5 @@ class Membership(Protocol):
     async def unclaimed(self) -> list[UnclaimedPartition]:
         """Partitions with published rows that nobody has claimed."""
 
-    async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[datetime]:
-        """For each (lane, partition): from when on its log must be read to miss nothing unclaimed."""
+    async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[ReadFrom]:
+        """For each (lane, partition)."""

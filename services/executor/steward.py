@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 from libs.common.contracts.hints import numbers
@@ -36,9 +37,8 @@ IDLE_SECONDS: Final = 30.0
 HANDING_OVER_SECONDS: Final = 0.5
 #: A row that nobody claims is suspicious when it and the assignment of its partition are older than this.
 SUSPICIOUS_SECONDS: Final = 2.0
-#: What was sent so long before we begin to read was read by somebody else as a rule; a hint comes sooner. Two clocks
-#: say so: where they differ, messages are held first that need not be, or stale ones take permits for a moment.
-DOUBTFUL_SECONDS: Final = 1.0
+#: What was sent so long before we begin to read was read by somebody else as a rule; a hint comes sooner.
+DOUBTFUL_MS: Final = 1_000
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
 REBUILD_SECONDS: Final = 10.0
 
@@ -265,20 +265,20 @@ class Steward:
     async def _look_up(self, places: Sequence[Place]) -> None:
         async with asyncio.timeout(3):
             since = await self._membership.read_from([(place.lane, place.spot.partition) for place in places])
-        floors = {place.spot: int(at.timestamp() * 1_000) for place, at in zip(places, since, strict=True)}
+        floors = {place.spot: _milliseconds(at.since) for place, at in zip(places, since, strict=True)}
         offsets = await self._road.offsets(floors)
         missing = [place for place in places if place.spot not in offsets]
-        for place in places:
+        for place, at in zip(places, since, strict=True):
             if place.spot in offsets:
-                self._begin(place, offsets[place.spot], floors[place.spot])
+                self._begin(place, offsets[place.spot], floors[place.spot], at.now)
         for place in missing:
             log.warning("road.partition_missing", topic=place.spot.topic, partition=place.spot.partition)
         # Assigned without a leader it would have aiokafka ask for metadata all the time; the sweep tries again.
         self._release(missing, forget=False)
 
-    def _begin(self, place: Place, offset: int, floor_ms: int) -> None:
+    def _begin(self, place: Place, offset: int, floor_ms: int, now: datetime) -> None:
         place.start(offset, floor_ms)
-        place.doubtful_ms = int((time.time() - DOUBTFUL_SECONDS) * 1_000)
+        place.doubtful_ms = _milliseconds(now) - DOUBTFUL_MS
         if place.assigned:
             self._road.seek(place.spot, offset)
 
@@ -289,7 +289,7 @@ class Steward:
         suspects = [(place, row) for row in unclaimed if (place := self._suspect(row, now))]
         if not suspects:
             return
-        floors = {place.spot: int(row.oldest.timestamp() * 1_000) - 1 for place, row in suspects}
+        floors = {place.spot: _milliseconds(row.oldest) - 1 for place, row in suspects}
         offsets = await self._road.offsets(floors)
         for place, row in suspects:
             place.heal.looked(now)
@@ -300,7 +300,7 @@ class Steward:
                     position=place.cursor, offset=offset, age=round(row.age, 1),
                 )  # fmt: skip
                 self._figures.healed()
-                self._begin(place, offset, floors[place.spot])
+                self._begin(place, offset, floors[place.spot], row.oldest + timedelta(seconds=row.age))
         hopeless = [place for place, _ in suspects if place.heal.hopeless()]
         if hopeless and now - self._rebuilt_at > REBUILD_SECONDS:
             self._break("looking again did not help")
@@ -316,3 +316,7 @@ class Steward:
         if self.reader_busy(place.lane):
             return None
         return place if place.heal.due(row.oldest, now) else None
+
+
+def _milliseconds(instant: datetime) -> int:
+    return int(instant.timestamp() * 1_000)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import httpx
 import pytest
 
 from libs.common.embedded.service import ServiceProcess
-from tests.support.road import Road, until
+from tests.support.road import NO_TLS, Road, until
 
 
 async def ready(road: Road, *, executors: int = 2, **fields: object) -> int:
@@ -157,6 +158,36 @@ async def test_a_dispatcher_is_killed_between_publish_and_mark(road: Road) -> No
     await road.ended(ids, 60)
     assert len(road.mock.calls) == len(ids)
     await road.assert_whole(ids, 60)
+
+
+async def test_a_dispatcher_is_frozen_with_rows_in_hand_and_sends_them_late(road: Road) -> None:
+    await asyncio.gather(road.start("api"), road.start("janitor"), road.start("executor", 2))
+    (victim,) = await road.start("dispatcher", failpoints="dispatcher/after-lease:3:delay=3000")
+    tenant = await road.tenant()
+    await road.model(tenant, queue_limit=10_000, max_concurrency=20)
+    ids = await road.submit(tenant, 100, seconds=0.05)
+    struck = road.folder / "failpoints.log"
+    await until(lambda: struck.exists() and "after-lease" in struck.read_text(), 15, "rows are in hand")
+    road.freeze(victim)
+    try:
+        await road.start("dispatcher")
+        ids += await road.submit(tenant, 20)
+        await road.ended(ids, 60)
+    finally:
+        road.thaw(victim)
+    await until(lambda: stale_messages(road), 15, "what it sends late is known as stale")
+    ids += await road.submit(tenant, 20)
+    await road.ended(ids, 30)
+    assert len(road.mock.calls) == len(ids)
+    await road.assert_whole(ids, 60)
+
+
+async def stale_messages(road: Road) -> bool:
+    """Whether an executor met messages whose leases no longer stand."""
+    async with httpx.AsyncClient(trust_env=False, verify=NO_TLS) as client:
+        pages = [(await client.get(f"{process.address}/metrics")).text for process in road.processes["executor"]]
+    counts = [line.split()[1] for page in pages for line in page.splitlines() if line.startswith("sluiceway_stale_mes")]
+    return any(float(count) for count in counts)
 
 
 async def test_foreign_and_duplicate_messages_change_nothing(road: Road) -> None:

@@ -375,6 +375,22 @@ async def test_who_takes_a_partition_over_asks_no_permits_for_what_was_done(rig:
     await rig.nothing_taken(model)
 
 
+@pytest.mark.parametrize("hours", [2, -2])
+async def test_a_wrong_clock_makes_no_message_look_older_or_younger(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + hours * 3_600)
+    model = await rig.make_model()
+    running = await rig.executor()
+    began = await rig.sql("SELECT extract(epoch FROM now()) * 1000 AS ms")
+    ids = await rig.make_tasks(model, 1)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    (place,) = running.executor.steward._places.assigned()
+    assert -60_000 < place.doubtful_ms - int(began[0]["ms"]) < 60_000
+
+
 async def test_a_doubtful_message_that_nobody_has_is_started_in_its_turn(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

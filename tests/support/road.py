@@ -44,6 +44,7 @@ from tests.support.replicate_provider import MARKER, Job, Plan, ReplicateProvide
 
 FINAL: Final = ("success", "failed", "timeout", "canceled")
 ROLES: Final = ("api", "dispatcher", "executor", "janitor")
+WRONG_CLOCK: Final = Path(__file__).parent / "wrong_clock"
 _numbers = itertools.count(1)
 #: Made once: a client that makes its own takes 2 ms, in the process that also is the clock and the model.
 NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -108,11 +109,13 @@ class Road:
         ours = {name: value for name, value in self.environment.items() if name.startswith(PREFIX)}
         return Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in ours.items()})
 
-    async def start(self, role: str, count: int = 1, **settings: str) -> list[ServiceProcess]:
-        """Start `count` more processes of a role; settings by their short names."""
+    async def start(self, role: str, count: int = 1, *, clock_ahead: int = 0, **settings: str) -> list[ServiceProcess]:
+        """Start `count` more processes of a role; settings by their short names, a wall clock so many seconds ahead."""
         started = []
         for _ in range(count):
             own = {f"SLUICEWAY_{name.upper()}": value for name, value in settings.items()}
+            if clock_ahead:
+                own |= {"PYTHONPATH": str(WRONG_CLOCK), "CLOCK_AHEAD": str(clock_ahead)}
             started.append(self._service(role, own))
         await asyncio.gather(*(process.start() for process in started))
         self.processes.setdefault(role, []).extend(started)

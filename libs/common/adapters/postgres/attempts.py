@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from libs.common.ports_attempts import (
     HandedRow,
     Paused,
     Posture,
+    ReadFrom,
     UnclaimedPartition,
     WatchedBeat,
 )
@@ -229,10 +229,10 @@ class PostgresMembership:
             for row in rows
         ]
 
-    async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[datetime]:
+    async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[ReadFrom]:
         lanes, partitions = [lane for lane, _ in wanted], [partition for _, partition in wanted]
         rows = await self._database.fetch("read_from", lanes, partitions)
-        found = {(row["lane"], row["partition"]): row["since"] for row in rows}
+        found = {(row["lane"], row["partition"]): ReadFrom(row["since"], row["now"]) for row in rows}
         return [found[place] for place in wanted]
 
 

@@ -352,7 +352,7 @@ WITH lost AS MATERIALIZED (
 SELECT x.lane, x.partition, least(now() - interval '5 seconds', lost.at - interval '5 seconds', gap.at - interval '5 seconds', (
   SELECT min(q.leased_at) FROM dispatch q
   WHERE q.lane = x.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL AND q.id % coalesce(l.partitions, m.partitions) = x.partition
-)) - interval '1 millisecond' AS since
+)) - interval '1 millisecond' AS since, now() AS now
 FROM unnest($1::int[], $2::int[]) AS x(lane, partition) JOIN lane l ON l.id = x.lane JOIN model m ON m.id = l.model_id, lost, gap
 
 -- name: ends_recorded
