@@ -155,7 +155,9 @@ class WatchedBeat:
 
 
 #: Why an executor takes new work, or does not.
-Posture: TypeAlias = Literal["reading", "starting", "crowded", "staging_full", "draining", "hangs", "stopping"]
+Posture: TypeAlias = Literal[
+    "reading", "starting", "crowded", "staging_full", "out_of_files", "draining", "hangs", "stopping"
+]
 
 
 @dataclass(frozen=True, slots=True)

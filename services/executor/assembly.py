@@ -176,7 +176,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         models=world.models,
         hints=world.hints,
         upkeep=world.upkeep,
-        staging_full=lambda: world.staging.full or execution.lacks_staging,
+        lacks=lambda: "staging_full" if world.staging.full else execution.lacks,
         drain_seconds=rules.drain_seconds,
     )
 

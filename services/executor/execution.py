@@ -9,7 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
-from libs.common.domain.model_errors import Busy, ModelError, StagedLost, StagingFull, UnknownAdapter
+from libs.common.domain.model_errors import (
+    Busy,
+    ModelError,
+    OutOfFiles,
+    OutputError,
+    StagedLost,
+    StagingFull,
+    UnknownAdapter,
+)
 from libs.common.domain.outcome import (
     EXPIRED,
     Canceled,
@@ -26,6 +34,7 @@ from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy
 from libs.common.domain.settle import Run as Course
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.domain.texts import storable, without_tokens
+from libs.common.ports_attempts import Posture
 from libs.common.ports_jobs import JobOutput
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
@@ -37,7 +46,8 @@ log = get_logger()
 
 #: Jitter only adds: tasks that failed together must not come back as a wall.
 _JITTER: Final = 0.25
-_STAGING_FULL_SECONDS: Final = 5.0
+#: How long no call is begun where an output or a call found no room.
+_LACKING_SECONDS: Final = 5.0
 #: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
 _UNCALLED_SECONDS: Final = 10.0
 #: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
@@ -106,7 +116,8 @@ class Execution:
         self._recorder = recorder
         self._trust = trust
         self._upload_max_seconds = upload_max_seconds
-        self._no_staging_until = 0.0
+        self._lacks: Posture | None = None
+        self._lacks_until = 0.0
         self._over = over
         self._rng = random.Random()  # noqa: S311  spreads retries
 
@@ -120,9 +131,9 @@ class Execution:
             await self._uploads.discard(run.staged)
 
     @property
-    def lacks_staging(self) -> bool:
-        """Whether staging refused an output a moment ago: no call should be begun."""
-        return time.monotonic() < self._no_staging_until
+    def lacks(self) -> Posture | None:
+        """What there was no room for a moment ago: no call should be begun."""
+        return self._lacks if time.monotonic() < self._lacks_until else None
 
     # how it goes
 
@@ -144,16 +155,21 @@ class Execution:
         except Busy as error:
             run.called = False  # it was not taken: nothing is used up, and nothing counted
             return HandedBack(error.code, error.retry_after or _BUSY_SECONDS)
+        except OutOfFiles as error:
+            return self._lacking("out_of_files", error)
         except ModelError as error:
             return _failed(error)
         except StagingFull as error:
-            self._no_staging_until = time.monotonic() + _STAGING_FULL_SECONDS
-            return HandedBack(error.code, _STAGING_FULL_SECONDS)
+            return self._lacking("staging_full", error)
         except StagedLost as error:
             return StagingGone(error.message)
         except Exception as error:
             log.error("attempt.surprise", task_id=str(run.attempt.public_id), error=type(error).__name__, exc_info=True)
             return Failed("internal", f"unexpected {type(error).__name__}", retryable=True)
+
+    def _lacking(self, what: Posture, error: OutputError) -> Outcome:
+        self._lacks, self._lacks_until = what, time.monotonic() + _LACKING_SECONDS
+        return HandedBack(error.code, _LACKING_SECONDS)
 
     async def _generate(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model, stage its answer, and let PostgreSQL know where it lies before anything else happens."""

@@ -71,7 +71,7 @@ class Executor:
         models: ModelCache,
         hints: Hints,
         upkeep: Callable[[], Awaitable[object]],
-        staging_full: Callable[[], bool],
+        lacks: Callable[[], Posture | None],
         drain_seconds: float,
     ) -> None:
         self.heartbeat = heartbeat
@@ -89,7 +89,7 @@ class Executor:
         self._letting_go = letting_go
         self._models = models
         self._hints = hints
-        self._staging_full = staging_full
+        self._lacks = lacks
         self._margin = min(_LONGEST_MARGIN, drain_seconds * _MARGIN_SHARE)
         self._drain_until = drain_seconds - self._margin
         self._stopping = asyncio.Event()
@@ -184,7 +184,7 @@ class Executor:
         kept free is for tenants that run little here, wherever their models' partitions lie.
         """
         unable = self._unable()
-        self.desk.closed = unable in ("stopping", "draining", "staging_full")
+        self.desk.closed = unable in ("stopping", "draining", "staging_full", "out_of_files")
         able, now = unable is None, time.monotonic()
         # For tenants that find slots nothing may stand still meanwhile: who leaves says so first, and who comes back
         # reads first. Two that read the same partition cost a few stale messages.
@@ -215,9 +215,7 @@ class Executor:
             return "stopping"
         if self._draining:
             return "draining"
-        if self._staging_full():
-            return "staging_full"
-        return "hangs" if hangs else None
+        return self._lacks() or ("hangs" if hangs else None)
 
     @property
     def hangs_for_long(self) -> bool:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 from uuid import UUID
 
 from libs.common.adapters.egress import EgressGuard
@@ -38,13 +39,20 @@ from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_execution import ResultStore
+from libs.common.runtime import open_files
 from libs.common.runtime.health import Health
+from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import read_gauge_from
 from libs.common.settings import Settings
 from services.executor.assembly import Rules, World, assemble
 from services.executor.calls import Opener
 from services.executor.executor import Executor
 from services.executor.heartbeat import Identity
+
+log = get_logger()
+
+_OWN_FILES: Final = 128  #: an executor at rest has about thirty open
+_FILES_OF_A_CALL: Final = 3  #: a connection, a staged output, an upload
 
 
 @asynccontextmanager
@@ -91,12 +99,13 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             graveyard=DeadLetters(PostgresDeadLetters(database), letters, dead_topic(settings.topic_prefix)),
             upkeep=staging.measure,
         )
-        executor = assemble(world, _rules(settings, adapters.names()))
+        rules = _rules(settings, adapters.names())
+        executor = assemble(world, rules)
         health.need("postgres", lambda: beats.fetch("watch_beats"))
         health.need("redis", redis.ping)
         health.need("kafka", executor.needs_kafka)
         health.must_turn("reader", lambda: not executor.hangs_for_long)
-        read_gauge_from("sluiceway_executor_slots", lambda: float(settings.executor_slots))
+        read_gauge_from("sluiceway_executor_slots", lambda: float(rules.identity.slots))
         read_gauge_from("sluiceway_executor_running", lambda: float(executor.load()[0]))
         read_gauge_from("sluiceway_executor_jobs_waiting", lambda: float(executor.runs.waiting()))
         read_gauge_from("sluiceway_executor_held", lambda: float(executor.load()[1]))
@@ -116,12 +125,20 @@ async def _open_letters(kafka: KafkaConnection) -> AsyncIterator[KafkaCarrier]:
 def _rules(settings: Settings, adapters: Sequence[str]) -> Rules:
     identity = Identity(
         name=f"{socket.gethostname()}-{os.getpid()}",
-        slots=settings.executor_slots,
+        slots=affordable_slots(settings.executor_slots, open_files.limit()),
         stores=(settings.staging_store,),
         version=version("sluiceway"),
         adapters=tuple(adapters),
     )
     return Rules(identity, settings.topic_prefix, settings.drain_seconds, settings.upload_max_seconds)
+
+
+def affordable_slots(asked: int, files: int) -> int:
+    """As many as asked for, or as files can be had for: who has none left reaches neither models nor stores."""
+    possible = max(1, (files - _OWN_FILES) // _FILES_OF_A_CALL)
+    if possible < asked:
+        log.warning("executor.slots_cut", slots=possible, asked=asked, files=files, do="raise the limit (ulimit -n)")
+    return min(asked, possible)
 
 
 @asynccontextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 from collections.abc import Sequence
 
 import httpx
@@ -60,6 +62,23 @@ async def test_an_executor_is_frozen_past_its_lease_and_comes_back(road: Road) -
     more = await road.submit(tenant, 10)
     await road.ended(more, 30)
     await road.assert_whole([*ids, *more], 60)
+
+
+async def test_an_executor_that_may_open_no_more_files_fails_no_task(road: Road) -> None:
+    tenant = await ready(road, executors=1, max_concurrency=200, retry_times=0)
+    await road.ended(await road.submit(tenant, 5), 20)
+    (poor,) = road.processes["executor"]
+    assert poor.pid is not None
+    few = len(os.listdir(f"/proc/{poor.pid}/fd")) + 30
+    resource.prlimit(poor.pid, resource.RLIMIT_NOFILE, (few, few))
+    ids = await road.submit(tenant, 100, seconds=0.5)
+    put_off = "SELECT FROM history WHERE kind = 'release' AND detail = 'out_of_files' LIMIT 1"
+    await until(lambda: road.sql(put_off), 20, "calls find no room")
+    (rich,) = await road.start("executor")
+    await road.ended(ids, 60)
+    assert rich.pid
+    assert len(road.mock.calls) == 5 + len(ids)
+    await road.assert_whole(ids, 60)
 
 
 async def test_the_broker_is_away_for_a_while(road: Road) -> None:

@@ -463,7 +463,7 @@ async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) ->
         return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2 AND retries = 0 AND attempt = 1"))
 
     await until(put_off, "it is put off")
-    assert not running.executor.reading() or running.executor._staging_full()
+    assert not running.executor.reading() or running.executor._lacks() == "staging_full"
     assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING
 
 

@@ -18,6 +18,7 @@ from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.domain.model import Model
+from libs.common.domain.model_errors import OutOfFiles
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.control import Controls
 from libs.common.operations.model_cache import ModelCache
@@ -323,6 +324,52 @@ async def test_polls_may_fail_five_times_in_a_row(jobs: Jobs, failures: int, sta
     if status is TaskStatus.FAILED:
         assert [row["error_code"] for row in await jobs.rig.sql("SELECT error_code FROM dead_task")] == ["poll_failed"]
         await until(lambda: jobs.provider.canceled == ["p1"], "the provider is told")
+
+
+def without_files(jobs: Jobs, monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> None:
+    """For so many times the adapter finds that its process may open no more files."""
+    adapter = jobs.rig.jobs["test"]
+    real, left = getattr(adapter, name), iter(range(times))
+
+    async def asked(*arguments: Any) -> Any:
+        if next(left, None) is not None:
+            raise OutOfFiles
+        return await real(*arguments)
+
+    monkeypatch.setattr(adapter, name, asked)
+
+
+async def test_looks_without_a_file_for_them_are_no_failures_of_the_provider(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_files(jobs, monkeypatch, "get", 12)
+    model = await jobs.model()
+    await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await jobs.rig.ended(ids, TaskStatus.SUCCESS, 20)
+    assert len(jobs.provider.submits) == 1
+    await jobs.clean()
+
+
+async def test_a_submit_without_a_file_for_it_burns_nothing(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_files(jobs, monkeypatch, "submit", 1)
+    model = await jobs.model(retry_times=0)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+
+    async def put_off() -> bool:
+        rows = await jobs.rig.sql("SELECT state, phase, attempt FROM dispatch")
+        return [tuple(row) for row in rows] == [(2, 0, 0)]
+
+    await until(put_off, "it is put off")
+    assert await jobs.job() is None
+    await until(lambda: running.executor.posture() == "out_of_files", "it takes nothing for a while")
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
+    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await jobs.rig.dispatch(model)
+    await jobs.rig.ended(ids, TaskStatus.SUCCESS, 20)
+    assert len(jobs.provider.submits) == 1
+    await jobs.clean()
 
 
 async def test_looks_come_as_often_as_the_model_says_spread_and_later_where_the_provider_asks_for_it(

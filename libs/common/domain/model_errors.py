@@ -4,6 +4,7 @@ OutputError
 |-- ModelError               the call; `retryable` says whether the same call may do better later
 |   |-- EgressRefused        its address is one that this deployment does not call
 |   |-- UnknownAdapter       this process does not have its adapter; another one may
+|   |-- OutOfFiles           this process may open no more files: admit no work
 |   |-- Busy                 the other side is full: nobody's fault, later
 |   |-- JobGone              the provider does not know the job
 |   `-- TooEarly             that there is no such job may not be believed yet
@@ -63,6 +64,13 @@ class UnknownAdapter(ModelError):
 
     def __init__(self, name: str) -> None:
         super().__init__("unknown_adapter", f"there is no adapter {name!r} here", retryable=True, sent=False)
+
+
+class OutOfFiles(ModelError):
+    """This process has as many files open as it may: no connection could be made. Nobody was called."""
+
+    def __init__(self) -> None:
+        super().__init__("out_of_files", "the executor may open no more files", retryable=True, sent=False)
 
 
 class Busy(ModelError):

@@ -54,6 +54,7 @@ CODES: Final[dict[str, str]] = {
     "no_executor": "No executor lives that could run it.",
     "no_adapter": "No executor lives that has the adapter by which its model is called.",
     "staging_full": "Every executor's staging is full.",
+    "out_of_files": "Executors have as many files open as they may.",
     "executors_full": "Every executor has all its slots taken.",
     "executors_draining": "Every executor is draining or stopping.",
     "no_permit": "As many of the model's calls run as may run.",
@@ -379,6 +380,8 @@ def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
     postures = {executor.posture for executor in alive}
     if "staging_full" in postures:
         return Hold("staging_full", "the staging of every executor that could read is full: outputs cannot leave")
+    if "out_of_files" in postures:
+        return Hold("out_of_files", "executors may open no more files: raise their limit (ulimit -n), or add executors")
     if "crowded" in postures:
         return _executors_full(alive)
     if postures <= {"draining", "stopping"}:

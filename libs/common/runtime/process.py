@@ -22,6 +22,7 @@ from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.loading import loading
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.open_files import raise_limit
 from libs.common.runtime.probe_server import open_probe_server
 from libs.common.runtime.start import begin, report
 from libs.common.settings import Settings
@@ -68,6 +69,7 @@ def serve(
     answers them itself.
     """
     die_with_parent()
+    raise_limit()
     metrics.announce_build(health.role)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_Life(drain, health, probes).lead(service_context))

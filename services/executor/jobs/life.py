@@ -14,7 +14,7 @@ import asyncio
 import random
 from typing import Final
 
-from libs.common.domain.model_errors import Busy, JobGone, ModelError
+from libs.common.domain.model_errors import Busy, JobGone, ModelError, OutOfFiles
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport, JobStatus
@@ -156,7 +156,8 @@ class JobLife:
                     await self._write_end(job, "gone")
                     raise
                 except ModelError as error:
-                    failures += not job.share.waited  # what stood unread too long here is no failure of the provider
+                    # What stood unread too long here, or was never asked from here, is no failure of the provider.
+                    failures += not (job.share.waited or isinstance(error, OutOfFiles))
                     pause = error.retry_after or 0.0
                     log.info("job.not_asked", task_id=str(job.run.attempt.public_id), code=error.code, times=failures)
                     if failures > POLL_FAILURES:

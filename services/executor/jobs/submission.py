@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from libs.common.domain.model_errors import Busy, ModelError, TooEarly
+from libs.common.domain.model_errors import Busy, ModelError, OutOfFiles, TooEarly
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport
 from libs.common.ports_provider_jobs import JobIntent
@@ -130,7 +130,8 @@ class Submission:
             except LookupError:
                 raise _unknown("its provider offers no way to look for it") from None
             except ModelError as error:
-                failures += not isinstance(error, Busy | TooEarly)  # these are to be asked again, and answer then
+                # The provider has not failed where it is to be asked again, or could not be asked from here.
+                failures += not isinstance(error, Busy | TooEarly | OutOfFiles)
                 if failures == _TRIES:
                     raise _unknown(error.message) from None
                 # Pauses grow, since an outage is outlasted by patience and not by questions.
@@ -169,7 +170,7 @@ class Submission:
                 if job.open:
                     raise
                 job.run.called = error.sent and not isinstance(error, Busy)
-                if isinstance(error, Busy):
+                if isinstance(error, Busy | OutOfFiles):
                     raise
                 if error.sent or not error.retryable or pause is None:
                     if is_certain(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from unittest.mock import Mock
@@ -11,6 +12,7 @@ import pytest
 
 from libs.common.adapters.models.provider_answers import refusal
 from libs.common.adapters.models.refusals import connection_error
+from libs.common.domain.model_errors import OutOfFiles
 from libs.common.ports_jobs import JobAnswer, JobCall
 
 _KEY = Mock()
@@ -41,6 +43,12 @@ def test_every_error_of_the_client_has_words_of_ours(error: Exception, code: str
     found = connection_error("http://model", error)
     assert (found.code, found.retryable) == (code or "model_unreachable", not code)
     assert found.message in (f"http://model: {message}", message)
+
+
+def test_who_may_open_no_more_files_has_called_nobody() -> None:
+    found = connection_error("http://model", aiohttp.ClientConnectorError(_KEY, OSError(errno.EMFILE, "x")))
+    assert isinstance(found, OutOfFiles)
+    assert not found.sent
 
 
 @pytest.mark.parametrize(

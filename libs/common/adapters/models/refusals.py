@@ -11,7 +11,8 @@ from typing import Final
 
 import aiohttp
 
-from libs.common.domain.model_errors import ModelError
+from libs.common.domain.model_errors import ModelError, OutOfFiles
+from libs.common.runtime.open_files import none_left
 
 RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})  #: and every 5xx
 _LONGEST_WAIT: Final = 86_400.0
@@ -19,6 +20,9 @@ _LONGEST_WAIT: Final = 86_400.0
 
 def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelError:
     """What one of aiohttp's errors means. Its own text is never used: it may hold a header or a query."""
+    # A resolver that could open nothing says that it failed, not why: so the process is asked, too.
+    if isinstance(error, aiohttp.ClientConnectorError) and (none_left(error.os_error) or none_left()):
+        return OutOfFiles()
     meaning = _meaning(who, error)
     meaning.sent = sent
     return meaning
