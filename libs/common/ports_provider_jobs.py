@@ -119,8 +119,8 @@ class ProviderJobs(Protocol):
     async def tell_later(self, rows: Sequence[TellLater]) -> None:
         """These are not to be told when the next look would, but then."""
 
-    async def told(self, keys: Sequence[UUID]) -> None:
-        """These providers were told, or cannot be."""
+    async def told(self, jobs: Sequence[UnwantedJob]) -> None:
+        """The providers of these were told, or cannot be; a job whose id became known meanwhile stays unwanted."""
 
     async def weigh_callbacks(self, attempts: Sequence[Attempt]) -> dict[int, int]:
         """How many bytes providers called back with, by task; those that did not are left out."""

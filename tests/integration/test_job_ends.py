@@ -103,7 +103,22 @@ async def test_the_job_is_closed_and_its_provider_is_to_be_told(
     assert (job.provider_id, job.lane, job.tries) == ("p1", attempt.lane, 1)
     assert 0 <= job.ended_for < 60
     assert await unwanted(jobs) == []  # others leave it alone meanwhile
-    await jobs.told([job.key])
+    await jobs.told([job])
+    assert await house.value("SELECT count(*) FROM provider_job WHERE cancel_at IS NOT NULL") == 0
+
+
+async def test_an_id_that_becomes_known_while_nobody_could_be_told_is_told(house: House) -> None:
+    model = await house.model(adapter="test", retry_times=3)
+    (attempt,) = await house.running(model, await house.executor())
+    jobs = PostgresProviderJobs(house.database)
+    await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])
+    await canceled_by_its_executor(house, attempt)
+    (nameless,) = await unwanted(jobs)
+    assert await jobs.named_late(nameless.key, "p1")  # the answer to the submit comes while its provider is looked up
+    await jobs.told([nameless])  # that nobody can be told is written after it
+    (named,) = await unwanted(jobs)
+    assert named.provider_id == "p1"
+    await jobs.told([named])
     assert await house.value("SELECT count(*) FROM provider_job WHERE cancel_at IS NOT NULL") == 0
 
 

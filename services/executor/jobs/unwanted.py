@@ -58,7 +58,7 @@ class Unwanted:
         self._drop_permit = drop_permit
         self._wake = asyncio.Event()
         self._at_work: dict[asyncio.Task[None], int] = {}  #: and their lanes
-        self._told: list[UUID] = []
+        self._told: list[UnwantedJob] = []
         self._later: list[TellLater] = []
 
     def soon(self) -> None:
@@ -143,7 +143,7 @@ class Unwanted:
             log.error("job.not_canceled", intent=str(job.key), error=type(error).__name__, exc_info=True)
             if job.tries < _TRIES:
                 return
-        self._told.append(job.key)
+        self._told.append(job)
 
     async def _tell(self, job: UnwantedJob) -> None:
         """Returns when the provider knows, or never can. Raises ModelError."""

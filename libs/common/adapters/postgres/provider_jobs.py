@@ -118,8 +118,8 @@ class PostgresProviderJobs:
             [row.tried for row in rows],
         )
 
-    async def told(self, keys: Sequence[UUID]) -> None:
-        await self._database.fetch("jobs_told", list(keys))
+    async def told(self, jobs: Sequence[UnwantedJob]) -> None:
+        await self._database.fetch("jobs_told", [job.key for job in jobs], [job.provider_id for job in jobs])
 
     async def weigh_callbacks(self, attempts: Sequence[Attempt]) -> dict[int, int]:
         rows = await self._database.fetch("weigh_callbacks", *_numbers(attempts))

@@ -118,8 +118,11 @@ WHERE p.intent_key = ANY (ARRAY[m.key]) AND p.cancel_at IS NOT NULL
 RETURNING p.task_id AS id
 
 -- name: jobs_told
--- These providers were told, or cannot be. $1 keys.
-UPDATE provider_job SET cancel_at = NULL WHERE intent_key = ANY ($1::uuid[])
+-- These providers were told, or cannot be; not where the id of the job, by which it can be ended, became known meanwhile.
+-- $1 keys, $2 the ids that were known, empty for none.
+UPDATE provider_job p SET cancel_at = NULL FROM unnest($1::uuid[], $2::text[]) AS m(key, provider_id)
+WHERE p.intent_key = ANY (ARRAY[m.key]) AND coalesce(p.provider_id, '') = m.provider_id
+RETURNING p.task_id AS id
 
 -- name: keep_callback
 -- A provider calls back about an open job: kept, as one of the newest $4, where the provider cannot be asked instead. Says
