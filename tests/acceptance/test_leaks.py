@@ -1,4 +1,4 @@
-"""What load after load leaves behind in the services (I26): nothing that stays open."""
+"""What load after load leaves behind in the services (I26): nothing that stays open, and no memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import itertools
 from typing import Final
 
 import psutil
+import pytest
 
 from tests.support.road import Road, until
 
 MODELS: Final = ("a", "b", "c", "d")  # so many that both executors read some
 #: A pool may open a connection more when much happens at once. One for each canceled call would be twenty-four more.
 MORE: Final = 8
+#: A kilobyte for each task of the loads that follow the first.
+MEMORY_BYTES: Final = 3 * 2_000 * 1_024
 
 
 async def test_load_after_load_leaves_no_connections_and_no_files_open(road: Road) -> None:
@@ -29,6 +32,33 @@ async def test_load_after_load_leaves_no_connections_and_no_files_open(road: Roa
     grown = {name: (at_start[name], now) for name, now in at_end.items() if now > at_start[name] + MORE}
     assert not grown, (at_start, at_end)
     await road.assert_whole(road.accepted)
+
+
+@pytest.mark.long
+async def test_load_after_load_takes_no_memory(road: Road) -> None:
+    await road.start_all()
+    tenant = await road.tenant()
+    for model in MODELS:
+        await road.model(tenant, model, max_concurrency=20, queue_limit=10_000)
+
+    async def many() -> None:
+        ids = [task for model in MODELS for task in await road.submit(tenant, 500, model, size=1_000)]
+        await road.ended(ids, 60)
+
+    for _ in range(2):  # what is made once, is made then
+        await many()
+    at_start = memory(road)
+    for _ in range(3):
+        await many()
+    at_end = memory(road)
+    assert all(now - at_start[name] < MEMORY_BYTES for name, now in at_end.items()), (at_start, at_end)
+    await road.assert_whole(road.accepted)
+
+
+def memory(road: Road) -> dict[str, int]:
+    """What each process holds in memory, bytes."""
+    everything = itertools.chain.from_iterable(road.processes.values())
+    return {process.name: psutil.Process(process.pid).memory_info().rss for process in everything}
 
 
 async def load(road: Road, tenant: int) -> None:

@@ -133,3 +133,24 @@ async def test_one_tenants_flood_does_not_hold_up_another(road: Road) -> None:
         road.mock.let_go()
         await road.ended(road.accepted, 60)
     await road.assert_whole(road.accepted)
+
+
+async def test_tenants_that_wait_share_the_starts_evenly_however_many_models_one_has(road: Road) -> None:
+    await road.start_all(executors=0)
+    tenants = [await road.tenant() for _ in range(8)]
+    for tenant, models in zip(tenants, [5, *[1] * 7], strict=True):
+        for number in range(models):
+            await road.model(tenant, f"m{number}", max_concurrency=50, queue_limit=5_000)
+            await road.submit(tenant, 200, f"m{number}", seconds=0.1)
+    await road.start("executor", executor_slots="40")
+    await road.ended(road.accepted, 60)
+    rows = await road.sql(
+        "SELECT tenant_id, count(*)::int FROM (SELECT tenant_id FROM task ORDER BY started_at LIMIT 1200) AS first"
+        " GROUP BY tenant_id"
+    )
+    shares = {row["tenant_id"]: row["count"] for row in rows}
+    assert shares.keys() == set(tenants)
+    # Jain's index: 1 where all have the same, 1/8 where one has everything; of the first starts, while all wait.
+    jain = sum(shares.values()) ** 2 / (len(shares) * sum(share**2 for share in shares.values()))
+    assert jain >= 0.99, shares
+    await road.assert_whole(road.accepted)
