@@ -11,7 +11,8 @@ import pytest
 import redis.asyncio
 
 from libs.common.embedded.service import ServiceProcess
-from tests.support.road import NO_TLS, Road
+from tests.support.receiver import open_receiver
+from tests.support.road import NO_TLS, Road, until
 
 FAULTS_SECONDS = 90
 SEED = 20_261_127
@@ -123,27 +124,35 @@ class Faults:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-async def test_whatever_happens_at_once_each_accepted_task_ends_once(road: Road) -> None:
+async def test_whatever_happens_at_once_each_accepted_task_ends_once_and_is_told(road: Road) -> None:
     rng = random.Random(SEED)
     await asyncio.gather(*(road.start(role, count) for role, count in ROLES.items()))
     callers = Callers(road, rng)
     calls = []
-    for _ in range(2):
-        tenant = await road.tenant()
-        for model, limit in MODELS.items():
-            make = road.job_model if model == "jobs" else road.model
-            await make(tenant, model, max_concurrency=limit, queue_limit=10_000, retry_times=2)
-            calls.append(asyncio.create_task(callers.call(tenant, model)))
-    await Faults(road, rng).for_(FAULTS_SECONDS)
-    callers.end()
-    await asyncio.wait_for(asyncio.gather(*calls), 60)
-    ids = callers.accepted
-    assert len(ids) == len(set(ids)) > 500
-    await road.ended(ids, 90)
-    (made,) = await road.sql("SELECT count(*) FROM task")
-    assert made["count"] == len(ids)  # what was answered by an error was not made, or found again by its key
+    async with open_receiver() as receiver:
+        for _ in range(2):
+            tenant = await road.tenant()
+            await road.call(tenant, "POST", "/v1/webhooks", json={"url": f"{receiver.url}/ends"})
+            for model, limit in MODELS.items():
+                make = road.job_model if model == "jobs" else road.model
+                await make(tenant, model, max_concurrency=limit, queue_limit=10_000, retry_times=2)
+                calls.append(asyncio.create_task(callers.call(tenant, model)))
+        await Faults(road, rng).for_(FAULTS_SECONDS)
+        callers.end()
+        await asyncio.wait_for(asyncio.gather(*calls), 60)
+        ids = callers.accepted
+        assert len(ids) == len(set(ids)) > 500
+        await road.ended(ids, 90)
+        told = "SELECT count(*) FROM delivery WHERE status = 'delivered'"
+        await until(lambda: counts(road, told, len(ids)), 90, "all ends are told")
+        assert {one.message["data"]["taskId"] for one in receiver.received} == set(ids)
+    assert await counts(road, "SELECT count(*) FROM task", len(ids))  # none that nobody was told the id of
     (attempts,) = await road.sql("SELECT count(*) FROM attempt")
     jobs = set(road.provider.jobs) - {"before"}
     assert len(road.mock.calls) + len(jobs) <= attempts["count"]  # each call, and each job, has its attempt
     assert road.provider.twice() == []
     await road.assert_whole(ids, 90)
+
+
+async def counts(road: Road, query: str, wanted: int) -> bool:
+    return bool((await road.sql(query))[0]["count"] == wanted)
