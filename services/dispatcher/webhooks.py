@@ -43,7 +43,8 @@ _GATHER_SECONDS: Final = 0.02
 #: Looks cost at most this share of the time, however many addresses wait for their next attempt.
 _LOOK_SHARE: Final = 20
 _BURY_SECONDS: Final = 10.0
-_BURY: Final = 500
+#: With each look: a webhook that is switched off after days may leave millions, and others' deliveries do not wait.
+_BURY: Final = 100
 _RECORD_SECONDS: Final = 0.5
 #: Never earlier than the schedule says, and spread.
 _JITTER: Final = 0.2
@@ -64,6 +65,7 @@ class WebhookSender:
         self._held_at = float("-inf")
         self._buried_at = float("-inf")
         self._sending: dict[int, asyncio.Task[None]] = {}
+        self._over: set[int] = set()  #: ended since the last look was asked: its answer may be older
         self._place = Place()
         self._busy: Counter[Line] = Counter()
         self._busy_of: Counter[int] = Counter()
@@ -100,12 +102,14 @@ class WebhookSender:
     async def send_due(self) -> int:
         """Begin to send what is due and has room; returns how many. Raises DatabaseUnavailable."""
         begun = 0
+        self._over.clear()
         due, more = await self._deliveries.due(self._place, _REACH)
         if more:
             self._wake.set()
         for delivery in due:
             line = (delivery.webhook_id, delivery.line)
-            if delivery.id not in self._sending and self._has_room(line, delivery.tenant_id):
+            known = delivery.id in self._sending or delivery.id in self._over
+            if not known and self._has_room(line, delivery.tenant_id):
                 self._begin(line, delivery)
                 begun += 1
         return begun
@@ -133,9 +137,8 @@ class WebhookSender:
         began = time.monotonic()
         if began - self._buried_at > _BURY_SECONDS:
             await failpoint("dispatcher/before-webhook-bury")
-            while await self._deliveries.bury(_BURY) == _BURY:
-                pass
-            self._buried_at = began
+            if await self._deliveries.bury(_BURY) < _BURY:
+                self._buried_at = began
         await self.send_due()
         await pause(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), self._stopped)
         try:
@@ -152,6 +155,7 @@ class WebhookSender:
 
     def _ended(self, line: Line, delivery: Delivery) -> None:
         del self._sending[delivery.id]
+        self._over.add(delivery.id)
         _one_less(self._busy, line)
         _one_less(self._busy_of, delivery.tenant_id)
         self._wake.set()

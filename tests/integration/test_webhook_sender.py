@@ -14,13 +14,14 @@ import pytest
 from aiohttp import web
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.deliveries import PostgresDeliveries
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.adapters.secrets import KeyRing
 from libs.common.adapters.webhook_post import open_webhook_post
 from libs.common.domain.webhook import ATTEMPTS
 from libs.common.operations.webhooks import WebhookAdministration
-from libs.common.ports_webhooks import HookedEvent, Place, Reach, Webhook
+from libs.common.ports_webhooks import Delivery, HookedEvent, Place, Reach, Webhook
 from libs.common.runtime import failpoints
 from services.dispatcher.webhooks import PER_LINE, WebhookSender
 from services.janitor.sweeps.prune import Prune
@@ -223,6 +224,41 @@ async def test_a_slow_address_holds_up_no_other(post: Post) -> None:
     assert len(set(ids)) == 3 * PER_LINE
 
 
+class LateAnswers(PostgresDeliveries):
+    """PostgreSQL's answers to looks are on their way for so long as a test likes."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.read, self.arrive = asyncio.Event(), asyncio.Event()
+        self.arrive.set()
+
+    async def due(self, place: Place, reach: Reach) -> tuple[list[Delivery], bool]:
+        found = await super().due(place, reach)
+        self.read.set()
+        await self.arrive.wait()
+        return found
+
+
+async def test_what_ends_while_a_look_is_answered_is_not_sent_again(post: Post) -> None:
+    deliveries = LateAnswers(post.house.database)
+    async with open_webhook_post(EgressGuard.from_setting("127.0.0.0/8")) as poster:
+        sender = WebhookSender(deliveries, poster, RING.open, Random(1))
+        await post.webhook()
+        await post.event()
+        post.receiver.slow["/hook"] = asyncio.Event()
+        assert await sender.send_due() == 1
+        deliveries.arrive.clear()
+        deliveries.read.clear()
+        look = asyncio.create_task(sender.send_due())
+        await deliveries.read.wait()
+        post.receiver.slow["/hook"].set()
+        await sender.idle()
+        deliveries.arrive.set()
+        assert await look == 0
+        assert await sender.send_due() == 0
+    assert len(post.receiver.received) == 1
+
+
 async def test_who_dies_before_the_record_sends_again_under_the_same_id(post: Post) -> None:
     await post.webhook()
     message = await post.event()
@@ -260,6 +296,27 @@ async def test_paused_ones_wait_and_those_switched_off_are_given_up(post: Post) 
     assert await post.send() == 2
     await post.desk.delete(TENANT, paused.id)
     assert await post.deliveries.bury(10) == 0
+
+
+async def test_giving_up_very_many_holds_up_nobody_elses(post: Post) -> None:
+    off, _ = await post.webhook("/off")
+    await post.webhook("/quick", tenant=8)
+    await post.event()
+    await post.house.sql(
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body)"
+        " SELECT tenant_id, webhook_id, line, url, task_id, message_id, type, body"
+        " FROM delivery, generate_series(1, 10000)"
+    )
+    await post.desk.change(TENANT, off.id, {"enabled": False})
+    running = asyncio.create_task(post.sender.run())
+    for number in range(1, 4):
+        await post.event(tenant=8)
+        await until(lambda number=number: len(post.receiver.at("/quick")) == number, seconds=3)
+    async with asyncio.timeout(10):
+        while await post.house.value("SELECT count(*) FROM delivery WHERE status = 'dead'") <= 300:
+            await asyncio.sleep(0.1)
+    post.sender.stop()
+    await running
 
 
 async def test_what_an_operator_holds_waits_whatever_its_tenant_says(post: Post) -> None:
