@@ -50,13 +50,14 @@ class Rescued:
 
 @dataclass(frozen=True, slots=True)
 class LostAttempt:
-    """A running attempt to be ended from outside, by its token."""
+    """A running attempt to be ended from outside, by its token; `canceled` if its caller asked for that."""
 
     id: int
     public_id: UUID
     tenant_id: int
     lane: int
     token: UUID
+    canceled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +179,14 @@ class Sweeps(Protocol):
     async def rescue(self, executors: Sequence[int], lost_budget: int) -> list[Rescued]:
         """Take back what dead executors held or ran."""
 
-    async def lost_beyond_budget(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
-        """What they ran that was lost too often already."""
+    async def lost_for_good(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
+        """What they ran that was lost too often already, or was to be canceled."""
 
     async def overdue(self, grace_seconds: float, upload_seconds: float, limit: int) -> list[OverdueAttempt]:
         """Calls past their deadline, uploads that have lasted too long, both by more than the grace."""
 
     async def end_running(self, ends: Sequence[tuple[LostAttempt | OverdueAttempt, TaskStatus, str, str]]) -> set[int]:
-        """End attempts from outside, fenced by their tokens; dead."""
+        """End attempts from outside, fenced by their tokens; dead unless canceled."""
 
     async def retry_running(self, retries: Sequence[tuple[OverdueAttempt, float, bool, str, str]]) -> set[int]:
         """Fail attempts from outside that have further attempts: (attempt, delay, head, code, message)."""

@@ -399,7 +399,7 @@ async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
         staged.id: staged.token,
         ids[3]: None,
     }
-    assert [attempt.id for attempt in await desk.sweeps.lost_beyond_budget([7], 3)] == [spent.id]
+    assert [attempt.id for attempt in await desk.sweeps.lost_for_good([7], 3)] == [spent.id]
     assert await desk.executor.finish_many([(running, Finish(TaskStatus.SUCCESS))]) == set(), "the zombie is fenced"
     await desk.lease(lane)
     again = {attempt.id: attempt for attempt in await desk.start([running.id, staged.id, ids[3]])}

@@ -51,7 +51,7 @@ STATEMENTS = {
     "executors_with_work": "",
     "rescue_held": "'{1}'",
     "rescue_running": "'{1}', 3",
-    "lost_beyond_budget": "'{1}', 0",
+    "lost_for_good": "'{1}', 0",
     "overdue_running": "0, 0, 100",
     "requested_waiting": "100",
     "prune_cancel_requests": "",
@@ -156,7 +156,7 @@ WALKS = {
     # All that is in flight, and nothing else lies in the index.
     "executors_models": {"dispatch"},
     "handed_rows": {"dispatch"},
-    "lost_beyond_budget": {"dispatch"},
+    "lost_for_good": {"dispatch"},
     "overdue_running": {"dispatch"},
     "republish_lost": {"dispatch"},
     "rescue_held": {"dispatch"},

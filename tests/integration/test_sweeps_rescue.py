@@ -157,15 +157,20 @@ async def test_redis_away_does_not_stop_a_rescue_and_permits_follow(
     assert await house.taken(model) == (2, 0)
 
 
-async def test_a_rescued_task_whose_cancel_was_asked_for_ends_canceled(house: House) -> None:
+async def test_what_was_to_be_canceled_ends_so_and_is_not_called_again(house: House) -> None:
     model, dead = await house.model(), await house.executor()
-    (attempt,) = await house.running(model, dead)
-    assert await PostgresTasks(house.database).request_cancel(model.tenant_id, [attempt.public_id]) == 1
+    calling, staged, spent = await house.running(model, dead, 3)
+    await house.stage(staged)
+    await house.sql("UPDATE dispatch SET lost = $1 WHERE id = $2", LOST_BUDGET, spent.id)
+    asked = [calling.public_id, staged.public_id, spent.public_id]
+    assert await PostgresTasks(house.database).request_cancel(model.tenant_id, asked) == 3
     assert await Cancels(house.sweeps, house.endings).sweep() == 0
     await house.sql("UPDATE executor SET stopped_at = now()")
-    await rescue_of(house).look()
-    assert await Cancels(house.sweeps, house.endings).sweep() == 1
-    row = await house.row(attempt.id)
-    assert (row["status"], row["error_code"]) == (9, "canceled")
-    assert await house.taken(model) == (0, 0)
+    assert await rescue_of(house).look() == 3
+    assert await house.sql("SELECT 1 FROM dispatch") == [], "no dispatcher may have one meanwhile"
+    for attempt in (calling, staged, spent):
+        row = await house.row(attempt.id)
+        assert (row["status"], row["error_code"], row["attempt"]) == (9, "canceled", 1)
+    assert await house.value("SELECT count(*) FROM event WHERE status = 9") == 3
     assert await house.value("SELECT count(*) FROM dead_task") == 0
+    assert await house.taken(model) == (0, 0)

@@ -9,6 +9,7 @@ rescuing.
     jobs at providers            go on from there, with their permits
     other attempts               another attempt, first in line, from the budget for lost ones (never the caller's)
     beyond that budget           failed as `executor_lost`, dead
+    what was to be canceled      canceled, whatever it was: nobody calls a model for it once more
 
 The gate slot stays with a task that is still open; its permit goes back at once, by the token, so that a zombie's later
 release cannot free anybody else's. The zombie itself is fenced by the same token.
@@ -36,6 +37,8 @@ log = get_logger()
 
 CODE: Final = "executor_lost"
 _MESSAGE: Final = f"its executor stopped giving heartbeats, for the {LOST_BUDGET + 1}th time"
+_LOST: Final = (TaskStatus.FAILED, CODE, _MESSAGE)
+_CANCELED: Final = (TaskStatus.CANCELED, "canceled", "canceled by the caller")
 
 
 class Rescue:
@@ -75,7 +78,7 @@ class Rescue:
         return buried
 
     async def _take_from(self, executors: Sequence[int]) -> int:
-        lost = await self._sweeps.lost_beyond_budget(executors, LOST_BUDGET)
+        lost = await self._sweeps.lost_for_good(executors, LOST_BUDGET)
         if lost:
             await self._give_up(lost)
         await failpoint("janitor/before-rescue")
@@ -88,11 +91,14 @@ class Rescue:
 
     async def _give_up(self, lost: Sequence[LostAttempt]) -> None:
         await failpoint("janitor/before-rescue")
-        ended = await self._sweeps.end_running([(attempt, TaskStatus.FAILED, CODE, _MESSAGE) for attempt in lost])
+        ends = [(attempt, *(_CANCELED if attempt.canceled else _LOST)) for attempt in lost]
+        ended = await self._sweeps.end_running(ends)
         over = [attempt for attempt in lost if attempt.id in ended]
         await self._returns.give(
             slots=[(attempt.lane, str(attempt.public_id)) for attempt in over],
             permits=[(attempt.lane, str(attempt.token)) for attempt in over],
         )
         self._wake.ended(over)
-        did("lost", len(over), tasks=[str(attempt.public_id) for attempt in over[:10]])
+        for sweep, canceled in (("lost", False), ("canceled", True)):
+            tasks = [str(attempt.public_id) for attempt in over if attempt.canceled is canceled]
+            did(sweep, len(tasks), tasks=tasks[:10])

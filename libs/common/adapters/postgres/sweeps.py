@@ -74,8 +74,8 @@ class PostgresSweeps:
             Rescued(back, row["token"]) for row, back in zip(running, moved(running), strict=True)
         ]
 
-    async def lost_beyond_budget(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
-        rows = await self._database.fetch("lost_beyond_budget", list(executors), lost_budget)
+    async def lost_for_good(self, executors: Sequence[int], lost_budget: int) -> list[LostAttempt]:
+        rows = await self._database.fetch("lost_for_good", list(executors), lost_budget)
         return [LostAttempt(**row) for row in rows]
 
     async def overdue(self, grace_seconds: float, upload_seconds: float, limit: int) -> list[OverdueAttempt]:
@@ -96,7 +96,7 @@ class PostgresSweeps:
             nothing,
             nothing,
             nothing,
-            [True] * len(ordered),
+            [status is not TaskStatus.CANCELED for _, status, _, _ in ordered],
             *_calls_stay_counted(len(ordered)),
         )
         return {row["id"] for row in rows}

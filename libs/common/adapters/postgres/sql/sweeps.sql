@@ -48,11 +48,12 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id,
 
 -- name: rescue_running
 -- Attempts of silent executors: staged output goes on from where it is; the others get another attempt from the
--- budget for lost ones ($2), first in line. Those past the budget are left for lost_beyond_budget. The token comes back
--- where its permit is free again: an open provider job (phase 1) keeps it.
+-- budget for lost ones ($2), first in line. Those of lost_for_good are left to it. The token comes back where its
+-- permit is free again: an open provider job (phase 1) keeps it.
 WITH lost AS MATERIALIZED (
   SELECT * FROM (SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
-                   AND (o.phase >= 1 OR o.lost < $2) OFFSET 0) f ORDER BY f.id
+                   AND (o.phase >= 1 OR o.lost < $2)
+                   AND (SELECT true FROM cancel_request c WHERE c.task_id = o.id LIMIT 1) IS NULL OFFSET 0) f ORDER BY f.id
 ), back AS (
   UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, until = NULL,
     started_at = CASE WHEN q.phase >= 1 THEN q.started_at END, lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,
@@ -70,10 +71,15 @@ WITH lost AS MATERIALIZED (
 )
 SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id, lane, class, priority, position, CASE WHEN phase <> 1 THEN token END AS token FROM back
 
--- name: lost_beyond_budget
--- Attempts of silent executors that have used up the budget for lost ones: (id, token) for finish_many.
-SELECT f.*, (SELECT l.tenant_id FROM lane l WHERE l.id = f.lane) AS tenant_id FROM (SELECT o.id, o.public_id, o.lane, o.token FROM dispatch o
-  WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL AND o.phase = 0 AND o.lost >= $2 OFFSET 0) f ORDER BY f.id
+-- name: lost_for_good
+-- Attempts of silent executors that are followed by none, for finish_many: those whose end their callers asked for, and
+-- those that have used up the budget for lost ones ($2).
+SELECT f.*, (SELECT l.tenant_id FROM lane l WHERE l.id = f.lane) AS tenant_id FROM (
+  SELECT q.id, q.public_id, q.lane, q.token, q.canceled FROM (
+    SELECT o.id, o.public_id, o.lane, o.token, o.phase, o.lost,
+      (SELECT true FROM cancel_request c WHERE c.task_id = o.id LIMIT 1) IS NOT NULL AS canceled
+    FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL) q
+  WHERE q.canceled OR q.phase = 0 AND q.lost >= $2 OFFSET 0) f ORDER BY f.id
 
 -- name: executors_with_work
 -- Who is named by any running or held row: a dead process may have stopped before its rows were rescued.
