@@ -114,6 +114,30 @@ async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_d
     assert await stored(house) == {ids[1], ids[3]}
 
 
+async def test_the_walk_over_what_is_kept_does_not_rest_at_each_page(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it takes months over what nobody fetched within them."""
+    monkeypatch.setattr("services.janitor.sweeps.expiry._SLICE", 2)
+    *kept, canceled = await house.done(await house.model(), 8)
+    await house.sql("UPDATE task SET created_at = now() - interval '40 days', finished_at = now() - interval '40 days'")
+    await house.sql("UPDATE task SET status = 9, files = NULL WHERE id = $1", canceled.id)
+    assert await expiry_of(house).unfetched() == 1
+    assert await stored(house) == {attempt.id for attempt in kept}
+
+
+async def test_a_round_cleans_more_than_is_made_between_two(house: House) -> None:
+    (done,) = await house.done(await house.model(), 1)
+    await house.sql("UPDATE task SET expire_at = now() - interval '1 s', finished_at = now() - interval '1 h'")
+    await house.sql(
+        "INSERT INTO task (id, public_id, tenant_id, model_id, lane, status, created_at, finished_at, expire_at)"
+        " SELECT nextval('task_ids'), gen_random_uuid(), tenant_id, model_id, lane, 6, created_at, finished_at,"
+        " expire_at FROM task, generate_series(1, 20000) WHERE id = $1",
+        done.id,
+    )
+    assert await expiry_of(house).fetched() == 20_001
+
+
 async def test_what_was_taken_over_is_found_behind_younger_tasks_of_ours(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +215,23 @@ async def test_old_rows_are_pruned(house: House) -> None:
     assert await house.value("SELECT count(*) FROM idempotency") == 2
     assert await house.value("SELECT array_agg(task_id) FROM cancel_request") == [running.id]
     assert await house.value("SELECT count(*) FROM executor WHERE id = 777") == 0
+
+
+async def test_each_kind_of_old_rows_is_pruned_as_fast_as_tasks_can_make_them(house: House) -> None:
+    (done,) = await house.done(await house.model(), 1)
+    await house.sql("TRUNCATE delivery, delivery_try")
+    await house.sql(
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at,"
+        " ended_at) SELECT 1, 1, '', '', gen_random_uuid(), '', '', '', 'delivered', NULL, now() - interval '15 days'"
+        " FROM generate_series(1, 2500)"
+    )
+    await house.sql(
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends,"
+        " last_error, dead_at) SELECT n, id, tenant_id, model_id, n, 6, 1, now(), 20, 'no', now() - interval '31 days'"
+        " FROM task, generate_series(1, 2500) n WHERE id = $1",
+        done.id,
+    )
+    assert await Prune(house.sweeps, dead_days=30).sweep() == 5_000
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from libs.common.runtime.failpoints import failpoint
 from services.janitor.report import did
 
 _PAGE: Final = 1_000
-_PAGES: Final = 10
+#: A round goes no further; at the usual interval that is 3,000 rows of each kind a second.
+_PAGES: Final = 30
 #: How long it can be read what a user spent on a day.
 USAGE_DAYS: Final = 400
 
@@ -27,17 +28,22 @@ class Prune:
         """One round; returns how many keys, events, records, deliveries and accounts went."""
         gone = 0
         for _ in range(_PAGES):
-            await failpoint("janitor/before-prune")
-            page = await self._sweeps.prune(_PAGE)
-            gone += page
-            if page < _PAGE:
+            page = await self._slice()
+            gone += sum(page)
+            if max(page) < _PAGE:
                 break
-        await failpoint("janitor/before-prune")
-        gone += await self._sweeps.prune_dead_events(self._dead_days, _PAGE)
-        await failpoint("janitor/before-prune")
-        gone += await self._sweeps.prune_dead_messages(self._dead_days, _PAGE)
-        await failpoint("janitor/before-prune")
-        gone += await self._sweeps.prune_deliveries(self._webhook_log_days, self._dead_days, _PAGE)
-        await failpoint("janitor/before-prune")
-        gone += await self._sweeps.prune_quota(USAGE_DAYS, _PAGE)
         return did("prune", gone)
+
+    async def _slice(self) -> list[int]:
+        """Some of each kind; how many went of each."""
+        await failpoint("janitor/before-prune")
+        gone = [await self._sweeps.prune(_PAGE)]
+        await failpoint("janitor/before-prune")
+        gone.append(await self._sweeps.prune_dead_events(self._dead_days, _PAGE))
+        await failpoint("janitor/before-prune")
+        gone.append(await self._sweeps.prune_dead_messages(self._dead_days, _PAGE))
+        await failpoint("janitor/before-prune")
+        gone.append(await self._sweeps.prune_deliveries(self._webhook_log_days, self._dead_days, _PAGE))
+        await failpoint("janitor/before-prune")
+        gone.append(await self._sweeps.prune_quota(USAGE_DAYS, _PAGE))
+        return gone
