@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaProducer
 
 from libs.common.embedded.service import ServiceProcess
 from libs.common.runtime.failpoints import FAILPOINTS
+from tests.support.cog_provider import cog_provider
 from tests.support.processes import send
 from tests.support.road import Road, until
 
@@ -379,6 +380,50 @@ async def called_back(road: Road, process: ServiceProcess) -> Sequence[str]:
     return await road.submit(tenant)
 
 
+async def called_back_before_its_end(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A provider that cannot be asked says that its job goes on, and the executor dies that has read it."""
+    await road.kill(process)
+    ours = {"public_url": road.api}
+    (first,) = await road.start("executor", failpoints="executor/before-drop-callbacks:1:exit", **ours)
+    async with cog_provider() as cog:
+        tenant = await road.tenant()
+        told = {"adapter": "cog", "adapter_config": {"answer": "callback"}}
+        await road.model(tenant, base_url=cog.url, route="predictions", **told)
+        ids = await road.submit(tenant)
+        await until(lambda: cog.running, 15, "it runs")
+        (job,) = cog.running.values()
+        await say(job, status="processing")
+        await road.died(first)
+        await road.start("executor", **ours)
+        await say(job, status="succeeded", output="data:text/plain;base64,ZG9uZQ==")
+        await road.ended(ids, 60)
+        assert len(cog.runs) == 1
+    return ids
+
+
+async def say(job: dict[str, str], **changes: str) -> None:
+    """What a provider does that calls back."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.post(job["webhook"], json={"id": job["id"], **changes})
+    assert answer.is_success, answer.text
+
+
+async def canceled_while_it_is_submitted(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """A task is canceled before the provider has answered; the answer comes, and the executor dies that has it."""
+    tenant = await road.tenant()
+    await road.job_model(tenant, plan={"hold_at": "processing"}, adapter_config={"settle_seconds": 10})
+    road.provider.creates.append(6.0)
+    ids = await road.submit(tenant)
+    await until(lambda: road.provider.submits, 15, "it is submitted")
+    await road.call(tenant, "POST", f"/v1/tasks/{ids[0]}/cancel")
+    await road.died(process, 30)
+    await road.sql("UPDATE provider_job SET cancel_at = now() WHERE cancel_at IS NOT NULL")
+    await road.start("executor")
+    (job,) = (job for job in road.provider.jobs.values() if job.id != "before")
+    await until(lambda: job.canceled, 30, "the job is found by its key, and ended")
+    return ids
+
+
 async def dead(road: Road, count: int = 3, **fields: int) -> tuple[int, list[str]]:
     """Tasks whose only attempt failed; the next one would succeed."""
     tenant = await road.tenant()
@@ -464,6 +509,26 @@ async def event_replayed(road: Road, process: ServiceProcess) -> Sequence[str]:
     return ids
 
 
+async def replay_that_postgres_does_not_take(road: Road, process: ServiceProcess) -> Sequence[str]:
+    """One of the dead has a number that cannot grow; it is mended, and replayed after all."""
+    tenant, ids = await dead(road, 2)
+    (one,) = await road.sql("SELECT task_id, version FROM dead_task ORDER BY task_id LIMIT 1")
+    await numbered(road, one["task_id"], 2**31 - 1)
+    await order(road, tenant)
+    await road.died(process, 60)
+    await road.start("janitor")
+    refused = "SELECT count(*) FROM replay_item WHERE result = 'refused'"
+    await until(lambda: _counted(road, refused), 30, "it is refused")
+    await numbered(road, one["task_id"], one["version"])
+    await order(road, tenant)
+    return ids
+
+
+async def numbered(road: Road, task: int, version: int) -> None:
+    for table, key in (("task", "id"), ("dead_task", "task_id")):
+        await road.sql(f"UPDATE {table} SET version = $2 WHERE {key} = $1", task, version)
+
+
 async def dropped(road: Road, _: ServiceProcess) -> Sequence[str]:
     """Dead tasks are dropped: they stay as they ended."""
     tenant, ids = await dead(road)
@@ -534,6 +599,8 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "executor/after-submit": (provider_job, {}),
     "executor/before-job-news": (provider_job, {}),
     "executor/after-provider-id": (provider_job, {}),
+    "executor/before-late-name": (canceled_while_it_is_submitted, {}),
+    "executor/before-drop-callbacks": (called_back_before_its_end, {}),
     "executor/before-resume": (job_of_a_dead_executor, {}),
     "executor/before-own-permit": (job_of_a_dead_executor, {}),
     "executor/before-collect": (provider_job, {}),
@@ -579,12 +646,21 @@ SCENARIOS: dict[str, tuple[Scenario, dict[str, str]]] = {
     "janitor/after-replay": (replayed, {}),
     "janitor/before-replay-hold-up": (replay_finds_the_gate_full, {}),
     "janitor/before-replay-put-off": (replay_of_who_has_no_points_left, {}),
+    "janitor/before-replay-refuse": (replay_that_postgres_does_not_take, {}),
     "janitor/before-replay-events": (event_replayed, {}),
     "janitor/before-drop": (dropped, {}),
     "janitor/before-statistics": (plain, {}),
 }
 #: Ends that are no success are the point of these.
-OTHER_ENDS = {dropped, job_that_nobody_wants, overdue, waiting_too_long, refused_by_the_broker, canceled}
+OTHER_ENDS = {
+    dropped,
+    job_that_nobody_wants,
+    canceled_while_it_is_submitted,
+    overdue,
+    waiting_too_long,
+    refused_by_the_broker,
+    canceled,
+}
 #: Those whose tasks end twice: dead, and well after their replay.
 TWICE = {
     replayed,
@@ -592,6 +668,7 @@ TWICE = {
     replay_steered,
     replay_finds_the_gate_full,
     replay_of_who_has_no_points_left,
+    replay_that_postgres_does_not_take,
 }
 #: Struck in every run; the others belong to the long tier.
 SHORT = {

@@ -39,15 +39,12 @@ EXEMPT: Final = {
     "libs/common/operations/legacy_import.py": "the importer's failpoints stand in its adapter, around each commit",
     "libs/common/operations/presence.py": "what operators see of a process: the next beat says it anew",
     "libs/common/operations/quota.py": _ASK_AGAIN,
-    "libs/common/operations/replay_run.py:_refuse": "what PostgreSQL does not take: the next round refuses it again",
     "libs/common/operations/republish.py": f"events under ids that consumers know: {_COMMAND}",
     "libs/common/operations/webhooks.py": _ASK_AGAIN,
     "services/api/administration.py": _ASK_AGAIN,
     "services/api/console/sessions.py": "sign-in and sign-out: whoever got no answer signs in again",
     "services/dispatcher/publisher.py:publish": "dispatcher/after-lease is awaited in relay.py, between lease and send",
     "services/dispatcher/roads.py:_say": "how far a topic reaches: each dispatcher that sees the topic says it",
-    "services/executor/jobs/ledger.py:drop": "callbacks that were read; those that stay are read again",
-    "services/executor/jobs/ledger.py:named_late": "an attempt that is over; else the job is found by its key",
     "services/executor/uploads.py:_try": "executor/after-generated is awaited in execution.py, before uploads",
 }
 

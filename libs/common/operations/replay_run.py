@@ -107,6 +107,7 @@ class ReplayRunner:
             return await self._refuse(turn, items[0])
 
     async def _refuse(self, turn: Turn, item: DueItem) -> Done:
+        await failpoint("janitor/before-replay-refuse")
         await self._work.refuse(turn, [(item.key, "data_error")])
         return Done(0)
 

@@ -88,6 +88,7 @@ class JobLedger:
 
         False when it is another job than the one on record.
         """
+        await failpoint("executor/before-late-name")
         try:
             return await self._jobs.named_late(key, provider_id)
         except Exception as error:
@@ -104,6 +105,7 @@ class JobLedger:
 
     async def drop(self, callbacks: Sequence[JobCallback]) -> None:
         """These were read; if PostgreSQL does not hear of it, they are read again."""
+        await failpoint("executor/before-drop-callbacks")
         try:
             await self._jobs.drop_callbacks([callback.id for callback in callbacks])
         except (Unavailable, OutcomeUnknown) as error:
