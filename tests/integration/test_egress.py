@@ -46,17 +46,15 @@ async def _call(allow: str, url: str, staging: Staging) -> int:
 
 
 def _resolves_to(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
-    """Names of this test's own; the guard and the client ask the loop, as for any other."""
+    """Names of this test's own; the guard and the client ask for them as for any other."""
 
-    async def getaddrinfo(
-        _: object, host: str, port: int, **__: object
-    ) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-        addresses = names.get(host, [host] if host[0].isdigit() else [])  # uvloop asks about addresses, too
+    def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        addresses = names.get(host, [host] if host[0].isdigit() else [])
         if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop().__class__, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 async def test_a_private_address_is_refused_for_good_and_hears_nothing(

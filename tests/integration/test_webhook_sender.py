@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -480,6 +482,33 @@ async def test_what_hangs_for_one_tenant_leaves_room_for_others(post: Post, monk
     await until(lambda: len(post.receiver.at("/hangs")) == 12, seconds=10)
     post.sender.stop()
     await running
+
+
+async def test_names_that_nobody_resolves_hold_up_no_other(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for a name takes a thread, for a minute where its servers do not answer."""
+    answered, resolve = threading.Event(), socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
+        if str(host).endswith(".silent.example"):
+            answered.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return resolve(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    await post.webhook(kind="tasks")
+    for number in range(40):
+        await post.event(url=f"http://{number}.silent.example/", line=f"http://{number}.silent.example")
+    url = post.receiver.url.replace("127.0.0.1", "localhost")
+    await post.desk.create(8, {"url": f"{url}/quick"})
+    running = asyncio.create_task(post.sender.run())
+    try:
+        await until(lambda: len(post.sender._sending) == 40)
+        await post.event(tenant=8)
+        await until(lambda: len(post.receiver.at("/quick")) == 1, seconds=3)
+    finally:
+        answered.set()
+        post.sender.stop()
+        await running
 
 
 async def test_which_addresses_failed_last_is_forgotten_after_some_thousand(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from libs.common.adapters.egress import EgressGuard, refusal
 
@@ -24,6 +28,9 @@ KEEPALIVE_SECONDS: Final = 1.5
 _READ_BUFFER: Final = 64 * 1024  #: aiohttp stops reading at twice as much
 _HEADERS_LIMIT: Final = 256
 _DNS_SECONDS: Final = 10
+#: Names that are asked for at the same time.
+_NAMES_AT_ONCE: Final = 512
+_NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 #: Dead peers and half-open connections are found within 30 s, however long a model thinks.
 _KEEPALIVE_PROBES: Final = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
@@ -44,9 +51,8 @@ async def open_http_client(guard: EgressGuard | None) -> AsyncIterator[ClientSes
     With a guard it reaches only what that permits and raises EgressRefused else; None is for addresses that
     operators set. Requests raise Broken where aiohttp would raise an error of the connection.
     """
-    connector = GuardedConnector(guard)
     async with ClientSession(
-        connector=connector,
+        connector=GuardedConnector(guard),
         cookie_jar=DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
@@ -104,6 +110,42 @@ def _tell(connection: Connection) -> None:
         raise
 
 
+class _Names(AbstractResolver):
+    """Asks for each name in a thread of its own. One that gets no answer keeps its thread for up to a minute: the loop
+    has four, so that four dead names would hold up everybody else's, and those of our own servers.
+    """
+
+    def __init__(self) -> None:
+        self._room = asyncio.Semaphore(_NAMES_AT_ONCE)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        async with self._room:
+            found = await asyncio.wrap_future(_asked(host, port, family))
+        return [
+            ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=_NUMERIC)
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing: a process that ends does not wait for names."""
+
+
+def _asked(host: str, port: int, family: socket.AddressFamily) -> Future[list[Any]]:
+    answer: Future[list[Any]] = Future()
+    answer.set_running_or_notify_cancel()  # whoever waits may go; the thread cannot
+
+    def ask() -> None:
+        try:
+            answer.set_result(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG))
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="name", daemon=True).start()
+    return answer
+
+
 class GuardedConnector(aiohttp.TCPConnector):
     """Asks the guard about every address in the moment of dialling it.
 
@@ -113,6 +155,7 @@ class GuardedConnector(aiohttp.TCPConnector):
 
     def __init__(self, guard: EgressGuard | None) -> None:
         super().__init__(
+            resolver=_Names(),
             limit=0,  # the executor's slots are the limit
             ttl_dns_cache=_DNS_SECONDS,
             keepalive_timeout=KEEPALIVE_SECONDS,
