@@ -240,11 +240,11 @@ async def test_what_is_handed_back_for_a_while_is_no_draft(desk: QueueDesk) -> N
 async def test_a_cancel_that_the_janitor_carries_out_is_remembered(desk: QueueDesk) -> None:
     attempt = await running(desk)
     assert await desk.tasks.request_cancel(TENANT, [attempt.public_id]) == 1
-    await desk.sweeps.rescue([EXECUTOR], 3)
+    await desk.executor.release_many([(attempt, GiveBack("staging_full", 5.0), False)])
     ((id_, version),) = await desk.sweeps.requested_waiting(10)
     ending = Ending(id_, version, TaskStatus.CANCELED, "canceled", "canceled by the caller", dead=False)
     assert len(await desk.sweeps.end_waiting([ending])) == 1
-    assert await desk.history(id_) == ["cancel", "rescue", "cancel"], "asked for, and carried out"
+    assert await desk.history(id_) == ["cancel", "release", "cancel"], "asked for, and carried out"
 
 
 async def test_attempts_have_one_row_each_however_long_a_task_lives(desk: QueueDesk) -> None:
