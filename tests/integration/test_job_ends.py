@@ -14,7 +14,9 @@ from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_provider_jobs import JobIntent, JobNews, UnwantedJob, UnwantedLook
 from services.executor.jobs.job import intent_key
+from services.janitor.beats import BeatWatch
 from services.janitor.sweeps.overdue import Overdue
+from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.waits import Cancels, ClosedLanes
 from tests.support.house import House
 
@@ -61,9 +63,16 @@ async def canceled_while_nobody_ran_it(house: House, attempt: Attempt) -> None:
 
 
 async def canceled_after_its_rescue(house: House, attempt: Attempt) -> None:
-    await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", attempt.id)
     await rescued(house, attempt)
+    await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", attempt.id)
     assert await Cancels(house.sweeps, house.endings).sweep() == 1
+
+
+async def canceled_instead_of_a_rescue(house: House, attempt: Attempt) -> None:
+    await house.sql("INSERT INTO cancel_request (task_id) VALUES ($1)", attempt.id)
+    await house.sql("UPDATE executor SET stopped_at = now()")
+    rescue = Rescue(house.sweeps, house.returns, house.wake, BeatWatch(), house.clock)
+    assert await rescue.look() == 1
 
 
 async def its_model_is_deleted(house: House, attempt: Attempt) -> None:
@@ -84,6 +93,7 @@ ENDS: list[Callable[[House, Attempt], Awaitable[None]]] = [
     overdue,
     canceled_while_nobody_ran_it,
     canceled_after_its_rescue,
+    canceled_instead_of_a_rescue,
     its_model_is_deleted,
     refused_by_the_broker,
 ]
