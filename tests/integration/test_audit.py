@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
@@ -17,10 +20,12 @@ from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.task import Phase, TaskStatus
+from libs.common.operations.audit_events import EventChecks
 from libs.common.operations.audit_findings import BY_HAND, Findings
 from libs.common.operations.audit_gate import GateChecks
 from libs.common.ports import PermitRequest, SlotRequest
 from libs.common.ports_attempts import Claim
+from libs.common.ports_audit import LogRecord
 from libs.common.ports_dead import Action
 from libs.common.ports_provider_jobs import JobIntent
 from libs.common.ports_sweeps import APART_SECONDS
@@ -29,7 +34,7 @@ from services.janitor.beats import BeatWatch
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.statistics import Statistics
 from tests.support import corruptions as broken
-from tests.support.auditing import EVENTS, Audited, open_audited
+from tests.support.auditing import EVENTS, Audited, FakeLog, open_audited
 from tests.support.corruptions import ALSO, CORRUPTIONS, REPAIRED, Corruption, Scene
 from tests.support.graves import Operator, janitor_of, save_up
 from tests.support.house import SLOT_MS, House
@@ -174,6 +179,43 @@ async def test_a_broker_that_lost_its_memory_is_no_violation(scene: Scene) -> No
     await scene.stores.succeed(later)
     await scene.stores.announce()
     assert await scene.stores.found() == set()
+
+
+async def test_events_of_very_many_cleaned_tasks_need_no_memory(scene: Scene) -> None:
+    many = 20_000
+    await scene.sql("INSERT INTO cleaned VALUES ($1, 'c', $2, 0)", scene.model.tenant_id, many)
+    log, found = OfCleaned(scene.stores.log.records[EVENTS][-1], many), Findings()
+    tracemalloc.start()
+    try:
+        await EventChecks(scene.stores.tasks, log, EVENTS).run(found)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (found.violations, found.checked["I6"]) == ([], many)
+    assert most < 5_000_000
+    log.many += 1
+    await EventChecks(scene.stores.tasks, log, EVENTS).run(found)
+    found.summarise()
+    assert found.violations[-1].detail == f"and {many + 1 - 1_000} more", (
+        "one of them was never there, nobody knows which"
+    )
+
+
+class OfCleaned(FakeLog):
+    """A topic of events of tasks that are no longer stored."""
+
+    def __init__(self, like: LogRecord, many: int) -> None:
+        super().__init__()
+        self.like, self.many = like, many
+
+    async def read(self, topics: Sequence[str]) -> AsyncIterator[list[LogRecord]]:
+        said, headers = orjson.loads(self.like.value or b""), dict(self.like.headers)
+        version = headers["ce_sequence"].decode()
+        for number in range(self.many):
+            task = str(UUID(int=number))
+            headers["ce_id"] = f"{task}:{version}".encode()
+            value = orjson.dumps(said | {"taskId": task})
+            yield [replace(self.like, offset=number, key=task.encode(), value=value, headers=tuple(headers.items()))]
 
 
 async def test_the_same_event_twice_is_no_violation_and_a_recorded_replay_explains_a_second_end(scene: Scene) -> None:

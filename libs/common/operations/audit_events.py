@@ -7,12 +7,13 @@ event of an unknown task is one of a cleaned task as long as so many of its tena
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import orjson
@@ -27,6 +28,9 @@ from libs.common.ports_audit import AuditedTasks, FirstRecord, Log, LogRecord, T
 #: A broker that lost its memory gets the ends of its last moments again, and those before them not.
 _MARGIN_MS: Final = 5_000
 _REPUBLISH: Final = "sluiceway events republish sends it again"
+
+
+_Owner: TypeAlias = tuple[int, str]  #: a tenant's creator
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,7 @@ class EventChecks:
                 await self._read_ends(ledger, since_ms, found)
             await self._read_topic(ledger, found)
             self._compare(ledger, since_ms, found)
-            unknown: dict[tuple[int, str], list[Said]] = {}
-            for page in ledger.unknown():
-                await self._look_up(page, unknown, found)
-            await self._judge_unknown(unknown, found)
+            await self._judge_unknown(ledger, found)
 
     async def _read_ends(self, ledger: Ledger, since_ms: int, found: Findings) -> None:
         since = datetime.fromtimestamp(since_ms / 1_000, UTC)
@@ -98,13 +99,15 @@ class EventChecks:
             detail = "has ended, but its event is neither in the outbox nor in the topic"
             found.add(Violation("I7", event_id(task, version), detail, _REPUBLISH))
 
-    async def _look_up(self, page: Sequence[Said], unknown: dict[tuple[int, str], list[Said]], found: Findings) -> None:
-        """Events of ends that are younger than the first look, or of earlier ends, or of tasks that are gone."""
+    async def _look_up(self, page: Sequence[Said], found: Findings) -> list[Said]:
+        """Events of ends that are younger than the first look, or of earlier ends; those of tasks that are gone come
+        back."""
+        gone = []
         now = {end.public_id: end for end in await self._tasks.tasks_now([(said.tenant, said.task) for said in page])}
         for event in page:
             end = now.get(event.task)
             if end is None:
-                unknown.setdefault((event.tenant, event.creator), []).append(event)
+                gone.append(event)
             elif end.version == event.version and _facts_of_row(end) != event.facts:
                 found.add(_wrong(event))
             elif end.version < event.version:
@@ -115,17 +118,25 @@ class EventChecks:
                 if end.replayed is None or end.replayed <= event.version:
                     detail = f"was announced, then changed to version {end.version} without a recorded replay"
                     found.add(Violation("I5", event_id(event.task, event.version), detail))
+        return gone
 
-    async def _judge_unknown(self, unknown: dict[tuple[int, str], list[Said]], found: Findings) -> None:
-        cleaned = await self._tasks.cleaned(list(unknown)) if unknown else {}
-        for owner, events in unknown.items():
-            tasks = {event.task for event in events}
-            gone = cleaned.get(owner, 0)
-            if len(tasks) <= gone:
-                continue
-            known = f"of a task that does not exist ({len(tasks)} such of tenant {owner[0]}, {gone} were cleaned)"
-            for event in events:
-                found.add(Violation("I7", event_id(event.task, event.version), f"{event.place} is an event {known}"))
+    async def _judge_unknown(self, ledger: Ledger, found: Findings) -> None:
+        """Those of cleaned tasks may be most of the topic: they are counted, and read again if there are too many."""
+        tasks, last = Counter[_Owner](), None
+        for page in ledger.unknown():
+            for event in await self._look_up(page, found):
+                tasks[event.tenant, event.creator] += event.task != last
+                last = event.task
+        cleaned = await self._tasks.cleaned(list(tasks)) if tasks else {}
+        beyond = {owner: (number, gone) for owner, number in tasks.items() if number > (gone := cleaned.get(owner, 0))}
+        for page in ledger.unknown() if beyond else ():
+            for event in await self._look_up(page, Findings()):
+                owner = (event.tenant, event.creator)
+                if owner in beyond:
+                    number, gone = beyond[owner]
+                    known = f"of a task that does not exist ({number} such of tenant {owner[0]}, {gone} were cleaned)"
+                    detail = f"{event.place} is an event {known}"
+                    found.add(Violation("I7", event_id(event.task, event.version), detail))
 
 
 def _held_since(firsts: Sequence[FirstRecord]) -> int | None:

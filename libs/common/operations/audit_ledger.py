@@ -74,10 +74,11 @@ class Ledger:
         return self._events("JOIN ended e ON e.task = s.task AND e.version = s.version WHERE e.facts <> s.facts")
 
     def unknown(self) -> Iterator[list[Said]]:
-        """Events of ends that were not among the expected ones, in pages."""
+        """Events of ends that were not among the expected ones, in pages, those of a task one after the other."""
         page: list[Said] = []
         for event in self._events(
             "LEFT JOIN ended e ON e.task = s.task AND e.version = s.version WHERE e.task IS NULL"
+            " ORDER BY s.task, s.version"
         ):
             page.append(event)
             if len(page) == _PAGE:
