@@ -180,6 +180,7 @@ class Reach(NamedTuple):
     webhooks: int
     lines: int  #: of each webhook
     deliveries: int  #: of each line
+    ahead: int  #: of an endpoint's, which has but one
 
 
 class Deliveries(Protocol):

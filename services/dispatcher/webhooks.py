@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from random import Random
@@ -33,8 +33,9 @@ Key = TypeVar("Key")
 PER_LINE: Final = 4
 _PER_FAILING_LINE: Final = 1
 _IN_ALL: Final = 1_000
-#: Looked at together; when more wait, the next look goes on behind.
-_REACH: Final = Reach(webhooks=200, lines=50, deliveries=PER_LINE)
+#: Looked at together; when more wait, the next look goes on behind. What is read ahead of an endpoint's deliveries is
+#: sent as others end, until the next look: else a quick one would wait for looks more than for answers.
+_REACH: Final = Reach(webhooks=200, lines=50, deliveries=PER_LINE, ahead=32)
 #: Addresses that failed last; forgotten ones are sent to as if they had not.
 _MOST_FAILING: Final = 10_000
 _HOLD_SECONDS: Final = 2.0
@@ -65,6 +66,7 @@ class WebhookSender:
         self._held_at = float("-inf")
         self._buried_at = float("-inf")
         self._sending: dict[int, asyncio.Task[None]] = {}
+        self._ahead: defaultdict[Line, deque[Delivery]] = defaultdict(deque)
         self._over: set[int] = set()  #: ended since the last look was asked: its answer may be older
         self._place = Place()
         self._busy: Counter[Line] = Counter()
@@ -106,12 +108,16 @@ class WebhookSender:
         due, more = await self._deliveries.due(self._place, _REACH)
         if more:
             self._wake.set()
+        self._ahead.clear()
         for delivery in due:
             line = (delivery.webhook_id, delivery.line)
-            known = delivery.id in self._sending or delivery.id in self._over
-            if not known and self._has_room(line, delivery.tenant_id):
+            if delivery.id in self._sending or delivery.id in self._over:
+                continue
+            if self._has_room(line, delivery.tenant_id):
                 self._begin(line, delivery)
                 begun += 1
+            elif not delivery.line:
+                self._ahead[line].append(delivery)
         return begun
 
     async def idle(self) -> None:
@@ -128,6 +134,7 @@ class WebhookSender:
     async def _may_send(self) -> bool:
         now = time.monotonic()
         if now - self._held_at > _HOLD_SECONDS:
+            self._ahead.clear()  # nothing of it is ours to send if the right is not
             self._holding = await self._deliveries.hold_sender()
             self._held_at = now
         return self._holding
@@ -158,6 +165,9 @@ class WebhookSender:
         self._over.add(delivery.id)
         _one_less(self._busy, line)
         _one_less(self._busy_of, delivery.tenant_id)
+        ahead = self._ahead.get(line)
+        if ahead and not self._stopped.is_set() and self._has_room(line, delivery.tenant_id):
+            self._begin(line, ahead.popleft())
         self._wake.set()
 
     async def _send(self, line: Line, delivery: Delivery) -> None:

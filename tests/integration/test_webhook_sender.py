@@ -226,6 +226,25 @@ async def test_a_slow_address_holds_up_no_other(post: Post) -> None:
     assert len(set(ids)) == 3 * PER_LINE
 
 
+async def test_a_quick_endpoint_waits_for_no_look(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    messages = [await post.event() for _ in range(5 * PER_LINE)]
+    assert await post.send() == PER_LINE
+    assert sorted(received.id for received in post.receiver.received) == sorted(messages)
+    assert await post.states() == [("delivered", 1, 200)] * len(messages)
+    for _ in messages:
+        await post.event()
+    post.receiver.slow["/hook"] = asyncio.Event()
+    assert await post.sender.send_due() == PER_LINE
+    await post.desk.change(TENANT, webhook.id, {"paused": True})
+    assert await post.sender.send_due() == 0
+    post.receiver.slow["/hook"].set()
+    await post.sender.idle()
+    assert len(post.receiver.received) == len(messages) + PER_LINE, (
+        "what was read ahead is forgotten with the next look"
+    )
+
+
 class LateAnswers(PostgresDeliveries):
     """PostgreSQL's answers to looks are on their way for so long as a test likes."""
 
@@ -457,7 +476,7 @@ async def test_more_addresses_than_one_look_takes_are_all_served(post: Post) -> 
         await post.event(tenant=tenant)
     place, seen = Place(), []
     for _ in range(4):
-        due, more = await post.deliveries.due(place, Reach(webhooks=2, lines=3, deliveries=1))
+        due, more = await post.deliveries.due(place, Reach(webhooks=2, lines=3, deliveries=1, ahead=1))
         seen.append({(delivery.tenant_id, delivery.line[-9:]) for delivery in due})
         assert more == bool(place.inside or place.after >= 0)
     many = {(TENANT, f"{number}.example") for number in range(4)}

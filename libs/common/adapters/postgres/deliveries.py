@@ -35,6 +35,7 @@ class PostgresDeliveries:
             reach.lines,
             list(place.inside),
             list(place.inside.values()),
+            reach.ahead,
         )
         lines: dict[int, list[str]] = {}
         for row in rows:  # in the database's order, which is not Python's

@@ -20,7 +20,7 @@ RETURNING id
 SELECT pg_try_advisory_lock(7002, 2) AS ours
 
 -- name: due_deliveries
--- The oldest due deliveries, $1 of each line, of the next $2 webhooks after $3 that wait for anything: of each the next $4
+-- The oldest due deliveries, $1 of each line ($7 of an endpoint's, which has but one), of the next $2 webhooks after $3 that wait for anything: of each the next $4
 -- lines, from the one on where the last look at it stopped ($5 webhooks, $6 lines), so that one with very many hides no
 -- other. What has nothing to be sent now, or is held by its tenant or an operator, comes as a row without a delivery. Loose
 -- scans: it costs by webhooks and lines, not by what waits in them. LIMIT 1 keeps the planner from joining all webhooks to
@@ -50,7 +50,8 @@ LEFT JOIN LATERAL (
   SELECT n.line FROM lines n WHERE n.line IS NOT NULL LIMIT $4) l ON true
 LEFT JOIN LATERAL (
   SELECT * FROM delivery f
-  WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line = l.line AND f.next_at <= now() ORDER BY f.next_at LIMIT $1) d ON true
+  WHERE f.status = 'pending' AND f.webhook_id = w.id AND f.line = l.line AND f.next_at <= now() ORDER BY f.next_at
+  LIMIT CASE w.kind WHEN 'tasks' THEN $1::int ELSE $7::int END) d ON true
 ORDER BY h.id, l.line, d.next_at
 
 -- name: deliveries_tried
