@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -141,9 +143,20 @@ async def test_saving_looks_the_name_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_an_unlistening_resolver_does_not_hold_up_saving(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def never(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
+    answered, resolve = threading.Event(), socket.getaddrinfo
 
-    monkeypatch.setattr(asyncio.get_running_loop().__class__, "getaddrinfo", never)
+    def getaddrinfo(host: Any, *arguments: Any, **named: Any) -> Any:
+        if host == "slow.example":
+            answered.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return resolve(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr("libs.common.adapters.egress._RESOLVE_SECONDS", 0.05)
-    await EgressGuard().check_resolved("http://slow.example")
+    guard = EgressGuard()
+    try:
+        await asyncio.gather(*(guard.check_resolved("http://slow.example") for _ in range(100)))
+        async with asyncio.timeout(3):
+            await asyncio.get_running_loop().getaddrinfo("localhost", 80)  # as for a server of ours
+    finally:
+        answered.set()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import socket
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from libs.common.adapters import names
 from libs.common.domain.endpoint import parse_endpoint
 from libs.common.domain.errors import WrongSetting
 from libs.common.domain.model_errors import EgressRefused
@@ -58,6 +59,8 @@ _METADATA_NAMES: Final = frozenset(
 )  # fmt: skip
 _PORT: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::(?P<v6port>[0-9]{1,5}))?|(?P<rest>.+[^:]):(?P<port>[0-9]{1,5})")
 _RESOLVE_SECONDS: Final = 2.0
+#: Names that are asked for at the same time; others pass.
+_ASKING: Final = threading.BoundedSemaphore(64)
 
 
 class BadAllowList(WrongSetting):
@@ -128,11 +131,11 @@ class EgressGuard:
         """
         self.check_url(url)
         endpoint = parse_endpoint(url)
+        if not _ASKING.acquire(blocking=False):
+            return
         try:
             async with asyncio.timeout(_RESOLVE_SECONDS):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    endpoint.host, endpoint.port, type=socket.SOCK_STREAM
-                )
+                found = await asyncio.wrap_future(names.ask(endpoint.host, endpoint.port, over=_ASKING.release))
         except OSError:  # TimeoutError is one
             return
         if found and not any(self.permits(endpoint.host, str(entry[4][0]), endpoint.port) for entry in found):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard, refusal
 
 if TYPE_CHECKING:
@@ -111,9 +110,7 @@ def _tell(connection: Connection) -> None:
 
 
 class _Names(AbstractResolver):
-    """Asks for each name in a thread of its own. One that gets no answer keeps its thread for up to a minute: the loop
-    has four, so that four dead names would hold up everybody else's, and those of our own servers.
-    """
+    """Asks for names beside the loop's own threads."""
 
     def __init__(self) -> None:
         self._room = asyncio.Semaphore(_NAMES_AT_ONCE)
@@ -122,28 +119,14 @@ class _Names(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         async with self._room:
-            found = await asyncio.wrap_future(_asked(host, port, family))
+            found = await asyncio.wrap_future(names.ask(host, port, family))
         return [
             ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=_NUMERIC)
             for kind, _, protocol, _, address in found
         ]
 
     async def close(self) -> None:
-        """Nothing: a process that ends does not wait for names."""
-
-
-def _asked(host: str, port: int, family: socket.AddressFamily) -> Future[list[Any]]:
-    answer: Future[list[Any]] = Future()
-    answer.set_running_or_notify_cancel()  # whoever waits may go; the thread cannot
-
-    def ask() -> None:
-        try:
-            answer.set_result(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG))
-        except Exception as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, name="name", daemon=True).start()
-    return answer
+        """Nothing to close."""
 
 
 class GuardedConnector(aiohttp.TCPConnector):
