@@ -14,15 +14,16 @@ from libs.common.ports_sweeps import Ending, ExpiredRow, OpenRow, Sweeps
 from services.janitor.endings import Endings
 
 _PAGE: Final = 1_000
-#: Pages a round while tasks are found on them; else one.
+#: Pages a round at most.
 _PAGES: Final = 10
 
 
 class TooLong:
     """Ends as timeout what waited longer than SLUICEWAY_MAX_WAIT_SECONDS.
 
-    Walks the open tasks from the oldest on, a page a round, and begins again when what follows is too young: ids grow
-    with the time of creation. So a round costs the same with a thousand waiting tasks and with a million.
+    Walks the open tasks from the oldest on, some pages a round, and begins again when what follows is too young: ids
+    grow with the time of creation. So a round costs the same with ten thousand old tasks and with a million, and those
+    that may wait (drafts, paused lanes) do not keep the walk for long from those behind them.
     """
 
     def __init__(self, sweeps: Sweeps, endings: Endings, *, max_wait_seconds: int) -> None:
@@ -40,7 +41,7 @@ class TooLong:
             ended += await self._endings.write("waited-too-long", [self._ending(row) for row in over])
             at_end = len(page) < _PAGE or page[-1].age < self._limit
             self._after = 0 if at_end else page[-1].id
-            if at_end or not over:
+            if at_end:
                 break
         return ended
 
