@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
@@ -42,6 +43,13 @@ def _instant_text(value: Any) -> Any:
     return value
 
 
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("instant", "lies outside of the calendar") from None
+
+
 def _integer(value: Any) -> Any:
     """JSON knows one kind of number: 1.0 is the integer 1 (JSON Schema agrees), while true and "1" are none."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -51,7 +59,7 @@ Text = Annotated[str, AfterValidator(_storable)]
 TenantId = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="A signed 64-bit number.")]
 Integer = Annotated[int, BeforeValidator(_integer)]
 #: Text in JSON; pydantic's strict mode would want a datetime object, its lax mode would take numbers too.
-Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), Field(strict=False)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), AfterValidator(_in_utc), Field(strict=False)]
 Int32 = Annotated[Integer, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
 Ends = Annotated[
     list[Literal["success", "failed", "timeout", "canceled"]], Field(min_length=1, max_length=len(END_WORDS))

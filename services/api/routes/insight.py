@@ -36,6 +36,8 @@ from services.api.schemas_insight import (
 )
 
 _HOUR: Final = timedelta(hours=1)
+#: Before this there is nothing to read, and soon no calendar.
+_BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 router = APIRouter(prefix="/v1", tags=["insight"])
 
@@ -127,7 +129,7 @@ async def read_series(asked: Annotated[SeriesQuery, Query()], reach: Seeing, cas
     if reach.tenant is not None or asked.model is not None:
         tenant = tenant_of(reach.caller, asked.tenant)
     until = asked.until or datetime.now(UTC)
-    wanted = SeriesWanted(asked.since or until - _HOUR, until, asked.step, tenant, asked.model)
+    wanted = SeriesWanted(asked.since or max(until, _BEGINNING) - _HOUR, until, asked.step, tenant, asked.model)
     return JsonAnswer(shown.series_document(await cases.series.read(wanted), asked.step))
 
 
