@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from libs.common.ports_tasks import KeyOwner
 from services.api.results import Download
@@ -76,7 +76,7 @@ def attachment(download: Download, *, head: bool = False) -> Response:
     """A file as every face hands it out: to be saved, never to be shown in our place."""
     content = download.content
     if content is None:
-        return Response(status_code=307, headers={**SAFE, "Location": download.location})
+        return RedirectResponse(download.location, 307, headers=SAFE)
     headers = {
         **SAFE,
         "Content-Type": content.media_type,

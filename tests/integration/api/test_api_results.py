@@ -95,6 +95,14 @@ async def test_what_lies_at_a_file_service_is_found_there(tenant: Tenant) -> Non
     assert await fetched(tenant, task)
 
 
+async def test_its_address_may_have_any_letters(tenant: Tenant) -> None:
+    task = await tenant.task()
+    await tenant.succeed(task, elsewhere("https://files.example/\u56fe/a%20b.png?x=1&y=\u00e9"))
+    answer = await tenant.call("GET", f"/v1/tasks/{task}/result")
+    assert answer.status_code == 307
+    assert answer.headers["location"] == "https://files.example/%E5%9B%BE/a%20b.png?x=1&y=%C3%A9"
+
+
 @pytest.mark.parametrize("number", ["1", "99", str(2**31 - 1)])
 async def test_a_file_that_the_result_does_not_have(tenant: Tenant, number: str) -> None:
     task = await tenant.result(b"one")
