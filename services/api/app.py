@@ -89,7 +89,7 @@ def rest_app() -> FastAPI:
         docs.router,
     ):
         app.include_router(router)
-    for kind in (SluicewayError, RequestValidationError, HTTPException):
+    for kind in (SluicewayError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_problem)
     described = openapi.document()
     app.openapi = lambda: described  # type: ignore[method-assign]  # FastAPI's documented way to give its own

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from libs.common.runtime import failpoints
 from services.api import bodies
 from services.api.app import rest_app
 from tests.support.api import Tenant
@@ -77,6 +78,7 @@ async def test_what_is_no_strict_json(tenant: Tenant, body: bytes, path: str) ->
         ({"model": "m", "not_before": "soon"}, "/not_before"),
         ({"model": "m", "not_before": "1700000000"}, "/not_before"),
         ({"model": "m", "not_before": "9999-12-31T23:59:59Z"}, "/not_before"),
+        ({"model": "m", "not_before": "0001-01-01T00:00:00+14:00"}, "/not_before"),
         ({"model": "m", "a/b~c": 1}, "/a~1b~0c"), ({"model": "m", "tenant_id": 1}, "/tenant_id"),
         ({"model": "m", "start_by": "2030-01-01T00:00:00Z"}, "/start_by"),
     ],
@@ -90,6 +92,21 @@ async def test_what_breaks_a_rule_is_pointed_at(tenant: Tenant, body: Any, point
     (item,) = batch.json()["items"]
     assert item["problem"]["errors"][0]["pointer"] == f"/tasks/0{pointer}"
     assert not await tenant.stored()
+
+
+async def test_the_first_instant_of_the_calendar_is_one_that_has_passed(tenant: Tenant) -> None:
+    # Clients that know no "unset" send it.
+    assert (await tenant.submit(not_before="0001-01-01T00:00:00Z")).json()["status"] == "submitted"
+
+
+async def test_a_surprise_is_a_problem_that_names_its_trace(tenant: Tenant) -> None:
+    task = await tenant.task()
+    failpoints.arm("api/before-cancel:1:raise")
+    try:
+        answer = await tenant.call("POST", f"/v1/tasks/{task}/cancel")
+    finally:
+        failpoints.arm("")
+    assert_problem(answer, 500, "internal")
 
 
 async def test_nul_and_odd_characters_in_a_payload_are_fine(tenant: Tenant) -> None:
