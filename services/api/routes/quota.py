@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from libs.common.operations.tenant_json import limit_document
 from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
 from services.api.cursors import after_of, cursor_after
+from services.api.problems import Problem
 from services.api.routes.context import Cases, Moving, Seeing, StrictRoute
 from services.api.routes.documented import answers
 from services.api.routes.insight import tenant_of
@@ -73,6 +74,16 @@ async def free_everybody(of: Whose, reach: Moving, cases: Cases) -> Response:
     return Response(status_code=204)
 
 
+def _user(user: str) -> str:
+    """A user's name in the address: none at all is no user, least of all everybody."""
+    if user == _EVERYBODY:
+        raise Problem("not_found", "Not Found")
+    return user
+
+
+User = Annotated[str, Depends(_user)]
+
+
 # A user's name may hold slashes, written as %2F: hence `:path`, which knows no line breaks (no address, then).
 @router.put(
     "/limits/{user:path}",
@@ -80,7 +91,7 @@ async def free_everybody(of: Whose, reach: Moving, cases: Cases) -> Response:
     responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT, "not_found", *_SETTING_ERRORS),
 )
 async def limit_user(
-    user: str,
+    user: User,
     wanted: Annotated[QuotaLimitIn, examples.body(examples.QUOTA_LIMIT_IN)],
     of: Whose,
     reach: Moving,
@@ -96,7 +107,7 @@ async def limit_user(
     status_code=204,
     responses=answers(None, None, "invalid", "limit_unknown", "not_found", status=204),
 )
-async def free_user(user: str, of: Whose, reach: Moving, cases: Cases) -> Response:
+async def free_user(user: User, of: Whose, reach: Moving, cases: Cases) -> Response:
     """The limit of all users, if there is one, holds for the user again."""
     await cases.quota.clear_limit(tenant_of(reach.caller, of.tenant), user)
     return Response(status_code=204)

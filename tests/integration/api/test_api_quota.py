@@ -149,6 +149,14 @@ class TestQuota:
             assert (await tenant.call("GET", f"/v1/quota?user={name}")).status_code == 400
         assert (await tenant.call("GET", "/v1/quota/limits?cursor=dGFzazox")).json()["code"] == "bad_cursor"
 
+    async def test_an_address_without_a_users_name_limits_and_frees_nobody(self, tenant: Tenant) -> None:
+        await limit(tenant, 7)
+        for method, more in (("PUT", {"json": {"points_per_day": 0}}), ("DELETE", {})):
+            answer = await tenant.call(method, "/v1/quota/limits/", **more)
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        (everybody,) = (await tenant.call("GET", "/v1/quota/limits")).json()["items"]
+        assert (everybody["user"], everybody["points_per_day"]) == ("", 7)
+
     @pytest.mark.parametrize("count", [0, -1, 1_001, 1.5, "2", None])
     async def test_a_task_asks_for_one_to_a_thousand_outputs(self, tenant: Tenant, count: Any) -> None:
         refused = await tenant.submit(output_count=count)
