@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -191,6 +192,16 @@ async def test_there_is_one_for_tasks_and_only_so_many_in_all(tenant: Tenant) ->
     )
     full = await tenant.call("POST", "/v1/webhooks", json={"url": URL})
     assert (full.status_code, full.json()["code"]) == (409, "webhook_limit")
+
+
+async def test_many_at_once_are_never_too_many(tenant: Tenant) -> None:
+    await tenant.api.sql(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets)"
+        " SELECT $1, 'endpoint', 'http://h', '' FROM generate_series(1, 45)",
+        tenant.id,
+    )
+    answers = await asyncio.gather(*(tenant.call("POST", "/v1/webhooks", json={"url": URL}) for _ in range(16)))
+    assert sorted(answer.status_code for answer in answers) == [201] * 5 + [409] * 11
 
 
 async def test_a_task_brings_its_own_address_once_something_signs_for_it(tenant: Tenant) -> None:

@@ -29,9 +29,11 @@ class PostgresWebhooks:
 
     async def create(self, tenant_id: int, fields: dict[str, Any], most: int) -> Webhook | None:
         try:
-            rows = await self._database.query(
-                "create_webhook", tenant_id=tenant_id, most=most, **{name: fields[name] for name in _FIELDS}
-            )
+            async with self._database.queries() as transaction:
+                await transaction.query("count_webhooks_alone", tenant_id=tenant_id)
+                rows = await transaction.query(
+                    "create_webhook", tenant_id=tenant_id, most=most, **{name: fields[name] for name in _FIELDS}
+                )
         except IntegrityError as error:
             raise Conflict("webhook_exists", "there is one of the kind tasks already", field="/kind") from error
         return _webhook(rows[0]) if rows else None

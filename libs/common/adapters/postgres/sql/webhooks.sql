@@ -1,3 +1,7 @@
+-- name: count_webhooks_alone
+-- Until the transaction ends nobody else makes a webhook of this tenant: each counts those that were made before.
+SELECT pg_advisory_xact_lock(7003, hashint8(CAST(:tenant_id AS bigint)))
+
 -- name: create_webhook
 -- A new webhook of a tenant that has fewer than `most`; a second one of the kind tasks violates its index.
 INSERT INTO webhook (tenant_id, kind, url, events, secrets, description)
