@@ -104,6 +104,19 @@ async def test_many_at_once_never_pass_the_limit(books: House) -> None:
     assert await used(books, "d") == [90]
 
 
+async def test_of_two_requests_with_one_key_the_second_is_judged_by_itself_when_the_first_is_refused(
+    books: House,
+) -> None:
+    model = await books.model()
+    await limit(books, model, 5)
+    dear, cheap = (IdempotencyKey("r", b"1", body) for body in (b"dear", b"cheap"))
+    twins = [priced(model, 6, key=dear), priced(model, 6, key=dear)]
+    assert await create(books, twins) == ["OverQuota"] * 2
+    others = [priced(model, 6, key=dear), priced(model, 5, key=cheap), priced(model, 5, key=cheap)]
+    assert await create(books, others) == ["OverQuota", "Created", "Repeated"]
+    assert await used(books) == [5]
+
+
 async def test_a_repeated_request_is_not_charged_and_a_refused_one_may_come_again(books: House) -> None:
     model = await books.model()
     await limit(books, model, 5)

@@ -52,22 +52,39 @@ class PostgresTasks:
 
     async def _create_in_steps(self, tasks: Sequence[NewTask], refused: dict[UUID, Creation]) -> list[Creation]:
         """Keys first, so that a repeated request costs nothing; then points; then the tasks. Notes who is `refused`."""
-        keyed = [task for task in tasks if task.key]
+        rows: list[asyncpg.Record] = []
+        repeated: dict[UUID, Creation] = {}
         async with self._database.transaction() as transaction:
-            claimed = await _claimed(transaction, keyed)
-            fresh = [task for task in tasks if not task.key or task.public_id in claimed]
-            days = await self._reserve(transaction, [task for task in fresh if task.points], refused)
-            wanted = [task for task in fresh if task.public_id not in refused]
-            rows = await transaction.fetch("create_many", *_columns(wanted, days)) if wanted else []
-            written = {row["public_id"] for row in rows}
-            unwritten = [task for task in keyed if task.public_id in claimed - written]
-            if unwritten:
-                await transaction.fetch("drop_keys", *_keys(unwritten))
-            unpaid = [task for task in wanted if task.points and task.public_id not in written]
-            if unpaid:
-                await transaction.fetch("give_back_points", *_accounts(unpaid, days))
-            repeated = await _owners(transaction, [task for task in keyed if task.public_id not in claimed])
+            left = tasks
+            while left:
+                keyed = [task for task in left if task.key]
+                claimed = await _claimed(transaction, keyed)
+                fresh = [task for task in left if not task.key or task.public_id in claimed]
+                written = await self._write(transaction, fresh, refused)
+                rows += written
+                unwritten = claimed - {row["public_id"] for row in written}
+                if unwritten:
+                    await transaction.fetch(
+                        "drop_keys", *_keys([task for task in keyed if task.public_id in unwritten])
+                    )
+                losers = [task for task in keyed if task.public_id not in claimed]
+                repeated |= await _owners(transaction, losers)
+                # Whoever was faster with the same key was refused: the key is free again.
+                left = [task for task in losers if task.public_id not in repeated]
         return _creations(tasks, rows, refused | repeated)
+
+    async def _write(
+        self, transaction: HotTransaction, tasks: Sequence[NewTask], refused: dict[UUID, Creation]
+    ) -> list[asyncpg.Record]:
+        """Write those that their creators can pay; the points of what is not written after all go back."""
+        days = await self._reserve(transaction, [task for task in tasks if task.points], refused)
+        wanted = [task for task in tasks if task.public_id not in refused]
+        rows = await transaction.fetch("create_many", *_columns(wanted, days)) if wanted else []
+        written = {row["public_id"] for row in rows}
+        unpaid = [task for task in wanted if task.points and task.public_id not in written]
+        if unpaid:
+            await transaction.fetch("give_back_points", *_accounts(unpaid, days))
+        return rows
 
     async def _reserve(
         self, transaction: HotTransaction, priced: Sequence[NewTask], refused: dict[UUID, Creation]
