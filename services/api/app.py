@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from libs.common.domain.errors import SluicewayError
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, SluicewayError
 from libs.common.ports_dead import KEPT_BYTES
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime import metrics
@@ -175,7 +175,7 @@ class Gateway:
         except ClientGone:
             return
         except Exception as error:
-            problem = problem_of(error)
+            problem = _problem_of(error, scope["method"])
             if problem.code == "internal":
                 log.error("request.failed", path=self._shown(scope["path"]), trace_id=trace_id_of(trace), exc_info=True)
             if send.status:
@@ -281,8 +281,15 @@ def _traceparent(scope: Scope) -> bytes | None:
     return next((value for name, value in scope["headers"] if name == b"traceparent"), None)
 
 
+def _problem_of(error: Exception, method: str) -> Problem:
+    """What only reads leaves nobody in doubt when its answer is lost."""
+    if isinstance(error, OutcomeUnknown) and method in ("GET", "HEAD"):
+        error = DatabaseUnavailable(str(error))
+    return problem_of(error)
+
+
 async def _answer_problem(request: Request, error: Exception) -> Response:
-    problem = problem_of(error)
+    problem = _problem_of(error, request.method)
     methods = request.app.state.methods.of(request.url.path) if problem.status_code == 405 else []
     if methods:  # the framework knows the methods of one route alone
         problem.headers = {"Allow": ", ".join(methods)}

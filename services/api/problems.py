@@ -135,7 +135,10 @@ def problem_of(error: Exception) -> Problem:
         case Refused():
             return _refusal(error)
         case OutcomeUnknown():
-            return _outage("outcome_unknown", "Nobody can tell yet whether this was done: repeat it with its key.")
+            detail = (
+                "Nobody can tell yet whether this was done: look first; a create is repeated with its Idempotency-Key."
+            )
+            return _outage("outcome_unknown", detail)
         case Unavailable():
             return _outage("unavailable", "Nothing was done; try again.")
         case RequestValidationError():

@@ -219,5 +219,27 @@ async def test_a_lock_held_on_the_table_does_not_hold_the_caller(
     assert await tenant.slots() == 1
 
 
+@pytest.mark.parametrize(("table", "method", "path"), [("api_key", "POST", "/v1/tasks"), ("task", "GET", "/v1/tasks")])
+async def test_an_answer_that_is_lost_while_only_reading_leaves_no_doubt(
+    tenant: Tenant, table: str, method: str, path: str
+) -> None:
+    fresh = Tenant(tenant.api, tenant.id, await tenant.api.key(tenant.id))
+    async with tenant.api.pool.acquire() as connection, connection.transaction():
+        await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        calling = asyncio.create_task(fresh.call(method, path, json={"model": "m"}))
+
+        async def cut() -> bool:
+            return bool(
+                await tenant.api.sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+            )
+
+        await until_true(cut)
+        answer = await calling
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
 async def _ready(api: Api) -> bool:
     return all(verdict == "ok" for verdict in (await ready(api)).values())

@@ -84,6 +84,13 @@ class Database:
             rows: list[asyncpg.Record] = await connection.fetch(self._statements[name], *arguments)
         return rows
 
+    async def read(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """The same for a statement that changes nothing: when its answer is lost, nothing was done all the same."""
+        try:
+            return await self.fetch(name, *arguments)
+        except OutcomeUnknown as error:
+            raise DatabaseUnavailable(str(error)) from error
+
     async def copy(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Append rows to a table in a transaction of its own: the cheapest way in, which knows no conflicts."""
         async with self._connection() as connection:

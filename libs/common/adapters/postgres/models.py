@@ -109,7 +109,7 @@ class PostgresApiKeys:
         return int(rows[0].id)
 
     async def find(self, digest: bytes) -> KeyOwner | None:
-        return _owner(await self._database.fetch("find_key", digest))
+        return _owner(await self._database.read("find_key", digest))
 
     async def list_of(self, tenant_id: int) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in await self._database.query("list_keys", tenant_id=tenant_id)]

@@ -133,7 +133,7 @@ class PostgresTasks:
         raise OutcomeUnknown("PostgreSQL is away since the commit: repeat the request with its Idempotency-Key")
 
     async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
-        owners = _repeated(tasks, await self._database.fetch("read_keys", *_keys(tasks)))
+        owners = _repeated(tasks, await self._database.read("read_keys", *_keys(tasks)))
         return [owners.get(task.public_id) for task in tasks]
 
     async def final_among(self, tasks: Sequence[tuple[int, UUID]]) -> set[UUID]:
