@@ -27,6 +27,9 @@ log = get_logger()
 LEAD_SECONDS: Final = 1.0
 _KEEP_ALIVE_SECONDS: Final = 75
 _BACKLOG: Final = 2_048
+#: Of a request line and its headers: several times what any gateway lets through.
+HEAD_BYTES: Final = 256 * 1024
+HEAD_SECONDS: Final = 30.0
 #: Listeners have nothing to say to us.
 _SOCKET_MESSAGE_BYTES: Final = 4_096
 
@@ -106,11 +109,50 @@ class ApiService:
 
 
 class _Http(HttpToolsProtocol):
-    """Shows the transport to the application: a stream whose reader takes nothing is dropped, buffers and all."""
+    """Shows the transport to the application: a stream whose reader takes nothing is dropped, buffers and all.
+
+    The parser below would take a head of any size, for as long as it drips.
+    """
+
+    _head: int | None = None  #: bytes that came of a head that is not whole yet
+    _late: asyncio.TimerHandle | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"transport": self.transport}}
+        self._head = 0
+
+    def on_headers_complete(self) -> None:
+        self._head = None
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head is not None:
+            self._wait_for_head(len(data))
+        elif self._late is not None:
+            self._stop_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self, came: int) -> None:
+        self._head = (self._head or 0) + came
+        if self._head > HEAD_BYTES:
+            self._refuse(f"The head of a request may have at most {HEAD_BYTES} bytes.")
+        elif self._late is None:
+            text = f"The head of the request did not arrive within {HEAD_SECONDS:.0f} s."
+            self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, text)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self, text: str) -> None:
+        if not self.transport.is_closing():
+            self.send_400_response(text)
 
 
 class _WebSocket(WebSocketsSansIOProtocol):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from libs.common.runtime import failpoints
-from services.api import bodies
+from services.api import bodies, serving
 from services.api.app import rest_app
 from tests.support.api import Tenant
 
@@ -251,6 +251,38 @@ class TestHttp:
         writer.close()
         assert b" 500 " not in answer
         assert (await tenant.submit()).status_code == 202
+
+    async def test_a_head_without_end_is_given_up(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        writer.write(b"GET /v1/tasks HTTP/1.1\r\nHost: h\r\nX: ")
+        sent = 0
+        with suppress(ConnectionError):
+            while not reader.at_eof() and sent < 40 * MEGABYTE:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+                sent += 65_536
+        assert sent < 10 * MEGABYTE
+        writer.close()
+
+    async def test_a_head_that_drips_is_given_up(self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(serving, "HEAD_SECONDS", 0.3)
+        reader, writer = await raw(tenant)
+        for _ in range(2):
+            writer.write(b"GET /v1/tasks HTTP/1.1\r\nHost: h\r\n")
+            await asyncio.sleep(0.1)
+            writer.write(b"\r\n")
+            assert (await reader.readuntil(b'"}')).startswith(b"HTTP/1.1 401 ")
+        with suppress(ConnectionError):
+            async with asyncio.timeout(5):
+                while not writer.transport.is_closing():
+                    writer.write(b"x")
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+        writer.close()
+
+    async def test_a_large_head_is_read(self, tenant: Tenant) -> None:
+        answer = await tenant.call("GET", "/v1/tasks", headers={f"X-{n}": "x" * 8_000 for n in range(16)})
+        assert answer.status_code == 200
 
     async def test_who_leaves_in_the_middle_of_the_body_creates_nothing(self, tenant: Tenant) -> None:
         _, writer = await raw(tenant)
