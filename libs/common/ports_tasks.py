@@ -202,6 +202,9 @@ class Models(Protocol):
     async def find(self, tenant_id: int, name: str) -> Model | None:
         """The tenant's model of that name."""
 
+    async def find_many(self, names: Sequence[tuple[int, str]]) -> list[Model]:
+        """The models of these (tenant, name); names that nobody has are left out."""
+
     async def find_by_id(self, tenant_id: int, model_id: int) -> Model | None:
         """The tenant's model of that id."""
 

@@ -89,8 +89,8 @@ class Webhooks(Protocol):
     async def delete(self, tenant_id: int, webhook_id: int) -> bool:
         """Remove it: nothing more is sent."""
 
-    async def signs_tasks(self, tenant_id: int) -> bool:
-        """Whether the tenant has the webhook that signs for the addresses of tasks."""
+    async def sign_tasks(self, tenants: Sequence[int]) -> list[bool]:
+        """Whether each of these tenants has the webhook that signs for the addresses of its tasks."""
 
     async def deliveries(
         self, tenant_id: int, webhook_id: int, before: int | None, limit: int

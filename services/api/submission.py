@@ -88,7 +88,7 @@ class Accepted:
 
 
 class Submission:
-    """Accepts tasks. Its three coalescers are closed by whoever opened them."""
+    """Accepts tasks. Its four coalescers are closed by whoever opened them."""
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class Submission:
         slots: Coalescer[SlotRequest, SlotVerdict],
         writes: Coalescer[NewTask, Creation],
         earlier: Coalescer[NewTask, Repeated | None],
+        names: Coalescer[tuple[int, str], Model | None],
         *,
         zone: ZoneInfo,
         seal: Seal | None = None,
@@ -108,6 +109,7 @@ class Submission:
         self._slots = slots
         self._writes = writes
         self._earlier = earlier
+        self._names = names
         self._zone = zone
         self._seal = seal
         self._hooks = hooks
@@ -132,7 +134,9 @@ class Submission:
         return await self._write(model, self._new_task(public_id, model.lane, caller, order, points), order)
 
     async def _open_model(self, caller: KeyOwner, name: str) -> Model:
-        model = await self._models.by_name(caller.tenant_id, name)
+        model = self._models.named(caller.tenant_id, name)
+        if model is None:
+            model = await self._names.submit((caller.tenant_id, name))
         if model is None:
             raise _model_unknown(name)
         if not model.enabled:

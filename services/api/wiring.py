@@ -36,6 +36,7 @@ from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import LaneUnavailable, WrongSetting
+from libs.common.domain.model import Model
 from libs.common.operations.audit import Report
 from libs.common.operations.audit_stores import open_audit
 from libs.common.operations.callback_tokens import CallbackTokens
@@ -53,6 +54,7 @@ from libs.common.ports import Hints, QueueGate, Seal, SlotRequest, SlotVerdict
 from libs.common.ports_legacy import LegacyRows
 from libs.common.ports_results import ResultReader
 from libs.common.ports_tasks import Creation, NewTask, Repeated, Tasks
+from libs.common.ports_webhooks import Webhooks
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.health import Health
 from libs.common.runtime.periodic import Periodic
@@ -116,8 +118,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         operation_log = await stack.enter_async_context(open_operation_log(operations, is_data_error=is_data_error))
         zone, seal = ZoneInfo(settings.timezone), ring if settings.oss_url else None
         webhooks = PostgresWebhooks(database)
-        hooks = TaskHooks(webhooks, guard)
-        submission = await _submission(stack, cache, gate, tasks, hints, zone, seal, hooks)
+        submission = await _submission(stack, cache, gate, tasks, hints, zone, seal, webhooks, guard)
         reading = Reading(tasks, room)
         insight = PostgresInsight(database)
         sight = Sight(insight, gate, RedisPermits(redis, rebuilder))
@@ -227,7 +228,8 @@ async def _submission(
     hints: Hints,
     zone: ZoneInfo,
     seal: Seal | None,
-    hooks: TaskHooks,
+    webhooks: Webhooks,
+    guard: EgressGuard,
 ) -> Submission:
     """The road of a create; its flushes end before the stores are closed."""
     slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(
@@ -244,6 +246,9 @@ async def _submission(
         is_deadlock=is_deadlock,
     )
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
-    for coalescer in (slots, writes, earlier):
+    names: Coalescer[tuple[int, str], Model | None] = Coalescer(cache.look_up, is_data_error=is_data_error)
+    signing: Coalescer[int, bool] = Coalescer(webhooks.sign_tasks)
+    for coalescer in (slots, writes, earlier, names, signing):
         stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
-    return Submission(cache, gate, slots, writes, earlier, zone=zone, seal=seal, hooks=hooks)
+    hooks = TaskHooks(signing.submit, guard)
+    return Submission(cache, gate, slots, writes, earlier, names, zone=zone, seal=seal, hooks=hooks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -45,14 +46,16 @@ class ModelCache:
         if not model.deleted:
             self._by_name[model.tenant_id, model.name] = model
 
-    async def by_name(self, tenant_id: int, name: str) -> Model | None:
-        """The tenant's model of that name, from memory or from PostgreSQL."""
-        model = self._by_name.get((tenant_id, name))
-        if model is None:
-            model = await self._models.find(tenant_id, name)
-            if model is not None:
-                self.put(model)
-        return model
+    def named(self, tenant_id: int, name: str) -> Model | None:
+        """The tenant's model of that name if it is in memory."""
+        return self._by_name.get((tenant_id, name))
+
+    async def look_up(self, names: Sequence[tuple[int, str]]) -> list[Model | None]:
+        """The models of these (tenant, name) from PostgreSQL, in order; None for a name that nobody has."""
+        found = {(model.tenant_id, model.name): model for model in await self._models.find_many(names)}
+        for model in found.values():
+            self.put(model)
+        return [found.get(name) for name in names]
 
     async def by_id(self, model_id: int) -> Model | None:
         """The model of that id, deleted or not, from memory or from PostgreSQL."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -154,8 +154,11 @@ class WebhookAdministration:
 class TaskHooks:
     """Judges the address that a task brings along, before the task is accepted."""
 
-    def __init__(self, webhooks: Webhooks, guard: Guard, clock: Callable[[], float] = time.monotonic) -> None:
-        self._webhooks = webhooks
+    def __init__(
+        self, signs_tasks: Callable[[int], Awaitable[bool]], guard: Guard, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`signs_tasks` answers whether a tenant has what signs for its tasks' addresses; many may ask at once."""
+        self._signs_tasks = signs_tasks
         self._guard = guard
         self._clock = clock
         self._signing: dict[int, float] = {}
@@ -169,7 +172,7 @@ class TaskHooks:
             raise Invalid(error.code, str(error), field="/webhook_url") from None
         if self._signing.get(tenant_id, 0.0) > self._clock():
             return
-        if not await self._webhooks.signs_tasks(tenant_id):
+        if not await self._signs_tasks(tenant_id):
             message = 'nothing would sign it: make, or switch on, the webhook of the kind "tasks" (/v1/webhooks)'
             raise Invalid("webhook_unsigned", message, field="/webhook_url")
         if len(self._signing) >= _MOST_REMEMBERED:

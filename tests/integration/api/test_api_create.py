@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.support.api import Api, Tenant
+from tests.support.api import Api, Tenant, until_true
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -217,8 +217,33 @@ class TestBatch:
         assert answer.status_code == 202
         ids = [item["id"] for item in answer.json()["items"]]
         rows = await tenant.stored()
-        assert [str(row["public_id"]) for row in rows] == ids
+        assert {str(row["public_id"]) for row in rows} == set(ids)  # two transactions at a time: in no order
+        assert len(ids) == len(rows) == 1_000
         assert len({row["made_by"] for row in rows}) <= 10
+
+    @pytest.mark.parametrize(
+        ("table", "waiting", "verdict"), [("model", 2, "model_unknown"), ("webhook", 1, "webhook_unsigned")]
+    )
+    async def test_what_a_hundred_ask_at_once_keeps_no_connection_from_others(
+        self, tenant: Tenant, table: str, waiting: int, verdict: str
+    ) -> None:
+        asked = {"model": "m", "webhook_url": "http://127.0.0.1:9/hook"}
+        tasks = [{"model": f"unknown-{n}"} if table == "model" else asked for n in range(100)]
+        async with tenant.api.pool.acquire() as connection, connection.transaction():
+            await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            sending = asyncio.create_task(tenant.call("POST", "/v1/tasks/batch", json={"tasks": tasks}))
+
+            async def they_wait() -> bool:  # of models, the process's own look waits too
+                locked = (
+                    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+                return len(await tenant.api.sql(locked)) >= waiting
+
+            await until_true(they_wait)
+            others = await asyncio.gather(*(tenant.call("GET", "/v1/quota") for _ in range(20)))
+        assert {answer.status_code for answer in others} == {200}
+        items = (await sending).json()["items"]
+        assert [item["problem"]["code"] for item in items] == [verdict] * 100
 
     async def test_repeating_a_batch_creates_only_what_is_missing(self, api: Api) -> None:
         tenant = await api.tenant()

@@ -67,8 +67,8 @@ class Store:
 
 
 class NoModels:
-    async def find(self, tenant_id: int, name: str) -> Model | None:
-        return None
+    async def find_many(self, names: Sequence[tuple[int, str]]) -> list[Model]:
+        return []
 
 
 class Desk:
@@ -81,7 +81,10 @@ class Desk:
         self.slots: Coalescer[SlotRequest, SlotVerdict] = Coalescer(self.gate.take_many)
         self.writes: Coalescer[NewTask, Creation] = Coalescer(TaskWriter(cast(Tasks, self.store), self.hints).write)
         earlier: Coalescer[NewTask, Repeated | None] = Coalescer(self.store.earlier_many)
-        self.submission = Submission(self.cache, self.gate, self.slots, self.writes, earlier, zone=ZoneInfo("UTC"))
+        names: Coalescer[tuple[int, str], Model | None] = Coalescer(self.cache.look_up)
+        self.submission = Submission(
+            self.cache, self.gate, self.slots, self.writes, earlier, names, zone=ZoneInfo("UTC")
+        )
 
     async def submit(self, **order: Any) -> Accepted:
         return await self.submission.submit(CALLER, Order(**{"model": "m", "payload": b"{}", **order}))

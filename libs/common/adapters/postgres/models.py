@@ -70,6 +70,10 @@ class PostgresModels:
         rows = await self._database.query("find_model", tenant_id=tenant_id, name=name)
         return model_of(rows[0]) if rows else None
 
+    async def find_many(self, names: Sequence[tuple[int, str]]) -> list[Model]:
+        rows = await self._database.read("find_models", [tenant for tenant, _ in names], [name for _, name in names])
+        return [_from_columns(row) for row in rows]
+
     async def find_by_id(self, tenant_id: int, model_id: int) -> Model | None:
         rows = await self._database.query("find_model_by_id", tenant_id=tenant_id, id=model_id)
         return model_of(rows[0]) if rows else None

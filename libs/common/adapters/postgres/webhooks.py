@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -71,8 +72,10 @@ class PostgresWebhooks:
                 await transaction.fetch("end_webhook_pause", tenant_id, webhook_id)
         return gone
 
-    async def signs_tasks(self, tenant_id: int) -> bool:
-        return bool(await self._database.query("signs_tasks", tenant_id=tenant_id))
+    async def sign_tasks(self, tenants: Sequence[int]) -> list[bool]:
+        rows = await self._database.read("signs_tasks", sorted(set(tenants)))
+        signing = {row["tenant_id"] for row in rows}
+        return [tenant_id in signing for tenant_id in tenants]
 
     async def deliveries(
         self, tenant_id: int, webhook_id: int, before: int | None, limit: int

@@ -57,8 +57,8 @@ UPDATE webhook SET deleted_at = now() WHERE tenant_id = $1 AND id = $2 AND delet
 UPDATE pause SET ended = now() WHERE scope = 'webhook' AND tenant_id = $1 AND webhook_id = $2 AND ended IS NULL
 
 -- name: signs_tasks
--- Whether a tenant has what signs for the addresses of its tasks, switched on: else they would never be told.
-SELECT id FROM webhook WHERE tenant_id = :tenant_id AND kind = 'tasks' AND deleted_at IS NULL AND disabled_at IS NULL
+-- Those of the tenants $1 that have what signs for the addresses of their tasks, switched on: else nobody would be told.
+SELECT tenant_id FROM webhook WHERE tenant_id = ANY ($1::bigint[]) AND kind = 'tasks' AND deleted_at IS NULL AND disabled_at IS NULL
 
 -- name: list_deliveries
 -- A page of the deliveries of a tenant's webhook, newest first, each with its attempts.
