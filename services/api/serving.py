@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -111,7 +112,8 @@ class ApiService:
 class _Http(HttpToolsProtocol):
     """Shows the transport to the application: a stream whose reader takes nothing is dropped, buffers and all.
 
-    The parser below would take a head of any size, for as long as it drips.
+    The parser below would take a head of any size, for as long as it drips. And where a client offers to speak another
+    protocol (Java's does, HTTP/2), it would take the request for one without a body, and the body for the next request.
     """
 
     _head: int | None = None  #: bytes that came of a head that is not whole yet
@@ -124,10 +126,25 @@ class _Http(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head = None
-        super().on_headers_complete()
+        if not self._declines():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._declines():
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as offer:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif self._declines():
+                self.data_received(self._head_without_offer() + data[offer.args[0] :])
+                return
         if self._head is not None:
             self._wait_for_head(len(data))
         elif self._late is not None:
@@ -136,6 +153,17 @@ class _Http(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def _declines(self) -> bool:
+        """Whether another protocol is offered than the one that is known here."""
+        offered = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
+        return offered and not self._should_upgrade()
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _wait_for_head(self, came: int) -> None:
         self._head = (self._head or 0) + came

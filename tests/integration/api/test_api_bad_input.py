@@ -252,6 +252,28 @@ class TestHttp:
         assert b" 500 " not in answer
         assert (await tenant.submit()).status_code == 202
 
+    @pytest.mark.parametrize("pause", [0, 0.05])
+    async def test_who_offers_another_protocol_is_heard_to_the_end(self, tenant: Tenant, pause: float) -> None:
+        # Java's HttpClient does so with its first request on every connection.
+        offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAAB")
+        payload = b'{"a":   "GET /v1/tasks HTTP/1.1"}'
+        body = b'{"model":"m","payload":%s}' % payload
+        reader, writer = await raw(tenant)
+        for _ in range(2):
+            for part in (head(tenant, *offer, f"Content-Length: {len(body)}"), body):
+                writer.write(part)
+                await asyncio.sleep(pause)
+            answer = await asyncio.wait_for(reader.readuntil(b"}"), 5)
+            assert answer.startswith(b"HTTP/1.1 202 ")
+        writer.close()
+        assert [row["payload"] for row in await tenant.stored()] == [payload] * 2
+
+    async def test_no_tunnel_is_dug(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        writer.write(b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
     async def test_a_head_without_end_is_given_up(self, tenant: Tenant) -> None:
         reader, writer = await raw(tenant)
         writer.write(b"GET /v1/tasks HTTP/1.1\r\nHost: h\r\nX: ")
