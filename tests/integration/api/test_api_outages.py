@@ -219,6 +219,16 @@ async def test_a_lock_held_on_the_table_does_not_hold_the_caller(
     assert await tenant.slots() == 1
 
 
+async def test_nor_does_one_on_the_keys(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libs.common.adapters.postgres.database.READ_SECONDS", 0.3)
+    fresh = Tenant(tenant.api, tenant.id, await tenant.api.key(tenant.id))
+    async with tenant.api.pool.acquire() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE api_key IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        await assert_unavailable(await fresh.submit(), began)
+    assert (await fresh.submit()).status_code == 202
+
+
 @pytest.mark.parametrize(("table", "method", "path"), [("api_key", "POST", "/v1/tasks"), ("task", "GET", "/v1/tasks")])
 async def test_an_answer_that_is_lost_while_only_reading_leaves_no_doubt(
     tenant: Tenant, table: str, method: str, path: str

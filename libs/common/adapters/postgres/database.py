@@ -31,6 +31,7 @@ SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '20s'
 """
 _ACQUIRE_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 30.0
+READ_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 3.0
 #: A connection that lay at hand for so long goes back to the pool, which closes it when nobody wants it there either.
 _AT_HAND_SECONDS: Final = 60.0
@@ -78,16 +79,17 @@ class Database:
         """The text of a statement, for a connection that its caller keeps."""
         return self._statements[name]
 
-    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def fetch(self, name: str, *arguments: Any, seconds: float | None = None) -> list[asyncpg.Record]:
         """Run a hot statement in a transaction of its own and return its rows."""
         async with self._connection() as connection:
-            rows: list[asyncpg.Record] = await connection.fetch(self._statements[name], *arguments)
+            rows: list[asyncpg.Record] = await connection.fetch(self._statements[name], *arguments, timeout=seconds)
         return rows
 
     async def read(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        """The same for a statement that changes nothing: when its answer is lost, nothing was done all the same."""
+        """The same for a small statement that changes nothing, which somebody waits for: when its answer is lost, or
+        late, nothing was done all the same."""
         try:
-            return await self.fetch(name, *arguments)
+            return await self.fetch(name, *arguments, seconds=READ_SECONDS)
         except OutcomeUnknown as error:
             raise DatabaseUnavailable(str(error)) from error
 
