@@ -70,8 +70,8 @@ class Model:
 
 
 def window(max_concurrency: int) -> int:
-    """How many of a lane's rows may be in flight: its calls plus a small prefetch."""
-    return max_concurrency + min(max(max_concurrency, 2), 64)
+    """How many of a lane's rows may be in flight: its calls plus a small prefetch, as far as can be counted."""
+    return min(max_concurrency + min(max(max_concurrency, 2), 64), MAX_INT)
 
 
 def partitions(max_concurrency: int, slots: int) -> int:

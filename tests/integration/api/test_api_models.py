@@ -69,6 +69,12 @@ class TestCreate:
         )  # fmt: skip
         assert {name: made[name] for name in DEFAULTS} == DEFAULTS | {"http_method": "GET"}
 
+    async def test_the_largest_numbers_are_numbers_like_others(self, api: Api) -> None:
+        tenant = await api.tenant()
+        largest = dict.fromkeys(("max_concurrency", "queue_limit", "expected_seconds", "auto_clean_seconds"), 2**31 - 1)
+        assert (await tenant.model("m", **largest)).items() >= largest.items()
+        assert (await tenant.submit()).status_code == 202
+
     async def test_a_name_is_taken_once_and_per_tenant(self, api: Api) -> None:
         tenant, other = await api.tenant(), await api.tenant()
         await tenant.model("m")
