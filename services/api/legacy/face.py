@@ -18,6 +18,7 @@ from services.api.legacy.given import Given
 from services.api.operation_log import OperationLog, asked_by
 from services.api.problems import Problem
 from services.api.schemas import BIZ_NAME_LIMIT
+from services.api.tracing import trace_id_of
 
 CREATE: Final = "/task/createTask"
 _PREFIXES: Final = ("/model/", "/task/", "/stat/")
@@ -83,6 +84,8 @@ class LegacyFace:
         """Answer with a refusal."""
         if problem.code == "outcome_unknown":
             problem = _unsure(scope.get("route"), problem)
+        elif problem.code == "internal":  # the envelope has no place of its own for the trace
+            problem = Problem("internal", f"This is our fault. Quote {trace_id_of(scope['trace'])} when you report it.")
         if scope["path"] == CREATE and scope["method"] == "POST" and "caller" in scope:
             refusal = refusal_of(problem)
             self._note(scope, enveloped_refusal(refusal), error=f"{refusal.code}: {refusal.message}")

@@ -91,6 +91,20 @@ async def test_the_old_routes_say_it_in_their_envelope(tenant: Tenant, stores: t
     assert (cut.status_code, cut.json()["code"]) == (503, 503)
     assert "key" not in cut.json()["message"]
     assert len(await tenant.stored()) == 1
+    # The envelope has no place for the trace: the message names it.
+    failpoints.arm("api/before-commit:1:raise")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    try:
+        fault = await tenant.call(
+            "POST",
+            "/task/createTask",
+            json={"modelName": "m"},
+            headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"},
+        )
+    finally:
+        failpoints.arm("")
+    assert (fault.status_code, fault.json()["code"]) == (500, 500)
+    assert trace in fault.json()["message"]
 
 
 async def test_a_lane_that_redis_cannot_answer_for_closes_no_other(api: Api) -> None:
