@@ -119,6 +119,11 @@ class _Http(HttpToolsProtocol):
     _head: int | None = None  #: bytes that came of a head that is not whole yet
     _late: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        # Who has said nothing yet may be silent as long as who has nothing more to say.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"transport": self.transport}}

@@ -13,7 +13,7 @@ import pytest
 from libs.common.runtime import failpoints
 from services.api import bodies, serving
 from services.api.app import rest_app
-from tests.support.api import Tenant
+from tests.support.api import Tenant, running_api
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -301,6 +301,15 @@ class TestHttp:
                     await writer.drain()
                     await asyncio.sleep(0.02)
         writer.close()
+
+    async def test_who_connects_and_says_nothing_is_hung_up_on(
+        self, stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(serving, "_KEEP_ALIVE_SECONDS", 0.2)
+        async with running_api(*stores) as api:
+            reader, writer = await asyncio.open_connection(*api.url.removeprefix("http://").split(":"))
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
 
     async def test_a_large_head_is_read(self, tenant: Tenant) -> None:
         answer = await tenant.call("GET", "/v1/tasks", headers={f"X-{n}": "x" * 8_000 for n in range(16)})
