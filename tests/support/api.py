@@ -150,17 +150,18 @@ class Tenant:
         assert len(rows) == len(tasks)
         await self.api.redis.command_many([("ZREM", keys.gate(row["lane"]), row["public_id"]) for row in rows])
 
-    async def delivery(self, webhook: str, status: str = "dead") -> str:
-        """A delivery of a webhook, as its sender left it."""
+    async def delivery(self, webhook: str, status: str = "dead", task: str | None = None) -> str:
+        """A delivery of a webhook, as its sender left it; of a task that was cleaned unless one is named."""
         (row,) = await self.api.sql(
             "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at,"
             " attempts, ended_at, dead_at)"
-            " VALUES ($1, $2, '', '', gen_random_uuid(), 'task:5', 'task.success', '{}', $3,"
+            " VALUES ($1, $2, '', '', coalesce($4::uuid, gen_random_uuid()), 'task:5', 'task.success', '{}', $3,"
             " CASE WHEN $3 = 'pending' THEN now() END, 8, CASE WHEN $3 <> 'pending' THEN now() END,"
             " CASE WHEN $3 = 'dead' THEN now() END) RETURNING id",
             self.id,
             int(webhook),
             status,
+            task,
         )
         return str(row["id"])
 

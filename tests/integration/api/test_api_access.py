@@ -162,7 +162,7 @@ async def furnished(owner: Tenant) -> dict[str, str]:
     hook = {"url": "http://127.0.0.1:9/hook", "description": "secret-name"}
     hooked = (await owner.call("POST", "/v1/webhooks", json=hook)).json()["id"]
     known = {"task_id": task, "ended_id": ended, "model_id": made["id"], "tenant_id": str(owner.id)}
-    known |= {"webhook_id": hooked, "delivery_id": await owner.delivery(hooked)}
+    known |= {"webhook_id": hooked, "delivery_id": await owner.delivery(hooked, task=ended)}
     await owner.api.key(owner.id, ("read",), name="secret-name")
     (key,) = await owner.api.sql(
         "SELECT id FROM api_key WHERE tenant_id = $1 AND name = 'secret-name' LIMIT 1", owner.id
