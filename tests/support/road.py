@@ -37,6 +37,7 @@ from libs.common.embedded.service import ServiceProcess
 from libs.common.operations.audit_stores import open_audit
 from libs.common.settings import PREFIX, Settings
 from tests.support.cli_schemas import assert_as_promised
+from tests.support.kafka_cluster import KafkaCluster
 from tests.support.mock_model import MockModel, mock_model
 from tests.support.nursery import NurseryService
 from tests.support.processes import send
@@ -56,7 +57,7 @@ class Servers:
 
     postgres: EmbeddedPostgres
     redis: EmbeddedRedis
-    broker: ServerProcess
+    broker: ServerProcess | KafkaCluster
     kind: str
 
 

@@ -53,10 +53,14 @@ class SecureKafka(EmbeddedKafka):
         self.ca_file.write_bytes(certificate)
         ports = {"port": self.port, "secure": self._secure_port, "controller": self.controller_port}
         ours = _SETTINGS.format(host=LOOPBACK, login=_LOGIN, user=USER, password=PASSWORD, keystore=keystore, **ports)
-        replaced = {line.partition("=")[0] for line in ours.splitlines() if "=" in line}
-        file = self.folder / "server.properties"
-        kept = [line for line in file.read_text().splitlines() if line.partition("=")[0] not in replaced]
-        file.write_text("\n".join(kept) + ours)
+        replace_settings(self._settings_file, ours)
+
+
+def replace_settings(file: Path, ours: str) -> None:
+    """Lines `name=value` in place of those of the same names."""
+    replaced = {line.partition("=")[0] for line in ours.splitlines() if "=" in line}
+    kept = [line for line in file.read_text().splitlines() if line.partition("=")[0] not in replaced]
+    file.write_text("\n".join(kept) + ours)
 
 
 def self_signed() -> tuple[bytes, bytes]:

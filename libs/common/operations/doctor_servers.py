@@ -29,6 +29,7 @@ _REDIS_VERSION: Final = (7, 0)
 _SKEW_SECONDS: Final = 5.0
 _TRANSACTION_SECONDS: Final = 600.0
 _SECONDS: Final = 5.0
+_COPIES: Final = 2
 _CONFIGS_AT_ONCE: Final = 100
 _PAUSES_TOLD: Final = 5
 _STATEMENTS: Final = Statements.load()
@@ -208,6 +209,8 @@ async def examine_kafka(settings: Settings) -> list[Finding]:
         *_topics_of_all(settings.topic_prefix, existing),
         *_missing(models, existing),
     ]
+    ours = [events_topic(settings.topic_prefix), *models]
+    found += await _copies(connection, [name for name in ours if name in existing])
     return found + await _settings_of(connection, [name for name in models if name in existing])
 
 
@@ -230,6 +233,29 @@ def _missing(models: Mapping[str, int], existing: Mapping[str, int]) -> list[Fin
         example = f"{few[0]}: {existing[few[0]]} instead of {models[few[0]]}"
         found.append(advice(f"{len(few)} topics of models have too few partitions, for example {example}", do))
     return found
+
+
+async def _copies(connection: KafkaConnection, topics: Sequence[str]) -> list[Finding]:
+    """Where there are several brokers, the loss of one of them should stop no topic."""
+    admin = AIOKafkaAdminClient(**connection.arguments(), client_id="sluiceway-doctor")
+    try:
+        await admin.start()
+        brokers = len((await admin.describe_cluster())["brokers"])
+        described = await admin.describe_topics(list(topics)) if topics and brokers > 1 else []
+    except (KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError):  # as below
+        return []
+    finally:
+        await admin.close()
+    alone = [
+        topic["topic"]
+        for topic in described
+        if any(len(partition["replicas"]) < _COPIES for partition in topic["partitions"])
+    ]
+    if not alone:
+        return []
+    what = f"{len(alone)} topics lie on one of {brokers} brokers alone, for example {alone[0]}"
+    do = "set SLUICEWAY_TOPIC_REPLICATION (3) for new ones, and reassign these with kafka-reassign-partitions"
+    return [advice(what, do)]
 
 
 async def _settings_of(connection: KafkaConnection, topics: Sequence[str]) -> list[Finding]:

@@ -1,0 +1,136 @@
+"""The road on three brokers, as clusters are in production: leaders move, and for a while too few replicas are left."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from libs.common.operations.doctor_servers import examine_kafka
+from tests.support.kafka_cluster import KafkaCluster, KafkaNode
+from tests.support.road import Road, Servers, open_road
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+MODELS = ("a", "b", "c", "d")  #: their partitions have leaders on all brokers
+
+
+@pytest.fixture
+async def cluster(road_servers: Servers, tmp_path: Path) -> AsyncIterator[KafkaCluster]:
+    if road_servers.kind != "kafka":
+        pytest.skip("a cluster takes Apache Kafka itself: mvn and a JDK")
+    made = KafkaCluster(tmp_path / "cluster")
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()
+
+
+@pytest.fixture
+async def cluster_road(
+    road_servers: Servers, road_database: str, cluster: KafkaCluster, tmp_path: Path
+) -> AsyncIterator[Road]:
+    stores = Servers(road_servers.postgres, road_servers.redis, cluster, "kafka")
+    async with open_road(tmp_path / "road", stores, road_database, f"t{uuid.uuid4().hex[:10]}") as opened:
+        yield opened
+
+
+async def ready(road: Road) -> int:
+    await asyncio.gather(
+        road.start("api"),
+        road.start("dispatcher", 2, topic_replication="3"),
+        road.start("executor", 2),
+        road.start("janitor"),
+    )
+    tenant = await road.tenant()
+    for model in MODELS:
+        await road.model(tenant, model, max_concurrency=10, queue_limit=10_000)
+    return tenant
+
+
+async def load(road: Road, tenant: int, seconds: int) -> None:
+    """Twelve tasks a second, whatever becomes of the brokers."""
+    for _ in range(seconds):
+        for model in MODELS:
+            await road.submit(tenant, 3, model, seconds=0.05)
+        await asyncio.sleep(1)
+
+
+async def whole(road: Road, seconds: float = 60) -> None:
+    """All have ended with one call each, and nothing was counted against any of them."""
+    ids = road.accepted
+    await road.ended(ids, seconds)
+    assert len(road.mock.calls) == len(ids)
+    (most,) = await road.sql("SELECT max(attempt) AS attempt, max(retries) AS retries FROM task")
+    assert dict(most) == {"attempt": 1, "retries": 0}
+    await road.assert_whole(ids, 60)
+
+
+async def test_a_broker_is_killed_under_load_and_comes_back(cluster_road: Road, cluster: KafkaCluster) -> None:
+    road, tenant = cluster_road, await ready(cluster_road)
+    (before, node, _) = cluster.nodes
+    loading = asyncio.create_task(load(road, tenant, 25))
+    await asyncio.sleep(4)
+    await before.kill()
+    await asyncio.sleep(8)
+    await before.start()
+    await asyncio.sleep(2)
+    await node.kill()
+    await loading
+    await whole(road)
+    await node.start()
+
+
+async def test_brokers_are_restarted_one_after_the_other_under_load(cluster_road: Road, cluster: KafkaCluster) -> None:
+    road, tenant = cluster_road, await ready(cluster_road)
+    loading = asyncio.create_task(load(road, tenant, 30))
+    await asyncio.sleep(2)
+    for node in cluster.nodes:
+        await node.restart()
+        await in_sync(cluster.nodes)
+    await loading
+    await whole(road)
+
+
+async def test_with_too_few_replicas_tasks_wait_and_nothing_is_counted(
+    cluster_road: Road, cluster: KafkaCluster
+) -> None:
+    road, tenant = cluster_road, await ready(cluster_road)
+    await load(road, tenant, 2)
+    await road.ended(road.accepted)
+    first, second, _ = cluster.nodes
+    await asyncio.gather(first.kill(), second.kill())
+    await load(road, tenant, 12)
+    (waiting,) = await road.sql("SELECT count(*), max(sends) AS sends FROM dispatch")
+    assert waiting["count"] >= 12 * 12
+    assert waiting["sends"] == 0
+    await first.launch()
+    await second.launch()
+    await asyncio.gather(first.until_ready(), second.until_ready())
+    await whole(road, 90)
+
+
+async def test_doctor_names_topics_that_lie_on_one_broker_alone(cluster_road: Road) -> None:
+    road = cluster_road
+    (careless,) = await road.start("dispatcher")
+    said = await kafka_of_doctor(road)
+    assert "1 topics lie on one of 3 brokers alone, for example " in said
+    await road.stop(careless)
+    road.prefix += "-safe"
+    await road.start("dispatcher", topic_replication="3")
+    assert "alone" not in await kafka_of_doctor(road)
+
+
+async def kafka_of_doctor(road: Road) -> str:
+    found = await examine_kafka(road.settings)
+    return "; ".join(finding.what for finding in found)
+
+
+async def in_sync(nodes: Sequence[KafkaNode]) -> None:
+    """Wait as a careful operator does, until each of them takes records again."""
+    for node in nodes:
+        await node.until_ready()
+    await asyncio.sleep(1)
