@@ -16,7 +16,7 @@ SIDE_BY_SIDE := --numprocesses 4 --dist worksteal
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo up down test test-all browser lint types verify bench clean
+.PHONY: help env demo up down test test-all browser pooler lint types verify bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ test-all: $(VENV)/.dev ## All tests (an hour on two cores)
 browser: ## Install Debian's Chromium for the tests of the console, where there is no browser
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
 		|| echo "NO BROWSER: Chromium cannot be installed here, the tests of the console are skipped." >&2
+
+pooler: ## Install Debian's PgBouncer for the tests through it, where there is none
+	@test -x /usr/sbin/pgbouncer || { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } \
+		|| echo "NO POOLER: PgBouncer cannot be installed here, its tests are skipped." >&2
 
 lint: $(VENV)/.dev ## Ruff: rules and format
 	$(VENV)/bin/ruff check

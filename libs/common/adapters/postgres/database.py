@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from libs.common.adapters.postgres.connection import Connection
+from libs.common.adapters.postgres.pooler import OwnSessions
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 
@@ -256,6 +257,7 @@ def is_deadlock(error: BaseException) -> bool:
 @asynccontextmanager
 async def open_database(database_url: str, *, hot_connections: int = 8) -> AsyncIterator[Database]:
     """Open both ways. PostgreSQL need not be there yet: connections are made when they are needed."""
+    sessions = OwnSessions()
 
     async def pin_planner(connection: Any) -> None:
         await connection.execute(_HOT_PLANNER)
@@ -265,6 +267,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         min_size=0,
         max_size=hot_connections,
         init=pin_planner,
+        connect=sessions.connect,
         connection_class=Connection,
         # session state is pinned on purpose, and nothing else may leave any: no RESET ALL on release
         reset=_keep,
@@ -282,6 +285,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
             "timeout": _CONNECT_SECONDS,
             "command_timeout": _COMMAND_SECONDS,
             "connection_class": Connection,
+            "async_creator_fn": sessions.connect,
         },
     )
     await pool

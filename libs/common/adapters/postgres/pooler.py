@@ -1,0 +1,79 @@
+"""Poolers between us and PostgreSQL: one that shares sessions between connections must not be there.
+
+Behind PgBouncer's pool_mode=transaction a prepared statement's name may belong to another process's statement, which
+would run in our place with our values; advisory locks and the planner's settings would be anybody's, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
+
+WHAT: Final = "a pooler shares PostgreSQL's sessions between connections"
+DO: Final = "connect to PostgreSQL itself, or set pool_mode=session in PgBouncer"
+_SECONDS: Final = 5.0
+_NAMES: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+
+
+class SharedSessions(ConnectionRefusedError):
+    """Nothing may be asked of PostgreSQL on this way."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{WHAT}: {DO}")
+
+
+async def shares_sessions(connection: Any, *address: Any, **arguments: Any) -> bool:
+    """Whether what is said on this new connection may be forgotten by its next statement. A second one like it, of
+    asyncpg.connect's arguments, keeps the session busy in which the first statement was.
+    """
+    if connection.get_server_pid() == await connection.fetchval("SELECT pg_backend_pid()"):
+        return False  # nobody stands between: a pooler names a process of its own
+    mark = uuid4().hex
+    try:
+        await connection.execute(f"SET sluiceway.session = '{mark}'")
+        other = await asyncpg.connect(*address, **arguments)
+        try:
+            async with other.transaction():
+                await other.execute("SELECT 1")
+                return bool(await connection.fetchval("SELECT current_setting('sluiceway.session', true)") != mark)
+        finally:
+            await other.close(timeout=_SECONDS)
+    except asyncpg.PostgresError as error:
+        # A statement's name was another connection's, or a pooler of statements refuses transactions.
+        if isinstance(error, _NAMES) or isinstance(error.__cause__, asyncpg.ProtocolViolationError):
+            return True
+        raise
+
+
+class OwnSessions:
+    """Connects as asyncpg.connect does, and sees to it once that sessions are not shared."""
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._told = False
+
+    async def connect(self, *address: Any, **arguments: Any) -> Any:
+        """Raises SharedSessions, and what asyncpg.connect raises."""
+        connection = await asyncpg.connect(*address, **arguments)
+        if self._seen:
+            return connection
+        try:
+            if await shares_sessions(connection, *address, **arguments):
+                if not self._told:
+                    self._told = True
+                    log.error("postgres.sessions_shared", what=WHAT, do=DO)
+                raise SharedSessions
+        except BaseException:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await asyncio.shield(connection.close(timeout=_SECONDS))
+            raise
+        self._seen = True
+        return connection
