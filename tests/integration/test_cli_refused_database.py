@@ -13,9 +13,9 @@ from tests.support.shell import Shell
 
 
 def to(url: str, **parts: str) -> Shell:
-    """A shell that is told of another database, or another role."""
+    """A shell that is told of another database, another role, or another host."""
     named = urlsplit(url)
-    host = f"{named.hostname}:{named.port}" if named.port else f"{named.hostname}"
+    host = parts.get("host") or (f"{named.hostname}:{named.port}" if named.port else f"{named.hostname}")
     user = f"{parts['user']}:secret" if "user" in parts else named.netloc.rpartition("@")[0]
     there = named._replace(netloc=f"{user}@{host}", path=f"/{parts.get('database', named.path[1:])}")
     return Shell({"SLUICEWAY_DATABASE_URL": there.geturl(), "SLUICEWAY_REDIS_URL": "redis://127.0.0.1:1/0"})
@@ -47,6 +47,12 @@ async def test_a_database_without_our_tables(empty_database: str, command: str) 
 async def test_a_database_that_is_not_there(house_database: str, command: str) -> None:
     ran = await to(house_database, database="typo").ran(*command.split())
     assert (ran.code, "SLUICEWAY_DATABASE_URL" in ran.err, '"typo"' in ran.err) == (3, True, True), ran
+
+
+@pytest.mark.parametrize("command", ["overview", "tenants list"])
+async def test_a_host_that_nobody_knows_lost_no_answer(house_database: str, command: str) -> None:
+    ran = await to(house_database, host="no-such-host.invalid").ran(*command.split())
+    assert (ran.code, "SLUICEWAY_DATABASE_URL" in ran.err, "lost" in ran.err) == (3, True, False), ran
 
 
 async def test_a_role_that_is_not_there(house_database: str) -> None:

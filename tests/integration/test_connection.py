@@ -9,6 +9,7 @@ import pytest
 
 from libs.common.adapters.postgres.connection import _BATCHES, Connection
 from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.migrate import revisions, upgrade
 from libs.common.adapters.postgres.statements import Statements
 
 ARRAYS = "SELECT $1::bigint[] AS a, $2::uuid[] AS b, $3::text[] AS c"
@@ -70,3 +71,14 @@ async def test_both_ways_to_the_database_make_such_connections(database_url: str
         async with database._engine.connect() as plain:
             raw = await plain.get_raw_connection()
             assert isinstance(raw.driver_connection, Connection)
+
+
+async def test_an_address_is_read_in_one_way_whatever_goes_to_it(database_url: str) -> None:
+    """What hosters hand out ends in `?sslmode=require`; PostgreSQL has no TLS here, so this one only prefers it."""
+    address = f"{database_url}?sslmode=prefer&application_name=told"
+    revision = await upgrade(address)
+    assert await revisions(address) == (revision, revision)
+    async with open_database(address) as database:
+        assert await database.fetch("database_now")
+        ((name,),) = await database.query_text("SELECT current_setting('application_name')")
+        assert name == "told"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -52,9 +53,9 @@ UNREACHABLE: Final = (
 )
 
 
-def sqlalchemy_url(database_url: str) -> str:
-    """The same address for SQLAlchemy's asyncpg dialect."""
-    return make_url(database_url).set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+def open_engine(connect: Callable[[], Awaitable[Any]], **pooling: Any) -> AsyncEngine:
+    """SQLAlchemy over connections of asyncpg's own making: what SQLAlchemy makes of an address knows no `sslmode`."""
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, **pooling)
 
 
 class Database:
@@ -229,6 +230,7 @@ class HotTransaction:
 #: What the server answers before it has begun to change anything.
 _REFUSED: Final = (
     ConnectionRefusedError,
+    socket.gaierror,
     asyncpg.exceptions.CannotConnectNowError,
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
@@ -275,18 +277,18 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         timeout=_CONNECT_SECONDS,
         max_inactive_connection_lifetime=240,
     )
-    engine = create_async_engine(
-        sqlalchemy_url(database_url),
+    engine = open_engine(
+        partial(
+            sessions.connect,
+            database_url,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=_COMMAND_SECONDS,
+            connection_class=Connection,
+        ),
         pool_size=4,
         max_overflow=4,
         pool_timeout=_ACQUIRE_SECONDS,
         pool_pre_ping=True,
-        connect_args={
-            "timeout": _CONNECT_SECONDS,
-            "command_timeout": _COMMAND_SECONDS,
-            "connection_class": Connection,
-            "async_creator_fn": sessions.connect,
-        },
     )
     await pool
     database = Database(pool, engine, Statements.load())

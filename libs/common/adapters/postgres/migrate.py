@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from libs.common.adapters.postgres.database import sqlalchemy_url
+from libs.common.adapters.postgres.database import open_engine
 
 _ADVISORY_LOCK: Final = 7_001_001
 #: A migration that cannot get a table's lock soon gives up instead of stopping everybody behind it.
@@ -28,7 +29,7 @@ def _config() -> Config:
 
 async def upgrade(database_url: str) -> str:
     """Bring the database to this version's tables; returns the revision. Safe to run from many places at once."""
-    engine = create_async_engine(sqlalchemy_url(database_url))
+    engine = open_engine(partial(asyncpg.connect, database_url))
     try:
         async with engine.connect() as guard, engine.connect() as worker:
             await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
@@ -43,7 +44,7 @@ async def upgrade(database_url: str) -> str:
 
 async def revisions(database_url: str) -> tuple[str, str]:
     """The database's revision (empty when it has none) and the one that this version wants."""
-    engine = create_async_engine(sqlalchemy_url(database_url))
+    engine = open_engine(partial(asyncpg.connect, database_url))
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(_revision), head()
