@@ -22,13 +22,14 @@ def adopt_stack(environment: MutableMapping[str, str] = os.environ) -> None:
 
     So that after `sluiceway up`, `audit` looks at all of its stores and `dead show` can open what is sealed.
     """
+    from libs.common.domain.errors import WrongSetting
     from libs.common.embedded import running
     from libs.common.embedded.data_folder import chosen_folder
 
-    folder = chosen_folder(None, environment)
     try:
+        folder = chosen_folder(None, environment)
         report = running.current_report(folder.path)
-    except OSError:  # somebody else's
+    except (WrongSetting, OSError):  # there is none, or it is somebody else's
         return
     if report is None or report["pid"] is None or environment.get("SLUICEWAY_DATABASE_URL_FILE"):
         return

@@ -6,7 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from services.cli.app import app
 
 _READY_SECONDS = 300.0  # Apache Kafka's jars may have to be fetched
 _STOP_SECONDS = 90.0
+_SAID = "sluiceway: "
 _ADDRESSES = ("api", "console", "kafka", "database", "redis", "object_store", "data", "logs")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (SLUICEWAY_DATA, else one of the account's).")]
@@ -52,12 +54,13 @@ def up(
         _say(f"the data folder {folder.path} cannot be used: {error.strerror} ({error.filename})")
         raise typer.Exit(2) from None
     ports = {"api": port, "postgres": database_port, "redis": redis_port, "broker": kafka_port}
-    if running.supervisor_pid(folder.path) is not None:
-        code = _print_running(folder.path, as_json)
-    elif detach:
-        code = _detach(folder.path, ports, as_json)
-    else:
-        code = stay(folder.path, ports, as_json)
+    with _ours(folder.path):
+        if running.supervisor_pid(folder.path) is not None:
+            code = _print_running(folder.path, as_json)
+        elif detach:
+            code = _detach(folder.path, ports, as_json)
+        else:
+            code = stay(folder.path, ports, as_json)
     raise typer.Exit(code)
 
 
@@ -71,7 +74,8 @@ def down(data: Data = None) -> None:
     from libs.common.embedded.data_folder import chosen_folder
 
     folder = chosen_folder(data).path
-    stopped = folder.is_dir() and running.stop(folder, seconds=_STOP_SECONDS)
+    with _ours(folder):
+        stopped = folder.is_dir() and running.stop(folder, seconds=_STOP_SECONDS)
     _say(f"stopped what ran in {folder}" if stopped else f"nothing runs in {folder}")
 
 
@@ -85,7 +89,8 @@ def status(data: Data = None, as_json: Json = False) -> None:
     from libs.common.embedded.data_folder import chosen_folder
 
     folder = chosen_folder(data).path
-    report = running.current_report(folder) if folder.is_dir() else None
+    with _ours(folder):
+        report = running.current_report(folder) if folder.is_dir() else None
     if report is not None:
         _print(report, as_json, with_state=True)
     if report is None or report["pid"] is None:
@@ -122,13 +127,25 @@ def stay(
     return _print_running(folder, as_json)  # another call was faster
 
 
+@contextmanager
+def _ours(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        what = f"{error.strerror}: {error.filename}" if error.filename else "its supervisor may not be told"
+        _say(f"{folder} belongs to another account ({what}): be that account, or name a folder of yours by --data")
+        raise typer.Exit(2) from None
+
+
 def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int:
     from libs.common.embedded import running
+    from libs.common.embedded.child import last_words, size_of
     from libs.common.embedded.data_folder import DataFolder
 
     flags = {"api": "--port", "postgres": "--database-port", "redis": "--redis-port", "broker": "--kafka-port"}
     chosen = [text for name, port in ports.items() if port is not None for text in (flags[name], str(port))]
     log = DataFolder(folder).logs / "supervisor.log"
+    began = size_of(log)
     with log.open("ab") as output:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "services.cli", "up", "--data", str(folder), *chosen],
@@ -140,8 +157,8 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
     report = running.until_ready(folder, seconds=_READY_SECONDS, vain=lambda: supervisor.poll() is not None)
     if report is None:
         running.stop(folder, seconds=_STOP_SECONDS)
-        last = running.read_report(folder) or {}
-        _say(f"{last.get('failure') or 'not everything became ready'}; supervisor's log: {log}")
+        said = last_words(log, since=began).removeprefix(_SAID)
+        _say(f"{said or 'not everything became ready'}\nsupervisor's log: {log}")
         return 1
     _print(report, as_json)
     return 0
@@ -175,4 +192,5 @@ def _print(report: dict[str, Any], as_json: bool, *, with_state: bool = False) -
 
 
 def _say(message: str) -> None:
-    print(f"sluiceway: {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a supervisor's log may lie on a full disk, and a terminal may be gone
+        print(f"{_SAID}{message}", file=sys.stderr, flush=True)

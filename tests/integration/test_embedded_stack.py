@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 
 from libs.common.embedded import running
-from libs.common.embedded.postgres_home import move_out, place_of
+from libs.common.embedded.postgres_home import everybody_reaches, move_out, place_of
 from tests.support import servers
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.processes import alive, offspring, until
@@ -29,12 +29,12 @@ Report = dict[str, Any]
 class Up:
     """One `up` in a process of its own."""
 
-    def __init__(self, data: Path, **environment: str) -> None:
+    def __init__(self, data: Path, *, said: Path | None = None, **environment: str) -> None:
         self.data = data
         self.notes = data.parent / "notes"
         own = {"SLUICEWAY_BROKER": "tansu", "SLUICEWAY_STAND_IN_NOTES": str(self.notes), **environment}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLUICEWAY_")}
-        self.said = data.parent / f"said-{len(list(data.parent.glob('said-*')))}"
+        self.said = said or data.parent / f"said-{len(list(data.parent.glob('said-*')))}"
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.stand_in", str(data)],
@@ -80,8 +80,8 @@ def data() -> Iterator[Path]:
 
 
 @contextmanager
-def running_up(data: Path, **environment: str) -> Iterator[Up]:
-    up = Up(data, **environment)
+def running_up(data: Path, *, said: Path | None = None, **environment: str) -> Iterator[Up]:
+    up = Up(data, said=said, **environment)
     try:
         yield up
     finally:
@@ -89,9 +89,12 @@ def running_up(data: Path, **environment: str) -> Iterator[Up]:
             up.end(signal.SIGTERM)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, account: str | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "services.cli", *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, **settings}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=environment, user=account
+    )
     assert_as_promised(arguments, ran.stdout)
     return ran
 
@@ -140,6 +143,21 @@ def test_what_dies_is_back_at_its_address_and_reported(data: Path) -> None:
         assert "postgres runs again" in said
 
 
+def test_a_disk_that_takes_nothing_any_more_ends_nothing(data: Path) -> None:
+    with running_up(data, said=Path("/dev/full")) as up:
+        up.ready()
+        (old,) = up.pids("janitor")
+        family = offspring(up.process.pid)
+        state = data / "state.json"
+        state.unlink()
+        state.mkdir()  # nobody can write it now
+        os.kill(old, signal.SIGKILL)
+        until(lambda: _as_many(up, family - {old}), seconds=10, what="it is back")
+        state.rmdir()
+        until(lambda: state.exists() and up.settled(), seconds=10, what="the report is there again")
+        assert up.pids("janitor") != [old]
+
+
 def test_a_killed_supervisor_leaves_nothing_and_the_next_one_carries_on(data: Path) -> None:
     up = Up(data)
     first = up.ready()
@@ -184,6 +202,43 @@ def test_a_service_that_cannot_start_is_named_with_its_log_and_nothing_stays(dat
     assert str(data / "logs" / "dispatcher-1.log") in said
     assert [entry for entry in up.state()["processes"] if entry["pid"]] == []
     assert "dispatcher-1" in up.state()["failure"]
+    assert "SLUICEWAY_STAND_IN_BROKEN" in said, "why it ended is said, too"
+
+
+def test_what_ended_an_earlier_start_is_not_told_of_this_one(data: Path) -> None:
+    assert Up(data, SLUICEWAY_STAND_IN_BROKEN="dispatcher").wait() == 1
+    again = run("up", "--data", str(data), "--detach", SLUICEWAY_EXECUTORS="many")
+    assert (again.returncode, "SLUICEWAY_EXECUTORS is 'many'" in again.stderr) == (1, True), again.stderr
+    assert "dispatcher" not in again.stderr
+
+
+@pytest.mark.parametrize("damage", ["", "{"])
+def test_damaged_files_of_a_folder_are_named_or_passed_over(data: Path, damage: str) -> None:
+    data.mkdir()
+    (data / "state.json").write_text(damage)
+    assert run("status", "--data", str(data)).returncode == 3
+    assert run("down", "--data", str(data)).returncode == 0
+    assert run("config", "--json", SLUICEWAY_DATA=str(data)).returncode == 0
+    (data / "stack.json").write_text(damage)
+    for extra in ((), ("--detach",)):
+        up = run("up", "--data", str(data), *extra)
+        assert (up.returncode, f"{data / 'stack.json'} is damaged" in up.stderr) == (1, True), up.stderr
+        assert ("delete it" in up.stderr, "Traceback" in up.stderr) == (True, False)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not everybody_reaches(Path(__file__).parent), reason="only root can be somebody else"
+)
+def test_the_stack_of_another_account_is_said_to_be_one(data: Path) -> None:
+    data.parent.chmod(0o755)
+    with running_up(data) as up:
+        up.ready()
+        for command in ("status", "down", "up"):
+            ran = run(command, account="nobody", SLUICEWAY_DATA=str(data))
+            assert (ran.returncode, "belongs to another account" in ran.stderr) == (2, True), ran.stderr
+        (data / "state.json").chmod(0o644)
+        ran = run("down", account="nobody", SLUICEWAY_DATA=str(data))
+        assert (ran.returncode, "belongs to another account" in ran.stderr) == (2, True), ran.stderr
 
 
 def test_servers_that_are_given_are_not_started(data: Path, redis_server: str, postgres_server: str) -> None:
@@ -205,6 +260,10 @@ def test_a_folder_that_postgres_cannot_enter_is_said(data: Path) -> None:
     assert data.parent.stat().st_mode & 0o777 == 0o700
     move_out(data / "postgres")
     assert not elsewhere.exists()
+
+
+def _as_many(up: Up, left: set[int]) -> bool:
+    return up.process.poll() is None and len(alive(offspring(up.process.pid)) - left) == 1
 
 
 async def _write(url: str) -> None:

@@ -22,6 +22,7 @@ def stand_in_arguments(role: str) -> list[str]:
 
 async def serve(role: str) -> None:
     if os.environ.get("SLUICEWAY_STAND_IN_BROKEN") == role:
+        sys.stderr.write("SLUICEWAY_STAND_IN_BROKEN names it\n")
         sys.exit(7)
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)

@@ -102,11 +102,18 @@ async def run_to_end(command: Command, *, seconds: float) -> None:
         )
 
 
-def last_words(log: Path) -> str:
-    """The end of a child's log, for the error that names it."""
+def last_words(log: Path, *, since: int = 0) -> str:
+    """The end of a child's log, for the error that names it; nothing that was written before `since` bytes."""
     with contextlib.suppress(OSError):
-        return "\n".join(log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+        return "\n".join(log.read_bytes()[since:].decode(errors="replace").splitlines()[-_LAST_LINES:])
     return ""
+
+
+def size_of(log: Path) -> int:
+    """How much has been written to a log that may not be there yet."""
+    with contextlib.suppress(OSError):
+        return log.stat().st_size
+    return 0
 
 
 async def until_ended(process: subprocess.Popen[bytes], *, seconds: float) -> bool:

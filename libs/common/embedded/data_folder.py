@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from libs.common.domain.errors import WrongSetting
 from libs.common.embedded.files import write_whole
 
 _LARGEST_LOG_BYTES = 20 * 2**20
@@ -57,12 +58,14 @@ class DataFolder:
 def chosen_folder(wanted: Path | None, environment: Mapping[str, str] = os.environ) -> DataFolder:
     """The folder that was asked for, else SLUICEWAY_DATA, else the account's own.
 
-    Root's lies in /var/lib: its home cannot be entered by the account that PostgreSQL runs as.
+    Root's lies in /var/lib: its home cannot be entered by the account that PostgreSQL runs as. Raises WrongSetting
+    where an account has no home, as in many containers, or is not there.
     """
     given = wanted or environment.get("SLUICEWAY_DATA")
-    if given:
-        return DataFolder(Path(given).expanduser().resolve())
-    if os.geteuid() == 0:
+    if not given and os.geteuid() == 0:
         return DataFolder(Path("/var/lib/sluiceway"))
     home = environment.get("XDG_DATA_HOME") or "~/.local/share"
-    return DataFolder((Path(home).expanduser() / "sluiceway").resolve())
+    try:
+        return DataFolder(Path(given or f"{home}/sluiceway").expanduser().resolve())
+    except RuntimeError as error:
+        raise WrongSetting(f"SLUICEWAY_DATA: {error} Set it to the whole path of a folder.") from error

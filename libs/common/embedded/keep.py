@@ -20,6 +20,7 @@ from libs.common.embedded.supervisor import Charge, Supervisor
 Say = Callable[[str], None]
 _SERVERS = 0  # the first tier
 _MIGRATE = "libs.common.adapters.postgres.migrate"
+_AGAIN_SECONDS = 1.0
 
 
 async def keep_running(stack: Stack, *, say: Say, ready: Callable[[Report], None]) -> int:
@@ -38,6 +39,7 @@ class _Keeper:
         self._stopping = asyncio.Event()
         self._is_ready = False
         self._failure: str | None = None
+        self._again: asyncio.TimerHandle | None = None
         self._supervisor = Supervisor([stack.servers, stack.services], report=say, changed=self._publish)
 
     async def run(self) -> int:
@@ -100,7 +102,16 @@ class _Keeper:
         self._stopping.set()
 
     def _publish(self, charges: Sequence[Charge]) -> None:
-        write_report(self._stack.folder.path, self._report(charges))
+        told_already = self._again is not None
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        try:
+            write_report(self._stack.folder.path, self._report(charges))
+        except OSError as error:  # a full disk is no reason to stop what runs
+            if not told_already:
+                self._say(f"`sluiceway status` shows what was: state.json cannot be written ({error.strerror})")
+            self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._publish, charges)
 
     def _report(self, charges: Sequence[Charge]) -> Report:
         return {

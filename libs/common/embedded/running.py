@@ -67,10 +67,10 @@ def write_report(data: Path, report: Report) -> None:
 
 
 def read_report(data: Path) -> Report | None:
-    """What the supervisor said last, running or not; None when it never did."""
+    """What the supervisor said last, running or not; None when it never did, or when it cannot be read any more."""
     try:
         report: Report = json.loads((data / "state.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
     return report
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from libs.common.embedded.child import ChildFailed, Command, end, spawn
+from libs.common.embedded.child import ChildFailed, Command, end, last_words, size_of, spawn
 from libs.common.embedded.ports import LOOPBACK, free_port, until_free
 
 
@@ -32,6 +32,7 @@ class ServerProcess(ABC):
         self.port = port or free_port()
         self.log_path = log_path or folder / f"{self.role}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_began = 0
 
     @property
     @abstractmethod
@@ -77,6 +78,7 @@ class ServerProcess(ABC):
         await self.prepare()
         if not await until_free(self.port, seconds=5):
             raise ChildFailed(f"{self.name}: port {self.port} of {LOOPBACK} is taken by another process")
+        self._log_began = size_of(self.log_path)
         self._process = spawn(self.command())
 
     async def until_ready(self) -> None:
@@ -84,7 +86,10 @@ class ServerProcess(ABC):
         deadline = time.monotonic() + self.start_seconds
         while not await self.probe():
             if self.pid is None:
-                raise ChildFailed(f"{self.name} ended with code {self.exit_code} while starting; log: {self.log_path}")
+                raise ChildFailed(
+                    f"{self.name} ended with code {self.exit_code} while starting; log: {self.log_path}"
+                    f"\n{last_words(self.log_path, since=self._log_began)}".rstrip()
+                )
             if time.monotonic() > deadline:
                 raise ChildFailed(f"{self.name} not ready within {self.start_seconds:.0f} s; log: {self.log_path}")
             await asyncio.sleep(0.03)

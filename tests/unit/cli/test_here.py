@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from libs.common.domain.errors import WrongSetting
 from libs.common.embedded import running
+from libs.common.embedded.data_folder import chosen_folder
 from services.cli.here import adopt_stack, offer_stack
 
 ADDRESSES = {
@@ -46,11 +48,17 @@ def test_a_running_stack_is_taken_whole(stack: Path) -> None:
 def test_other_stores_and_stacks_that_do_not_run_are_left_alone(stack: Path, tmp_path: Path) -> None:
     assert adopted(stack) == {"DATA": str(stack)}
     assert adopted(tmp_path / "nothing") == {"DATA": str(tmp_path / "nothing")}
+    assert adopted(Path("~no-such-account/data")) == {"DATA": "~no-such-account/data"}
     with running.held(stack):
         other = adopted(stack, SLUICEWAY_DATABASE_URL="postgresql://other")
         assert other == {"DATA": str(stack), "DATABASE_URL": "postgresql://other"}
         mounted = adopted(stack, SLUICEWAY_DATABASE_URL_FILE="/run/secrets/database")
         assert "REDIS_URL" not in mounted
+
+
+def test_an_account_without_a_home_is_told_to_name_a_folder() -> None:
+    with pytest.raises(WrongSetting, match=r"SLUICEWAY_DATA: .* whole path"):
+        chosen_folder(None, {"SLUICEWAY_DATA": "~no-such-account/data"})
 
 
 def test_who_names_no_stores_is_told_how_to_get_some(capsys: pytest.CaptureFixture[str]) -> None:
