@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from libs.common.domain.errors import WrongSetting
 
 PREFIX: Final = "SLUICEWAY_"
+_ADDRESSES: Final = ("storage_url", "storage_public_url", "oss_url", "public_url")
+_LARGEST_PORT: Final = 65_535
+#: Who logs in, in an address.
+_LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
 _SCHEMES: Final = {"database_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss", "unix")}
 
 
@@ -126,6 +131,7 @@ class Settings(BaseSettings):
         schemes = _SCHEMES[info.field_name or ""]
         if urlsplit(value.get_secret_value()).scheme not in schemes:
             raise ValueError(f"should begin with {schemes[0]}://")
+        _check_ports(value.get_secret_value())
         return value
 
     @field_validator("kafka_bootstrap")
@@ -137,11 +143,12 @@ class Settings(BaseSettings):
                 raise ValueError("should be host:port, or several, comma separated")
         return value
 
-    @field_validator("storage_url", "storage_public_url", "oss_url", "public_url")
+    @field_validator(*_ADDRESSES)
     @classmethod
     def _address_with_scheme(cls, value: str) -> str:
         if value and "://" not in value:
             raise ValueError("should be a whole address with its scheme")
+        _check_ports(value)
         return value
 
     @classmethod
@@ -164,12 +171,13 @@ class Settings(BaseSettings):
         """Every text in them that nobody may see: whole values, tokens behind a scheme, passwords in addresses."""
         found: set[str] = set()
         for name in type(self).model_fields:
-            if isinstance(value := getattr(self, name), SecretStr) and (text := value.get_secret_value()):
-                if "://" in text:
-                    password = urlsplit(text).password
-                    found |= {password, unquote(password)} if password else set()
-                else:
-                    found |= {text, text.rpartition(" ")[2], *(part.partition(":")[2] for part in text.split(","))}
+            value = getattr(self, name)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value if name in _ADDRESSES else ""
+            if "://" in text:
+                password = urlsplit(text).password
+                found |= {password, unquote(password)} if password else set()
+            else:
+                found |= {text, text.rpartition(" ")[2], *(part.partition(":")[2] for part in text.split(","))}
         return found - {""}
 
     def redacted(self) -> dict[str, Any]:
@@ -235,9 +243,17 @@ _LAUNCHER: Final = {
 }
 
 
+def _check_ports(address: str) -> None:
+    """Raises ValueError, which shows nothing of the address: what is taken for a port may be a password's end."""
+    for host in urlsplit(address).netloc.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].partition(":")[2]
+        if port and not (port.isdecimal() and int(port) <= _LARGEST_PORT):
+            raise ValueError("has a port that is none; in a password / is written %2F, ? %3F, # %23, @ %40")
+
+
 def _shown(value: Any) -> Any:
     if not isinstance(value, SecretStr):
-        return value
+        return _LOGIN.sub("********@", value) if isinstance(value, str) else value
     text = value.get_secret_value()
     scheme, mark, rest = text.partition("://")
     if not mark:

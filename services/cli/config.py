@@ -15,11 +15,12 @@ def config(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
 
     Example: sluiceway config --output yaml
     """
-    from libs.common.settings import load_settings, unknown_names
+    from libs.common.settings import unknown_names
+    from services.cli.usable_settings import usable_settings
 
     for name in unknown_names(os.environ):
         print(f"sluiceway: {name} is no setting; it changes nothing", file=sys.stderr)
-    settings = load_settings()
+    settings = usable_settings()
     shown = settings.redacted()
 
     def table() -> None:

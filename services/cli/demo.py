@@ -31,10 +31,10 @@ def demo(
     """
     import asyncio
 
-    from libs.common.settings import load_settings
     from services.cli.demo_run import DemoFailed, Show, run_demo
+    from services.cli.usable_settings import usable_settings
 
-    load_settings()  # what a service would refuse is said before anything starts
+    usable_settings()  # what a service would refuse is said before anything starts
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     for end in (signal.SIGTERM, signal.SIGHUP):  # the stack is detached: it would go on without us

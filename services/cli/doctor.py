@@ -29,10 +29,10 @@ def doctor(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
     """
     from libs.common.domain.errors import WrongSetting
     from libs.common.operations.doctor import Diagnosis, problem
-    from libs.common.settings import load_settings
+    from services.cli.usable_settings import usable_settings
 
     try:
-        diagnosis = asyncio.run(_examine(load_settings()))
+        diagnosis = asyncio.run(_examine(usable_settings()))
     except WrongSetting as wrong:
         diagnosis = Diagnosis({"settings": [problem(line, "correct this setting") for line in wrong.lines]})
     report = diagnosis.as_dict()

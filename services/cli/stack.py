@@ -44,9 +44,9 @@ def up(
     """
     from libs.common.embedded import running
     from libs.common.embedded.data_folder import chosen_folder
-    from libs.common.settings import load_settings
+    from services.cli.usable_settings import usable_settings
 
-    load_settings()  # what a service would refuse is said before anything starts
+    usable_settings()  # what a service would refuse is said before anything starts
     folder = chosen_folder(data)
     try:
         folder.furnish()

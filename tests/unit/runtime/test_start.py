@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -112,6 +113,76 @@ def test_what_only_its_reader_can_judge_is_said_alike(
     (line,) = [line for line in ended.stderr.splitlines() if not line.startswith("{")]
     assert line.startswith(f"sluiceway: {name}")
     assert why in line
+
+
+_WRONG_FOR_SERVICES = {
+    "SLUICEWAY_DEFAULT_IDENTITY": "shop",
+    "SLUICEWAY_EGRESS_ALLOW": "10.0.0.0/99",
+    "SLUICEWAY_PUSH_ORIGINS": "shop",
+    "SLUICEWAY_STAT_READERS": "1,x",
+    "SLUICEWAY_TRUSTED_PEERS": "10.0.0.1/8",
+    "SLUICEWAY_USER_INFO_TENANT": ",",
+    "SLUICEWAY_USER_INFO_USER": ",",
+}
+
+
+@pytest.mark.parametrize("command", ["config", "up --data unused", "demo", "doctor"])
+def test_what_a_service_would_refuse_is_said_before_one_starts(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, value in _WRONG_FOR_SERVICES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sluiceway", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == (1 if command == "doctor" else 2)
+    assert sorted(re.findall("(SLUICEWAY_[A-Z_]+):", said.out + said.err)) == sorted(_WRONG_FOR_SERVICES)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLUICEWAY_DATABASE_URL", "postgresql://someone:sec/ret@there/x"),
+        ("SLUICEWAY_DATABASE_URL", "postgresql://one:5432,two:five/x"),
+        ("SLUICEWAY_REDIS_URL", "redis://:secret@there:6379x/0"),
+        ("SLUICEWAY_OSS_URL", "http://there:99999"),
+    ],
+)
+def test_a_port_that_is_none_is_refused_and_may_be_a_password(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WrongSetting, match=f"{name}: has a port that is none") as wrong:
+        load_settings()
+    assert "sec" not in str(wrong.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SLUICEWAY_DATABASE_URL", "postgresql://someone:pass@one:5432,two/x?sslmode=require"),
+        ("SLUICEWAY_DATABASE_URL", "postgresql:///x"),
+        ("SLUICEWAY_REDIS_URL", "redis://[::1]:6379/0"),
+        ("SLUICEWAY_REDIS_URL", "unix:///run/redis.sock"),
+        ("SLUICEWAY_STORAGE_URL", "file:///data/a:b"),
+    ],
+)
+def test_addresses_of_every_form_can_be_used(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert load_settings()
+
+
+def test_a_password_in_any_address_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICEWAY_OSS_URL", "https://service:canary@files.example/up@load")
+    monkeypatch.setenv("SLUICEWAY_STORAGE_URL", "file:///data/me@home/results")
+    settings = load_settings()
+    shown = settings.redacted()
+    assert shown["SLUICEWAY_OSS_URL"] == "https://********@files.example/up@load"
+    assert shown["SLUICEWAY_STORAGE_URL"] == "file:///data/me@home/results"
+    assert settings.secrets() == {"canary"}
 
 
 def test_a_mounted_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
