@@ -121,9 +121,9 @@ class AsyncClient:
                 async with self._opened(calls.stream(task_id, stream.last)) as response:
                     if not stream.begin(response):
                         return
-                    async for line in response.aiter_lines():
+                    async for text in response.aiter_text():
                         patience.had()
-                        for event in stream.feed(line):
+                        for event in stream.feed(text):
                             yield event
                             if task_id is not None and is_end(event):
                                 return

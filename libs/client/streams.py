@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ from libs.client.calls import STRANGER, backoff
 from libs.client.errors import ApiError, NotReachable
 from libs.client.task import FINAL
 
+#: A CR that came last may be the first half of one.
+_END_OF_LINE: Final = re.compile(r"\r\n|\n|\r(?!\Z)")
 #: "Not now", of the API or of a proxy behind which it is being restarted.
 _NOT_NOW: Final = (429, 502, 503, 504)
 #: A stream that was had is wanted back for so long: as a restart of the API may take.
@@ -59,10 +62,15 @@ class Patience:
 
 
 class Events:
-    """Puts the lines of an event stream together (Server-Sent Events, WHATWG HTML 9.2)."""
+    """Puts an event stream together (Server-Sent Events, WHATWG HTML 9.2).
+
+    Its lines end with CR, LF or both and with nothing else: what str and httpx take for an end too, such as U+2028, may
+    stand in a message.
+    """
 
     def __init__(self, last: str = "") -> None:
         self.last = last  #: where to go on after a break
+        self._rest = ""  #: of a line that is not whole yet
         self._data: list[str] = []
         self._id: str | None = None
 
@@ -71,15 +79,20 @@ class Events:
 
         Raises NotReachable when it is no stream of events.
         """
-        self._data, self._id = [], None
+        self._rest, self._data, self._id = "", [], None
         if self.last and response.status_code == httpx.codes.NO_CONTENT:  # the end is what the caller has
             return False
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
             raise NotReachable(f"{STRANGER}: it tells no events")
         return True
 
-    def feed(self, line: str) -> Iterator[dict[str, Any]]:
-        """The event that this line completes, if it does."""
+    def feed(self, text: str) -> Iterator[dict[str, Any]]:
+        """The events that this text completes; it may end anywhere."""
+        *lines, self._rest = _END_OF_LINE.split(self._rest + text)
+        for line in lines:
+            yield from self._take(line)
+
+    def _take(self, line: str) -> Iterator[dict[str, Any]]:
         if not line:
             if self._id is not None:
                 self.last = self._id

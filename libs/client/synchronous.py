@@ -115,9 +115,9 @@ class Client:
                 with self._opened(calls.stream(task_id, stream.last)) as response:
                     if not stream.begin(response):
                         return
-                    for line in response.iter_lines():
+                    for text in response.iter_text():
                         patience.had()
-                        for event in stream.feed(line):
+                        for event in stream.feed(text):
                             yield event
                             if task_id is not None and is_end(event):
                                 return

@@ -81,6 +81,15 @@ async def test_breaks_are_bridged(listened: Callable[[str], Any]) -> None:
 
 
 @pytest.mark.parametrize("listened", [asynchronously, waiting])
+async def test_a_message_may_hold_what_others_take_for_the_end_of_a_line(listened: Callable[[str], Any]) -> None:
+    words = "the model answered 400: one\u2028two\x85three"
+    told = f'id: t:1\ndata: {{"status":"failed","final":true,"message":"{words}"}}\n\n'
+    async with breaking(STREAM + told.encode()) as server:
+        (seen,) = await listened(server.url)
+        assert seen["message"] == words
+
+
+@pytest.mark.parametrize("listened", [asynchronously, waiting])
 async def test_a_refusal_ends_it(listened: Callable[[str], Any]) -> None:
     async with breaking(STREAM + event(1, "queued"), REVOKED) as server:
         with pytest.raises(ApiError, match="401"):

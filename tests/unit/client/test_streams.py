@@ -16,21 +16,30 @@ def test_events_are_put_together_from_lines() -> None:
     stream, seen = Events(), []
     lines = ["retry: 1", ": ping", "", "id: a:1", 'data: {"status":', 'data: "queued"}', "", "id: a:2", 'data:{"n":2}']
     for line in lines:
-        seen += list(stream.feed(line))
+        seen += list(stream.feed(f"{line}\n"))
     assert seen == [{"status": "queued"}]
     assert stream.last == "a:1", "the second one is not whole yet"
-    seen += list(stream.feed(""))
+    seen += list(stream.feed("\n"))
     assert (seen[-1], stream.last) == ({"n": 2}, "a:2")
 
 
 def test_what_a_break_cut_in_half_is_dropped() -> None:
     stream, seen = Events(), []
-    for line in ["id: a:2", 'data: {"half":']:
-        seen += list(stream.feed(line))
+    seen += list(stream.feed('id: a:2\ndata: {"half":'))
     assert stream.begin(STREAM)
-    for line in ["id: a:2", 'data: {"n": 2}', ""]:
-        seen += list(stream.feed(line))
+    seen += list(stream.feed('id: a:2\ndata: {"n": 2}\n\n'))
     assert seen == [{"n": 2}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_lines_end_as_the_specification_says_wherever_the_text_is_cut(end: str) -> None:
+    message = "one\u2028two\u2029three\x85four\x0bfive"
+    told = f'id: a:1{end}data: {{"a":{end}data: "{message}"}}{end}{end}: more'.replace("\x0b", "\\u000b")
+    for size in range(1, len(told)):
+        stream, seen = Events(), []
+        for at in range(0, len(told), size):
+            seen += list(stream.feed(told[at : at + size]))
+        assert (seen, stream.last) == ([{"a": message}], "a:1")
 
 
 def test_an_answer_may_be_no_stream() -> None:
