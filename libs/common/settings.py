@@ -222,7 +222,8 @@ def _line(wrong: Mapping[str, Any]) -> str:
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
     """SLUICEWAY_ variables that no setting reads: a misspelt one changes nothing, and should be said."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | _LAUNCHER
-    return sorted(name for name in environment if name.startswith(PREFIX) and name.removesuffix("_FILE") not in known)
+    known |= {f"{name}_FILE" for name in known}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
 
 
 #: Read by commands, the runtime and the tests, not by a service.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from libs.common.domain.errors import WrongSetting
-from libs.common.settings import load_settings
+from libs.common.settings import Settings, load_settings, unknown_names
 from services.cli.__main__ import main
 
 _WRONG = {
@@ -173,6 +173,12 @@ def test_a_port_that_is_none_is_refused_and_may_be_a_password(
 def test_addresses_of_every_form_can_be_used(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert load_settings()
+
+
+def test_every_setting_and_its_file_is_known_and_a_misspelt_one_is_not() -> None:
+    names = [f"SLUICEWAY_{field.upper()}" for field in Settings.model_fields]
+    wrong = ["SLUICEWAY_KAFKA_CA", "SLUICEWAY_REDIS_URI"]
+    assert unknown_names(dict.fromkeys([*names, *(f"{name}_FILE" for name in names), *wrong], "x")) == wrong
 
 
 def test_a_password_in_any_address_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
