@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 
 from libs.common.embedded import running
+from libs.common.embedded.ports import free_port
 from libs.common.embedded.postgres_home import everybody_reaches, move_out, place_of
 from tests.support import servers
 from tests.support.cli_schemas import assert_as_promised
@@ -210,6 +211,11 @@ def test_what_ended_an_earlier_start_is_not_told_of_this_one(data: Path) -> None
     again = run("up", "--data", str(data), "--detach", SLUICEWAY_EXECUTORS="many")
     assert (again.returncode, "SLUICEWAY_EXECUTORS is 'many'" in again.stderr) == (1, True), again.stderr
     assert "dispatcher" not in again.stderr
+
+
+def test_a_given_database_that_is_not_there_is_told_with_its_setting(data: Path) -> None:
+    up = Up(data, SLUICEWAY_DATABASE_URL=f"postgresql://127.0.0.1:{free_port()}/sluiceway")
+    assert (up.wait(), "SLUICEWAY_DATABASE_URL" in up.said.read_text()) == (1, True)
 
 
 @pytest.mark.parametrize("damage", ["", "{"])

@@ -80,7 +80,9 @@ class _Keeper:
         try:
             await import_module(_MIGRATE).upgrade(self._stack.database_url)
         except Exception as error:
-            raise ChildFailed(f"the database cannot be brought to this version's tables: {error}") from error
+            ours = any(server.role == "postgres" for server in self._stack.servers)
+            where = "" if ours else " (see SLUICEWAY_DATABASE_URL, or unset it: then a server is started)"
+            raise ChildFailed(f"the database cannot be brought to this version's tables: {error}{where}") from error
         self._say_where_postgres_lies()
 
     def _say_where_postgres_lies(self) -> None:
