@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -196,7 +196,13 @@ async def _command(part: str, *arguments: str, environment: dict[str, str]) -> s
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, errors = await process.communicate()
+    try:
+        out, errors = await process.communicate()
+    except asyncio.CancelledError:
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)  # an `up` that is interrupted ends what it has begun
+        await process.wait()
+        raise
     if process.returncode:
         raise DemoFailed(f"{part}: `sluiceway {' '.join(arguments)}` said: {errors.decode()[-600:].strip()}")
     return out.decode()

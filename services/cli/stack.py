@@ -154,7 +154,12 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
             stderr=output,
             start_new_session=True,
         )
-    report = running.until_ready(folder, seconds=_READY_SECONDS, vain=lambda: supervisor.poll() is not None)
+    try:
+        report = running.until_ready(folder, seconds=_READY_SECONDS, vain=lambda: supervisor.poll() is not None)
+    except KeyboardInterrupt:  # it is detached: it would go on without us
+        supervisor.terminate()
+        supervisor.wait(_STOP_SECONDS)
+        raise
     if report is None:
         running.stop(folder, seconds=_STOP_SECONDS)
         said = last_words(log, since=began).removeprefix(_SAID)

@@ -8,7 +8,9 @@ import re
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -70,6 +72,33 @@ async def test_a_demo_that_is_told_to_end_leaves_nothing_behind() -> None:
     assert (process.returncode, b"Traceback" in errors) == (130, False), errors.decode()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port_of(lines))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("wish", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [1.0, 2.5])
+async def test_a_demo_that_is_ended_while_it_starts_leaves_nothing_behind(
+    wish: signal.Signals, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = uuid4().hex
+    monkeypatch.setenv("MARK_OF_THIS_TEST", mark)
+    process, _ = await demo_that_said("starting PostgreSQL")
+    await asyncio.sleep(seconds)  # how far it comes differs: whenever it is, nothing stays
+    process.send_signal(wish)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        _, errors = await process.communicate()
+    assert (process.returncode, b"Traceback" in errors) == (130, False), errors.decode()
+    assert marked(mark) == []
+
+
+def marked(mark: str) -> list[list[str]]:
+    """What runs with this mark in its environment, which processes hand on."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("MARK_OF_THIS_TEST") == mark:
+                found.append(process.cmdline())
+    return found
 
 
 @pytest.mark.long
