@@ -111,6 +111,8 @@ class _Keeper:
         try:
             write_report(self._stack.folder.path, self._report(charges))
         except OSError as error:  # a full disk is no reason to stop what runs
+            if not self._stack.folder.path.is_dir():
+                raise  # deleted under us: nobody could find us to stop us
             if not told_already:
                 self._say(f"`sluiceway status` shows what was: state.json cannot be written ({error.strerror})")
             self._again = asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._publish, charges)
