@@ -121,5 +121,15 @@ def application() -> web.Application:
     return app
 
 
+def main() -> None:
+    """Serve on the port that is named, until told to end."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
+        sys.exit("usage: python -m libs.common.embedded.sample_models PORT")
+    try:
+        web.run_app(application(), host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
+    except (OSError, OverflowError) as error:
+        sys.exit(f"the sample models cannot listen on port {sys.argv[1]}: {error}. Name another port.")
+
+
 if __name__ == "__main__":
-    web.run_app(application(), host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
+    main()

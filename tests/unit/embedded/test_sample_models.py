@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import socket
 import struct
+import subprocess
+import sys
 import wave
 import zlib
 
@@ -27,3 +30,16 @@ def test_the_picture_is_a_png_that_shows_its_text() -> None:
     assert len(pixels) == (width + 1) * height
     assert b"\xf0" in pixels
     assert picture("hi") != picture("ho")
+
+
+def test_a_port_that_cannot_be_had_is_said_in_a_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port, told in ((str(taken.getsockname()[1]), "Name another"), ("70000", "Name another"), ("http", "usage")):
+            ran = subprocess.run(
+                [sys.executable, "-m", "libs.common.embedded.sample_models", port],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert (ran.returncode, told in ran.stderr, len(ran.stderr.splitlines())) == (1, True, 1), ran.stderr
