@@ -106,6 +106,7 @@ def test_a_port_that_is_taken_is_named_and_nothing_stays(data: Path) -> None:
     refused = sluiceway("up", "--detach", "--data", str(other), "--port", port)
     assert refused.returncode == 1
     assert f"api-1: port {port} of 127.0.0.1 is taken" in refused.stderr
+    assert "`sluiceway up --help`" in refused.stderr, "what to do is said"
     assert running.supervisor_pid(other) is None
     left = {process.pid for process in psutil.process_iter(["cmdline"]) if names(process, other)}
     assert left - before == set()

@@ -77,7 +77,10 @@ class ServerProcess(ABC):
         """Start without waiting until it serves. Raises ChildFailed or OSError."""
         await self.prepare()
         if not await until_free(self.port, seconds=5):
-            raise ChildFailed(f"{self.name}: port {self.port} of {LOOPBACK} is taken by another process")
+            raise ChildFailed(
+                f"{self.name}: port {self.port} of {LOOPBACK} is taken by another process; end it, or choose other"
+                " ports (`sluiceway up --help`; without the folder's stack.json all are chosen anew)"
+            )
         self._log_began = size_of(self.log_path)
         self._process = spawn(self.command())
 
