@@ -21,7 +21,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from libs.common.settings import PREFIX
 from services.cli.demo_files import opened_picture, opened_sound
+
+_TOPIC_PREFIX: Final = "sluiceway"  #: what the setting is when nobody sets it
 
 TENANTS: Final = (1001, 1002)
 MODELS: Final = {"speak": "/speak", "draw": "/draw"}
@@ -143,13 +146,18 @@ async def run_demo(folder: Path, tasks_each: int, show: Show) -> None:
 
 @asynccontextmanager
 async def _stack(folder: Path) -> AsyncIterator[dict[str, Any]]:
-    environment = {name: value for name, value in os.environ.items() if name != "SLUICEWAY_DATA"}
-    environment["SLUICEWAY_EXECUTORS"] = "2"
+    environment = {**_own_environment(), "SLUICEWAY_EXECUTORS": "2"}
     data = ("--data", str(folder / "data"))
     try:
         yield json.loads(await _command("the stack", "up", "--detach", "--json", *data, environment=environment))
     finally:
         await _command("stopping", "down", *data, environment=environment)
+
+
+def _own_environment() -> dict[str, str]:
+    """Ours without settings, but for the kind of broker: who operates a real stack has its servers in the shell."""
+    kept = f"{PREFIX}BROKER"
+    return {name: value for name, value in os.environ.items() if name == kept or not name.startswith(PREFIX)}
 
 
 @asynccontextmanager
@@ -181,7 +189,7 @@ async def _sample_models(folder: Path) -> AsyncIterator[str]:
 
 
 async def _key(tenant: int, addresses: dict[str, Any]) -> str:
-    environment = {**os.environ, "SLUICEWAY_DATABASE_URL": addresses["database"]}
+    environment = {**_own_environment(), "SLUICEWAY_DATABASE_URL": addresses["database"]}
     answer = await _command("keys", "keys", "create", "--tenant", str(tenant), "--json", environment=environment)
     return str(json.loads(answer)["key"])
 
@@ -214,9 +222,8 @@ async def _listen(bootstrap: str, events: dict[str, tuple[str, dict[str, Any]]])
 
     from libs.common.contracts.topics import events_topic
 
-    prefix = os.environ.get("SLUICEWAY_TOPIC_PREFIX", "sluiceway")
     consumer = AIOKafkaConsumer(
-        events_topic(prefix), bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest"
+        events_topic(_TOPIC_PREFIX), bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest"
     )
     await consumer.start()
     try:
