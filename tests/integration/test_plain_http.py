@@ -188,6 +188,15 @@ async def test_what_a_kept_connection_says_unasked_is_no_answer(caller: Caller) 
     assert caller.model.connections == 2
 
 
+async def test_a_kept_connection_that_never_stops_talking_is_closed(caller: Caller) -> None:
+    await caller.call("chatter")
+    caller.model.speak_up.set()
+    await until(lambda: caller.model.unasked)
+    await caller.model.until_idle()
+    assert caller.model.unasked < 5_000  # what lies in the buffers of two sockets, and no more
+    assert (await caller.call("ok")).file_type == "png"
+
+
 async def test_an_answer_longer_than_announced_is_cut_and_its_rest_forgotten(caller: Caller) -> None:
     caller.model.answers["/long"] = answer(b"right")[:-5] + b"right" + answer(b"wrong")
     assert await caller.staging.read(await caller.call("long")) == b"right"

@@ -65,6 +65,7 @@ class MisbehavingModel:
     closes_kept_connections: bool = False
     speak_up: asyncio.Event = field(default_factory=asyncio.Event)
     spoke_up: bool = False
+    unasked: int = 0  #: answers sent that nobody asked for
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -230,6 +231,17 @@ async def _talkative(exchange: Exchange) -> None:
     exchange.model.spoke_up = True
 
 
+async def _chatter(exchange: Exchange) -> None:
+    """Answer, and then send answers without an end that nobody asked for."""
+    exchange.writer.write(answer(PNG))
+    await exchange.writer.drain()
+    await exchange.model.speak_up.wait()
+    while not exchange.writer.is_closing():
+        exchange.writer.write(answer(X_Long="y" * 4_000) * 100)
+        await exchange.writer.drain()
+        exchange.model.unasked += 100
+
+
 async def _raw(exchange: Exchange) -> None:
     exchange.writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
@@ -262,6 +274,7 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "interim-flood": _interim_flood,
     "early": _early,
     "talkative": _talkative,
+    "chatter": _chatter,
     "raw": _raw,
 }
 

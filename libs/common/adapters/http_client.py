@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard, refusal
@@ -27,6 +29,8 @@ KEEPALIVE_SECONDS: Final = 1.5
 _READ_BUFFER: Final = 64 * 1024  #: aiohttp stops reading at twice as much
 _HEADERS_LIMIT: Final = 256
 _DNS_SECONDS: Final = 10
+#: Heads of answers that may wait to be looked at, those of class 1xx included.
+_HEADS_LIMIT: Final = 64
 #: Names that are asked for at the same time.
 _NAMES_AT_ONCE: Final = 512
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -79,6 +83,18 @@ def _has_spoken(connection: Connection) -> bool:
     Aiohttp would take them for the answer to the next request, and a task would get another one's output.
     """
     return connection.protocol is None or connection.protocol.should_close
+
+
+class _Bounded(ResponseHandler):
+    """A connection that is closed when it brings answer after answer that nobody asked for.
+
+    Aiohttp keeps them all until the connection is used or given up: hundreds of megabytes, while it only lies idle.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if len(self) > _HEADS_LIMIT:
+            self.abort()
 
 
 class _Dial:
@@ -144,6 +160,8 @@ class GuardedConnector(aiohttp.TCPConnector):
             keepalive_timeout=KEEPALIVE_SECONDS,
             socket_factory=self._socket,
         )
+        protocol: type[ResponseHandler] = _Bounded
+        self._factory = functools.partial(protocol, loop=self._loop)
         self._guard = guard
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
