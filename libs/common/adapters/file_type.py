@@ -70,14 +70,18 @@ class FileType:
 
 _KINDS: Final = {extension: FileType(extension, mime) for extension, mime in TYPES.items()}
 
+#: Those in letters alone are given with what follows them, or they would claim texts: "ID3 is a decision tree".
 _SIGNATURES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpg"), (b"GIF87a", "gif"), (b"GIF89a", "gif"),
     (b"II*\x00", "tiff"), (b"MM\x00*", "tiff"), (b"II+\x00", "tiff"), (b"\xff\x0a", "jxl"),
     (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "jxl"), (b"8BPS\x00", "psd"), (b"v/1\x01", "exr"), (b"#?RADIANCE\n", "hdr"),
-    (b"#?RGBE\n", "hdr"), (b"ID3", "mp3"), (b"fLaC", "flac"), (b"#!AMR", "amr"), (b"MThd\x00\x00\x00\x06", "mid"),
+    (b"#?RGBE\n", "hdr"), (b"ID3\x02", "mp3"), (b"ID3\x03", "mp3"),
+    (b"ID3\x04", "mp3"), (b"fLaC\x00", "flac"), (b"fLaC\x80", "flac"), (b"#!AMR\n", "amr"), (b"#!AMR-", "amr"),
+    (b"MThd\x00\x00\x00\x06", "mid"),
     (b"FLV\x01", "flv"), (b"\x00\x00\x01\xba", "mpg"), (b"\x00\x00\x01\xb3", "mpg"), (b"glTF\x01\x00\x00\x00", "glb"),
     (b"glTF\x02\x00\x00\x00", "glb"), (b"ply\n", "ply"), (b"ply\r\n", "ply"), (b"Kaydara FBX Binary", "fbx"),
-    (b"%PDF-", "pdf"), (b"\x93NUMPY", "npy"), (b"GGUF", "gguf"), (b"PAR1", "parquet"), (b"\x1f\x8b\x08", "gz"),
+    (b"%PDF-", "pdf"), (b"\x93NUMPY", "npy"), (b"GGUF\x00", "gguf"), (b"GGUF\x01", "gguf"), (b"GGUF\x02", "gguf"),
+    (b"GGUF\x03", "gguf"), (b"PAR1\x15", "parquet"), (b"\x1f\x8b\x08", "gz"),
     (b"\x28\xb5\x2f\xfd", "zst"), (b"\xfd7zXZ\x00", "xz"), (b"7z\xbc\xaf\x27\x1c", "7z"), (b"PK\x05\x06", "zip"),
 )  # fmt: skip
 _BY_FIRST_BYTE: Final = {
@@ -113,7 +117,7 @@ def _signed(head: bytes) -> str | None:
         return {b"WAVE": "wav", b"AVI ": "avi", b"WEBP": "webp"}.get(inner)
     if start == b"FORM":
         return "aiff" if inner in (b"AIFF", b"AIFC") else None
-    if start == b"OggS":
+    if head[:5] == b"OggS\x00":
         return "opus" if b"OpusHead" in head[:64] else "ogg"
     if start == b"\x1aE\xdf\xa3":
         return "webm" if b"webm" in head[:64] else "mkv"
@@ -123,7 +127,8 @@ def _signed(head: bytes) -> str | None:
         return "bz2"
     if start[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:
         return "bmp"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
+    # Behind the size of the box: four letters would be 500 MB and more, "The wide valley" among them.
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") and head[0] < 0x09:
         return _mp4_kind(head)
     return "tar" if head[257:262] == b"ustar" else None
 

@@ -33,7 +33,7 @@ def text_kind(head: bytes, *, complete: bool, claim: str = "") -> str | None:
     if not text:
         return None
     stripped = text.lstrip("\ufeff \t\r\n")
-    return _structured(stripped, complete) or _by_lines(stripped) or _claimed(stripped, complete, claim)
+    return _structured(stripped, complete, claim) or _by_lines(stripped) or _claimed(stripped, complete, claim)
 
 
 def _decoded(head: bytes, complete: bool) -> str | None:
@@ -48,17 +48,20 @@ def _decoded(head: bytes, complete: bool) -> str | None:
         return head[: error.start].decode()
 
 
-def _structured(text: str, complete: bool) -> str | None:
+def _structured(text: str, complete: bool, claim: str) -> str | None:
     if text.startswith("<"):
         return _markup_kind(text)
     if not _JSON_START.match(text):
         return None
+    first, _, rest = text.partition("\n")
+    several = bool(rest.strip()) and _parses(first)  # a value on each line
     if not complete:
+        if several or (claim == "jsonl" and not rest):
+            return "jsonl"
         return "gltf" if _SCENE.search(text) else "json"
     if _parses(text):
         return "gltf" if _SCENE.search(text) else "json"
-    lines = text.split("\n", 2)
-    return "jsonl" if len(lines) > 1 and _parses(lines[0]) else None
+    return "jsonl" if several else None
 
 
 def _markup_kind(text: str) -> str | None:

@@ -180,6 +180,31 @@ def test_a_claim_settles_only_between_kinds_that_look_alike(content: bytes, clai
     assert sniff(content, complete=True, content_type=claim).extension == extension
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ID3 is a decision tree.", "GGUF is a file format.", "PAR1 begins it.", "OggS begins it.", "fLaC begins it."),
+        *("The wide valley lies before us.", "\nSo wide is it.", "#!AMR begins it."),
+    ],
+)
+def test_a_text_about_a_kind_is_not_of_that_kind(text: str) -> None:
+    assert sniff(text.encode(), complete=True, content_type="text/plain").extension == "txt"
+
+
+@pytest.mark.parametrize(
+    ("line", "claim", "extension"),
+    [
+        (b'{"a":1}\n', "", "jsonl"),
+        (b"[1,2]\r\n", "application/json", "jsonl"),
+        (b'{"a":"' + b"x" * 5_000 + b'"}\n', "application/x-ndjson", "jsonl"),
+        (b'{"a":"' + b"x" * 5_000 + b'"}\n', "application/json", "json"),
+        (b'{\n"a":1,\n', "application/x-ndjson", "json"),
+    ],
+)
+def test_many_lines_of_json_are_told_by_the_first(line: bytes, claim: str, extension: str) -> None:
+    assert sniff((line * 1_000)[:HEAD_BYTES], complete=False, content_type=claim).extension == extension
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_character_cut_at_the_end_of_the_head_is_still_text(cut: int) -> None:
     text = ("x" * (HEAD_BYTES - 4) + "\U0001f600")[: HEAD_BYTES - 3].encode()
