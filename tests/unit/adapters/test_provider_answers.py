@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from libs.common.adapters.models.provider_answers import VALUES_LIMIT, document
+from libs.common.adapters.models.provider_answers import VALUES_LIMIT, document, read_json, refusal, text
 from libs.common.domain.model_errors import ModelError
-from libs.common.ports_jobs import JobAnswer
+from libs.common.ports_jobs import JobAnswer, JobCall
 
 
 @pytest.mark.parametrize(("value", "signs"), [(b"0", 1), (b"[]", 2), (b"{}", 2), (b'{"a":[0]}', 3)])
@@ -22,3 +22,14 @@ def test_what_is_no_json_may_be_better_next_time() -> None:
     with pytest.raises(ModelError) as refused:
         document(JobAnswer(200, {}, b"<html>"))
     assert (refused.value.code, refused.value.retryable) == ("bad_answer", True)
+
+
+@pytest.mark.parametrize("begin", ["[", '{"error":', '{"detail":['])
+def test_an_error_nested_too_deeply_is_an_error_without_words(begin: str) -> None:
+    body = (
+        begin * 400 + "1" + "".join("]" if sign == "[" else "}" for sign in reversed(begin * 400) if sign in "[{")
+    ).encode()
+    call = JobCall("key", "https://provider", "", {}, b"", (), 5.0)
+    refused = refusal(call, JobAnswer(400, {}, body))
+    assert (refused.code, refused.retryable, refused.answered) == ("model_http_400", False, True)
+    assert text(call, read_json(body)) == ""

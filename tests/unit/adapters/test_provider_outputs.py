@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,3 +134,10 @@ def test_ids_that_are_none(value: Any) -> None:
 
 def test_ids_keep_their_place_in_a_path() -> None:
     assert (job_id(17), segment(job_id("a/b?c#d%"))) == ("17", "a%2Fb%3Fc%23d%25")
+
+
+@pytest.mark.parametrize("begin", ["[", '{"a":'])
+def test_an_output_nested_too_deeply_is_a_bad_one(begin: str) -> None:
+    end = "]" if begin == "[" else "}"
+    with pytest.raises(BadOutput):
+        outputs_of(orjson.loads(begin * 600 + "1" + end * 600))

@@ -25,6 +25,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 #: A line of a progress bar as tqdm draws it: `76%|#######   | 7568/10000 [00:33<00:10`.
 _PROGRESS: Final = re.compile(r"\s*(\d{1,3})%\s*\|[^|]*\|\s*\d+/\d+")
 _PROGRESS_LINES: Final = 200
+_DEEPEST: Final = 32  #: where words are looked for in an error
 
 
 class TooManyValues(ValueError):
@@ -91,7 +92,10 @@ def text(call: JobCall, value: Any) -> str:
     if isinstance(value, str):
         return cleaner_of(call).clean(value.encode("utf-8", "replace"))
     known = _spoken(value)
-    return cleaner_of(call).clean(known.encode("utf-8", "replace") if known else orjson.dumps(value))
+    try:
+        return cleaner_of(call).clean(known.encode("utf-8", "replace") if known else orjson.dumps(value))
+    except TypeError:  # deeper than what orjson writes, though it reads it
+        return ""
 
 
 def job_id(value: Any) -> str:
@@ -141,15 +145,16 @@ def _reason(answer: JobAnswer) -> bytes:
     return spoken.encode("utf-8", "replace") if spoken else answer.body[:8_192]
 
 
-def _spoken(value: Any) -> str:
+def _spoken(value: Any, depth: int = 0) -> str:
     """The words of an error object: RFC 9457's, FastAPI's list of mistakes, or what everybody else calls them."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
-        return "; ".join(words for item in value[:5] if (words := _spoken(item)))
-    if not isinstance(value, dict):
+    if isinstance(value, list) and depth < _DEEPEST:
+        return "; ".join(words for item in value[:5] if (words := _spoken(item, depth + 1)))
+    if not isinstance(value, dict) or depth >= _DEEPEST:
         return ""
     if isinstance(value.get("msg"), str):
         where = ".".join(str(part) for part in value.get("loc") or () if part != "body")
         return f"{where}: {value['msg']}" if where else value["msg"]
-    return next((words for name in ("detail", "error", "message", "title") if (words := _spoken(value.get(name)))), "")
+    names = ("detail", "error", "message", "title")
+    return next((words for name in names if (words := _spoken(value.get(name), depth + 1))), "")

@@ -98,7 +98,10 @@ def _text(value: str) -> JobOutput:
 
 
 def _json(value: Any) -> JobOutput:
-    return JobOutput(content=orjson.dumps(value), content_type="application/json")
+    try:
+        return JobOutput(content=orjson.dumps(value), content_type="application/json")
+    except TypeError:  # orjson reads what is nested deeper than it writes
+        raise BadOutput("the output is nested too deeply") from None
 
 
 def _base64(data: str) -> bytes:
