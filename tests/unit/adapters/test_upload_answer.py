@@ -43,6 +43,11 @@ def test_what_the_service_says_of_size_and_type_counts() -> None:
     assert (stored.size, stored.file_type, stored.name) == (70, "jpg", "asynch_1_x.png")
 
 
+@pytest.mark.parametrize("size", [2**63, 2**64 - 1, "9" * 19, "1" * 40, 10**30, 1.5, True, "-1", "x", [], {}])
+def test_a_size_that_cannot_be_kept_is_none(size: Any) -> None:
+    assert _read({"fileURL": _URL, "fileSize": size}).size == 64
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -16,6 +16,7 @@ from libs.common.domain.output import StagedFile, StoredFile
 ANSWER_BYTES: Final = 256 * 1024
 _URL_LIMIT: Final = 2_048
 _NAME_LIMIT: Final = 255
+_LARGEST: Final = 2**63 - 1
 _UNFIT: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff]")
 _DENIED: Final = re.compile(r"40[13]([0-9]{2})?")  #: 401, 403, and with a cause behind it
 
@@ -82,10 +83,10 @@ def _type(value: Any) -> str:
 
 
 def _size(value: Any) -> int:
-    """Zero for what is none: nothing empty is ever uploaded."""
+    """Zero for what is none, or none that PostgreSQL can keep: nothing empty is ever uploaded."""
     if isinstance(value, str) and value.isascii() and value.isdecimal():
-        value = int(value[:18])
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+        value = int(value[:20])
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST else 0
 
 
 def _name(value: Any) -> str:
