@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -157,6 +158,25 @@ async def test_a_change_that_breaks_half_way_leaves_no_file_beside(
     with pytest.raises(UploadFailed, match="Input/output error"):
         await store.put(_NAME, second)
     assert os.listdir((tmp_path / "results" / _KEY).parent) == [_FILE]
+
+
+@pytest.mark.parametrize("stored_before", [False, True])
+async def test_a_disk_that_is_full_is_left_no_parts_of_files(
+    staging: Staging, tmp_path: Path, stored_before: bool
+) -> None:
+    store = ObjectStorage((tmp_path / "results").as_uri(), staging)
+    if stored_before:
+        await store.put(_NAME, await _staged(staging, _PNG + b"one"))
+    staged = await _staged(staging, _PNG + b"two" + bytes(100))
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for _ in range(3):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, usual[1]))
+        try:
+            with pytest.raises(UploadFailed):
+                await store.put(_NAME, staged)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert os.listdir((tmp_path / "results" / _KEY).parent) == [_FILE] * stored_before
 
 
 # other stores

@@ -74,6 +74,7 @@ def _new(path: str, content: bytes) -> int:
         write_all(descriptor, content)
     except OSError:
         os.close(descriptor)
+        os.unlink(path)  # each try would leave another one on a disk that is full already
         raise
     return descriptor
 
