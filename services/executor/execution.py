@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
+from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import (
     Busy,
     ModelError,
@@ -148,7 +149,7 @@ class Execution:
             if run.stop is None:
                 raise
             return _interrupted(run.stop, run)
-        except (NotOurs, HandedOver, CoalescerClosed):
+        except (NotOurs, HandedOver, CoalescerClosed, OutcomeUnknown):
             return None
         except UnknownAdapter as error:
             return HandedBack(error.code, _OTHERS_SECONDS)
@@ -190,7 +191,9 @@ class Execution:
         return staged
 
     async def _generated(self, run: Run, staged: Sequence[StagedFile]) -> None:
+        before, run.offered = run.offered, True
         if not await self._recorder.generated(run.attempt, staged):
+            run.offered = before
             raise NotOurs
         run.phase, run.generated_at = Phase.GENERATED, time.monotonic()
 
@@ -269,9 +272,12 @@ def _failed(error: ModelError) -> Outcome:
 
 
 def _keeps_staged(run: Run, settlement: Settlement | None) -> bool:
-    """Whether somebody still needs the staged output: only if PostgreSQL knows of it, and the task goes on with it."""
+    """Whether somebody still needs the staged output: only if PostgreSQL knows of it, and the task goes on with it.
+
+    What it only may know of is kept for whoever goes on with the attempt, and swept when the task is over.
+    """
     if run.phase < Phase.GENERATED:
-        return False
+        return run.offered and settlement is None
     match settlement:
         case None | Park() | GiveBack():
             return True

@@ -94,9 +94,14 @@ class Recorder:
         return self._seen(mine, type(settlement).__name__.lower(), attempt)
 
     async def generated(self, attempt: Attempt, staged: Sequence[StagedFile]) -> bool:
-        """Write where the output is staged, before it is uploaded."""
+        """Write where the output is staged, before it is uploaded.
+
+        Raises OutcomeUnknown when the attempt is not ours any more, but a try whose answer was lost may have been
+        written: whoever goes on with the attempt needs the output then.
+        """
         await failpoint("executor/before-generated")
-        return self._seen(await self._write(self._generated, (attempt, staged)), "generated", attempt)
+        mine = await self._write(self._generated, (attempt, staged), in_doubt=True)
+        return self._seen(mine, "generated", attempt)
 
     async def migrating(self, attempt: Attempt) -> bool:
         """Write that the upload lasts."""
@@ -116,8 +121,12 @@ class Recorder:
         )  # fmt: skip
         await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
 
-    async def _write(self, line: Coalescer[Item, bool], item: Item, ends: Attempt | None = None) -> bool:
-        """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed."""
+    async def _write(
+        self, line: Coalescer[Item, bool], item: Item, ends: Attempt | None = None, *, in_doubt: bool = False
+    ) -> bool:
+        """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed, and
+        OutcomeUnknown where it matters (`in_doubt`) that what is not ours any more was perhaps written before.
+        """
         unsure = False
 
         async def write() -> bool:
@@ -131,7 +140,10 @@ class Recorder:
                 raise
             return mine
 
-        return await until_answered(write)
+        mine = await until_answered(write)
+        if not mine and unsure and in_doubt:
+            raise OutcomeUnknown("the attempt was lost after a write whose answer was")
+        return mine
 
     def _seen(self, mine: bool, step: str, attempt: Attempt) -> bool:
         if mine:

@@ -40,6 +40,7 @@ class Run:
     phase: Phase = Phase.NONE  #: how far it has durably come
     staged: tuple[StagedFile, ...] = ()  #: where its output lies; PostgreSQL knows it from phase `generated` on
     generated_at: float | None = None  #: when it was recorded, if it was here
+    offered: bool = False  #: PostgreSQL may know of it, though the answer that says so has not come
     called: bool = False  #: the model was asked, or may have been
     stop: Stop | None = None
     waits: bool = False  #: for its provider's job, without a slot

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 import pytest
 
+from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import Busy, ModelError, StagingFull, UploadFailed, UploadUnauthorized
 from libs.common.domain.task import TaskStatus
 from libs.common.runtime import failpoints
@@ -400,6 +401,45 @@ async def test_a_lost_answer_changes_nothing(rig: Rig, method: str) -> None:
     assert len(rig.model.calls) == 2
     assert running.staging.files == {}
     assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1, 1]
+
+
+@pytest.mark.parametrize("notices", [False, True], ids=["buried", "asks again"])
+async def test_an_output_that_may_be_on_record_outlives_the_executor_that_lost_it(rig: Rig, notices: bool) -> None:
+    cut_off = True
+
+    def unanswered(real: Any) -> Through:
+        async def written(*arguments: Any) -> Any:
+            answer = await real.generated_many(*arguments)
+            if cut_off:
+                raise OutcomeUnknown("the answer is lost")
+            return answer
+
+        return Through(real, generated_many=written)
+
+    model = await rig.make_model()
+    running = await rig.executor(attempts=unanswered)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def on_record() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE phase = 2"))
+
+    await until(on_record, "the output is on record")
+    before = running.number
+    await rig.sql("UPDATE executor SET stopped_at = now()")
+    await rig.sweeps.rescue([before], 3)
+    if notices:
+        cut_off = False
+    else:
+        running.executor.heartbeat.soon()
+    await until(lambda: len(running.executor.runs) == 0, "it has let go of the attempt")
+    cut_off = False
+    running.executor.heartbeat.soon()
+    await until(lambda: running.number != before, "it has a new number")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 1
+    assert running.staging.files == {}
 
 
 async def test_draining_lets_short_calls_end_and_hands_long_ones_back(rig: Rig) -> None:
