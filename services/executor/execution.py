@@ -166,7 +166,10 @@ class Execution:
             return StagingGone(error.message)
         except Exception as error:
             log.error("attempt.surprise", task_id=str(run.attempt.public_id), error=type(error).__name__, exc_info=True)
-            return Failed("internal", f"unexpected {type(error).__name__}", retryable=True)
+            message = f"unexpected {type(error).__name__}"
+            if run.phase >= Phase.GENERATED:  # what befalls an output is no reason to call its model again
+                return UploadPending("internal", message)
+            return Failed("internal", message, retryable=True)
 
     def _lacking(self, what: Posture, error: OutputError) -> Outcome:
         self._lacks, self._lacks_until = what, time.monotonic() + _LACKING_SECONDS

@@ -140,6 +140,28 @@ async def test_a_long_upload_outage_parks_the_output_and_calls_the_model_once(ri
     assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1, 1]
 
 
+async def test_a_surprise_on_the_way_to_storage_calls_no_model_again(rig: Rig) -> None:
+    model = await rig.make_model(retry_times=3)
+    running = await rig.executor()
+    ids = await rig.make_tasks(model)
+    failpoints.arm("executor/after-upload:1:raise")
+    try:
+        await rig.dispatch(model)
+
+        async def parked() -> bool:
+            return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2 AND phase = 2 AND retries = 0"))
+
+        await until(parked, "it is parked")
+    finally:
+        failpoints.arm("")
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert len(rig.model.calls) == 1
+    assert running.staging.files == {}
+
+
 async def test_a_refused_credential_ends_the_task_and_keeps_its_output(rig: Rig) -> None:
     model = await rig.make_model()
     running = await rig.executor()
