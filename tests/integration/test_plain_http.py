@@ -432,6 +432,8 @@ async def test_a_redirect_that_would_change_the_method_is_final(caller: Caller, 
         ("file:///etc/passwd", "no readable address"),
         ("http://user:pw@127.0.0.1/", "no readable address"),
         ("http://[", "no readable address"),
+        (f"http://other.example/login/{SECRET}", "http://other.example/login/***"),
+        ("http://other.example/" + SECRET.replace("-", "%2D"), "http://other.example/***"),
     ],
 )
 async def test_a_redirect_to_another_origin_is_final_and_named(

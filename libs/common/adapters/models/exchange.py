@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import ClientResponse
 from multidict import CIMultiDict
 from yarl import URL
 
+from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.models.decoding import decoder_for
 from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, follow
 from libs.common.domain.model_errors import ModelError
@@ -39,8 +41,9 @@ def with_bindings(base: CIMultiDict[str], bindings: tuple[tuple[str, str], ...])
     return headers
 
 
-def redirect_target(endpoint: Endpoint, response: ClientResponse) -> Endpoint:
-    """Where a redirect leads, if it may be followed; a refusal names its target, but not the target's query."""
+def redirect_target(endpoint: Endpoint, response: ClientResponse, bindings: tuple[tuple[str, str], ...]) -> Endpoint:
+    """Where a redirect leads, if it may be followed; a refusal names its target, but neither the target's query nor
+    what it repeats of the bindings."""
     status, location = response.status, response.headers.get("Location", "")
     try:
         target = follow(endpoint, location)
@@ -51,8 +54,9 @@ def redirect_target(endpoint: Endpoint, response: ClientResponse) -> Endpoint:
     if status in _FOLLOWED and location and target.origin == endpoint.origin:
         return target
     why = "another origin" if target.origin != endpoint.origin else "with a change of method"
+    named = Cleaner.of(value for _, value in bindings).clean(unquote_to_bytes(target.shown))
     raise ModelError(
-        "redirect_refused", f"the model redirects ({status}, {why}) to {target.shown}, not followed", retryable=False
+        "redirect_refused", f"the model redirects ({status}, {why}) to {named}, not followed", retryable=False
     )
 
 

@@ -40,11 +40,11 @@ class _Contact:
     """Whether any connection was there for a request: before that, certainly no byte of it was sent."""
 
     def __init__(self, call: JobCall) -> None:
-        self._call = call
+        self.call = call
         self.made = False
 
     def make(self) -> None:
-        self._call.sends()
+        self.call.sends()
         self.made = True
 
 
@@ -92,7 +92,7 @@ class GuardedJobHttp:
             if response.status not in REDIRECTS:
                 return response
             try:
-                endpoint = redirect_target(endpoint, response)
+                endpoint = redirect_target(endpoint, response, contact.call.headers)
             finally:
                 response.close()
         raise too_many_redirects()

@@ -90,7 +90,7 @@ class PlainHttp:
                     return response.headers.get("Content-Type", "")
                 if response.status not in REDIRECTS:
                     raise await _refused(response, call, end)
-                endpoint = redirect_target(endpoint, response)
+                endpoint = redirect_target(endpoint, response, call.headers)
             finally:
                 response.close()  # a connection that has given its whole answer is back in the pool by now
         raise too_many_redirects()
