@@ -78,6 +78,16 @@ def join_endpoint(base_url: str, route: str = "") -> Endpoint:
     return joined
 
 
+def request_endpoint(base_url: str, path: str) -> Endpoint:
+    """`path` if it is an address of base_url's origin, else as a path below base_url. Raises InvalidEndpoint."""
+    base = parse_endpoint(base_url.strip())
+    target = parse_endpoint(path) if path.startswith(("http://", "https://")) else join_endpoint(base_url, path)
+    if target.origin != base.origin:
+        message = f"{target.origin} is not where the model is: its base_url names {base.origin}"
+        raise InvalidEndpoint("endpoint_origin", message)
+    return target
+
+
 def parse_endpoint(url: str) -> Endpoint:
     """An absolute http or https address. Raises InvalidEndpoint, whose message does not repeat the address."""
     if len(url) > ADDRESS_LIMIT:

@@ -94,3 +94,44 @@ def test_plain_http_has_no_options(monkeypatch: pytest.MonkeyPatch) -> None:
     adapters.check("plain-http", "http://x", "", {})
     with pytest.raises(Invalid):
         adapters.check("plain-http", "http://x", "", {"model": "x"})
+
+
+POLLED = {
+    "submit": {"path": "jobs"},
+    "job_id": "id",
+    "poll": {"path": "jobs/{{job_id}}"},
+    "status": "status",
+    "statuses": {"succeeded": ["done"]},
+    "outputs": "output",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "base_url", "changes", "field"),
+    [
+        ("cog", "http://x?key=1", {}, "/base_url"),
+        ("replicate", "https://x/api?key=1", {}, "/base_url"),
+        ("submit-poll", "https://x?key=1", POLLED, "/adapter_config/submit/path"),
+        *(
+            ("submit-poll", "https://x", POLLED | {"poll": {"path": path}}, "/adapter_config/poll/path")
+            for path in (
+                "https://other/{{job_id}}",
+                "http://x/{{job_id}}",
+                "https://x.{{job_id}}/",
+                "jobs/{{job_id}}#a",
+            )
+        ),
+        ("submit-poll", "https://x", POLLED | {"cancel": {"path": "a b/{{job_id}}"}}, "/adapter_config/cancel/path"),
+    ],
+)
+def test_requests_that_could_go_nowhere_are_refused_when_the_model_is_saved(
+    monkeypatch: pytest.MonkeyPatch, name: str, base_url: str, changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(Invalid) as raised:
+        install(monkeypatch).check(name, base_url, "", changes)
+    assert raised.value.field == field
+
+
+@pytest.mark.parametrize("path", ["https://x/jobs/{{job_id}}", "/jobs?id={{job_id}}", "jobs/{{job_id}}"])
+def test_requests_may_name_paths_and_addresses_of_the_same_origin(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    install(monkeypatch).check("submit-poll", "https://x", "", POLLED | {"poll": {"path": path}})

@@ -17,7 +17,7 @@ from libs.common.adapters.models.provider_answers import (
     segment,
     text,
 )
-from libs.common.adapters.models.provider_config import Config, bad_config, checked, config_of
+from libs.common.adapters.models.provider_config import Config, bad_config, check_base, checked, config_of
 from libs.common.adapters.models.provider_outputs import BadOutput, outputs_of
 from libs.common.domain.errors import Invalid
 from libs.common.domain.model_errors import Busy, ModelError
@@ -66,6 +66,7 @@ class Cog:
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid."""
         checked(CogConfig, config)
+        check_base(base_url)
         if route.strip().strip("/").rpartition("/")[2] not in ("", ROUTE):
             message = "the route of a cog model must end with predictions, or be empty"
             raise Invalid("model_adapter_route", message, field="/route")

@@ -24,7 +24,7 @@ from libs.common.adapters.models.exchange import (
     with_bindings,
 )
 from libs.common.adapters.models.refusals import connection_error
-from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, join_endpoint, parse_endpoint
+from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, request_endpoint
 from libs.common.domain.header_bindings import InvalidBindings, check_bindings
 from libs.common.domain.model_errors import ModelError
 from libs.common.ports_jobs import LITTLE_ANSWER, JobAnswer, JobCall
@@ -141,17 +141,9 @@ async def open_job_http(guard: EgressGuard) -> AsyncIterator[GuardedJobHttp]:
 def address(call: JobCall, path: str) -> Endpoint:
     """Where a request goes: an address of base_url's origin, or a path below base_url. Raises ModelError."""
     try:
-        base = parse_endpoint(call.base_url.strip())
-        if path.startswith(("http://", "https://")):
-            target = parse_endpoint(path)
-        else:
-            target = join_endpoint(call.base_url, path)
+        return request_endpoint(call.base_url, path)
     except InvalidEndpoint as error:
         raise ModelError("bad_address", error.message, retryable=False, sent=False) from None
-    if target.origin != base.origin:
-        message = f"{target.origin} is not where the model is: its base_url names {base.origin}"
-        raise ModelError("bad_address", message, retryable=False, sent=False)
-    return target
 
 
 def request_headers(call: JobCall, extra: Sequence[tuple[str, str]], *, has_body: bool) -> CIMultiDict[str]:

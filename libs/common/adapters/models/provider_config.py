@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from libs.common.domain.endpoint import InvalidEndpoint, request_endpoint
 from libs.common.domain.errors import Invalid
 from libs.common.domain.model_errors import ModelError
 from libs.common.ports_jobs import JobCall
@@ -38,6 +39,21 @@ def config_of(kind: type[_Read], call: JobCall) -> _Read:
         return checked(kind, call.config)
     except Invalid as error:
         raise bad_config(f"{error.field}: {error.message}") from None
+
+
+def check_base(base_url: str) -> None:
+    """Raise Invalid for a base_url behind which no path can be put."""
+    if "?" in base_url:
+        message = "base_url has a query, but this adapter puts paths behind it"
+        raise Invalid("endpoint_query", message, field="/base_url")
+
+
+def check_path(base_url: str, path: str, *at: str) -> None:
+    """Raise Invalid, at a place of adapter_config, where no request with such a path could go."""
+    try:
+        request_endpoint(base_url, path)
+    except InvalidEndpoint as error:
+        raise Invalid(CODE, f"no request can go there: {error.message}", field=pointer(*at)) from None
 
 
 def bad_config(message: str) -> ModelError:

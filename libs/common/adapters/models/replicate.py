@@ -20,7 +20,7 @@ from libs.common.adapters.models.provider_answers import (
     text,
     unsettled,
 )
-from libs.common.adapters.models.provider_config import Config, bad_config, checked, config_of
+from libs.common.adapters.models.provider_config import Config, bad_config, check_base, checked, config_of
 from libs.common.adapters.models.provider_outputs import BadOutput, outputs_of
 from libs.common.adapters.models.refusals import RETRYABLE_STATUSES
 from libs.common.domain.errors import Invalid
@@ -81,6 +81,7 @@ class Replicate:
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid."""
         read = checked(ReplicateConfig, config)
+        check_base(base_url)
         if read.version and not _VERSION.fullmatch(read.version):
             message = "must be owner/name, owner/name:version or the version's 64 hexadecimal digits"
             raise Invalid("model_adapter_config", f"version {message}", field="/adapter_config/version")

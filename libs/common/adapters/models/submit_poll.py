@@ -31,7 +31,7 @@ from libs.common.adapters.models.provider_answers import (
     text,
     unsettled,
 )
-from libs.common.adapters.models.provider_config import CODE, Config, bad_config, checked, pointer
+from libs.common.adapters.models.provider_config import CODE, Config, bad_config, check_path, checked, pointer
 from libs.common.adapters.models.provider_outputs import BadOutput, outputs_of
 from libs.common.domain.errors import Invalid
 from libs.common.domain.header_bindings import InvalidBindings, check_bindings
@@ -117,7 +117,7 @@ class SubmitPoll:
 
     def check(self, base_url: str, route: str, config: Mapping[str, Any]) -> None:
         """Raises Invalid."""
-        _Provider(checked(SubmitPollConfig, config))
+        _Provider(checked(SubmitPollConfig, config)).check_paths(base_url, route)
 
     async def submit(self, call: JobCall) -> JobReport:
         provider = _provider(call)
@@ -209,6 +209,7 @@ class _Request:
 
     def __init__(self, config: RequestConfig, at: str, method: str, names: frozenset[str], body: Any = None) -> None:
         self.method = config.method or method
+        self._at = at
         self._path = _made(Template.of, config.path, at, "path")
         self._query = {name: _made(Template.of, value, at, "query", name) for name, value in config.query.items()}
         self._headers = {name: _made(Template.of, value, at, "headers", name) for name, value in config.headers.items()}
@@ -232,6 +233,13 @@ class _Request:
         headers = [(name, template.text(scope)) for name, template in self._headers.items()]
         return _Filled(where, headers, None if self._body is None else _written(self._body.value(scope)))
 
+    def check_path(self, base_url: str, path: str = "") -> None:
+        """Raise Invalid unless the request can be sent, whatever its placeholders stand for."""
+        where = _sample(self._path) or path
+        if self._query:
+            where = f"{where}{'&' if '?' in where else '?'}x=x"
+        check_path(base_url, where, self._at, "path")
+
     def expressions(self) -> Iterator[Expression]:
         for template in (self._path, *self._query.values(), *self._headers.values()):
             yield from template.expressions()
@@ -239,10 +247,7 @@ class _Request:
             yield from self._body.expressions()
 
     def _check_headers(self, at: str) -> None:
-        sample = [
-            (name, "".join(part if isinstance(part, str) else "x" for part in template.parts) or "x")
-            for name, template in self._headers.items()
-        ]
+        sample = [(name, _sample(template) or "x") for name, template in self._headers.items()]
         try:
             check_bindings(sample)
         except InvalidBindings as error:
@@ -281,6 +286,13 @@ class _Provider:
         if config.dedupes and not any("intent_key" in found.names() for found in self.submit.expressions()):
             message = "a provider recognises a repeated submit only by our key: submit must use {{intent_key}}"
             raise Invalid(CODE, message, field=pointer("dedupes"))
+
+    def check_paths(self, base_url: str, route: str) -> None:
+        """Raise Invalid where one of the requests could go nowhere."""
+        self.submit.check_path(base_url, route)
+        for request in (self.poll, self.result, self.cancel, self.find.request if self.find else None):
+            if request is not None:
+                request.check_path(base_url)
 
     def word(self, told: Any) -> tuple[str, JobStatus | None]:
         """The provider's word for the status and what it means; raises ModelError when there is none."""
@@ -321,6 +333,10 @@ class _Provider:
 
 
 _Made = TypeVar("_Made")
+
+
+def _sample(template: Template) -> str:
+    return "".join(part if isinstance(part, str) else "x" for part in template.parts)
 
 
 def _made(kind: Callable[[Any], _Made], given: Any, *at: str) -> _Made:
