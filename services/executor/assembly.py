@@ -129,7 +129,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         OutputCollector(world.links, world.staging, headers),
     )
     execution = Execution(
-        ModelCalls(world.adapters, life, world.staging, headers),
+        ModelCalls(world.adapters, life, world.staging, headers, heartbeat),
         uploads,
         recorder,
         heartbeat,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import orjson
@@ -13,6 +14,7 @@ from libs.common.domain.model_errors import ModelError, UnknownAdapter
 from libs.common.domain.output import StagedFile
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_execution import ModelAdapter, ModelCall, Staging
+from services.executor.execution import Trust, Untrusted
 from services.executor.runs import Run
 
 #: Opens a sealed value for its owner; raises ValueError.
@@ -35,15 +37,17 @@ class ModelCalls:
     """Calls models by the adapter that each names."""
 
     def __init__(
-        self, adapters: Mapping[str, ModelAdapter], jobs: Jobs, staging: Staging, headers: ModelHeaders
+        self, adapters: Mapping[str, ModelAdapter], jobs: Jobs, staging: Staging, headers: ModelHeaders, trust: Trust
     ) -> None:
+        self._trust = trust
         self._adapters = adapters
         self._jobs = jobs
         self._staging = staging
         self._headers = headers
 
     async def call(self, run: Run) -> tuple[StagedFile, ...]:
-        """Call the model within its time and stage the answer. Raises ModelError or StagingFull.
+        """Call the model within its time and stage the answer. Raises ModelError or StagingFull, Untrusted among them:
+        we have been silent for too long by the time that the connection is there.
 
         `run.called` says afterwards whether the model may have heard of it: what was refused before, here or on the
         way to its address, was no call.
@@ -62,10 +66,16 @@ class ModelCalls:
             payload=payload_of(attempt),
             headers=self._headers.of(model),
             deadline=run.deadline,
-            sends=run.calls,
+            sends=partial(self._begin, run),
         )
         async with self._staging.create(attempt.public_id, attempt.number) as sink:
             return (await adapter.invoke(call, sink),)
+
+    def _begin(self, run: Run) -> None:
+        """The call is about to leave: from now on the model may hear of it."""
+        if not self._trust.trusted and not run.called:
+            raise Untrusted(sent=False)
+        run.called = True
 
 
 class ModelHeaders:

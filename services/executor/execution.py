@@ -63,6 +63,13 @@ class NotOurs(Exception):
     """The attempt's token no longer stands: whatever we would write, nobody would take."""
 
 
+class Untrusted(ModelError):
+    """This executor was silent for so long that another one may go on with the attempt."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("executor_silent", "the executor had lost touch", retryable=True, sent=sent)
+
+
 class HandedOver(Exception):
     """Another executor goes on with the upload."""
 
@@ -178,9 +185,7 @@ class Execution:
     async def _generate(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model, stage its answer, and let PostgreSQL know where it lies before anything else happens."""
         await failpoint("executor/before-call")
-        if not self._trust.trusted:
-            await self._trust.regain()
-        staged = run.staged = await self._calls.call(run)
+        staged = run.staged = await self._call(run)
         await failpoint("executor/after-call")
         try:
             await self._generated(run, staged)
@@ -192,6 +197,17 @@ class Execution:
             raise
         await failpoint("executor/after-generated")
         return staged
+
+    async def _call(self, run: Run) -> tuple[StagedFile, ...]:
+        """Call the model while the attempt certainly is ours; if we fell silent before anything left, once we are."""
+        while True:
+            if not self._trust.trusted:
+                await self._trust.regain()
+            try:
+                return await self._calls.call(run)
+            except Untrusted:
+                if run.called:
+                    raise
 
     async def _generated(self, run: Run, staged: Sequence[StagedFile]) -> None:
         before, run.offered = run.offered, True

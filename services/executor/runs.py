@@ -54,10 +54,6 @@ class Run:
         """Whether what START counted was a call: the model may have heard of it now, or heard of it long ago."""
         return self.called or self.attempt.phase is not Phase.NONE
 
-    def calls(self) -> None:
-        """From now on the model may hear of it."""
-        self.called = True
-
     @property
     def deadline(self) -> float | None:
         """When the task must be done, on the monotonic clock."""

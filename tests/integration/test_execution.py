@@ -8,11 +8,16 @@ from typing import Any, Literal
 import orjson
 import pytest
 
+from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import Busy, ModelError, StagingFull, UploadFailed, UploadUnauthorized
+from libs.common.domain.output import StagedFile
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_execution import ModelCall
 from libs.common.runtime import failpoints
 from tests.support.executor_rig import Rig, Through, answer_lost, until
+from tests.support.misbehaving_model import misbehaving_model
 
 
 async def test_a_task_runs_once_and_leaves_a_result(rig: Rig) -> None:
@@ -405,6 +410,27 @@ async def test_nothing_new_is_started_while_heartbeats_fail(rig: Rig) -> None:
     assert await rig.statuses(ids) == {ids[0]: TaskStatus.QUEUED}
     heartbeat._membership = real
     await rig.ended(ids)
+
+
+async def test_who_was_frozen_while_it_connected_calls_nothing_before_it_is_trusted_again(rig: Rig) -> None:
+    trusted: list[bool] = []
+    async with (
+        misbehaving_model() as served,
+        open_plain_http(EgressGuard(["127.0.0.0/8"]), AnswerLimits(10**6, 10**6)) as plain_http,
+    ):
+
+        async def invoke(call: ModelCall, sink: Any) -> StagedFile:
+            trusted.append(running.executor.heartbeat.trusted)
+            if len(trusted) == 1:
+                running.executor.heartbeat._trusted_from = float("-inf")  # as after a freeze
+            return await plain_http.invoke(call, sink)
+
+        running = await rig.executor(adapters={"plain-http": Through(plain_http, invoke=invoke)})
+        model = await rig.make_model(base_url=served.url, route="ok")
+        ids = await rig.make_tasks(model)
+        await rig.dispatch(model)
+        await rig.ended(ids)
+        assert (trusted, len(served.seen)) == ([True, True], 1)
 
 
 async def _unanswered(*_: object) -> None:

@@ -16,7 +16,7 @@ from libs.common.domain.model_errors import Busy, ModelError
 from libs.common.ports_jobs import JobReport
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from services.executor.execution import Trust
+from services.executor.execution import Trust, Untrusted
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job
 from services.executor.jobs.late import LateAnswers
@@ -47,7 +47,7 @@ class Asking:
                 await self._trust.regain()
             try:
                 return await self._sent(job)
-            except _Untrusted as error:
+            except Untrusted as error:
                 if error.sent:
                     raise
                 job.run.called = job.open
@@ -137,13 +137,6 @@ class Asking:
         await self._ledger.news(job.run.attempt, job.news("failed"))
 
 
-class _Untrusted(ModelError):
-    """This executor was silent for so long that another one may go on with the attempt."""
-
-    def __init__(self, *, sent: bool) -> None:
-        super().__init__("executor_silent", "the executor had lost touch", retryable=True, sent=sent)
-
-
 class _Gate:
     """Lets the requests of one submit leave while the attempt certainly is ours.
 
@@ -158,7 +151,7 @@ class _Gate:
     def passes(self) -> None:
         """Raises ModelError; of a second request of the same submit it says that something was sent before."""
         if not self._trust.trusted:
-            raise _Untrusted(sent=self._passed)
+            raise Untrusted(sent=self._passed)
         self._passed = True
 
 
