@@ -960,19 +960,20 @@ async def test_an_end_that_nobody_can_be_asked_about_again_is_not_waited_for(job
     running.staging.refuses = True
     ids = await jobs.begin(model, steps=["succeeded"])
 
-    async def put_off() -> bool:
-        rows = await jobs.rig.sql("SELECT state, phase FROM dispatch")
-        return [tuple(row) for row in rows] == [(2, 1)]
+    async def over_there() -> bool:
+        return bool(await jobs.rig.sql("SELECT 1 FROM provider_job WHERE status = 'succeeded'"))
 
-    await until(put_off, "it is put off")
+    await until(over_there, "its end is written")
+    before = running.number
+    await jobs.rig.sql("UPDATE executor SET stopped_at = now()")
+    running.executor.heartbeat.soon()
+    await until(lambda: running.number != before, "its executor was presumed dead")
+    await jobs.rig.sweeps.rescue([before], 3)
     running.staging.refuses = False
     if lost == "its failure":
         await jobs.rig.sql("UPDATE provider_job SET status = 'failed', message = 'no cats'")
     elif lost == "nothing":
         await _called_back(jobs, {"status": "succeeded", "outputs": ["by call"]})
-    # What it starts while it closes goes back to the dispatcher, which is us.
-    await until(lambda: running.executor.posture() == "staging_full", "it takes nothing for a while")
-    await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
     await jobs.rig.dispatch(model)
     await jobs.rig.ended(ids, TaskStatus.SUCCESS if lost == "nothing" else TaskStatus.FAILED, seconds=20)
     dead = [tuple(row) for row in await jobs.rig.sql("SELECT error_code, error_message FROM task_face")]

@@ -188,6 +188,23 @@ async def test_cog_answers_in_the_call(house: House, cog: CogServer) -> None:
     assert [cog.runs().count(text) for text in ("first", "second")] == [1, 1]
 
 
+async def test_what_cog_answered_in_the_call_waits_for_room_in_staging(house: House, cog: CogServer) -> None:
+    model = await house.rig.make_model(base_url=cog.url, adapter="cog", max_concurrency=1)
+    running = await house.rig.executor()
+    running.staging.refuses = True
+    ids = await house.begin(model, text="once")
+    await _again_until(house, model, lambda: cog.runs().count("once"))
+
+    async def over_there() -> bool:
+        return bool(await house.rig.sql("SELECT 1 FROM provider_job WHERE status = 'succeeded'"))
+
+    await until(over_there, "its end is written")
+    await asyncio.sleep(0.5)  # longer than it takes to find that there is no room
+    running.staging.refuses = False
+    await house.over(running, model, ids, b"\x89PNG\r\n\x1a\nonce")
+    assert cog.runs().count("once") == 1
+
+
 async def test_a_cancel_ends_the_prediction_that_cog_answers_in_the_call(house: House, cog: CogServer) -> None:
     model = await house.rig.make_model(base_url=cog.url, adapter="cog", max_concurrency=1, timeout_seconds=600)
     running = await house.rig.executor()

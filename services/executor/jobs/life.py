@@ -14,7 +14,7 @@ import asyncio
 import random
 from typing import Final
 
-from libs.common.domain.model_errors import Busy, JobGone, ModelError, OutOfFiles
+from libs.common.domain.model_errors import Busy, JobGone, ModelError, OutOfFiles, StagingFull
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport, JobStatus
@@ -44,6 +44,8 @@ _FIRST_LOOK_SECONDS: Final = 0.5
 _LOOKS_FOR_CALLBACKS: Final = 4
 #: How long an attempt that has to end waits until its job's id is written.
 _NAMED_SECONDS: Final = 3.0
+#: How long outputs that cannot be had again wait for room in staging before the next look.
+_ROOM_SECONDS: Final = 1.0
 _OVER: Final = frozenset(status.value for status in JobStatus if status.over)
 
 
@@ -232,11 +234,16 @@ class JobLife:
             await self._write_end(job, report.status.value)
             raise _failure(report)
         await failpoint("executor/before-collect")
-        try:
-            return await self._collector.collect(job.run, report.outputs)
-        except ModelError:
-            await self._write_end(job, "succeeded")
-            raise
+        while True:
+            try:
+                return await self._collector.collect(job.run, report.outputs)
+            except ModelError:
+                await self._write_end(job, "succeeded")
+                raise
+            except StagingFull:
+                if job.polls or job.left <= 0:
+                    raise
+            await asyncio.sleep(_ROOM_SECONDS)  # nobody says again what this job has brought
 
     async def _write_end(self, job: Job, status: str) -> None:
         """The job is over there, and the task does not end with its output: its provider need not be told."""
