@@ -79,7 +79,8 @@ class Staging(Protocol):
         """Whether the output can be read here: it lies in this store, or in PostgreSQL."""
 
     async def read(self, staged: StagedFile) -> bytes:
-        """A small output as a whole. Raises StagedLost when it is gone or is not what was written."""
+        """A small output as a whole. Raises StagedLost when it is gone or is not what was written, OSError when nothing
+        can be read now."""
 
     def chunks(self, staged: StagedFile) -> AsyncIterator[bytes]:
         """An output of any size. Raises StagedLost before the last chunk of one that is not what was written."""

@@ -15,6 +15,7 @@ from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.ports_execution import UploadCredentials
+from tests.support.descriptors import no_more_files
 from tests.support.stand_in_file_service import StandInFileService, stand_in_file_service
 
 _TASK = UUID("0190a000-0000-7000-8000-000000000001")
@@ -237,3 +238,13 @@ async def test_what_is_not_as_it_was_staged_never_arrives_whole(
     with pytest.raises(StagedLost):
         await _put(service, staging, staged)
     assert service.files == {}
+
+
+async def test_an_executor_without_descriptors_has_not_lost_the_output(
+    service: StandInFileService, staging: Staging
+) -> None:
+    staged = await _staged(staging, 70_000)
+    async with open_file_service(staging, service.url, "/x") as uploads:
+        with no_more_files(), pytest.raises(UploadFailed, match="Too many open files") as failure:
+            await uploads.put(_NAME, staged, _OWN)
+    assert (failure.value.code, failure.value.retryable) == ("upload_unreachable", True)

@@ -16,6 +16,7 @@ from libs.common.adapters.object_storage.obstore import PART_BYTES, BadStorageUr
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import StagedLost, UploadFailed
 from libs.common.domain.output import ResultName, StagedFile
+from tests.support.descriptors import no_more_files
 from tests.support.stand_in_s3 import StandInS3, stand_in_s3
 
 _TASK = UUID("0190a000-0000-7000-8000-000000000001")
@@ -177,6 +178,19 @@ async def test_a_disk_that_is_full_is_left_no_parts_of_files(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert os.listdir((tmp_path / "results" / _KEY).parent) == [_FILE] * stored_before
+
+
+@pytest.mark.parametrize("size", [20_000, 3 * 2**20])
+@pytest.mark.parametrize("url", ["folder", "memory:///"])
+async def test_an_executor_without_descriptors_has_not_lost_the_output(
+    staging: Staging, tmp_path: Path, url: str, size: int
+) -> None:
+    store = ObjectStorage((tmp_path / "results").as_uri() if url == "folder" else url, staging)
+    staged = await _staged(staging, _content(size))
+    with no_more_files(), pytest.raises(UploadFailed) as failure:
+        await store.put(_NAME, staged)
+    assert (failure.value.code, failure.value.retryable) == ("upload_unreachable", True)
+    assert (await store.put(_NAME, staged)).size == size
 
 
 # other stores

@@ -22,6 +22,7 @@ from libs.common.adapters.staging_writer import INLINE_BYTES, SPILL_BYTES
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
+from tests.support.descriptors import no_more_files
 from tests.support.waiting import until
 
 _MIB = 2**20
@@ -135,6 +136,14 @@ async def test_what_is_not_as_it_was_written_is_lost(staging: Staging, size: int
     with pytest.raises(StagedLost):
         await _read(staging, staged, into=passed)
     assert sum(map(len, passed)) < size
+
+
+@pytest.mark.parametrize("size", [IN_DATABASE_BYTES + 1, 2 * CHUNK_BYTES + 100])
+async def test_what_cannot_be_opened_for_want_of_descriptors_is_not_lost(staging: Staging, size: int) -> None:
+    staged = await _staged(staging, _content(size))
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        await staging.verified_path(staged)
+    assert await _read(staging, staged) == _content(size)
 
 
 @pytest.mark.parametrize(

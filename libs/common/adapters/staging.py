@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import time
@@ -28,6 +29,8 @@ _Made = TypeVar("_Made")
 
 CHUNK_BYTES: Final = 1024 * 1024
 _PROBE: Final = ".probe"
+#: What says nothing of the file that was to be read.
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT})
 _THREADS: Final = 4
 #: Names are made here and only here; anything else in a reference points outside or at nothing of ours.
 _NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9]{1,10}-[0-9a-f]{8}(?:\.part)?")
@@ -89,7 +92,8 @@ class Staging:
         return reference.partition(":")[0] == self.store_id or reference == IN_DATABASE
 
     async def read(self, staged: StagedFile) -> bytes:
-        """A small output as a whole. Raises StagedLost when it is gone or is not what was written."""
+        """A small output as a whole. Raises StagedLost when it is gone or is not what was written, OSError when nothing
+        can be read now."""
         if staged.reference == IN_DATABASE:
             return _kept(staged)
         path = self._path(staged.reference)
@@ -238,7 +242,7 @@ def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise StagedLost(f"the staged output cannot be read: {error.strerror}") from None
+        raise _unreadable(error) from None
 
 
 def _read(path: str, staged: StagedFile) -> bytes:
@@ -251,7 +255,7 @@ def _read(path: str, staged: StagedFile) -> bytes:
             parts.append(part)
             wanted -= len(part)
     except OSError as error:
-        raise StagedLost(f"the staged output cannot be read: {error.strerror}") from None
+        raise _unreadable(error) from None
     finally:
         os.close(descriptor)
     content = b"".join(parts)
@@ -264,9 +268,16 @@ def _next_chunk(descriptor: int, place: int, digest: HASH) -> bytes:
     try:
         chunk = os.pread(descriptor, CHUNK_BYTES, place)
     except OSError as error:
-        raise StagedLost(f"the staged output cannot be read: {error.strerror}") from None
+        raise _unreadable(error) from None
     digest.update(chunk)
     return chunk
+
+
+def _unreadable(error: OSError) -> Exception:
+    """Lost, unless nothing could be read now: then it lies there as before, and is no reason to call a model again."""
+    if error.errno in _PASSING:
+        return error
+    return StagedLost(f"the staged output cannot be read: {error.strerror}")
 
 
 def _compare(staged: StagedFile, size: int, digest: bytes) -> None:

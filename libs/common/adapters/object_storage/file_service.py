@@ -103,6 +103,9 @@ class FileService:
             return await self._session.request(
                 "POST", self._url, data=await body.content(), headers=headers, allow_redirects=False
             )
+        except OSError as error:  # of staging: the client's own leave as Broken
+            why = f"the staged output cannot be read now: {error.strerror}"
+            raise UploadFailed("upload_unreachable", why, retryable=True) from None
         except (Broken, ClientError) as error:
             if body.lost is not None:
                 raise body.lost from None

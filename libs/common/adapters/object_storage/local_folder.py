@@ -73,8 +73,11 @@ def _new(path: str, content: bytes) -> int:
     try:
         write_all(descriptor, content)
     except OSError:
+        # Each try would leave another one on a disk that is full already. Not what somebody else has put there since.
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                os.unlink(path)
         os.close(descriptor)
-        os.unlink(path)  # each try would leave another one on a disk that is full already
         raise
     return descriptor
 
