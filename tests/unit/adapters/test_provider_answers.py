@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from libs.common.adapters.models.provider_answers import VALUES_LIMIT, document, read_json, refusal, text
@@ -33,3 +36,13 @@ def test_an_error_nested_too_deeply_is_an_error_without_words(begin: str) -> Non
     refused = refusal(call, JobAnswer(400, {}, body))
     assert (refused.code, refused.retryable, refused.answered) == ("model_http_400", False, True)
     assert text(call, read_json(body)) == ""
+
+
+@pytest.mark.parametrize(
+    ("loc", "words"),
+    [(["body", "input", 0], "input.0: bad"), (7, "bad"), (1.5, "bad"), (True, "bad"), ("line 3", "bad"), ({}, "bad")],
+)
+def test_a_place_of_a_mistake_is_named_where_it_is_one(loc: Any, words: str) -> None:
+    body = json.dumps({"detail": [{"loc": loc, "msg": "bad"}]}).encode()
+    refused = refusal(JobCall("key", "https://provider", "", {}, b""), JobAnswer(422, {}, body))
+    assert (refused.message, refused.answered) == (f"the model answered 422: {words}", True)

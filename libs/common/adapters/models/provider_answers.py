@@ -154,7 +154,8 @@ def _spoken(value: Any, depth: int = 0) -> str:
     if not isinstance(value, dict) or depth >= _DEEPEST:
         return ""
     if isinstance(value.get("msg"), str):
-        where = ".".join(str(part) for part in value.get("loc") or () if part != "body")
+        place = value.get("loc")
+        where = ".".join(str(part) for part in place if part != "body") if isinstance(place, list) else ""
         return f"{where}: {value['msg']}" if where else value["msg"]
     names = ("detail", "error", "message", "title")
     return next((words for name in names if (words := _spoken(value.get(name), depth + 1))), "")
