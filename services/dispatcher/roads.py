@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -42,7 +42,16 @@ class Road:
 class Roads:
     """Keeps the lanes of the book and their topics in step with the models."""
 
-    def __init__(self, queue: DispatchQueue, book: LaneBook, keeper: TopicKeeper, *, topic_prefix: str) -> None:
+    def __init__(
+        self,
+        queue: DispatchQueue,
+        book: LaneBook,
+        keeper: TopicKeeper,
+        *,
+        topic_prefix: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._queue = queue
         self._book = book
         self._keeper = keeper
@@ -52,6 +61,7 @@ class Roads:
         self._known: dict[int, LaneInfo] = {}
         self._newest: datetime | None = None
         self._newest_at = 0.0
+        self._looked_at = 0.0
         self._all_at = 0.0
         self._unsaid: dict[int, int] = {}  #: over how many partitions lanes are spread, other than PostgreSQL says
         self._news = asyncio.Event()
@@ -98,6 +108,8 @@ class Roads:
                 await self._say()
             except (Unavailable, OutcomeUnknown) as error:
                 log.warning("lanes.not_read", cause=str(error))
+            except Exception as error:  # the loop's end would be the process's
+                log.error("lanes.failed", error=type(error).__name__, message=str(error)[:500])
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._news.wait()
@@ -106,11 +118,12 @@ class Roads:
 
     async def look(self) -> None:
         """Read what changed since the last look. Raises DatabaseUnavailable."""
-        began = time.monotonic()
+        began = self._clock()
         everything = self._newest is None or began - self._all_at > _ALL_SECONDS
-        infos = await self._queue.lanes_changed(None if everything else self._since(began))
+        infos = await self._queue.lanes_changed(None if everything else self._since())
         if everything:
-            self._all_at = began
+            self._all_at, self._newest = began, None  # the database's clock may have been set back
+        self._looked_at = began
         for info in infos:
             if self._newest is None or info.changed_at > self._newest:
                 self._newest, self._newest_at = info.changed_at, began
@@ -132,10 +145,11 @@ class Roads:
                 if self._unsaid.get(lane) == partitions:
                     del self._unsaid[lane]
 
-    def _since(self, now: float) -> datetime | None:
-        # By the database's clock: the newest change plus the time that has passed here since it was read.
+    def _since(self) -> datetime | None:
+        # By the database's clock: the newest change plus the time from its look to the last one that was answered. Not to
+        # now: this process may have been frozen, or without PostgreSQL, while others changed models.
         assert self._newest is not None
-        return self._newest + timedelta(seconds=now - self._newest_at) - _LATE_COMMIT
+        return self._newest + timedelta(seconds=self._looked_at - self._newest_at) - _LATE_COMMIT
 
     def _learn(self, info: LaneInfo) -> None:
         before = self._known.get(info.lane)

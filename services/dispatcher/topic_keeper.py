@@ -97,8 +97,11 @@ class TopicKeeper:
             try:
                 await failpoint("dispatcher/before-topic")
                 there = await self._topics.ensure({name: self._known[name].plan for name in self._wanted(names)})
-            except BrokerUnavailable as error:
-                log.warning("topics.broker_away", cause=str(error)[:300])
+            except Exception as error:  # the loop's end would be the process's
+                if isinstance(error, BrokerUnavailable):
+                    log.warning("topics.broker_away", cause=str(error)[:300])
+                else:
+                    log.error("topics.failed", error=type(error).__name__, message=str(error)[:500])
                 for name in self._wanted(names):
                     self._look(name, 0.0)
                 await asyncio.sleep(next(delays))

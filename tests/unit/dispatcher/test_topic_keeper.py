@@ -105,6 +105,19 @@ async def test_a_broker_that_is_away_is_waited_for() -> None:
         await until(lambda: told == [1])
 
 
+async def test_a_surprise_ends_no_dispatcher() -> None:
+    topics, told = FakeTopics(), []
+
+    def surprise() -> None:
+        topics.while_asked = lambda: None
+        raise IndexError("a client of Kafka that took no broker for one")
+
+    topics.while_asked = surprise
+    async with keeping(topics) as keeper:
+        keeper.want("a", TopicPlan(1), told.append)
+        await until(lambda: told == [1])
+
+
 async def test_after_an_outage_everything_is_looked_at_but_nothing_closed() -> None:
     topics, told = FakeTopics(), []
     async with keeping(topics) as keeper:
