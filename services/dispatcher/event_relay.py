@@ -16,7 +16,7 @@ from libs.common.runtime.backoff import delay_after, pause, reconnect_delays
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
-from services.dispatcher.pace import Pace
+from services.dispatcher.pace import Pace, rest_after
 from services.dispatcher.topic_keeper import TopicKeeper
 from services.dispatcher.webhook_events import hooked_event
 
@@ -32,8 +32,6 @@ _GROWTH: Final = 1.6
 #: How often the right to relay is asked for, or proved to be still ours.
 _HOLD_SECONDS: Final = 2.0
 _REFUSED_LOOK_SECONDS: Final = 1.0
-_CLEAR_SECONDS: Final = 1.0
-_CLEAR_SHARE: Final = 50
 
 
 class Gaps:
@@ -151,7 +149,7 @@ class EventRelay:
         rows = await self._events.after(self._cursor, BATCH, self._gaps.missing(), self._acknowledged)
         self._acknowledged = []
         if cleared:
-            self._clear_at = began + max(_CLEAR_SECONDS, _CLEAR_SHARE * (time.monotonic() - began))
+            self._clear_at = began + rest_after(time.monotonic() - began)
         self._advance([row.id for row in rows])
         if began >= self._due_at:
             self._due_at = began + _REFUSED_LOOK_SECONDS
@@ -260,7 +258,7 @@ class EventRelay:
     def _clear(self) -> None:
         self._cursor = 0
         self._gaps.clear()
-        self._clear_at = time.monotonic() + _CLEAR_SECONDS
+        self._clear_at = time.monotonic() + rest_after(0.0)
 
     async def _settle_at_last(self) -> None:
         try:

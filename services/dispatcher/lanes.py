@@ -10,14 +10,12 @@ from enum import Enum
 from typing import Final
 
 from libs.common.ports_dispatch import Key, LaneAsk, LaneInfo, LeasedRow, Turn
+from services.dispatcher.pace import rest_after
 
 #: Rows that one turn takes, about, and lanes that it names at most (a row costs 10 us, a lane 15).
 BATCH: Final = 500
 MAX_LANES: Final = 500
 _FIRST: Final = Key(-(2**15), -(2**63))
-#: Cursors are forgotten so seldom that looking everywhere again costs at most 2 % of the time.
-_CLEAR_SECONDS: Final = 1.0
-_CLEAR_SHARE: Final = 50
 
 
 class _Seen(Enum):
@@ -72,7 +70,7 @@ class LaneBook:
         self._limit = 0
         self._last_lease = 0
         self._epoch = 0
-        self._clear_at = clock() + _CLEAR_SECONDS
+        self._clear_at = clock() + rest_after(0.0)
         self._measure = True
 
     @property
@@ -186,7 +184,7 @@ class LaneBook:
             self._release(lane, number in busy)
         self._end_turn()
         if self._measure:
-            self._clear_at = self._clock() + max(_CLEAR_SECONDS, _CLEAR_SHARE * (self._clock() - self._asked_at))
+            self._clear_at = self._clock() + rest_after(self._clock() - self._asked_at)
             self._measure = False
 
     def abandon(self) -> None:
@@ -263,4 +261,4 @@ class LaneBook:
         if self._clock() >= self._clear_at:
             self._epoch += 1
             self._measure = True
-            self._clear_at = self._clock() + _CLEAR_SECONDS
+            self._clear_at = self._clock() + rest_after(0.0)

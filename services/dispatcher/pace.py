@@ -14,6 +14,18 @@ _TIMES_ITS_LENGTH: Final = 3.0
 #: 15 ms apart at 1,500 rows a second.
 _SECONDS_PER_RATE: Final = 0.015 / 1_500
 _SHARE_OF_NEW: Final = 0.3
+#: Looking everywhere again costs at most 2 % of the time, as long as it takes less than a third of a second.
+_LOOK_SECONDS: Final = 1.0
+_LOOK_SHARE: Final = 50
+_LONGEST_REST: Final = 15.0
+
+
+def rest_after(cost: float) -> float:
+    """Seconds until it is worth while to look everywhere again, after a look that took `cost` seconds.
+
+    Not more than 15: a single slow answer, say behind a lock, must not put off for minutes what no hint told.
+    """
+    return min(max(_LOOK_SECONDS, _LOOK_SHARE * cost), _LONGEST_REST)
 
 
 class Pace:

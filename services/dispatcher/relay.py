@@ -15,7 +15,7 @@ from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
 from services.dispatcher.lanes import BATCH, LaneBook
-from services.dispatcher.pace import Pace
+from services.dispatcher.pace import Pace, rest_after
 from services.dispatcher.publisher import Publisher
 from services.dispatcher.roads import Roads
 
@@ -25,9 +25,6 @@ _SMALLEST_BATCH: Final = 16
 _LOCKED_PAUSE: Final = 0.005
 #: One batch on its way while the next is taken: more would only be given back together when the broker goes.
 _SENDS_AT_ONCE: Final = 2
-#: The sweep costs at most 2 % of the time.
-_SWEEP_SECONDS: Final = 1.0
-_SWEEP_SHARE: Final = 50
 _CLOSE_SECONDS: Final = 0.1
 _SETTLE_SECONDS: Final = 10.0
 
@@ -191,7 +188,7 @@ class Relay:
             return
         self._book.swept(await self._queue.lanes_with_work())
         ended = time.monotonic()
-        self._sweep_at = ended + max(_SWEEP_SECONDS, _SWEEP_SHARE * (ended - began))
+        self._sweep_at = ended + rest_after(ended - began)
 
     async def _close_leases(self) -> None:
         done, self._acknowledged = self._acknowledged, []

@@ -215,6 +215,19 @@ async def _is(question: object, answer: object) -> bool:
     return await question == answer  # type: ignore[misc]
 
 
+@pytest.mark.long
+async def test_one_slow_answer_of_postgresql_does_not_put_off_for_minutes_what_no_hint_told(
+    desk: QueueDesk, connection: KafkaConnection, topic_prefix: str
+) -> None:
+    lane = await desk.lane()
+    async with running_dispatcher(desk.url, connection, topic_prefix, FakeHints()):
+        await desk.create(lane)
+        await until_true(lambda: all_published(desk))
+        await desk.sql("DO $$ BEGIN LOCK TABLE dispatch IN ACCESS EXCLUSIVE MODE; PERFORM pg_sleep(2.5); END $$")
+        await desk.create(lane)
+        await until_true(lambda: all_published(desk), 25)
+
+
 @pytest.mark.parametrize("name", ["dispatcher/after-lease", "dispatcher/after-publish"])
 async def test_a_dispatcher_dies_with_a_lease_open(
     desk: QueueDesk, connection: KafkaConnection, topic_prefix: str, name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.dispatcher.pace import Pace
+from services.dispatcher.pace import Pace, rest_after
 
 
 class Clock:
@@ -64,3 +64,8 @@ def test_it_comes_to_rest() -> None:
         pace.begin()
         pace.end(1)
     assert pace.pause() == pytest.approx(0.002, rel=0.1)
+
+
+@pytest.mark.parametrize(("cost", "rest"), [(0.0, 1), (0.001, 1), (0.1, 5), (0.3, 15), (20, 15)])
+def test_a_dear_look_is_followed_by_a_long_rest_but_not_for_minutes(cost: float, rest: float) -> None:
+    assert rest_after(cost) == pytest.approx(rest)
