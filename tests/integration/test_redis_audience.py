@@ -123,3 +123,12 @@ async def test_redis_away_keeps_nobody_waiting(redis_url: str) -> None:
         assert not hints.knows_listeners
         hints.changed([(7, 70)])
         await until(lambda: hints.lost > 0)
+
+
+async def test_bytes_that_are_no_text_make_nobody_deaf(redis_url: str) -> None:
+    ears = Ears()
+    async with open_redis(redis_url) as redis, hearing(redis, ears) as audience:
+        await audience.join(7)
+        await redis.command_many([("PUBLISH", "sw:changes:7", b"\xff\xfe"), ("PUBLISH", "sw:changes:7", "70")])  # type: ignore[list-item]
+        await until(lambda: (7, [70]) in ears.changes)
+        assert ears.gaps == 1

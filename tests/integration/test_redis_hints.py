@@ -154,3 +154,12 @@ async def test_trouble_of_a_listener_does_not_make_it_deaf(redis_url: str) -> No
         await eventually(both_heard, what="two messages in spite of an error in the first")
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_bytes_that_are_no_text_end_nobody_who_listens(redis_url: str) -> None:
+    listener = Listener()
+    async with listening(redis_url, listener, "sw:a") as task, open_redis(redis_url) as redis:
+        await redis.command_many([("PUBLISH", "sw:a", b"\xff\xfe"), ("PUBLISH", "sw:a", "7 room")])  # type: ignore[list-item]
+        await until(lambda: ("sw:a", "7 room") in listener.lines)
+        assert not task.done()
+        assert listener.gaps == 0

@@ -128,7 +128,7 @@ class RedisAudience:
         while True:
             match await next_reply(ear):
                 case [b"message", bytes(channel), bytes(payload)]:
-                    numbers = wire.numbers(payload.decode())
+                    numbers = wire.numbers(payload.decode(errors="replace"))
                     if (tenant_id := wire.tenant_of(channel.decode())) is not None:
                         on_changes(tenant_id, numbers)
                 case reply:

@@ -174,7 +174,8 @@ async def _hear(
     while True:
         match await next_reply(connection):
             case [b"message", bytes(channel), bytes(payload)]:
-                await _hand_over(on_lines, channel.decode(), payload.decode().split("\n"))
+                # Anybody may publish there: bytes that are no text become lines that nobody knows.
+                await _hand_over(on_lines, channel.decode(), payload.decode(errors="replace").split("\n"))
             case [b"subscribe", *_]:
                 unconfirmed -= 1
                 if not unconfirmed:
