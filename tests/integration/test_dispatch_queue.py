@@ -424,6 +424,9 @@ async def test_a_refused_row_backs_off_twice_as_long_each_time_and_is_buried_wit
         await desk.sweeps.promote_due(10)
     assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 32], abs=0.5)
     assert await desk.queue.postpone_refused([(id_, desk.leases[id_], 1.0, "late")]) == []
+    await desk.lease(lane)
+    assert await desk.queue.bury_refused([id_], "too large") == [], "it is on its way once more"
+    assert await desk.queue.postpone_refused([(id_, desk.leases[id_], 1.0, "too large")]) == [(id_, 8)]
     assert await desk.queue.bury_refused([id_], "too large") == [(await desk.public_id(id_), lane)]
     (task,) = await desk.sql("SELECT status, error_code FROM task")
     assert (task["status"], task["error_code"]) == (7, "undeliverable")
@@ -480,3 +483,20 @@ async def test_the_versions_of_a_task_only_grow(desk: QueueDesk) -> None:
     await desk.executor.finish_many([(attempt, Finish(TaskStatus.FAILED, "c", "m", dead=True))])
     await look()
     assert versions == sorted(set(versions))
+
+
+async def test_a_dispatcher_that_was_frozen_before_it_buried_a_row_does_not_end_what_went_on(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    (id_,) = await desk.create(lane)
+    await desk.lease(lane)
+    await desk.sql("UPDATE dispatch SET sends = 19")
+    assert await desk.queue.postpone_refused([(id_, desk.leases[id_], 1.0, "not authorized")]) == [(id_, 20)]
+    await until_due(desk)
+    await desk.sweeps.promote_due(10)
+    await desk.lease(lane)
+    (attempt,) = await desk.start([id_])
+    assert await desk.executor.retry_many([(attempt, Retry("model_error", "m", 60.0, True, False))]) == {id_}
+    assert await desk.queue.bury_refused([id_], "not authorized") == []
+    row = await desk.row(id_)
+    assert row is not None
+    assert (row["state"], row["error_code"]) == (3, "model_error"), "it waits for its retry"

@@ -83,7 +83,7 @@ async def its_model_is_deleted(house: House, attempt: Attempt) -> None:
 
 async def refused_by_the_broker(house: House, attempt: Attempt) -> None:
     await rescued(house, attempt)
-    await house.sql("UPDATE dispatch SET sends = 20")
+    await house.sql("UPDATE dispatch SET sends = 20, state = 2, due_at = now(), error_code = 'publish_refused'")
     await house.database.fetch("bury_refused", [attempt.id], "m")
 
 

@@ -370,9 +370,10 @@ SELECT nextval('dispatcher_ids')::int AS id
 
 -- name: bury_refused
 -- Rows that the broker refused too often: their tasks fail as undeliverable, dead, with their event. One whose output was
--- staged keeps the file for a replay, and its attempt gets its row.
+-- staged keeps the file for a replay, and its attempt gets its row. Who was due again meanwhile has another chance: the
+-- broker may have taken it, from another dispatcher.
 WITH gone AS (
-  DELETE FROM dispatch q WHERE q.id = ANY ($1::bigint[]) AND q.token IS NULL AND q.sends > 0
+  DELETE FROM dispatch q WHERE q.id = ANY ($1::bigint[]) AND q.state = 2 AND q.error_code = 'publish_refused'
   RETURNING q.id, q.public_id, q.lane, q.phase, q.attempt, q.retries, q.version + 1 AS version, q.staged, q.staged_size, q.staged_hash,
     q.staged_type, q.staged_files, q.entered_at, q.started_at, q.generated_at, q.migrating_at
 ), a AS (
