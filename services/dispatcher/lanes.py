@@ -171,7 +171,10 @@ class LaneBook:
         given: dict[int, list[LeasedRow]] = defaultdict(list)
         for row in turn.rows:
             given[row.lane].append(row)
-            self._last_lease = max(self._last_lease, row.lease)
+        if turn.rows:
+            if turn.rows[0].lease < self._last_lease:
+                self._epoch += 1  # PostgreSQL was restored, or failed over to a standby that lagged
+            self._last_lease = turn.rows[0].lease
         asked = {lane.info.lane: lane for lane in self._asked}
         truncated = len(turn.rows) >= self._limit
         for seen in turn.rooms:

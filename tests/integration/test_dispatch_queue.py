@@ -16,6 +16,7 @@ from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import Key, LaneAsk, Placed
 from libs.common.ports_sweeps import Ending
+from services.dispatcher.lanes import LaneBook
 from tests.support.queue_desk import FIRST, TENANT, QueueDesk, open_desk
 
 SOON = timedelta(seconds=0.15)
@@ -500,3 +501,28 @@ async def test_a_dispatcher_that_was_frozen_before_it_buried_a_row_does_not_end_
     row = await desk.row(id_)
     assert row is not None
     assert (row["state"], row["error_code"]) == (3, "model_error"), "it waits for its retry"
+
+
+async def test_a_window_holds_when_lease_numbers_begin_anew(desk: QueueDesk) -> None:
+    """As after a restore, or a failover to a standby that lagged, beneath a dispatcher that goes on."""
+    lane = await desk.lane(concurrency=2)
+    book = LaneBook()
+    book.learn(await desk.queue.lanes_changed(None))
+    book.open([lane])
+
+    async def turn() -> None:
+        asks = book.take()
+        book.settle(await desk.queue.lease_due(asks, book.limit, 1, []))
+
+    await desk.sql("ALTER SEQUENCE lease_ids RESTART WITH 1000")
+    await desk.create(lane, 1)
+    await turn()
+    await desk.sql("DELETE FROM dispatch")
+    book.swept([lane])
+    await turn()
+    await desk.sql("ALTER SEQUENCE lease_ids RESTART WITH 500")
+    await desk.create(lane, 40)
+    for _ in range(5):
+        book.swept([lane])
+        await turn()
+    assert len(await desk.sql("SELECT FROM dispatch WHERE state = 1")) <= 4
