@@ -146,8 +146,8 @@ class Roads:
                     del self._unsaid[lane]
 
     def _since(self) -> datetime | None:
-        # By the database's clock: the newest change plus the time from its look to the last one that was answered. Not to
-        # now: this process may have been frozen, or without PostgreSQL, while others changed models.
+        # By the database's clock: the newest change plus the time from its look to the last one that was answered. Not
+        # to now: this process may have been frozen, or without PostgreSQL, while others changed models.
         assert self._newest is not None
         return self._newest + timedelta(seconds=self._looked_at - self._newest_at) - _LATE_COMMIT
 

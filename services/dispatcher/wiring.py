@@ -69,7 +69,6 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
 
         rng, book, prefix = Random(), LaneBook(), settings.topic_prefix  # noqa: S311 - spreads retries
         keeper = TopicKeeper(topics, rng)
-        keeper.want(dead_topic(prefix), TopicPlan(1), lambda partitions: None)
         roads = Roads(queue, book, keeper, topic_prefix=prefix)
         publisher = Publisher(queue, carrier, RedisQueueGate(redis, rebuilder), hints, roads, rng)
         relay = Relay(queue, carrier, publisher, book, roads, rng)
@@ -83,9 +82,8 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
             public_url=settings.public_url,
             delivered=Wake(hints).deliveries,
         )
-        graves = _graves(
-            PostgresReplayWork(database, settings.timezone), PostgresDeadLetters(database), event_carrier, prefix, rng
-        )
+        replay_work = PostgresReplayWork(database, settings.timezone)
+        graves = _graves(replay_work, PostgresDeadLetters(database), event_carrier, keeper, dead_topic(prefix), rng)
         deliveries = PostgresDeliveries(database)
         closing.push_async_callback(deliveries.close)
         sender = WebhookSender(deliveries, poster, _opener(settings), rng)
@@ -120,11 +118,17 @@ async def _answering(carrier: Carrier) -> None:
 
 
 def _graves(
-    work: PostgresReplayWork, book: PostgresDeadLetters, carrier: Carrier, prefix: str, rng: Random
+    work: PostgresReplayWork,
+    book: PostgresDeadLetters,
+    carrier: Carrier,
+    keeper: TopicKeeper,
+    topic: str,
+    rng: Random,
 ) -> list[Periodic]:
     """What is done about the dead here: messages go back to their topics, letters that are missing are sent."""
     replays = ReplayRunner(work, {DeadKind.MESSAGE: MessageReplays(work, carrier, rng)}, is_data_error)
-    letters = DeadLetters(book, carrier, dead_topic(prefix))
+    keeper.want(topic, TopicPlan(1), lambda partitions: None)
+    letters = DeadLetters(book, carrier, topic, unsent=lambda: keeper.doubt(topic))
     return [
         Periodic("replays", timedelta(seconds=1), replays.round),
         Periodic("dead-letters", timedelta(seconds=5), letters.send_rest),

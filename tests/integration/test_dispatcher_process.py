@@ -10,15 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
+from libs.common.contracts.topics import dead_topic
 from libs.common.embedded.ports import free_port
 from libs.common.embedded.tansu import EmbeddedTansu
 from tests.support.cli_schemas import assert_as_promised
+from tests.support.dispatcher_bench import until_true
 from tests.support.queue_desk import QueueDesk, open_desk
+from tests.support.servers import BrokerChoice
 
 _WAIT = 20.0
 
@@ -45,13 +50,20 @@ def environment(database_url: str, redis_url: str, topic_prefix: str) -> dict[st
 
 @pytest.fixture
 def process(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with running(environment, tmp_path) as process:
+        yield process
+
+
+@contextmanager
+def running(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A dispatcher for the length of the block."""
     with (tmp_path / "dispatcher.log").open("wb") as log:
-        running = subprocess.Popen([sys.executable, "-m", "services.dispatcher"], env=environment, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "services.dispatcher"], env=environment, stderr=log)
     try:
-        yield running
+        yield process
     finally:
-        running.kill()
-        running.wait()
+        process.kill()
+        process.wait()
 
 
 async def until_says(environment: dict[str, str], status: int, **checks: str) -> dict[str, str]:
@@ -125,6 +137,33 @@ async def topics_command(environment: dict[str, str]) -> dict[str, list[dict[str
     assert_as_promised(("topics", "--json"), output)
     answer: dict[str, list[dict[str, object]]] = json.loads(output)
     return answer
+
+
+async def test_the_topic_of_dead_letters_is_made_again_when_it_was_deleted(
+    desk: QueueDesk, environment: dict[str, str], kafka_bootstrap: str, broker_choice: BrokerChoice, tmp_path: Path
+) -> None:
+    if broker_choice.kind == "tansu":
+        pytest.skip("Tansu keeps answering for deleted topics")
+    environment |= {"SLUICEWAY_BROKER": "kafka", "SLUICEWAY_KAFKA_BOOTSTRAP": kafka_bootstrap}
+    topic = dead_topic(environment["SLUICEWAY_TOPIC_PREFIX"])
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
+    await admin.start()
+
+    async def is_there() -> bool:
+        return topic in await admin.list_topics()
+
+    async def is_lettered() -> bool:
+        return bool(await desk.sql("SELECT FROM dead_message WHERE lettered_at IS NOT NULL"))
+
+    with running(environment, tmp_path):
+        await until_true(is_there)
+        await admin.delete_topics([topic])
+        await desk.sql(
+            'INSERT INTO dead_message (topic, "partition", "offset", digest, value, size, cause, died_at)'
+            " VALUES ('t', 0, 1, 'd', 'x', 1, 'x', now() - interval '1 min')"
+        )
+        await until_true(is_lettered, 25)
+    await admin.close()
 
 
 async def test_the_topics_command_says_what_is_wrong(environment: dict[str, str]) -> None:

@@ -171,7 +171,10 @@ async def test_an_end_without_success_gives_back_once_and_to_the_day_of_the_crea
     assert len(await tasks.cancel_waiting(model.tenant_id, public)) == 3
     assert not await tasks.cancel_waiting(model.tenant_id, public)
     assert await used(books) == [15]
-    await books.sql("UPDATE dispatch SET sends = 20, state = 2, due_at = now(), error_code = 'publish_refused' WHERE id = $1", refused)
+    await books.sql(
+        "UPDATE dispatch SET sends = 20, state = 2, due_at = now(), error_code = 'publish_refused' WHERE id = $1",
+        refused,
+    )
     assert len(await books.queue.bury_refused([refused, closed], "no")) == 1
     version = (await books.state(closed))["version"]
     ending = Ending(closed, version, TaskStatus.FAILED, "model_deleted", "", dead=True)

@@ -45,7 +45,9 @@ async def test_a_model_that_came_while_the_dispatcher_was_frozen_is_known_with_t
     assert book.info(before) is not None
     clock.now += 60
     meanwhile = await desk.lane()
-    await desk.sql("UPDATE model SET updated_at = now() - interval '30 seconds' WHERE id = $1", desk.lanes[meanwhile].id)
+    await desk.sql(
+        "UPDATE model SET updated_at = now() - interval '30 seconds' WHERE id = $1", desk.lanes[meanwhile].id
+    )
     await roads.look()
     assert book.info(meanwhile) is not None
 

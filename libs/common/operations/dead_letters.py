@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from libs.common.ports_dead import DeadLetter, DeadLetterBook
@@ -25,10 +25,14 @@ _GRACE_SECONDS: Final = 10.0
 class DeadLetters:
     """One row and one letter for each record. A letter may come twice, when a process dies in between."""
 
-    def __init__(self, book: DeadLetterBook, carrier: Carrier, topic: str) -> None:
+    def __init__(
+        self, book: DeadLetterBook, carrier: Carrier, topic: str, unsent: Callable[[], None] = lambda: None
+    ) -> None:
+        """`unsent` is told when the topic did not take letters: it may be gone."""
         self._book = book
         self._carrier = carrier
         self._topic = topic
+        self._unsent = unsent
 
     async def keep(self, letters: Sequence[DeadLetter]) -> None:
         """Returns when they are kept for good and have their letters. Raises DatabaseUnavailable, OutcomeUnknown.
@@ -64,6 +68,7 @@ class DeadLetters:
             await failpoint("executor/after-dead-letter")
             await self._book.lettered([letter.key for letter in sent])
         if len(sent) < len(letters):
+            self._unsent()
             log.warning("dead_letters.later", letters=len(letters) - len(sent), cause=self._carrier.last_error)
         return len(sent)
 
