@@ -193,6 +193,7 @@ async def test_a_dispatcher_is_frozen_with_rows_in_hand_and_sends_them_late(road
         await road.start("dispatcher")
         ids += await road.submit(tenant, 20)
         await road.ended(ids, 60)
+        await until(lambda: no_event_waits(road), 30, "the other one relays events, too")
     finally:
         road.thaw(victim)
     await until(lambda: stale_messages(road), 15, "what it sends late is known as stale")
@@ -200,6 +201,10 @@ async def test_a_dispatcher_is_frozen_with_rows_in_hand_and_sends_them_late(road
     await road.ended(ids, 30)
     assert len(road.mock.calls) == len(ids)
     await road.assert_whole(ids, 60)
+
+
+async def no_event_waits(road: Road) -> bool:
+    return not await road.sql("SELECT FROM event")
 
 
 async def stale_messages(road: Road) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from aiokafka import ConsumerRecord
 
 from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.postgres import right
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.contracts.schemas import task_event_schema
@@ -212,6 +213,24 @@ async def test_the_right_to_relay_ends_with_its_connection(database_url: str) ->
             while not await ours.hold_relay():
                 await asyncio.sleep(0.02)
         await ours.close()
+
+
+async def test_the_right_to_relay_passes_on_from_who_is_frozen(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(right, "_UNPROVED_SECONDS", 1)
+    async with open_database(database_url) as first, open_database(database_url) as second:
+        ours, theirs = PostgresEvents(first), PostgresEvents(second)
+        assert await ours.hold_relay()
+        for _ in range(4):
+            await asyncio.sleep(0.4)
+            assert await ours.hold_relay(), "whoever proves it keeps it"
+        assert not await theirs.hold_relay()
+        async with asyncio.timeout(5):
+            while not await theirs.hold_relay():  # as long as nothing is heard of the first
+                await asyncio.sleep(0.02)
+        assert not await ours.hold_relay()
+        await theirs.close()
 
 
 async def test_refused_events_wait_alone_and_dead_ones_stay(desk: QueueDesk) -> None:

@@ -1,4 +1,5 @@
-"""A right that one process at a time has: an advisory lock on a connection of its own, which dies with it."""
+"""A right that one process at a time has: an advisory lock on a connection of its own, which dies with it, and with the
+proofs that it still lives."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from libs.common.adapters.postgres.database import UNREACHABLE, Database
 from libs.common.domain.errors import DatabaseUnavailable
 
 _SECONDS = 5
+#: The server ends a right that was not proved for so long: its process is frozen, or its host is gone without a word,
+#: which the server would notice after two hours. Longer than whoever has it works between two proofs.
+_UNPROVED_SECONDS = 15
 
 
 class Right:
@@ -34,6 +38,8 @@ class Right:
         connection = await self._database.acquire()
         try:
             ours: bool = await connection.fetchval(self._database.statement(self._statement), timeout=_SECONDS)
+            if ours:
+                await connection.execute(f"SET idle_session_timeout = '{_UNPROVED_SECONDS}s'", timeout=_SECONDS)
         except BaseException as error:
             _end(connection)  # also when nobody waits for the answer any more: it might hold the right
             if isinstance(error, UNREACHABLE):
