@@ -167,10 +167,12 @@ class EventRelay:
         """Whether the broker answers, the topic is there and this process is the relay; waits a little if not."""
         now = time.monotonic()
         if now - self._held_at > _HOLD_SECONDS:
-            held = self._holding
-            self._holding = await self._events.hold_relay()
+            held, self._holding = self._holding, False
+            try:
+                self._holding = await self._events.hold_relay()
+            finally:  # without PostgreSQL nobody says that it still is
+                gauge("sluiceway_event_relay_owner").set(self._holding)
             self._held_at = now
-            gauge("sluiceway_event_relay_owner").set(self._holding)
             if self._holding and not held:
                 self._clear()
                 log.info("events.relay_is_ours")

@@ -24,6 +24,7 @@ from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
 from libs.common.runtime import failpoints
+from libs.common.runtime.metrics import REGISTRY
 from tests.support.broker import records_on
 from tests.support.dispatcher_bench import running_dispatcher, until_true
 from tests.support.fakes_redis import FakeHints
@@ -231,6 +232,24 @@ async def test_the_right_to_relay_passes_on_from_who_is_frozen(
                 await asyncio.sleep(0.02)
         assert not await ours.hold_relay()
         await theirs.close()
+
+
+async def test_whoever_cannot_ask_postgresql_does_not_call_itself_the_relay(
+    desk: QueueDesk, connection: KafkaConnection, topic_prefix: str, postgres_server: str
+) -> None:
+    def says() -> float | None:
+        return REGISTRY.get_sample_value("sluiceway_event_relay_owner")
+
+    name = desk.url.rpartition("/")[2].partition("?")[0]
+    elsewhere = await asyncpg.connect(postgres_server)
+    async with running_dispatcher(desk.url, connection, topic_prefix, FakeHints()):
+        await until_true(lambda: says() == 1)
+        await elsewhere.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        await elsewhere.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        await until_true(lambda: says() == 0)
+        await elsewhere.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        await until_true(lambda: says() == 1)
+    await elsewhere.close()
 
 
 async def test_refused_events_wait_alone_and_dead_ones_stay(desk: QueueDesk) -> None:
