@@ -24,6 +24,7 @@ OnChange: TypeAlias = Callable[[int | None], None]
 
 _SLICE: Final = 100  # leaders of more show late
 _RETRY_SECONDS: Final = 0.2
+_LONGEST_RETRY: Final = 2.0
 _LONGEST_REST: Final = 30.0
 
 
@@ -32,6 +33,7 @@ class _Topic:
     plan: TopicPlan
     on_change: OnChange
     doubts: int = 0  #: in a row
+    misses: int = 0  #: looks in a row that did not find it
     due: float | None = None
     told: int | None = field(default=None)
     refused: str = ""  #: why it cannot be used, in the broker's words
@@ -140,9 +142,14 @@ class TopicKeeper:
         topic = self._known.get(name)
         if topic is None or topic.due is not None:  # dropped, or doubted again while we looked
             return
-        topic.refused = self._topics.refused.get(name, "") if partitions is None else ""
+        refused = self._topics.refused.get(name, "") if partitions is None else ""
+        if refused and refused != topic.refused:
+            log.warning("topics.refused", topic=name, cause=refused)
+        topic.refused = refused
         if partitions is None:
-            self._look(name, _RETRY_SECONDS * (1 + self._rng.random()))
+            rest = min(_RETRY_SECONDS * 2.0 ** min(topic.misses, 10), _LONGEST_RETRY)
+            self._look(name, rest * (1 + self._rng.random() / 4))
+        topic.misses = topic.misses + 1 if partitions is None else 0
         self._tell(topic, partitions)
 
     def _look(self, name: str, seconds: float) -> None:

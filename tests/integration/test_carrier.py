@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from random import Random
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -19,8 +20,10 @@ from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.embedded.ports import free_port
 from libs.common.ports_dispatch import Record, TopicPlan
+from services.dispatcher.topic_keeper import TopicKeeper
 from tests.support.broker import broker_in, connection_to, frozen, records_on
 from tests.support.servers import BrokerChoice
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -160,6 +163,46 @@ async def test_why_a_broker_makes_no_topic_is_said_in_its_words(
     assert topics.refused == {}
     await topics.close()
     await single.close()
+
+
+async def test_a_refused_topic_is_asked_for_more_and_more_seldom_and_holds_no_other_up(
+    connection: KafkaConnection, topic_prefix: str, broker_choice: BrokerChoice
+) -> None:
+    if broker_choice.kind == "tansu":
+        pytest.skip("Tansu keeps one copy and says nothing")
+    strict = KafkaTopics(connection, client_id="t", replication=3)
+    lenient = KafkaTopics(connection, client_id="t", replication=1)
+    asked: list[int] = []
+    there: list[int | None] = []
+
+    class Counted:
+        refused: Mapping[str, str] = {}
+
+        async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
+            topics = strict if "no" in "".join(plans) else lenient
+            asked.append(len(plans))
+            answer = await topics.ensure(plans)
+            self.refused = topics.refused
+            return answer
+
+        async def existing(self) -> dict[str, int]:
+            return await strict.existing()
+
+    keeper = TopicKeeper(Counted(), Random(1))
+    running = asyncio.create_task(keeper.run())
+    keeper.want(f"{topic_prefix}.no", TopicPlan(1), lambda partitions: None)
+    await until(lambda: len(asked) >= 2)
+    began = time.monotonic()
+    keeper.want(f"{topic_prefix}.yes", TopicPlan(1), there.append)
+    await until(lambda: there == [1])
+    assert time.monotonic() - began < 1.5
+    await asyncio.sleep(4)
+    assert len(asked) <= 8
+    assert keeper.refused()[f"{topic_prefix}.no"].startswith("InvalidReplicationFactor")
+    running.cancel()
+    await asyncio.wait([running])
+    await strict.close()
+    await lenient.close()
 
 
 async def test_partitions_are_added_where_the_broker_can(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Final, TypeVar
 
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidPartitionsError, KafkaError, TopicAlreadyExistsError, for_code
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.domain.errors import BrokerUnavailable
@@ -47,14 +47,16 @@ class KafkaTopics:
     async def ensure(self, plans: Mapping[str, TopicPlan]) -> dict[str, int]:
         valid = {name: plan for name, plan in plans.items() if _is_valid(name)}
         self._refused = dict.fromkeys(plans.keys() - valid.keys(), "not a valid topic name")
-        for name, cause in self._refused.items():
-            log.error("kafka.topic_refused", topic=name, cause=cause)
         if not valid:
             return {}
         async with self._asking:
             admin = await self._open()
             there, causes = await self._ask(self._create(admin, valid))
-            led = await self._ask(self._await_leaders(admin, there))
+            # A broker that lets us create nothing may still have what its operators made; what it has not is not waited
+            # for, lest topics that are refused hold up those that are not.
+            led = await self._ask(
+                self._await_leaders(admin, dict.fromkeys(there, 1)) if there else _look(admin, list(valid))
+            )
             self._refused |= {name: causes.get(name, _NOT_LED) for name in valid.keys() - led.keys()}
             few = {name: valid[name].partitions for name, count in led.items() if count < valid[name].partitions}
             return led | (await self._ask(self._grow(admin, few)) if few else {})
@@ -86,26 +88,31 @@ class KafkaTopics:
                 there.append(name)
             else:
                 causes[name] = f"{for_code(code).__name__}: {(rest[0] if rest else '') or ''}".rstrip(": ")
-                log.error("kafka.topic_refused", topic=name, cause=causes[name])
-        # A broker that lets us create nothing may still have what its operators made.
-        return there or list(plans), causes
+        return there, causes
 
-    async def _await_leaders(self, admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    async def _await_leaders(self, admin: AIOKafkaAdminClient, wanted: Mapping[str, int]) -> dict[str, int]:
+        """Wait a little for so many partitions of each with leaders: they show some time after they were made."""
         deadline = asyncio.get_running_loop().time() + _LEADER_SECONDS
         while True:
-            led = _led(await admin.describe_topics(names))
-            if len(led) == len(names) or asyncio.get_running_loop().time() > deadline:
+            led = await _look(admin, list(wanted))
+            if all(led.get(name, 0) >= count for name, count in wanted.items()):
+                return led
+            if asyncio.get_running_loop().time() > deadline:
                 return led
             await asyncio.sleep(_LEADER_PAUSE)
 
     async def _grow(self, admin: AIOKafkaAdminClient, wanted: Mapping[str, int]) -> dict[str, int]:
         """Add partitions one topic at a time: the call raises for all when one is refused. Tansu knows no such call."""
+        grown = dict.fromkeys(wanted, 1)
         for name, partitions in wanted.items():
             try:
                 await admin.create_partitions({name: NewPartitions(partitions)})
+                grown[name] = partitions
+            except InvalidPartitionsError:
+                grown[name] = partitions  # another dispatcher was quicker
             except (KafkaError, OSError) as error:
                 log.warning("kafka.topic_not_grown", topic=name, partitions=partitions, cause=type(error).__name__)
-        return await self._await_leaders(await self._open(), list(wanted))
+        return await self._await_leaders(await self._open(), grown)
 
     async def _open(self) -> AIOKafkaAdminClient:
         if self._admin is not None:
@@ -149,7 +156,9 @@ def _config(plan: TopicPlan) -> dict[str, str]:
     return {"retention.ms": str(plan.retention_ms), "message.timestamp.type": "CreateTime"}
 
 
-def _led(topics: list[dict[str, Any]]) -> dict[str, int]:
+async def _look(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
+    """Partitions of those that have leaders."""
+    topics: list[dict[str, Any]] = await admin.describe_topics(names)
     return {
         topic["topic"]: len(topic["partitions"])
         for topic in topics
