@@ -256,6 +256,23 @@ async def test_a_frozen_broker_costs_the_deadline_and_what_was_given_up_is_not_s
 
 
 @pytest.mark.long
+async def test_a_batch_that_got_no_answer_takes_no_other_with_it(servers_folder: Path) -> None:
+    async with broker_in(servers_folder / "partly", "kafka") as broker:
+        connection = connection_to(broker)
+        topics, carrier = KafkaTopics(connection, client_id="t", replication=1), KafkaCarrier(connection, client_id="t")
+        await topics.ensure({"a": TopicPlan(1), "b": TopicPlan(1)})
+        assert all(verdict.acknowledged for verdict in await carrier.send(records("a", 1) + records("b", 1)))
+        with frozen(broker):
+            late = asyncio.create_task(carrier.send(records("a", 5)))
+            await asyncio.sleep(3)
+            other = asyncio.create_task(carrier.send(records("b", 5)))
+            assert not any(verdict.acknowledged for verdict in await late)
+        assert all(verdict.acknowledged for verdict in await other)
+        await carrier.close()
+        await topics.close()
+
+
+@pytest.mark.long
 async def test_a_broker_that_is_killed_and_comes_back(servers_folder: Path) -> None:
     async with broker_in(servers_folder / "killed", "") as broker:
         connection = connection_to(broker)

@@ -40,7 +40,8 @@ class _Line:
 
 class KafkaCarrier:
     """Implements ports_dispatch.Carrier. A producer that failed anything is closed hard and built anew: it would keep
-    records that we give back, and send them later."""
+    records that we give back, and send them later. Other batches that it carries meanwhile come to their end first: one
+    partition without an answer must not take those of others with it."""
 
     def __init__(self, connection: KafkaConnection, *, client_id: str) -> None:
         self._connection = connection
@@ -105,16 +106,16 @@ class KafkaCarrier:
                 await _close_hard(line.producer)
         self._reachable = True
         if self._connection.idempotent and any(verdict.refused for verdict in verdicts):
+            # aiokafka counts a refused batch in its sequence, the broker does not: later ones would be out of order.
             await self._wear_out(line)
         if suspects:
             await self._send_singly(suspects, records, verdicts)
 
     async def _wear_out(self, line: _Line) -> None:
-        """aiokafka counts a refused batch in its sequence, the broker does not: later ones would be out of order."""
         if line is self._line:
             self._line = None
-            if not line.batches:
-                await _close_hard(line.producer)
+        if not line.batches:
+            await _close_hard(line.producer)
 
     async def _send_singly(
         self, suspects: Sequence[int], records: Sequence[Record], verdicts: list[SendVerdict]
@@ -170,9 +171,7 @@ class KafkaCarrier:
         log.warning("kafka.send_failed", cause=cause)
         self._reachable, self._last_error = False, cause
         if line is not None:
-            if line is self._line:
-                self._line = None
-            await _close_hard(line.producer)
+            await self._wear_out(line)
 
 
 async def _unsay_lost(line: _Line, records: Sequence[Record], verdicts: list[SendVerdict]) -> None:
