@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.domain.errors import BrokerUnavailable
 from libs.common.operations.doctor_servers import examine_kafka
+from libs.common.ports_dispatch import TopicPlan
 from tests.support.kafka_cluster import KafkaCluster, KafkaNode
 from tests.support.road import Road, Servers, open_road
 
@@ -111,6 +116,22 @@ async def test_with_too_few_replicas_tasks_wait_and_nothing_is_counted(
     await second.launch()
     await asyncio.gather(first.until_ready(), second.until_ready())
     await whole(road, 90)
+
+
+async def test_topics_are_made_soon_after_the_broker_died_that_was_asked_before(cluster: KafkaCluster) -> None:
+    connection = KafkaConnection(tuple(node.address for node in cluster.nodes))
+    topics = KafkaTopics(connection, client_id="t", replication=2)
+    await topics.ensure({"a": TopicPlan(1)})
+    assert topics._admin is not None
+    asked = topics._admin._client.cluster.controller.nodeId
+    await cluster.nodes[asked - 1].kill()
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(BrokerUnavailable):
+                if await topics.ensure({"b": TopicPlan(1)}):
+                    break
+            await asyncio.sleep(0.1)
+    await topics.close()
 
 
 async def test_doctor_names_topics_that_lie_on_one_broker_alone(cluster_road: Road) -> None:
