@@ -17,7 +17,7 @@ _SHARE_OF_NEW: Final = 0.3
 #: Looking everywhere again costs at most 2 % of the time, as long as it takes less than a third of a second.
 _LOOK_SECONDS: Final = 1.0
 _LOOK_SHARE: Final = 50
-_LONGEST_REST: Final = 15.0
+LONGEST_REST: Final = 15.0
 
 
 def rest_after(cost: float) -> float:
@@ -25,7 +25,7 @@ def rest_after(cost: float) -> float:
 
     Not more than 15: a single slow answer, say behind a lock, must not put off for minutes what no hint told.
     """
-    return min(max(_LOOK_SECONDS, _LOOK_SHARE * cost), _LONGEST_REST)
+    return min(max(_LOOK_SECONDS, _LOOK_SHARE * cost), LONGEST_REST)
 
 
 class Pace:

@@ -23,6 +23,7 @@ from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter
+from services.dispatcher.pace import LONGEST_REST
 
 log = get_logger()
 
@@ -147,7 +148,7 @@ class WebhookSender:
             if await self._deliveries.bury(_BURY) < _BURY:
                 self._buried_at = began
         await self.send_due()
-        await pause(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), self._stopped)
+        await pause(min(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), LONGEST_REST), self._stopped)
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 await self._wake.wait()
