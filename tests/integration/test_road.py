@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -81,7 +81,7 @@ async def test_copies_and_replays_change_nothing(rig: Rig) -> None:
     await rig.ended(ids)
     place = place_of(running, model.id)
     await until(lambda: place.settled == 10, "all copies are settled")
-    running.executor.steward._begin(place, 0, 0)
+    running.executor.steward._begin(place, 0, 0, datetime.now(UTC))
     await until(lambda: place.settled == 10, "the topic is read once more")
     assert len(rig.model.calls) == 5
     assert len(await rig.sql("SELECT 1 FROM event")) == 5
@@ -103,7 +103,7 @@ async def test_what_cannot_be_read_is_kept_and_does_not_stop_the_rest(rig: Rig) 
     assert {row["topic"] for row in dead} == {topic}
     assert all(row["cause"] for row in dead)
     place = place_of(running, model.id)
-    running.executor.steward._begin(place, 0, 0)
+    running.executor.steward._begin(place, 0, 0, datetime.now(UTC))
     await until(lambda: place.settled == len(bad) + 1, "the topic is read once more")
     assert len(await rig.sql("SELECT 1 FROM dead_message")) == len(bad)
 
@@ -187,7 +187,7 @@ async def test_a_skipped_row_is_healed(rig: Rig) -> None:
     rows = await rig.lease(model)
     running.road._consumer.pause(*running.road._consumer.assignment())  # type: ignore[union-attr]
     await rig.send(model, rows)
-    running.executor.steward._begin(place, place.settled + 3, 0)
+    running.executor.steward._begin(place, place.settled + 3, 0, datetime.now(UTC))
     await rig.ended(rows_of, seconds=6)
     assert figure("sluiceway_heals_total") > heals
 
@@ -200,7 +200,7 @@ async def test_a_position_beyond_a_log_that_began_anew_is_healed(rig: Rig) -> No
     await rig.dispatch(model)
     await rig.ended(first)
     place = place_of(running, model.id)
-    running.executor.steward._begin(place, place.settled + 1_000, 0)
+    running.executor.steward._begin(place, place.settled + 1_000, 0, datetime.now(UTC))
     ids = await rig.make_tasks(model)
     await rig.dispatch(model)
     await rig.ended(ids, seconds=6)

@@ -326,13 +326,13 @@ async def test_giving_up_very_many_holds_up_nobody_elses(post: Post) -> None:
     await post.house.sql(
         "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body)"
         " SELECT tenant_id, webhook_id, line, url, task_id, message_id, type, body"
-        " FROM delivery, generate_series(1, 10000)"
+        " FROM delivery, generate_series(1, 30000)"
     )
     await post.desk.change(TENANT, off.id, {"enabled": False})
     running = asyncio.create_task(post.sender.run())
     for number in range(1, 4):
         await post.event(tenant=8)
-        await until(lambda number=number: len(post.receiver.at("/quick")) == number, seconds=3)
+        await until(lambda number=number: len(post.receiver.at("/quick")) == number, seconds=8)
     async with asyncio.timeout(10):
         while await post.house.value("SELECT count(*) FROM delivery WHERE status = 'dead'") <= 300:
             await asyncio.sleep(0.1)
