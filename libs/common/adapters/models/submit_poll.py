@@ -1,4 +1,7 @@
-"""Jobs at any provider that takes a request and is then asked how it goes, described by configuration alone."""
+"""Jobs at any provider that takes a request and is then asked how it goes, described by configuration alone.
+
+Long, because what may be configured, what is refused of it, and what is done by it are to be read beside each other.
+"""
 
 from __future__ import annotations
 
