@@ -10,7 +10,7 @@ import pytest
 
 from libs.common.embedded.tansu import EmbeddedTansu
 from tests.support import servers
-from tests.support.road import Road, Servers, open_road
+from tests.support.road import Road, Servers, road_over
 
 
 @pytest.fixture
@@ -24,8 +24,7 @@ def tansu(servers_folder: Path) -> Iterator[EmbeddedTansu]:
 async def memory_road(
     road_servers: Servers, road_database: str, tansu: EmbeddedTansu, tmp_path: Path
 ) -> AsyncIterator[Road]:
-    stores = Servers(road_servers.postgres, road_servers.redis, tansu, "tansu")
-    async with open_road(tmp_path / "road", stores, road_database, f"t{uuid.uuid4().hex[:10]}") as opened:
+    async with road_over(tansu, "tansu", road_servers, road_database, tmp_path / "road") as opened:
         yield opened
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.operations.doctor_servers import examine_kafka
 from libs.common.ports_dispatch import TopicPlan
-from tests.support.kafka_cluster import KafkaCluster, KafkaNode
-from tests.support.road import Road, Servers, open_road
+from tests.support.kafka_cluster import NODES, KafkaCluster
+from tests.support.road import Road, Servers, road_over, until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 MODELS = ("a", "b", "c", "d")  #: their partitions have leaders on all brokers
@@ -38,8 +38,7 @@ async def cluster(road_servers: Servers, tmp_path: Path) -> AsyncIterator[KafkaC
 async def cluster_road(
     road_servers: Servers, road_database: str, cluster: KafkaCluster, tmp_path: Path
 ) -> AsyncIterator[Road]:
-    stores = Servers(road_servers.postgres, road_servers.redis, cluster, "kafka")
-    async with open_road(tmp_path / "road", stores, road_database, f"t{uuid.uuid4().hex[:10]}") as opened:
+    async with road_over(cluster, "kafka", road_servers, road_database, tmp_path / "road") as opened:
         yield opened
 
 
@@ -95,7 +94,7 @@ async def test_brokers_are_restarted_one_after_the_other_under_load(cluster_road
     await asyncio.sleep(2)
     for node in cluster.nodes:
         await node.restart()
-        await in_sync(cluster.nodes)
+        await until(lambda: in_sync(road), 60, "every partition has all its replicas again")
     await loading
     await whole(road)
 
@@ -150,8 +149,13 @@ async def kafka_of_doctor(road: Road) -> str:
     return "; ".join(finding.what for finding in found)
 
 
-async def in_sync(nodes: Sequence[KafkaNode]) -> None:
-    """Wait as a careful operator does, until each of them takes records again."""
-    for node in nodes:
-        await node.until_ready()
-    await asyncio.sleep(1)
+async def in_sync(road: Road) -> bool:
+    """What a careful operator waits for before the next broker is restarted."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=road.servers.broker.address)
+    await admin.start()
+    try:
+        ours = [name for name in await admin.list_topics() if name.startswith(road.prefix)]
+        described = await admin.describe_topics(ours)
+    finally:
+        await admin.close()
+    return all(len(partition["isr"]) == NODES for topic in described for partition in topic["partitions"])

@@ -351,6 +351,16 @@ async def until(question: Callable[[], Any | Awaitable[Any]], seconds: float, wh
 
 
 @asynccontextmanager
+async def road_over(
+    broker: ServerProcess | KafkaCluster, kind: str, servers: Servers, database_url: str, folder: Path
+) -> AsyncIterator[Road]:
+    """A road with topics of its own over another broker than everybody's."""
+    stores = Servers(servers.postgres, servers.redis, broker, kind)
+    async with open_road(folder, stores, database_url, f"t{secrets.token_hex(5)}") as road:
+        yield road
+
+
+@asynccontextmanager
 async def open_road(folder: Path, servers: Servers, database_url: str, prefix: str) -> AsyncIterator[Road]:
     """A road without processes yet; whatever it started is ended with it."""
     (folder / "objects").mkdir(parents=True)

@@ -234,7 +234,7 @@ async def test_a_lock_held_on_the_table_does_not_hold_the_caller(
 
 
 async def test_nor_does_one_on_the_keys(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("libs.common.adapters.postgres.database.READ_SECONDS", 0.3)
+    monkeypatch.setattr("libs.common.adapters.postgres.database._READ_SECONDS", 0.3)
     fresh = Tenant(tenant.api, tenant.id, await tenant.api.key(tenant.id))
     async with tenant.api.pool.acquire() as connection, connection.transaction():
         await connection.execute("LOCK TABLE api_key IN ACCESS EXCLUSIVE MODE")

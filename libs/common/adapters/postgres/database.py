@@ -33,7 +33,7 @@ SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '20s'
 """
 _ACQUIRE_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 30.0
-READ_SECONDS: Final = 5.0
+_READ_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 3.0
 #: A connection that lay at hand for so long goes back to the pool, which closes it when nobody wants it there either.
 _AT_HAND_SECONDS: Final = 60.0
@@ -91,7 +91,7 @@ class Database:
         """The same for a small statement that changes nothing, which somebody waits for: when its answer is lost, or
         late, nothing was done all the same."""
         try:
-            return await self.fetch(name, *arguments, seconds=READ_SECONDS)
+            return await self.fetch(name, *arguments, seconds=_READ_SECONDS)
         except OutcomeUnknown as error:
             raise DatabaseUnavailable(str(error)) from error
 
