@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+class SealError(ValueError):
+    """A sealed value that no key of the ring opens: it was changed, moved to another row, or its key is gone."""
+
+
+class KeyMissing(SealError):
+    """The ring of this process lacks the key that sealed the value; another process may have it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SealedValue:
     """A sealed value of a row, and whose it is."""
@@ -43,7 +51,7 @@ class Ring(Protocol):
         """The name of the key that sealed a value."""
 
     def open(self, sealed: bytes, owner: str) -> bytes:
-        """The clear value; raises ValueError when no key opens it for that owner."""
+        """The clear value; raises SealError when no key opens it for that owner."""
 
     def seal(self, clear: bytes, owner: str) -> bytes:
         """The sealed value."""

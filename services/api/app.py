@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
@@ -50,6 +50,7 @@ from services.api.tracing import trace_id_of, traceparent_of
 log = get_logger()
 
 _FACE: Final = "/v1/"
+_BODILESS: Final = ("GET", "HEAD", "DELETE")
 _CREATE: Final = "/v1/tasks"
 _BATCH: Final = "/v1/tasks/batch"
 #: Names, keys and numbers around a payload.
@@ -282,10 +283,17 @@ def _traceparent(scope: Scope) -> bytes | None:
 
 
 def _problem_of(error: Exception, method: str) -> Problem:
-    """What only reads leaves nobody in doubt when its answer is lost."""
+    """What only reads leaves nobody in doubt when its answer is lost; what has no body is wrong in a parameter."""
     if isinstance(error, OutcomeUnknown) and method in ("GET", "HEAD"):
         error = DatabaseUnavailable(str(error))
-    return problem_of(error)
+    problem = problem_of(error)
+    if method in _BODILESS:
+        problem.errors = tuple(map(_parameter, problem.errors))
+    return problem
+
+
+def _parameter(error: Mapping[str, str]) -> Mapping[str, str]:
+    return {("parameter" if key == "pointer" else key): said.removeprefix("/") for key, said in error.items()}
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:

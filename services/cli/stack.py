@@ -18,6 +18,7 @@ from services.cli.app import app
 _READY_SECONDS = 300.0  # Apache Kafka's jars may have to be fetched
 _STOP_SECONDS = 90.0
 _SAID = "sluiceway: "
+_FLAGS = {"api": "--port", "postgres": "--database-port", "redis": "--redis-port", "broker": "--kafka-port"}
 _ADDRESSES = ("api", "console", "kafka", "database", "redis", "object_store", "data", "logs")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (SLUICEWAY_DATA, else one of the account's).")]
@@ -56,7 +57,7 @@ def up(
     ports = {"api": port, "postgres": database_port, "redis": redis_port, "broker": kafka_port}
     with _ours(folder.path):
         if running.supervisor_pid(folder.path) is not None:
-            code = _print_running(folder.path, as_json)
+            code = _print_running(folder.path, ports, as_json)
         elif detach:
             code = _detach(folder.path, ports, as_json)
         else:
@@ -124,7 +125,7 @@ def stay(
             except ChildFailed as error:
                 _say(str(error))
                 return 1
-    return _print_running(folder, as_json)  # another call was faster
+    return _print_running(folder, ports, as_json)  # another call was faster
 
 
 @contextmanager
@@ -142,8 +143,7 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
     from libs.common.embedded.child import last_words, size_of
     from libs.common.embedded.data_folder import DataFolder
 
-    flags = {"api": "--port", "postgres": "--database-port", "redis": "--redis-port", "broker": "--kafka-port"}
-    chosen = [text for name, port in ports.items() if port is not None for text in (flags[name], str(port))]
+    chosen = [text for name, port in ports.items() if port is not None for text in (_FLAGS[name], str(port))]
     log = DataFolder(folder).logs / "supervisor.log"
     began = size_of(log)
     with log.open("ab") as output:
@@ -169,14 +169,19 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
     return 0
 
 
-def _print_running(folder: Path, as_json: bool) -> int:
+def _print_running(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int:
     from libs.common.embedded import running
+    from libs.common.embedded.addresses import Addresses
+    from libs.common.embedded.data_folder import DataFolder
 
     report = running.until_ready(folder, seconds=_READY_SECONDS)
     if report is None:
         _say(f"what was starting in {folder} did not become ready; logs: {folder / 'logs'}")
         return 1
-    _say(f"already running in {folder}")
+    kept = Addresses(DataFolder(folder).addresses)
+    moved = [f"{_FLAGS[name]} {port}" for name, port in ports.items() if port not in (None, kept.port(name))]
+    later = f" and keeps its ports: `sluiceway down` first, to have {' '.join(moved)}" if moved else ""
+    _say(f"already running in {folder}{later}")
     _print(report, as_json)
     return 0
 

@@ -21,7 +21,7 @@ from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
-from libs.common.adapters.secrets import KeyRing, SealError
+from libs.common.adapters.secrets import KeyRing
 from libs.common.adapters.webhook_post import open_webhook_post
 from libs.common.contracts.topics import dead_topic, events_topic
 from libs.common.domain.errors import BrokerUnavailable
@@ -31,6 +31,7 @@ from libs.common.operations.replay_run import MessageReplays, ReplayRunner
 from libs.common.operations.wake import Wake
 from libs.common.ports_dead import DeadKind
 from libs.common.ports_dispatch import Carrier, TopicPlan
+from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime.health import Health
 from libs.common.runtime.periodic import Periodic
 from libs.common.settings import Settings
@@ -104,7 +105,7 @@ def _opener(settings: Settings) -> Opener:
 
 
 def _no_key(_sealed: bytes, _owner: str) -> bytes:
-    raise SealError("there is no key")
+    raise KeyMissing("there is no key")
 
 
 def _reaches(carrier: Carrier) -> bool | None:

@@ -10,14 +10,15 @@ import orjson
 
 from libs.common.domain.header_bindings import InvalidBindings, parse_bindings
 from libs.common.domain.model import Model
-from libs.common.domain.model_errors import ModelError, UnknownAdapter
+from libs.common.domain.model_errors import ModelError, SecretKeyMissing, UnknownAdapter
 from libs.common.domain.output import StagedFile
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_execution import ModelAdapter, ModelCall, Staging
+from libs.common.ports_secrets import KeyMissing
 from services.executor.execution import Trust, Untrusted
 from services.executor.runs import Run
 
-#: Opens a sealed value for its owner; raises ValueError.
+#: Opens a sealed value for its owner; raises ValueError, KeyMissing where another process may do better.
 Opener = Callable[[bytes, str], bytes]
 
 _EMPTY: Final = (b"", b"null", b"{}", b'""')
@@ -95,6 +96,8 @@ class ModelHeaders:
         try:
             text = self._open_sealed(model.bindings, f"tenant:{model.tenant_id}").decode()
             headers = parse_bindings(text)
+        except KeyMissing as error:
+            raise SecretKeyMissing(str(error)) from error
         except (ValueError, InvalidBindings) as error:
             message = f"the model's api_key cannot be read: {error}"
             raise ModelError("api_key_unreadable", message, retryable=False, sent=False) from error

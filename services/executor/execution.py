@@ -13,11 +13,11 @@ from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import (
     Busy,
     ModelError,
+    NotHere,
     OutOfFiles,
     OutputError,
     StagedLost,
     StagingFull,
-    UnknownAdapter,
 )
 from libs.common.domain.outcome import (
     EXPIRED,
@@ -158,7 +158,7 @@ class Execution:
             return _interrupted(run.stop, run)
         except (NotOurs, HandedOver, CoalescerClosed, OutcomeUnknown):
             return None
-        except UnknownAdapter as error:
+        except NotHere as error:
             return HandedBack(error.code, _OTHERS_SECONDS)
         except Busy as error:
             run.called = False  # it was not taken: nothing is used up, and nothing counted

@@ -22,6 +22,7 @@ from libs.common.domain.task import Phase
 from libs.common.domain.texts import storable
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_execution import ResultStore, Staging, UploadCredentials
+from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
@@ -87,7 +88,10 @@ class ResultUploads:
             if not self._staging.holds(file.reference):
                 await self._hand_over(run, file)
         name = ResultName(run.attempt.tenant_id, run.attempt.created_at, run.attempt.public_id, run.attempt.number)
-        credentials = self._credentials(run.attempt)
+        try:
+            credentials = self._credentials(run.attempt)
+        except KeyMissing as error:
+            return UploadPending("secret_key_missing", str(error))
         shown = asyncio.get_running_loop().call_later(SHOWN_AFTER_SECONDS, self._show, run)
         try:
             if len(staged) > 1:
@@ -134,22 +138,29 @@ class ResultUploads:
             try:
                 stored = await self._store.put(name, staged, credentials)
             except UploadFailed as error:
-                pending = UploadPending(error.code, storable(error.message), permanent=not error.retryable)
+                asked = error.retry_after if error.retryable else None
+                pending = UploadPending(error.code, storable(error.message), not error.retryable, asked)
             else:
                 self._seconds.observe(time.monotonic() - began)
                 return ResultFile(stored.url, stored.file_type, stored.size, stored.sha256.hex(), stored.name)
-            if pending.permanent or time.monotonic() + pause > end:
+            rest = max(pause, pending.retry_after or 0.0)
+            if pending.permanent or time.monotonic() + rest > end:
                 return pending
-            log.info("upload.failed", task_id=str(name.task), index=name.index, code=pending.code, again_in=pause)
-            await asyncio.sleep(pause * (1 + 0.25 * self._rng.random()))
+            log.info("upload.failed", task_id=str(name.task), index=name.index, code=pending.code, again_in=rest)
+            await asyncio.sleep(rest * (1 + 0.25 * self._rng.random()))
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _credentials(self, attempt: Attempt) -> UploadCredentials | None:
-        """What the task's creator may show to the file service; None when it left nothing that can be read."""
+        """What the task's creator may show to the file service; None when it left nothing that can be read.
+
+        Raises KeyMissing where another executor may read it.
+        """
         if attempt.sealed is None:
             return None
         try:
             opened = orjson.loads(self._open_sealed(attempt.sealed, f"task:{attempt.public_id}"))
+        except KeyMissing:
+            raise
         except ValueError as error:
             log.error("credentials.unreadable", task_id=str(attempt.public_id), message=str(error)[:200])
             return None

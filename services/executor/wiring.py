@@ -31,7 +31,7 @@ from libs.common.adapters.redis.hints import open_hints
 from libs.common.adapters.redis.permits import RedisPermits
 from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
-from libs.common.adapters.secrets import KeyRing, SealError
+from libs.common.adapters.secrets import KeyRing
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.contracts.topics import dead_topic
 from libs.common.domain.errors import WrongSetting
@@ -39,6 +39,7 @@ from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_execution import ResultStore
+from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime import open_files
 from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
@@ -188,6 +189,6 @@ def _opener(settings: Settings) -> Opener:
         return KeyRing(keys).open
 
     def closed(_sealed: bytes, _owner: str) -> bytes:
-        raise SealError("SLUICEWAY_SECRET_KEYS is not set")
+        raise KeyMissing("SLUICEWAY_SECRET_KEYS is not set")
 
     return closed

@@ -10,11 +10,15 @@ import pytest
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import Busy, ModelError, StagingFull, UploadFailed, UploadUnauthorized
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.sight import Sight
+from libs.common.operations.why import Why
 from libs.common.ports_execution import ModelCall
+from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime import failpoints
 from tests.support.executor_rig import Rig, Through, answer_lost, until
 from tests.support.misbehaving_model import misbehaving_model
@@ -107,6 +111,20 @@ async def test_a_short_upload_outage_is_tried_through_in_line(rig: Rig) -> None:
     await rig.dispatch(model)
     await rig.ended(ids)
     assert len(rig.model.calls) == 1
+
+
+async def test_a_store_that_names_a_later_time_is_left_alone_until_then(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.results.down = UploadFailed("upload_http_429", "busy", retryable=True, retry_after=120.0)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def later() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE id = $1 AND due_at > now() + interval '100 s'", ids[0]))
+
+    await until(later, "it is parked for as long as was asked")
+    assert len(running.results.credentials) == 1
 
 
 async def test_a_long_upload_outage_parks_the_output_and_calls_the_model_once(rig: Rig) -> None:
@@ -553,6 +571,41 @@ async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) ->
     await until(put_off, "it is put off")
     assert not running.executor.reading() or running.executor._lacks() == "staging_full"
     assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING
+
+
+@pytest.mark.parametrize("what", ["the model's api_key", "the creator's credential"])
+async def test_who_lacks_the_key_of_a_secret_leaves_it_to_who_has_it(rig: Rig, what: str) -> None:
+    opened = []
+
+    def lacking(sealed: bytes, _owner: str) -> bytes:
+        opened.append(sealed)
+        raise KeyMissing("no key 'new' in SLUICEWAY_SECRET_KEYS")
+
+    model = await rig.make_model(retry_times=0, bindings=b"Authorization:a" if what == "the model's api_key" else None)
+    running = await rig.executor(open_sealed=lambda _: lacking)
+    ids = await rig.make_tasks(model)
+    if what != "the model's api_key":
+        sealed = orjson.dumps({"authorization": "Bearer a", "x_user_info": "{}"})
+        await rig.sql("INSERT INTO task_secret (task_id, sealed) VALUES ($1, $2)", ids[0], sealed)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    known = Why(PostgresInsight(rig.database), Sight(PostgresInsight(rig.database), rig.gate, rig.permits))
+    (row,) = await rig.sql("SELECT public_id FROM task")
+
+    async def put_off() -> bool:
+        return "SLUICEWAY_SECRET_KEYS" in (await known.task(None, row["public_id"])).message
+
+    await until(put_off, "why says what is missing")
+    assert len(opened) == 1
+    assert await rig.sql("SELECT 1 FROM attempt") == []
+    await running.stop()
+    other = await rig.executor()
+    await rig.sql("UPDATE dispatch SET state = 0, due_at = NULL")
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert (len(rig.model.calls), other.staging.files) == (1, {})
+    (task,) = await rig.sql("SELECT attempt, retries FROM task")
+    assert tuple(task) == (1, 0)
 
 
 async def test_a_full_model_burns_nothing_and_is_called_later(rig: Rig) -> None:

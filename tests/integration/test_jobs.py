@@ -26,6 +26,7 @@ from libs.common.operations.wake import Wake
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_dead import Action, DeadFilter
 from libs.common.ports_provider_jobs import JobIntent, JobNews
+from libs.common.ports_secrets import KeyMissing
 from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
 from services.executor.runs import Runs, Stop
@@ -1002,6 +1003,39 @@ async def test_a_new_key_of_the_model_holds_for_jobs_that_run(jobs: Jobs) -> Non
     await jobs.rig.ended(ids)
     assert jobs.provider.keys[0] == "old"
     assert jobs.provider.keys[-1] == "new"
+
+
+async def test_who_lacks_the_key_of_the_model_leaves_its_jobs_to_who_has_it(jobs: Jobs) -> None:
+    def lacking(_sealed: bytes, _owner: str) -> bytes:
+        raise KeyMissing("no key 'new' in SLUICEWAY_SECRET_KEYS")
+
+    async def put_off() -> bool:
+        return bool(await jobs.rig.sql("SELECT 1 FROM dispatch WHERE state = 2 AND error_code = 'secret_key_missing'"))
+
+    async def dispatched() -> None:
+        await jobs.rig.sql("UPDATE dispatch SET state = 0, due_at = NULL WHERE state = 2")
+        await jobs.rig.dispatch(model)
+
+    model = await jobs.model(bindings=b"Authorization:a", max_concurrency=1)
+    without = await jobs.rig.executor(open_sealed=lambda _: lacking)
+    ids = await jobs.begin(model, steps=["processing"] * 40 + ["succeeded"])
+    await until(put_off, "nobody was asked for a job")
+    assert (await jobs.job(), jobs.provider.submits) == (None, [])
+    await without.stop()
+    first = await jobs.rig.executor()
+    await dispatched()
+    await jobs.waits(first)
+    await die(first)
+    another = await jobs.rig.executor(open_sealed=lambda _: lacking)
+    await jobs.rescued(first, model)
+    await until(put_off, "the job is left to others")
+    await another.stop()
+    await jobs.rig.executor()
+    await dispatched()
+    await jobs.rig.ended(ids, seconds=20)
+    assert len(jobs.provider.submits) == 1
+    await jobs.rig.nothing_taken(model)
+    await jobs.clean()
 
 
 async def test_a_model_that_is_called_in_another_way_now_loses_no_job_that_runs(jobs: Jobs) -> None:

@@ -17,9 +17,10 @@ from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.sealed import sealed_places
 from libs.common.adapters.postgres.tasks import PostgresTasks
-from libs.common.adapters.secrets import KeyRing, SealError
+from libs.common.adapters.secrets import KeyRing
 from libs.common.domain.model import Model
 from libs.common.operations.rotation import Rotation
+from libs.common.ports_secrets import SealError
 from libs.common.ports_tasks import NewTask
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.nursery import run_command

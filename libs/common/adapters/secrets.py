@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from libs.common.domain.errors import WrongSetting
+from libs.common.ports_secrets import KeyMissing, SealError
 
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -22,10 +23,6 @@ class BadKeyRing(WrongSetting):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"SLUICEWAY_SECRET_KEYS: {why}")
-
-
-class SealError(ValueError):
-    """A sealed value that no key of the ring opens: it was changed, moved to another row, or its key is gone."""
 
 
 class KeyRing:
@@ -61,7 +58,7 @@ class KeyRing:
         end = 1 + sealed[0] if sealed else 0
         cipher = self._ciphers.get(name)
         if cipher is None:
-            raise SealError(f"no key {name!r} in SLUICEWAY_SECRET_KEYS: put the old key back at the end of the ring")
+            raise KeyMissing(f"no key {name!r} in SLUICEWAY_SECRET_KEYS: put the old key back at the end of the ring")
         try:
             return cipher.decrypt(sealed[end : end + _NONCE_BYTES], sealed[end + _NONCE_BYTES :], owner.encode())
         except InvalidTag as error:

@@ -3,7 +3,9 @@
 OutputError
 |-- ModelError               the call; `retryable` says whether the same call may do better later
 |   |-- EgressRefused        its address is one that this deployment does not call
-|   |-- UnknownAdapter       this process does not have its adapter; another one may
+|   |-- NotHere              this process lacks what the call needs; another one may have it
+|   |   |-- UnknownAdapter   its adapter
+|   |   `-- SecretKeyMissing the key that opens what is added to its calls
 |   |-- OutOfFiles           this process may open no more files: admit no work
 |   |-- Busy                 the other side is full: nobody's fault, later
 |   |-- JobGone              the provider does not know the job
@@ -59,11 +61,25 @@ class EgressRefused(ModelError):
         super().__init__("egress_refused", message, retryable=False, sent=False)
 
 
-class UnknownAdapter(ModelError):
-    """This process cannot call the model: its adapter is of a package that is not installed here (yet)."""
+class NotHere(ModelError):
+    """This process lacks what the call needs, and another one may have it. Nobody was called."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message, retryable=True, sent=False)
+
+
+class UnknownAdapter(NotHere):
+    """The model's adapter is of a package that is not installed here (yet)."""
 
     def __init__(self, name: str) -> None:
-        super().__init__("unknown_adapter", f"there is no adapter {name!r} here", retryable=True, sent=False)
+        super().__init__("unknown_adapter", f"there is no adapter {name!r} here")
+
+
+class SecretKeyMissing(NotHere):
+    """The model's api_key was sealed by a key that SLUICEWAY_SECRET_KEYS of this process lacks (yet)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("secret_key_missing", message)
 
 
 class OutOfFiles(ModelError):

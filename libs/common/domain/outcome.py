@@ -57,6 +57,7 @@ class UploadPending:
     code: str
     message: str
     permanent: bool = False
+    retry_after: float | None = None  #: seconds that storage asked for
 
 
 @dataclass(frozen=True, slots=True)

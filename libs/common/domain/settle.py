@@ -133,8 +133,10 @@ def _settle_upload(run: Run, outcome: UploadPending, policy: RetryPolicy) -> Set
     message = outcome.message[:MESSAGE_LIMIT]
     if outcome.permanent or run.upload_age >= policy.upload_max_seconds:
         return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), outcome.code, message, dead=True)
-    # a tenth of the time tried so far, within 5 s and 5 min: quick at first, rare in a long outage
-    delay = min(300.0, max(5.0, run.upload_age / 10))
+    # A tenth of the time tried so far, within 5 s and 5 min: quick at first, rare in a long outage. What storage asks
+    # for goes before, but for a last try when the time is over.
+    asked = min(outcome.retry_after or 0.0, policy.upload_max_seconds - run.upload_age)
+    delay = max(min(300.0, max(5.0, run.upload_age / 10)), asked)
     return _expired(run, message) if _too_late(run, delay) else Park(outcome.code, message, delay)
 
 

@@ -20,10 +20,10 @@ from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.sealed import sealed_places
-from libs.common.adapters.secrets import BadKeyRing, KeyRing, SealError
+from libs.common.adapters.secrets import BadKeyRing, KeyRing
 from libs.common.domain.errors import SluicewayError
 from libs.common.operations.doctor import Finding, advice, fine, problem
-from libs.common.ports_secrets import SealedValue
+from libs.common.ports_secrets import SealedValue, SealError
 from libs.common.settings import Settings, unknown_names
 
 _SECONDS: Final = 10.0

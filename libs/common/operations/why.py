@@ -66,7 +66,7 @@ CODES: Final[dict[str, str]] = {
     "not_before": "It was asked to start later.",
     "publish_refused": "The broker refused its message; it is tried again.",
     "upload_parked": "Its upload failed; it is tried again.",
-    "put_off": "Its model or provider asked to be called later.",
+    "put_off": "Its model or provider asked to be called later, or its executor could not call it yet.",
     "retry_due_later": "Its last attempt failed; the next one waits for its time.",
     "start_by": "It ends as timeout unless it starts by then.",
     "deadline": "It ends as timeout unless it has ended by then.",
@@ -234,6 +234,17 @@ def _provider(facts: TaskFacts) -> Hold:
     )
 
 
+_BUSY: Final = "its model or provider asked to be called later"
+#: Why an executor has put a task off without calling its model.
+_PUT_OFF: Final = {
+    "secret_key_missing": "its model's api_key was sealed by a key that the executor which took it lacks: give every"
+    " executor the same SLUICEWAY_SECRET_KEYS (`sluiceway doctor` names the key)",
+    "unknown_adapter": "the executor that took it lacks the adapter by which its model is called",
+    "staging_full": "the executor that took it had no room in staging for its output",
+    "out_of_files": "the executor that took it could open no more files: raise its limit (ulimit -n), or add executors",
+}
+
+
 def _later(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     if facts.phase >= Phase.GENERATED:
         yield Hold("upload_parked", "its upload failed and is tried again" + _because(facts), until=facts.due_at)
@@ -244,7 +255,7 @@ def _later(facts: TaskFacts, world: _World) -> Iterator[Hold]:
             "publish_refused", "the broker refused its message; it is tried again" + _because(facts), until=facts.due_at
         )
     else:
-        yield Hold("put_off", "its model or provider asked to be called later", until=facts.due_at)
+        yield Hold("put_off", _PUT_OFF.get(facts.error_code or "", _BUSY), until=facts.due_at)
     yield from _overdue(world)
     yield from _stopped(world)
 
@@ -282,7 +293,7 @@ _WAITS: Final = {
     "upload_parked": "have an output whose upload failed and is tried again",
     "not_before": "were asked to start later",
     "publish_refused": "have a message that the broker refused; it is tried again",
-    "put_off": "were put off by their model or provider",
+    "put_off": "were put off by their model, their provider, or an executor that could not call them yet",
     "retry_due_later": "failed and wait for their retry",
 }
 

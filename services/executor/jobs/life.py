@@ -14,7 +14,7 @@ import asyncio
 import random
 from typing import Final
 
-from libs.common.domain.model_errors import Busy, JobGone, ModelError, OutOfFiles, StagingFull
+from libs.common.domain.model_errors import Busy, JobGone, ModelError, NotHere, OutOfFiles, StagingFull
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport, JobStatus
@@ -157,6 +157,9 @@ class JobLife:
                 except JobGone:
                     await self._write_end(job, "gone")
                     raise
+                except NotHere:
+                    if not late:
+                        raise
                 except ModelError as error:
                     # What stood unread too long here, or was never asked from here, is no failure of the provider.
                     failures += not (job.share.waited or isinstance(error, OutOfFiles))

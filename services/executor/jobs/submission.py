@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from libs.common.domain.model_errors import Busy, ModelError, OutOfFiles, TooEarly
+from libs.common.domain.model_errors import Busy, ModelError, NotHere, OutOfFiles, TooEarly
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport
 from libs.common.ports_provider_jobs import JobIntent
@@ -129,6 +129,10 @@ class Submission:
                 return await ask(job)
             except LookupError:
                 raise _unknown("its provider offers no way to look for it") from None
+            except NotHere as error:
+                if job.left <= 0:
+                    raise _unknown(error.message) from None
+                raise
             except ModelError as error:
                 # The provider has not failed where it is to be asked again, or could not be asked from here.
                 failures += not isinstance(error, Busy | TooEarly | OutOfFiles)

@@ -107,6 +107,13 @@ async def test_what_makes_no_sense_in_a_series_is_refused(tenant: Tenant, query:
     assert (answer.status_code, answer.json()["code"]) in ((400, "invalid"), (400, "series"))
 
 
+async def test_what_is_wrong_with_a_parameter_is_called_one(tenant: Tenant) -> None:
+    for query, name in (("step=59", "step"), ("step=61", "step"), ("unknown=1", "unknown")):
+        (error,) = (await tenant.call("GET", f"/v1/series?{query}")).json()["errors"]
+        assert error.keys() == {"parameter", "detail"}
+        assert error["parameter"] == name
+
+
 async def test_series_of_a_model_a_tenant_and_everything(tenant: Tenant, operator: Tenant) -> None:
     for caller, path in (
         (tenant, "/v1/series?model=m"),

@@ -84,6 +84,14 @@ def test_an_upload_is_parked_until_its_time_is_over_then_dead_with_its_staged_fi
     assert over == Finish(TaskStatus.FAILED, "upload_failed", "503", dead=True)
 
 
+@pytest.mark.parametrize(("asked", "delay"), [(1.0, 5.0), (20.0, 20.0), (86_400.0, 50.0)])
+def test_an_upload_is_tried_again_as_storage_asks_and_once_more_when_its_time_is_over(
+    asked: float, delay: float
+) -> None:
+    said = UploadPending("upload_http_429", "busy", retry_after=asked)
+    assert settle(run(Phase.MIGRATING, upload_age=50), said, ONCE) == Park("upload_http_429", "busy", delay)
+
+
 def test_handing_back_and_lost_staging_use_up_nothing() -> None:
     assert settle(run(), HandedBack("draining"), ONCE) == GiveBack("draining", 0.0)
     assert settle(run(Phase.GENERATED), StagingGone("no file"), ONCE) == CallAgain("no file")

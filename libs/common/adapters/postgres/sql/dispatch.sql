@@ -150,11 +150,11 @@ SELECT id, lane, class, priority, position FROM back
 -- name: release_started
 -- Give back what was started but not called, or may be called again at no cost: no attempt is used up, the count in
 -- the statistics is taken back where the model was not called, and start_by holds again. A job goes on at its provider,
--- unless none was made. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
+-- unless none was made. What waits for a while says why. $1 ids, $2 tokens, $3 delays, $4 called, $5 reasons, $6 time zone.
 WITH back AS (
   UPDATE dispatch q SET state = CASE WHEN m.delay > 0 THEN 2 ELSE 0 END,
     due_at = CASE WHEN m.delay > 0 THEN now() + make_interval(secs => m.delay) END,
-    class = 0, lease = NULL, token = NULL, executor = NULL, until = NULL, version = q.version + 1,
+    error_code = CASE WHEN m.delay > 0 THEN m.reason END, class = 0, lease = NULL, token = NULL, executor = NULL, until = NULL, version = q.version + 1,
     started_at = CASE WHEN q.phase >= 2 OR q.phase = 1 AND m.called THEN q.started_at END,
     phase = CASE WHEN q.phase = 1 AND NOT m.called THEN 0 ELSE q.phase END,
     expires_at = CASE WHEN q.phase <= 1 AND NOT m.called AND q.attempt = 1 THEN least(q.start_by, q.deadline) ELSE q.deadline END,
