@@ -182,6 +182,9 @@ def test_starting_and_stopping_twice_are_harmless(data: Path) -> None:
         for extra in ((), ("--detach",)):
             again = run("up", "--data", str(data), "--json", *extra)
             assert (again.returncode, json.loads(again.stdout)) == (0, first)
+        moved = run("up", "--data", str(data), "--port", "1", "--json")
+        assert (moved.returncode, json.loads(moved.stdout)) == (0, first)
+        assert "`sluiceway down` first, to have --port 1\n" in moved.stderr
         status = json.loads(run("status", "--data", str(data), "--json").stdout)
         assert [entry.pop("state") for entry in status["processes"]] == ["running"] * len(first["processes"])
         assert status == first
