@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from libs.common.adapters.redis import keys
-from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.connection import RedisServer, open_redis
+from libs.common.adapters.redis.hints import open_hints
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
@@ -27,6 +29,13 @@ TAKEN, FULL = SlotVerdict.TAKEN, SlotVerdict.FULL
 def own_redis(servers_folder: Path) -> Iterator[ServerProcess]:
     """A server whose settings these tests may change and which they may kill."""
     with servers.running(EmbeddedRedis(servers_folder / "redis-of-connection-tests")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def successor(servers_folder: Path) -> Iterator[ServerProcess]:
+    """What takes over from the other one."""
+    with servers.running(EmbeddedRedis(servers_folder / "redis-that-takes-over")) as server:
         yield server
 
 
@@ -118,6 +127,45 @@ async def test_a_busy_server_closes_the_gate(doors: Doors, own_redis: ServerProc
         return False
 
     await eventually(answered, what="the gate works again")
+
+
+async def test_a_primary_that_became_a_replica_is_left_for_its_successor(
+    own_redis: ServerProcess, successor: ServerProcess
+) -> None:
+    heard: list[str] = []
+    gaps: list[int] = []
+    async with (
+        slow_proxy(own_redis.address) as proxy,
+        open_doors(proxy.url) as doors,
+        open_hints(doors.redis) as hints,
+        open_redis(own_redis.address) as old,
+        open_redis(successor.address) as new,
+    ):
+        hearing = asyncio.create_task(
+            hints.listen(["sw:test"], lambda _, lines: heard.extend(lines), lambda: gaps.append(1))
+        )
+
+        async def listens(to: RedisServer, word: str) -> bool:
+            await to.command_many([("PUBLISH", "sw:test", word)])
+            return heard[-1:] == [word]
+
+        await doors.forget_everything()
+        assert await take(doors, 1, "a") is TAKEN
+        await eventually(lambda: listens(old, "before"), what="it listens")
+        place = urlsplit(successor.address)
+        await old.command_many([("CONFIG", "SET", "masterauth", place.password or "")])
+        await old.command_many([("REPLICAOF", place.hostname or "", place.port or 0)])
+        proxy.lead_to(successor.address)
+        try:
+            with pytest.raises(GateUnavailable, match="ReadOnlyError"):
+                await take(doors, 1, "b")
+            assert await take(doors, 1, "b") is TAKEN
+            assert await new.command_many([("ZCARD", keys.gate(1))]) == [1]
+            await eventually(lambda: listens(new, "after"), what="the successor's messages are heard")
+            assert gaps == [1]
+        finally:
+            await old.command_many([("REPLICAOF", "NO", "ONE")])
+            hearing.cancel()
 
 
 async def test_redis_gone_is_said_at_once_and_forgotten_when_it_is_back(own_redis: ServerProcess) -> None:

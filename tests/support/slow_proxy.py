@@ -25,6 +25,12 @@ class SlowProxy:
         self._port = port
         self._links: set[asyncio.Task[None]] = set()
 
+    def lead_to(self, url: str) -> None:
+        """Pass new connections on to another server; those that there are stay where they are."""
+        server = urlsplit(url)
+        assert server.hostname is not None
+        self._host, self._port = server.hostname, server.port or 6379
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.gone:

@@ -11,14 +11,19 @@ from typing import Any, Final, TypeAlias
 
 import hiredis
 from redis.asyncio.connection import Connection, parse_url
-from redis.exceptions import InvalidResponse, NoScriptError, RedisError, ResponseError
+from redis.exceptions import InvalidResponse, MasterDownError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from libs.common.adapters.redis.script import Script
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
 
 #: Connecting and answering, each call as a whole. Gate and permits stay closed rather than wait longer.
 _SECONDS: Final = 1.0
 _CONNECTIONS: Final = 8
+#: It was the primary, and is another's replica since a failover; the address leads elsewhere by now, or soon.
+_DEMOTED: Final = (ReadOnlyError, MasterDownError)
 
 Command: TypeAlias = tuple[str | int, ...]
 
@@ -58,6 +63,7 @@ class RedisServer:
         }
         self._seconds = seconds
         self._idle: list[Connection] = []
+        self._own: set[Connection] = set()  #: lent to callers that listen
         self._room = asyncio.Semaphore(connections)
         self._flights: set[asyncio.Task[list[Any]]] = set()
         self._tickets = count(1)
@@ -105,9 +111,11 @@ class RedisServer:
     async def own_connection(self) -> AsyncIterator[Connection]:
         """A connection for the caller alone, closed afterwards. Raises what redis-py raises."""
         connection = await self._connect()
+        self._own.add(connection)
         try:
             yield connection
         finally:
+            self._own.discard(connection)
             await connection.disconnect(nowait=True)
 
     async def close(self) -> None:
@@ -155,7 +163,16 @@ class RedisServer:
             await connection.disconnect(nowait=True)
             raise
         self._idle.append(connection)
+        if any(isinstance(reply, _DEMOTED) for reply in replies):
+            await self._hang_up()
         return replies
+
+    async def _hang_up(self) -> None:
+        """A demoted server goes on answering on the connections that it has: and no successor is heard there."""
+        old, self._idle = [*self._idle, *self._own], []
+        log.warning("redis.demoted", connections=len(old))
+        for connection in old:
+            await connection.disconnect(nowait=True)
 
     async def _ready_connection(self) -> Connection:
         while self._idle:
