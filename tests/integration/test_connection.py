@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -11,6 +12,8 @@ from libs.common.adapters.postgres.connection import _BATCHES, Connection
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.migrate import revisions, upgrade
 from libs.common.adapters.postgres.statements import Statements
+from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.embedded.postgres import EmbeddedPostgres
 
 ARRAYS = "SELECT $1::bigint[] AS a, $2::uuid[] AS b, $3::text[] AS c"
 VALUES = ([1, 2], [], ["x"])
@@ -82,3 +85,29 @@ async def test_an_address_is_read_in_one_way_whatever_goes_to_it(database_url: s
         assert await database.fetch("database_now")
         ((name,),) = await database.query_text("SELECT current_setting('application_name')")
         assert name == "told"
+
+
+async def test_no_connection_stays_at_a_standby(servers_folder: Path) -> None:
+    """Where another server takes over, an address may lead to the old one for a while."""
+    server = EmbeddedPostgres(servers_folder / "postgres-of-connection-tests")
+    await server.start()
+    try:
+        address = server.address.replace("@", "@127.0.0.1:1,")  # the first host of two is gone
+        await upgrade(address)
+        await server.stop()
+        mark = server._home.cluster / "standby.signal"
+        mark.touch()
+        await server.start()
+        async with open_database(address) as database:
+            for ask in (database.fetch("watch_beats"), database.query("find_model", tenant_id=1, name="m")):
+                with pytest.raises(DatabaseUnavailable):
+                    await ask
+            assert database.pool.get_size() == database.pool.get_idle_size() == 0
+            admin = await asyncpg.connect(server.address)
+            await admin.execute("SELECT pg_promote()")
+            await admin.close()
+            assert await database.query("find_model", tenant_id=1, name="m") == []
+            assert await database.fetch("watch_beats") == []
+    finally:
+        await server.stop()
+        server.remove()

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
-from libs.common.adapters.postgres import migrate, pooler
+from libs.common.adapters.postgres import migrate, way_in
 from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.redis.connection import open_redis
@@ -49,8 +49,8 @@ async def examine_postgres(settings: Settings) -> list[Finding]:
         return [problem(what, "check SLUICEWAY_DATABASE_URL, and that the server runs and takes connections")]
     found: list[Finding] = []
     try:
-        if await pooler.shares_sessions(connection, url, timeout=_SECONDS, command_timeout=_SECONDS):
-            return [problem(pooler.WHAT, pooler.DO)]
+        if await way_in.shares_sessions(connection, url, timeout=_SECONDS, command_timeout=_SECONDS):
+            return [problem(way_in.WHAT, way_in.DO)]
         found += await _server(connection)
         found += await _tables(connection, url)
     except (*UNREACHABLE, asyncpg.PostgresError, SQLAlchemyError) as error:

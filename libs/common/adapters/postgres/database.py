@@ -17,8 +17,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from libs.common.adapters.postgres.connection import Connection
-from libs.common.adapters.postgres.pooler import OwnSessions
 from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.way_in import WayIn
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 
 #: One plan for all values, of nested loops alone. PostgreSQL makes it anew only after it has looked at a table, and it
@@ -259,7 +259,7 @@ def is_deadlock(error: BaseException) -> bool:
 @asynccontextmanager
 async def open_database(database_url: str, *, hot_connections: int = 8) -> AsyncIterator[Database]:
     """Open both ways. PostgreSQL need not be there yet: connections are made when they are needed."""
-    sessions = OwnSessions()
+    way_in = WayIn()
 
     async def pin_planner(connection: Any) -> None:
         await connection.execute(_HOT_PLANNER)
@@ -269,7 +269,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         min_size=0,
         max_size=hot_connections,
         init=pin_planner,
-        connect=sessions.connect,
+        connect=way_in.connect,
         connection_class=Connection,
         # session state is pinned on purpose, and nothing else may leave any: no RESET ALL on release
         reset=_keep,
@@ -279,7 +279,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
     )
     engine = open_engine(
         partial(
-            sessions.connect,
+            way_in.connect,
             database_url,
             timeout=_CONNECT_SECONDS,
             command_timeout=_COMMAND_SECONDS,

@@ -1,7 +1,11 @@
-"""Poolers between us and PostgreSQL: one that shares sessions between connections must not be there.
+"""The way into PostgreSQL: to a server that takes writes, on sessions of our own.
 
-Behind PgBouncer's pool_mode=transaction a prepared statement's name may belong to another process's statement, which
-would run in our place with our values; advisory locks and the planner's settings would be anybody's, too.
+A standby is left at once: where another server takes over, an address may lead to the old one for some time, and who
+came in there would be refused on that connection for ever.
+
+A pooler that shares sessions between connections must not stand between. Behind PgBouncer's pool_mode=transaction a
+prepared statement's name may belong to another process's statement, which would run in our place with our values;
+advisory locks and the planner's settings would be anybody's, too.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from libs.common.runtime.logging import get_logger
 
@@ -21,6 +26,13 @@ WHAT: Final = "a pooler shares PostgreSQL's sessions between connections"
 DO: Final = "connect to PostgreSQL itself, or set pool_mode=session in PgBouncer"
 _SECONDS: Final = 5.0
 _NAMES: Final = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+
+
+class TakesNoWrites(ConnectionRefusedError):
+    """It is a standby, or its default is to read only."""
+
+    def __init__(self) -> None:
+        super().__init__("PostgreSQL takes no writes there: it is a standby, or default_transaction_read_only is on")
 
 
 class SharedSessions(ConnectionRefusedError):
@@ -53,16 +65,19 @@ async def shares_sessions(connection: Any, *address: Any, **arguments: Any) -> b
         raise
 
 
-class OwnSessions:
-    """Connects as asyncpg.connect does, and sees to it once that sessions are not shared."""
+class WayIn:
+    """Connects as asyncpg.connect does, to a server that takes writes; sees to it once that sessions are not shared."""
 
     def __init__(self) -> None:
         self._seen = False
         self._told = False
 
     async def connect(self, *address: Any, **arguments: Any) -> Any:
-        """Raises SharedSessions, and what asyncpg.connect raises."""
-        connection = await asyncpg.connect(*address, **arguments)
+        """Raises TakesNoWrites, SharedSessions, and what asyncpg.connect raises."""
+        try:
+            connection = await asyncpg.connect(*address, **arguments, target_session_attrs=SessionAttribute.read_write)
+        except asyncpg.TargetServerAttributeNotMatched:
+            raise TakesNoWrites from None
         if self._seen:
             return connection
         try:
