@@ -69,6 +69,15 @@ class HandedRow:
     phase: Phase
 
 
+@dataclass(frozen=True, slots=True)
+class NamedRow:
+    """A row that names us: as who runs it, with its token, or as who holds it."""
+
+    id: int
+    lease: int
+    token: UUID | None
+
+
 class Attempts(Protocol):
     """Attempts, by batches. Every write compares the token: who has lost it changes nothing and is left out."""
 
@@ -118,6 +127,12 @@ class Attempts(Protocol):
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         """Tokens that are still ours."""
+
+    async def named(self) -> list[NamedRow]:
+        """Rows that name us, but for uploads that others have handed to us."""
+
+    async def disown(self, rows: Sequence[NamedRow]) -> None:
+        """Name nobody in their place, as far as they are as they were: what nobody runs or holds is rescued."""
 
 
 @dataclass(frozen=True, slots=True)

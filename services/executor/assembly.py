@@ -38,6 +38,7 @@ from services.executor.letting_go import LettingGo
 from services.executor.ownership import Ownership
 from services.executor.positions import Places
 from services.executor.reader import DeadMessages, Reader
+from services.executor.reconcile import Reconcile
 from services.executor.recorder import Recorder, Verdict
 from services.executor.runs import Runs
 from services.executor.slot_life import SlotLife
@@ -175,6 +176,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         letting_go=letting_go,
         models=world.models,
         hints=world.hints,
+        reconcile=Reconcile(world.attempts, runs, desk.room),
         upkeep=world.upkeep,
         lacks=lambda: "staging_full" if world.staging.full else execution.lacks,
         drain_seconds=rules.drain_seconds,

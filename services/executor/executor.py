@@ -26,6 +26,7 @@ from services.executor.jobs.waits import Waits
 from services.executor.letting_go import LettingGo
 from services.executor.ownership import Ownership
 from services.executor.reader import Reader
+from services.executor.reconcile import LOOK_SECONDS, Reconcile
 from services.executor.recorder import Recorder
 from services.executor.runs import Runs, Stop
 from services.executor.steward import Steward
@@ -70,6 +71,7 @@ class Executor:
         letting_go: LettingGo,
         models: ModelCache,
         hints: Hints,
+        reconcile: Reconcile,
         upkeep: Callable[[], Awaitable[object]],
         lacks: Callable[[], Posture | None],
         drain_seconds: float,
@@ -102,6 +104,7 @@ class Executor:
         self._says_from = 0.0
         self._told = False
         self._watchdog = Watchdog()
+        self._reconcile = Periodic("reconcile", timedelta(seconds=LOOK_SECONDS), reconcile.look)
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
         self._model_news = Periodic("models", timedelta(seconds=REFRESH_SECONDS), models.refresh)
         desk.others_read = lambda: not self._reads and self._room_elsewhere()
@@ -144,6 +147,7 @@ class Executor:
         loops = {
             "beat": self.heartbeat.run(self),
             "models": self._model_news.run(),
+            "reconcile": self._reconcile.run(),
             "upkeep": self._upkeep.run(),
             "posture": self._keep_posture(),
             "steward": self.steward.run(),

@@ -45,6 +45,7 @@ EXEMPT: Final = {
     "services/api/console/sessions.py": "sign-in and sign-out: whoever got no answer signs in again",
     "services/dispatcher/publisher.py:publish": "dispatcher/after-lease is awaited in relay.py, between lease and send",
     "services/dispatcher/roads.py:_say": "how far a topic reaches: each dispatcher that sees the topic says it",
+    "services/executor/reconcile.py": "a net: whoever dies there is rescued for its silence, with all that names it",
     "services/executor/uploads.py:_try": "executor/after-generated is awaited in execution.py, before uploads",
 }
 

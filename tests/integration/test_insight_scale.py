@@ -108,7 +108,7 @@ def _statements() -> dict[str, tuple[Any, ...]]:
         "overview_counts": (_LIMIT,),
         "lane_backlogs": (_LANE_LIMIT,),
         "series_settled": (5.0,),
-        "beat": (1, 0, 0, "reading"),
+        "beat": (1, 0, 0, "reading", "e"),
         "lease_due": (*ask_columns([LaneAsk(lane, 50, 0, FIRST, FIRST) for lane in lanes]), 500, 1, []),
     }
 

@@ -19,6 +19,7 @@ from libs.common.ports_attempts import (
     Attempt,
     Claim,
     HandedRow,
+    NamedRow,
     Paused,
     Posture,
     ReadFrom,
@@ -192,6 +193,20 @@ class PostgresAttempts:
         )
         return {row["token"] for row in rows}
 
+    async def named(self) -> list[NamedRow]:
+        rows = await self._database.fetch("named_rows", self.executor)
+        return [NamedRow(row["id"], row["lease"], row["token"]) for row in rows]
+
+    async def disown(self, rows: Sequence[NamedRow]) -> None:
+        ordered = sorted(rows, key=lambda row: row.id)
+        await self._database.fetch(
+            "disown",
+            [row.id for row in ordered],
+            [row.lease for row in ordered],
+            [row.token for row in ordered],
+            self.executor,
+        )
+
     async def _by_token(self, name: str, attempts: Sequence[Attempt]) -> set[int]:
         ordered = sorted(attempts, key=lambda attempt: attempt.id)
         rows = await self._database.fetch(
@@ -205,15 +220,17 @@ class PostgresMembership:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._name = ""
         self.id = 0
 
     async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
+        self._name = name
         rows = await self._database.fetch("join_executors", name, slots, list(stores), version, self.id, list(adapters))
         self.id = rows[0]["id"]
         return self.id
 
     async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:
-        rows = await self._database.fetch("beat", self.id, running, held, posture)
+        rows = await self._database.fetch("beat", self.id, running, held, posture, self._name)
         return _answered(rows[0]) if rows else None
 
     async def leave(self) -> None:

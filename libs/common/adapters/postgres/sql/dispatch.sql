@@ -364,6 +364,20 @@ JOIN attempt a ON a.task_id = ANY (ARRAY[m.id]) AND a.attempt = m.attempt::small
 -- Which of these attempts are still ours: asked after an outage, the others are aborted.
 SELECT q.token FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch q ON q.id = ANY (ARRAY[m.id]) AND q.token = m.token
 
+-- name: named_rows
+-- Rows that name an executor as who runs or holds them. Uploads that wait for it were handed to it by others.
+SELECT q.id, q.lease, q.token FROM dispatch q
+WHERE q.state = 1 AND (q.token IS NOT NULL AND q.executor = $1 OR q.token IS NULL AND q.held_by = $1 AND q.phase < 2)
+
+-- name: disown
+-- Of these, whoever $4 is knows nothing: they are executor 0's, who does not live, so that they are rescued. $1 ids,
+-- $2 leases, $3 tokens, null for what is held.
+UPDATE dispatch q SET executor = CASE WHEN q.token IS NULL THEN q.executor ELSE 0 END, held_by = CASE WHEN q.token IS NULL THEN 0 END,
+  version = q.version + 1
+FROM unnest($1::bigint[], $2::bigint[], $3::uuid[]) AS m(id, lease, token)
+WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = m.lease
+  AND (q.token = m.token AND q.executor = $4 OR m.token IS NULL AND q.token IS NULL AND q.held_by = $4)
+
 -- name: new_dispatcher
 -- A number for a dispatcher process.
 SELECT nextval('dispatcher_ids')::int AS id

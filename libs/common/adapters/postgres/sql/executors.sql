@@ -6,10 +6,10 @@ VALUES (nextval('executor_ids'), $1, $2, $3, $4, $6, coalesce((SELECT draining F
 -- name: beat
 -- One heartbeat: I am alive, this full, and stand so; answers which of my attempts somebody wants canceled, whether I shall
 -- leave, and what is paused. LIMIT 1 keeps the few requests the outer side of the join: the other way round every beat
--- reads the whole queue. $4 posture.
+-- reads the whole queue. $4 posture, $5 name: a number may be another's where PostgreSQL goes on from an older state.
 WITH b AS (
   UPDATE executor SET beat = beat + 1, beat_at = now(), running = $2, held = $3, posture = $4, reading = $4 = 'reading'
-  WHERE id = $1 AND stopped_at IS NULL RETURNING id, draining
+  WHERE id = $1 AND name = $5 AND stopped_at IS NULL RETURNING id, draining
 )
 SELECT b.id, b.draining, ARRAY(
   SELECT c.task_id FROM cancel_request c

@@ -63,7 +63,8 @@ WITH lost AS MATERIALIZED (
     lost.entered_at, lost.leased_at, lost.started_at
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, error_code, error_message)
-  SELECT id, attempt, 'lost', executor, token, entered_at, leased_at, started_at, 'executor_lost', 'its executor stopped giving heartbeats'
+  SELECT id, attempt, 'lost', executor, token, entered_at, leased_at, started_at, 'executor_lost',
+    CASE WHEN executor = 0 THEN 'its executor knew nothing of it any more' ELSE 'its executor stopped giving heartbeats' END
   FROM back WHERE phase = 0
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail)

@@ -1,0 +1,53 @@
+"""Reconcile: what PostgreSQL says that this executor runs and holds, against what it does run and hold.
+
+    named here, unknown here, for a minute --> disowned: nobody's, so that the janitor's rescue takes it
+
+The two agree unless PostgreSQL goes on from an older state: after a failover that lost the last commits an attempt that
+has ended is running again, by an executor that beats and knows nothing of it. Without this it would end by its timeout.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from libs.common.ports_attempts import Attempts, NamedRow
+from libs.common.runtime.logging import get_logger
+from services.executor.admission.waiting_room import WaitingRoom
+from services.executor.runs import Runs
+
+log = get_logger()
+
+LOOK_SECONDS: Final = 20.0
+#: Longer than the answer to a start may be on its way, be lost, and be read back.
+UNKNOWN_SECONDS: Final = 60.0
+
+
+class Reconcile:
+    """Remembers since when rows that name us are unknown here."""
+
+    def __init__(
+        self, attempts: Attempts, runs: Runs, room: WaitingRoom, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._attempts = attempts
+        self._runs = runs
+        self._room = room
+        self._clock = clock
+        self._unknown: dict[NamedRow, float] = {}
+
+    async def look(self) -> int:
+        """One look; returns how many rows were disowned. Raises Unavailable or OutcomeUnknown."""
+        now = self._clock()
+        unknown = {row for row in await self._attempts.named() if not self._is_here(row)}
+        self._unknown = {row: self._unknown.get(row, now) for row in unknown}
+        strays = [row for row, since in self._unknown.items() if now - since >= UNKNOWN_SECONDS]
+        if strays:
+            log.warning("executor.disowns", rows=len(strays), running=sum(row.token is not None for row in strays))
+            await self._attempts.disown(strays)
+        return len(strays)
+
+    def _is_here(self, row: NamedRow) -> bool:
+        if row.token is not None:
+            return row.token in self._runs.tokens()
+        return self._room.lease_of(row.id) == row.lease

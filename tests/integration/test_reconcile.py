@@ -1,0 +1,79 @@
+"""An executor against what PostgreSQL says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Claim
+from services.executor.reconcile import LOOK_SECONDS, UNKNOWN_SECONDS, Reconcile
+from tests.support.executor_rig import Rig, until
+
+
+async def test_rows_that_name_an_executor_which_knows_nothing_of_them_are_rescued(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=2)
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    known = await rig.make_tasks(model, 3)
+    await rig.take_slots(model, known)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2 and len(running.executor.desk.room) == 1, "two run, one is held")
+    unknown = await rig.make_tasks(model, 2)
+    await rig.sql("UPDATE lane SET window_size = 10")
+    await rig.take_slots(model, unknown)
+    rows = await rig.lease(model)
+    attempts = PostgresAttempts(rig.database, running.number, "UTC")
+    (started,) = await attempts.start_many([Claim(rows[0].id, rows[0].lease, uuid4(), 60)])
+    await attempts.hold_many([(rows[1].id, rows[1].lease)])
+
+    now = 0.0
+    reconcile = Reconcile(attempts, running.executor.runs, running.executor.desk.room, lambda: now)
+    while now < UNKNOWN_SECONDS:
+        assert await reconcile.look() == 0, "its start may still be on its way to us"
+        now += LOOK_SECONDS
+    assert await reconcile.look() == 2
+    assert await reconcile.look() == 0
+    named = await rig.sql("SELECT id, coalesce(executor, held_by) AS who, token FROM dispatch ORDER BY id")
+    assert [row["who"] for row in named] == [running.number] * 3 + [0, 0]
+    assert named[3]["token"] == started.token, "until it is rescued its end would count"
+
+    assert 0 in await rig.sweeps.executors_with_work()
+    rescued = await rig.sweeps.rescue([0], 3)
+    assert len(rescued) == 2
+    (lost,) = await rig.sql("SELECT task_id, error_code, error_message FROM attempt")
+    assert (lost["task_id"], lost["error_code"]) == (started.id, "executor_lost")
+    assert "knew nothing" in lost["error_message"]
+    rig.model.held.set()
+    await rig.dispatch(model)
+    await rig.ended([*known, *unknown], TaskStatus.SUCCESS)
+
+
+async def test_what_comes_to_be_known_in_time_is_no_stray(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+    ids = await rig.make_tasks(model)
+    (row,) = await rig.lease(model)
+    attempts = PostgresAttempts(rig.database, running.number, "UTC")
+    now = 0.0
+    reconcile = Reconcile(attempts, running.executor.runs, running.executor.desk.room, lambda: now)
+    await attempts.hold_many([(row.id, row.lease)])
+    assert await reconcile.look() == 0
+    await attempts.release_held(ids)
+    now += UNKNOWN_SECONDS
+    assert await reconcile.look() == 0
+    (again,) = await rig.lease(model)
+    await attempts.hold_many([(again.id, again.lease)])
+    assert await reconcile.look() == 0, "another lease is another story"
+
+
+async def test_two_executors_never_beat_under_one_number(rig: Rig) -> None:
+    """Numbers begin anew where PostgreSQL goes on from an older state."""
+    first, second = PostgresMembership(rig.database), PostgresMembership(rig.database)
+    number = await first.join("one", 1, (), "test", ())
+    await second.join("two", 1, (), "test", ())
+    second.id = number
+    assert await first.beat(0, 0, "reading") is not None
+    assert await second.beat(0, 0, "reading") is None
+    assert await first.beat(0, 0, "reading") is not None
