@@ -92,6 +92,7 @@ class House:
         self.endings = Endings(self.sweeps, self.returns, self.wake)
         self.rng = Random(7)
         self._asking = asyncio.Lock()
+        self._members: dict[int, PostgresMembership] = {}
 
     @property
     def hinted(self) -> list[str]:
@@ -151,13 +152,12 @@ class House:
         membership = PostgresMembership(self.database)
         number = await membership.join(f"e{next(_numbers)}", 100, ["local"], "test", ["plain-http", "test"])
         await membership.beat(0, 0, "reading" if reading else "crowded")
+        self._members[number] = membership
         return number
 
     async def beat(self, executor: int) -> bool:
         """One heartbeat; False when it was presumed dead."""
-        membership = PostgresMembership(self.database)
-        membership.id = executor
-        return await membership.beat(0, 0, "reading") is not None
+        return await self._members[executor].beat(0, 0, "reading") is not None
 
     async def start(self, model: Model, executor: int, rows: Sequence[LeasedRow]) -> list[Attempt]:
         """Claim and start rows, permits included."""
