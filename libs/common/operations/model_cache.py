@@ -28,9 +28,16 @@ class ModelCache:
         self._seen: datetime | None = None
 
     async def refresh(self) -> None:
-        """Take over what changed; raises DatabaseUnavailable and keeps what it has."""
+        """Take over what changed; raises DatabaseUnavailable and keeps what it has.
+
+        Whoever answers after that may go on from an older state, in which a number is another model's: then everything
+        is read again, and what is not there any more is forgotten.
+        """
         since = None if self._seen is None else self._seen - _OVERLAP
+        self._seen = None
         changed, now = await self._models.changed_since(since)
+        if since is None:
+            self._by_id, self._by_name = {}, {}
         for model in changed:
             self.put(model)
         self._seen = now
