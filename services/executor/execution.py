@@ -53,8 +53,9 @@ _LACKING_SECONDS: Final = 5.0
 _UNCALLED_SECONDS: Final = 10.0
 #: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
 _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
-#: When a model is tried again whose adapter no executor had that could have read it.
-_OTHERS_SECONDS: Final = 30.0
+#: When a call is tried again that this process lacks something for; another may take it then. A tenth of the task's
+#: age, within these: a backlog that nobody can call for hours must not go round twice a minute.
+_OTHERS_SECONDS: Final = (30.0, 300.0)
 #: When a full model or provider is tried again, if it does not say.
 _BUSY_SECONDS: Final = 5.0
 
@@ -159,7 +160,8 @@ class Execution:
         except (NotOurs, HandedOver, CoalescerClosed, OutcomeUnknown):
             return None
         except NotHere as error:
-            return HandedBack(error.code, _OTHERS_SECONDS)
+            soonest, latest = _OTHERS_SECONDS
+            return HandedBack(error.code, min(max(soonest, run.attempt.age / 10), latest))
         except Busy as error:
             run.called = False  # it was not taken: nothing is used up, and nothing counted
             return HandedBack(error.code, error.retry_after or _BUSY_SECONDS)

@@ -23,7 +23,7 @@ from tests.support.job_rig import Jobs, die, open_jobs
 async def jobs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Jobs]:
     async with open_jobs(rig, monkeypatch) as opened:
         opened.rig.jobs["acme"] = opened.rig.jobs.pop("test")
-        monkeypatch.setattr(execution, "_OTHERS_SECONDS", 600.0)
+        monkeypatch.setattr(execution, "_OTHERS_SECONDS", (600.0, 600.0))
         yield opened
 
 
@@ -106,6 +106,21 @@ async def test_a_job_that_nobody_can_ask_about_ends_by_its_deadline_and_is_ended
     assert jobs.provider.canceled == []
     await jobs.rig.executor()
     await until(lambda: jobs.provider.canceled == ["p1"], "who has the adapter tells the provider")
+
+
+@pytest.mark.parametrize(("age", "rest"), [(0, 30), (1_000, 100), (86_400, 300)])
+async def test_what_nobody_can_call_comes_back_more_and_more_seldom(
+    jobs: Jobs, age: int, rest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    model = await jobs.model(adapter="acme")
+    await jobs.rig.executor(jobs={})
+    await jobs.rig.make_tasks(model)
+    await jobs.rig.sql("UPDATE task SET created_at = now() - make_interval(secs => $1)", float(age))
+    await jobs.rig.dispatch(model)
+    await put_off(jobs)
+    (row,) = await jobs.rig.sql("SELECT extract(epoch FROM due_at - now())::float8 AS left FROM dispatch")
+    assert rest - 5 < row["left"] < rest * 1.25 + 5
 
 
 async def test_why_and_doctor_name_the_adapter_that_nobody_has(jobs: Jobs) -> None:
