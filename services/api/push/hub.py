@@ -133,6 +133,10 @@ class Hub:
             self._circles[tenant_id].note(states, self._most_known())
         return states
 
+    def told_until(self, stream: Stream) -> datetime | None:
+        """Until when a stream of a tenant was told everything, as far as looks went; None for that of a task."""
+        return self._circles[stream.tenant_id].since if stream.task is None else None
+
     async def _find(self, tenant_id: int, public_id: UUID) -> TaskState:
         state = await self._states.find(tenant_id, public_id)
         if state is None:

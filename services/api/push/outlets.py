@@ -20,7 +20,7 @@ CONNECTION: Final = "sluiceway.connection"
 #: The system would keep megabytes for each reader that does not read.
 _KERNEL_BYTES: Final = 64 * 1024
 #: Browsers come back after this.
-_RETRY: Final = b"retry: 2000\n\n"
+_RETRY: Final = b"retry: 2000\n"
 _SSE_HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
@@ -40,11 +40,11 @@ class SseOutlet:
         self._send = send
         self._watching: asyncio.Task[None] | None = None
 
-    async def begin(self, stream: Stream) -> None:
+    async def begin(self, stream: Stream, place: str) -> None:
         self._watching = asyncio.create_task(self._watch(stream), name="sse-gone")
         _bound_kernel_buffer(self._scope)
         await self._send({"type": "http.response.start", "status": 200, "headers": list(_SSE_HEADERS)})
-        await self._write(_RETRY)
+        await self._write(_RETRY + _placed(place) + b"\n")
 
     async def news(self, lines: Sequence[Line]) -> None:
         await self._write(b"".join([_event(news, place) for news, place in lines]))
@@ -52,8 +52,8 @@ class SseOutlet:
     async def caught_up(self, document: dict[str, Any], place: str) -> None:
         await self._write(_placed(place) + b"event: caught_up\ndata: %s\n\n" % encoded(document))
 
-    async def beat(self) -> None:
-        await self._write(b": still here\n\n")
+    async def beat(self, place: str) -> None:
+        await self._write(b": still here\n" + _placed(place) + b"\n")
 
     async def end(self, stream: Stream) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -85,7 +85,8 @@ class SocketOutlet:
         self._watching: asyncio.Task[None] | None = None
         self._gone = False
 
-    async def begin(self, stream: Stream) -> None:
+    async def begin(self, stream: Stream, place: str) -> None:
+        """There is no message without a status change: who was told none comes back with the time at which he came."""
         _bound_kernel_buffer(self._scope)
         await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
         self._watching = asyncio.create_task(self._watch(stream), name="websocket-gone")
@@ -97,7 +98,7 @@ class SocketOutlet:
     async def caught_up(self, document: dict[str, Any], place: str) -> None:
         await self._text(encoded({"event": "caught_up", "event_id": place or None, **document}))
 
-    async def beat(self) -> None:
+    async def beat(self, place: str) -> None:
         """The server pings by itself."""
 
     async def end(self, stream: Stream) -> None:

@@ -46,8 +46,8 @@ Still: TypeAlias = Callable[[], Awaitable[Any]]
 class Outlet(Protocol):
     """The connection: raises nothing when the other side has gone, waits while it does not read."""
 
-    async def begin(self, stream: Stream) -> None:
-        """Accept; the stream is closed when the other side goes."""
+    async def begin(self, stream: Stream, place: str) -> None:
+        """Accept; the stream is closed when the other side goes. `place`, if any: where it may come back to."""
 
     async def news(self, lines: Sequence[Line]) -> None:
         """Send status changes."""
@@ -55,8 +55,8 @@ class Outlet(Protocol):
     async def caught_up(self, document: dict[str, Any], place: str) -> None:
         """Say that what follows is new; no place where nothing was read."""
 
-    async def beat(self) -> None:
-        """A sign of life."""
+    async def beat(self, place: str) -> None:
+        """A sign of life, and where the other side may come back to by now."""
 
     async def end(self, stream: Stream) -> None:
         """Everything is said."""
@@ -110,7 +110,7 @@ class Telling:
             outlet.abort()
 
     async def _tell_task(self, outlet: Outlet, stream: Stream, first: TaskState | None, still: Still) -> None:
-        await _soon(outlet.begin(stream))
+        await _soon(outlet.begin(stream, ""))
         if first is not None:
             news = News.of(first)
             await _soon(outlet.news([(news, news.place_in_task)]))
@@ -119,7 +119,8 @@ class Telling:
         await self._pass_on(outlet, stream, still)
 
     async def _tell_tenant(self, outlet: Outlet, stream: Stream, since: datetime | None, still: Still) -> None:
-        await _soon(outlet.begin(stream))
+        # Who was told nothing yet has a place to come back to, too; who catches up, only when he has.
+        await _soon(outlet.begin(stream, self._place_of(stream) if since is None else ""))
         if since is not None:
             async with self._catching_up:
                 await self._catch_up(outlet, stream, since - _OVERLAP)
@@ -127,6 +128,7 @@ class Telling:
 
     async def _pass_on(self, outlet: Outlet, stream: Stream, still: Still) -> None:
         began = checked = time.monotonic()
+        place = ""
         while (batch := await stream.next(self._heartbeat)) is not None:
             for start in range(0, len(batch), _AT_ONCE):
                 await _soon(outlet.news([(news, _place(stream, news)) for news in batch[start : start + _AT_ONCE]]))
@@ -134,8 +136,10 @@ class Telling:
                     await asyncio.sleep(0)  # a send that finds room does not wait for anybody
             if stream.task is not None and batch and batch[-1].over:
                 return
-            if not batch:
-                await _soon(outlet.beat())
+            if batch:
+                place = _place(stream, batch[-1])
+            else:
+                await _soon(outlet.beat(max(place, self._place_of(stream))))
             now = time.monotonic()
             if now - began > _FORGET_SECONDS and stream.task is None:
                 stream.forget()
@@ -143,6 +147,10 @@ class Telling:
                 checked = now
                 if not await _still_welcome(still):
                     stream.close()
+
+    def _place_of(self, stream: Stream) -> str:
+        until = self._hub.told_until(stream)
+        return "" if until is None else place_in_time(until)
 
     async def _catch_up(self, outlet: Outlet, stream: Stream, since: datetime) -> None:
         """Tell of open tasks and of ends since then, the newest tasks first."""

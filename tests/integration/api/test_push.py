@@ -99,6 +99,15 @@ class TestTenantStream:
             await until(lambda: bool(again.caught_up))
             assert [news["id"] for news in again.news] == [waiting]
 
+    async def test_who_is_cut_off_before_the_first_change_comes_back_to_where_he_was(self, tenant: Tenant) -> None:
+        async with listening(tenant) as heard:
+            await until(lambda: bool(heard.places))
+            assert not heard.news
+        task = await tenant.task()
+        await succeeded(tenant, task)
+        async with listening(tenant, headers={"Last-Event-ID": heard.places[-1]}) as again:
+            await again.says(task, "success")
+
     async def test_it_can_be_narrowed_to_models_and_tasks(self, tenant: Tenant) -> None:
         await tenant.model("other")
         here, there, more = await tenant.task(), await tenant.task("other"), await tenant.task("other")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -75,14 +75,16 @@ class FakeOutlet:
 
     lines: list[Line] = field(default_factory=list)
     beats: int = 0
+    places: list[str] = field(default_factory=list)  #: said without news
     caught: list[dict[str, Any]] = field(default_factory=list)
     begun: bool = False
     ended: bool = False
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     deaf: bool = False
 
-    async def begin(self, stream: Stream) -> None:
+    async def begin(self, stream: Stream, place: str) -> None:
         self.begun = True
+        self.places.append(place)
 
     async def news(self, lines: Sequence[Line]) -> None:
         if self.deaf:
@@ -92,8 +94,9 @@ class FakeOutlet:
     async def caught_up(self, document: dict[str, Any], place: str) -> None:
         self.caught.append(document)
 
-    async def beat(self) -> None:
+    async def beat(self, place: str) -> None:
         self.beats += 1
+        self.places.append(place)
 
     async def end(self, stream: Stream) -> None:
         self.ended = True
@@ -139,6 +142,20 @@ async def test_a_silent_stream_beats_and_goes_on(bench: Bench) -> None:
     assert outlet.ended
     assert not bench.audience.tenants
     assert bench.hub.open == 0
+
+
+async def test_a_silent_stream_of_a_tenant_says_where_to_come_back_to(bench: Bench) -> None:
+    outlet = FakeOutlet()
+    telling = asyncio.create_task(bench.telling.tenant(CALLER, TenantAsked(Wanted()), outlet, welcome))
+    await until(lambda: outlet.beats >= 1)
+    assert set(outlet.places) == {"2026-11-23T09:00:00.000Z"}
+    bench.moves(TaskStatus.QUEUED, read_at=NOW + timedelta(minutes=1))
+    await until(lambda: outlet.places[-1] == "2026-11-23T09:01:00.000Z")  # never back behind what it was told
+    bench.states.state = replace(bench.states.state, read_at=NOW + timedelta(minutes=5))
+    await until(lambda: outlet.places[-1] == "2026-11-23T09:04:50.000Z", seconds=10)  # a look went on
+    bench.hub.close()
+    await telling
+    assert outlet.places == sorted(outlet.places)
 
 
 @pytest.mark.parametrize("over", [Problem("unauthenticated", "revoked"), None])
