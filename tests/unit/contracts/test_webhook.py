@@ -53,6 +53,9 @@ def test_both_secrets_of_a_rotation_fit() -> None:
         {"webhook-signature": "v1,AAAA"},
         {"webhook-signature": ""},
         {"webhook-timestamp": "now"},
+        {"webhook-timestamp": "9" * 400},
+        {"webhook-id": "\udcff"},
+        {"webhook-signature": "v1,\udcff"},
     ],
 )
 def test_what_was_changed_does_not_fit(change: dict[str, str]) -> None:
