@@ -29,7 +29,7 @@ class AsyncClient:
     def __init__(self, url: str, key: str, *, timeout: float = 30.0, tries: int = 5) -> None:
         self._timeout = timeout
         self._tries = tries
-        self._http = httpx.AsyncClient(base_url=calls.root_of(url), headers=calls.bearer(key))
+        self._http = httpx.AsyncClient(base_url=calls.root_of(url), headers=calls.bearer(key), limits=calls.LIMITS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,7 +67,7 @@ class AsyncClient:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = calls.WAIT_SECONDS if end is None else end - time.monotonic()
-            task = calls.task_of(await self.send(calls.task(task_id, wait=max(left, 1.0))))
+            task = calls.task_of(await self.send(calls.task(task_id, wait=max(left, 1.0)), until=end))
             if task.ended:
                 return task
             if left <= 0:
@@ -113,7 +113,11 @@ class AsyncClient:
                 return
 
     async def events(self, task_id: str | None = None, *, last_event_id: str = "") -> AsyncIterator[dict[str, Any]]:
-        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged."""
+        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged.
+
+        Behind a break some may come again: of two with one id the greater `sequence` is the newer. Raises EventsMissed
+        when not all that happened meanwhile is told.
+        """
         stream, patience = Events(last_event_id), Patience(self._tries)
         while True:
             broke: Exception | None = None
@@ -129,26 +133,39 @@ class AsyncClient:
                                 return
             except (httpx.TransportError, ApiError) as error:
                 broke = error
+            except httpx.DecodingError:
+                raise calls.garbled() from None
             await asyncio.sleep(patience.pause(broke, time.monotonic()))
 
     async def download(self, task_id: str, target: str | Path, index: int = 0) -> Path:
-        """Write a file of the result to `target`, whole or not at all."""
+        """Write a file of the result to `target`, whole or not at all. What could not begin is tried again."""
         target = Path(target)
-        try:
-            async with self._opened(calls.result(task_id, index)) as response:
-                with whole(target) as file:
-                    async for chunk in response.aiter_bytes():
-                        file.write(chunk)
-            return target
-        except httpx.TransportError as error:
-            raise NotReachable(f"the download broke: {type(error).__name__}") from None
+        for nth in range(self._tries):
+            left, begun = self._tries - nth - 1, False
+            try:
+                async with self._opened(calls.result(task_id, index)) as response:
+                    with whole(target) as file:
+                        async for chunk in response.aiter_bytes():
+                            begun = True
+                            file.write(chunk)
+                return target
+            except ApiError as refused:
+                seconds = calls.pause(refused, left, nth).seconds
+            except httpx.RequestError as error:
+                if begun or not left:
+                    raise NotReachable(f"the download broke: {type(error).__name__}") from None
+                seconds = calls.backoff(nth)
+            await asyncio.sleep(seconds)
+        raise NotReachable("no try is left")
 
-    async def send(self, call: Call) -> Any:
-        """Any other call of the REST face: its JSON."""
+    async def send(self, call: Call, *, until: float | None = None) -> Any:
+        """Any other call of the REST face: its JSON. Raises TimeoutError where a try would begin after `until`."""
         for nth in range(self._tries):
             answer = calls.judge(call, await self._answer(call), self._tries - nth - 1, nth)
             if not isinstance(answer, Pause):
                 return answer
+            if until is not None and time.monotonic() + answer.seconds > until:
+                raise TimeoutError("the server did not answer in time")
             await asyncio.sleep(answer.seconds)
         raise NotReachable("no try is left")
 
@@ -158,6 +175,8 @@ class AsyncClient:
             return await self._http.send(request)
         except httpx.TransportError:
             return None
+        except httpx.DecodingError:
+            raise calls.garbled() from None
 
     @asynccontextmanager
     async def _opened(self, call: Call) -> AsyncIterator[httpx.Response]:
@@ -166,8 +185,8 @@ class AsyncClient:
         async with self._http.stream(call.method, call.path, headers=call.headers, timeout=timeout) as response:
             if response.has_redirect_location:
                 async with (
-                    httpx.AsyncClient(timeout=timeout) as other,
-                    other.stream("GET", response.headers["Location"]) as elsewhere,
+                    httpx.AsyncClient(timeout=timeout, follow_redirects=True) as other,
+                    other.stream("GET", calls.elsewhere(response)) as elsewhere,
                 ):
                     await _check(elsewhere)
                     yield elsewhere

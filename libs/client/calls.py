@@ -23,6 +23,8 @@ BATCH: Final = 1_000
 _LONGEST_PAUSE: Final = 60.0
 _LARGEST_PORT: Final = 65_535
 STRANGER: Final = "what answers there is no API of this version"
+#: Whoever waits for a task or listens keeps a connection: those who are many must not wait for each other.
+LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def built(http: httpx.Client | httpx.AsyncClient, call: Call, seconds: float) ->
         return http.build_request(
             call.method, call.path, params=call.params, json=call.body, headers=call.headers, timeout=timeout
         )
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise NotSendable(f"it cannot be sent: {error}") from None
 
 
@@ -143,9 +145,15 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
         if not isinstance(answer, dict) and (answer is not None or call.method == "GET"):
             raise NotReachable(f"{STRANGER}: its answer is no object")
         return answer
-    if response.status_code in (429, 503) and tries_left:
-        return Pause(max(retry_after(response.headers) or 0.0, backoff(nth)))
-    raise refusal(response)
+    return pause(refusal(response), tries_left, nth)
+
+
+def pause(refused: ApiError, tries_left: int, nth: int) -> Pause:
+    """When to send again what was refused for now; raises the refusal where that is never, or too far away."""
+    wanted = refused.retry_after or 0.0
+    if refused.status not in (429, 503) or not tries_left or wanted > _LONGEST_PAUSE:
+        raise refused
+    return Pause(max(wanted, backoff(nth)))
 
 
 def refusal(response: httpx.Response) -> ApiError:
@@ -157,13 +165,26 @@ def refusal(response: httpx.Response) -> ApiError:
     return ApiError(response.status_code, problem if isinstance(problem, dict) else {}, retry_after(response.headers))
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds until the server wants to see the request again, at most a minute."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return min(float(value), _LONGEST_PAUSE)
+def garbled() -> NotReachable:
+    """An answer that is not packed as it says."""
+    return NotReachable(f"{STRANGER}: its answer cannot be unpacked")
+
+
+def elsewhere(response: httpx.Response) -> httpx.URL:
+    """Where a redirect leads."""
     try:
-        return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), _LONGEST_PAUSE)
+        return response.url.join(response.headers["Location"])
+    except httpx.InvalidURL:
+        raise NotReachable(f"{STRANGER}: it leads to no address") from None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds until the server wants to see the request again."""
+    value = headers.get("Retry-After", "").strip()
+    try:
+        if value.isdecimal():
+            return float(value)
+        return max(parsedate_to_datetime(value).timestamp() - time(), 0.0)
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -178,10 +199,9 @@ def task_of(answer: Any) -> Task:
 
 def page_of(answer: Any) -> dict[str, Any]:
     """A list from an answer."""
-    page: dict[str, Any] = answer
-    if not isinstance(page.get("items"), list):
+    if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
         raise NotReachable(f"{STRANGER}: its answer is no list")
-    return page
+    return answer
 
 
 def _waits(headers: dict[str, str], wait: float | None) -> dict[str, str]:
@@ -193,7 +213,7 @@ def _json(response: httpx.Response) -> Any:
         return None
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         kind = response.headers.get("content-type", "of no type")
         raise NotReachable(f"{STRANGER}: its answer is no JSON, but {kind}") from None
 

@@ -3,6 +3,7 @@
 ClientError
 |-- NotReachable    no answer, or one that says "not now", after every repetition
 |-- NotSendable     what was given fits into no request; a ValueError, too
+|-- EventsMissed    more happened while a stream was broken than the server tells again
 |-- ApiError        the server refused; `code` is stable
 `-- TaskEnded       the task that was waited for ended without success
 """
@@ -34,7 +35,10 @@ class ApiError(ClientError):
         self.status = status
         self.code = str(problem.get("code") or f"http_{status}")
         self.detail = str(problem.get("detail") or problem.get("title") or "")
-        self.errors: list[dict[str, Any]] = problem.get("errors") or []
+        errors = problem.get("errors")
+        self.errors: list[dict[str, Any]] = (
+            [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+        )
         self.trace_id = str(problem.get("trace_id") or "")
         self.retry_after = retry_after
         where = "; ".join(filter(None, map(self._place, self.errors)))
@@ -44,6 +48,17 @@ class ApiError(ClientError):
         """Where something is wrong, and what, unless the whole problem says nothing else."""
         place, detail = error.get("pointer") or error.get("parameter") or "", error.get("detail", "")
         return str(place if detail == self.detail else f"{place} {detail}".strip())
+
+
+class EventsMissed(ClientError):
+    """A tenant's stream was away for so long that not all changes of tasks created before `complete_from` are told.
+
+    List the tasks, and listen anew.
+    """
+
+    def __init__(self, complete_from: str) -> None:
+        super().__init__(f"changes of tasks created before {complete_from} may have been missed")
+        self.complete_from = complete_from
 
 
 class TaskEnded(ClientError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
 
@@ -18,8 +19,8 @@ def whole(target: Path) -> Iterator[BinaryIO]:
         with target.open("wb") as there:
             yield there
         return
-    part = target.with_name(f".{target.name}.part")
-    file = part.open("wb")
+    part = target.with_name(f".{token_hex(8)}.part")  # two downloads may have one target
+    file = part.open("xb")
     try:
         with file:
             yield file

@@ -10,11 +10,13 @@ from typing import Any, Final
 import httpx
 
 from libs.client.calls import STRANGER, backoff
-from libs.client.errors import ApiError, NotReachable
+from libs.client.errors import ApiError, EventsMissed, NotReachable
 from libs.client.task import FINAL
 
 #: A CR that came last may be the first half of one.
 _END_OF_LINE: Final = re.compile(r"\r\n|\n|\r(?!\Z)")
+#: What follows on a stream of a tenant is new; what came before was told again.
+_CAUGHT_UP: Final = "caught_up"
 #: "Not now", of the API or of a proxy behind which it is being restarted.
 _NOT_NOW: Final = (429, 502, 503, 504)
 #: A stream that was had is wanted back for so long: as a restart of the API may take.
@@ -73,13 +75,14 @@ class Events:
         self._rest = ""  #: of a line that is not whole yet
         self._data: list[str] = []
         self._id: str | None = None
+        self._name = ""
 
     def begin(self, response: httpx.Response) -> bool:
         """Whether this answer tells more; what a connection that broke left half told is dropped.
 
         Raises NotReachable when it is no stream of events.
         """
-        self._rest, self._data, self._id = "", [], None
+        self._rest, self._data, self._id, self._name = "", [], None, ""
         if self.last and response.status_code == httpx.codes.NO_CONTENT:  # the end is what the caller has
             return False
         if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
@@ -96,10 +99,13 @@ class Events:
         if not line:
             if self._id is not None:
                 self.last = self._id
-            if self._data:
-                event = json.loads("\n".join(self._data))
-                self._data = []
-                if isinstance(event, dict):
+            data, name = "\n".join(self._data), self._name
+            self._data, self._name = [], ""
+            if data:
+                event = _object(data)
+                if name == _CAUGHT_UP:
+                    _look_for_gap(event)
+                else:
                     yield event
             return
         name, _, value = line.partition(":")
@@ -108,3 +114,20 @@ class Events:
             self._data.append(value)
         elif name == "id":
             self._id = value
+        elif name == "event":
+            self._name = value
+
+
+def _object(data: str) -> dict[str, Any]:
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise NotReachable(f"{STRANGER}: its event is no object")
+    return event
+
+
+def _look_for_gap(caught_up: Mapping[str, Any]) -> None:
+    if caught_up.get("complete") is False:
+        raise EventsMissed(str(caught_up.get("complete_from")))

@@ -28,7 +28,7 @@ class Client:
     def __init__(self, url: str, key: str, *, timeout: float = 30.0, tries: int = 5) -> None:
         self._timeout = timeout
         self._tries = tries
-        self._http = httpx.Client(base_url=calls.root_of(url), headers=calls.bearer(key))
+        self._http = httpx.Client(base_url=calls.root_of(url), headers=calls.bearer(key), limits=calls.LIMITS)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +62,7 @@ class Client:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = calls.WAIT_SECONDS if end is None else end - time.monotonic()
-            task = calls.task_of(self.send(calls.task(task_id, wait=max(left, 1.0))))
+            task = calls.task_of(self.send(calls.task(task_id, wait=max(left, 1.0)), until=end))
             if task.ended:
                 return task
             if left <= 0:
@@ -107,7 +107,11 @@ class Client:
                 return
 
     def events(self, task_id: str | None = None, *, last_event_id: str = "") -> Iterator[dict[str, Any]]:
-        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged."""
+        """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged.
+
+        Behind a break some may come again: of two with one id the greater `sequence` is the newer. Raises EventsMissed
+        when not all that happened meanwhile is told.
+        """
         stream, patience = Events(last_event_id), Patience(self._tries)
         while True:
             broke: Exception | None = None
@@ -123,25 +127,38 @@ class Client:
                                 return
             except (httpx.TransportError, ApiError) as error:
                 broke = error
+            except httpx.DecodingError:
+                raise calls.garbled() from None
             time.sleep(patience.pause(broke, time.monotonic()))
 
     def download(self, task_id: str, target: str | Path, index: int = 0) -> Path:
-        """Write a file of the result to `target`, whole or not at all."""
+        """Write a file of the result to `target`, whole or not at all. What could not begin is tried again."""
         target = Path(target)
-        try:
-            with self._opened(calls.result(task_id, index)) as response, whole(target) as file:
-                for chunk in response.iter_bytes():
-                    file.write(chunk)
-            return target
-        except httpx.TransportError as error:
-            raise NotReachable(f"the download broke: {type(error).__name__}") from None
+        for nth in range(self._tries):
+            left, begun = self._tries - nth - 1, False
+            try:
+                with self._opened(calls.result(task_id, index)) as response, whole(target) as file:
+                    for chunk in response.iter_bytes():
+                        begun = True
+                        file.write(chunk)
+                return target
+            except ApiError as refused:
+                seconds = calls.pause(refused, left, nth).seconds
+            except httpx.RequestError as error:
+                if begun or not left:
+                    raise NotReachable(f"the download broke: {type(error).__name__}") from None
+                seconds = calls.backoff(nth)
+            time.sleep(seconds)
+        raise NotReachable("no try is left")
 
-    def send(self, call: Call) -> Any:
-        """Any other call of the REST face: its JSON."""
+    def send(self, call: Call, *, until: float | None = None) -> Any:
+        """Any other call of the REST face: its JSON. Raises TimeoutError where a try would begin after `until`."""
         for nth in range(self._tries):
             answer = calls.judge(call, self._answer(call), self._tries - nth - 1, nth)
             if not isinstance(answer, Pause):
                 return answer
+            if until is not None and time.monotonic() + answer.seconds > until:
+                raise TimeoutError("the server did not answer in time")
             time.sleep(answer.seconds)
         raise NotReachable("no try is left")
 
@@ -151,6 +168,8 @@ class Client:
             return self._http.send(request)
         except httpx.TransportError:
             return None
+        except httpx.DecodingError:
+            raise calls.garbled() from None
 
     @contextmanager
     def _opened(self, call: Call) -> Iterator[httpx.Response]:
@@ -158,7 +177,9 @@ class Client:
         timeout = httpx.Timeout(self._timeout, read=60.0)
         with self._http.stream(call.method, call.path, headers=call.headers, timeout=timeout) as response:
             if response.has_redirect_location:
-                with httpx.stream("GET", response.headers["Location"], timeout=timeout) as elsewhere:
+                with httpx.stream(
+                    "GET", calls.elsewhere(response), timeout=timeout, follow_redirects=True
+                ) as elsewhere:
                     _check(elsewhere)
                     yield elsewhere
                 return

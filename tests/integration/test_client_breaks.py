@@ -11,12 +11,25 @@ from typing import Any
 
 import pytest
 
-from libs.client import ApiError, AsyncClient, Client
+from libs.client import ApiError, AsyncClient, Client, NotReachable
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 CHUNKED = STREAM.replace(b"close\r\n", b"close\r\nTransfer-Encoding: chunked\r\n")
 NOT_NOW = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 REVOKED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+GARBLED = (
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Type: text/event-stream\r\nContent-Length: 3\r\n\r\nabc"
+)
+
+
+def file(content: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(content), content)
+
+
+def elsewhere(location: str) -> bytes:
+    return f"HTTP/1.1 307 No\r\nLocation: {location}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
 
 def event(number: int, status: str, *, final: bool = False) -> bytes:
@@ -119,3 +132,116 @@ async def test_a_download_leaves_links_and_pipes_what_they_are(tmp_path: Path) -
             os.close(reader)
     assert (there.read_bytes(), link.is_symlink(), pipe.is_fifo()) == (b"hello", True, True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe", "plain", "there"]
+
+
+async def loaded(url: str, target: Path) -> None:
+    async with AsyncClient(url, "k", tries=3) as client:
+        await client.download("t", target)
+
+
+async def loaded_waiting(url: str, target: Path) -> None:
+    def load() -> None:
+        with Client(url, "k", tries=3) as client:
+            client.download("t", target)
+
+    await asyncio.to_thread(load)
+
+
+@pytest.mark.parametrize("load", [loaded, loaded_waiting])
+async def test_a_download_that_cannot_begin_is_tried_again(load: Callable[[str, Path], Any], tmp_path: Path) -> None:
+    async with breaking(NOT_NOW, b"", file(b"hello")) as server:
+        await load(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"hello"
+    async with breaking(file(b"hello")[:-2]) as server:
+        with pytest.raises(NotReachable, match="broke"):
+            await load(server.url, tmp_path / "half")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("load", [loaded, loaded_waiting])
+async def test_a_download_goes_wherever_it_is_sent_without_the_key(
+    load: Callable[[str, Path], Any], tmp_path: Path
+) -> None:
+    async with breaking(elsewhere("/there"), elsewhere("and/there"), file(b"hello")) as server:
+        await load(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"hello"
+    assert [asked.split()[1] for asked in server.asked] == ["/v1/tasks/t/result/0", "/there", "/and/there"]
+    assert ["authorization" in asked for asked in server.asked] == [True, False, False]
+
+
+async def test_two_downloads_may_have_one_target(tmp_path: Path) -> None:
+    halves = [asyncio.Event(), asyncio.Event()]
+    content = [b"a" * 100_000, b"b" * 70_000]
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nth = int((await reader.readuntil(b"\r\n\r\n")).split()[1][-1:])
+        told = file(content[nth])
+        writer.write(told[:-10])
+        await writer.drain()
+        await halves[nth].wait()
+        writer.write(told[-10:])
+        writer.close()
+
+    listener = await asyncio.start_server(slowly, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with AsyncClient(url, "k") as client:
+        loads = [asyncio.create_task(client.download("t", tmp_path / "file", index)) for index in (0, 1)]
+        async with asyncio.timeout(5):
+            while len(list(tmp_path.iterdir())) < 2 and not loads[0].done():
+                await asyncio.sleep(0.01)
+        for nth in (0, 1):
+            halves[nth].set()
+            await loads[nth]
+            assert (tmp_path / "file").read_bytes() == content[nth]
+    listener.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("way", ["get", "events", "download"])
+async def test_an_answer_that_cannot_be_unpacked_is_told(way: str, tmp_path: Path) -> None:
+    async def met(client: AsyncClient) -> None:
+        match way:
+            case "get":
+                await client.get("t")
+            case "events":
+                [event async for event in client.events("t")]
+            case _:
+                await client.download("t", tmp_path / "file")
+
+    async with breaking(GARBLED) as server, AsyncClient(server.url, "k", tries=1) as client:
+        with pytest.raises(NotReachable):
+            await met(client)
+
+
+async def test_who_waits_holds_up_nobody_however_many_they_are() -> None:
+    answer = b'{"id":"t","model":"m","status":"queued","code":2}'
+    told = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer)
+    waiting, released = 0, asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal waiting
+        if b"prefer" in (await reader.readuntil(b"\r\n\r\n")).lower():
+            waiting += 1
+            await released.wait()
+        writer.write(told)
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=500)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    async with AsyncClient(url, "k", timeout=3, tries=1) as client:
+        waits = [asyncio.create_task(client.wait("t", 0)) for _ in range(120)]
+        async with asyncio.timeout(5):
+            while waiting < 100:
+                await asyncio.sleep(0.01)
+        assert (await client.get("t")).status == "queued"
+        released.set()
+        ends = await asyncio.gather(*waits, return_exceptions=True)
+    listener.close()
+    assert {type(end) for end in ends} == {TimeoutError}
+
+
+async def test_a_wait_ends_in_its_time_where_nothing_answers() -> None:
+    async with breaking(b"", b"") as server, AsyncClient(server.url, "k", tries=20) as client:
+        with pytest.raises(TimeoutError):
+            await client.wait("t", 0.1)
+        assert len(server.asked) == 1

@@ -11,6 +11,8 @@ from libs.client import ApiError, NotReachable, NotSendable
 from libs.client.calls import Call, Pause, bearer, built, judge, page_of, retry_after, root_of, submit, task, task_of
 
 READ = Call("GET", "/v1/tasks")
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
 ONCE = Call("POST", "/v1/models", repeatable=False)
 
 
@@ -28,6 +30,10 @@ def test_whoever_answers_may_be_somebody_else(answer: httpx.Response) -> None:
 
 
 def test_answers_of_another_shape_are_told() -> None:
+    with pytest.raises(NotReachable, match="no JSON"):
+        judge(READ, httpx.Response(200, text="[" * 100_000), 0, 0)
+    with pytest.raises(NotReachable, match="no list"):
+        page_of(None)
     with pytest.raises(NotReachable, match="no list"):
         page_of({"ok": True})
     with pytest.raises(NotReachable, match="no task"):
@@ -42,6 +48,12 @@ def test_not_now_is_repeated_no_sooner_than_the_server_wants() -> None:
         with pytest.raises(ApiError) as raised:
             judge(ONCE, httpx.Response(status, headers={"Retry-After": "7"}, json={"code": "queue_full"}), 0, 0)
         assert (raised.value.code, raised.value.retry_after) == ("queue_full", 7)
+
+
+def test_who_shall_come_in_an_hour_is_told_so_and_does_not_come_in_a_minute() -> None:
+    with pytest.raises(ApiError) as raised:
+        judge(READ, httpx.Response(429, headers={"Retry-After": "3600"}, json={"code": "quota_exhausted"}), 4, 0)
+    assert (raised.value.code, raised.value.retry_after) == ("quota_exhausted", 3_600)
 
 
 def test_a_broken_connection_is_repeated_only_where_twice_is_once() -> None:
@@ -59,6 +71,13 @@ def test_a_refusal_names_code_and_place() -> None:
         judge(READ, httpx.Response(400, json=problem), 3, 0)
     with pytest.raises(ApiError, match="http_502"):
         judge(READ, httpx.Response(502, text="<html>"), 3, 0)
+
+
+@pytest.mark.parametrize("errors", [["bad"], {"name": ["bad"]}, "bad", 7, [None]])
+def test_a_refusal_of_somebody_else_is_a_refusal(errors: Any) -> None:
+    with pytest.raises(ApiError, match="http_400: no") as raised:
+        judge(READ, httpx.Response(400, json={"detail": "no", "errors": errors}), 3, 0)
+    assert raised.value.errors == []
 
 
 def test_a_refusal_says_nothing_twice() -> None:
@@ -85,6 +104,8 @@ def test_ids_stay_one_segment_of_the_path() -> None:
         submit("m", "\ud800", None, {}),
         submit("m", 1, "\u00fc", {}),
         submit("m", 1, "a\nb", {}),
+        submit("m", object(), None, {}),
+        submit("m", ENDLESS, None, {}),
     ],
 )
 def test_what_cannot_be_sent_is_told(call: Call) -> None:
@@ -104,7 +125,9 @@ def test_a_key_is_checked(key: str) -> None:
         bearer(key)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("3", 3.0), ("9999", 60.0), ("soon", None), ("", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("3", 3.0), ("9999", 9999.0), ("9" * 400, float("inf")), ("soon", None), ("", None)]
+)
 def test_retry_after(value: str, seconds: float | None) -> None:
     assert retry_after({"Retry-After": value}) == seconds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from libs.client import ApiError, NotReachable
+from libs.client import ApiError, EventsMissed, NotReachable
 from libs.client.streams import Events, Patience, is_end
 
 STREAM = httpx.Response(200, headers={"Content-Type": "text/event-stream"})
@@ -40,6 +40,31 @@ def test_lines_end_as_the_specification_says_wherever_the_text_is_cut(end: str) 
         for at in range(0, len(told), size):
             seen += list(stream.feed(told[at : at + size]))
         assert (seen, stream.last) == ([{"a": message}], "a:1")
+
+
+def test_the_end_of_what_is_told_again_is_no_change() -> None:
+    stream = Events("before")
+    told = 'data: {"n": 1}\n\nid: now\nevent: caught_up\ndata: {"complete": true, "complete_from": null}\n\n'
+    assert list(stream.feed(told + 'data: {"n": 2}\n\n')) == [{"n": 1}, {"n": 2}]
+    assert stream.last == "now"
+
+
+def test_changes_that_are_not_told_again_are_missed_aloud() -> None:
+    told = 'event: caught_up\ndata: {"complete": false, "complete_from": "2026-11-23T09:00:00Z"}\n\n'
+    with pytest.raises(EventsMissed, match="2026-11-23T09:00:00Z"):
+        list(Events("before").feed(told))
+
+
+def test_a_place_may_come_without_a_change() -> None:
+    stream = Events()
+    assert list(stream.feed("retry: 2000\nid: here\n\n")) == []
+    assert stream.last == "here"
+
+
+@pytest.mark.parametrize("data", ["{nope", "7", "[" * 100_000])
+def test_what_is_no_event_is_told(data: str) -> None:
+    with pytest.raises(NotReachable, match="no API"):
+        list(Events().feed(f"data: {data}\n\n"))
 
 
 def test_an_answer_may_be_no_stream() -> None:
