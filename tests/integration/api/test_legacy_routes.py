@@ -240,6 +240,18 @@ async def test_statistics_by_day_then_count_with_what_is_not_folded_yet(tenant: 
     assert ([row["day"] for row in page["list"]], page["total"]) == (["2026-03-01"], 3)
 
 
+async def test_calls_that_were_all_taken_back_are_in_no_list(tenant: Tenant) -> None:
+    await count(tenant.api, "2026-03-01", tenant.id, "ann", "m", 0)
+    await count(tenant.api, "2026-03-02", tenant.id, "ann", "m", 1)
+    (model,) = await tenant.api.sql("SELECT id FROM model WHERE tenant_id = $1", tenant.id)
+    await tenant.api.sql(
+        "INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls) VALUES ('2026-03-02', $1, 'ann', $2, -1)",
+        tenant.id,
+        model["id"],
+    )
+    assert await counts(tenant) == []
+
+
 async def test_who_may_read_the_statistics_of_all_tenants(stores: tuple[str, str]) -> None:
     async with running_api(*stores, stat_readers="990001, 990002") as api:
         owner, stranger, reader = await api.tenant(), await api.tenant(), await api.tenant(990_001)

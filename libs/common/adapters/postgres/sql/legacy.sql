@@ -35,8 +35,8 @@ LEFT JOIN (p JOIN task_face t ON t.id = p.id JOIN model m ON m.id = t.model_id L
 ORDER BY t.id DESC
 
 -- name: legacy_statistics
--- A page of daily counts, what is not folded yet included, of one tenant or of all. Always says how many there are: beyond
--- the last page, in a row without a count.
+-- A page of daily counts, what is not folded yet included, of one tenant or of all; calls that were all taken back are no
+-- count. Always says how many there are: beyond the last page, in a row without a count.
 WITH s AS (
   SELECT day, tenant_id, creator, model_name, request_count, created_at, updated_at FROM model_stat
   UNION ALL
@@ -48,7 +48,7 @@ WITH s AS (
   WHERE (CAST(:tenant_id AS bigint) IS NULL OR tenant_id = :tenant_id)
     AND (CAST(:start_day AS date) IS NULL OR day >= :start_day) AND (CAST(:end_day AS date) IS NULL OR day <= :end_day)
     AND strpos(creator, :creator) > 0 AND strpos(model_name, :model_name) > 0
-  GROUP BY day, tenant_id, creator, model_name
+  GROUP BY day, tenant_id, creator, model_name HAVING sum(request_count) > 0
 ), p AS (
   SELECT * FROM g ORDER BY day DESC, request_count DESC, tenant_id, creator, model_name OFFSET :offset LIMIT :limit
 )
