@@ -34,7 +34,7 @@ class SourceFacts:
 
     name: str
     tables: Mapping[str, TableFacts]
-    states: Mapping[int, int]  #: tasks by state
+    states: Mapping[str, int]  #: tasks by state
     later_than_now: int  #: tasks created in the future: the time zone is another one
 
 

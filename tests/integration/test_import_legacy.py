@@ -369,6 +369,31 @@ async def test_what_cannot_be_taken_over_as_it_is_is_listed(desk: Desk) -> None:
     assert (again, report["left_out"]) == (3, 2)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai"])
+async def test_times_that_were_never_set_and_a_missing_state_stop_nothing(desk: Desk, zone: str) -> None:
+    never = datetime(1, 1, 1)  # noqa: DTZ001  as Go writes it
+    unset = dict.fromkeys(("created_at", "updated_at", "enqueue_at", "started_at", "finished_at", "expire_at"), never)
+    await desk.legacy.model()
+    waiting = await desk.legacy.task(0, **{**unset, "created_at": NOW})
+    done = await desk.legacy.task(2, **unset)
+    await desk.legacy.connection.execute(
+        "UPDATE asynch_task SET started_at = '-infinity', expire_at = 'infinity' WHERE id = $1", done
+    )
+    stateless = await desk.legacy.task(None)
+    await desk.legacy.line(created_at=never)
+    code, report, errors = await desk.run("--timezone", zone)
+    assert (code, "Traceback" in errors) == (3, False)
+    assert report["states"] == {"0": 1, "2": 1, "null": 1}
+    assert [(note["id"], note["code"]) for note in report["noted"]] == [(str(stateless), "unknown_state")]
+    row = await desk.task(waiting)
+    assert (row["created_at"], row["started_at"]) == (NOW.replace(tzinfo=ZoneInfo(zone)), None)
+    row = await desk.task(done)
+    assert (row["created_at"].year, row["finished_at"].year, row["expire_at"]) == (datetime.now(UTC).year,) * 2 + (
+        None,
+    )
+    assert await desk.audit() == {}
+
+
 async def test_numbers_and_names_in_use_here_stay_with_their_owners(desk: Desk) -> None:
     await desk.sql("INSERT INTO tenant (id) VALUES (7)")
     await desk.sql(

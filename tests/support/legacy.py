@@ -59,7 +59,7 @@ class Legacy:
         values = {"model_name": name, "base_url": "http://127.0.0.1:9", **columns}
         return await self._insert("asynch_models", values)
 
-    async def task(self, state: int = 0, model: str = "m", **columns: Any) -> int:
+    async def task(self, state: int | None = 0, model: str = "m", **columns: Any) -> int:
         """A task; `payload` is any JSON value."""
         payload = columns.pop("payload", {"name": "x"})
         values = {

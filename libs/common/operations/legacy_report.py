@@ -58,7 +58,7 @@ class ImportReport:
             "source": self.facts.name,
             "dry_run": self.dry_run,
             "tables": {name: _table(table) for name, table in self.tables.items()},
-            "states": {str(state): rows for state, rows in sorted(self.facts.states.items())},
+            "states": dict(self.facts.states),
             "tasks": dict(sorted(self.kinds.items())),
             "left_out": self.left_out,
             "notes": dict(sorted(self.notes.counts.items())),

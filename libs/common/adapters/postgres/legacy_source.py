@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -54,6 +55,10 @@ _FACTS: Final = {
     OP_LOG: "legacy_lines_facts",
     STATISTICS: "legacy_counts_facts",
 }
+
+#: Instants come as microseconds from here on; what lies beyond two centuries before or behind it was never meant.
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_CENTURIES: Final = timedelta(days=200 * 365)
 
 Row = TypeVar("Row")
 
@@ -133,10 +138,24 @@ async def open_legacy(dsn: str, time_zone: str, path: Sequence[str] | None) -> A
     except (*UNREACHABLE, asyncpg.PostgresError) as error:
         raise _away(error) from error
     try:
+        await connection.set_type_codec(
+            "timestamptz", schema="pg_catalog", format="tuple", encoder=_unsent, decoder=_instant
+        )
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             yield PostgresLegacy(connection, Statements.load("legacy_sql"), path)
     finally:
         await connection.close(timeout=_CONNECT_SECONDS)
+
+
+def _instant(value: tuple[int]) -> datetime | None:
+    """An instant, or none for what means none: the year 1, as Go writes a time that was never set, and infinity."""
+    at = timedelta(microseconds=value[0])
+    return _EPOCH + at if -_CENTURIES < at < _CENTURIES else None
+
+
+def _unsent(value: Any) -> Any:
+    """No instant is sent there."""
+    raise NotImplementedError
 
 
 def _away(error: BaseException) -> DatabaseUnavailable:

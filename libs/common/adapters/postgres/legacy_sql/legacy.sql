@@ -24,8 +24,9 @@ SELECT count(*) FILTER (WHERE deleted_at IS NULL) AS rows, count(*) FILTER (WHER
 FROM asynch_task
 
 -- name: legacy_states
--- Tasks by state.
-SELECT state, count(*) AS rows FROM asynch_task WHERE deleted_at IS NULL GROUP BY state
+-- Tasks by state, which nothing obliges a row to have.
+SELECT coalesce(state::text, 'null') AS state, count(*) AS rows FROM asynch_task WHERE deleted_at IS NULL
+GROUP BY asynch_task.state ORDER BY asynch_task.state
 
 -- name: legacy_lines_facts
 -- How much is in asynch_op_log.
