@@ -11,18 +11,8 @@ Idempotency-Key of their own), as long after as the server asks for, if that is 
 """
 
 from libs.client.asynchronous import AsyncClient
-from libs.client.errors import ApiError, ClientError, EventsMissed, NotReachable, NotSendable, TaskEnded
+from libs.client.errors import ApiError, ClientError, NotReachable, NotSendable, TaskEnded
 from libs.client.synchronous import Client
 from libs.client.task import Task
 
-__all__ = [
-    "ApiError",
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "EventsMissed",
-    "NotReachable",
-    "NotSendable",
-    "Task",
-    "TaskEnded",
-]
+__all__ = ["ApiError", "AsyncClient", "Client", "ClientError", "NotReachable", "NotSendable", "Task", "TaskEnded"]

@@ -3,7 +3,6 @@
 ClientError
 |-- NotReachable    no answer, or one that says "not now", after every repetition
 |-- NotSendable     what was given fits into no request; a ValueError, too
-|-- EventsMissed    more happened while a stream was broken than the server tells again
 |-- ApiError        the server refused; `code` is stable
 `-- TaskEnded       the task that was waited for ended without success
 """
@@ -48,17 +47,6 @@ class ApiError(ClientError):
         """Where something is wrong, and what, unless the whole problem says nothing else."""
         place, detail = error.get("pointer") or error.get("parameter") or "", error.get("detail", "")
         return str(place if detail == self.detail else f"{place} {detail}".strip())
-
-
-class EventsMissed(ClientError):
-    """A tenant's stream was away for so long that not all changes of tasks created before `complete_from` are told.
-
-    List the tasks, and listen anew.
-    """
-
-    def __init__(self, complete_from: str) -> None:
-        super().__init__(f"changes of tasks created before {complete_from} may have been missed")
-        self.complete_from = complete_from
 
 
 class TaskEnded(ClientError):

@@ -109,8 +109,8 @@ class Client:
     def events(self, task_id: str | None = None, *, last_event_id: str = "") -> Iterator[dict[str, Any]]:
         """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged.
 
-        Behind a break some may come again: of two with one id the greater `sequence` is the newer. Raises EventsMissed
-        when not all that happened meanwhile is told.
+        Behind a break some may come again: of two with one id the greater `sequence` is the newer. Where the server
+        looks at too few tasks to tell all that happened meanwhile, a warning is logged.
         """
         stream, patience = Events(last_event_id), Patience(self._tries)
         while True:
