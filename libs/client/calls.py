@@ -134,7 +134,7 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
     """What an answer means: its JSON, or a Pause before the next try. Raises ApiError and NotReachable.
 
     `response` None: the connection failed. An answer of 429 or 503 says that nothing was done, so whatever the request
-    was, it may be sent again.
+    was, it may be sent again; unless it says that nobody knows.
     """
     if response is None:
         if not call.repeatable or not tries_left:
@@ -145,7 +145,10 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
         if not isinstance(answer, dict) and (answer is not None or call.method == "GET"):
             raise NotReachable(f"{STRANGER}: its answer is no object")
         return answer
-    return pause(refusal(response), tries_left, nth)
+    refused = refusal(response)
+    if refused.code == "outcome_unknown" and not call.repeatable:
+        raise refused
+    return pause(refused, tries_left, nth)
 
 
 def pause(refused: ApiError, tries_left: int, nth: int) -> Pause:

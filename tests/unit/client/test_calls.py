@@ -65,6 +65,13 @@ def test_a_broken_connection_is_repeated_only_where_twice_is_once() -> None:
         judge(READ, None, 0, 0)
 
 
+def test_what_may_have_been_done_is_not_done_again() -> None:
+    unknown = httpx.Response(503, json={"code": "outcome_unknown"})
+    assert isinstance(judge(submit("m", {}, None, {}), unknown, 1, 0), Pause)
+    with pytest.raises(ApiError, match="outcome_unknown"):
+        judge(ONCE, unknown, 1, 0)
+
+
 def test_a_refusal_names_code_and_place() -> None:
     problem = {"code": "invalid", "detail": "no", "errors": [{"pointer": "/model", "detail": "is missing"}]}
     with pytest.raises(ApiError, match=r"invalid: no \(/model is missing\)"):
