@@ -369,6 +369,20 @@ async def test_what_cannot_be_taken_over_as_it_is_is_listed(desk: Desk) -> None:
     assert (again, report["left_out"]) == (3, 2)
 
 
+async def test_ids_that_are_not_positive_are_taken_over_under_new_ones(desk: Desk) -> None:
+    await desk.legacy.model()
+    for id_ in (0, -5):
+        await desk.legacy.task(2, id=id_)
+        await desk.legacy.line(id=id_)
+    for arguments in (["--dry-run"], []):
+        code, report, _ = await desk.run(*arguments)
+        assert code == 0
+        assert [report["tables"][f"asynch_{name}"]["copied"] for name in ("task", "op_log")] == [2, 2]
+    assert {note["id"]: note["code"] for note in report["noted"]} == {"0": "renumbered", "-5": "renumbered"}
+    assert all(row["id"] > 0 for row in await desk.sql("SELECT id FROM task UNION ALL SELECT id FROM op_log"))
+    assert (await desk.run())[1]["tables"]["asynch_task"]["copied"] == 0
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai"])
 async def test_times_that_were_never_set_and_a_missing_state_stop_nothing(desk: Desk, zone: str) -> None:
     never = datetime(1, 1, 1)  # noqa: DTZ001  as Go writes it

@@ -29,6 +29,7 @@ from libs.common.ports_import import (
 from libs.common.runtime.failpoints import failpoint
 
 _MOST_COUNTED: Final = 1_000_000
+_BEFORE_ALL: Final = -(2**63)  #: where a table's mark begins: its ids are the old gateway's own
 _STORED: Final = (
     "base_url", "route", "http_method", "bindings", "enabled", "max_concurrency", "queue_limit", "timeout_seconds",
     "expected_seconds", "retry_times", "retry_queue_max_seconds", "auto_clean_seconds", "remark", "window_size",
@@ -49,7 +50,7 @@ class PostgresLegacyTarget:
 
     async def mark(self, source: str, table: str) -> int:
         rows = await self._database.fetch("legacy_mark", source, table)
-        return int(rows[0]["last_id"]) if rows else 0
+        return int(rows[0]["last_id"]) if rows else _BEFORE_ALL
 
     async def copied(self, source: str) -> dict[str, int]:
         return {row["table"]: row["copied"] for row in await self._database.fetch("legacy_copied", source)}

@@ -686,7 +686,7 @@ CREATE TABLE cleaned (
 CREATE TABLE legacy_import (
   source text NOT NULL,
   "table" text NOT NULL,
-  last_id bigint NOT NULL DEFAULT 0,
+  last_id bigint NOT NULL DEFAULT -9223372036854775808,
   copied bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (source, "table")
 );
