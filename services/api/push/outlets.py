@@ -151,7 +151,7 @@ def _bound_kernel_buffer(scope: Scope) -> None:
     transport = _transport(scope)
     endpoint = transport.get_extra_info("socket") if transport is not None else None
     if endpoint is not None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # it is closed already; uvloop's has no descriptor any more then
             endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KERNEL_BYTES)
 
 
