@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -112,5 +113,6 @@ async def refuse_socket(receive: Receive, send: Send, problem: Problem, trace_id
     await receive()  # websocket.connect
     headers = [(name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()]
     head = [(b"content-type", CONTENT_TYPE.encode()), *headers]
-    await send({"type": "websocket.http.response.start", "status": problem.status_code, "headers": head})
-    await send({"type": "websocket.http.response.body", "body": problem.encoded(trace_id)})
+    with suppress(OSError):  # the other side has gone
+        await send({"type": "websocket.http.response.start", "status": problem.status_code, "headers": head})
+        await send({"type": "websocket.http.response.body", "body": problem.encoded(trace_id)})

@@ -88,7 +88,8 @@ class SocketOutlet:
     async def begin(self, stream: Stream, place: str) -> None:
         """There is no message without a status change: who was told none comes back with the time at which he came."""
         _bound_kernel_buffer(self._scope)
-        await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+        with suppress(OSError):  # the other side has gone, as `_watch` will hear
+            await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
         self._watching = asyncio.create_task(self._watch(stream), name="websocket-gone")
 
     async def news(self, lines: Sequence[Line]) -> None:
@@ -109,8 +110,9 @@ class SocketOutlet:
 
     async def accept_and_end(self) -> None:
         """There is nothing to tell."""
-        await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
-        await self._send({"type": "websocket.close", "code": _DONE})
+        with suppress(OSError):
+            await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})
+            await self._send({"type": "websocket.close", "code": _DONE})
 
     def abort(self) -> None:
         _abort(self._scope)

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import uvloop
+from uvicorn.protocols.utils import ClientDisconnected
 
+from services.api.problems import Problem
+from services.api.push.face import refuse_socket
 from services.api.push.outlets import CONNECTION, SocketOutlet, SseOutlet
 from services.api.push.stream import Stream
 
@@ -29,6 +32,8 @@ async def begun_too_late(kind: str) -> list[str]:
 
     async def send(message: Any) -> None:
         sent.append(message["type"])
+        if kind == "websocket":
+            raise ClientDisconnected
 
     scope = {"type": kind, "extensions": {CONNECTION: {"transport": writer.transport}}}
     stream = Stream(7)
@@ -50,3 +55,14 @@ def test_who_left_before_the_stream_began_is_no_failure(
     run: Callable[[Coroutine[Any, Any, list[str]]], list[str]], kind: str
 ) -> None:
     assert run(begun_too_late(kind))
+
+
+async def test_a_socket_that_left_can_be_refused_and_ended() -> None:
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        raise ClientDisconnected
+
+    await refuse_socket(receive, send, Problem("not_found", "Not Found"), "0" * 32)
+    await SocketOutlet({"type": "websocket"}, receive, send, None).accept_and_end()
