@@ -1,10 +1,11 @@
-"""PostgreSQL goes on from an older state: a failover that lost the last commits, or a backup that was restored."""
+"""Stores go on from an older state: a failover that lost the last commits, or a backup that was restored."""
 
 from __future__ import annotations
 
 import shutil
 
 import pytest
+import redis.asyncio
 
 from libs.common.operations.audit_stores import open_audit
 from tests.support.road import Road, until
@@ -51,6 +52,28 @@ async def test_what_an_older_state_knows_ends_and_takes_nothing_for_ever(road: R
         one for one in report.violations if ".task.events/" not in one.detail and "was announced" not in one.detail
     ]
     assert others == []
+
+
+async def test_an_older_dump_of_redis_closes_no_lane_for_ever_and_opens_none_too_wide(road: Road) -> None:
+    """It holds permits and slots of what has ended, and lacks those of what runs."""
+    await road.start_all()
+    tenant = await road.tenant()
+    await road.model(tenant, max_concurrency=5, queue_limit=10_000)
+    ids = await road.submit(tenant, 60, seconds=0.3)
+    await until(lambda: len(road.mock.calls) >= 20, 20, "calls run")
+    async with redis.asyncio.Redis.from_url(road.servers.redis.address) as client:
+        older = {key: (await client.pttl(key), await client.dump(key)) for key in await client.keys("*")}
+        await road.ended(ids, 60)
+        ids += await road.submit(tenant, 60, seconds=0.3)
+        await until(lambda: len(road.mock.calls) >= 80, 20, "calls run")
+        await client.flushall()
+        for key, (left, value) in older.items():
+            if value is not None:
+                await client.restore(key, max(left, 0), value, replace=True)
+    await road.ended(ids, 90)
+    assert len(road.mock.calls) == len(ids)
+    assert max(road.mock.most_at_once.values()) <= 10, "those that ran, and as many more as its permits let in"
+    await road.assert_whole(ids)
 
 
 async def answers(road: Road, tenant: int) -> bool:
