@@ -10,10 +10,11 @@ from typing import Protocol
 @dataclass(frozen=True, slots=True)
 class WantedPart:
     """Bytes of a file whose size is not known yet: from `first` on, up to and with `last`; without a first, so many
-    from its end."""
+    from its end. With `known` they are wanted only of the file with that tag, and of any other one the whole."""
 
     first: int | None
     last: int | None
+    known: str | None = None
 
     def of(self, size: int) -> range:
         """Which they are in a file of this size; empty where it has none of them."""

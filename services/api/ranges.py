@@ -13,17 +13,14 @@ _ONE: Final = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", re.ASCII | re.IGN
 
 
 def wanted_part(headers: Mapping[str, str]) -> WantedPart | None:
-    """The part that a request asks for; None for the whole, which also answers what cannot be read.
-
-    With If-Range somebody asks for the whole unless it is still what they know: nothing of ours lets them know it.
-    """
+    """The part that a request asks for; None for the whole, which also answers what cannot be read."""
     found = _ONE.fullmatch(headers.get("range", ""))
-    if found is None or "if-range" in headers:
+    if found is None:
         return None
     first, last = (int(digits) if digits else None for digits in found.groups())
     if (first is None and last is None) or (first is not None and last is not None and last < first):
         return None
-    return WantedPart(first, last)
+    return WantedPart(first, last, headers.get("if-range"))
 
 
 def said_part(content: ResultContent) -> tuple[int, dict[str, str]]:

@@ -23,6 +23,7 @@ class Download:
     name: str  #: fit for a header and for any file system
     content: ResultContent | None = None
     location: str = ""
+    tag: str = ""  #: of its content, as an ETag; empty where nobody knows it
 
 
 class Results:
@@ -53,9 +54,12 @@ class Results:
         url = file.get("url") or ""
         name = _UNFIT.sub("_", file.get("name") or "").strip("._") or otherwise
         if self._reader is not None and self._reader.holds(caller.tenant_id, url):
+            tag = f'"{file["sha256"]}"' if file.get("sha256") else ""
+            if part is not None and part.known not in (None, tag):
+                part = None
             content = await self._reader.open(url, part)
             if content is not None:
-                return Download(name, content)
+                return Download(name, content, tag=tag)
         elif url.startswith(("http://", "https://")):
             return Download(name, location=url)
         raise NotFound(

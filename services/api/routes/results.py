@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from libs.common.ports_tasks import KeyOwner
+from services.api.ranges import said_part, wanted_part
 from services.api.results import Download
 from services.api.routes.context import Cases, Reader, TaskId, UseCases
 from services.api.routes.documented import problems
@@ -27,11 +28,21 @@ _DESCRIBED: Final[dict[int | str, dict[str, Any]]] = {
         "headers": {
             "Content-Disposition": {"description": "Always an attachment, with the file's name.", **_TEXT},
             "Content-Length": {"description": "Its size.", "schema": {"type": "integer"}},
+            "ETag": {"description": "Of its content, for `If-Range`; absent where nobody knows it.", **_TEXT},
         },
+    },
+    206: {
+        "description": "The part that `Range` asked for: of one range; the whole answers several at once.",
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}, "example": "(bytes of the file)"}},
+        "headers": {"Content-Range": {"description": "Which bytes, and of how many.", **_TEXT}},
     },
     307: {
         "description": "Its place is with a file service.",
         "headers": {"Location": {"description": "Where it can be had.", **_TEXT}},
+    },
+    416: {
+        "description": "The file has no such bytes.",
+        "headers": {"Content-Range": {"description": "How many it has.", **_TEXT}},
     },
     **problems("invalid", "task_unknown", "no_result", "file_unknown", "result_gone", "result_pending"),
 }
@@ -41,23 +52,23 @@ Index = Annotated[int, Path(ge=0, le=2**31 - 1, description="The file's place in
 
 
 @router.get("/{task_id}/result", summary="Download a result", response_class=Response, responses=_DESCRIBED)
-async def download_result(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
-    """The first file of a success, as an attachment. Marks the task as fetched."""
-    return await _answer(cases, caller, task_id, 0)
+async def download_result(task_id: TaskId, caller: Reader, cases: Cases, request: Request) -> Response:
+    """The first file of a success, or a part of it (`Range`), as an attachment. Marks the task as fetched."""
+    return await _answer(cases, caller, task_id, 0, request)
 
 
 @router.head("/{task_id}/result", summary="Look at a result", response_class=Response, responses=_DESCRIBED)
 async def look_at_result(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
     """Size, type and name of the first file. Marks nothing."""
-    return await _answer(cases, caller, task_id, 0, head=True)
+    return await _answer(cases, caller, task_id, 0)
 
 
 @router.get(
     "/{task_id}/result/{index}", summary="Download a file of a result", response_class=Response, responses=_DESCRIBED
 )
-async def download_file(task_id: TaskId, index: Index, caller: Reader, cases: Cases) -> Response:
-    """One of several files of a success, as an attachment. Marks the task as fetched."""
-    return await _answer(cases, caller, task_id, index)
+async def download_file(task_id: TaskId, index: Index, caller: Reader, cases: Cases, request: Request) -> Response:
+    """One of several files of a success, or a part of it (`Range`), as an attachment. Marks the task as fetched."""
+    return await _answer(cases, caller, task_id, index, request)
 
 
 @router.head(
@@ -65,11 +76,16 @@ async def download_file(task_id: TaskId, index: Index, caller: Reader, cases: Ca
 )
 async def look_at_file(task_id: TaskId, index: Index, caller: Reader, cases: Cases) -> Response:
     """Size, type and name of one of several files. Marks nothing."""
-    return await _answer(cases, caller, task_id, index, head=True)
+    return await _answer(cases, caller, task_id, index)
 
 
-async def _answer(cases: UseCases, caller: KeyOwner, task_id: UUID, index: int, *, head: bool = False) -> Response:
-    return attachment(await cases.results.open(caller, task_id, index, fetched=not head), head=head)
+async def _answer(
+    cases: UseCases, caller: KeyOwner, task_id: UUID, index: int, fetching: Request | None = None
+) -> Response:
+    """What a request is answered that fetches the file, or one that only looks at it."""
+    part = None if fetching is None else wanted_part(fetching.headers)
+    download = await cases.results.open(caller, task_id, index, fetched=fetching is not None, part=part)
+    return attachment(download, head=fetching is None)
 
 
 def attachment(download: Download, *, head: bool = False) -> Response:
@@ -77,10 +93,12 @@ def attachment(download: Download, *, head: bool = False) -> Response:
     content = download.content
     if content is None:
         return RedirectResponse(download.location, 307, headers=SAFE)
+    status, said = said_part(content)
     headers = {
         **SAFE,
+        **said,
         "Content-Type": content.media_type,
-        "Content-Length": str(content.size),
         "Content-Disposition": f'attachment; filename="{download.name}"',
+        **({"ETag": download.tag} if download.tag else {}),
     }
-    return Response(headers=headers) if head else StreamingResponse(content.chunks, headers=headers)
+    return Response(headers=headers) if head else StreamingResponse(content.chunks, status, headers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -64,6 +65,32 @@ async def test_a_look_at_it_says_the_same_without_the_content_and_marks_nothing(
         told.pop("date")
         assert told.items() <= dict((await tenant.call("GET", path)).headers).items()
         await tenant.api.sql("UPDATE task SET fetched_at = NULL, expire_at = NULL WHERE public_id = $1", task)
+
+
+async def test_a_download_that_broke_goes_on_where_it_stopped(tenant: Tenant) -> None:
+    content = os.urandom(PIECE_BYTES + 17)
+    task = await tenant.result(content)
+    path = f"/v1/tasks/{task}/result"
+    whole = await tenant.call("GET", path)
+    assert (whole.status_code, whole.headers["accept-ranges"]) == (200, "bytes")
+    tag = whole.headers["etag"]
+    assert tag == f'"{sha256(content).hexdigest()}"'
+    for headers in ({"Range": "bytes=100-"}, {"Range": "bytes=100-", "If-Range": tag}):
+        rest = await tenant.call("GET", path, headers=headers)
+        assert (rest.status_code, rest.content) == (206, content[100:])
+        assert rest.headers["content-range"] == f"bytes 100-{len(content) - 1}/{len(content)}"
+        assert (rest.headers["etag"], rest.headers["content-length"]) == (tag, str(len(content) - 100))
+        assert rest.headers["content-disposition"].startswith("attachment")
+    for headers in ({"Range": "bytes=100-", "If-Range": '"another"'}, {"Range": "bytes=0-1,5-6"}, {"Range": "x"}):
+        assert (await tenant.call("GET", path, headers=headers)).content == content
+    beyond = await tenant.call("GET", path, headers={"Range": f"bytes={len(content)}-"})
+    assert (beyond.status_code, beyond.content, beyond.headers["content-range"]) == (
+        416,
+        b"",
+        f"bytes */{len(content)}",
+    )
+    look = await tenant.call("HEAD", path, headers={"Range": "bytes=100-"})
+    assert (look.status_code, look.headers["content-length"], look.headers["etag"]) == (200, str(len(content)), tag)
 
 
 async def test_a_large_file_comes_whole(tenant: Tenant) -> None:

@@ -42,6 +42,6 @@ def test_what_is_no_part_is_the_whole(header: str) -> None:
     assert wanted_part({"range": header}) is None
 
 
-def test_the_whole_is_given_to_whoever_only_wants_a_part_of_what_they_know() -> None:
+def test_a_part_may_be_wanted_of_a_known_file_alone() -> None:
     assert wanted_part({"range": "bytes=0-1"}) == WantedPart(0, 1)
-    assert wanted_part({"range": "bytes=0-1", "if-range": '"a"'}) is None
+    assert wanted_part({"range": "bytes=0-1", "if-range": '"a"'}) == WantedPart(0, 1, '"a"')

@@ -54,11 +54,10 @@ async def media(desk: Desk, visit: Visit) -> Response:
 
     What plays sound and video asks for parts: some play nothing without them, none can move on without them.
     """
-    part = None if visit.asked("save") else wanted_part(visit.request.headers)
-    download = await _open(desk, visit, part)
+    download = await _open(desk, visit, wanted_part(visit.request.headers))
     content = download.content
     if content is None or visit.asked("save") or not _is_media(content.media_type):
-        return attachment(await _open(desk, visit) if part is not None else download)
+        return attachment(download)
     status, said = said_part(content)
     headers = {**SAFE, "Content-Type": content.media_type, "Content-Disposition": "inline", **said}
     return StreamingResponse(content.chunks, status, headers)
