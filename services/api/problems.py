@@ -114,6 +114,7 @@ CODES: Final[dict[str, Code]] = {
     "version_mismatch": Code(412, "It was changed meanwhile"),
     "body_too_large": Code(413, "The body is too large"),
     "payload_too_large": Code(413, "The payload is too large"),
+    "no_such_part": Code(416, "The file has no such bytes"),
     "unsupported_media_type": Code(415, "The body must be plain JSON"),
     "idempotency_mismatch": Code(422, "The Idempotency-Key belongs to another request"),
     "too_many_streams": Code(429, "Too many streams are open"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
 from libs.common.ports_tasks import KeyOwner
+from services.api.problems import Problem
 from services.api.ranges import said_part, wanted_part
 from services.api.results import Download
 from services.api.routes.context import Cases, Reader, TaskId, UseCases
@@ -40,11 +42,7 @@ _DESCRIBED: Final[dict[int | str, dict[str, Any]]] = {
         "description": "Its place is with a file service.",
         "headers": {"Location": {"description": "Where it can be had.", **_TEXT}},
     },
-    416: {
-        "description": "The file has no such bytes.",
-        "headers": {"Content-Range": {"description": "How many it has.", **_TEXT}},
-    },
-    **problems("invalid", "task_unknown", "no_result", "file_unknown", "result_gone", "result_pending"),
+    **problems("invalid", "task_unknown", "no_result", "file_unknown", "result_gone", "result_pending", "no_such_part"),
 }
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -94,6 +92,9 @@ def attachment(download: Download, *, head: bool = False) -> Response:
     if content is None:
         return RedirectResponse(download.location, 307, headers=SAFE)
     status, said = said_part(content)
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        detail = f"The file has {content.size} bytes."
+        raise Problem("no_such_part", detail, headers={"Content-Range": said["Content-Range"]})
     headers = {
         **SAFE,
         **said,
