@@ -112,11 +112,13 @@ class ApiService:
 class _Http(HttpToolsProtocol):
     """Shows the transport to the application: a stream whose reader takes nothing is dropped, buffers and all.
 
-    The parser below would take a head of any size, for as long as it drips. And where a client offers to speak another
-    protocol (Java's does, HTTP/2), it would take the request for one without a body, and the body for the next request.
+    The parser below would take a head of any size, for as long as it drips, and what follows a body just so: trailers,
+    which it would take for headers besides. Where a client offers to speak another protocol (Java's does, HTTP/2), it
+    would take the request for one without a body, and the body for the next request.
     """
 
-    _head: int | None = None  #: bytes that came of a head that is not whole yet
+    _text: int = 0  #: bytes that came since a message began, or since the last of its body: of its head, or of trailers
+    _in_head: bool = False
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -127,19 +129,26 @@ class _Http(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"transport": self.transport}}
-        self._head = 0
+        self._text, self._in_head = 0, True
+        self._unset_keepalive_if_required()
 
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._in_head = False
+        self._unset_keepalive_if_required()  # the answer before may have ended in the middle of this head
         if not self._declines():
             super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.headers = []  # trailers go there, not to what the application sees
+
+    def on_body(self, body: bytes) -> None:
+        self._text = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         if not self._declines():
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
@@ -150,13 +159,17 @@ class _Http(HttpToolsProtocol):
             elif self._declines():
                 self.data_received(self._head_without_offer() + data[offer.args[0] :])
                 return
-        if self._head is not None:
-            self._wait_for_head(len(data))
-        elif self._late is not None:
+        self._text += len(data)
+        if self._text > HEAD_BYTES:
+            self._refuse(f"The head of a request, or what follows its body, may have at most {HEAD_BYTES} bytes.")
+        if not self._in_head:
             self._stop_waiting()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def _declines(self) -> bool:
@@ -170,21 +183,25 @@ class _Http(HttpToolsProtocol):
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    def _wait_for_head(self, came: int) -> None:
-        self._head = (self._head or 0) + came
-        if self._head > HEAD_BYTES:
-            self._refuse(f"The head of a request may have at most {HEAD_BYTES} bytes.")
-        elif self._late is None:
-            text = f"The head of the request did not arrive within {HEAD_SECONDS:.0f} s."
-            self._late = self.loop.call_later(HEAD_SECONDS, self._refuse, text)
+    def _head_is_late(self) -> None:
+        if self._answering:  # reading may stand still meanwhile, and it is not the client's fault
+            self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+        else:
+            self._refuse(f"The head of the request did not arrive within {HEAD_SECONDS:.0f} s.")
 
     def _stop_waiting(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
     def _refuse(self, text: str) -> None:
-        if not self.transport.is_closing():
+        if self._answering:  # another request, for which this would be taken
+            self.transport.close()
+        elif not self.transport.is_closing():
             self.send_400_response(text)
 
 

@@ -302,14 +302,59 @@ class TestHttp:
                     await asyncio.sleep(0.02)
         writer.close()
 
-    async def test_who_connects_and_says_nothing_is_hung_up_on(
-        self, stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b"",
+            b"\r\n",
+            b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n\r\n",
+            b"GET /livez HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n{",
+        ],
+        ids=["nothing", "a line's end", "a line's end behind a request", "a body that was not waited for"],
+    )
+    async def test_who_connects_and_says_nothing_more_is_hung_up_on(
+        self, stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch, said: bytes
     ) -> None:
-        monkeypatch.setattr(serving, "_KEEP_ALIVE_SECONDS", 0.2)
+        monkeypatch.setattr(serving, "_KEEP_ALIVE_SECONDS", 0.3)
         async with running_api(*stores) as api:
             reader, writer = await asyncio.open_connection(*api.url.removeprefix("http://").split(":"))
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.write(said)
+            await asyncio.sleep(0.1)
+            writer.write(said[-1:])  # of a body, or a line's end
+            await asyncio.wait_for(reader.read(), 5)
             writer.close()
+
+    async def test_trailers_without_end_are_given_up(self, tenant: Tenant) -> None:
+        _, writer = await raw(tenant)
+        writer.write(b"POST /v1/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ")
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 40 * MEGABYTE:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+                sent += 65_536
+        assert sent < 10 * MEGABYTE
+        writer.close()
+
+    async def test_trailers_are_no_headers(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        begin = b"POST /v1/tasks HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        writer.write(begin + b'd\r\n{"model":"m"}\r\n0\r\n' + f"Authorization: Bearer {tenant.key}\r\n\r\n".encode())
+        assert (await reader.readuntil(b'"}')).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        assert await tenant.stored() == []
+
+    async def test_half_a_head_behind_a_request_is_not_its_answer(
+        self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(serving, "HEAD_SECONDS", 0.2)
+        location = (await tenant.submit()).headers["Location"]
+        reader, writer = await raw(tenant)
+        lines = [f"GET {location} HTTP/1.1", "Host: h", f"Authorization: Bearer {tenant.key}", "Prefer: wait=1", "", ""]
+        writer.write("\r\n".join(lines).encode() + b"GET /livez HTT")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 400 " in await asyncio.wait_for(reader.read(), 5)
+        writer.close()
 
     async def test_a_large_head_is_read(self, tenant: Tenant) -> None:
         answer = await tenant.call("GET", "/v1/tasks", headers={f"X-{n}": "x" * 8_000 for n in range(16)})
