@@ -148,12 +148,18 @@ class WebhookSender:
             if await self._deliveries.bury(_BURY) < _BURY:
                 self._buried_at = began
         await self.send_due()
-        await pause(min(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), LONGEST_REST), self._stopped)
+        await self._rest(min(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), LONGEST_REST))
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    async def _rest(self, seconds: float) -> None:
+        """Until the next look is worth its cost; the right is proved meanwhile, or another sender would have it."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._stopped.is_set() and await self._may_send():
+            await pause(min(left, _HOLD_SECONDS), self._stopped)
 
     def _begin(self, line: Line, delivery: Delivery) -> None:
         self._busy[line] += 1

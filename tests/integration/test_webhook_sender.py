@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.postgres import right
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.deliveries import PostgresDeliveries
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
@@ -25,6 +26,7 @@ from libs.common.domain.webhook import ATTEMPTS
 from libs.common.operations.webhooks import WebhookAdministration
 from libs.common.ports_webhooks import Delivery, HookedEvent, Place, Reach, Webhook
 from libs.common.runtime import failpoints
+from services.dispatcher import webhooks
 from services.dispatcher.webhooks import PER_LINE, WebhookSender
 from services.janitor.sweeps.prune import Prune
 from tests.support.house import House
@@ -278,6 +280,32 @@ async def test_what_ends_while_a_look_is_answered_is_not_sent_again(post: Post) 
         assert await look == 0
         assert await sender.send_due() == 0
     assert len(post.receiver.received) == 1
+
+
+class SlowLooks(PostgresDeliveries):
+    """PostgreSQL takes its time for looks."""
+
+    async def due(self, place: Place, reach: Reach) -> tuple[list[Delivery], bool]:
+        await asyncio.sleep(0.2)
+        return await super().due(place, reach)
+
+
+async def test_who_rests_after_a_slow_look_keeps_the_right_to_send(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(right, "_UNPROVED_SECONDS", 1)
+    monkeypatch.setattr(webhooks, "_HOLD_SECONDS", 0.2)
+    ours, theirs = SlowLooks(post.house.database), PostgresDeliveries(post.house.database)
+    async with open_webhook_post(EgressGuard.from_setting("127.0.0.0/8")) as poster:
+        sender = WebhookSender(ours, poster, RING.open, Random(1))
+        await post.webhook()
+        await post.event()
+        running = asyncio.create_task(sender.run())
+        await until(lambda: post.receiver.received, seconds=5)
+        for _ in range(10):
+            await asyncio.sleep(0.2)
+            assert not await theirs.hold_sender()
+        sender.stop()
+        await running
+    await ours.close()
 
 
 async def test_who_dies_before_the_record_sends_again_under_the_same_id(post: Post) -> None:
