@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from libs.common.adapters.postgres import migrate
+from libs.common.adapters.postgres.audit import open_audit_database
 from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.way_in import SharedSessions
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.operations.doctor_servers import examine_postgres
 from tests.support.pgbouncer import PROGRAM, PgBouncer
@@ -54,6 +57,11 @@ async def test_a_pooler_that_shares_sessions_is_refused_and_named(through: Throu
             await database.fetch("watch_beats")
         with pytest.raises(DatabaseUnavailable):
             await database.query("find_model", tenant_id=1, name="m")
+    with pytest.raises(SharedSessions):
+        await migrate.upgrade(road.database_url)
+    with pytest.raises(DatabaseUnavailable, match="pool_mode=session"):
+        async with open_audit_database(road.database_url):
+            pytest.fail("an audit, which may mend, too, was let in")
     (finding,) = await examine_postgres(road.settings)
     assert "pool_mode=session" in finding.do
     dispatcher = await road.launch("dispatcher")

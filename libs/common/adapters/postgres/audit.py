@@ -14,6 +14,7 @@ import orjson
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.way_in import WayIn
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_audit import AuditedLane, Finding, OpenMember, Promise, PromisedFile, Slice, TaskEnd
@@ -118,7 +119,7 @@ class PostgresAudit:
 async def open_audit_database(database_url: str) -> AsyncIterator[PostgresAudit]:
     """A connection for one audit. Raises DatabaseUnavailable."""
     try:
-        connection = await asyncpg.connect(
+        connection = await WayIn().connect(
             database_url, timeout=_CONNECT_SECONDS, command_timeout=_STATEMENT_SECONDS, connection_class=Connection
         )
     except UNREACHABLE as error:

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from libs.common.adapters.postgres.database import open_engine
+from libs.common.adapters.postgres.way_in import WayIn
 
 _ADVISORY_LOCK: Final = 7_001_001
 #: A migration that cannot get a table's lock soon gives up instead of stopping everybody behind it.
@@ -29,7 +30,7 @@ def _config() -> Config:
 
 async def upgrade(database_url: str) -> str:
     """Bring the database to this version's tables; returns the revision. Safe to run from many places at once."""
-    engine = open_engine(partial(asyncpg.connect, database_url))
+    engine = open_engine(partial(WayIn().connect, database_url))
     try:
         async with engine.connect() as guard, engine.connect() as worker:
             await guard.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
