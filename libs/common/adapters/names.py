@@ -4,6 +4,7 @@ would hold up everybody else's, and those of our own servers. So tenants' names 
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 def ask(host: str, port: int, family: int = 0, *, over: Callable[[], None] = lambda: None) -> Future[Any]:
     """What getaddrinfo says; `over` is called in the thread that asked. Whoever goes before the answer comes leaves the
-    thread behind, and a process that ends does not wait for it."""
+    thread behind, and a process that ends does not wait for it. Where no thread can be had that is an OSError."""
     answer: Future[Any] = Future()
     answer.set_running_or_notify_cancel()
 
@@ -25,5 +26,9 @@ def ask(host: str, port: int, family: int = 0, *, over: Callable[[], None] = lam
         finally:
             over()
 
-    threading.Thread(target=work, name="name", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="name", daemon=True).start()
+    except RuntimeError as error:  # containers have a limit of threads
+        answer.set_exception(OSError(errno.EAGAIN, str(error)))
+        over()
     return answer

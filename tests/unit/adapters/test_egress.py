@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import threading
 
 import pytest
 from hypothesis import given
@@ -180,3 +182,19 @@ def test_no_notation_of_an_address_gets_around_the_guard(address: ipaddress.IPv4
     except InvalidEndpoint:
         return
     assert _CLOSED.permits(host, endpoint.host, 80) == _CLOSED.permits(host, str(address), 80)
+
+
+async def test_names_that_no_thread_can_ask_for_are_judged_when_they_are_dialled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 80))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for _ in range(100):
+            await _CLOSED.check_resolved("http://inside.example/")
+    with pytest.raises(EgressRefused):
+        await _CLOSED.check_resolved("http://inside.example/")
