@@ -10,8 +10,10 @@ from typing import Final, Generic, TypeVar
 Seen = TypeVar("Seen")
 
 FRESH_SECONDS: Final = 1.0
-#: Looking takes at most this share of the time, however many ask.
+#: Looking takes at most this share of the time, however many ask, as long as it takes less than a second: what one slow
+#: answer showed, say in an outage, must not be shown for minutes.
 _SHARE: Final = 20
+_STALE_SECONDS: Final = 15.0
 
 
 class Shared(Generic[Seen]):
@@ -37,5 +39,5 @@ class Shared(Generic[Seen]):
             self._until = float("-inf")
             raise
         ended = self._clock()
-        self._until = ended + max(FRESH_SECONDS, _SHARE * (ended - began))
+        self._until = ended + min(max(FRESH_SECONDS, _SHARE * (ended - began)), _STALE_SECONDS)
         return seen

@@ -38,7 +38,8 @@ LOOK_SECONDS: Final = 5.0
 #: Soon after the first listener of a tenant came: whoever changed a task just then may not have known of him.
 _SECOND_LOOKS: Final = (0.1, 1.0)
 _SHORTEST_BETWEEN_LOOKS: Final = 0.1
-#: Looks cost at most this share of the time, however many tenants are listened to.
+#: Looks cost at most this share of the time, however many tenants are listened to, as long as one takes half a
+#: second at most: a slow answer, say in an outage, must not put off for minutes what no hint told.
 _LOOK_SHARE: Final = 10
 #: How many of a tenant's newest tasks one look covers.
 _NEWEST: Final = 200
@@ -349,7 +350,7 @@ class Hub:
                 continue
             began = self._clock()
             await self._look(tenant_id)
-            await asyncio.sleep((self._clock() - began) * _LOOK_SHARE)
+            await asyncio.sleep(min((self._clock() - began) * _LOOK_SHARE, LOOK_SECONDS))
 
     async def _look(self, tenant_id: int) -> None:
         """Compare what the listeners of a tenant were told with what is."""

@@ -29,6 +29,8 @@ class FakeStates:
     """Implements ports_push.TaskStates: every task is there, and was submitted."""
 
     reads: int = 0
+    looks: int = 0
+    slow: float = 0.0
     away: bool = False
 
     async def by_ids(self, tasks: Sequence[tuple[int, int]]) -> list[TaskState]:
@@ -41,6 +43,8 @@ class FakeStates:
         return None
 
     async def newest(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
+        self.looks += 1
+        await asyncio.sleep(self.slow)
         return []
 
 
@@ -113,3 +117,14 @@ async def test_what_could_not_be_read_is_read_when_postgresql_is_back(monkeypatc
         await until(lambda: rig.states.reads > 2)
         rig.states.away = False
         assert [news.task for news in await quiet.next(20) or ()] == [1_000]
+
+
+async def test_one_slow_look_does_not_put_off_the_next_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "LOOK_SECONDS", 0.1)
+    async with bench() as rig:
+        await rig.gather(0)
+        rig.states.slow = 0.5
+        looks = rig.states.looks
+        await until(lambda: rig.states.looks > looks)
+        rig.states.slow = 0.0
+        await until(lambda: rig.states.looks > looks + 2, seconds=3)
