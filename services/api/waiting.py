@@ -16,6 +16,9 @@ from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.5
@@ -101,6 +104,9 @@ class WaitRoom:
             ended = await self._finals([(waiter.tenant_id, waiter.public_id) for waiter in asked])
         except (Unavailable, OutcomeUnknown):
             ended = set()  # away: they wait on, each to its own end
+        except Exception as error:  # the loop's end would be the process's
+            log.error("waiting.failed", error=type(error).__name__, message=str(error)[:500])
+            ended = set()
         for waiter in asked:
             if waiter.public_id in ended:
                 waiter.ended.set()

@@ -31,6 +31,7 @@ class FakeStates:
     reads: int = 0
     looks: int = 0
     slow: float = 0.0
+    trouble: Exception | None = None
     away: bool = False
 
     async def by_ids(self, tasks: Sequence[tuple[int, int]]) -> list[TaskState]:
@@ -45,6 +46,8 @@ class FakeStates:
     async def newest(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
         self.looks += 1
         await asyncio.sleep(self.slow)
+        if self.trouble is not None:
+            raise self.trouble
         return []
 
 
@@ -128,3 +131,13 @@ async def test_one_slow_look_does_not_put_off_the_next_for_minutes(monkeypatch: 
         await until(lambda: rig.states.looks > looks)
         rig.states.slow = 0.0
         await until(lambda: rig.states.looks > looks + 2, seconds=3)
+
+
+@pytest.mark.parametrize("trouble", [DatabaseUnavailable("away"), RuntimeError("a surprise")])
+async def test_a_look_that_fails_is_followed_by_others(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
+    monkeypatch.setattr(hubs, "LOOK_SECONDS", 0.05)
+    async with bench() as rig:
+        await rig.gather(0)
+        rig.states.trouble = trouble
+        looks = rig.states.looks
+        await until(lambda: rig.states.looks > looks + 2, seconds=5)

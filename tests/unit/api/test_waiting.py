@@ -19,7 +19,7 @@ class Tasks:
     def __init__(self) -> None:
         self.ended: set[UUID] = set()
         self.questions: list[Sequence[tuple[int, UUID]]] = []
-        self.away = False
+        self.trouble: Exception | None = None
         self._asked = asyncio.Event()
 
     async def asked(self, times: int) -> None:
@@ -31,8 +31,8 @@ class Tasks:
     async def final_among(self, asked: Sequence[tuple[int, UUID]]) -> set[UUID]:
         self.questions.append(asked)
         self._asked.set()
-        if self.away:
-            raise DatabaseUnavailable("away")
+        if self.trouble is not None:
+            raise self.trouble
         return self.ended & {public_id for _, public_id in asked}
 
 
@@ -80,14 +80,15 @@ async def test_who_waits_longer_is_asked_about_less_often(room: WaitRoom, tasks:
     assert len(tasks.questions) <= 28
 
 
-async def test_an_outage_ends_nobody_s_wait(room: WaitRoom, tasks: Tasks) -> None:
+@pytest.mark.parametrize("trouble", [DatabaseUnavailable("away"), RuntimeError("a surprise")])
+async def test_trouble_ends_nobody_s_wait(room: WaitRoom, tasks: Tasks, trouble: Exception) -> None:
     task = uuid4()
-    tasks.away = True
+    tasks.trouble = trouble
     tasks.ended.add(task)
     waiting = asyncio.create_task(room.wait(7, task, 10))
     await tasks.asked(2)
     assert not waiting.done()
-    tasks.away = False
+    tasks.trouble = None
     await asyncio.wait_for(waiting, 2)
 
 
