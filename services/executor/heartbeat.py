@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_attempts import Membership, Paused, Posture
-from libs.common.runtime.failpoints import FailpointRaised, failpoint
+from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -152,8 +152,10 @@ class Heartbeat:
         try:
             await failpoint("executor/before-beat")
             await self._ask(owner, began)
-        except (Unavailable, OutcomeUnknown, TimeoutError, FailpointRaised) as error:
-            log.warning("executor.beat_failed", executor=self.number, error=type(error).__name__)
+        except Exception as error:  # the loop's end would be the process's, and that of all its calls
+            log.warning(
+                "executor.beat_failed", executor=self.number, error=type(error).__name__, message=str(error)[:200]
+            )
             self._failed = True
         else:
             self._failed = False

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_attempts import Answered, Paused, Posture
 from services.executor.heartbeat import TRUST_SECONDS, Heartbeat, Identity
@@ -27,7 +29,7 @@ class Table:
         self.numbers = 0
         self.beats: list[tuple[int, int, str]] = []
         self.answer: Answered | None = Answered()
-        self.away = False
+        self.trouble: Exception | None = None
         self.takes = 0.0
 
     async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
@@ -36,8 +38,8 @@ class Table:
 
     async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:
         self.time.now += self.takes
-        if self.away:
-            raise DatabaseUnavailable("away")
+        if self.trouble is not None:
+            raise self.trouble
         self.beats.append((running, held, posture))
         return self.answer
 
@@ -109,9 +111,10 @@ async def test_trust_ends_six_seconds_after_the_last_answered_beat_was_sent() ->
     assert not heartbeat.trusted
 
 
-async def test_failed_beats_do_not_renew_trust() -> None:
+@pytest.mark.parametrize("trouble", [DatabaseUnavailable("away"), RuntimeError("a surprise")])
+async def test_failed_beats_do_not_renew_trust(trouble: Exception) -> None:
     heartbeat, table, owner, time = await beating()
-    table.away = True
+    table.trouble = trouble
     for _ in range(4):
         time.now += 2.0
         assert not await heartbeat._beat(owner)
