@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from libs.common.adapters.postgres import database as databases
 from libs.common.adapters.postgres.connection import _BATCHES, Connection
-from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.migrate import revisions, upgrade
 from libs.common.adapters.postgres.statements import Statements
-from libs.common.domain.errors import DatabaseUnavailable
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 from libs.common.embedded.postgres import EmbeddedPostgres
 
 ARRAYS = "SELECT $1::bigint[] AS a, $2::uuid[] AS b, $3::text[] AS c"
@@ -111,3 +113,24 @@ async def test_no_connection_stays_at_a_standby(servers_folder: Path) -> None:
     finally:
         await server.stop()
         server.remove()
+
+
+async def test_who_is_frozen_in_a_transaction_holds_up_nobody_for_long(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "_IDLE_SECONDS", 1)
+    locked = asyncio.Event()
+
+    async def freeze(database: Database) -> None:
+        async with database.queries() as transaction:
+            await transaction.query("count_webhooks_alone", tenant_id=1)
+            locked.set()
+            await asyncio.sleep(5)
+
+    async with open_database(database_url) as frozen, open_database(database_url) as other:
+        freezing = asyncio.create_task(freeze(frozen))
+        await locked.wait()
+        async with asyncio.timeout(4):
+            await other.query("count_webhooks_alone", tenant_id=1)
+        with pytest.raises(OutcomeUnknown):
+            await freezing

@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -29,8 +28,10 @@ from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 _HOT_PLANNER: Final = """
 SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0;
-SET idle_in_transaction_session_timeout = '30s'; SET statement_timeout = '20s'
+SET statement_timeout = '20s'
 """
+#: The locks of a process that is frozen, or whose host is gone without a word, are nobody's for longer.
+_IDLE_SECONDS: Final = 30
 _ACQUIRE_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 30.0
 _READ_SECONDS: Final = 5.0
@@ -263,6 +264,21 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
 
     async def pin_planner(connection: Any) -> None:
         await connection.execute(_HOT_PLANNER)
+        await let_go(connection)
+
+    async def let_go(connection: Any) -> None:
+        await connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+
+    async def connect() -> Any:
+        connection = await way_in.connect(
+            database_url, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS, connection_class=Connection
+        )
+        try:
+            await let_go(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     pool = asyncpg.create_pool(
         database_url,
@@ -277,19 +293,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         timeout=_CONNECT_SECONDS,
         max_inactive_connection_lifetime=240,
     )
-    engine = open_engine(
-        partial(
-            way_in.connect,
-            database_url,
-            timeout=_CONNECT_SECONDS,
-            command_timeout=_COMMAND_SECONDS,
-            connection_class=Connection,
-        ),
-        pool_size=4,
-        max_overflow=4,
-        pool_timeout=_ACQUIRE_SECONDS,
-        pool_pre_ping=True,
-    )
+    engine = open_engine(connect, pool_size=4, max_overflow=4, pool_timeout=_ACQUIRE_SECONDS, pool_pre_ping=True)
     await pool
     database = Database(pool, engine, Statements.load())
     try:
