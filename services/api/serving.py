@@ -149,16 +149,9 @@ class _Http(HttpToolsProtocol):
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-        except httptools.HttpParserUpgrade as offer:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            elif self._declines():
-                self.data_received(self._head_without_offer() + data[offer.args[0] :])
-                return
+        rest: memoryview | None = memoryview(data)
+        while rest:
+            rest = self._parse(rest)
         self._text += len(data)
         if self._text > HEAD_BYTES:
             self._refuse(f"The head of a request, or what follows its body, may have at most {HEAD_BYTES} bytes.")
@@ -167,6 +160,20 @@ class _Http(HttpToolsProtocol):
         elif self._late is None:
             self._late = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
+    def _parse(self, data: memoryview) -> memoryview | None:
+        """Returns what stands behind an offer that is declined: more of them may, any number."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as offer:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif self._declines():
+                self.parser.feed_data(self._head_without_offer())
+                return data[offer.args[0] :]
+        return None
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         self._unset_keepalive_if_required()
@@ -174,8 +181,9 @@ class _Http(HttpToolsProtocol):
 
     def _declines(self) -> bool:
         """Whether another protocol is offered than the one that is known here."""
-        offered = self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers)
-        return offered and not self._should_upgrade()
+        if not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
+            return False
+        return any(name == b"upgrade" for name, _ in self.headers) and not self._should_upgrade()
 
     def _head_without_offer(self) -> bytes:
         version = self.parser.get_http_version().encode()

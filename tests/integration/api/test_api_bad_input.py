@@ -268,6 +268,14 @@ class TestHttp:
         writer.close()
         assert [row["payload"] for row in await tenant.stored()] == [payload] * 2
 
+    async def test_any_number_of_offers_is_declined(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        writer.write(b"GET /v1/tasks HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * 1_000)
+        async with asyncio.timeout(20):
+            for _ in range(1_000):
+                assert (await reader.readuntil(b'"}')).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
     async def test_no_tunnel_is_dug(self, tenant: Tenant) -> None:
         reader, writer = await raw(tenant)
         writer.write(b"CONNECT h:443 HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
