@@ -29,6 +29,7 @@ from libs.common.runtime import failpoints
 from services.dispatcher import webhooks
 from services.dispatcher.webhooks import PER_LINE, WebhookSender
 from services.janitor.sweeps.prune import Prune
+from tests.support.descriptors import no_more_files
 from tests.support.house import House
 from tests.support.receiver import Receiver, open_receiver
 from tests.support.sights import controls_of
@@ -319,6 +320,17 @@ async def test_who_dies_before_the_record_sends_again_under_the_same_id(post: Po
     assert await post.states() == [("pending", 0, None)]
     assert await post.send() == 1
     assert [received.id for received in post.receiver.received] == [message, message]
+    assert await post.states() == [("delivered", 1, 200)]
+
+
+async def test_who_may_open_no_more_files_has_tried_nothing(post: Post) -> None:
+    await post.webhook()
+    await post.event()
+    with no_more_files():
+        assert await post.sender.send_due() == 1
+        await post.sender.idle()
+    assert await post.states() == [("pending", 0, None)]
+    assert await post.send() == 1
     assert await post.states() == [("delivered", 1, 200)]
 
 

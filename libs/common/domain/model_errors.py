@@ -86,7 +86,7 @@ class OutOfFiles(ModelError):
     """This process has as many files open as it may: no connection could be made. Nobody was called."""
 
     def __init__(self) -> None:
-        super().__init__("out_of_files", "the executor may open no more files", retryable=True, sent=False)
+        super().__init__("out_of_files", "this process may open no more files", retryable=True, sent=False)
 
 
 class Busy(ModelError):

@@ -20,12 +20,17 @@ _LONGEST_WAIT: Final = 86_400.0
 
 def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelError:
     """What one of aiohttp's errors means. Its own text is never used: it may hold a header or a query."""
-    # A resolver that could open nothing says that it failed, not why: so the process is asked, too.
-    if isinstance(error, aiohttp.ClientConnectorError) and (none_left(error.os_error) or none_left()):
+    if out_of_files(error):
         return OutOfFiles()
     meaning = _meaning(who, error)
     meaning.sent = sent
     return meaning
+
+
+def out_of_files(error: Exception) -> bool:
+    """Whether one of aiohttp's errors says that this process may open no more files: then nobody was called."""
+    # A resolver that could open nothing says that it failed, not why: so the process is asked, too.
+    return isinstance(error, aiohttp.ClientConnectorError) and (none_left(error.os_error) or none_left())
 
 
 def _meaning(who: str, error: Exception) -> ModelError:
