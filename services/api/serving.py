@@ -28,7 +28,8 @@ log = get_logger()
 LEAD_SECONDS: Final = 1.0
 _KEEP_ALIVE_SECONDS: Final = 75
 _BACKLOG: Final = 2_048
-#: Of a request line and its headers: several times what any gateway lets through.
+#: Of a request line and its headers: several times what any gateway lets through. No smaller than what the loop reads
+#: at once (uvloop 256,000 bytes, asyncio so many): the end of a body in such a piece counts as what follows it.
 HEAD_BYTES: Final = 256 * 1024
 HEAD_SECONDS: Final = 30.0
 #: Listeners have nothing to say to us.
