@@ -181,6 +181,7 @@ class Backlog:
     """What waits in a lane: its gate's slots less `elsewhere` (in flight, or later)."""
 
     lane: int
+    model_id: int
     oldest_seconds: float
     elsewhere: int
 

@@ -135,11 +135,15 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class LaneFigure:
-    """A lane that has something ready or in flight; `oldest_seconds` is how long its next row has waited."""
+    """A lane that has something ready or in flight.
+
+    `elsewhere` is what of its gate's slots does not wait for its turn, None where nothing of it does.
+    """
 
     lane: int
     model_id: int
     in_flight: int
+    elsewhere: int | None
     oldest_seconds: float
 
 

@@ -57,7 +57,7 @@ STATEMENTS = {
     "requested_waiting": "100",
     "prune_cancel_requests": "",
     "lanes_with_work": "",
-    "lanes_waiting": "",
+    "lane_backlogs": "100",
     "lanes_in_flight": "",
     "unwanted_permits": "50",
     "unwanted_jobs": "50, 60, 4, '{test}', '{1}', '{2}'",

@@ -1,4 +1,4 @@
-"""What goes when its time is over, and what is counted: expiry, statistics, pruning, stray files, figures."""
+"""What goes when its time is over, and what is counted: expiry, statistics, pruning, stray files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from libs.common.runtime import failpoints, metrics
+from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from services.janitor.sweeps.expiry import Expiry
-from services.janitor.sweeps.figures import Figures
 from services.janitor.sweeps.prune import Prune
 from services.janitor.sweeps.statistics import Statistics
 from services.janitor.sweeps.strays import Strays
@@ -260,25 +259,3 @@ async def test_staged_files_of_nobody_go_and_those_of_open_and_dead_tasks_stay(h
     ]
     assert await Strays(house.sweeps, house.staging).sweep() == 4
     assert set(house.staging.removed) == {file.reference for file in files[done.id]} | {stray, "local:left"}
-
-
-async def test_figures_say_what_waits_and_what_runs(house: House) -> None:
-    model, idle = await house.model(), await house.model()
-    await house.running(model, await house.executor(), 2)
-    await house.tasks(model, 3)
-    await house.sql("UPDATE dispatch SET entered_at = now() - interval '100 s' WHERE state = 0")
-    await Figures(house.sweeps, house.gate, house.permits).sweep()
-    text = metrics.exposition().decode()
-    figure = {
-        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if not line.startswith("#")
-    }
-    label = f'{{model="{model.id}"}}'
-    assert figure[f"sluiceway_backlog_tasks{label}"] == 3
-    assert figure[f"sluiceway_tasks_in_flight{label}"] == 2
-    assert figure[f"sluiceway_permits_in_use{label}"] == 2
-    assert 100 <= figure[f"sluiceway_backlog_oldest_seconds{label}"] < 200
-    assert f'sluiceway_backlog_tasks{{model="{idle.id}"}}' not in figure
-    assert figure['sluiceway_outbox_rows{channel="event"}'] == 0
-    assert figure["sluiceway_oldest_transaction_seconds"] >= 0

@@ -162,7 +162,7 @@ class PostgresInsight:
 async def backlogs(database: Database) -> list[Backlog]:
     """Lanes with something ready."""
     rows = await database.fetch("lane_backlogs", COUNT_LIMIT)
-    return [Backlog(row["lane"], row["oldest"], row["elsewhere"]) for row in rows]
+    return [Backlog(row["lane"], row["model_id"], row["oldest"], row["elsewhere"]) for row in rows]
 
 
 def counted(number: int, limit: int) -> Count:

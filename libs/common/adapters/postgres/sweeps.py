@@ -10,6 +10,7 @@ from uuid import UUID
 from libs.common.adapters.postgres.attempts import watched
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dispatch_queue import moved
+from libs.common.adapters.postgres.insight import backlogs
 from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.ports_dispatch import Moved
@@ -237,14 +238,15 @@ class PostgresSweeps:
         return [row["token"] for row in await self._database.fetch("absent_permits", lane, list(tokens))]
 
     async def lane_figures(self) -> list[LaneFigure]:
-        waiting = {row["lane"]: row for row in await self._database.fetch("lanes_waiting")}
+        waiting = {backlog.lane: backlog for backlog in await backlogs(self._database)}
         flying = {row["lane"]: row for row in await self._database.fetch("lanes_in_flight")}
         return [
             LaneFigure(
                 lane,
-                (waiting.get(lane) or flying[lane])["model_id"],
+                waiting[lane].model_id if lane in waiting else flying[lane]["model_id"],
                 flying[lane]["rows"] if lane in flying else 0,
-                (waiting[lane]["oldest"] or 0.0) if lane in waiting else 0.0,
+                waiting[lane].elsewhere if lane in waiting else None,
+                waiting[lane].oldest_seconds if lane in waiting else 0.0,
             )
             for lane in sorted(waiting.keys() | flying.keys())
         ]

@@ -1,12 +1,12 @@
 -- name: lane_backlogs
--- For the folded minute: lanes with something ready and how long the oldest there has waited, with what is in flight and later
--- there, each counted up to $1: what the gate holds less these is what waits.
+-- Lanes with something ready and how long the oldest there has waited, with what is in flight and later there, each counted
+-- up to $1: what the gate holds less these is what waits.
 WITH RECURSIVE waiting(lane) AS (
   (SELECT lane FROM dispatch WHERE state = 0 ORDER BY lane LIMIT 1)
   UNION ALL
   SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > w.lane ORDER BY q.lane LIMIT 1)
   FROM waiting w WHERE w.lane IS NOT NULL)
-SELECT l.id AS lane, coalesce(extract(epoch FROM now() - oldest_ready(l.id)), 0)::float8 AS oldest,
+SELECT l.id AS lane, l.model_id, coalesce(extract(epoch FROM now() - oldest_ready(l.id)), 0)::float8 AS oldest,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 1 AND q.lane = l.id LIMIT $1) c)
   + (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state >= 2 AND q.state < 3 AND q.lane = l.id LIMIT $1) c) AS elsewhere
 FROM waiting w JOIN lane l ON l.id = w.lane

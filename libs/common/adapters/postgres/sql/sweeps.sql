@@ -416,21 +416,6 @@ SELECT x.token FROM unnest($2::uuid[]) AS x(token)
 EXCEPT SELECT q.token FROM dispatch q WHERE q.lane = $1 AND q.state = 1 AND q.token IS NOT NULL
 EXCEPT SELECT p.permit_token FROM provider_job p WHERE p.lane = $1 AND p.ended_at IS NULL
 
--- name: lanes_waiting
--- Lanes with ready rows, and how long the next row of each has waited. A loose scan: it costs by lanes, not by rows.
-WITH RECURSIVE waiting(lane) AS (
-  (SELECT lane FROM dispatch WHERE state = 0 ORDER BY lane LIMIT 1)
-  UNION ALL
-  SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 0 AND q.lane > w.lane ORDER BY q.lane LIMIT 1)
-  FROM waiting w WHERE w.lane IS NOT NULL)
-SELECT l.id AS lane, l.model_id, extract(epoch FROM now() - (
-  SELECT min(h.entered_at) FROM (
-    (SELECT q.entered_at FROM dispatch q WHERE q.state = 0 AND q.lane = l.id AND q.class = 0 ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1)
-    UNION ALL
-    (SELECT q.entered_at FROM dispatch q WHERE q.state = 0 AND q.lane = l.id AND q.class = 1 ORDER BY q.lane, q.class, q.priority, q.position LIMIT 1)) h
-))::float8 AS oldest
-FROM waiting w JOIN lane l ON l.id = w.lane
-
 -- name: lanes_in_flight
 -- Rows in flight of each lane: windows bound how many there are.
 SELECT l.id AS lane, l.model_id, f.rows FROM (SELECT lane, count(*)::int AS rows FROM dispatch WHERE state = 1 GROUP BY lane) f
