@@ -46,7 +46,7 @@ class Attempt:
     input_ref: str
     trace: str | None
     created_at: datetime
-    leased_at: datetime
+    entered_at: datetime  #: since when it waits
     started_at: datetime
     age: float
     upload_age: float

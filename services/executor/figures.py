@@ -22,14 +22,14 @@ class Figures:
         self._codes: set[str] = set()
 
     def started(self, attempt: Attempt) -> None:
-        """An attempt began: how long its message was on the road and waited for a permit. What goes on began before."""
+        """An attempt began: how long it waited in the queue, on the road and for a permit. What goes on began before."""
         if attempt.phase is not Phase.NONE:
             return
         wait = self._waits.get(attempt.model_id)
         if wait is None:
             wait = histogram("sluiceway_task_wait_seconds").labels(model=str(attempt.model_id))
             self._waits[attempt.model_id] = wait
-        wait.observe((attempt.started_at - attempt.leased_at).total_seconds())
+        wait.observe((attempt.started_at - attempt.entered_at).total_seconds())
 
     def ended(self, model_id: int, outcome: str, seconds: float, code: str) -> None:
         """An attempt ended, after so many seconds here."""

@@ -15,7 +15,7 @@ from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
 from libs.common.domain.model import Model
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.ports import PermitRequest
-from libs.common.runtime import failpoints
+from libs.common.runtime import failpoints, metrics
 from services.executor.admission import waiting_room
 from services.executor.admission.rotation import Arrival
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
@@ -42,6 +42,20 @@ async def test_never_more_calls_than_permits_and_the_others_are_held(rig: Rig) -
     assert len(rig.model.calls) == 6
     assert held(running) == 0
     await rig.nothing_taken(model)
+
+
+async def test_the_wait_that_is_measured_begins_in_the_queue_and_not_on_the_road(rig: Rig) -> None:
+    model = await rig.make_model()
+    await rig.executor()
+    ids = await rig.make_tasks(model)
+    await rig.sql("UPDATE dispatch SET entered_at = now() - interval '1 h' WHERE id = $1", ids[0])
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    (told,) = (
+        line for line in metrics.exposition().decode().splitlines()
+        if line.startswith(f'sluiceway_task_wait_seconds_sum{{model="{model.id}"}}')
+    )  # fmt: skip
+    assert 3_600 <= float(told.rpartition(" ")[2]) < 3_700
 
 
 async def test_rows_that_are_about_to_be_held_delay_no_other_lane_and_are_not_overtaken(rig: Rig) -> None:

@@ -140,7 +140,7 @@ HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
     "sluiceway_http_request_seconds": Metric("From request to answer.", ("route",), _STEP_SECONDS, role="api"),
     "sluiceway_dispatcher_tick_seconds": Metric("One turn of the dispatcher.", (), _STEP_SECONDS, role="dispatcher"),
     "sluiceway_dispatcher_tick_rows": Metric("Rows leased in one turn.", (), _ROWS, role="dispatcher"),
-    "sluiceway_task_wait_seconds": Metric("From due to started.", ("model",), _TASK_SECONDS, role="executor"),
+    "sluiceway_task_wait_seconds": Metric("From queueing to started.", ("model",), _TASK_SECONDS, role="executor"),
     "sluiceway_attempt_run_seconds": Metric("From started to ended.", ("model",), _TASK_SECONDS, role="executor"),
     "sluiceway_upload_seconds": Metric("One upload to object storage.", (), _TASK_SECONDS, role="executor"),
 }

@@ -312,7 +312,7 @@ def _attempt(row: asyncpg.Record) -> Attempt:
         input_ref=row["input_ref"],
         trace=row["trace"],
         created_at=row["created_at"],
-        leased_at=row["leased_at"],
+        entered_at=row["entered_at"],
         started_at=row["started_at"],
         age=row["age"],
         upload_age=row["upload_age"] or 0.0,

@@ -96,7 +96,7 @@ WITH started AS (
   SELECT (now() AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, count(*)
   FROM started s JOIN task t ON t.id = ANY (ARRAY[s.id]) WHERE s.phase = 0 GROUP BY t.tenant_id, t.creator, t.model_id
 )
-SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
+SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.entered_at, s.started_at, s.until,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
@@ -106,7 +106,7 @@ LEFT JOIN staged_output o ON o.task_id = ANY (ARRAY[s.id]) AND s.phase >= 2
 
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
-SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.leased_at, s.started_at, s.until,
+SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.entered_at, s.started_at, s.until,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
   k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
