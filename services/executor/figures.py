@@ -22,7 +22,7 @@ class Figures:
         self._codes: set[str] = set()
 
     def started(self, attempt: Attempt) -> None:
-        """An attempt began: how long it waited in the queue, on the road and for a permit. What goes on began before."""
+        """An attempt began: how long it waited in the queue, on the road, for a permit. What goes on began before."""
         if attempt.phase is not Phase.NONE:
             return
         wait = self._waits.get(attempt.model_id)

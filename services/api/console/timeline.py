@@ -81,17 +81,19 @@ def timeline(
     """The life of a task; an open one's last span ends now."""
     pieces: list[tuple[str, int, datetime, datetime, bool]] = []
     scheduled = task.not_before if task.not_before and task.not_before > task.created_at else None
+    draft = task.status is TaskStatus.DRAFT
     if scheduled:
-        pieces.append(("scheduled", 1, task.created_at, min(scheduled, task.finished_at or now), False))
+        pieces.append(("scheduled", 1, task.created_at, min(scheduled, task.finished_at or now), draft))
     for row in attempts:
         pieces += _attempt(row["attempt"], _steps(row, row["started_at"]), row["ended_at"], running=False)
-    if task.open:
+    if task.open and not draft:
         current = {name: getattr(task, name) for name in ("entered_at", "leased_at", "generated_at", "migrating_at")}
-        number = max(task.attempt, 1) if task.started_at else task.attempt + 1
+        begun = task.started_at or task.generated_at  # a replay of an output that still waits begins with it
+        number = max(task.attempt, 1) if begun else task.attempt + 1
         waits = "retry" if task.status is TaskStatus.FAILED else "waiting"
         pieces += _attempt(number, _steps(current, task.started_at, waits), now, running=True)
-    elif not attempts and task.finished_at:
-        pieces += _attempt(1, [("waiting", scheduled or task.created_at)], task.finished_at, running=False)
+    elif not attempts and task.finished_at and task.finished_at > (waited_from := scheduled or task.created_at):
+        pieces += _attempt(1, [("waiting", waited_from)], task.finished_at, running=False)
     ended = max([task.finished_at or now, *(piece[3] for piece in pieces)])
     whole = (ended - task.created_at).total_seconds() or 1.0
 

@@ -96,6 +96,25 @@ def test_a_task_that_waits_for_its_time_is_scheduled() -> None:
     assert told(line) == [("scheduled", 1, 5), ("waiting", 1, 1)]
 
 
+def test_a_draft_waits_for_its_time_and_not_in_the_queue() -> None:
+    line = timeline(task(not_before=at(60), entered_at=BEGAN, status=TaskStatus.DRAFT), [], [], at(6))
+    assert told(line) == [("scheduled", 1, 6)]
+    assert line.spans[0].open
+
+
+def test_a_draft_that_was_canceled_has_no_life_beyond_its_end() -> None:
+    over = task(open=False, not_before=at(3_600), finished_at=at(3), status=TaskStatus.CANCELED)
+    line = timeline(over, [], [], at(99))
+    assert told(line) == [("scheduled", 1, 3)]
+    assert line.lasted == timedelta(seconds=3)
+
+
+def test_an_output_whose_upload_is_replayed_belongs_to_the_attempt_that_it_becomes() -> None:
+    dead = ended(1, entered_at=BEGAN, started_at=at(1), generated_at=at(2), ended_at=at(4))
+    replayed = task(attempt=2, status=TaskStatus.GENERATED, entered_at=at(9), generated_at=at(9))
+    assert told(timeline(replayed, [dead], [], at(11)))[-2:] == [("waiting", 2, 0), ("storing", 2, 2)]
+
+
 def test_a_task_that_was_canceled_waiting_has_no_attempts() -> None:
     over = task(open=False, finished_at=at(3), status=TaskStatus.CANCELED)
     line = timeline(over, [], [], at(99))
