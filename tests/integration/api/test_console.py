@@ -834,7 +834,15 @@ async def test_filters_of_the_dead_live_in_the_address(api: Api, visitor: Browse
         assert task in await visitor.get(f"/console/dead?{query}"), query
     for query in ("kind=event", "code=x", "model=x", "text=nothing", "until=2020-01-01T00:00", "model_id=none"):
         assert task not in await visitor.get(f"/console/dead?{query}"), query
-    for query in ("since=x", "tenant=x", "text=%00", "cursor=x", "model_id=x"):
+    for query in (
+        "since=x",
+        "since=0001-01-01T00:00%2B14:00",
+        "until=9999-12-31T23:59-14:00",
+        "tenant=x",
+        "text=%00",
+        "cursor=x",
+        "model_id=x",
+    ):
         await visitor.get(f"/console/dead?{query}", expect=400)
     await visitor.get("/console/dead?kind=x", expect=404)
 

@@ -252,9 +252,9 @@ def _instant(text: str) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # outside of the calendar
         raise Invalid("invalid", "A time is written like 2026-01-31T09:30.") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _words(error: Invalid) -> str:
