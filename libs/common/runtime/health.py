@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -21,6 +21,8 @@ _TICK_SECONDS: Final = 1.0
 _STUCK_SECONDS: Final = 10.0
 _CACHE_SECONDS: Final = 1.0
 _BUDGET_SECONDS: Final = 1.0
+#: Where nobody asks whether it is ready, dependencies are looked at this often for the metrics.
+_UNASKED_SECONDS: Final = 10.0
 
 
 class Answer(NamedTuple):
@@ -50,7 +52,7 @@ class Health:
         self._turning: dict[str, Callable[[], bool]] = {}
         self._checked = _Checked()
         self._checking = asyncio.Lock()
-        self._looks: set[asyncio.Task[object]] = set()
+        self._looks: set[asyncio.Task[Any]] = set()
 
     def need(self, name: str, check: Callable[[], Awaitable[object]]) -> None:
         """Not ready while `check` raises or takes longer than a second. It is asked at most once a second."""
@@ -69,13 +71,18 @@ class Health:
         self.draining = True
 
     async def watch_loop(self) -> None:
-        """Prove that the event loop turns, and measure how late; run it beside the service until cancelled."""
+        """Prove that the event loop turns, and measure how late; run it beside the service until cancelled.
+
+        Who reads the metrics alone learns of dependencies, too: they are looked at when nobody else has asked lately.
+        """
         lag = metrics.gauge("sluiceway_loop_lag_seconds")
         while True:
             before = self._clock()
             await asyncio.sleep(_TICK_SECONDS)
             self._ticked = self._clock()
             lag.set(max(0.0, self._ticked - before - _TICK_SECONDS))
+            if self.started and self._ticked - self._checked.at >= _UNASKED_SECONDS and not self._checking.locked():
+                self._keep(asyncio.create_task(self.ready(), name="unasked-readiness"))
 
     def live(self) -> dict[str, str]:
         """What must turn, and whether it does ("ok" or what is wrong)."""
@@ -111,8 +118,7 @@ class Health:
     async def _look(self) -> dict[str, str]:
         looks = {name: asyncio.create_task(_ask(check)) for name, check in self._needs.items()}
         for look in looks.values():
-            self._looks.add(look)  # kept until done: a late one needs a moment to let go, and nobody waits for it
-            look.add_done_callback(self._forget)
+            self._keep(look)  # a late one needs a moment to let go, and nobody waits for it
         if looks:
             _, late = await asyncio.wait(looks.values(), timeout=_BUDGET_SECONDS)
             for look in late:
@@ -124,7 +130,11 @@ class Health:
                 log.warning("health.changed", dependency=name, verdict=verdict)
         return verdicts
 
-    def _forget(self, look: asyncio.Task[object]) -> None:
+    def _keep(self, look: asyncio.Task[Any]) -> None:
+        self._looks.add(look)
+        look.add_done_callback(self._forget)
+
+    def _forget(self, look: asyncio.Task[Any]) -> None:
         self._looks.discard(look)
         if not look.cancelled():
             look.exception()  # seen, so that nobody logs it as lost

@@ -9,6 +9,7 @@ import httpx
 import orjson
 import pytest
 
+from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.probe_server import open_probe_server
 from tests.support.waiting import until
@@ -130,6 +131,22 @@ async def test_the_watchdog_keeps_it_alive(
     clock.now += 10
     watching = asyncio.create_task(health.watch_loop())
     await until(lambda: health.live()["loop"] == "ok")
+    watching.cancel()
+
+
+async def test_the_metrics_learn_of_a_lost_dependency_also_where_nobody_asks_for_readiness(
+    health: Health, clock: HandMovedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libs.common.runtime.health._TICK_SECONDS", 0.0)
+    dependency = Dependency()
+    health.need("unasked", dependency)
+    health.mark_started()
+    up = metrics.gauge("sluiceway_dependency_up").labels(dependency="unasked")
+    watching = asyncio.create_task(health.watch_loop())
+    await until(lambda: up._value.get() == 1)
+    dependency.error = ConnectionError("gone")
+    clock.now += 10
+    await until(lambda: up._value.get() == 0)
     watching.cancel()
 
 
