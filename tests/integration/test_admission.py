@@ -201,6 +201,7 @@ async def test_while_redis_is_away_rows_are_held_and_nothing_is_called(rig: Rig)
     await rig.dispatch(model)
     await until(lambda: held(running) == 3, "all are held")
     assert rig.model.calls == []
+    assert f'sluiceway_permit_refusals_total{{model="{model.id}"}}' not in metrics.exposition().decode()
     away = False
     await rig.ended(ids, seconds=3)
 

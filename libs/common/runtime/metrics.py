@@ -100,7 +100,7 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
         "Lifecycle events handed to the broker.", ("result",), role="dispatcher"
     ),
     "sluiceway_webhook_attempts_total": Metric("Attempts to deliver to webhooks.", ("result",), role="dispatcher"),
-    "sluiceway_permit_refusals_total": Metric("Messages that had to wait for a permit.", ("model",), role="executor"),
+    "sluiceway_permit_refusals_total": Metric("Requests for a permit when none was free.", ("model",), role="executor"),
     "sluiceway_attempts_total": Metric("Attempts ended.", ("model", "outcome"), role="executor"),
     "sluiceway_attempt_errors_total": Metric("Failed attempts by the code of their error.", ("code",), role="executor"),
     "sluiceway_stale_messages_total": Metric("Messages of a lease that no longer stands, dropped.", role="executor"),

@@ -187,11 +187,11 @@ class Desk:
         for (arrival, claim), granted in zip(asking, verdicts, strict=True):
             if granted is None:  # it may have been granted before the answer was lost
                 self._drop_permit(arrival.lane, claim.token)
+            elif not granted:
+                self._figures.refused(arrival.model.id)
         refused = [arrival for (arrival, _), granted in zip(asking, verdicts, strict=True) if not granted]
         if not refused:
             return wanted, []
-        for arrival in refused:
-            self._figures.refused(arrival.model.id)
         without = {id(arrival) for arrival in refused}
         return [one for one in wanted if id(one[0]) not in without], refused
 
