@@ -71,6 +71,31 @@ async def test_figures_of_a_store_that_does_not_answer_vanish(house: House) -> N
     assert isnan(gone["sluiceway_oldest_transaction_seconds"])
 
 
+async def test_deliveries_that_somebody_holds_are_not_late(house: House) -> None:
+    held, on_hold, open_ = [
+        row["id"]
+        for row in await house.sql(
+            "INSERT INTO webhook (tenant_id, kind, url, secrets, paused) SELECT 7, 'endpoint', 'http://x', '', n = 1"
+            " FROM generate_series(1, 3) n RETURNING id"
+        )
+    ]
+    await house.sql(
+        "INSERT INTO pause (scope, tenant_id, webhook_id, paused_by) VALUES ('webhook', 7, $1, 'op')", on_hold
+    )
+    deliver = (
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, next_at)"
+        " SELECT 7, $1, '', '', gen_random_uuid(), '', '', '', now() - make_interval(secs => $2)"
+    )
+    for webhook, seconds in ((held, 9_000), (on_hold, 8_000)):
+        await house.sql(deliver, webhook, seconds)
+    assert (await figures(house))['sluiceway_outbox_lag_seconds{channel="webhook"}'] == 0
+    for seconds in (-60, 70, 20):
+        await house.sql(deliver, open_, seconds)
+    figure = await figures(house)
+    assert 70 <= figure['sluiceway_outbox_lag_seconds{channel="webhook"}'] < 100
+    assert figure['sluiceway_outbox_rows{channel="webhook"}'] == 5
+
+
 def figures_of(model: Model) -> set[str]:
     names = ("backlog_tasks", "backlog_oldest_seconds", "tasks_in_flight", "permits_in_use")
     return {f'sluiceway_{name}{{model="{model.id}"}}' for name in names}
