@@ -10,6 +10,8 @@ from libs.common.runtime.metrics import counter, histogram
 
 #: Providers and adapters of others have codes of their own: so many are told apart, the rest is one.
 _CODES: Final = 200
+#: Outcomes after which the same attempt is taken up again.
+_GOES_ON: Final = frozenset({"parked", "handed_back"})
 
 
 class Figures:
@@ -32,16 +34,17 @@ class Figures:
         wait.observe((attempt.started_at - attempt.entered_at).total_seconds())
 
     def ended(self, model_id: int, outcome: str, seconds: float, code: str) -> None:
-        """An attempt ended, after so many seconds here."""
+        """An attempt ended here after so many seconds, or is gone on with later: then it has not run its time yet."""
         key = (model_id, outcome)
         end = self._ends.get(key)
         if end is None:
             end = self._ends[key] = counter("sluiceway_attempts_total").labels(model=str(model_id), outcome=outcome)
         end.inc()
-        run = self._runs.get(model_id)
-        if run is None:
-            run = self._runs[model_id] = histogram("sluiceway_attempt_run_seconds").labels(model=str(model_id))
-        run.observe(seconds)
+        if outcome not in _GOES_ON:
+            run = self._runs.get(model_id)
+            if run is None:
+                run = self._runs[model_id] = histogram("sluiceway_attempt_run_seconds").labels(model=str(model_id))
+            run.observe(seconds)
         if code:
             if len(self._codes) < _CODES:
                 self._codes.add(code)

@@ -19,7 +19,7 @@ from libs.common.operations.sight import Sight
 from libs.common.operations.why import Why
 from libs.common.ports_execution import ModelCall
 from libs.common.ports_secrets import KeyMissing
-from libs.common.runtime import failpoints
+from libs.common.runtime import failpoints, metrics
 from tests.support.executor_rig import Rig, Through, answer_lost, until
 from tests.support.misbehaving_model import misbehaving_model
 
@@ -631,3 +631,6 @@ async def test_a_full_model_burns_nothing_and_is_called_later(rig: Rig) -> None:
     await rig.dispatch(model)
     await rig.ended(ids)
     assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1]
+    # the figure of run times knows the call alone, not the refusal before it
+    ran = f'sluiceway_attempt_run_seconds_count{{model="{model.id}"}} 1.0'
+    await until(lambda: ran in metrics.exposition().decode().splitlines(), "one attempt ran")

@@ -101,7 +101,11 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
     ),
     "sluiceway_webhook_attempts_total": Metric("Attempts to deliver to webhooks.", ("result",), role="dispatcher"),
     "sluiceway_permit_refusals_total": Metric("Requests for a permit when none was free.", ("model",), role="executor"),
-    "sluiceway_attempts_total": Metric("Attempts ended.", ("model", "outcome"), role="executor"),
+    "sluiceway_attempts_total": Metric(
+        "Attempts that an executor has done with: ended, to be tried again, parked, or handed back.",
+        ("model", "outcome"),
+        role="executor",
+    ),
     "sluiceway_attempt_errors_total": Metric("Failed attempts by the code of their error.", ("code",), role="executor"),
     "sluiceway_stale_messages_total": Metric("Messages of a lease that no longer stands, dropped.", role="executor"),
     "sluiceway_fence_losses_total": Metric(
@@ -141,7 +145,9 @@ HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
     "sluiceway_dispatcher_tick_seconds": Metric("One turn of the dispatcher.", (), _STEP_SECONDS, role="dispatcher"),
     "sluiceway_dispatcher_tick_rows": Metric("Rows leased in one turn.", (), _ROWS, role="dispatcher"),
     "sluiceway_task_wait_seconds": Metric("From queueing to started.", ("model",), _TASK_SECONDS, role="executor"),
-    "sluiceway_attempt_run_seconds": Metric("From started to ended.", ("model",), _TASK_SECONDS, role="executor"),
+    "sluiceway_attempt_run_seconds": Metric(
+        "How long attempts that ended ran in the executor where they did.", ("model",), _TASK_SECONDS, role="executor"
+    ),
     "sluiceway_upload_seconds": Metric("One upload to object storage.", (), _TASK_SECONDS, role="executor"),
 }
 
