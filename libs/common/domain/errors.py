@@ -77,6 +77,10 @@ class StorageUnavailable(Unavailable):
     """The object store or the staging store cannot be read."""
 
 
+class ForeignTables(SluicewayError):
+    """The database has tables that this version cannot bring to its own; the text says which, and what to do."""
+
+
 class OutcomeUnknown(SluicewayError):
     """The connection broke while committing: only reading back tells what happened."""
 

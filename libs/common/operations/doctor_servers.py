@@ -92,6 +92,9 @@ async def _tables(connection: Any, url: str) -> list[Finding]:
     there, wanted = await migrate.revisions(url)
     if not there:
         return [problem("it has no tables of ours", "run `sluiceway migrate`")]
+    if not migrate.knows(there):
+        what = f"its tables are at revision {there}, which this version does not know (it wants {wanted})"
+        return [problem(what, "run the version that made them, or restore a backup from before")]
     if there != wanted:
         return [problem(f"its tables are at revision {there}, this version wants {wanted}", "run `sluiceway migrate`")]
     reading = await connection.fetchval(_STATEMENTS["doctor_readers"])

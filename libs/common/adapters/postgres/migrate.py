@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from libs.common.adapters.postgres.database import open_engine
 from libs.common.adapters.postgres.way_in import WayIn
+from libs.common.domain.errors import ForeignTables
 
 _ADVISORY_LOCK: Final = 7_001_001
 #: A migration that cannot get a table's lock soon gives up instead of stopping everybody behind it.
@@ -29,7 +30,10 @@ def _config() -> Config:
 
 
 async def upgrade(database_url: str) -> str:
-    """Bring the database to this version's tables; returns the revision. Safe to run from many places at once."""
+    """Bring the database to this version's tables; returns the revision. Safe to run from many places at once.
+
+    Raises ForeignTables.
+    """
     engine = open_engine(partial(WayIn().connect, database_url))
     try:
         async with engine.connect() as guard, engine.connect() as worker:
@@ -53,15 +57,35 @@ async def revisions(database_url: str) -> tuple[str, str]:
         await engine.dispose()
 
 
+def knows(revision: str) -> bool:
+    """Whether this version can go on from a revision."""
+    return any(one.revision == revision for one in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def head() -> str:
     """The revision that this version of the product works on."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def _upgrade(connection: Connection) -> None:
+    _check(connection)
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _check(connection: Connection) -> None:
+    there = _revision(connection)
+    if there and not knows(there):
+        raise ForeignTables(
+            f"the database is at revision {there}, which this version does not know: a newer one made it; run that"
+            " version, or restore a backup from before"
+        )
+    if not there and connection.scalar(text("SELECT to_regclass('dispatch') IS NOT NULL")):
+        raise ForeignTables(
+            "the database has tables of ours and does not say of which version: a backup was restored without its"
+            " table alembic_version; restore all of it, or name an empty database"
+        )
 
 
 def _revision(connection: Connection) -> str:

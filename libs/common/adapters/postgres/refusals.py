@@ -17,6 +17,8 @@ _REMEDIES: Final = {
     "3D000": _ADDRESS,  # no such database
     "28": _ADDRESS,  # no such role, or no line of pg_hba.conf for it
     "42501": _ROLE,
+    "25006": f"it takes no writes: name the primary, {_ADDRESS}",  # a standby
+    "55P03": "somebody holds a lock on its tables (pg_locks says who): try again",
 }
 
 
