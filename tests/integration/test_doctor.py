@@ -85,6 +85,10 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     assert "older, test" in told(found, "several versions").what
     assert "broker moves" in told(found, "all dispatching").what
     assert "`sluiceway resume --all`" in told(found, "all dispatching").do
+    named = await house.model(tenant=7, name="m; rm -rf ~")
+    await controls_of(house).pause_model(7, named.name, "ann", "")
+    finding = told(await doctor_servers.examine_postgres(settings), "model m;")
+    assert "`sluiceway resume --tenant 7 --model 'm; rm -rf ~'`" in finding.do
 
     await house.sql("UPDATE alembic_version SET version_num = '0000'")
     try:

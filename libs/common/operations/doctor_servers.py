@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -114,12 +115,12 @@ def _missing_adapter(row: Any) -> Finding:
 
 
 def _paused(row: Any) -> Finding:
-    """What an operator holds, and the words that let it go on."""
-    tenant = f"tenant {row['tenant_id']}"
+    """What an operator holds, and the words that let it go on: a name that its tenant chose is quoted for a shell."""
+    tenant, model = f"tenant {row['tenant_id']}", shlex.quote(row["model"] or "")
     what, words = {
         "all": ("all dispatching", "resume --all"),
         "tenant": (tenant, f"resume --tenant {row['tenant_id']}"),
-        "model": (f"model {row['model']} of {tenant}", f"resume --tenant {row['tenant_id']} --model {row['model']}"),
+        "model": (f"model {row['model']} of {tenant}", f"resume --tenant {row['tenant_id']} --model {model}"),
         "webhook": (f"webhook {row['webhook_id']} of {tenant}", f"webhooks resume {row['webhook_id']}"),
     }[row["scope"]]
     reason = f": {row['reason']}" if row["reason"] else ""
