@@ -19,6 +19,9 @@ from libs.common.domain.errors import WrongSetting
 PREFIX: Final = "SLUICEWAY_"
 _ADDRESSES: Final = ("storage_url", "storage_public_url", "oss_url", "public_url")
 _LARGEST_PORT: Final = 65_535
+#: A hundred years: for ever, to a person. PostgreSQL has no instants of ten thousand years ago, and a sweep that
+#: asks for one deletes nothing at all.
+_MOST_DAYS: Final = 36_500
 #: Who logs in, in an address.
 _LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
 _SCHEMES: Final = {"database_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss", "unix")}
@@ -74,7 +77,7 @@ class Settings(BaseSettings):
     api_port: int = Field(8080, ge=0, le=65_535, description="port of the API; 0: any free one")
     health_host: str = Field("127.0.0.1", description="address of probes and metrics of the other services")
     health_port: int = Field(0, ge=0, le=65_535, description="port of probes and metrics; 0: any free one")
-    webhook_log_days: int = Field(14, ge=1, description="how long deliveries that arrived are kept")
+    webhook_log_days: int = Field(14, ge=1, le=_MOST_DAYS, description="how long deliveries that arrived are kept")
     push_connections: int = Field(
         10_000, ge=1, le=1_000_000, description="event streams that one API process keeps open; half for one tenant"
     )
@@ -103,13 +106,21 @@ class Settings(BaseSettings):
     event_source: str = Field("/sluiceway", description="ce_source of completion events")
 
     executor_slots: int = Field(2_000, ge=1, le=20_000, description="calls that one executor runs at once")
-    drain_seconds: float = Field(30.0, ge=0, description="how long a stopping process lets running work end")
-    janitor_interval: float = Field(10.0, gt=0, description="seconds between sweeps; rescue looks every second")
-    max_wait_seconds: int = Field(86_400, gt=0, description="longest wait in the queue before a task ends as timeout")
-    upload_max_seconds: int = Field(86_400, gt=0, description="how long an upload is tried again")
-    unfetched_days: int = Field(90, ge=0, description="when successes nobody fetched are deleted; 0: never")
-    dead_days: int = Field(30, ge=1, description="when dead and canceled tasks are deleted")
-    op_log_days: int = Field(30, ge=1, description="how long entries of the operation log are kept")
+    drain_seconds: float = Field(30.0, ge=0, le=86_400, description="how long a stopping process lets running work end")
+    janitor_interval: float = Field(
+        10.0, gt=0, le=3_600, description="seconds between sweeps; rescue looks every second"
+    )
+    max_wait_seconds: int = Field(
+        86_400, gt=0, le=_MOST_DAYS * 86_400, description="longest wait in the queue before a task ends as timeout"
+    )
+    upload_max_seconds: int = Field(
+        86_400, gt=0, le=_MOST_DAYS * 86_400, description="how long an upload is tried again"
+    )
+    unfetched_days: int = Field(
+        90, ge=0, le=_MOST_DAYS, description="when successes nobody fetched are deleted; 0: never"
+    )
+    dead_days: int = Field(30, ge=1, le=_MOST_DAYS, description="when dead and canceled tasks are deleted")
+    op_log_days: int = Field(30, ge=1, le=_MOST_DAYS, description="how long entries of the operation log are kept")
     timezone: str = Field("UTC", description="time zone of statistics and quota days, and of the old routes' times")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level that is logged")

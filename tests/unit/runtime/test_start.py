@@ -48,6 +48,23 @@ def test_each_wrong_setting_has_a_line_of_its_own(
 
 
 @pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("DEAD_DAYS", 36_500), ("UNFETCHED_DAYS", 36_500), ("OP_LOG_DAYS", 36_500), ("WEBHOOK_LOG_DAYS", 36_500),
+        ("MAX_WAIT_SECONDS", 3_153_600_000), ("UPLOAD_MAX_SECONDS", 3_153_600_000), ("JANITOR_INTERVAL", 3_600),
+        ("DRAIN_SECONDS", 86_400),
+    ],
+)  # fmt: skip
+def test_a_time_that_no_calendar_reaches_is_refused(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"SLUICEWAY_{name}", str(most))
+    assert getattr(load_settings(), name.lower()) == most
+    for beyond in (str(most + 1), "9" * 12, "inf"):
+        monkeypatch.setenv(f"SLUICEWAY_{name}", beyond)
+        with pytest.raises(WrongSetting, match=name):
+            load_settings()
+
+
+@pytest.mark.parametrize(
     "command",
     [
         "config",
