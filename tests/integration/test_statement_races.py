@@ -170,6 +170,19 @@ async def test_a_cancel_that_meets_a_start_becomes_a_request(desk: QueueDesk) ->
     assert row["token"] is not None
 
 
+async def test_a_request_to_cancel_that_meets_a_move_records_what_it_came_to(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    ask = desk.tasks.request_cancel
+    back = ("release_started", [attempt.id], [attempt.token], [0.0], [False], ["staging_full"], "UTC")
+    assert await overtaken(desk, ask(TENANT, [attempt.public_id]), back) == 0, "nobody runs it any more"
+    assert await desk.sql("SELECT 1 FROM cancel_request") == []
+    (again,) = await desk.start(await desk.lease(attempt.lane))
+    assert await overtaken(desk, ask(TENANT, [attempt.public_id]), staged_of(again)) == 1
+    steps = await desk.sql("SELECT kind, version FROM history ORDER BY id")
+    assert [row["kind"] for row in steps] == ["release", "cancel"]
+    assert steps[1]["version"] == again.version + 1
+
+
 async def test_a_start_that_meets_an_end_starts_and_counts_nothing(desk: QueueDesk) -> None:
     (id_,) = await leased(desk)
     row = await desk.row(id_)

@@ -108,17 +108,19 @@ SELECT h.* FROM task t JOIN history h ON h.task_id = t.id
 WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY h.id
 
 -- name: request_cancel
--- Ask for the end of started tasks, once, recorded; their executors read it with their next heartbeat.
-WITH asked AS (
-  INSERT INTO cancel_request (task_id)
-  SELECT d.id FROM task t JOIN dispatch d ON d.id = t.id
+-- Ask for the end of started tasks, once, recorded; their executors read it with their next heartbeat. Who moves a row just
+-- now is waited for: what is recorded is what it came to.
+WITH d AS MATERIALIZED (
+  SELECT d.id, d.attempt, d.version, d.lease FROM task t JOIN dispatch d ON d.id = t.id
   WHERE t.tenant_id = :tenant_id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) AND d.token IS NOT NULL
-  ORDER BY d.id
+  ORDER BY d.id FOR NO KEY UPDATE OF d
+), asked AS (
+  INSERT INTO cancel_request (task_id) SELECT id FROM d
   ON CONFLICT DO NOTHING
   RETURNING task_id
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail)
-  SELECT d.id, 'cancel', d.attempt, d.version, d.lease, 'asked for while it ran' FROM asked a JOIN dispatch d ON d.id = a.task_id
+  SELECT d.id, 'cancel', d.attempt, d.version, d.lease, 'asked for while it ran' FROM asked a JOIN d ON d.id = a.task_id
 )
 SELECT task_id FROM asked
 
