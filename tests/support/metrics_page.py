@@ -10,8 +10,9 @@ from libs.common.runtime.metrics import COUNTERS, GAUGES, HISTOGRAMS, Metric
 _HEAD = """# Metrics
 
 What `/metrics` of each process answers, in the Prometheus text format. Every figure is there from the start of its
-process, before anything was counted. `model` is a model's id; no label is ever a tenant. Figures of what waits are
-measured by the janitors, each for everything: take the maximum, not the sum, where several run.
+process, before anything was counted; those with labels as soon as their values are known (a model's with its first
+task). `model` is a model's id; no label is ever a tenant. Figures of what waits are measured by the janitors, each for
+everything: take the maximum, not the sum, where several run. What a janitor cannot read now has no figure.
 
 | name | kind | process | labels | meaning |
 |---|---|---|---|---|

@@ -68,12 +68,17 @@ HistogramName: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A sentence, the labels, and for a histogram its buckets; which process has it, empty for all of them."""
+    """A sentence, the labels, and for a histogram its buckets; which process has it, empty for all of them.
+
+    `known` are all values of its one label, where they are few: each is there before it was counted, for a figure that
+    begins at one has not risen.
+    """
 
     sentence: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     role: str = ""
+    known: tuple[str, ...] = ()
 
 
 #: Tasks wait and run from milliseconds to a day.
@@ -94,12 +99,17 @@ COUNTERS: Final[dict[CounterName, Metric]] = {
     "sluiceway_push_events_total": Metric("Status changes handed to streams.", role="api"),
     "sluiceway_push_dropped_total": Metric("Streams ended by us because their readers were too slow.", role="api"),
     "sluiceway_dispatches_published_total": Metric(
-        "Dispatch messages handed to the broker.", ("result",), role="dispatcher"
+        "Dispatch messages handed to the broker.",
+        ("result",),
+        role="dispatcher",
+        known=("acknowledged", "refused", "given_back"),
     ),
     "sluiceway_events_published_total": Metric(
-        "Lifecycle events handed to the broker.", ("result",), role="dispatcher"
+        "Lifecycle events handed to the broker.", ("result",), role="dispatcher", known=("acknowledged", "refused")
     ),
-    "sluiceway_webhook_attempts_total": Metric("Attempts to deliver to webhooks.", ("result",), role="dispatcher"),
+    "sluiceway_webhook_attempts_total": Metric(
+        "Attempts to deliver to webhooks.", ("result",), role="dispatcher", known=("accepted", "failed")
+    ),
     "sluiceway_permit_refusals_total": Metric("Requests for a permit when none was free.", ("model",), role="executor"),
     "sluiceway_attempts_total": Metric(
         "Attempts that an executor has done with: ended, to be tried again, parked, or handed back.",
@@ -197,7 +207,9 @@ def announce_build(role: str) -> None:
     for tables, make in ((COUNTERS, counter), (GAUGES, gauge), (HISTOGRAMS, histogram)):
         for name, metric in tables.items():
             if metric.role in ("", role):
-                make(name)
+                figure = make(name)
+                for value in metric.known:
+                    figure.labels(value)
     build = {"role": role, "version": version("sluiceway"), "python": platform.python_version()}
     gauge("sluiceway_build_info").labels(**build).set(1)
 

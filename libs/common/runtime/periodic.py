@@ -35,6 +35,8 @@ class Periodic:
         self._jitter = jitter
         self._wake = asyncio.Event()
         self._stopping = False
+        runs = counter("sluiceway_periodic_runs_total")
+        self._done, self._failed = runs.labels(name=name, result="ok"), runs.labels(name=name, result="error")
         self._last_success: float | None = None
 
     async def run(self) -> None:
@@ -65,7 +67,7 @@ class Periodic:
             await self._action()
         except Exception as error:
             self.failures += 1
-            counter("sluiceway_periodic_runs_total").labels(name=self.name, result="error").inc()
+            self._failed.inc()
             log.error(
                 "periodic.failed",
                 name=self.name,
@@ -76,7 +78,7 @@ class Periodic:
         else:
             self.failures = 0
             self._last_success = time.monotonic()
-            counter("sluiceway_periodic_runs_total").labels(name=self.name, result="ok").inc()
+            self._done.inc()
 
     async def _rest(self) -> None:
         # Several processes run the same sweep: jitter keeps them from marching in step.

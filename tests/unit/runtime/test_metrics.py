@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import typing
+from datetime import timedelta
 
 import pytest
 
 from libs.common.runtime import metrics
+from libs.common.runtime.periodic import Periodic
 
 ALLOWED_LABELS = {"model", "route", "method", "status", "result", "outcome", "code", "step", "sweep", "name", "role",
                   "version", "python", "channel", "dependency"}  # fmt: skip
@@ -56,6 +59,15 @@ def test_counters_histograms_and_build_info_come_out() -> None:
     assert 'sluiceway_gate_refusals_total{model="70707"} 1.0' in text
     assert 'sluiceway_task_wait_seconds_bucket{le="0.05",model="70707"} 1.0' in text
     assert any(line.startswith("sluiceway_build_info{") and 'role="api"' in line for line in text)
+
+
+def test_what_may_be_counted_one_day_is_zero_until_then() -> None:
+    metrics.announce_build("dispatcher")
+    Periodic("never-ran", timedelta(seconds=1), asyncio.Event().wait)
+    names = {line.rpartition(" ")[0] for line in scrape()}
+    assert 'sluiceway_events_published_total{result="refused"}' in names
+    assert 'sluiceway_webhook_attempts_total{result="failed"}' in names
+    assert 'sluiceway_periodic_runs_total{name="never-ran",result="error"}' in names
 
 
 def test_a_gauge_can_be_read_at_scrape_time() -> None:
