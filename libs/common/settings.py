@@ -22,6 +22,8 @@ _LARGEST_PORT: Final = 65_535
 #: A hundred years: for ever, to a person. PostgreSQL has no instants of ten thousand years ago, and a sweep that
 #: asks for one deletes nothing at all.
 _MOST_DAYS: Final = 36_500
+#: What a machine has among its time zones and is the name of none.
+_FILES_OF_ZONES: Final = ("localtime", "posixrules", "Factory")
 #: Who logs in, in an address.
 _LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
 _SCHEMES: Final = {"database_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss", "unix")}
@@ -130,6 +132,8 @@ class Settings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
+        if value in _FILES_OF_ZONES or value.startswith(("posix/", "right/")):
+            raise ValueError(f"{value!r} means something else on each machine, and nothing to PostgreSQL")
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, OSError) as error:

@@ -21,7 +21,7 @@ from libs.common.adapters.models.registry import load_adapters
 from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
-from libs.common.adapters.postgres.database import is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.replay import PostgresDeadLetters
@@ -102,7 +102,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         )
         rules = _rules(settings, adapters.names())
         executor = assemble(world, rules)
-        health.need("postgres", lambda: beats.fetch("watch_beats"))
+        health.need("postgres", lambda: _postgres(beats, settings.timezone))
         health.need("redis", redis.ping)
         health.need("kafka", executor.needs_kafka)
         health.must_turn("reader", lambda: not executor.hangs_for_long)
@@ -111,6 +111,12 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         read_gauge_from("sluiceway_executor_jobs_waiting", lambda: float(executor.runs.waiting()))
         read_gauge_from("sluiceway_executor_held", lambda: float(executor.load()[1]))
         yield executor
+
+
+async def _postgres(beats: Database, zone: str) -> None:
+    """One that answers, and knows the time zone of the days on which calls are counted: nothing starts without."""
+    await beats.fetch("watch_beats")
+    await beats.fetch("zone_known", zone)
 
 
 @asynccontextmanager

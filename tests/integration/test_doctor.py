@@ -90,6 +90,9 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     finding = told(await doctor_servers.examine_postgres(settings), "model m;")
     assert "`sluiceway resume --tenant 7 --model 'm; rm -rf ~'`" in finding.do
 
+    newer = settings.model_copy(update={"timezone": "Europe/Newtown"})  # of a release that the server has not yet
+    finding = told(await doctor_servers.examine_postgres(newer), "'Europe/Newtown'")
+    assert (finding.level, "SLUICEWAY_TIMEZONE" in finding.do) == ("problem", True)
     await house.sql("UPDATE alembic_version SET version_num = '0000'")
     try:
         finding = told(await doctor_servers.examine_postgres(settings), "revision 0000")

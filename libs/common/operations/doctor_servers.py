@@ -53,6 +53,7 @@ async def examine_postgres(settings: Settings) -> list[Finding]:
         if await way_in.shares_sessions(connection, url, timeout=_SECONDS, command_timeout=_SECONDS):
             return [problem(way_in.WHAT, way_in.DO)]
         found += await _server(connection)
+        found += await _zone(connection, settings.timezone)
         found += await _tables(connection, url)
     except (*UNREACHABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         what = f"it does not answer what it is asked: {_plain(error)}"
@@ -87,6 +88,15 @@ async def _server(connection: Any) -> list[Finding]:
         what = f"a transaction has been open for {row['oldest']:.0f} s: nothing newer can be vacuumed"
         found.append(advice(what, "find it in pg_stat_activity (xact_start) and end it"))
     return found
+
+
+async def _zone(connection: Any, name: str) -> list[Finding]:
+    try:
+        await connection.fetchval(_STATEMENTS["zone_known"], name)
+    except asyncpg.InvalidParameterValueError:
+        do = "set SLUICEWAY_TIMEZONE to a name that its pg_timezone_names has, or renew its time zone data"
+        return [problem(f"it does not know the time zone {name!r}: no task starts", do)]
+    return []
 
 
 async def _tables(connection: Any, url: str) -> list[Finding]:

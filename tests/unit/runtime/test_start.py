@@ -47,6 +47,13 @@ def test_each_wrong_setting_has_a_line_of_its_own(
     assert all(line.startswith("sluiceway: SLUICEWAY_") and "leave it out" in line for line in lines)
 
 
+@pytest.mark.parametrize("zone", ["localtime", "posixrules", "posix/Europe/Berlin", "right/UTC"])
+def test_a_time_zone_has_a_name_that_postgresql_knows_too(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICEWAY_TIMEZONE", zone)
+    with pytest.raises(WrongSetting, match="PostgreSQL"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "most"),
     [
