@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     )
     payload_max_bytes: int = Field(1_048_576, gt=0, le=64 * 2**20, description="largest payload of a task")
     callback_max_bytes: int = Field(8 * 2**20, gt=0, le=64 * 2**20, description="largest body of a provider's callback")
-    event_source: str = Field("/sluiceway", description="ce_source of completion events")
+    event_source: str = Field("/sluiceway", min_length=1, description="ce_source of completion events")
 
     executor_slots: int = Field(2_000, ge=1, le=20_000, description="calls that one executor runs at once")
     drain_seconds: float = Field(30.0, ge=0, le=86_400, description="how long a stopping process lets running work end")

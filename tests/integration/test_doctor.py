@@ -245,6 +245,7 @@ async def test_settings_secrets_and_places(settings: Settings, tmp_path: Path) -
     assert levels(await doctor_places.examine_storage(changed(settings, storage_url="ftp://x"))) == {"problem"}
     nobody = changed(settings, oss_url=f"http://127.0.0.1:{free_port()}")
     told(await doctor_places.examine_storage(nobody), "file service")
+    told(await doctor_places.examine_storage(changed(settings, oss_url="ftp://x")), "SLUICEWAY_OSS_URL")
 
     assert "problem" not in levels(await doctor_places.examine_staging(settings))
     blocked = str(tmp_path / "file" / "staging")

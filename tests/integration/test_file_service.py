@@ -10,8 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from libs.common.adapters.object_storage.file_service import BadFileServiceUrl, open_file_service
+from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.staging import Staging, open_staging
+from libs.common.domain.errors import WrongSetting
 from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.ports_execution import UploadCredentials
@@ -223,7 +224,7 @@ async def test_another_path(service: StandInFileService, staging: Staging) -> No
 
 @pytest.mark.parametrize("url", ["", "oss", "ftp://oss", "http://user@oss"])
 async def test_an_unusable_url_stops_the_process_and_names_the_setting(staging: Staging, url: str) -> None:
-    with pytest.raises(BadFileServiceUrl, match="SLUICEWAY_OSS_URL"):
+    with pytest.raises(WrongSetting, match="SLUICEWAY_OSS_URL"):
         await open_file_service(staging, url, "/x").__aenter__()
 
 

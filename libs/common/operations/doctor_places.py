@@ -17,11 +17,12 @@ from obstore.exceptions import BaseError
 from sqlalchemy.exc import SQLAlchemyError
 
 from libs.common.adapters.models.registry import checking_adapters
+from libs.common.adapters.object_storage.file_service import upload_address
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.sealed import sealed_places
 from libs.common.adapters.secrets import BadKeyRing, KeyRing
-from libs.common.domain.errors import SluicewayError
+from libs.common.domain.errors import SluicewayError, WrongSetting
 from libs.common.operations.doctor import Finding, advice, fine, problem
 from libs.common.ports_secrets import SealedValue, SealError
 from libs.common.settings import Settings, unknown_names
@@ -105,6 +106,10 @@ def _unopened(ring: KeyRing, stored: Sequence[tuple[str, SealedValue]]) -> list[
 async def examine_storage(settings: Settings) -> list[Finding]:
     """The place of results takes an object, gives it back and deletes it."""
     if settings.oss_url:
+        try:
+            upload_address(settings.oss_url, settings.oss_path)
+        except WrongSetting as wrong:
+            return [problem(str(wrong), "correct them")]
         return [await _file_service(settings.oss_url)]
     if not settings.storage_url:
         return []

@@ -47,6 +47,18 @@ def test_each_wrong_setting_has_a_line_of_its_own(
     assert all(line.startswith("sluiceway: SLUICEWAY_") and "leave it out" in line for line in lines)
 
 
+@pytest.mark.parametrize(("name", "value"), [("OSS_URL", "ftp://oss"), ("EVENT_SOURCE", "")])
+def test_config_refuses_what_only_some_service_would_stumble_over(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"SLUICEWAY_{name}", value)
+    monkeypatch.setattr(sys, "argv", ["sluiceway", "config"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"SLUICEWAY_{name}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("zone", ["localtime", "posixrules", "posix/Europe/Berlin", "right/UTC"])
 def test_a_time_zone_has_a_name_that_postgresql_knows_too(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICEWAY_TIMEZONE", zone)

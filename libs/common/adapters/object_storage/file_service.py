@@ -20,6 +20,7 @@ from libs.common.adapters.models.refusals import connection_error, retry_after
 from libs.common.adapters.object_storage.upload_answer import ANSWER_BYTES, NotAccepted, read_answer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging
 from libs.common.domain.endpoint import InvalidEndpoint, join_endpoint
+from libs.common.domain.errors import WrongSetting
 from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.ports_execution import UploadCredentials
@@ -30,10 +31,6 @@ _BYTES_PER_SECOND: Final = 1024 * 1024  #: what the slowest link that we wait fo
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: The same file will not be taken tomorrow either. Anything else may be a service that is down or set up wrongly.
 _FINAL_STATUSES: Final = frozenset({400, 413, 415, 422})
-
-
-class BadFileServiceUrl(ValueError):
-    """SLUICEWAY_OSS_URL and SLUICEWAY_OSS_PATH are no address together."""
 
 
 class FileService:
@@ -47,7 +44,7 @@ class FileService:
     ) -> None:
         self._session = session
         self._staging = staging
-        self._url = _address(url, path)
+        self._url = upload_address(url, path)
         self._authorization = authorization
 
     async def put(self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None) -> StoredFile:
@@ -122,11 +119,12 @@ async def open_file_service(
         yield FileService(session, staging, url, path, authorization=authorization)
 
 
-def _address(url: str, path: str) -> URL:
+def upload_address(url: str, path: str) -> URL:
+    """Where files are sent; raises WrongSetting where SLUICEWAY_OSS_URL and SLUICEWAY_OSS_PATH are no address."""
     try:
         return URL(join_endpoint(url, path).url, encoded=True)
     except InvalidEndpoint as error:
-        raise BadFileServiceUrl(f"SLUICEWAY_OSS_URL and SLUICEWAY_OSS_PATH: {error.message}") from None
+        raise WrongSetting(f"SLUICEWAY_OSS_URL and SLUICEWAY_OSS_PATH: {error.message}") from None
 
 
 class _Multipart:
