@@ -124,10 +124,12 @@ class Submission:
             if order.webhook_url is not None and self._hooks is not None:
                 await self._hooks.check(caller.tenant_id, order.webhook_url)
             await self._take_slot(model, str(public_id))
-        except (Refused, GateUnavailable):
+        except (Refused, GateUnavailable) as refusal:
             # Not now; but a repeated request was accepted long ago.
             earlier = await self._earlier.submit(self._new_task(public_id, 0, caller, order, 0)) if order.key else None
             if earlier is None:
+                if isinstance(refusal, Exhausted):
+                    _refusals(model.id).inc()
                 raise
             return _replayed(earlier, order)
         await failpoint("api/gate-taken")
@@ -146,7 +148,6 @@ class Submission:
     async def _take_slot(self, model: Model, member: str) -> None:
         wanted = SlotRequest(model.lane, member, model.queue_limit, model.slot_ttl_ms)
         if await self._slots.submit(wanted) is SlotVerdict.FULL:
-            _refusals(model.id).inc()
             raise Exhausted(
                 "queue_full",
                 f"{model.queue_limit} tasks of the model {model.name!r} wait or run already",

@@ -37,6 +37,7 @@ from libs.common.ports_tasks import (
     Repeated,
     Tasks,
 )
+from libs.common.runtime import metrics
 from libs.common.runtime.coalescer import Coalescer
 from services.api import task_writer
 from services.api.submission import Accepted, Order, Submission
@@ -185,6 +186,20 @@ async def test_a_repeated_key_beats_every_refusal(desk: Desk, why: str) -> None:
     with pytest.raises(refusal):
         await desk.submit()
     assert not desk.store.batches
+
+
+async def test_only_a_create_that_is_refused_counts_as_refused(desk: Desk) -> None:
+    for name in ("a", "b"):
+        desk.gate.lane(MODEL.lane).put(name, 60_000)
+    counted = metrics.counter("sluiceway_gate_refusals_total").labels(model=str(MODEL.id))
+    before = counted._value.get()
+    desk.store.earlier = Repeated(uuid7(), same_body=True)
+    assert (await desk.submit(key=KEY)).replayed
+    assert counted._value.get() == before
+    desk.store.earlier = None
+    with pytest.raises(Exhausted):
+        await desk.submit(key=KEY)
+    assert counted._value.get() == before + 1
 
 
 async def test_a_repeated_key_is_answered_when_its_times_have_passed_meanwhile(desk: Desk) -> None:
