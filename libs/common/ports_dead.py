@@ -334,7 +334,7 @@ class ReplayWork(Protocol):
         """Its items whose turn has come, of all lanes but those that are full."""
 
     async def hold_up(self, turn: Turn, lanes: int, note: str) -> None:
-        """Tell the job that so many lanes were found full."""
+        """Tell the job that so many lanes were found full; none takes the note back."""
 
     async def replay_tasks(self, turn: Turn, items: Sequence[DueItem]) -> tuple[list[Moved], list[int]]:
         """Dead tasks go back into the queue with a fresh budget, and the record says so, in one write. Those that

@@ -137,6 +137,19 @@ async def test_a_full_gate_puts_replays_off_and_loses_none(house: House) -> None
     assert (await house.taken(model))[0] == 3
 
 
+async def test_what_held_a_job_up_is_said_no_longer_once_it_goes_on(house: House) -> None:
+    model = await house.model(queue_limit=4, max_concurrency=50)
+    await died(house, model, 9)
+    operator = Operator(house.database)
+    job = await operator.order(rate=2.0)
+    assert [await work(house) for _ in range(2)] == [3, 0]
+    assert (await operator.job(job)).note == "no free slot in the model's queue"
+    await house.sql("UPDATE model SET queue_limit = 100 WHERE id = $1", model.id)
+    assert await work(house) == 3
+    going_on = await operator.job(job)
+    assert (going_on.state, going_on.pending, going_on.note) == (JobState.RUNNING, 3, "")
+
+
 async def test_a_full_lane_does_not_hold_up_another_one(house: House) -> None:
     full, free = await house.model(queue_limit=1, max_concurrency=50), await house.model()
     await house.gate.take_many([SlotRequest(full.lane, "somebody", 1, SLOT_MS)])

@@ -79,7 +79,7 @@ class ReplayRunner:
             done = await self._settle(turn, items)
             moved += done.items
             full |= done.full
-        if full:
+        if full or moved:
             await failpoint("janitor/before-replay-hold-up")
             await self._work.hold_up(turn, len(full), "no free slot in the model's queue")
         await failpoint("janitor/before-replay-finish")

@@ -43,8 +43,9 @@ LEFT JOIN task t ON t.id = ANY (ARRAY[d.task_id]) LEFT JOIN lane l ON l.id = t.l
 ORDER BY i.due_at, i.target
 
 -- name: hold_up_replay
--- A round found $2 lanes full; $3 says so.
-UPDATE replay_job SET refusals = refusals + $2, note = $3, changed_at = now() WHERE id = $1 AND state = 'running' RETURNING id
+-- A round found $2 lanes full, and $3 says so; one that found none, and went on, takes these words back.
+UPDATE replay_job SET refusals = refusals + $2, note = CASE WHEN $2 > 0 THEN $3 ELSE '' END, changed_at = now()
+WHERE id = $1 AND state = 'running' AND ($2 > 0 OR note = $3) RETURNING id
 
 -- name: lock_dead_tasks
 -- Dead tasks of a running job that a replay in the same transaction takes back for sure, with what they cost: locked, as
