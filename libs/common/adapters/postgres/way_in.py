@@ -32,7 +32,9 @@ class TakesNoWrites(ConnectionRefusedError):
     """It is a standby, or its default is to read only."""
 
     def __init__(self) -> None:
-        super().__init__("PostgreSQL takes no writes there: it is a standby, or default_transaction_read_only is on")
+        super().__init__(
+            "PostgreSQL takes no writes there (a standby, or default_transaction_read_only is on): name the primary"
+        )
 
 
 class SharedSessions(ConnectionRefusedError):
