@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from libs.common.adapters.redis import keys
+from libs.common.adapters.redis import connection, keys
 from libs.common.adapters.redis.connection import RedisServer, open_redis
 from libs.common.adapters.redis.hints import open_hints
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
@@ -287,6 +287,22 @@ async def test_a_connection_that_holds_unasked_bytes_is_not_used() -> None:
         await asyncio.sleep(0)
         await redis.ping()
         assert connections == 2
+
+
+async def test_a_connection_that_rested_for_long_is_not_used_again(
+    own_redis: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks forget such connections without a word: whoever asks on one hears nothing."""
+    monkeypatch.setattr(connection, "_RESTED_SECONDS", 0.3)
+    async with slow_proxy(own_redis.address) as proxy, open_doors(proxy.url) as doors:
+        await asyncio.gather(*(doors.redis.ping() for _ in range(4)))
+        made = proxy.connections
+        await doors.redis.ping()
+        assert proxy.connections == made > 1
+        await asyncio.sleep(0.4)
+        await doors.redis.ping()
+        assert proxy.connections == made + 1
+        assert len(doors.redis._idle) == 1
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ from libs.common.domain.errors import WrongSetting
 from libs.common.settings import Settings
 
 _DIAGNOSE_SECONDS: Final = 3.0
+#: Networks forget connections that rest (Azure after 4 minutes, AWS after 6), and say nothing: ours end before.
+_RESTED_MS: Final = 180_000
 #: How long a fetch may wait at the broker: Tansu does not wake a waiting fetch when a record comes.
 _FETCH_WAIT_MS: Final = {"kafka": 50, "tansu": 20}
 
@@ -63,7 +65,11 @@ class KafkaConnection:
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of AIOKafkaProducer, AIOKafkaConsumer and AIOKafkaAdminClient alike."""
-        return {"bootstrap_servers": list(self.bootstrap), **self._security()}
+        return {
+            "bootstrap_servers": list(self.bootstrap),
+            "connections_max_idle_ms": _RESTED_MS,
+            **self._security(),
+        }
 
     def _security(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {"security_protocol": self.security, "ssl_context": self.ssl_context}

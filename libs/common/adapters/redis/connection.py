@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ log = get_logger()
 #: Connecting and answering, each call as a whole. Gate and permits stay closed rather than wait longer.
 _SECONDS: Final = 1.0
 _CONNECTIONS: Final = 8
+#: What rested for longer is not used again: networks forget connections after minutes (Azure 4, AWS 6) in silence.
+_RESTED_SECONDS: Final = 60.0
 #: It was the primary, and is another's replica since a failover; the address leads elsewhere by now, or soon.
 _DEMOTED: Final = (ReadOnlyError, MasterDownError)
 
@@ -62,7 +65,7 @@ class RedisServer:
             "socket_connect_timeout": seconds,
         }
         self._seconds = seconds
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []  #: and the monotonic second of its last answer; newest last
         self._own: set[Connection] = set()  #: lent to callers that listen
         self._room = asyncio.Semaphore(connections)
         self._flights: set[asyncio.Task[list[Any]]] = set()
@@ -125,7 +128,7 @@ class RedisServer:
             await asyncio.wait(self._flights)
         while self._idle:
             with suppress(RedisError, OSError):
-                await self._idle.pop().disconnect()
+                await self._idle.pop()[0].disconnect()
 
     async def _load(self, scripts: set[Script]) -> None:
         await self.command_many([("SCRIPT", "LOAD", script.text) for script in scripts])
@@ -162,26 +165,32 @@ class RedisServer:
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        self._idle.append(connection)
+        self._idle.append((connection, time.monotonic()))
+        await self._drop_rested()
         if any(isinstance(reply, _DEMOTED) for reply in replies):
             await self._hang_up()
         return replies
 
     async def _hang_up(self) -> None:
         """A demoted server goes on answering on the connections that it has: and no successor is heard there."""
-        old, self._idle = [*self._idle, *self._own], []
+        old, self._idle = [*(connection for connection, _ in self._idle), *self._own], []
         log.warning("redis.demoted", connections=len(old))
         for connection in old:
             await connection.disconnect(nowait=True)
 
     async def _ready_connection(self) -> Connection:
+        await self._drop_rested()
         while self._idle:
-            connection = self._idle.pop()
+            connection, _ = self._idle.pop()
             # True means: hung up by the server meanwhile, or holding bytes that nobody asked for.
             if connection.is_connected and not await connection.can_read():
                 return connection
             await connection.disconnect(nowait=True)
         return await self._connect()
+
+    async def _drop_rested(self) -> None:
+        while self._idle and self._idle[0][1] < time.monotonic() - _RESTED_SECONDS:
+            await self._idle.pop(0)[0].disconnect(nowait=True)
 
     async def _connect(self) -> Connection:
         connection = self._make_connection(**self._options)
