@@ -63,11 +63,25 @@ class AsyncClient:
         return calls.task_of(await self.send(calls.task(task_id)))
 
     async def wait(self, task_id: str, timeout: float | None = None) -> Task:
-        """The task once it has ended. Raises TimeoutError after `timeout` seconds, and changes nothing by it."""
+        """The task once it has ended; breaks of two minutes are bridged.
+
+        Raises TimeoutError after `timeout` seconds, and changes nothing by it.
+        """
+        return await self._wait(task_id, timeout, Patience(1))
+
+    async def _wait(self, task_id: str, timeout: float | None, patience: Patience) -> Task:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             left = calls.WAIT_SECONDS if end is None else end - time.monotonic()
-            task = calls.task_of(await self.send(calls.task(task_id, wait=max(left, 1.0)), until=end))
+            try:
+                task = calls.task_of(await self.send(calls.task(task_id, wait=max(left, 1.0)), until=end))
+            except (ApiError, NotReachable) as broke:
+                pause = patience.pause(broke, time.monotonic())
+                if end is not None and time.monotonic() + pause > end:
+                    raise TimeoutError("the server did not answer in time") from None
+                await asyncio.sleep(pause)
+                continue
+            patience.had()
             if task.ended:
                 return task
             if left <= 0:
@@ -75,7 +89,9 @@ class AsyncClient:
 
     async def run(self, model: str, payload: Any = None, *, timeout: float | None = None, **options: Any) -> Task:
         """Submit, and wait for success. Raises TaskEnded for another end, TimeoutError as `wait`."""
-        task = await self.wait((await self.submit(model, payload, **options)).id, timeout)
+        patience, task = Patience(1), await self.submit(model, payload, **options)
+        patience.had()
+        task = await self._wait(task.id, timeout, patience)
         if not task.succeeded:
             raise TaskEnded(task)
         return task

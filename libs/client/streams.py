@@ -32,9 +32,9 @@ def is_end(event: Mapping[str, Any]) -> bool:
 
 
 class Patience:
-    """When a stream that broke or cannot be had is opened again, and when it is given up.
+    """When what broke or cannot be had is asked for again, and when it is given up: a stream, or a wait for a task.
 
-    One that was never had is tried `tries` times, so that a wrong address is told soon; one that was had, longer.
+    What was never had is tried `tries` times, so that a wrong address is told soon; what was had, longer.
     """
 
     def __init__(self, tries: int) -> None:
@@ -44,7 +44,7 @@ class Patience:
         self._broke_at = 0.0
 
     def had(self) -> None:
-        """A line came."""
+        """A line came, or an answer."""
         self._had, self._nth = True, 0
 
     def pause(self, why: Exception | None, now: float) -> float:
@@ -58,9 +58,11 @@ class Patience:
         given_up = now - self._broke_at > _BRIDGED_SECONDS if self._had else self._nth >= self._tries
         wanted = 0.0
         if isinstance(why, ApiError):
-            if given_up or why.status not in _NOT_NOW:
-                raise why
             wanted = why.retry_after or 0.0
+            if given_up or why.status not in _NOT_NOW or wanted > _BRIDGED_SECONDS:
+                raise why
+        elif given_up and isinstance(why, NotReachable):
+            raise why
         elif given_up:
             raise NotReachable("the stream of events broke and cannot be had again")
         return max(wanted, backoff(self._nth))

@@ -240,6 +240,39 @@ async def test_who_waits_holds_up_nobody_however_many_they_are() -> None:
     assert {type(end) for end in ends} == {TimeoutError}
 
 
+def answer(status: str) -> bytes:
+    times = b'{"finished_at":"2026-01-01T00:00:00Z"}' if status == "success" else b"{}"
+    body = b'{"id":"t","model":"m","code":0,"status":"%s","times":%s}' % (status.encode(), times)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    return head % len(body) + body
+
+
+async def waited(url: str) -> str:
+    async with AsyncClient(url, "k", tries=1) as client:
+        return (await client.wait("t")).status
+
+
+async def waited_in_a_thread(url: str) -> str:
+    def wait() -> str:
+        with Client(url, "k", tries=1) as client:
+            return client.wait("t").status
+
+    return await asyncio.to_thread(wait)
+
+
+@pytest.mark.parametrize("wait", [waited, waited_in_a_thread])
+async def test_a_wait_outlasts_a_restart_of_the_api(wait: Callable[[str], Any]) -> None:
+    async with breaking(answer("processing"), b"", NOT_NOW, b"", answer("success")) as server:
+        assert await wait(server.url) == "success"
+        assert len(server.asked) == 5
+    async with breaking(b"") as server:
+        with pytest.raises(NotReachable):  # nothing ever answered: a wrong address is told at once
+            await wait(server.url)
+    async with breaking(answer("processing"), REVOKED) as server:
+        with pytest.raises(ApiError):
+            await wait(server.url)
+
+
 async def test_a_wait_ends_in_its_time_where_nothing_answers() -> None:
     async with breaking(b"", b"") as server, AsyncClient(server.url, "k", tries=20) as client:
         with pytest.raises(TimeoutError):
