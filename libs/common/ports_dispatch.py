@@ -94,6 +94,13 @@ class LaneInfo:
     changed_at: datetime
 
 
+class EventKey(NamedTuple):
+    """Which event: a number may be given anew where PostgreSQL goes on from an older state."""
+
+    id: int
+    finished_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class EventRow:
     """A completion event on its way out."""
@@ -120,6 +127,10 @@ class EventRow:
     hooked: bool = False  #: the tenant has webhooks
     webhook_url: str | None = None  #: the task's own, and the bits of the ends that it wants
     webhook_events: int = 0
+
+    @property
+    def key(self) -> EventKey:
+        return EventKey(self.id, self.finished_at)
 
 
 class DispatchQueue(Protocol):
@@ -163,22 +174,24 @@ class Events(Protocol):
     async def hold_relay(self) -> bool:
         """Be the one relay from now on, while the connection behind it lives; False when another one is."""
 
-    async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
+    async def after(
+        self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[EventKey] = ()
+    ) -> list[EventRow]:
         """Events numbered above the cursor in order, and those of the missing numbers that exist by now; those that
         were sent, which are neither, are forgotten on the way."""
 
     async def due(self, limit: int) -> list[EventRow]:
         """Refused events whose time has come again."""
 
-    async def sent(self, ids: Sequence[int]) -> None:
+    async def sent(self, events: Sequence[EventKey]) -> None:
         """Acknowledged: forget them."""
 
     async def hand_over(self, events: Sequence[HookedEvent]) -> int:
         """Forget acknowledged events that webhooks may want, and make a delivery for each that does want them; returns
         how many deliveries."""
 
-    async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
-        """(id, delay, error) back off alone; returns the ids that are dead now."""
+    async def refused(self, rows: Sequence[tuple[EventKey, float, str]], max_sends: int) -> list[int]:
+        """(event, delay, error) back off alone; returns the ids that are dead now."""
 
 
 @dataclass(frozen=True, slots=True)

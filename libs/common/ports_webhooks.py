@@ -114,6 +114,7 @@ class HookedEvent:
     body: str
     url: str | None
     line: str  #: what the task's own address shares with others of its host
+    finished_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

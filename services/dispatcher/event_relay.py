@@ -11,7 +11,7 @@ from typing import Final
 from libs.common.contracts.topics import EVENT_PARTITIONS
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.operations.event_records import event_record
-from libs.common.ports_dispatch import Carrier, EventRow, Events, TopicPlan
+from libs.common.ports_dispatch import Carrier, EventKey, EventRow, Events, TopicPlan
 from libs.common.runtime.backoff import delay_after, pause, reconnect_delays
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -107,7 +107,7 @@ class EventRelay:
         self._due_at = 0.0
         self._pause_seconds = _FIRST_PAUSE
         self._pace = Pace(BATCH)
-        self._acknowledged: list[int] = []
+        self._acknowledged: list[EventKey] = []
 
     @property
     def refused(self) -> str:
@@ -211,7 +211,7 @@ class EventRelay:
         refused = [(row, verdict.refused) for row, verdict in zip(rows, verdicts, strict=True) if verdict.refused]
         published = counter("sluiceway_events_published_total")
         if sent:
-            self._acknowledged += [row.id for row in sent if not row.hooked]  # the next read deletes them
+            self._acknowledged += [row.key for row in sent if not row.hooked]  # the next read deletes them
             await self._hand_over([row for row in sent if row.hooked])
             self._keeper.trust(self._topic)
             published.labels(result="acknowledged").inc(len(sent))
@@ -235,7 +235,7 @@ class EventRelay:
             self._delivered()
 
     async def _put_off(self, refused: Sequence[tuple[EventRow, str]]) -> None:
-        rows = [(row.id, delay_after(row.sends + 1, self._rng).total_seconds(), cause) for row, cause in refused]
+        rows = [(row.key, delay_after(row.sends + 1, self._rng).total_seconds(), cause) for row, cause in refused]
         await failpoint("dispatcher/before-event-put-off")
         dead = await self._events.refused(rows, MAX_SENDS)
         log.warning("events.refused", events=len(rows), dead=len(dead), cause=refused[0][1])

@@ -28,6 +28,7 @@ def hooked_event(row: EventRow, public_url: str) -> HookedEvent:
         body=orjson.dumps(body).decode(),
         url=url,
         line=_origin(url) if url else "",
+        finished_at=row.finished_at,
     )
 
 

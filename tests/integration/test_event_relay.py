@@ -25,6 +25,7 @@ from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
 from libs.common.runtime import failpoints
 from libs.common.runtime.metrics import REGISTRY
+from services.dispatcher.webhook_events import hooked_event
 from tests.support.broker import records_on
 from tests.support.dispatcher_bench import running_dispatcher, until_true
 from tests.support.fakes_redis import FakeHints
@@ -136,7 +137,7 @@ async def test_late_commits_are_not_skipped(desk: QueueDesk, connection: KafkaCo
         slow = await desk.create(lane, 2)
         attempts = await started(desk, lane, slow)
         async with desk.database.transaction() as transaction:
-            await transaction.fetch("events_refused", [], [], [], 1)  # the transaction is open
+            await transaction.fetch("events_refused", [], [], [], 1, [])  # the transaction is open
             await transaction.fetch("finish_many", *_finish(attempts))
             ids += await ended(desk, lane, 30, Finish(TaskStatus.SUCCESS))
             await until_true(lambda: _only(desk, 0))
@@ -256,16 +257,36 @@ async def test_refused_events_wait_alone_and_dead_ones_stay(desk: QueueDesk) -> 
     lane = await desk.lane(concurrency=50)
     await ended(desk, lane, 3, Finish(TaskStatus.SUCCESS))
     events = PostgresEvents(desk.database)
-    first, second, third = [row.id for row in await events.after(0, 10, [])]
+    first, second, third = [row.key for row in await events.after(0, 10, [])]
     assert await events.refused([(first, 60.0, "too large"), (second, 0.0, "too large")], 20) == []
-    assert [row.id for row in await events.after(0, 10, [first])] == [third]
-    assert [(row.id, row.sends) for row in await events.due(10)] == [(second, 1)]
+    assert [row.key for row in await events.after(0, 10, [first.id])] == [third]
+    assert [(row.key, row.sends) for row in await events.due(10)] == [(second, 1)]
     await desk.sql("UPDATE event SET sends = 19")
-    files = (await desk.sql("SELECT files FROM event WHERE id = $1", second))[0]["files"]
-    assert await events.refused([(second, 0.0, "too large")], 20) == [second]
+    files = (await desk.sql("SELECT files FROM event WHERE id = $1", second.id))[0]["files"]
+    assert await events.refused([(second, 0.0, "too large")], 20) == [second.id]
     assert await events.due(10) == []
     await events.sent([first, third])
     assert await desk.sql("SELECT id FROM event") == []
     (dead,) = await desk.sql("SELECT id, sends, last_error, files FROM dead_event")
-    assert tuple(dead)[:3] == (second, 20, "too large")
+    assert tuple(dead)[:3] == (second.id, 20, "too large")
     assert dead["files"] == files
+
+
+async def test_another_event_of_the_same_number_is_not_taken_for_the_one_that_was_sent(desk: QueueDesk) -> None:
+    """Numbers begin anew where PostgreSQL goes on from an older state, while the broker's answer is on its way."""
+    lane = await desk.lane(concurrency=50)
+    await ended(desk, lane, 1, Finish(TaskStatus.SUCCESS))
+    events = PostgresEvents(desk.database)
+    (lost,) = await events.after(0, 10, [])
+    await desk.sql("DELETE FROM event")
+    await ended(desk, lane, 1, Finish(TaskStatus.SUCCESS))
+    await desk.sql("UPDATE event SET id = $1", lost.id)
+    (other,) = await events.after(0, 10, [])
+    await events.sent([lost.key])
+    await events.after(lost.id, 10, [], [lost.key])
+    await events.hand_over([hooked_event(lost, "")])
+    await events.refused([(lost.key, 60.0, "too large")], 20)
+    await events.refused([(lost.key, 60.0, "too large")], 1)
+    assert await events.after(0, 10, []) == [other]
+    await events.sent([other.key])
+    assert await events.after(0, 10, []) == []

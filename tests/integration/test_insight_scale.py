@@ -13,7 +13,7 @@ import pytest
 from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents, ask_columns
 from libs.common.adapters.postgres.insight import COUNT_LIMIT, LANE_LIMIT
-from libs.common.ports_dispatch import LaneAsk
+from libs.common.ports_dispatch import EventKey, LaneAsk
 from tests.support.queue_desk import FIRST
 
 _LANES = 20
@@ -159,7 +159,7 @@ async def test_events_that_died_cost_nobody_who_looks_at_the_others(hot: tuple[D
         "overview_counts": (_LIMIT,),
         "outbox_channels": (_LIMIT,),
         "outbox_figures": (_LIMIT,),
-        "events_after": (0, 500, [], []),
+        "events_after": (0, 500, [], [], []),
         "events_due": (500,),
         "expired_tasks": (datetime(1970, 1, 1, tzinfo=UTC), 0, 500),
         "dead_over": (0, 500),
@@ -171,9 +171,9 @@ async def test_events_that_died_cost_nobody_who_looks_at_the_others(hot: tuple[D
     await connection.execute("ALTER SEQUENCE event_ids RESTART WITH 1000")
     await connection.execute("UPDATE event SET id = id + 1000000")  # those that died came first
     await connection.execute(_EVENTS.replace("$1", "1").replace("$2", str(_DIED)))
-    numbers = [row["id"] for row in await connection.fetch("SELECT id FROM event WHERE id < 1000000 ORDER BY id")]
-    for start in range(0, len(numbers), 500):
-        refused = [(number, 1.0, "not authorized") for number in numbers[start : start + 500]]
+    rows = await connection.fetch("SELECT id, finished_at FROM event WHERE id < 1000000 ORDER BY id")
+    for start in range(0, len(rows), 500):
+        refused = [(EventKey(*row), 1.0, "not authorized") for row in rows[start : start + 500]]
         assert len(await PostgresEvents(database).refused(refused, 1)) == len(refused)
     await connection.execute("VACUUM ANALYZE")
     cost = {name: await buffers(database, connection, name, given) for name, given in looks.items()}

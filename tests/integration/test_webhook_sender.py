@@ -24,7 +24,7 @@ from libs.common.adapters.secrets import KeyRing
 from libs.common.adapters.webhook_post import open_webhook_post
 from libs.common.domain.webhook import ATTEMPTS
 from libs.common.operations.webhooks import WebhookAdministration
-from libs.common.ports_webhooks import Delivery, HookedEvent, Place, Reach, Webhook
+from libs.common.ports_webhooks import Answer, Delivery, HookedEvent, Place, Reach, Tried, Webhook
 from libs.common.runtime import failpoints
 from services.dispatcher import webhooks
 from services.dispatcher.webhooks import PER_LINE, WebhookSender
@@ -56,10 +56,12 @@ class Post:
     async def event(self, *, url: str | None = None, bit: int = 1, tenant: int = TENANT, line: str = "") -> str:
         """An end whose event was acknowledged by Kafka; its message id."""
         (row,) = await self.house.sql(
-            "INSERT INTO event (task_id, version, status, attempt) VALUES (1, 5, 6, 1) RETURNING id"
+            "INSERT INTO event (task_id, version, status, attempt) VALUES (1, 5, 6, 1) RETURNING id, finished_at"
         )
         message, body = f"{uuid4()}:5", '{"type":"task.success","data":{"creator":"Jürgen ✓"}}'
-        hooked = HookedEvent(row["id"], tenant, uuid4(), bit, message, "task.success", body, url, line)
+        hooked = HookedEvent(
+            row["id"], tenant, uuid4(), bit, message, "task.success", body, url, line, row["finished_at"]
+        )
         await self.house.database.fetch("hand_to_webhooks", *_columns(hooked))
         return message
 
@@ -83,7 +85,7 @@ def _columns(event: HookedEvent) -> list[list[Any]]:
         [value]
         for value in (
             event.id, event.tenant_id, event.task_id, event.bit, event.message_id, event.type, event.body, event.url,
-            event.line,
+            event.line, event.finished_at,
         )
     ]  # fmt: skip
 
@@ -605,3 +607,18 @@ async def test_old_deliveries_go_with_their_attempts(post: Post) -> None:
     await post.house.sql("UPDATE webhook SET deleted_at = deleted_at - interval '1 hour'")
     await prune.sweep()
     assert await post.house.sql("SELECT 1 FROM webhook") == []
+
+
+async def test_an_answer_says_nothing_of_another_delivery_of_the_same_number(post: Post) -> None:
+    """Numbers begin anew where PostgreSQL goes on from an older state, while an attempt waits to be written down."""
+    await post.webhook("/lost")
+    await post.event()
+    (lost,), _ = await post.deliveries.due(Place(), Reach(webhooks=9, lines=9, deliveries=9, ahead=9))
+    await post.house.sql("DELETE FROM delivery")
+    await post.house.sql(f"ALTER TABLE delivery ALTER COLUMN id RESTART WITH {lost.id}")
+    await post.webhook("/other", tenant=8)
+    message = await post.event(tenant=8)
+    await post.deliveries.tried([Tried(lost, Answer(200, "", "", 1), None)], 1)
+    assert await post.states() == [("pending", 0, None)]
+    assert await post.send() == 1
+    assert [(received.path, received.id) for received in post.receiver.received] == [("/other", message)]

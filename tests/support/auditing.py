@@ -137,7 +137,7 @@ class Audited:
                     timestamp_ms=record.timestamp_ms,
                 )
             )
-        await events.sent([row.id for row in rows])
+        await events.sent([row.key for row in rows])
         return sent
 
     def publish(self, model: Model, rows: Sequence[LeasedRow]) -> None:

@@ -20,7 +20,7 @@ from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_dead import Action, DeadKind, Job
-from libs.common.ports_dispatch import Carrier
+from libs.common.ports_dispatch import Carrier, EventKey
 from tests.support.house import House
 
 USUAL = ReplayRequest(Action.REPLAY, DeadKind.TASK, "the provider is back", "tester")
@@ -105,8 +105,9 @@ async def dead_event(house: House, model: Model) -> tuple[Attempt, int]:
     (attempt,) = await house.running(model, await house.executor())
     await house.finish(attempt)
     await house.sql("UPDATE event SET sends = 19")
-    number = await house.value("SELECT id FROM event")
-    assert await PostgresEvents(house.database).refused([(number, 1.0, "too large")], 20) == [number]
+    ((number, ended),) = await house.sql("SELECT id, finished_at FROM event")
+    refused = [(EventKey(number, ended), 1.0, "too large")]
+    assert await PostgresEvents(house.database).refused(refused, 20) == [number]
     return attempt, number
 
 

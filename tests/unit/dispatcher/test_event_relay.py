@@ -11,7 +11,7 @@ from random import Random
 from uuid import UUID
 
 from libs.common.domain.errors import DatabaseUnavailable
-from libs.common.ports_dispatch import EventRow
+from libs.common.ports_dispatch import EventKey, EventRow
 from libs.common.ports_webhooks import HookedEvent
 from services.dispatcher.event_relay import MAX_SENDS, EventRelay, Gaps
 from services.dispatcher.topic_keeper import TopicKeeper
@@ -41,8 +41,10 @@ class FakeEvents:
         self._fail_when_down()
         return self.ours
 
-    async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
-        assert all(number <= cursor and number not in missing for number in sent if number in self.rows)
+    async def after(
+        self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[EventKey] = ()
+    ) -> list[EventRow]:
+        assert all(event.id <= cursor and event.id not in missing for event in sent if event.id in self.rows)
         await self.sent(sent)
         self.reads.append((cursor, list(missing)))
         late = [self.rows[number] for number in missing if number in self.rows]
@@ -51,21 +53,21 @@ class FakeEvents:
     async def due(self, limit: int) -> list[EventRow]:
         return [self.postponed[number] for number in self.due_now]
 
-    async def sent(self, ids: Sequence[int]) -> None:
+    async def sent(self, events: Sequence[EventKey]) -> None:
         self._fail_when_down()
-        for number in ids:
+        for number, _ in events:
             self.rows.pop(number, None)
             self.postponed.pop(number, None)
             self.due_now.discard(number)
 
     async def hand_over(self, events: Sequence[HookedEvent]) -> int:
-        await self.sent([event.id for event in events])
+        await self.sent([EventKey(event.id, event.finished_at) for event in events])
         self.handed += events
         return len(events)
 
-    async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
+    async def refused(self, rows: Sequence[tuple[EventKey, float, str]], max_sends: int) -> list[int]:
         dead = []
-        for number, delay, _ in rows:
+        for (number, _), delay, _ in rows:
             assert delay >= 1.0
             row = self.rows.pop(number, None) or self.postponed[number]
             self.postponed[number] = replace(row, sends=row.sends + 1)

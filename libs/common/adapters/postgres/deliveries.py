@@ -65,6 +65,8 @@ class PostgresDeliveries:
             [answer.body for answer in answers],
             [tried.pause for tried in ordered],
             give_up_seconds,
+            [tried.delivery.webhook_id for tried in ordered],
+            [tried.delivery.message_id for tried in ordered],
         )
         return [row["id"] for row in rows]
 
@@ -84,4 +86,5 @@ def hooked_columns(events: Sequence[HookedEvent]) -> tuple[list[Any], ...]:
         [event.body for event in events],
         [event.url for event in events],
         [event.line for event in events],
+        [event.finished_at for event in events],
     )

@@ -15,6 +15,7 @@ from libs.common.adapters.postgres.right import Right
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
     EndFilter,
+    EventKey,
     EventRow,
     Key,
     LaneAsk,
@@ -105,8 +106,10 @@ class PostgresEvents:
         """Give the right up."""
         self._right.give_up()
 
-    async def after(self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[int] = ()) -> list[EventRow]:
-        rows = await self._database.fetch("events_after", cursor, limit, list(missing), sorted(sent))
+    async def after(
+        self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[EventKey] = ()
+    ) -> list[EventRow]:
+        rows = await self._database.fetch("events_after", cursor, limit, list(missing), *_key_columns(sent))
         return [_event(row) for row in rows]
 
     async def due(self, limit: int) -> list[EventRow]:
@@ -118,16 +121,22 @@ class PostgresEvents:
         )
         return [_event(row) for row in rows if row["id"] is not None], rows[0]["upto"]
 
-    async def sent(self, ids: Sequence[int]) -> None:
-        await self._database.fetch("events_sent", sorted(ids))
+    async def sent(self, events: Sequence[EventKey]) -> None:
+        await self._database.fetch("events_sent", *_key_columns(events))
 
     async def hand_over(self, events: Sequence[HookedEvent]) -> int:
         return len(await self._database.fetch("hand_to_webhooks", *hooked_columns(events)))
 
-    async def refused(self, rows: Sequence[tuple[int, float, str]], max_sends: int) -> list[int]:
-        ids, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
-        answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends)
+    async def refused(self, rows: Sequence[tuple[EventKey, float, str]], max_sends: int) -> list[int]:
+        keys, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
+        ids, instants = _key_columns(keys)
+        answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends, instants)
         return [row["id"] for row in answers]
+
+
+def _key_columns(events: Sequence[EventKey]) -> tuple[list[int], list[datetime]]:
+    ordered = sorted(events)
+    return [event.id for event in ordered], [event.finished_at for event in ordered]
 
 
 def placed(rows: Sequence[asyncpg.Record]) -> list[Placed]:

@@ -1,12 +1,14 @@
 -- name: hand_to_webhooks
 -- Events that were acknowledged and that webhooks may want: forgotten, and a delivery is made for each address that does
 -- want them. $1 events, $2 tenants, $3 tasks, $4 bits, $5 message ids, $6 types, $7 bodies, $8 addresses of the tasks
--- themselves (null: none, or not of this end), $9 their lines.
+-- themselves (null: none, or not of this end), $9 their lines, $10 the instants of the ends: where PostgreSQL goes on from an
+-- older state, a number may be another event's, which nobody has sent.
 WITH e AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::smallint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
     AS e(id, tenant_id, task_id, bit, message_id, type, body, url, line)
 ), gone AS (
-  DELETE FROM event q WHERE q.id = ANY ($1::bigint[]) RETURNING q.id
+  DELETE FROM event q USING unnest($1::bigint[], $10::timestamptz[]) AS m(id, at)
+  WHERE q.id = ANY (ARRAY[m.id]) AND q.finished_at = m.at RETURNING q.id
 )
 INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body)
 SELECT e.tenant_id, w.id, CASE w.kind WHEN 'tasks' THEN e.line ELSE '' END, CASE w.kind WHEN 'tasks' THEN e.url ELSE '' END,
@@ -56,14 +58,15 @@ ORDER BY h.id, l.line, d.next_at
 
 -- name: deliveries_tried
 -- What became of attempts, and what that says of their webhooks. A delivery that was asked for by hand meanwhile, or whose
--- attempt is written already, stays as it is. An endpoint is switched off when it has answered nothing but failures for $11
+-- attempt is written already, stays as it is; and so does another one of that number, where PostgreSQL goes on from an older
+-- state. An endpoint is switched off when it has answered nothing but failures for $11
 -- seconds and one more delivery went through its whole schedule in vain: one failure now, and one long ago, are no
 -- failures all the time. $1 deliveries, $2 attempts before, $3 rounds, $4 accepted, $5 gone,
--- $6 codes, $7 errors, $8 ms, $9 answers, $10 pauses (null: none).
+-- $6 codes, $7 errors, $8 ms, $9 answers, $10 pauses (null: none), $12 webhooks, $13 message ids.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::boolean[], $5::boolean[], $6::smallint[], $7::text[], $8::int[],
-                       $9::text[], $10::float8[])
-    AS m(id, attempts, round, accepted, gone, code, error, cost_ms, answer, pause) ORDER BY id
+                       $9::text[], $10::float8[], $12::bigint[], $13::text[])
+    AS m(id, attempts, round, accepted, gone, code, error, cost_ms, answer, pause, webhook_id, message_id) ORDER BY id
 ), done AS (
   UPDATE delivery d SET attempts = d.attempts + 1, last_code = m.code, last_error = m.error,
     status = CASE WHEN d.round <> m.round THEN d.status WHEN m.accepted THEN 'delivered' WHEN m.pause IS NULL THEN 'dead' ELSE 'pending' END,
@@ -71,6 +74,7 @@ WITH m AS MATERIALIZED (
     ended_at = CASE WHEN d.round = m.round AND (m.accepted OR m.pause IS NULL) THEN now() END,
     dead_at = CASE WHEN d.round = m.round AND NOT m.accepted AND m.pause IS NULL THEN now() END
   FROM m WHERE d.id = ANY (ARRAY[m.id]) AND (d.status = 'pending') IS TRUE AND d.attempts = m.attempts
+    AND (d.webhook_id = m.webhook_id AND d.message_id = m.message_id) IS TRUE
   RETURNING d.id, d.webhook_id, d.attempts, m.code, m.error, m.cost_ms, m.answer, m.accepted, m.gone, d.status = 'dead' AS spent
 ), t AS (
   INSERT INTO delivery_try (delivery_id, attempt, code, error, cost_ms, answer)

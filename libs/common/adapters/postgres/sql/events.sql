@@ -1,7 +1,10 @@
 -- name: events_after
 -- The next events in the order of their numbers, and those of earlier numbers that were committed late.
--- $1 cursor, $2 limit, $3 missing numbers, $4 acknowledged by the broker and to be forgotten (none of the others).
-WITH gone AS (DELETE FROM event WHERE id = ANY ($4::bigint[]))
+-- $1 cursor, $2 limit, $3 missing numbers, $4 acknowledged by the broker and to be forgotten (none of the others), $5 the
+-- instants of their ends: where PostgreSQL goes on from an older state, a number may be another event's, which was not sent.
+WITH gone AS (
+  DELETE FROM event e USING unnest($4::bigint[], $5::timestamptz[]) AS m(id, at) WHERE e.id = ANY (ARRAY[m.id]) AND e.finished_at = m.at
+)
 SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
   EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
 FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
@@ -20,20 +23,21 @@ FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id =
 WHERE e.due_at <= now() ORDER BY e.due_at LIMIT $1
 
 -- name: events_sent
--- Acknowledged by the broker: nothing is left to do.
-DELETE FROM event WHERE id = ANY ($1::bigint[])
+-- Acknowledged by the broker: nothing is left to do. $1 ids, $2 the instants of their ends, as above.
+DELETE FROM event e USING unnest($1::bigint[], $2::timestamptz[]) AS m(id, at) WHERE e.id = ANY (ARRAY[m.id]) AND e.finished_at = m.at
 
 -- name: events_refused
 -- The broker refused these: each backs off alone, and after $4 sends it dies, under its id. Those that died come back.
 -- The right to relay passes on with a connection, so another relay may have had one refused meanwhile: then it is counted
--- once, and dies at its next refusal.
+-- once, and dies at its next refusal. $1 ids, $2 delays, $3 causes, $5 the instants of their ends, as above.
 WITH m AS MATERIALIZED (
-  SELECT * FROM unnest($1::bigint[], $2::float8[], $3::text[]) AS m(id, delay, error) ORDER BY id
+  SELECT * FROM unnest($1::bigint[], $2::float8[], $3::text[], $5::timestamptz[]) AS m(id, delay, error, at) ORDER BY id
 ), again AS (
   UPDATE event e SET sends = e.sends + 1, last_error = m.error, due_at = now() + make_interval(secs => m.delay)
-  FROM m WHERE e.id = ANY (ARRAY[m.id]) AND e.sends + 1 < $4
+  FROM m WHERE e.id = ANY (ARRAY[m.id]) AND e.finished_at = m.at AND e.sends + 1 < $4
 ), gone AS (
-  DELETE FROM event e USING m, task t WHERE e.id = ANY (ARRAY[m.id]) AND e.sends + 1 >= $4 AND t.id = ANY (ARRAY[e.task_id])
+  DELETE FROM event e USING m, task t
+  WHERE e.id = ANY (ARRAY[m.id]) AND e.finished_at = m.at AND e.sends + 1 >= $4 AND t.id = ANY (ARRAY[e.task_id])
   RETURNING e.*, m.error, t.tenant_id, t.model_id
 )
 INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, started_at, finished_at, oss_file, file_type,
