@@ -24,7 +24,6 @@ WITHOUT_TENANT = {
     "models_changed",
     "lanes_changed",
     "database_now",
-    "create_many",
     # what operators alone see, and what goes by a lane that was found inside its tenant
     "place_of",
     "lane_facts",

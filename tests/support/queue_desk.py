@@ -51,7 +51,7 @@ class QueueDesk:
 
     async def create(self, lane: int, count: int = 1, **fields: Any) -> list[int]:
         """New tasks, oldest first."""
-        tasks = [NewTask(uuid4(), TENANT, lane, b"{}", **fields) for _ in range(count)]
+        tasks = [NewTask(uuid4(), self.lanes[lane].tenant_id, lane, b"{}", **fields) for _ in range(count)]
         made = await self.tasks.create_many(tasks)
         return sorted(task.id for task in made if isinstance(task, Created))
 

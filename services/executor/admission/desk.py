@@ -217,14 +217,17 @@ class Desk:
 
     def _run(self, idle: dict[UUID, Arrival], attempt: Attempt) -> bool:
         arrival = idle[attempt.token]
-        if attempt.lane != arrival.lane or (attempt.phase is Phase.NONE and not arrival.needs_permit):
+        model = arrival.model
+        other = (attempt.lane, attempt.model_id, attempt.tenant_id) != (model.lane, model.id, model.tenant_id)
+        if other or (attempt.phase is Phase.NONE and not arrival.needs_permit):
             # A message of a foreign sender: what it names is real, but its permit was taken elsewhere, or not at all.
+            # Or PostgreSQL goes on from an older state, in which the model's number is another tenant's.
             log.warning("message.misleading", task=attempt.id, lane=attempt.lane)
             return False
         del idle[attempt.token]
         self._figures.started(attempt)
         slot = Slot(self._slots, arrival.tenant, self._slot_freed)
-        self._begin(attempt, arrival.model, has_permit=arrival.needs_permit, slot=slot)
+        self._begin(attempt, model, has_permit=arrival.needs_permit, slot=slot)
         return True
 
     async def _claim(self, wanted: Sequence[Wanted]) -> list[Attempt]:

@@ -213,6 +213,7 @@ def _columns(tasks: Sequence[NewTask], days: Mapping[UUID, date] = _NO_DAYS) -> 
         [days.get(task.public_id) for task in tasks],
         [task.webhook_url for task in tasks],
         [task.webhook_events for task in tasks],
+        [task.tenant_id for task in tasks],
     )
 
 
@@ -260,7 +261,7 @@ def _repeated(tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record]) -> dict[
 def _creations(
     tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record], otherwise: Mapping[UUID, Creation]
 ) -> list[Creation]:
-    """Answers in order: what was written, what is known of the others, and else their lane was closed."""
+    """Answers in order: what was written, what is known of the others, else their lane was closed or is not theirs."""
     written = {row["public_id"]: row for row in rows}
     answers: list[Creation] = []
     for task in tasks:

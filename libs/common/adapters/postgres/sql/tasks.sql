@@ -1,14 +1,15 @@
 -- name: create_many
--- Task, payload, sealed credentials and dispatch row of each, or nothing of any. Rows whose lane is closed are left out;
--- the rest come back as (public_id, id, lane, draft, position).
+-- Task, payload, sealed credentials and dispatch row of each, or nothing of any. Rows whose lane is closed, or another
+-- tenant's ($18; a lane's number begins anew where PostgreSQL goes on from an older state), are left out; the rest come
+-- back as (public_id, id, lane, draft, position).
 WITH x AS MATERIALIZED (
   SELECT nextval('task_ids') AS id, u.* FROM unnest(
     $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::timestamptz[],
     $9::timestamptz[], $10::timestamptz[], $11::int[], $12::text[], $13::bytea[],
-    $14::int[], $15::date[], $16::text[], $17::smallint[])
+    $14::int[], $15::date[], $16::text[], $17::smallint[], $18::bigint[])
     AS u(public_id, lane, creator, biz_name, input_ref, payload, priority, not_before, start_by, deadline, output_count, trace,
-         secret, points, quota_day, webhook_url, webhook_events)
-  JOIN lane l ON l.id = u.lane AND NOT l.closed
+         secret, points, quota_day, webhook_url, webhook_events, tenant_id)
+  JOIN lane l ON l.id = u.lane AND l.tenant_id = u.tenant_id AND NOT l.closed
 ), t AS (
   INSERT INTO task (id, public_id, tenant_id, model_id, lane, creator, biz_name, input_ref, priority, status,
                     not_before, start_by, deadline, output_count, trace, points, quota_day, webhook_url, webhook_events)
