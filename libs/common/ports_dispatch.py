@@ -151,6 +151,9 @@ class DispatchQueue(Protocol):
     async def lanes_with_work(self) -> list[int]:
         """The truth behind the hints: lanes with ready rows and room."""
 
+    async def server_began(self) -> datetime:
+        """Since when the server runs that answers: another one may go on from an older state."""
+
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
         """Lanes whose model changed at or after an instant; all for None."""
 

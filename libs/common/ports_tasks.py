@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.model import Model
@@ -183,6 +183,14 @@ class Tasks(Protocol):
         """What happened to the task beside its attempts, oldest first."""
 
 
+class ModelNews(NamedTuple):
+    """What a look at the models found."""
+
+    models: Sequence[Model]
+    now: datetime  #: the database's clock before looking
+    server: datetime  #: since when the server runs that answered
+
+
 class Models(Protocol):
     """Models of tenants."""
 
@@ -214,8 +222,8 @@ class Models(Protocol):
     async def by_ids(self, ids: Sequence[int]) -> list[Model]:
         """Models by id, deleted ones too."""
 
-    async def changed_since(self, since: datetime | None) -> tuple[list[Model], datetime]:
-        """Models that changed at or after an instant (all for None), and the database's clock before looking."""
+    async def changed_since(self, since: datetime | None) -> ModelNews:
+        """Models that changed at or after an instant; all for None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,10 +93,11 @@ class LaneBook:
                 if lane is not None:
                     self.close([info.lane])
                     del self._lanes[info.lane]
-            elif lane is None:
-                self._lanes[info.lane] = _Lane(info, tenant)
-            else:
+            elif lane is not None and lane.tenant is tenant:
                 lane.info = info
+            else:
+                self.close([info.lane])  # another tenant's, where PostgreSQL goes on from an older state
+                self._lanes[info.lane] = _Lane(info, tenant)
 
     def open(self, lanes: Iterable[int]) -> None:
         """Their topics exist: they may be asked, and may have been waiting for that."""

@@ -60,6 +60,7 @@ class Roads:
         self._there: dict[int, int] = {}  #: partitions of the topics of roads, which may be more than are wanted
         self._known: dict[int, LaneInfo] = {}
         self._newest: datetime | None = None
+        self._server: datetime | None = None
         self._newest_at = 0.0
         self._looked_at = 0.0
         self._all_at = 0.0
@@ -119,14 +120,18 @@ class Roads:
     async def look(self) -> None:
         """Read what changed since the last look. Raises DatabaseUnavailable."""
         began = self._clock()
-        everything = self._newest is None or began - self._all_at > _ALL_SECONDS
+        server = await self._queue.server_began()  # before the lanes: theirs is no older then
+        everything = self._newest is None or began - self._all_at > _ALL_SECONDS or server != self._server
         infos = await self._queue.lanes_changed(None if everything else self._since())
         if everything:
             self._all_at, self._newest = began, None  # the database's clock may have been set back
-        self._looked_at = began
+        self._looked_at, self._server = began, server
         for info in infos:
             if self._newest is None or info.changed_at > self._newest:
                 self._newest, self._newest_at = info.changed_at, began
+        if everything:  # PostgreSQL may go on from an older state, without those that came last
+            gone = self._known.keys() - {info.lane for info in infos}
+            infos += [replace(self._known[lane], closed=True) for lane in gone]
         changed = [info for info in infos if self._known.get(info.lane) != info]
         self._book.learn(changed)
         for info in changed:
@@ -154,7 +159,7 @@ class Roads:
     def _learn(self, info: LaneInfo) -> None:
         before = self._known.get(info.lane)
         topic = self._topic(info)
-        if before is not None and (info.closed or before.model_name != info.model_name):
+        if before is not None and (info.closed or self._topic(before) != topic):
             self._keeper.drop(self._topic(before))
             self._book.close([info.lane])
             self._roads.pop(info.lane, None)

@@ -231,7 +231,11 @@ class Reader:
 
     async def _arrivals(self, place: Place, records: Sequence[RoadRecord]) -> list[Arrival]:
         model = self._models.known(place.model_id)
-        assert model is not None, "a partition is assigned only when its model is known"
+        if model is None:
+            # It was known when the partition was assigned: PostgreSQL goes on from an older state, without it. Should
+            # it be there after all, the healer reads again what it misses.
+            log.warning("reader.model_lost", topic=place.spot.topic, records=len(records))
+            return []
         arrivals, bad = [], []
         for record in records:
             try:

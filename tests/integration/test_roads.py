@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from random import Random
 
 import pytest
@@ -84,3 +85,33 @@ async def test_a_look_that_fails_in_an_unforeseen_way_ends_no_dispatcher(desk: Q
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_what_an_older_state_says_of_models_holds_at_once(desk: QueueDesk) -> None:
+    """Lost changes, deletions and models: their messages would go where nobody reads for five minutes."""
+    book, clock = LaneBook(), HandClock()
+    roads = roads_of(desk, book, clock)
+    renamed, deleted, lost = [await desk.lane() for _ in range(3)]
+    model = desk.lanes[renamed]
+    await desk.sql("UPDATE model SET updated_at = now() - interval '60 seconds'")
+    await desk.sql("UPDATE tenant SET updated_at = now() - interval '60 seconds'")
+    await desk.sql("UPDATE model SET name = 'later', updated_at = now() WHERE id = $1", model.id)
+    await desk.sql("UPDATE lane SET closed = true WHERE id = $1", deleted)
+    await roads.look()
+    await desk.sql(
+        "UPDATE model SET name = $2, updated_at = now() - interval '60 seconds' WHERE id = $1", model.id, model.name
+    )
+    await desk.sql("UPDATE lane SET closed = false WHERE id = $1", deleted)
+    await desk.sql("DELETE FROM lane WHERE id = $1", lost)
+    desk.queue.server_began = elsewhere  # type: ignore[method-assign]
+    clock.now += 1
+    await roads.look()
+    told = book.info(renamed)
+    assert told is not None
+    assert told.model_name == model.name
+    assert book.info(deleted) is not None
+    assert book.info(lost) is None
+
+
+async def elsewhere() -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC)

@@ -23,6 +23,7 @@ WITHOUT_TENANT = {
     "models_by_id",
     "models_changed",
     "lanes_changed",
+    "server_began",
     "database_now",
     # what operators alone see, and what goes by a lane that was found inside its tenant
     "place_of",

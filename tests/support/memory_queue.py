@@ -39,6 +39,7 @@ class MemoryQueue:
         self.locked: set[int] = set()
         self.asked: list[list[LaneAsk]] = []
         self.infos: list[LaneInfo] = []
+        self.server = NOW
         self.spreads: dict[int, int] = {}
         self.fail_with: Exception | None = None
         self._ids = count(1)
@@ -119,6 +120,9 @@ class MemoryQueue:
 
     async def spread(self, partitions: Mapping[int, int]) -> None:
         self.spreads.update(partitions)
+
+    async def server_began(self) -> datetime:
+        return self.server
 
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
         changed = [info for info in self.infos if since is None or info.changed_at >= since]

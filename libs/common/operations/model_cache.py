@@ -26,21 +26,24 @@ class ModelCache:
         self._by_id: dict[int, Model] = {}
         self._by_name: dict[tuple[int, str], Model] = {}
         self._seen: datetime | None = None
+        self._server: datetime | None = None
 
     async def refresh(self) -> None:
         """Take over what changed; raises DatabaseUnavailable and keeps what it has.
 
-        Whoever answers after that may go on from an older state, in which a number is another model's: then everything
-        is read again, and what is not there any more is forgotten.
+        Another server, or one that was started again, may go on from an older state, in which a number is another
+        model's: then everything is read again, and what is not there any more is forgotten.
         """
+        before = list(self._by_id.values())
         since = None if self._seen is None else self._seen - _OVERLAP
-        self._seen = None
-        changed, now = await self._models.changed_since(since)
-        if since is None:
-            self._by_id, self._by_name = {}, {}
-        for model in changed:
+        news = await self._models.changed_since(since)
+        if since is not None and news.server != self._server:
+            news = await self._models.changed_since(None)
+            for model in before:
+                self._forget(model)
+        for model in news.models:
             self.put(model)
-        self._seen = now
+        self._seen, self._server = news.now, news.server
 
     def put(self, model: Model) -> None:
         """Take over one model, unless a newer version of it is known."""
@@ -76,3 +79,9 @@ class ModelCache:
     def known(self, model_id: int) -> Model | None:
         """The model of that id if it is in memory."""
         return self._by_id.get(model_id)
+
+    def _forget(self, model: Model) -> None:
+        if self._by_id.get(model.id) is model:
+            del self._by_id[model.id]
+        if self._by_name.get((model.tenant_id, model.name)) is model:
+            del self._by_name[model.tenant_id, model.name]

@@ -384,3 +384,15 @@ async def _do(desk: Desk, step: str, lane: int, klass: int) -> None:
                 desk.hint(row)
         case _:
             desk.clock.now += 0.6
+
+
+async def test_a_lane_whose_number_is_another_tenants_by_now_takes_turns_as_that_tenants() -> None:
+    """Numbers begin anew where PostgreSQL goes on from an older state."""
+    desk = Desk({1: [1, 2], 3: [3]}).opened()
+    await desk.until_idle()
+    desk.book.learn([lane_info(2, 3, weight=3)])
+    desk.book.open([2])
+    for lane in (1, 2):
+        desk.hint(desk.queue.add(lane, 4_000)[0])
+    taken = await desk.turn()
+    assert len([id_ for id_ in taken if desk.queue.rows[id_].lane == 2]) > len(taken) * 0.7, "three turns of four"

@@ -107,7 +107,12 @@ class FakeMender:
 
 
 class FakeModels:
+    def __init__(self) -> None:
+        self.lost: set[int] = set()
+
     def known(self, model_id: int) -> Model | None:
+        if model_id in self.lost:
+            return None
         return Model(id=model_id, lane=model_id, tenant_id=1, name="m", base_url="http://m")
 
 
@@ -126,9 +131,10 @@ class Reading:
     mender: FakeMender = field(default_factory=FakeMender)
     graveyard: Graveyard = field(default_factory=Graveyard)
     places: Places = field(default_factory=Places)
+    models: FakeModels = field(default_factory=FakeModels)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.road, self.places, self.desk, FakeModels(), self.graveyard, self.mender, Figures())
+        self.reader = Reader(self.road, self.places, self.desk, self.models, self.graveyard, self.mender, Figures())
         for lane, partition in ((1, 0), (1, 1), (2, 0)):
             place = Place(spot(lane, partition), model_id=lane, lane=lane, assigned=True)
             place.start(0, floor_ms=0)
@@ -328,3 +334,13 @@ async def test_who_stops_settles_what_is_in_hand_and_nothing_more(waits: bool) -
     await idle
     await asyncio.wait_for(loop, 5)
     assert rig.desk.settled == [1]
+
+
+async def test_what_is_left_of_a_model_that_is_lost_holds_up_nobody() -> None:
+    """PostgreSQL may go on from an older state, which has no such model."""
+    async with reading() as rig:
+        rig.models.lost = {1}
+        rig.road.coming.put_nowait({spot(1): records(5), spot(2): records(7)})
+        await rig.until(lambda: rig.desk.settled == [7])
+        await rig.until(lambda: rig.place(1).settled == 6)
+        assert rig.mender.again == []

@@ -59,6 +59,10 @@ class PostgresDispatchQueue:
     async def lanes_with_work(self) -> list[int]:
         return [row["lane"] for row in await self._database.fetch("lanes_with_work")]
 
+    async def server_began(self) -> datetime:
+        began: datetime = (await self._database.fetch("server_began"))[0]["at"]
+        return began
+
     async def lanes_changed(self, since: datetime | None) -> list[LaneInfo]:
         rows = await self._database.fetch("lanes_changed", since or _BEGINNING)
         return [

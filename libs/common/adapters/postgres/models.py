@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from libs.common.adapters.postgres.database import Database, Queries
 from libs.common.domain.errors import Conflict
 from libs.common.domain.model import Model, partitions, window
-from libs.common.ports_tasks import KeyOwner
+from libs.common.ports_tasks import KeyOwner, ModelNews
 
 _NEWEST: Final = 2**63 - 1
 _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
@@ -88,9 +88,10 @@ class PostgresModels:
     async def by_ids(self, ids: Sequence[int]) -> list[Model]:
         return [model_of(row) for row in await self._database.query("models_by_id", ids=list(ids))]
 
-    async def changed_since(self, since: datetime | None) -> tuple[list[Model], datetime]:
+    async def changed_since(self, since: datetime | None) -> ModelNews:
         rows = await self._database.fetch("models_changed", since or _BEGINNING)
-        return [_from_columns(row) for row in rows if row["id"] is not None], rows[0]["now"]
+        models = [_from_columns(row) for row in rows if row["id"] is not None]
+        return ModelNews(models, rows[0]["now"], rows[0]["server"])
 
     def _derived(self, values: dict[str, Any]) -> dict[str, int]:
         concurrency = values["max_concurrency"]

@@ -80,9 +80,9 @@ WHERE m.tenant_id = :tenant_id AND m.deleted_at IS NULL AND m.id < :before ORDER
 SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id WHERE m.id = ANY (CAST(:ids AS bigint[]))
 
 -- name: models_changed
--- The database's clock, and all models that changed at or after an instant, deleted ones too: every process asks twice
--- a second. A row without a model says only what time it is.
-SELECT clock.now, m.*, l.id AS lane FROM (SELECT now() AS now) clock
+-- The database's clock, since when its server runs, and all models that changed at or after an instant, deleted ones too:
+-- every process asks twice a second. A row without a model says only what time it is.
+SELECT clock.now, clock.server, m.*, l.id AS lane FROM (SELECT now() AS now, pg_postmaster_start_time() AS server) clock
 LEFT JOIN (model m JOIN lane l ON l.model_id = m.id) ON m.updated_at >= $1
 
 -- name: lanes_changed
@@ -98,6 +98,10 @@ WHERE tn.updated_at >= $1 AND m.updated_at < $1
 -- Fails where the server does not know a time zone: no task starts then, for its call is counted on a day there. $1 name; it
 -- belongs to no tenant_id.
 SELECT (now() AT TIME ZONE $1)::date AS today
+
+-- name: server_began
+-- Since when the server runs that answers: another one after a failover, and whatever goes on from an older state.
+SELECT pg_postmaster_start_time() AS at
 
 -- name: database_now
 -- The database's clock.
