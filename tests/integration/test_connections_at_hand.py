@@ -13,7 +13,7 @@ from libs.common.adapters.postgres import database as module
 from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.right import Right
 from libs.common.adapters.postgres.statements import Statements
-from libs.common.domain.errors import OutcomeUnknown
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 
 STATEMENTS = Statements(
     {
@@ -21,6 +21,8 @@ STATEMENTS = Statements(
         "sleep": "SELECT pg_backend_pid() AS pid, pg_sleep($1)",
         "divide": "SELECT 1 / $1::int AS result",
         "end": "SELECT pg_terminate_backend($1)",
+        "set apart": "SET default_transaction_read_only = on",
+        "write": "UPDATE tenant SET id = id",
         "slow right": "SELECT pg_sleep(60) IS NULL",
     }
 )
@@ -155,3 +157,16 @@ async def test_who_stops_asking_for_a_right_keeps_no_connection(database: Databa
         with pytest.raises(asyncio.CancelledError):
             await asking
     assert await me(database)
+
+
+async def test_a_connection_whose_server_takes_no_writes_any_more_is_given_up(database: Database) -> None:
+    """It was set apart while another one took over: the address leads there by now."""
+    await database.fetch("set apart")
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetch("write")
+    await database.fetch("write")
+
+    await database.query("set apart")
+    with pytest.raises(DatabaseUnavailable):
+        await database.query("write")
+    await database.query("write")

@@ -41,6 +41,10 @@ _AT_HAND_SECONDS: Final = 60.0
 #: Networks forget connections that rest (Azure after 4 minutes, AWS after 6), and say nothing: ours end before.
 _RESTED_SECONDS: Final = 180
 
+#: Its server takes no writes any more, as one that is set apart while another takes over: on that connection it would
+#: refuse for ever, wherever the address leads by now.
+_READ_ONLY: Final = asyncpg.exceptions.ReadOnlySQLTransactionError
+
 UNREACHABLE: Final = (
     OSError,
     TimeoutError,
@@ -144,6 +148,8 @@ class Database:
         try:
             yield connection
         except BaseException as error:
+            if isinstance(error, _READ_ONLY):
+                connection.terminate()
             await self._give_back(connection)
             if isinstance(error, UNREACHABLE):
                 raise _lost(error) from error
@@ -179,20 +185,29 @@ class Database:
     async def _begun(self) -> AsyncIterator[AsyncConnection]:
         try:
             async with self._engine.begin() as connection:
-                yield connection
+                try:
+                    yield connection
+                except DBAPIError as error:
+                    if isinstance(_cause(error), _READ_ONLY):
+                        await connection.invalidate()
+                    raise
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to PostgreSQL is busy") from error
         except (InterfaceError, *UNREACHABLE) as error:
             raise _lost(error) from error
         except DBAPIError as error:
-            cause = error.orig.__cause__ if error.orig is not None else None
+            cause = _cause(error)
             if error.connection_invalidated or isinstance(cause, UNREACHABLE):
-                raise _lost(error) from error
+                raise _lost(cause or error) from error
             raise
         except SQLAlchemyError as error:
             if isinstance(error.__cause__, UNREACHABLE):
                 raise _lost(error) from error
             raise
+
+
+def _cause(error: DBAPIError) -> BaseException | None:
+    return error.orig.__cause__ if error.orig is not None else None
 
 
 class Queries:
