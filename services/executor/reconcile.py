@@ -1,9 +1,11 @@
 """Reconcile: what PostgreSQL says that this executor runs and holds, against what it does run and hold.
 
-    named here, unknown here, for a minute --> disowned: nobody's, so that the janitor's rescue takes it
+    named there, unknown here, for a minute --> disowned: nobody's, so that the janitor's rescue takes it
+    runs here, not named there, twice       --> aborted: it takes a slot, and a place at its model that nobody counts
 
 The two agree unless PostgreSQL goes on from an older state: after a failover that lost the last commits an attempt that
-has ended is running again, by an executor that beats and knows nothing of it. Without this it would end by its timeout.
+has ended is running again, by an executor that beats and knows nothing of it, and one runs here that never began.
+Without this they would end by their timeouts.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Final
+from uuid import UUID
 
 from libs.common.ports_attempts import Attempts, NamedRow
 from libs.common.runtime.logging import get_logger
 from services.executor.admission.waiting_room import WaitingRoom
-from services.executor.runs import Runs
+from services.executor.runs import Runs, Stop
 
 log = get_logger()
 
@@ -25,7 +28,7 @@ UNKNOWN_SECONDS: Final = 60.0
 
 
 class Reconcile:
-    """Remembers since when rows that name us are unknown here."""
+    """Remembers since when rows that name us are unknown here, and what ran here unnamed at the last look."""
 
     def __init__(
         self, attempts: Attempts, runs: Runs, room: WaitingRoom, clock: Callable[[], float] = time.monotonic
@@ -35,17 +38,27 @@ class Reconcile:
         self._room = room
         self._clock = clock
         self._unknown: dict[NamedRow, float] = {}
+        self._unnamed: set[UUID] = set()
 
     async def look(self) -> int:
         """One look; returns how many rows were disowned. Raises Unavailable or OutcomeUnknown."""
-        now = self._clock()
-        unknown = {row for row in await self._attempts.named() if not self._is_here(row)}
+        now, running = self._clock(), self._runs.tokens()
+        named = await self._attempts.named()
+        self._abort_lost(running - {row.token for row in named})
+        unknown = {row for row in named if not self._is_here(row)}
         self._unknown = {row: self._unknown.get(row, now) for row in unknown}
         strays = [row for row, since in self._unknown.items() if now - since >= UNKNOWN_SECONDS]
         if strays:
             log.warning("executor.disowns", rows=len(strays), running=sum(row.token is not None for row in strays))
             await self._attempts.disown(strays)
         return len(strays)
+
+    def _abort_lost(self, unnamed: set[UUID]) -> None:
+        """Once may be one whose end is just being written."""
+        lost, self._unnamed = unnamed & self._unnamed, unnamed
+        if lost:
+            log.warning("executor.runs_lost", attempts=len(lost))
+            self._runs.interrupt_all(Stop.LOST, but=self._runs.tokens() - lost)
 
     def _is_here(self, row: NamedRow) -> bool:
         if row.token is not None:

@@ -68,6 +68,25 @@ async def test_what_comes_to_be_known_in_time_is_no_stray(rig: Rig) -> None:
     assert await reconcile.look() == 0, "another lease is another story"
 
 
+async def test_what_runs_here_and_never_began_there_is_aborted(rig: Rig) -> None:
+    model = await rig.make_model(max_concurrency=2)
+    running = await rig.executor()
+    rig.model.held = asyncio.Event()
+    known, lost = await rig.make_tasks(model, 2)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 2, "two run")
+    attempts = PostgresAttempts(rig.database, running.number, "UTC")
+    reconcile = Reconcile(attempts, running.executor.runs, running.executor.desk.room)
+    await reconcile.look()
+    await rig.sql("DELETE FROM dispatch WHERE id = $1", lost)
+    await reconcile.look()
+    assert rig.model.running == 2, "its end might just have been written"
+    await reconcile.look()
+    await until(lambda: rig.model.running == 1, "the lost one's call is over")
+    rig.model.held.set()
+    await rig.ended([known], TaskStatus.SUCCESS)
+
+
 async def test_two_executors_never_beat_under_one_number(rig: Rig) -> None:
     """Numbers begin anew where PostgreSQL goes on from an older state."""
     first, second = PostgresMembership(rig.database), PostgresMembership(rig.database)
