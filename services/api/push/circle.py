@@ -37,14 +37,16 @@ class Circle:
         self._known: dict[int, Stage] = {}
         self._open: OrderedDict[int, None] = OrderedDict()
         self._over: deque[tuple[datetime, int, Stage]] = deque()
+        self._doubted: set[int] = set()
 
     def cares(self, task: int) -> bool:
         return bool(self.streams) or task in self.watchers
 
     def learn(self, state: TaskState, most: int) -> bool:
-        """Whether this is further than what was known; of open tasks at most so many are known."""
-        known = self._known.get(state.id)
-        if known is not None and state.stage <= known:
+        """Whether this is further than what was known, or other than what is in doubt; so many open tasks are known."""
+        known, doubted = self._known.get(state.id), state.id in self._doubted
+        self._doubted.discard(state.id)
+        if known is not None and (state.stage == known if doubted else state.stage <= known):
             return False
         self._known[state.id] = state.stage
         if state.open:
@@ -57,6 +59,13 @@ class Circle:
             if self.since is None or len(self._over) > _MOST_OVER:  # streams of a task know what they were told
                 self._forget_end()
         return True
+
+    def doubt(self) -> None:
+        """PostgreSQL was away: it may go on from an older state, in which tasks have come less far."""
+        self.deaf = True
+        self._doubted = set(self._known)
+        for stream in (*self.streams, *(one for some in self.watchers.values() for one in some)):
+            stream.forget()
 
     def note(self, states: Iterable[TaskState], most: int) -> None:
         """Somebody who came back hears that these are open: looks go over them from now on.
@@ -95,6 +104,7 @@ class Circle:
         self._known.clear()
         self._open.clear()
         self._over.clear()
+        self._doubted.clear()
 
     def listeners(self, model_name: str, task_id: str, task: int) -> list[Stream]:
         whole = [stream for stream in self.streams if stream.wanted.includes(model_name, task_id)]

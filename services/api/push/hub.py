@@ -79,6 +79,7 @@ class Hub:
         self._to_wake: dict[int, deque[Stream]] = {}  #: by tenant, whose turn is next first
         self._somebody_sleeps = asyncio.Event()
         self._closed = False
+        self._away = False
         self.open = 0  #: streams, at this moment
 
     # those who listen
@@ -247,13 +248,22 @@ class Hub:
     async def _read(self, named: Sequence[tuple[int, int]]) -> list[TaskState] | None:
         """What became of these; None when PostgreSQL is away."""
         try:
-            return await self._states.by_ids(named) if named else []
+            states = await self._states.by_ids(named) if named else []
         except (Unavailable, OutcomeUnknown) as error:
-            log.warning("push.database_away", cause=str(error))
+            self._note_outage(error)
             return None
         except Exception as error:  # nobody may be deaf for one look that went wrong; the next one covers it
             log.error("push.read_failed", error=type(error).__name__, message=str(error)[:500])
             return []
+        self._away = self._away and not named
+        return states
+
+    def _note_outage(self, error: Exception) -> None:
+        log.warning("push.database_away", cause=str(error))
+        if not self._away:
+            self._away = True
+            for circle in self._circles.values():
+                circle.doubt()
 
     async def _tell_each(self, states: Iterable[TaskState], group: asyncio.TaskGroup) -> None:
         by_tenant: dict[int, list[TaskState]] = {}
@@ -373,7 +383,7 @@ class Hub:
         try:
             newest = await self._states.newest(circle.tenant_id, None, _NEWEST)
         except (Unavailable, OutcomeUnknown) as error:
-            log.warning("push.database_away", cause=str(error))
+            self._note_outage(error)
             return
         except Exception as error:  # the loop's end would be the process's
             log.error("push.look_failed", error=type(error).__name__, message=str(error)[:500])

@@ -98,3 +98,13 @@ def test_without_a_stream_of_all_only_open_tasks_are_remembered() -> None:
     assert not circle.knows(2)
     circle.forget()
     assert not circle.knows(1)
+
+
+def test_after_an_outage_what_has_come_less_far_is_news_once(circle: Circle) -> None:
+    """PostgreSQL may go on from an older state: a task's end may have a smaller version than what was told of it."""
+    assert news(circle, [state(1, 9), state(2, 5), state(3, 7, over=True)]) == [1, 2, 3]
+    circle.doubt()
+    assert circle.to_look_at() == [1, 2]
+    assert news(circle, [state(1, 4), state(2, 5), state(3, 3)]) == [1, 3]
+    assert news(circle, [state(1, 4), state(2, 4), state(3, 2)]) == [], "there is no doubt any more"
+    assert news(circle, [state(1, 6, over=True), state(3, 5, over=True)]) == [1, 3]

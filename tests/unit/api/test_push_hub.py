@@ -33,12 +33,14 @@ class FakeStates:
     slow: float = 0.0
     trouble: Exception | None = None
     away: bool = False
+    version: int = STATE.version
 
     async def by_ids(self, tasks: Sequence[tuple[int, int]]) -> list[TaskState]:
         self.reads += 1
         if self.away:
             raise DatabaseUnavailable("away")
-        return [replace(STATE, id=task, public_id=UUID(int=task), tenant_id=tenant) for tenant, task in tasks]
+        same = replace(STATE, version=self.version)
+        return [replace(same, id=task, public_id=UUID(int=task), tenant_id=tenant) for tenant, task in tasks]
 
     async def find(self, tenant_id: int, public_id: UUID) -> TaskState | None:
         return None
@@ -141,3 +143,20 @@ async def test_a_look_that_fails_is_followed_by_others(monkeypatch: pytest.Monke
         rig.states.trouble = trouble
         looks = rig.states.looks
         await until(lambda: rig.states.looks > looks + 2, seconds=5)
+
+
+async def test_an_older_state_behind_an_outage_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "_AWAY_SECONDS", 0.01)
+    async with bench() as rig:
+        rig.states.version = 9
+        quiet = await rig.gather(1)
+        rig.audience.say(QUIET, [1_000])
+        assert [news.stage.version for news in await quiet.next(20) or ()] == [9]
+        rig.states.version = 4
+        rig.audience.say(QUIET, [1_000])
+        await until(lambda: rig.states.reads > 1)
+        rig.states.away = True
+        rig.audience.say(QUIET, [1_000])
+        await until(lambda: rig.states.reads > 3)
+        rig.states.away = False
+        assert [news.stage.version for news in await quiet.next(20) or ()] == [4]
