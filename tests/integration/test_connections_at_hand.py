@@ -23,6 +23,7 @@ STATEMENTS = Statements(
         "end": "SELECT pg_terminate_backend($1)",
         "set apart": "SET default_transaction_read_only = on",
         "write": "UPDATE tenant SET id = id",
+        "right": "SELECT pg_try_advisory_lock(77, 1)",
         "slow right": "SELECT pg_sleep(60) IS NULL",
     }
 )
@@ -170,3 +171,16 @@ async def test_a_connection_whose_server_takes_no_writes_any_more_is_given_up(da
     with pytest.raises(DatabaseUnavailable):
         await database.query("write")
     await database.query("write")
+
+
+async def test_a_right_at_a_server_that_takes_no_writes_any_more_is_none(database: Database) -> None:
+    """At the one that took over, another process may have it."""
+    right = Right(database, "right", "tests")
+    assert await right.hold()
+    before = right._holder
+    assert await right.hold()
+    assert right._holder is before
+    await before.execute("SET default_transaction_read_only = on")
+    await right.hold()
+    assert right._holder is not before
+    right.give_up()

@@ -30,11 +30,13 @@ class Right:
         """Whether it is ours now; asked again it is proved again. Raises DatabaseUnavailable."""
         if self._holder is not None:
             try:
-                await self._holder.fetchval("SELECT 1", timeout=_SECONDS)
+                proof = await self._holder.fetchval("SELECT current_setting('transaction_read_only')", timeout=_SECONDS)
             except UNREACHABLE:
-                self.give_up()
-            else:
+                proof = None
+            if proof == "off":
                 return True
+            # It is over, or that server was set apart: at the one that took over the right may be another process's.
+            self.give_up()
         connection = await self._database.acquire()
         try:
             ours: bool = await connection.fetchval(self._database.statement(self._statement), timeout=_SECONDS)
