@@ -72,6 +72,7 @@ class JobCall:
     #: Seconds since a submit with this key was last under way, as far as anybody knows: what `find` judges an absence
     #: by. No wall clock is in it, and none of the time that the submit itself took.
     since_submit: float = 0.0
+    tenant_id: int = 0  #: whose job it is: what takes long is done for one tenant after the other
     callback_url: str = field(default="", repr=False)  #: carries this attempt's token; empty where none can be had
     #: Asked by JobHttp when the connection is there, before the first byte of each request leaves; raises ModelError to
     #: keep it here.

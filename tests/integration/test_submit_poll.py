@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 from aiohttp import web
 
@@ -364,3 +366,49 @@ def test_a_callback_is_read_as_an_answer_to_a_poll() -> None:
     done = adapter.called_back(call, {}, b'{"data": {"task_id": 17, "state": 2}}')
     assert done is not None
     assert done.status is JobStatus.PROCESSING  # the result has an address of its own: a poll fetches it
+
+
+COSTLY = f"[{', '.join(['sum(payload)'] * 60)}] | [0]"
+
+
+async def slowest_turn(work: asyncio.Future[Any]) -> float:
+    """How long the loop stood still at most while this was done, in seconds."""
+    slowest = 0.0
+    while not work.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.001)
+        slowest = max(slowest, time.monotonic() - before)
+    return slowest
+
+
+async def test_a_costly_request_holds_up_nothing_and_is_not_made(provider: Provider, adapter: SubmitPoll) -> None:
+    """Twenty such templates had stopped an executor, and everything in it, for more than a minute."""
+    config = {**CONFIG, "submit": {"path": "queue", "body": {"a": [f"{{{{{COSTLY}}}}}"] * 20}}}
+    submitted = asyncio.ensure_future(adapter.submit(call_of(provider, config, payload=orjson.dumps([1] * 500_000))))
+    assert await slowest_turn(submitted) < 1
+    with pytest.raises(ModelError, match="too many steps") as failed:
+        await submitted
+    assert (failed.value.code, failed.value.sent) == ("bad_payload", False)
+    assert not provider.seen
+
+
+async def test_a_costly_answer_holds_up_nothing(provider: Provider, adapter: SubmitPoll) -> None:
+    costly = " || ".join(["sum(data.n) == `-1`"] * 15)
+    config = {**CONFIG, "message": f"({costly}) && 'never' || 'done'", "percent": costly}
+    provider.answers.append((200, {"data": {"state": 1, "n": [1] * 20_000}}))
+    asked = asyncio.ensure_future(adapter.get(call_of(provider, config), "17"))
+    assert await slowest_turn(asked) < 0.5
+    report = await asked
+    assert (report.status, report.message) == (JobStatus.PROCESSING, "done")
+
+
+async def test_a_list_that_is_too_long_to_be_looked_through_proves_no_absence(
+    provider: Provider, adapter: SubmitPoll
+) -> None:
+    config = {
+        **CONFIG,
+        "find": {"path": "jobs", "items": "@", "match": "key", "job_id": "id", "absence_is_certain": True},
+    }
+    provider.answers.append((200, [{"key": "another"}] * 60_000))
+    with pytest.raises(LookupError):
+        await adapter.find(call_of(provider, config))

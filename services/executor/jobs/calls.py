@@ -108,6 +108,7 @@ class JobCalls:
             output_count=attempt.output_count,
             job_seconds=seconds_left,
             intended_at=intended_at,
+            tenant_id=model.tenant_id,
             callback_url=self._callback_url(key, seconds_left),
             sends=sends,
             room=share.take,
@@ -134,6 +135,7 @@ class JobCalls:
             headers=self._headers.of(model),
             timeout_seconds=min(float(model.timeout_seconds), seconds),
             intended_at=intended_at,
+            tenant_id=model.tenant_id,
             since_submit=since_submit,
             room=share.take,
         )

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.adapters.models.expressions import BadExpression, Document, Expression, Missing, Template, fits
+from libs.common.adapters.models.expressions import (
+    BadExpression,
+    Document,
+    Expression,
+    Missing,
+    Template,
+    TooLong,
+    fits,
+    sharing,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,39 @@ def test_expressions_that_would_run_for_ever_find_nothing() -> None:
 def test_steps_that_copy_count_for_what_they_copy(text: str) -> None:
     assert Expression(text).find(list(range(100))) == list(range(100))
     assert Expression(text).find(list(range(190_000))) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (f"[{', '.join(['sum(@)'] * 60)}]", list(range(199_000))),
+        (" || ".join(["max(@) != min(@)"] * 20), [0] * 199_000),
+        (" || ".join([f"contains(@, '{'a' * 30}b')"] * 20), "a" * (40 * 2**20)),
+        (f"[{', '.join(['@'] * 60)}]", list(range(199_000))),
+    ],
+)
+def test_steps_that_read_count_for_what_they_read(text: str, value: Any) -> None:
+    began = time.process_time()
+    assert Expression(text).find(value) is None
+    assert time.process_time() - began < 0.9
+
+
+def test_what_is_glanced_at_costs_little() -> None:
+    large = {"a": "data:," + "x" * (50 * 2**20), "b": [1] * 199_000}
+    with sharing(100):
+        assert Expression("starts_with(a, 'data:') && ends_with(a, 'x') && length(b)").find(large) == 199_000
+
+
+def test_expressions_share_their_steps() -> None:
+    costly = Expression("sum(@)")
+    with sharing(1_000):
+        found = [costly.find([1] * 1_000) for _ in range(10)]
+    assert found == [1_000] * 3 + [None] * 7
+    with sharing(300, TooLong):
+        assert costly.find([1] * 1_000) == 1_000
+        with pytest.raises(TooLong):
+            costly.find([1] * 1_000)
+    assert costly.find([1] * 1_000) == 1_000
 
 
 def test_what_is_repeated_too_often_is_not_written_down() -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
 from jmespath.visitor import TreeInterpreter
 
 LENGTH_LIMIT: Final = 1_000
@@ -32,10 +35,17 @@ _FUNCTIONS: Final = frozenset(
 )  # fmt: skip
 _PLACEHOLDER: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _DEEPEST: Final = 32
-#: A step takes about as long as copying so many elements.
+#: A step takes about as long as copying so many elements, as reading so many of them, as searching so much text.
 _PER_STEP: Final = 16
+_READ_PER_STEP: Final = 4
+_SEARCHED_PER_STEP: Final = 512
+#: Finding anything at all takes as long as so many.
+_FIND_STEPS: Final = 4
 _MAKING: Final = frozenset({"flatten", "slice", "function_expression", "value_projection"})
 _EACH_BYTES: Final = 64  #: what a value counts for at least: reading it takes time, too
+_KNOWN: Final = Functions()
+#: These look at their arguments, not through them.
+_GLANCING: Final = frozenset({"ends_with", "length", "map", "not_null", "starts_with", "to_array", "type"})
 
 
 class BadExpression(ValueError):
@@ -44,6 +54,37 @@ class BadExpression(ValueError):
 
 class Missing(LookupError):
     """A template needs a value that is not there."""
+
+
+class TooLong(Exception):
+    """Work that takes longer than others in the loop should have to wait."""
+
+
+class _Steps:
+    """How many steps are left, and what is raised behind the last one."""
+
+    def __init__(self, left: int, over: type[Exception]) -> None:
+        self._left = left
+        self._over = over
+
+    def spend(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise self._over("too many steps")
+
+
+_shared: ContextVar[_Steps | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def sharing(steps: int = STEPS_LIMIT, over: type[Exception] = ValueError) -> Iterator[None]:
+    """All expressions inside have so many steps together, not each; behind the last one they find nothing, or raise
+    what `over` is."""
+    before = _shared.set(_Steps(steps, over))
+    try:
+        yield
+    finally:
+        _shared.reset(before)
 
 
 class Expression:
@@ -63,9 +104,13 @@ class Expression:
 
     def find(self, value: Any) -> Any:
         """What the expression finds in `value`; None for nothing, and for what cannot be computed."""
+        steps = _shared.get() or _Steps(STEPS_LIMIT, ValueError)
         try:
-            found = _Interpreter().visit(self._parsed, value)
-            return found if fits(found, RESULT_BYTES) else None
+            steps.spend(_FIND_STEPS)
+            found = _Interpreter(steps).visit(self._parsed, value)
+            fitting, parts = _weighed(found, RESULT_BYTES)
+            steps.spend(parts // _READ_PER_STEP)
+            return found if fitting else None
         except (JMESPathError, TypeError, ValueError, ArithmeticError, RecursionError):
             return None
 
@@ -79,20 +124,32 @@ class Expression:
 
 
 class _Interpreter(TreeInterpreter):
-    """Gives up after STEPS_LIMIT steps. Whatever makes a list or a text is as many more as it is long."""
+    """Gives up when no steps are left. Whatever makes a list or a text takes as many more as it is long, and whatever
+    reads one through."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: _Steps) -> None:
         super().__init__()
-        self._left = STEPS_LIMIT
+        self._steps = steps
 
     def visit(self, node: Any, *arguments: Any, **named: Any) -> Any:
-        self._left -= 1
-        if self._left < 0:
-            raise ValueError("too many steps")
+        self._steps.spend(1)
         made = super().visit(node, *arguments, **named)
         if node["type"] in _MAKING and isinstance(made, list | str):
-            self._left -= len(made) // _PER_STEP
+            self._steps.spend(len(made) // _PER_STEP)
         return made
+
+    def visit_function_expression(self, node: Any, value: Any) -> Any:
+        arguments = [self.visit(child, value) for child in node["children"]]
+        if node["value"] not in _GLANCING:
+            self._steps.spend(sum(map(_reading, arguments)))
+        return _KNOWN.call_function(node["value"], arguments)
+
+
+def _reading(value: Any) -> int:
+    """The steps that it takes to look through a value."""
+    if isinstance(value, str):
+        return len(value) // _SEARCHED_PER_STEP
+    return len(value) // _READ_PER_STEP if isinstance(value, list | dict) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +197,24 @@ def fits(value: Any, limit: int) -> bool:
 
     What an expression repeats costs nothing until then: the same part may be in a value any number of times.
     """
-    waiting, left = [value], limit
+    return _weighed(value, limit)[0]
+
+
+def _weighed(value: Any, limit: int) -> tuple[bool, int]:
+    """Whether it fits, and at how many parts of it that was seen."""
+    waiting, left, parts = [value], limit, 0
     while waiting:
         part = waiting.pop()
+        parts += 1
         left -= _EACH_BYTES + (len(part) if isinstance(part, str) else 0)
         if left < 0:
-            return False
+            return False, parts
         if isinstance(part, dict):
             waiting.extend(part)
             waiting.extend(part.values())
         elif isinstance(part, list):
             waiting.extend(part)
-    return True
+    return True, parts
 
 
 def as_text(value: Any) -> str | None:

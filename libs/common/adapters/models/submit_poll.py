@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
@@ -20,8 +20,10 @@ from libs.common.adapters.models.expressions import (
     Expression,
     Missing,
     Template,
+    TooLong,
     as_text,
     fits,
+    sharing,
 )
 from libs.common.adapters.models.provider_answers import (
     bad_answer,
@@ -40,10 +42,14 @@ from libs.common.domain.errors import Invalid
 from libs.common.domain.header_bindings import InvalidBindings, check_bindings
 from libs.common.domain.model_errors import JobGone, ModelError
 from libs.common.ports_jobs import JobAnswer, JobCall, JobHttp, JobReport, JobStatus
+from libs.common.runtime.turns import Turns
 
 _METHODS = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 _Words = list[str | int]
+_Made = TypeVar("_Made")
 BODY_BYTES: Final = 64 * 2**20
+#: Steps of expressions that the loop is made to wait for: some milliseconds.
+_QUICK_STEPS: Final = 4_000
 #: What templates of every request may use, and what those of the first request may.
 _ALWAYS: Final = frozenset({"intent_key", "output_count"})
 _AT_SUBMIT: Final = _ALWAYS | {"payload", "callback_url", "job_seconds"}
@@ -102,12 +108,17 @@ class SubmitPollConfig(Config):
     settle_seconds: float = Field(20.0, ge=0, le=600)
 
 
+class _Unseen(LookupError):
+    """A list is too long to say that a job is not in it."""
+
+
 class SubmitPoll:
     """Does what its configuration says. A status word that it does not list counts as processing, with a message: a
     provider's new word must not lose a job that was paid for; the job's deadline ends what never ends."""
 
     def __init__(self, http: JobHttp) -> None:
         self._http = http
+        self._turns = Turns()
 
     def dedupes(self, config: Mapping[str, Any]) -> bool:
         return config.get("dedupes") is True
@@ -127,17 +138,7 @@ class SubmitPoll:
         answer = await self._send(call, provider.submit, "", call.route)
         if not 200 <= answer.status < 300:
             raise refusal(call, answer)
-        told = document(answer)
-        if provider.job_id.find(told) is None and (error := provider.error_in(call, told)):
-            retryable = provider.passes(error)
-            raise ModelError("provider_refused", error, retryable=retryable, answered=True)
-        provider_id = job_id(provider.job_id.find(told))
-        # The job is there. Whatever failed from here on would be taken for a submit that failed, and bought again.
-        if not (as_text(provider.status.find(told)) or "").strip():
-            return JobReport(JobStatus.QUEUED, provider_id)
-        if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
-            return JobReport(JobStatus.PROCESSING, provider_id)  # a poll fetches the result
-        return provider.report(call, provider_id, told, told)
+        return await self._apart(call, lambda: _submitted(call, provider, document(answer)))
 
     async def find(self, call: JobCall) -> JobReport | None:
         """Raises LookupError without a `find`, and for an absence that is not certain."""
@@ -147,12 +148,9 @@ class SubmitPoll:
         answer = await self._send(call, provider.find.request, "")
         if not 200 <= answer.status < 300:
             raise refusal(call, answer)
-        items = provider.find.items.find(document(answer))
-        for item in items if isinstance(items, list) else ():
-            if call.intent_key in (as_text(provider.find.match.find(item)) or ""):
-                return JobReport(JobStatus.QUEUED, job_id(provider.find.job_id.find(item)))
-        if not provider.find.absence_is_certain or not isinstance(items, list):
-            raise LookupError("the provider does not list the job, which does not mean that there is none")
+        known = await self._apart(call, partial(_found, call, provider.find, answer), over=_Unseen)
+        if known is not None:
+            return known
         if call.since_submit < provider.config.settle_seconds:
             raise unsettled(call, provider.config.settle_seconds)
         return None
@@ -160,9 +158,9 @@ class SubmitPoll:
     async def get(self, call: JobCall, provider_id: str) -> JobReport:
         provider = _provider(call)
         told = result = await self._ask(call, provider, provider.poll, provider_id)
-        if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
+        if provider.result is not None and await self._apart(call, lambda: provider.succeeded(told)):
             result = await self._ask(call, provider, provider.result, provider_id)
-        return provider.report(call, provider_id, told, result)
+        return await self._apart(call, lambda: provider.report(call, provider_id, told, result))
 
     async def cancel(self, call: JobCall, provider_id: str) -> None:
         """Does nothing where the configuration has no cancel: the job goes on at the provider."""
@@ -177,10 +175,11 @@ class SubmitPoll:
         """Read as an answer to a poll; what cannot be read says nothing."""
         try:
             provider, told = _provider(call), read_json(body)
-            found = as_text(provider.job_id.find(told)) or ""
-            if provider.result is not None and provider.word(told)[1] is JobStatus.SUCCEEDED:
-                return JobReport(JobStatus.PROCESSING, found)  # a poll fetches the result
-            return provider.report(call, found, told, told)
+            with sharing(_QUICK_STEPS):
+                found = as_text(provider.job_id.find(told)) or ""
+                if provider.result is not None and provider.succeeded(told):
+                    return JobReport(JobStatus.PROCESSING, found)  # a poll fetches the result
+                return provider.report(call, found, told, told)
         except (ValueError, ModelError):
             return None
 
@@ -194,10 +193,20 @@ class SubmitPoll:
 
     async def _send(self, call: JobCall, request: _Request, provider_id: str, path: str = "") -> JobAnswer:
         try:
-            sent = request.filled(_scope(call, provider_id), path)
+            sent = await self._apart(call, lambda: request.filled(_scope(call, provider_id), path), over=Missing)
         except Missing as error:
             raise ModelError("bad_payload", f"a request cannot be made: {error}", retryable=False, sent=False) from None
         return await self._http.send(call, request.method, sent.path, headers=sent.headers, body=sent.body)
+
+    async def _apart(self, call: JobCall, work: Callable[[], _Made], over: type[Exception] = ValueError) -> _Made:
+        """Do what expressions are found in: here when that is quick, else beside the loop, one tenant after the other.
+        Raises `over` behind the last step, unless that only means that nothing is found."""
+        try:
+            with sharing(_QUICK_STEPS, TooLong):
+                return work()
+        except TooLong:
+            with sharing(over=over):
+                return await self._turns.take(call.tenant_id, work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +313,10 @@ class _Provider:
             raise bad_answer("the provider's answer has no status where the configuration looks for it")
         return word, self._statuses.get(word.strip().casefold())
 
+    def succeeded(self, told: Any) -> bool:
+        """Whether the job is done; raises ModelError as `word`."""
+        return self.word(told)[1] is JobStatus.SUCCEEDED
+
     def report(self, call: JobCall, provider_id: str, told: Any, result: Any) -> JobReport:
         """What an answer says; `result` is where the outputs are."""
         word, status = self.word(told)
@@ -335,7 +348,28 @@ class _Provider:
         return JobReport(JobStatus.SUCCEEDED, provider_id, 100.0, message, outputs)
 
 
-_Made = TypeVar("_Made")
+def _submitted(call: JobCall, provider: _Provider, told: Any) -> JobReport:
+    if provider.job_id.find(told) is None and (error := provider.error_in(call, told)):
+        retryable = provider.passes(error)
+        raise ModelError("provider_refused", error, retryable=retryable, answered=True)
+    provider_id = job_id(provider.job_id.find(told))
+    # The job is there. Whatever failed from here on would be taken for a submit that failed, and bought again.
+    if not (as_text(provider.status.find(told)) or "").strip():
+        return JobReport(JobStatus.QUEUED, provider_id)
+    if provider.result is not None and provider.succeeded(told):
+        return JobReport(JobStatus.PROCESSING, provider_id)  # a poll fetches the result
+    return provider.report(call, provider_id, told, told)
+
+
+def _found(call: JobCall, find: _Find, answer: JobAnswer) -> JobReport | None:
+    """The job in the provider's list. Raises LookupError for an absence that is not certain."""
+    items = find.items.find(document(answer))
+    for item in items if isinstance(items, list) else ():
+        if call.intent_key in (as_text(find.match.find(item)) or ""):
+            return JobReport(JobStatus.QUEUED, job_id(find.job_id.find(item)))
+    if not find.absence_is_certain or not isinstance(items, list):
+        raise LookupError("the provider does not list the job, which does not mean that there is none")
+    return None
 
 
 def _sample(template: Template) -> str:
