@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 from starlette.types import Scope, Send
 
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.turns import Turns
 from services.api.answers import send_json
 from services.api.auth import require
 from services.api.operation_log import Asked, OperationLog, asked_by
@@ -20,6 +21,9 @@ from services.api.views import accepted_view
 
 log = get_logger()
 
+#: Reading a megabyte takes up to 0.2 s: no more of it is what others wait for.
+_QUICK_BYTES: Final = 256 * 1024
+
 
 class CreateTask:
     """Answers creates, and notes each in the operation log; raises what Submission and Orders raise."""
@@ -28,6 +32,7 @@ class CreateTask:
         self._submission = submission
         self._orders = orders
         self._operations = operations
+        self._turns = Turns()
 
     async def single(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 with the task's address."""
@@ -50,7 +55,7 @@ class CreateTask:
         asked = asked_by(scope, caller)
         try:
             require(caller, "submit")
-            orders = self._orders.batch(body, trace, scope["named"].get(b"idempotency-key"))
+            orders = await self._read(body, trace, scope["named"].get(b"idempotency-key"), caller)
         except Exception as error:
             self._refused(asked, None, body, problem_of(error), trace)
             raise
@@ -66,6 +71,13 @@ class CreateTask:
     def unread(self, scope: Scope, caller: KeyOwner, problem: Problem, trace: str) -> None:
         """Note a create whose body was not even read."""
         self._refused(asked_by(scope, caller), None, b"", problem, trace)
+
+    async def _read(
+        self, body: bytes, trace: str, key: bytes | None, caller: KeyOwner
+    ) -> list[tuple[bytes, Order | Problem]]:
+        if len(body) <= _QUICK_BYTES:
+            return self._orders.batch(body, trace, key)
+        return await self._turns.take(caller.tenant_id, lambda: self._orders.batch(body, trace, key))
 
     async def _verdict(
         self, asked: Asked, written: bytes, order: Order | Problem, place: int, caller: KeyOwner, trace: str
