@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from services.cli.output import note
+from services.cli.output import as_json_text, note
 
 
 def show_dry_run(fields: Mapping[str, Any], payload: str, answers: Sequence[Path], *, as_json: bool) -> None:
@@ -29,7 +29,7 @@ def show_dry_run(fields: Mapping[str, Any], payload: str, answers: Sequence[Path
         note(f"{place}{error}")
         raise typer.Exit(2) from None
     if as_json:
-        print(json.dumps(shown, ensure_ascii=False))
+        print(as_json_text(shown))
     else:
         _show(shown)
     if any(step.get("error", {}).get("sent") is False for step in shown["steps"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDE: Final = 10_000
+#: What JSON may have in it as it is, and terminals obey or turn round: controls beyond ASCII, and marks of direction.
+_STEERING: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Output(StrEnum):
@@ -43,12 +46,12 @@ def show_list(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], outp
     found = list(rows)
     match output:
         case Output.JSON:
-            print(json.dumps({"items": found}, ensure_ascii=False, default=str))
+            print(as_json_text({"items": found}))
         case Output.YAML:
             print(_yaml({"items": found}), end="")
         case Output.IDS:
             for named in filter(None, map(_first_id, found)):  # an outbox's channel has no id
-                print(named)
+                _print_id(named)
         case Output.TABLE:
             _table(found, columns)
 
@@ -57,12 +60,12 @@ def show_one(thing: Mapping[str, Any], output: Output) -> None:
     """One thing: every field on a line of its own, or as JSON, YAML, or its id."""
     match output:
         case Output.JSON:
-            print(json.dumps(thing, ensure_ascii=False, default=str))
+            print(as_json_text(thing))
         case Output.YAML:
             print(_yaml(dict(thing)), end="")
         case Output.IDS:
             if named := _first_id(thing):  # an overview has no id
-                print(named)
+                _print_id(named)
         case Output.TABLE:
             lines = list(_flat(thing))
             width = max((len(name) for name, _ in lines), default=0)
@@ -85,8 +88,14 @@ def show_document(
 
 
 def note(message: str) -> None:
-    """Something for the person, not for the pipe."""
-    print(f"sluiceway: {message}", file=sys.stderr, flush=True)
+    """Something for the person, not for the pipe; it may repeat what others wrote."""
+    lines = "\n".join(map(_shown, message.split("\n")))
+    print(f"sluiceway: {lines}", file=sys.stderr, flush=True)
+
+
+def as_json_text(thing: object) -> str:
+    """A line of JSON, in its own letters, that steers no terminal."""
+    return _escaped(json.dumps(thing, ensure_ascii=False, default=str))
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -144,7 +153,16 @@ def cell(value: Any) -> str:
         return "-"
     if isinstance(value, Mapping | list):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    return "".join(character if character.isprintable() else " " for character in str(value))
+    return _shown(str(value))
+
+
+def _shown(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _print_id(named: str) -> None:
+    """As it is for a pipe: what reads it looks for exactly that."""
+    print(_shown(named) if sys.stdout.isatty() else named)
 
 
 def _flat(thing: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -162,6 +180,17 @@ def _first_id(row: Mapping[str, Any]) -> str:
 def _yaml(value: Any) -> str:
     import yaml
 
+    class Dumper(yaml.SafeDumper):
+        """What steers is quoted, so that it can be escaped."""
+
+    def text_of(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _STEERING.search(text) else None)
+
+    Dumper.add_representer(str, text_of)
     plain = json.loads(json.dumps(value, default=str))
-    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    return text
+    written: str = yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    return _escaped(written)
+
+
+def _escaped(text: str) -> str:
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

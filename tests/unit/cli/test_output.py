@@ -33,3 +33,27 @@ def test_a_document_is_told_in_four_ways(capsys: pytest.CaptureFixture[str]) -> 
         assert captured.err == ("sluiceway: 1 violations\n" if output is Output.TABLE else "")
     assert json.loads(told[Output.JSON]) == yaml.safe_load(told[Output.YAML]) == document
     assert told[Output.IDS] == "slot ghost\n"
+
+
+HOSTILE = "a\x1b]0;t\x07\x9b2J\x7f\u202eb\u2066 \xfc"
+
+
+@pytest.mark.parametrize("output", Output)
+def test_what_others_wrote_steers_no_terminal(
+    output: Output, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    show_one({"id": HOSTILE, "error": {"message": HOSTILE}}, output)
+    show_list([{"id": HOSTILE}], [("ID", "id")], output)
+    note(f"refused: {HOSTILE}")
+    said = capsys.readouterr()
+    printed = said.out.replace("\x1b[1mID\x1b[0m", "") + said.err
+    assert not [character for character in printed if character != "\n" and not character.isprintable()]
+    assert "\xfc" in said.err
+
+
+def test_json_and_yaml_say_what_they_hide(capsys: pytest.CaptureFixture[str]) -> None:
+    show_one({"id": HOSTILE, "name": "a\u202eb"}, Output.JSON)
+    assert json.loads(capsys.readouterr().out) == {"id": HOSTILE, "name": "a\u202eb"}
+    show_one({"id": HOSTILE, "name": "a\u202eb"}, Output.YAML)
+    assert yaml.safe_load(capsys.readouterr().out) == {"id": HOSTILE, "name": "a\u202eb"}
