@@ -72,7 +72,7 @@ class Staging(Protocol):
     def full(self) -> bool:
         """Whether it takes nothing now: admit no work."""
 
-    def create(self, task: UUID, attempt: int, *, one_of_several: bool = False) -> StagingWriter:
+    def create(self, task: UUID, attempt: int, tenant: int, *, one_of_several: bool = False) -> StagingWriter:
         """Begin an output; of several, each becomes a file, however small. Raises StagingFull."""
 
     def holds(self, reference: str) -> bool:

@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     )
     staging_dir: str = Field("", description="folder of staged outputs; shared between executors of several hosts")
     staging_store: str = Field("local", description="name of the staging store; equal where the folder is shared")
-    staging_max_bytes: int = Field(10 * 2**30, gt=0, description="an executor takes no work while staging is fuller")
+    staging_max_bytes: int = Field(
+        10 * 2**30,
+        gt=0,
+        description="room for staged outputs; one tenant has half of it, and no work is taken while it is full",
+    )
     output_max_bytes: int = Field(2 * 2**30, gt=0, description="largest output of one call")
     oss_url: str = Field("", description="HTTP file service for results; set: used in place of the object store")
     oss_path: str = Field("/oss/file/uploadFile", description="path of its upload")

@@ -69,7 +69,7 @@ class ModelCalls:
             deadline=run.deadline,
             sends=partial(self._begin, run),
         )
-        async with self._staging.create(attempt.public_id, attempt.number) as sink:
+        async with self._staging.create(attempt.public_id, attempt.number, attempt.tenant_id) as sink:
             return (await adapter.invoke(call, sink),)
 
     def _begin(self, run: Run) -> None:

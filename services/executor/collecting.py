@@ -94,7 +94,9 @@ class OutputCollector:
 
     async def _take(self, run: Run, output: JobOutput, link: OutputLink, *, one_of_several: bool) -> StagedFile:
         attempt = run.attempt
-        async with self._staging.create(attempt.public_id, attempt.number, one_of_several=one_of_several) as sink:
+        async with self._staging.create(
+            attempt.public_id, attempt.number, attempt.tenant_id, one_of_several=one_of_several
+        ) as sink:
             if output.content is None:
                 return await self._links.fetch(link, sink)
             if not output.content:

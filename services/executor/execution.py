@@ -18,6 +18,7 @@ from libs.common.domain.model_errors import (
     OutputError,
     StagedLost,
     StagingFull,
+    StagingShareFull,
 )
 from libs.common.domain.outcome import (
     EXPIRED,
@@ -49,6 +50,8 @@ log = get_logger()
 _JITTER: Final = 0.25
 #: How long no call is begun where an output or a call found no room.
 _LACKING_SECONDS: Final = 5.0
+#: A tenant whose outputs have their share of staging waits for its own uploads.
+_SHARE_SECONDS: Final = 15.0
 #: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
 _UNCALLED_SECONDS: Final = 10.0
 #: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
@@ -169,6 +172,8 @@ class Execution:
             return self._lacking("out_of_files", error)
         except ModelError as error:
             return _failed(error)
+        except StagingShareFull as error:
+            return HandedBack(error.code, _SHARE_SECONDS)
         except StagingFull as error:
             return self._lacking("staging_full", error)
         except StagedLost as error:

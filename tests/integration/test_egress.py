@@ -42,7 +42,7 @@ async def _call(allow: str, url: str, staging: Staging) -> int:
     limits = AnswerLimits(2**20, 2**20)
     async with (
         open_plain_http(EgressGuard.from_setting(allow), limits) as adapter,
-        staging.create(uuid4(), 1) as sink,
+        staging.create(uuid4(), 1, 7) as sink,
     ):
         return (await adapter.invoke(call, sink)).size
 

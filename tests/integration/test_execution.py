@@ -12,7 +12,14 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.domain.errors import OutcomeUnknown
-from libs.common.domain.model_errors import Busy, ModelError, StagingFull, UploadFailed, UploadUnauthorized
+from libs.common.domain.model_errors import (
+    Busy,
+    ModelError,
+    StagingFull,
+    StagingShareFull,
+    UploadFailed,
+    UploadUnauthorized,
+)
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.sight import Sight
@@ -358,6 +365,25 @@ async def test_a_call_that_staging_refuses_beforehand_is_not_counted(rig: Rig, m
     await until(handed_back, "it is handed back")
     assert rig.model.calls == []
     assert await counted(rig) == 0
+
+
+async def test_a_tenant_that_has_its_share_of_staging_waits_alone(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crowded(*_: object) -> None:
+        raise StagingShareFull("no more of this tenant")
+
+    model = await rig.make_model()
+    running = await rig.executor()
+    monkeypatch.setattr(running.staging, "create", crowded)
+    await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def put_off() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM history WHERE kind = 'release' AND detail = 'staging_share'"))
+
+    await until(put_off, "it is put off")
+    assert rig.model.calls == []
+    assert running.executor.posture() == "reading"
+    assert running.executor._lacks() is None
 
 
 async def test_who_lost_its_token_writes_nothing(rig: Rig) -> None:

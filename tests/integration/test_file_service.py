@@ -39,7 +39,7 @@ async def staging(tmp_path: Path) -> AsyncIterator[Staging]:
 
 
 async def _staged(staging: Staging, size: int = 100) -> StagedFile:
-    async with staging.create(_TASK, 2) as sink:
+    async with staging.create(_TASK, 2, 7) as sink:
         await sink.write((_PNG + os.urandom(1_000) * (size // 1_000 + 1))[:size])
         return await sink.commit()
 

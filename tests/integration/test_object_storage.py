@@ -45,7 +45,7 @@ async def s3(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StandInS3]:
 
 
 async def _staged(staging: Staging, content: bytes) -> StagedFile:
-    async with staging.create(_TASK, 2) as sink:
+    async with staging.create(_TASK, 2, 7) as sink:
         await sink.write(content)
         return await sink.commit()
 

@@ -44,7 +44,8 @@ class Provider:
 
     async def collect(self, *outputs: JobOutput | str) -> list[StagedFile]:
         model = SimpleNamespace(id=1, tenant_id=7, bindings=f"X-API-Key:{KEY}".encode(), base_url=f"{self.own.url}/v1")
-        run: Any = SimpleNamespace(attempt=SimpleNamespace(public_id=uuid4(), number=1), model=model)
+        attempt = SimpleNamespace(public_id=uuid4(), number=1, tenant_id=7)
+        run: Any = SimpleNamespace(attempt=attempt, model=model)
         links = [self.link(output) if isinstance(output, str) else output for output in outputs]
         return list(await self.collector.collect(run, links))
 

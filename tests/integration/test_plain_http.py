@@ -58,7 +58,7 @@ class Caller:
             deadline=deadline,
             sends=self._sends,
         )
-        async with self.staging.create(uuid4(), 1) as sink:
+        async with self.staging.create(uuid4(), 1, 7) as sink:
             return await self._adapter.invoke(call, sink)
 
     def _sends(self) -> None:

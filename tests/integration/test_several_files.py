@@ -59,7 +59,7 @@ async def _staged(rig: Rig, model: Model, *contents: bytes) -> tuple[int, FakeSt
     (attempt,) = await attempts.start_many([claim])
     files = []
     for content in contents:
-        writer = staging.create(attempt.public_id, attempt.number, one_of_several=True)
+        writer = staging.create(attempt.public_id, attempt.number, attempt.tenant_id, one_of_several=True)
         await writer.write(content)
         files.append(await writer.commit("text/plain"))
     assert await attempts.generated_many([(attempt, files)]) == {task}

@@ -9,7 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -20,7 +20,7 @@ from libs.common.adapters import disk_sync, staging_writer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging, open_staging
 from libs.common.adapters.staging_writer import INLINE_BYTES, SPILL_BYTES
 from libs.common.domain.errors import OutcomeUnknown
-from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull
+from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull, StagingShareFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 from tests.support.descriptors import no_more_files
 from tests.support.waiting import until
@@ -42,8 +42,10 @@ def _content(size: int) -> bytes:
     return (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * (size // 256 + 1))[:size]
 
 
-async def _staged(staging: Staging, content: bytes, chunk: int = 50_000, task: UUID | None = None) -> StagedFile:
-    async with staging.create(task or uuid4(), 1) as sink:
+async def _staged(
+    staging: Staging, content: bytes, chunk: int = 50_000, task: UUID | None = None, tenant: int = 7
+) -> StagedFile:
+    async with staging.create(task or uuid4(), 1, tenant) as sink:
         for place in range(0, len(content), chunk):
             await sink.write(content[place : place + chunk])
         return await sink.commit()
@@ -190,9 +192,9 @@ async def test_a_store_needs_a_plain_name(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 2 * SPILL_BYTES])
 async def test_what_is_not_committed_leaves_nothing(staging: Staging, size: int) -> None:
-    async with staging.create(uuid4(), 1) as sink:
+    async with staging.create(uuid4(), 1, 7) as sink:
         await sink.write(_content(size))
-    sink = staging.create(uuid4(), 2)
+    sink = staging.create(uuid4(), 2, 7)
     await sink.write(_content(size))
     await sink.discard()
     await sink.discard()
@@ -238,7 +240,7 @@ async def test_a_writer_cancelled_while_a_thread_writes_leaves_nothing(
 async def test_unfinished_files_of_processes_that_died_are_deleted(staging: Staging) -> None:
     finished = await _staged(staging, b"keep" * _SMALL)
     task = uuid4()
-    part = staging.root / f"{task.hex}-1-01234567.part"
+    part = staging.root / f"{task.hex}-1--5-01234567.part"
     part.write_bytes(b"half")
     (staging.root / "notes.txt").write_text("not ours")
     assert {(entry.task, entry.size, entry.finished) for entry in await staging.entries()} >= {(task, 4, False)}
@@ -253,13 +255,43 @@ async def test_unfinished_files_of_processes_that_died_are_deleted(staging: Stag
 
 
 async def test_a_full_store_takes_nothing_until_something_is_removed(staging: Staging) -> None:
-    kept = [await _staged(staging, _content(7 * _MIB)) for _ in range(3)]
+    kept = [await _staged(staging, _content(size), tenant=size) for size in (8 * _MIB, 6 * _MIB, 3 * _MIB, 1_990_000)]
     assert staging.full
-    with pytest.raises(StagingFull, match="22020096 of 20971520"):
-        staging.create(uuid4(), 1)
+    with pytest.raises(StagingFull, match="19815792 of 20971520"):
+        staging.create(uuid4(), 1, 7)
     await staging.remove(kept[0].reference)
     assert not staging.full
     await _staged(staging, b"x" * _SMALL)
+
+
+async def test_one_tenant_never_fills_the_store(staging: Staging) -> None:
+    """Answers that never end, or uploads that always fail, had kept every executor from taking anybody's work."""
+    async with AsyncExitStack() as open_ones:
+        for _ in range(10):
+            endless = await open_ones.enter_async_context(staging.create(uuid4(), 1, -1))
+            await endless.write(_content(_MIB))
+        with pytest.raises(StagingShareFull) as refused:
+            staging.create(uuid4(), 1, -1)
+        assert refused.value.code == "staging_share"
+        for _ in range(4):
+            await endless.write(_content(_MIB))
+        with pytest.raises(StagingShareFull):
+            await endless.write(_content(_MIB))
+        assert not staging.full
+        theirs = await _staged(staging, _content(2 * _MIB), tenant=2)
+    assert staging.usage == await staging.measure() == theirs.size
+    await _staged(staging, _content(_MIB), tenant=-1)
+
+
+async def test_shares_count_what_other_processes_put_there(staging: Staging) -> None:
+    async with open_staging(staging.root, "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB) as other:
+        kept = [await _staged(other, _content(5 * _MIB), tenant=-1) for _ in range(2)]
+        await staging.measure()
+        with pytest.raises(StagingShareFull):
+            staging.create(uuid4(), 1, -1)
+        staging.create(uuid4(), 1, 1)
+        await staging.remove(kept[0].reference)
+        staging.create(uuid4(), 1, -1)
 
 
 async def test_usage_counts_what_other_processes_put_there(staging: Staging, tmp_path: Path) -> None:
@@ -288,7 +320,7 @@ async def test_a_disk_that_refuses_makes_the_store_full_until_it_is_measured(
     assert await staging.entries() == []
     assert staging.full
     with pytest.raises(StagingFull):
-        staging.create(uuid4(), 1)
+        staging.create(uuid4(), 1, 7)
     await staging.measure()
     assert not staging.full
     await _staged(staging, _content(size))
@@ -346,9 +378,9 @@ async def test_no_descriptor_stays_open(staging: Staging) -> None:
     for size in (10, _SMALL, INLINE_BYTES + 1, 2 * SPILL_BYTES):
         staged = await _staged(staging, _content(size))
         await _read(staging, staged)
-        async with staging.create(uuid4(), 1) as sink:
+        async with staging.create(uuid4(), 1, 7) as sink:
             await sink.write(_content(size))
-        kept = staging.create(uuid4(), 1)
+        kept = staging.create(uuid4(), 1, 7)
         await kept.write(_content(size))
         await kept.commit()
     await until(lambda: len(os.listdir("/proc/self/fd")) == before)

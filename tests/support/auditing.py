@@ -153,7 +153,7 @@ class Audited:
 
     async def stage(self, task: UUID, *, age: float = 0.0, commit: bool = True) -> str:
         """A file in staging, so old."""
-        writer = self.staging.create(task, 1)
+        writer = self.staging.create(task, 1, 7)
         await writer.write(b"x" * (300_000 if not commit else 30_000))
         if commit:
             await writer.commit()

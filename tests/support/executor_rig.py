@@ -134,7 +134,7 @@ class FakeStaging:
     full: bool = False
     refuses: bool = False
 
-    def create(self, task: UUID, attempt: int, *, one_of_several: bool = False) -> FakeWriter:
+    def create(self, task: UUID, attempt: int, tenant: int, *, one_of_several: bool = False) -> FakeWriter:
         return FakeWriter(self, f"{task}/{attempt}-{uuid4().hex[:6]}")
 
     def holds(self, reference: str) -> bool:

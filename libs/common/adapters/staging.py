@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +20,7 @@ from uuid import UUID
 
 from libs.common.adapters.disk_sync import DiskSync
 from libs.common.adapters.staging_writer import INLINE_BYTES, PART, OutputWriter
-from libs.common.domain.model_errors import StagedLost, StagingFull
+from libs.common.domain.model_errors import StagedLost, StagingFull, StagingShareFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ _PROBE: Final = ".probe"
 #: What says nothing of the file that was to be read.
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT})
 _THREADS: Final = 4
+#: A store of which so much is in use is full.
+_FULL: Final = 15 / 16
 #: Names are made here and only here; anything else in a reference points outside or at nothing of ours.
-_NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9]{1,10}-[0-9a-f]{8}(?:\.part)?")
+_NAME: Final = re.compile(r"[0-9a-f]{32}-[0-9]{1,10}-(?P<tenant>-?[0-9]{1,19})-[0-9a-f]{8}(?:\.part)?")
 _STORE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -43,6 +46,7 @@ class StagedEntry:
 
     reference: str
     task: UUID
+    tenant: int
     size: int
     age: float
     finished: bool
@@ -50,6 +54,9 @@ class StagedEntry:
 
 class Staging:
     """Outputs in one folder, which several processes may share; a reference is `store id:name`.
+
+    A tenant that has as much in it as is free begins no more: alone it has half, and the next one finds room, however
+    long the first one's outputs stay. What it has begun may go on until it has twice as much as is free.
 
     Names are never used twice, so what a presumed-dead executor still does here touches nobody else's output. What
     `commit` returned is on disk; a small output is nowhere but in what it returned (StagedFile.content).
@@ -67,6 +74,7 @@ class Staging:
         self._prefix = os.path.join(root, "")
         self._max_total_bytes = max_total_bytes
         self._usage = 0
+        self._usage_of: Counter[int] = Counter()  #: by tenant
         self._refused = ""
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="staging")
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -79,13 +87,26 @@ class Staging:
     @property
     def full(self) -> bool:
         """Whether it takes nothing now: over its size, or the disk refused the last write."""
-        return bool(self._refused) or self._usage >= self._max_total_bytes
+        return bool(self._refused) or self._usage >= self._max_total_bytes * _FULL
 
-    def create(self, task: UUID, attempt: int, *, one_of_several: bool = False) -> OutputWriter:
+    def create(self, task: UUID, attempt: int, tenant: int, *, one_of_several: bool = False) -> OutputWriter:
         """Begin an output; of several, each becomes a file, however small. Raises StagingFull."""
+        self._check(tenant, self._max_total_bytes - self._usage)
+        name = f"{task.hex}-{attempt}-{tenant}"
+        return OutputWriter(self, name, tenant, 0 if one_of_several else IN_DATABASE_BYTES)
+
+    def go_on(self, tenant: int) -> None:
+        """Raises StagingFull unless what a tenant has begun may grow."""
+        self._check(tenant, 2 * (self._max_total_bytes - self._usage))
+
+    def _check(self, tenant: int, share: int) -> None:
+        """Raises StagingFull for a full store, and for a tenant that has so much."""
         if self.full:
             raise self.refusal()
-        return OutputWriter(self, f"{task.hex}-{attempt}", 0 if one_of_several else IN_DATABASE_BYTES)
+        if self._usage_of[tenant] >= share:
+            raise StagingShareFull(
+                f"staging takes nothing more of this tenant, which has {self._usage_of[tenant]} bytes there"
+            )
 
     def holds(self, reference: str) -> bool:
         """Whether the output can be read here: it lies in this store, or in PostgreSQL."""
@@ -140,7 +161,7 @@ class Staging:
         with suppress(FileNotFoundError):
             size = os.stat(path).st_size
             os.unlink(path)
-            self.count(-size)
+            self.count(_tenant_of(path), -size)
 
     async def entries(self) -> list[StagedEntry]:
         """All that lies in the store, for the audit and for cleaning up after processes that died."""
@@ -155,7 +176,10 @@ class Staging:
 
     async def measure(self) -> int:
         """Count anew, since several processes may share the folder, and try a disk that refused; gives the usage."""
-        self._usage = sum(entry.size for entry in await self.entries())
+        found: Counter[int] = Counter()
+        for entry in await self.entries():
+            found[entry.tenant] += entry.size
+        self._usage, self._usage_of = found.total(), found
         if self._refused:
             with suppress(OSError):
                 await self.in_thread(self._probe)
@@ -167,9 +191,12 @@ class Staging:
         await self.disk.close()
         self._pool.shutdown(wait=False)
 
-    def count(self, size: int) -> None:
+    def count(self, tenant: int, size: int) -> None:
         """Bytes were written or, negative, deleted."""
         self._usage = max(0, self._usage + size)
+        self._usage_of[tenant] += size
+        if self._usage_of[tenant] <= 0:
+            del self._usage_of[tenant]
 
     def refusal(self, error: OSError | None = None) -> StagingFull:
         """What to raise when it takes nothing; with the disk's error it stays full until `measure` finds otherwise."""
@@ -196,14 +223,16 @@ class Staging:
         now, found = time.time(), []
         with os.scandir(self.root) as listing:
             for item in listing:
-                if not _NAME.fullmatch(item.name):
+                if (named := _NAME.fullmatch(item.name)) is None:
                     continue
                 with suppress(FileNotFoundError):
                     state = item.stat(follow_symlinks=False)
                     reference = f"{self.store_id}:{item.name}"
                     finished = not item.name.endswith(PART)
                     age = max(0.0, now - state.st_mtime)
-                    found.append(StagedEntry(reference, UUID(item.name[:32]), state.st_size, age, finished))
+                    found.append(
+                        StagedEntry(reference, UUID(item.name[:32]), int(named["tenant"]), state.st_size, age, finished)
+                    )
         return found
 
     def _probe(self) -> None:
@@ -230,6 +259,12 @@ async def open_staging(
         yield staging
     finally:
         await staging.close()
+
+
+def _tenant_of(path: str) -> int:
+    named = _NAME.fullmatch(os.path.basename(path))
+    assert named is not None  # made by _path
+    return int(named["tenant"])
 
 
 def _kept(staged: StagedFile) -> bytes:

@@ -34,13 +34,15 @@ class OutputWriter:
     one grows as `<name>.part` and is renamed when it is complete and on disk.
     """
 
-    def __init__(self, staging: Staging, name: str, in_database_bytes: int) -> None:
+    def __init__(self, staging: Staging, name: str, tenant: int, in_database_bytes: int) -> None:
         self._staging = staging
+        self._tenant = tenant
         self._in_database_bytes = in_database_bytes
         self._name = name
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._size = 0
+        self._counted = 0  #: bytes that staging knows of
         self._head = b""
         self._digest = sha256()
         self._descriptor: int | None = None
@@ -65,9 +67,10 @@ class OutputWriter:
         self._buffer.append(chunk)
         self._buffered += len(chunk)
         if self._buffered >= SPILL_BYTES:
-            if self._staging.full:
-                raise self._staging.refusal()
-            await self._beside_the_loop(self._append, self._taken())
+            self._staging.go_on(self._tenant)
+            content = self._taken()
+            self._count(len(content))
+            await self._beside_the_loop(self._append, content)
 
     async def commit(self, content_type: str = "") -> StagedFile:
         """Keep it. Raises StagingFull; then nothing is kept."""
@@ -81,7 +84,8 @@ class OutputWriter:
             raise self._staging.refusal(error) from None
         self._left = None
         self._close()
-        self._staging.count(self._size)
+        self._count(self._size - self._counted)
+        self._counted = 0
         kind = sniff(self._head, complete=self._size <= HEAD_BYTES, content_type=content_type)
         reference = f"{self._staging.store_id}:{self._name}"
         return StagedFile(reference, self._size, self._digest.digest(), kind.extension, kind.mime)
@@ -129,11 +133,17 @@ class OutputWriter:
             self._working.add_done_callback(lambda _: self._drop())  # a thread still writes to the file
             return
         self._buffer.clear()
+        self._count(-self._counted)
         self._close()
         if self._left is not None:
             with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
                 os.unlink(self._staging.path(self._left))
             self._left = None
+
+    def _count(self, size: int) -> None:
+        self._counted += size
+        if size:
+            self._staging.count(self._tenant, size)
 
     def _taken(self) -> bytes:
         content = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)

@@ -11,6 +11,7 @@ OutputError
 |   |-- JobGone              the provider does not know the job
 |   `-- TooEarly             that there is no such job may not be believed yet
 |-- StagingFull              staging takes nothing now: admit no work
+|   `-- StagingShareFull     it takes nothing more of this tenant's
 |-- StagedLost               the staged output is gone or is not what was written
 `-- UploadFailed             storage did not take the output; `retryable` as above
     `-- UploadUnauthorized   neither the task's nor the service's credential is accepted
@@ -117,6 +118,14 @@ class StagingFull(OutputError):
 
     def __init__(self, message: str) -> None:
         super().__init__("staging_full", message, retryable=True)
+
+
+class StagingShareFull(StagingFull):
+    """It takes nothing more of this tenant's; others find room."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = "staging_share"
 
 
 class StagedLost(OutputError):

@@ -241,6 +241,7 @@ _PUT_OFF: Final = {
     " executor the same SLUICEWAY_SECRET_KEYS (`sluiceway doctor` names the key)",
     "unknown_adapter": "the executor that took it lacks the adapter by which its model is called",
     "staging_full": "the executor that took it had no room in staging for its output",
+    "staging_share": "its tenant's outputs have their share of staging: it goes on as they are uploaded or dropped",
     "out_of_files": "the executor that took it could open no more files: raise its limit (ulimit -n), or add executors",
 }
 

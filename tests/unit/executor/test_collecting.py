@@ -22,7 +22,7 @@ from tests.support.executor_rig import FakeStaging
 from tests.support.waiting import until
 
 _MODEL = SimpleNamespace(id=1, tenant_id=7, bindings=b"X-Key:abc", base_url="https://provider.example/v1")
-_RUN: Any = SimpleNamespace(attempt=SimpleNamespace(public_id=uuid4(), number=1), model=_MODEL)
+_RUN: Any = SimpleNamespace(attempt=SimpleNamespace(tenant_id=7, public_id=uuid4(), number=1), model=_MODEL)
 
 
 class FakeLinks:
