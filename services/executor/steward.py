@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from libs.common.contracts.hints import numbers
+from libs.common.contracts.hints import read_sent
 from libs.common.contracts.topics import model_topic
 from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavailable
 from libs.common.operations.model_cache import ModelCache
@@ -82,14 +82,14 @@ class Steward:
         """`<model_id> <partition>`: a record was sent there."""
         now = time.monotonic()
         for line in lines:
-            named = numbers(line)
-            if len(named) != 2:
+            named = read_sent(line)
+            if named is None:
                 continue
-            place = self._places.find(named[0], named[1])
+            place = self._places.find(*named)
             if place is not None and place.assigned:
                 place.busy_at = now
-            elif self._ownership.mine(named[0], named[1]):
-                self._hinted.add((named[0], named[1]))
+            elif self._ownership.mine(*named):
+                self._hinted.add(named)
                 self._wake.set()
 
     def look(self) -> None:

@@ -29,6 +29,12 @@ PAUSES_CHANGED: Final = "* pauses"
 #: To executors: what the next heartbeat is answered is news (pauses, a drain).
 LOOK: Final = "look"
 
+#: What the numbers of a line may be: anybody may publish there, and PostgreSQL refuses a statement with any other.
+_IDS: Final = range(-(2**63), 2**63)
+_LANES: Final = range(2**31)
+_PARTITIONS: Final = range(2**31)
+_PRIORITIES: Final = range(-(2**15), 2**15)
+
 
 class Room(NamedTuple):
     """A row of the lane left its window."""
@@ -59,16 +65,25 @@ def sent(model_id: int, partition: int) -> str:
     return f"{model_id} {partition}"
 
 
+def read_sent(line: str) -> tuple[int, int] | None:
+    """What a line of `sent` says; None for every other line."""
+    match numbers(line):
+        case [model_id, partition] if partition in _PARTITIONS:
+            return model_id, partition
+    return None
+
+
 def read_dispatch(line: str) -> DispatchHint | None:
     """What a line of `ready` or `room` says; None for every other line."""
-    try:
-        match line.split(" "):
-            case [lane, "room"]:
-                return Room(int(lane))
-            case [lane, "0" | "1" as klass, priority, position]:
-                return Placed(int(lane), int(klass), Key(int(priority), int(position)))
-    except ValueError:
-        pass
+    match line.split(" "):
+        case [named, "room"]:
+            match numbers(named):
+                case [lane] if lane in _LANES:
+                    return Room(lane)
+        case [_, "0" | "1", _, _]:
+            match numbers(line):
+                case [lane, klass, priority, position] if lane in _LANES and priority in _PRIORITIES:
+                    return Placed(lane, klass, Key(priority, position))
     return None
 
 
@@ -84,8 +99,9 @@ def tenant_of(channel: str) -> int | None:
 
 
 def numbers(line: str) -> list[int]:
-    """The numbers of a line; none when it is not made of numbers."""
+    """The numbers of a line; none when it is not made of numbers that an id may be."""
     try:
-        return [int(part) for part in line.split()]
+        found = [int(part) for part in line.split()]
     except ValueError:
         return []
+    return found if all(number in _IDS for number in found) else []
