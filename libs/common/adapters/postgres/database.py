@@ -61,8 +61,11 @@ UNREACHABLE: Final = (
 
 
 def open_engine(connect: Callable[[], Awaitable[Any]], **pooling: Any) -> AsyncEngine:
-    """SQLAlchemy over connections of asyncpg's own making: what SQLAlchemy makes of an address knows no `sslmode`."""
-    return create_async_engine("postgresql+asyncpg://", async_creator=connect, **pooling)
+    """SQLAlchemy over connections of asyncpg's own making: what SQLAlchemy makes of an address knows no `sslmode`.
+
+    What a statement was given is no part of its errors, which end in logs.
+    """
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, hide_parameters=True, **pooling)
 
 
 class Database:
