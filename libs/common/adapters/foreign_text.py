@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote, quote_plus
 
 from libs.common.domain.texts import without_tokens
 
 SHOWN_CHARACTERS: Final = 500
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+_ESCAPED: Final = re.compile("%[0-9A-F]{2}")
 _SHORTEST_SECRET: Final = 4  #: masking `1` or `on` would only make the text unreadable
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaner:
-    """Makes the other side's text fit for an error: secrets masked, as JSON shows them too, control characters gone.
+    """Makes the other side's text fit for an error: secrets masked, control characters gone. JSON, addresses and pages
+    show a secret each in their own way.
 
     Tokens of callback addresses are known by their shape: whoever repeats one may have got it long ago.
     """
@@ -29,7 +33,7 @@ class Cleaner:
     def of(cls, secrets: Iterable[str]) -> Cleaner:
         """A model may repeat a credential without its scheme: `Bearer abc` as `abc`."""
         parts = {part for secret in secrets for part in (secret, secret.rpartition(" ")[2])}
-        shown = parts | {json.dumps(part)[1:-1] for part in parts}
+        shown = {form for part in parts for form in _forms(part)}
         return cls(tuple(sorted((part for part in shown if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)))
 
     @property
@@ -50,3 +54,14 @@ class Cleaner:
     @property
     def _longest(self) -> int:
         return len(self.variants[0]) if self.variants else 0
+
+
+def _forms(secret: str) -> Iterable[str]:
+    wire = secret.encode("latin-1", "replace")  # what headers are sent as, and sent back as, whatever it is taken for
+    yield secret
+    yield wire.decode("utf-8", "replace")
+    for written in (json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+        yield from (written, written.replace("/", r"\/"))  # PHP escapes slashes, too
+    for quoted in (quote(wire, safe=""), quote_plus(wire), quote(secret), quote(secret, safe="")):
+        yield from (quoted, _ESCAPED.sub(lambda found: found[0].lower(), quoted))
+    yield from (html.escape(secret), html.escape(secret, quote=False))

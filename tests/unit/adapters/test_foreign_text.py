@@ -22,6 +22,21 @@ def test_credentials_are_masked_with_and_without_their_scheme() -> None:
 @pytest.mark.parametrize(
     "shown",
     [
+        "QX/Z+Z=&<\u00fc>Z".encode(),
+        "QX/Z+Z=&<\u00fc>Z".encode("latin-1"),
+        b"QX%2FZ%2BZ%3D%26%3C%FC%3EZ",
+        b"QX%2fZ%2bZ%3d%26%3c%c3%bc%3eZ",
+        rb"QX\/Z+Z=&<\u00fc>Z",
+        "QX/Z+Z=&amp;&lt;\u00fc&gt;Z".encode(),
+    ],
+)
+def test_a_secret_is_masked_as_addresses_pages_and_php_show_it(shown: bytes) -> None:
+    assert Cleaner.of(["Bearer QX/Z+Z=&<\u00fc>Z"]).clean(b"bad key: " + shown + b".") == "bad key: ***."
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
         "https://us.example/v1/callbacks/AbC-_9 failed",
         r"https:\/\/us.example\/v1\/callbacks\/AbC-_9 failed",
         "to=https%3A%2F%2Fus.example%2Fv1%2Fcallbacks%2FAbC-_9&x",
