@@ -23,6 +23,7 @@ from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter
+from libs.common.runtime.shares import on_behalf_of
 from services.dispatcher.pace import LONGEST_REST
 
 log = get_logger()
@@ -178,6 +179,7 @@ class WebhookSender:
         self._wake.set()
 
     async def _send(self, line: Line, delivery: Delivery) -> None:
+        on_behalf_of.set(delivery.tenant_id)
         try:
             await failpoint("dispatcher/before-webhook")
             answer = await self._answer(delivery)

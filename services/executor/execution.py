@@ -41,6 +41,7 @@ from libs.common.ports_jobs import JobOutput
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.shares import on_behalf_of
 from services.executor.recorder import Recorder
 from services.executor.runs import Run, Stop
 
@@ -135,6 +136,7 @@ class Execution:
 
     async def run(self, run: Run) -> None:
         """From the call to the record. Whatever happens on the way is an outcome."""
+        on_behalf_of.set(run.attempt.tenant_id)
         outcome = await self._outcome_of(run)
         run.ending = True
         settlement = await self._record(run, outcome) if outcome is not None else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
@@ -17,6 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard, refusal
+from libs.common.runtime.shares import Shares, on_behalf_of
 
 if TYPE_CHECKING:
     from aiohttp.connector import AddrInfoType, Connection
@@ -33,6 +35,7 @@ _DNS_SECONDS: Final = 10
 _HEADS_LIMIT: Final = 64
 #: Names that are asked for at the same time.
 _NAMES_AT_ONCE: Final = 512
+_NAMES_KNOWN: Final = 10_000
 _NUMERIC: Final = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
 #: Dead peers and half-open connections are found within 30 s, however long a model thinks.
@@ -125,21 +128,73 @@ def _tell(connection: Connection) -> None:
         raise
 
 
+_Name: TypeAlias = tuple[str, int, int]
+
+
 class _Names(AbstractResolver):
-    """Asks for names beside the loop's own threads."""
+    """Asks for names beside the loop's own threads, and remembers what was answered.
+
+    A name that nobody answers for keeps its thread for up to a minute, whoever has left meanwhile: no tenant's names
+    take all of them. What is known, or being asked, waits behind nobody: so aiohttp may not remember in our place, it
+    would have everybody wait for whoever asked first.
+    """
 
     def __init__(self) -> None:
-        self._room = asyncio.Semaphore(_NAMES_AT_ONCE)
+        self._room = Shares(_NAMES_AT_ONCE)
+        self._known: dict[_Name, tuple[float, list[ResolveResult]]] = {}
+        self._asked: dict[_Name, asyncio.Future[Any]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        async with self._room:
-            found = await asyncio.wrap_future(names.ask(host, port, family))
-        return [
+        name = (host, port, int(family))
+        if (found := self._remembered(name)) is not None:
+            return found
+        asked = self._asked.get(name) or await self._asking(name, on_behalf_of.get())
+        if asked is None:  # somebody was answered while we waited
+            return list(self._known[name][1])
+        answer = await asyncio.shield(asked)
+        found = [
             ResolveResult(hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=_NUMERIC)
-            for kind, _, protocol, _, address in found
+            for kind, _, protocol, _, address in answer
         ]
+        self._remember(name, found)
+        return found
+
+    async def _asking(self, name: _Name, tenant: int) -> asyncio.Future[Any] | None:
+        await self._room.take(tenant)
+        asked = self._asked.get(name)
+        if asked is not None or self._remembered(name) is not None:
+            self._room.give_back(tenant)
+            return asked
+        loop = asyncio.get_running_loop()
+
+        def over() -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._room.give_back, tenant)
+
+        host, port, family = name
+        asked = self._asked[name] = asyncio.wrap_future(names.ask(host, port, family, over=over))
+        asked.add_done_callback(lambda done: self._answered(name, done))
+        return asked
+
+    def _answered(self, name: _Name, asked: asyncio.Future[Any]) -> None:
+        del self._asked[name]
+        if not asked.cancelled():
+            asked.exception()  # whoever waits is told; nobody may wait
+
+    def _remembered(self, name: _Name) -> list[ResolveResult] | None:
+        until, found = self._known.get(name, (0.0, []))
+        if until <= time.monotonic():
+            return None
+        found.append(found.pop(0))  # each address in its turn
+        return list(found)
+
+    def _remember(self, name: _Name, found: list[ResolveResult]) -> None:
+        if len(self._known) >= _NAMES_KNOWN:
+            self._known.clear()
+        if found:
+            self._known[name] = (time.monotonic() + _DNS_SECONDS, list(found))
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -156,7 +211,7 @@ class GuardedConnector(aiohttp.TCPConnector):
         super().__init__(
             resolver=_Names(),
             limit=0,  # the executor's slots are the limit
-            ttl_dns_cache=_DNS_SECONDS,
+            use_dns_cache=False,
             keepalive_timeout=KEEPALIVE_SECONDS,
             socket_factory=self._socket,
         )

@@ -27,6 +27,7 @@ from libs.common.ports_jobs import JobAdapter, JobCall
 from libs.common.ports_provider_jobs import ProviderJobs, TellLater, UnwantedJob, UnwantedLook
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.shares import on_behalf_of
 from services.executor.jobs.calls import JobCalls, in_time
 
 log = get_logger()
@@ -150,6 +151,7 @@ class Unwanted:
         model = await self._models.by_id(job.model_id)
         if model is None:
             return
+        on_behalf_of.set(model.tenant_id)
         adapter, share = self._calls.adapter(job.adapter), self._calls.aside(model)
         call = self._calls.ask(
             model, job.key, job.intended_at, share, since_submit=job.ended_for, seconds=_ANSWER_SECONDS
