@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, quote_plus
 
@@ -32,9 +33,7 @@ class Cleaner:
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Cleaner:
         """A model may repeat a credential without its scheme: `Bearer abc` as `abc`."""
-        parts = {part for secret in secrets for part in (secret, secret.rpartition(" ")[2])}
-        shown = {form for part in parts for form in _forms(part)}
-        return cls(tuple(sorted((part for part in shown if len(part) >= _SHORTEST_SECRET), key=len, reverse=True)))
+        return cls(_variants(tuple(secrets)))
 
     @property
     def wanted_bytes(self) -> int:
@@ -54,6 +53,13 @@ class Cleaner:
     @property
     def _longest(self) -> int:
         return len(self.variants[0]) if self.variants else 0
+
+
+@lru_cache(maxsize=1_000)
+def _variants(secrets: tuple[str, ...]) -> tuple[str, ...]:
+    parts = {part for secret in secrets for part in (secret, secret.rpartition(" ")[2])}
+    shown = {form for part in parts for form in _forms(part)}
+    return tuple(sorted((part for part in shown if len(part) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
 def _forms(secret: str) -> Iterable[str]:
