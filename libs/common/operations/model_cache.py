@@ -34,10 +34,10 @@ class ModelCache:
         Another server, or one that was started again, may go on from an older state, in which a number is another
         model's: then everything is read again, and what is not there any more is forgotten.
         """
-        before = list(self._by_id.values())
         since = None if self._seen is None else self._seen - _OVERLAP
         news = await self._models.changed_since(since)
         if since is not None and news.server != self._server:
+            before = list(self._by_id.values())
             news = await self._models.changed_since(None)
             for model in before:
                 self._forget(model)

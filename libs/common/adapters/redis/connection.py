@@ -166,13 +166,12 @@ class RedisServer:
             await connection.disconnect(nowait=True)
             raise
         self._idle.append((connection, time.monotonic()))
-        await self._drop_rested()
         if any(isinstance(reply, _DEMOTED) for reply in replies):
             await self._hang_up()
         return replies
 
     async def _hang_up(self) -> None:
-        """A demoted server goes on answering on the connections that it has: and no successor is heard there."""
+        """A demoted server goes on answering on the connections that it has, and no successor is heard there."""
         old, self._idle = [*(connection for connection, _ in self._idle), *self._own], []
         log.warning("redis.demoted", connections=len(old))
         for connection in old:
