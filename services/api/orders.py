@@ -13,7 +13,7 @@ from libs.common.ports_tasks import IdempotencyKey
 from services.api import strict_json
 from services.api.operation_log import REQUEST_BYTES
 from services.api.problems import Problem, pointed
-from services.api.schemas import BATCH_LIMIT, TaskIn
+from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, NAME_LIMIT, TaskIn
 from services.api.strict_json import BadJson, Payload
 from services.api.submission import Order
 
@@ -27,6 +27,15 @@ _BATCH: Final = strict_json.members({"tasks": strict_json.elements(strict_json.q
 _check: Final = TypeAdapter(TaskIn).validate_python
 
 
+class Misformed(Problem):
+    """What is wrong with the form of a task, and what it said of itself: by that it is found in the operation log."""
+
+    def __init__(self, problem: Problem, members: Any) -> None:
+        super().__init__(problem.code, problem.detail, errors=problem.errors)
+        self.model = _said(members, "model", NAME_LIMIT)
+        self.biz_name = _said(members, "biz_name", BIZ_NAME_LIMIT)
+
+
 class Orders:
     """Reads orders; `payload_limit` is in bytes."""
 
@@ -36,9 +45,12 @@ class Orders:
     def single(self, body: bytes, trace: str, key: bytes | None) -> Order:
         """The order of POST /v1/tasks; raises Problem (400, 413)."""
         members = _read(body, _TASK)
-        return self._order(members, trace, _key(CREATE_ROUTE, key, body) if key is not None else None)
+        try:
+            return self._order(members, trace, _key(CREATE_ROUTE, key, body) if key is not None else None)
+        except Problem as problem:
+            raise Misformed(problem, members) from None
 
-    def batch(self, body: bytes, trace: str, key: bytes | None) -> list[tuple[bytes, Order | Problem]]:
+    def batch(self, body: bytes, trace: str, key: bytes | None) -> list[tuple[bytes, Order | Misformed]]:
         """The orders of POST /v1/tasks/batch, each or what is wrong with it, behind how it was written (cut as the
         operation log cuts it); raises Problem when there is no list.
 
@@ -53,12 +65,12 @@ class Orders:
             _check_key(key)
         return [(item.start, self._item(item.value, trace, key, place)) for place, item in enumerate(items)]
 
-    def _item(self, item: Any, trace: str, key: bytes | None, place: int) -> Order | Problem:
+    def _item(self, item: Any, trace: str, key: bytes | None, place: int) -> Order | Misformed:
         try:
             own = None if key is None else _key(BATCH_ROUTE, b"%s\n%d" % (key, place), _canonical(item), checked=True)
             return self._order(item, trace, own)
         except Problem as problem:
-            return problem
+            return Misformed(problem, item)
 
     def _order(self, members: Any, trace: str, key: IdempotencyKey | None) -> Order:
         try:
@@ -83,6 +95,12 @@ class Orders:
             trace=trace,
             key=key,
         )
+
+
+def _said(members: Any, name: str, limit: int) -> str:
+    """A text of a task, cut; what is none is empty."""
+    said = members.get(name) if isinstance(members, dict) else None
+    return said[:limit] if isinstance(said, str) else ""
 
 
 def _read(body: bytes, reader: strict_json.Reader) -> Any:

@@ -13,7 +13,7 @@ from libs.common.runtime.turns import Turns
 from services.api.answers import send_json
 from services.api.auth import require
 from services.api.operation_log import Asked, OperationLog, asked_by
-from services.api.orders import Orders
+from services.api.orders import Misformed, Orders
 from services.api.problems import Problem, pointer, problem_of
 from services.api.submission import Accepted, Order, Submission
 from services.api.tracing import trace_id_of
@@ -42,7 +42,8 @@ class CreateTask:
             order = self._orders.single(body, trace, scope["named"].get(b"idempotency-key"))
             accepted = await self._submission.submit(caller, order)
         except Exception as error:
-            self._refused(asked, order, body, problem_of(error), trace)
+            said = error if isinstance(error, Misformed) else order
+            self._refused(asked, said, body, problem_of(error), trace)
             raise
         view = self._accepted(asked, order, body, accepted)
         headers = [(b"location", b"/v1/tasks/" + view["id"].encode())]
@@ -74,16 +75,16 @@ class CreateTask:
 
     async def _read(
         self, body: bytes, trace: str, key: bytes | None, caller: KeyOwner
-    ) -> list[tuple[bytes, Order | Problem]]:
+    ) -> list[tuple[bytes, Order | Misformed]]:
         if len(body) <= _QUICK_BYTES:
             return self._orders.batch(body, trace, key)
         return await self._turns.take(caller.tenant_id, lambda: self._orders.batch(body, trace, key))
 
     async def _verdict(
-        self, asked: Asked, written: bytes, order: Order | Problem, place: int, caller: KeyOwner, trace: str
+        self, asked: Asked, written: bytes, order: Order | Misformed, place: int, caller: KeyOwner, trace: str
     ) -> dict[str, Any]:
         try:
-            if isinstance(order, Problem):
+            if isinstance(order, Misformed):
                 raise order
             accepted = await self._submission.submit(caller, order)
         except Exception as error:  # whatever it is: the neighbours' verdicts must not be lost with it
@@ -91,9 +92,7 @@ class CreateTask:
             if problem.code == "internal":
                 log.error("request.failed", path="/v1/tasks/batch", trace_id=trace_id_of(trace), exc_info=True)
             inside = pointer("tasks", place)
-            body = self._refused(
-                asked, order if isinstance(order, Order) else None, written, problem, trace, inside=inside
-            )
+            body = self._refused(asked, order, written, problem, trace, inside=inside)
             return {"http_status": problem.status_code, "problem": body}
         view = self._accepted(asked, order, written, accepted)
         return {"http_status": 202, **view, "replayed": accepted.replayed}
@@ -113,7 +112,14 @@ class CreateTask:
         return view
 
     def _refused(
-        self, asked: Asked, order: Order | None, request: bytes, problem: Problem, trace: str, *, inside: str = ""
+        self,
+        asked: Asked,
+        said: Order | Misformed | None,
+        request: bytes,
+        problem: Problem,
+        trace: str,
+        *,
+        inside: str = "",
     ) -> dict[str, Any]:
         """Note it; returns the problem document."""
         body = problem.body(trace_id_of(trace), inside=inside)
@@ -121,8 +127,8 @@ class CreateTask:
             asked,
             request=request,
             response=body,
-            model=order.model if order is not None else "",
-            biz_name=order.biz_name if order is not None else "",
+            model=said.model if said is not None else "",
+            biz_name=said.biz_name if said is not None else "",
             error=f"{problem.code}: {problem.detail}",
         )
         return body

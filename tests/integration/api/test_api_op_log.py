@@ -71,6 +71,23 @@ async def test_refused_creates_have_their_entries_too(api: Api) -> None:
     assert (await entries(tenant, len(refused) + 2))[0]["error"].startswith("forbidden")
 
 
+async def test_a_create_in_no_proper_form_is_found_by_what_it_said(api: Api) -> None:
+    """Those of /v1 had lain in the log without biz_name and model, where nobody who looks for his own finds them."""
+    tenant = await api.tenant()
+    await tenant.model()
+    wrong = [{"priority": "high"}, {"extra": 1}, {"payload": "x" * 2**20}, {"model": 7}]
+    for fields in wrong:
+        assert (await tenant.submit(biz_name="b", **fields)).status_code in (400, 413)
+    assert (await tenant.submit(biz_name="b", key="no key")).status_code == 400
+    task = {"model": "m", "payload": 1, "biz_name": "b"}
+    answer = await tenant.call("POST", "/v1/tasks/batch", json={"tasks": [{**task, **fields} for fields in wrong]})
+    assert answer.status_code == 207
+    assert [item["http_status"] for item in answer.json()["items"]] == [400, 400, 413, 400]
+    found = await entries(tenant, 9, bizName="b")
+    assert [entry["model"] for entry in found].count("m") == 7
+    assert {(entry["success"], entry["model"]) for entry in found} == {(False, "m"), (False, "")}
+
+
 async def test_each_task_of_a_batch_has_an_entry_of_its_own(api: Api) -> None:
     tenant = await api.tenant()
     await tenant.model()
