@@ -262,6 +262,26 @@ async def test_a_parked_upload_keeps_what_was_staged(desk: QueueDesk) -> None:
     assert [file.reference for file in again.staged] == [STAGED.reference]
 
 
+async def test_a_task_that_ends_while_its_upload_is_parked_says_when_it_had_begun(desk: QueueDesk) -> None:
+    lane = await desk.lane(concurrency=3)
+    ids = await desk.create(lane, 3)
+    await desk.lease(lane)
+    attempts = await desk.start(ids)
+    await desk.executor.generated_many([(attempt, [STAGED]) for attempt in attempts])
+    await desk.executor.park_many([(attempt, Park("upload", "m", 5.0)) for attempt in attempts])
+    canceled, late, refused = attempts
+    assert await desk.tasks.cancel_waiting(TENANT, [await desk.public_id(canceled.id)])
+    version = (await desk.sql("SELECT version FROM dispatch WHERE id = $1", late.id))[0]["version"]
+    assert await desk.sweeps.end_waiting([Ending(late.id, version, TaskStatus.TIMEOUT, "waited", "m", True)])
+    await desk.sql("UPDATE dispatch SET error_code = 'publish_refused'")
+    assert await desk.queue.bury_refused([refused.id], "too large")
+    begun = {attempt.id: attempt.started_at for attempt in attempts}
+    tasks = await desk.sql("SELECT id, started_at FROM task")
+    assert {row["id"]: row["started_at"] for row in tasks} == begun
+    events = await desk.sql("SELECT task_id, started_at FROM event")
+    assert {row["task_id"]: row["started_at"] for row in events} == begun
+
+
 async def test_a_lost_staged_file_costs_one_more_call_from_the_head(desk: QueueDesk) -> None:
     lane = await desk.lane()
     (id_,) = await desk.create(lane)

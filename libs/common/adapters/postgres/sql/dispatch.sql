@@ -395,8 +395,8 @@ WITH gone AS (
   SELECT id, attempt, 'failed', entered_at, started_at, generated_at, migrating_at, staged_size, 'undeliverable', $2 FROM gone WHERE phase >= 1
   ON CONFLICT DO NOTHING
 ), t AS (
-  UPDATE task t SET status = 7, finished_at = now(), attempt = g.attempt, retries = g.retries, version = g.version,
-    error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = ANY (ARRAY[g.id])
+  UPDATE task t SET status = 7, started_at = g.started_at, finished_at = now(), attempt = g.attempt, retries = g.retries,
+    version = g.version, error_code = 'undeliverable', error_message = $2 FROM gone g WHERE t.id = ANY (ARRAY[g.id])
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
 ), given_back AS (
   UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)
@@ -413,8 +413,8 @@ WITH gone AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
   WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), ev AS (
-  INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
-  SELECT id, version, 7, attempt, 'undeliverable', $2 FROM gone
+  INSERT INTO event (task_id, version, status, attempt, started_at, error_code, error_message)
+  SELECT id, version, 7, attempt, started_at, 'undeliverable', $2 FROM gone
 )
 SELECT public_id, lane FROM gone
 

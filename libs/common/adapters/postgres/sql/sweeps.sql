@@ -160,7 +160,7 @@ WITH m AS MATERIALIZED (
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version) SELECT id, 'cancel', attempt, version FROM gone WHERE status = 9
 ), t AS (
-  UPDATE task t SET status = g.status, finished_at = now(), attempt = g.attempt,
+  UPDATE task t SET status = g.status, started_at = g.started_at, finished_at = now(), attempt = g.attempt,
     retries = CASE WHEN g.state = 3 THEN g.retries - 1 ELSE g.retries END, version = g.version, error_code = g.code, error_message = g.message
   FROM gone g WHERE t.id = ANY (ARRAY[g.id])
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
@@ -181,8 +181,8 @@ WITH m AS MATERIALIZED (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
   WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), ev AS (
-  INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
-  SELECT id, version, status, attempt, code, message FROM gone
+  INSERT INTO event (task_id, version, status, attempt, started_at, error_code, error_message)
+  SELECT id, version, status, attempt, started_at, code, message FROM gone
 )
 SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = gone.lane) AS tenant_id, public_id, lane, state FROM gone
 

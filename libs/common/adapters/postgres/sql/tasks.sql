@@ -141,7 +141,7 @@ WITH c AS MATERIALIZED (
   ON CONFLICT DO NOTHING
 ), t AS (
   UPDATE task t SET status = 9, finished_at = now(), attempt = g.attempt, retries = CASE WHEN g.state = 3 THEN g.retries - 1 ELSE g.retries END,
-    version = g.version,
+    version = g.version, started_at = g.started_at,
     error_code = 'canceled', error_message = 'canceled by the caller'
   FROM gone g WHERE t.id = g.id
   RETURNING t.tenant_id, t.creator, t.quota_day, t.points, t.status
@@ -160,7 +160,7 @@ WITH c AS MATERIALIZED (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
   WHERE p.task_id = ANY (ARRAY(SELECT id FROM gone WHERE phase = 1)) AND (p.ended_at IS NULL) IS TRUE
 ), ev AS (
-  INSERT INTO event (task_id, version, status, attempt, error_code, error_message)
-  SELECT id, version, 9, attempt, 'canceled', 'canceled by the caller' FROM gone
+  INSERT INTO event (task_id, version, status, attempt, started_at, error_code, error_message)
+  SELECT id, version, 9, attempt, started_at, 'canceled', 'canceled by the caller' FROM gone
 )
 SELECT id, public_id, lane, state FROM gone
