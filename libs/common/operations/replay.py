@@ -153,7 +153,8 @@ class Replays:
         unknown = [one for one in asked if one not in found]
         if not found:
             raise NotFound("dead_unknown", f"none of these ids is a dead {request.kind}")
-        return replace(order, keys=sorted(found.values()), limit=len(found)), unknown
+        keys = sorted(set(found.values()))
+        return replace(order, keys=keys, limit=len(keys)), unknown
 
 
 def _check(request: ReplayRequest, reason: str) -> None:

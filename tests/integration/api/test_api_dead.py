@@ -253,6 +253,15 @@ async def test_an_order_that_makes_no_sense_changes_nothing(tenant: Tenant, body
     assert await tenant.api.sql("SELECT 1 FROM replay_job WHERE tenant_id = $1", tenant.id) == []
 
 
+async def test_an_id_in_another_spelling_is_the_same_and_known(api: Api) -> None:
+    tenant, (task,) = await with_dead(api, 1)
+    for ids in ([task.upper()], [task, task.upper()]):
+        seen = await order(tenant, 200, dry_run=True, ids=ids)
+        assert (seen["selected"], seen["unknown"]) == (1, [])
+    job = await order(tenant, ids=[task.upper(), task])
+    assert (job["total"], job["limit"], job["unknown"]) == (1, 1, [])
+
+
 async def test_ids_that_are_none_and_filters_that_find_nothing(api: Api) -> None:
     tenant, tasks = await with_dead(api, 1)
     operator = await api.tenant(scopes=["operate"])

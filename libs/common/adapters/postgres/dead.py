@@ -9,6 +9,7 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 
@@ -141,13 +142,15 @@ class PostgresDead:
         if kind is DeadKind.MESSAGE and reach is not None:
             return {}
         tenant = {} if kind is DeadKind.MESSAGE else {"tenant_id": reach}
+        named: dict[str, UUID | int]
         if kind is DeadKind.TASK:
-            public = [parsed for id_ in ids if (parsed := parse_task_id(id_)) is not None]
-            rows = await self._database.query("dead_task_keys", public_ids=public, **tenant) if public else []
+            named = {id_: parsed for id_ in ids if (parsed := parse_task_id(id_)) is not None}
         else:
-            numbers = [int(id_) for id_ in ids if id_.isascii() and id_.isdecimal() and len(id_) < 19]
-            rows = await self._database.query(f"dead_{kind}_keys", ids=numbers, **tenant) if numbers else []
-        return {row.id: (row.key, row.died_at) for row in rows}
+            named = {id_: int(id_) for id_ in ids if id_.isascii() and id_.isdecimal() and len(id_) < 19}
+        wanted = {"public_ids" if kind is DeadKind.TASK else "ids": list(named.values())}
+        rows = await self._database.query(f"dead_{kind}_keys", **wanted, **tenant) if named else []
+        found = {row.id: (row.key, row.died_at) for row in rows}
+        return {id_: found[str(name)] for id_, name in named.items() if str(name) in found}
 
     async def _request(self, asked: Mapping[str, Any]) -> SentRequest | None:
         for row in await self._database.query("dead_request", most=_PAYLOAD_BYTES, **asked):
