@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
 import orjson
 
@@ -12,6 +12,7 @@ from libs.common.domain.header_bindings import InvalidBindings, parse_bindings
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import ModelError, SecretKeyMissing, UnknownAdapter
 from libs.common.domain.output import StagedFile
+from libs.common.domain.payload import is_empty
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_execution import ModelAdapter, ModelCall, Staging
 from libs.common.ports_secrets import KeyMissing
@@ -20,8 +21,6 @@ from services.executor.runs import Run
 
 #: Opens a sealed value for its owner; raises ValueError, KeyMissing where another process may do better.
 Opener = Callable[[bytes, str], bytes]
-
-_EMPTY: Final = (b"", b"null", b"{}", b'""')
 
 
 class Jobs(Protocol):
@@ -107,6 +106,6 @@ class ModelHeaders:
 
 def payload_of(attempt: Attempt) -> bytes:
     """What the model gets: the payload, or the reference in place of an empty one."""
-    if attempt.input_ref and attempt.payload.strip() in _EMPTY:
+    if attempt.input_ref and is_empty(attempt.payload):
         return orjson.dumps({"inputRef": attempt.input_ref})
     return attempt.payload

@@ -50,10 +50,11 @@ async def test_a_task_runs_once_and_leaves_a_result(rig: Rig) -> None:
     assert (await rig.sql("SELECT sum(calls) AS calls FROM stat_delta"))[0]["calls"] == 3
 
 
-async def test_an_empty_payload_is_replaced_by_its_reference(rig: Rig) -> None:
+@pytest.mark.parametrize("payload", [b"{}", b"{ }"])
+async def test_an_empty_payload_is_replaced_by_its_reference(rig: Rig, payload: bytes) -> None:
     model = await rig.make_model()
     await rig.executor()
-    ids = await rig.make_tasks(model, 1, b"{}", input_ref="s3://in/1")
+    ids = await rig.make_tasks(model, 1, payload, input_ref="s3://in/1")
     await rig.dispatch(model)
     await rig.ended(ids)
     assert orjson.loads(rig.model.calls[0]) == {"inputRef": "s3://in/1"}

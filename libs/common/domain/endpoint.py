@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from libs.common.domain.errors import Invalid
+from libs.common.domain.payload import is_empty
 
 ADDRESS_LIMIT: Final = 4_096
 
@@ -125,9 +126,9 @@ def with_query(url: str, payload: bytes) -> str:
     """The address with a JSON object's top-level names as its query, after the query that it has.
 
     Strings go in as they are, numbers as they are written, nested values as compact JSON; null is left out. Raises
-    InvalidQuery for anything but an object (or nothing).
+    InvalidQuery for anything but an object, or a payload that is empty.
     """
-    if not payload.strip():
+    if is_empty(payload):
         return url
     try:
         text = payload.decode().strip(_JSON_SPACE)
