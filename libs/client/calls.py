@@ -160,12 +160,15 @@ def pause(refused: ApiError, tries_left: int, nth: int) -> Pause:
 
 
 def refusal(response: httpx.Response) -> ApiError:
-    """What an answer that is no success says."""
+    """What an answer that is no success says; raises NotReachable for a 404 or 405 of somebody else."""
     try:
         problem = _json(response)
     except NotReachable:
         problem = {"detail": f"the answer is no JSON ({response.headers.get('content-type', 'no type')})"}
-    return ApiError(response.status_code, problem if isinstance(problem, dict) else {}, retry_after(response.headers))
+    said = problem if isinstance(problem, dict) else {}
+    if response.status_code in (404, 405) and "code" not in said:
+        raise NotReachable(f"{STRANGER}: its {response.status_code} has no code")
+    return ApiError(response.status_code, said, retry_after(response.headers))
 
 
 def garbled() -> NotReachable:

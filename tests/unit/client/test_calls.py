@@ -29,6 +29,13 @@ def test_whoever_answers_may_be_somebody_else(answer: httpx.Response) -> None:
         judge(READ, answer, 0, 0)
 
 
+@pytest.mark.parametrize("answer", [httpx.Response(404, text="Not Found"), httpx.Response(405, json={"detail": "No"})])
+def test_a_route_that_is_not_there_is_no_task_that_is_not_there(answer: httpx.Response) -> None:
+    """A wrong address read as "there is no such task" by exit code and by class."""
+    with pytest.raises(NotReachable, match="no API"):
+        judge(READ, answer, 0, 0)
+
+
 def test_answers_of_another_shape_are_told() -> None:
     with pytest.raises(NotReachable, match="no JSON"):
         judge(READ, httpx.Response(200, text="[" * 100_000), 0, 0)
