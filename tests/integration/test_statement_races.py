@@ -201,7 +201,20 @@ async def test_a_row_that_is_being_started_or_held_is_neither_given_back_nor_pub
     assert await overtaken(desk, desk.queue.give_back(lease, [second]), hold) == []
     await desk.queue.close_leases([lease])
     assert await overtaken(desk, desk.sweeps.republish_lost(0.0, 10), start_of(desk, third)) == []
+    assert await desk.sweeps.republish_lost(0.0, 10) == [], "the second is held"
     assert [row["kind"] for row in await desk.sql("SELECT kind FROM history")] == []
+
+
+@pytest.mark.parametrize("statement", ["start_many", "hold_many"])
+async def test_a_send_that_was_refused_and_arrived_all_the_same_is_not_put_off(desk: QueueDesk, statement: str) -> None:
+    (id_,) = await leased(desk)
+    lease = desk.leases[id_]
+    arrived: Call = start_of(desk, id_) if statement == "start_many" else (statement, [id_], [lease], EXECUTOR)
+    refused = desk.queue.postpone_refused([(id_, lease, 60.0, "not enough replicas")])
+    assert await overtaken(desk, refused, arrived) == []
+    row = await desk.row(id_)
+    assert row is not None
+    assert (row["state"], row["lease"], row["due_at"]) == (1, lease, None)
 
 
 async def test_healing_waits_for_nobodys_row(desk: QueueDesk) -> None:
