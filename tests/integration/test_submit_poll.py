@@ -368,6 +368,15 @@ def test_a_callback_is_read_as_an_answer_to_a_poll() -> None:
     assert done.status is JobStatus.PROCESSING  # the result has an address of its own: a poll fetches it
 
 
+def test_a_callback_that_takes_long_to_look_through_says_nothing() -> None:
+    """Its job has not failed: the next poll is looked through beside the loop."""
+    config = {**CONFIG, "outputs": "data.files[?kind == 'result'].url", "result": None}
+    files = [{"kind": "result", "url": "https://x/1.png"}, *[{"kind": "log", "url": "https://x/log"}] * 1_500]
+    body = {"data": {"task_id": 17, "state": 2, "files": files}}
+    call = JobCall(intent_key="k", base_url="http://x", route="", config=config, payload=b"")
+    assert SubmitPoll(None).called_back(call, {}, orjson.dumps(body)) is None  # type: ignore[arg-type]
+
+
 COSTLY = f"[{', '.join(['sum(payload)'] * 60)}] | [0]"
 
 

@@ -172,15 +172,15 @@ class SubmitPoll:
             raise refusal(call, answer)
 
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
-        """Read as an answer to a poll; what cannot be read says nothing."""
+        """Read as an answer to a poll; what cannot be read, or only takes long to look through, says nothing."""
         try:
             provider, told = _provider(call), read_json(body)
-            with sharing(_QUICK_STEPS):
+            with sharing(_QUICK_STEPS, TooLong):
                 found = as_text(provider.job_id.find(told)) or ""
                 if provider.result is not None and provider.succeeded(told):
                     return JobReport(JobStatus.PROCESSING, found)  # a poll fetches the result
                 return provider.report(call, found, told, told)
-        except (ValueError, ModelError):
+        except (ValueError, ModelError, TooLong):
             return None
 
     async def _ask(self, call: JobCall, provider: _Provider, request: _Request, provider_id: str) -> Any:
