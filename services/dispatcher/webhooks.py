@@ -136,8 +136,12 @@ class WebhookSender:
     async def _may_send(self) -> bool:
         now = time.monotonic()
         if now - self._held_at > _HOLD_SECONDS:
-            self._ahead.clear()  # nothing of it is ours to send if the right is not
-            self._holding = await self._deliveries.hold_sender()
+            self._holding = False
+            try:
+                self._holding = await self._deliveries.hold_sender()
+            finally:
+                if not self._holding:
+                    self._ahead.clear()  # nothing of it is ours to send
             self._held_at = now
         return self._holding
 

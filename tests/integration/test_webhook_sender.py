@@ -311,6 +311,27 @@ async def test_who_rests_after_a_slow_look_keeps_the_right_to_send(post: Post, m
     await ours.close()
 
 
+async def test_what_was_read_ahead_is_sent_while_a_slow_look_is_rested_from(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_HOLD_SECONDS", 0.1)
+    deliveries = SlowLooks(post.house.database)
+    async with open_webhook_post(EgressGuard.from_setting("127.0.0.0/8")) as poster:
+        sender = WebhookSender(deliveries, poster, RING.open, Random(1))
+        await post.webhook()
+        for _ in range(3 * PER_LINE):
+            await post.event()
+        post.receiver.slow["/hook"] = asyncio.Event()
+        running = asyncio.create_task(sender.run())
+        await until(lambda: len(post.receiver.received) == PER_LINE, seconds=5)
+        await asyncio.sleep(0.5)  # the right is proved meanwhile, and is still ours
+        post.receiver.slow["/hook"].set()
+        await until(lambda: len(post.receiver.received) == 3 * PER_LINE, seconds=2)
+        sender.stop()
+        await running
+    await deliveries.close()
+
+
 async def test_who_dies_before_the_record_sends_again_under_the_same_id(post: Post) -> None:
     await post.webhook()
     message = await post.event()
