@@ -51,8 +51,6 @@ log = get_logger()
 _JITTER: Final = 0.25
 #: How long no call is begun where an output or a call found no room.
 _LACKING_SECONDS: Final = 5.0
-#: A tenant whose outputs have their share of staging waits for its own uploads.
-_SHARE_SECONDS: Final = 15.0
 #: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
 _UNCALLED_SECONDS: Final = 10.0
 #: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
@@ -60,6 +58,8 @@ _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
 #: When a call is tried again that this process lacks something for; another may take it then. A tenth of the task's
 #: age, within these: a backlog that nobody can call for hours must not go round twice a minute.
 _OTHERS_SECONDS: Final = (30.0, 300.0)
+#: The same for a tenant whose outputs have their share of staging: it waits for its uploads, in an outage for hours.
+_SHARE_SECONDS: Final = (15.0, 300.0)
 #: When a full model or provider is tried again, if it does not say.
 _BUSY_SECONDS: Final = 5.0
 
@@ -165,8 +165,7 @@ class Execution:
         except (NotOurs, HandedOver, CoalescerClosed, OutcomeUnknown):
             return None
         except NotHere as error:
-            soonest, latest = _OTHERS_SECONDS
-            return HandedBack(error.code, min(max(soonest, run.attempt.age / 10), latest))
+            return HandedBack(error.code, _more_and_more(run, *_OTHERS_SECONDS))
         except Busy as error:
             run.called = False  # it was not taken: nothing is used up, and nothing counted
             return HandedBack(error.code, error.retry_after or _BUSY_SECONDS)
@@ -175,7 +174,7 @@ class Execution:
         except ModelError as error:
             return _failed(error)
         except StagingShareFull as error:
-            return HandedBack(error.code, _SHARE_SECONDS)
+            return HandedBack(error.code, _more_and_more(run, *_SHARE_SECONDS))
         except StagingFull as error:
             return self._lacking("staging_full", error)
         except StagedLost as error:
@@ -258,6 +257,10 @@ class Execution:
         if isinstance(settlement, Retry | Park | GiveBack) and settlement.delay:
             return replace(settlement, delay=settlement.delay * (1 + _JITTER * self._rng.random()))
         return settlement
+
+
+def _more_and_more(run: Run, soonest: float, latest: float) -> float:
+    return min(max(soonest, run.attempt.age / 10), latest)
 
 
 def _course(run: Run) -> Course:
