@@ -129,7 +129,7 @@ class Attempts(Protocol):
         """Tokens that are still ours."""
 
     async def named(self) -> list[NamedRow]:
-        """Rows that name us, but for uploads that others have handed to us."""
+        """Rows that name us, uploads that others have handed to us among them."""
 
     async def disown(self, rows: Sequence[NamedRow]) -> None:
         """Name nobody in their place, as far as they are as they were: what nobody runs or holds is rescued."""

@@ -1,7 +1,7 @@
 """Reconcile: what PostgreSQL says that this executor runs and holds, against what it does run and hold.
 
-    named there, unknown here, for a minute --> disowned: nobody's, so that the janitor's rescue takes it
-    runs here, not named there, twice       --> aborted: it takes a slot, and a place at its model that nobody counts
+    named there, unknown here, four times --> disowned: nobody's, so that the janitor's rescue takes it
+    runs here, not named there, twice     --> aborted: it takes a slot, and a place at its model that nobody counts
 
 The two agree unless PostgreSQL goes on from an older state: after a failover that lost the last commits an attempt that
 has ended is running again, by an executor that beats and knows nothing of it, and one runs here that never began.
@@ -10,8 +10,6 @@ Without this they would end by their timeouts.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -23,31 +21,29 @@ from services.executor.runs import Runs, Stop
 log = get_logger()
 
 LOOK_SECONDS: Final = 20.0
-#: Longer than the answer to a start may be on its way, be lost, and be read back.
-UNKNOWN_SECONDS: Final = 60.0
+#: Longer than the answer to a start may be on its way, be lost, and be read back. Looks that PostgreSQL did not answer
+#: are none: after an outage there is time for that, too.
+UNKNOWN_LOOKS: Final = 4
 
 
 class Reconcile:
-    """Remembers since when rows that name us are unknown here, and what ran here unnamed at the last look."""
+    """Remembers at how many looks rows that name us were unknown here, and what ran here unnamed at the last one."""
 
-    def __init__(
-        self, attempts: Attempts, runs: Runs, room: WaitingRoom, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, attempts: Attempts, runs: Runs, room: WaitingRoom) -> None:
         self._attempts = attempts
         self._runs = runs
         self._room = room
-        self._clock = clock
-        self._unknown: dict[NamedRow, float] = {}
+        self._unknown: dict[NamedRow, int] = {}
         self._unnamed: set[UUID] = set()
 
     async def look(self) -> int:
         """One look; returns how many rows were disowned. Raises Unavailable or OutcomeUnknown."""
-        now, running = self._clock(), self._runs.tokens()
+        running = self._runs.tokens()
         named = await self._attempts.named()
         self._abort_lost(running - {row.token for row in named})
-        unknown = {row for row in named if not self._is_here(row)}
-        self._unknown = {row: self._unknown.get(row, now) for row in unknown}
-        strays = [row for row, since in self._unknown.items() if now - since >= UNKNOWN_SECONDS]
+        here = self._runs.tokens()
+        self._unknown = {row: self._unknown.get(row, 0) + 1 for row in named if not self._is_here(row, here)}
+        strays = [row for row, looks in self._unknown.items() if looks >= UNKNOWN_LOOKS]
         if strays:
             log.warning("executor.disowns", rows=len(strays), running=sum(row.token is not None for row in strays))
             await self._attempts.disown(strays)
@@ -60,7 +56,5 @@ class Reconcile:
             log.warning("executor.runs_lost", attempts=len(lost))
             self._runs.interrupt_all(Stop.LOST, but=self._runs.tokens() - lost)
 
-    def _is_here(self, row: NamedRow) -> bool:
-        if row.token is not None:
-            return row.token in self._runs.tokens()
-        return self._room.lease_of(row.id) == row.lease
+    def _is_here(self, row: NamedRow, running: set[UUID]) -> bool:
+        return self._room.lease_of(row.id) == row.lease if row.token is None else row.token in running

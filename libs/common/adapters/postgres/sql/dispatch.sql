@@ -365,9 +365,9 @@ JOIN attempt a ON a.task_id = ANY (ARRAY[m.id]) AND a.attempt = m.attempt::small
 SELECT q.token FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch q ON q.id = ANY (ARRAY[m.id]) AND q.token = m.token
 
 -- name: named_rows
--- Rows that name an executor as who runs or holds them. Uploads that wait for it were handed to it by others.
+-- Rows that name an executor as who runs or holds them, or was handed them.
 SELECT q.id, q.lease, q.token FROM dispatch q
-WHERE q.state = 1 AND (q.token IS NOT NULL AND q.executor = $1 OR q.token IS NULL AND q.held_by = $1 AND q.phase < 2)
+WHERE q.state = 1 AND (q.token IS NOT NULL AND q.executor = $1 OR q.token IS NULL AND q.held_by = $1)
 
 -- name: disown
 -- Of these, whoever $4 is knows nothing: they are executor 0's, who does not live, so that they are rescued. $1 ids,
