@@ -166,7 +166,10 @@ class _Http(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            if self._answering and not self.cycle.more_body:
+                self.cycle.keep_alive = False  # the answers to what came before are given, then it is over
+            else:
+                self._refuse("Invalid HTTP request received.")
         except httptools.HttpParserUpgrade as offer:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
@@ -208,8 +211,9 @@ class _Http(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, text: str) -> None:
-        if self._answering:  # another request, for which this would be taken
-            self.transport.close()
+        cycle = self.cycle
+        if self._answering and (self.pipeline or cycle.response_started or not cycle.more_body):
+            self.transport.close()  # this would be taken for another request's answer
         elif not self.transport.is_closing():
             self.send_400_response(text)
 

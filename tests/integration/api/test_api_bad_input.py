@@ -364,6 +364,37 @@ class TestHttp:
         assert b"HTTP/1.1 400 " in await asyncio.wait_for(reader.read(), 5)
         writer.close()
 
+    async def test_rubbish_behind_a_create_is_not_its_answer(self, tenant: Tenant) -> None:
+        body = b'{"model":"m"}'
+        reader, writer = await raw(tenant)
+        writer.write(head(tenant, f"Content-Length: {len(body)}") + body + b"   ")
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 202 ")
+        assert b"HTTP/1.1 400 " not in answer
+        assert len(await tenant.stored()) == 1
+
+    async def test_who_goes_on_with_rubbish_is_hung_up_on(self, tenant: Tenant) -> None:
+        lines = ["GET /v1/events HTTP/1.1", "Host: h", f"Authorization: Bearer {tenant.key}", "", ""]
+        reader, writer = await raw(tenant)
+        writer.write("\r\n".join(lines).encode())
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).startswith(b"HTTP/1.1 200 ")
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 40 * MEGABYTE:
+                writer.write(b" " * 65_536)
+                await writer.drain()
+                sent += 65_536
+        assert sent < 10 * MEGABYTE
+        writer.close()
+
+    async def test_rubbish_in_a_body_is_a_bad_request(self, tenant: Tenant) -> None:
+        reader, writer = await raw(tenant)
+        writer.write(head(tenant, "Transfer-Encoding: chunked") + b"zz\r\n")
+        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        assert await tenant.stored() == []
+
     async def test_a_large_head_is_read(self, tenant: Tenant) -> None:
         answer = await tenant.call("GET", "/v1/tasks", headers={f"X-{n}": "x" * 8_000 for n in range(16)})
         assert answer.status_code == 200
