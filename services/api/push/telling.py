@@ -123,7 +123,8 @@ class Telling:
         await _soon(outlet.begin(stream, self._place_of(stream) if since is None else ""))
         if since is not None:
             async with self._catching_up:
-                await self._catch_up(outlet, stream, since - _OVERLAP)
+                if not await self._catch_up(outlet, stream, since - _OVERLAP):
+                    return  # news would have places behind what was not told: the caller comes again from where he was
         await self._pass_on(outlet, stream, still)
 
     async def _pass_on(self, outlet: Outlet, stream: Stream, still: Still) -> None:
@@ -152,15 +153,16 @@ class Telling:
         until = self._hub.told_until(stream)
         return "" if until is None else place_in_time(until)
 
-    async def _catch_up(self, outlet: Outlet, stream: Stream, since: datetime) -> None:
-        """Tell of open tasks and of ends since then, the newest tasks first."""
+    async def _catch_up(self, outlet: Outlet, stream: Stream, since: datetime) -> bool:
+        """Tell of open tasks and of ends since then, the newest tasks first; False when the stream ends in the middle,
+        or PostgreSQL is away."""
         before: int | None = None
         examined = caught = 0
         place = ""
         while True:
             page = await self._page(stream, before)
             if page is None or stream.closed:
-                return  # the stream ends, or PostgreSQL is away: the caller comes again from where he was
+                return False
             place = place or (place_in_time(page[0].read_at) if page else "")
             told: list[Line] = [(News.of(state), None) for state in page if self._is_due(stream, state, since)]
             for start in range(0, len(told), _AT_ONCE):
@@ -172,6 +174,7 @@ class Telling:
             before = page[-1].id
         oldest = None if whole else page[-1].created_at
         await _soon(outlet.caught_up({"complete": whole, "complete_from": oldest}, place))
+        return True
 
     def _is_due(self, stream: Stream, state: TaskState, since: datetime) -> bool:
         return (

@@ -21,7 +21,7 @@ from services.api.push.asked import TaskAsked, TenantAsked
 from services.api.push.hub import Hub
 from services.api.push.news import News
 from services.api.push.stream import Stream, Wanted
-from services.api.push.telling import Line, Telling
+from services.api.push.telling import _PAGE, Line, Telling
 from tests.support.waiting import until
 
 TASK = UUID("01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10")
@@ -218,6 +218,25 @@ async def test_who_enters_while_the_process_stops_is_let_go(bench: Bench) -> Non
     assert not outlet.begun
     assert not bench.audience.tenants
     assert bench.hub.open == 0
+
+
+async def test_who_could_not_catch_up_is_told_nothing_newer(bench: Bench) -> None:
+    """Its place would be behind what it was not told: whoever comes back from there never hears of that."""
+    outlet, asked = FakeOutlet(), asyncio.Event()
+
+    async def away(tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
+        if limit != _PAGE:
+            return []
+        asked.set()
+        await until(lambda: any(stream._waiting for stream in bench.hub._circles[7].streams))
+        raise DatabaseUnavailable("away")
+
+    bench.states.newest = away  # type: ignore[method-assign]
+    telling = asyncio.create_task(bench.telling.tenant(CALLER, TenantAsked(Wanted(), NOW), outlet, welcome))
+    await asked.wait()
+    bench.moves(TaskStatus.QUEUED)
+    await telling
+    assert (outlet.lines, outlet.caught, outlet.ended) == ([], [], True)
 
 
 async def test_a_stream_keeps_the_order_and_drops_what_it_was_told_before() -> None:
