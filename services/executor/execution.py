@@ -281,7 +281,7 @@ def _interrupted(why: Stop, run: Run) -> Outcome | None:
     match why:
         case Stop.CANCELED | Stop.EXPIRED if not run.called and run.phase is Phase.NONE:
             # Handed back, so that a call that never began is not counted; the janitor ends what waits without a reason.
-            return HandedBack(f"{why.value} before its call", _UNCALLED_SECONDS)
+            return HandedBack(f"{why.value}_before_call", _UNCALLED_SECONDS)
         case Stop.CANCELED:
             return Canceled()
         case Stop.EXPIRED:

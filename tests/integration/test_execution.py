@@ -346,8 +346,11 @@ async def test_a_task_canceled_before_its_call_goes_back_and_is_not_counted(rig:
         failpoints.arm("")
     assert rig.model.calls == []
     assert await counted(rig) == 0
-    (row,) = await rig.sql("SELECT state, attempt, due_at > now() AS later FROM dispatch")
-    assert tuple(row) == (2, 0, True)  # for the janitor, which ends what waits and is canceled
+    (row,) = await rig.sql("SELECT state, attempt, due_at > now() AS later, error_code, public_id FROM dispatch")
+    # for the janitor, which ends what waits and is canceled
+    assert tuple(row)[:4] == (2, 0, True, "canceled_before_call")
+    known = Why(PostgresInsight(rig.database), Sight(PostgresInsight(rig.database), rig.gate, rig.permits))
+    assert "it was canceled" in (await known.task(None, row["public_id"])).message
 
 
 async def test_a_call_that_staging_refuses_beforehand_is_not_counted(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,8 @@ _PUT_OFF: Final = {
     "unknown_adapter": "the executor that took it lacks the adapter by which its model is called",
     "staging_full": "the executor that took it had no room in staging for its output",
     "staging_share": "its tenant's outputs have their share of staging: it goes on as they are uploaded or dropped",
+    "canceled_before_call": "it was canceled just before its call, and ends within seconds",
+    "expired_before_call": "its time was over just before its call, and it ends within seconds",
     "out_of_files": "the executor that took it could open no more files: raise its limit (ulimit -n), or add executors",
 }
 
