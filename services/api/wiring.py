@@ -74,6 +74,7 @@ from services.api.legacy.routes import old_routes
 from services.api.legacy.rows import Rows
 from services.api.legacy.statistics import LegacyStatistics
 from services.api.legacy.tasks import LegacyTasks
+from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog, open_operation_log
 from services.api.orders import Orders
 from services.api.push.face import Origins, Push
@@ -142,10 +143,11 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         )
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), most=settings.push_connections)
         identity = _identity(settings, database)
+        lengthy = Lengthy()
         gateway = Gateway(
             identity,
-            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log),
-            _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log),
+            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log, lengthy),
+            _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log, lengthy),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
             _console(settings, database, cases, health, hub),
@@ -209,15 +211,20 @@ def _identity(settings: Settings, database: Database) -> Identity:
 
 
 def _legacy(
-    settings: Settings, stored: LegacyRows, cases: UseCases, submission: Submission, operations: OperationLog
+    settings: Settings,
+    stored: LegacyRows,
+    cases: UseCases,
+    submission: Submission,
+    operations: OperationLog,
+    lengthy: Lengthy,
 ) -> LegacyFace:
     rows = Rows(ZoneInfo(settings.timezone))
     routes = old_routes(
         LegacyModels(cases.administration, stored, rows),
-        LegacyTasks(submission, cases.reading, stored, rows, payload_limit=settings.payload_max_bytes),
+        LegacyTasks(submission, cases.reading, stored, rows, lengthy, payload_limit=settings.payload_max_bytes),
         LegacyStatistics(stored, rows, tenants_of("SLUICEWAY_STAT_READERS", settings.stat_readers)),
     )
-    return LegacyFace(routes, operations, refuse_with_200=settings.legacy_http_200)
+    return LegacyFace(routes, operations, lengthy, refuse_with_200=settings.legacy_http_200)
 
 
 async def _submission(

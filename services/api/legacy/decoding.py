@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from python_multipart.multipart import parse_options_header
@@ -15,6 +15,9 @@ from services.api import strict_json
 from services.api.legacy.given import Given, Repeated, fold, folded, shown
 from services.api.problems import Problem
 from services.api.strict_json import BadJson, Reader
+
+Members: TypeAlias = dict[str, Any]
+Read: TypeAlias = Callable[[Callable[[], Members]], Awaitable[Members]]
 
 _PAIRS_LIMIT: Final = 4_000
 _FORM: Final = (b"", b"application/x-www-form-urlencoded")
@@ -32,25 +35,30 @@ class _PayloadApart(dict[str, Reader]):
 _members: Final = strict_json.members(_PayloadApart())
 
 
-async def decode(query: bytes, named: Mapping[bytes, bytes], body: bytes) -> Given:
-    """What the query and the body say; the body wins. Raises Problem (400, 415)."""
-    members = await _body(named, body) if body and not body.isspace() else {}
+async def at_once(work: Callable[[], Members]) -> Members:
+    """Implements Read: for what is small."""
+    return work()
+
+
+async def decode(query: bytes, named: Mapping[bytes, bytes], body: bytes, read: Read = at_once) -> Given:
+    """What the query and the body say; the body wins. `read` has JSON read. Raises Problem (400, 415)."""
+    members = await _body(named, body, read) if body and not body.isspace() else {}
     return Given({**_pairs(query), **members} if query else members)
 
 
-async def _body(named: Mapping[bytes, bytes], body: bytes) -> dict[str, Any]:
+async def _body(named: Mapping[bytes, bytes], body: bytes, read: Read) -> Members:
     essence = named.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if essence == b"multipart/form-data":
         return _nested(await _parts(named[b"content-type"], body))
     # Many a client sends JSON and calls it a form: the first character tells.
     if essence.endswith(b"json") or body.lstrip()[:1] in (b"{", b"["):
-        return _json(body)
+        return await read(lambda: _json(body))
     if essence in _FORM:
         return _pairs(body)
     raise Problem("unsupported_media_type", "send the body as JSON or as a form")
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _json(body: bytes) -> Members:
     try:
         members = strict_json.read(body, _members)
     except BadJson as error:

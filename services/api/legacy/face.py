@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from services.api.bodies import require_plain
 from services.api.legacy.decoding import decode
 from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_data, send_refusal
 from services.api.legacy.given import Given
+from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog, asked_by
 from services.api.problems import Problem
 from services.api.schemas import BIZ_NAME_LIMIT
@@ -31,6 +33,7 @@ class Asked:
     caller: KeyOwner
     given: Given
     trace: str
+    size: int  #: of the body
 
 
 Handler: TypeAlias = Callable[[Asked], Awaitable[dict[str, Any]]]
@@ -52,6 +55,7 @@ class LegacyFace:
         self,
         routes: Mapping[tuple[str, str], tuple[str, Handler]],
         operations: OperationLog,
+        lengthy: Lengthy,
         *,
         refuse_with_200: bool,
     ) -> None:
@@ -59,6 +63,7 @@ class LegacyFace:
             (method, path): OldRoute(path, scope, handle) for (method, path), (scope, handle) in routes.items()
         }
         self._operations = operations
+        self._lengthy = lengthy
         self._refuse_with_200 = refuse_with_200
 
     @staticmethod
@@ -74,8 +79,9 @@ class LegacyFace:
         named = scope["named"]
         if body:
             require_plain(named)
-        scope["given"] = given = await decode(scope["query_string"], named, body)
-        data = await route.handle(Asked(caller, given, trace))
+        read = partial(self._lengthy.read, caller.tenant_id, len(body))
+        scope["given"] = given = await decode(scope["query_string"], named, body, read)
+        data = await route.handle(Asked(caller, given, trace, len(body)))
         if route.path_format == CREATE:
             self._note(scope, enveloped(data), task_id=UUID(data["taskId"]))
         await send_data(send, data)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from starlette.types import Scope, Send
 
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
-from libs.common.runtime.turns import Turns
 from services.api.answers import send_json
 from services.api.auth import require
+from services.api.lengthy import Lengthy
 from services.api.operation_log import Asked, OperationLog, asked_by
 from services.api.orders import Misformed, Orders
 from services.api.problems import Problem, pointer, problem_of
@@ -21,20 +20,16 @@ from services.api.tracing import trace_id_of
 from services.api.views import accepted_view
 
 log = get_logger()
-Read = TypeVar("Read")
-
-#: Reading a megabyte takes up to 0.2 s: no more of it is what others wait for.
-_QUICK_BYTES: Final = 256 * 1024
 
 
 class CreateTask:
     """Answers creates, and notes each in the operation log; raises what Submission and Orders raise."""
 
-    def __init__(self, submission: Submission, orders: Orders, operations: OperationLog) -> None:
+    def __init__(self, submission: Submission, orders: Orders, operations: OperationLog, lengthy: Lengthy) -> None:
         self._submission = submission
         self._orders = orders
         self._operations = operations
-        self._turns = Turns()
+        self._lengthy = lengthy
 
     async def single(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 with the task's address."""
@@ -42,7 +37,7 @@ class CreateTask:
         try:
             require(caller, "submit")
             key = scope["named"].get(b"idempotency-key")
-            order = await self._read(body, caller, lambda: self._orders.single(body, trace, key))
+            order = await self._lengthy.read(caller.tenant_id, len(body), lambda: self._orders.single(body, trace, key))
             accepted = await self._submission.submit(caller, order)
         except Exception as error:
             said = error if isinstance(error, Misformed) else order
@@ -60,7 +55,7 @@ class CreateTask:
         try:
             require(caller, "submit")
             key = scope["named"].get(b"idempotency-key")
-            orders = await self._read(body, caller, lambda: self._orders.batch(body, trace, key))
+            orders = await self._lengthy.read(caller.tenant_id, len(body), lambda: self._orders.batch(body, trace, key))
         except Exception as error:
             self._refused(asked, None, body, problem_of(error), trace)
             raise
@@ -76,9 +71,6 @@ class CreateTask:
     def unread(self, scope: Scope, caller: KeyOwner, problem: Problem, trace: str) -> None:
         """Note a create whose body was not even read."""
         self._refused(asked_by(scope, caller), None, b"", problem, trace)
-
-    async def _read(self, body: bytes, caller: KeyOwner, read: Callable[[], Read]) -> Read:
-        return read() if len(body) <= _QUICK_BYTES else await self._turns.take(caller.tenant_id, read)
 
     async def _verdict(
         self, asked: Asked, written: bytes, order: Order | Misformed, place: int, caller: KeyOwner, trace: str

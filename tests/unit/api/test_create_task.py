@@ -4,69 +4,78 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from typing import Any, cast
 
 import pytest
 from starlette.types import Message, Scope
 
 from libs.common.ports_tasks import KeyOwner
+from services.api.legacy.face import CREATE, LegacyFace
+from services.api.legacy.tasks import LegacyTasks
+from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog
 from services.api.orders import Orders
 from services.api.problems import Problem
 from services.api.routes.create_task import CreateTask
 from services.api.submission import Submission
 
+CALLER = KeyOwner(1, 1, "somebody", frozenset({"submit"}))
 SCOPE: Scope = {
     "type": "http", "method": "POST", "path": "/v1/tasks/batch", "named": {}, "headers": [], "client": None,
     "began": 0.0,
 }  # fmt: skip
 
 
-CALLER = KeyOwner(1, 1, "somebody", frozenset({"submit"}))
-
-
 class Noted:
     def note(self, *_: Any, **__: Any) -> None: ...
 
 
-LARGE = b"[" + b",".join([b'{"a":1}'] * 1_000_000) + b"]"
-TASK = b'{"model": "m", "payload": ' + LARGE + b"}"
+async def slowest_turn(creating: asyncio.Future[None]) -> float:
+    """How long the loop stood still at most meanwhile."""
+    slowest = 0.0
+    while not creating.done():
+        before = time.monotonic()
+        await asyncio.sleep(0.001)
+        slowest = max(slowest, time.monotonic() - before)
+    return slowest
 
 
-def creates(most: int) -> CreateTask:
-    return CreateTask(cast("Submission", None), Orders(most), cast("OperationLog", Noted()))
-
-
-async def test_others_do_not_wait_while_a_large_batch_is_read() -> None:
-    """Whoever may submit had stopped an API process for seconds, time and again, by 16 MB of little values."""
+@pytest.mark.parametrize("one", [True, False], ids=["task", "batch"])
+async def test_others_do_not_wait_while_a_large_create_is_read(one: bool) -> None:
+    """Whoever may submit had stopped an API process for seconds, time and again, by megabytes of little values."""
+    create = CreateTask(cast("Submission", None), Orders(2**20), cast("OperationLog", Noted()), Lengthy())
+    task = b'{"model": "m", "payload": [%s]}' % b",".join([b'{"a":1}'] * 1_000_000)
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    body = b'{"tasks": [' + TASK + b"]}"
-    assert await longest_turn(creates(2**20).batch(SCOPE, body, CALLER, "0" * 55, send)) < 0.4
-    assert sent[0]["status"] == 207
-
-
-async def test_others_do_not_wait_while_a_large_task_is_read() -> None:
-    async def send(_: Message) -> None: ...
-
-    async def refused() -> None:
+    if one:
+        creating = asyncio.ensure_future(create.single(SCOPE, task, CALLER, "0" * 55, send))
+    else:
+        creating = asyncio.ensure_future(create.batch(SCOPE, b'{"tasks": [%s]}' % task, CALLER, "0" * 55, send))
+    assert await slowest_turn(creating) < 0.4
+    if one:
         with pytest.raises(Problem, match="at most"):
-            await creates(2**20).single(SCOPE, TASK, CALLER, "0" * 55, send)
+            await creating
+    else:
+        await creating
+        assert sent[0]["status"] == 207
 
-    assert await longest_turn(refused()) < 0.4
 
-
-async def longest_turn(work: Coroutine[Any, Any, None]) -> float:
-    """How many seconds the loop was away at most while `work` went on."""
-    working = asyncio.ensure_future(work)
-    slowest = 0.0
-    while not working.done():
-        before = time.monotonic()
-        await asyncio.sleep(0.001)
-        slowest = max(slowest, time.monotonic() - before)
-    await working
-    return slowest
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+async def test_nor_while_a_large_create_of_the_old_routes_is_read(kind: str) -> None:
+    payload = b"[%s]" % b",".join([b'{"a":1}'] * 1_000_000)
+    body = b'{"modelName": "m", "requestPayload": %s}' % payload
+    if kind != "application/json":
+        body = b"modelName=m&requestPayload=" + payload
+    lengthy = Lengthy()
+    none: Any = None
+    tasks = LegacyTasks(none, none, none, none, lengthy, payload_limit=2**20)
+    routes = {("POST", CREATE): ("submit", tasks.create)}
+    face = LegacyFace(routes, cast("OperationLog", Noted()), lengthy, refuse_with_200=False)
+    scope: Scope = {**SCOPE, "path": CREATE, "query_string": b"", "named": {b"content-type": kind.encode()}}
+    creating = asyncio.ensure_future(face.answer(scope, body, CALLER, "0" * 55, none))
+    assert await slowest_turn(creating) < 0.4
+    with pytest.raises(Problem, match="at most"):
+        await creating
