@@ -511,7 +511,6 @@ CREATE TABLE delivery (
   CHECK ((status = 'pending') = (ended_at IS NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 CREATE INDEX delivery_pending ON delivery (webhook_id, line, next_at) WHERE status = 'pending';
-CREATE INDEX delivery_next ON delivery (next_at) WHERE status = 'pending';
 CREATE INDEX delivery_newest ON delivery (webhook_id, id);
 CREATE INDEX delivery_delivered ON delivery (ended_at) WHERE status = 'delivered';
 CREATE INDEX delivery_dead ON delivery (dead_at) WHERE dead_at IS NOT NULL;
