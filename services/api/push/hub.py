@@ -388,6 +388,7 @@ class Hub:
         except Exception as error:  # the loop's end would be the process's
             log.error("push.look_failed", error=type(error).__name__, message=str(error)[:500])
             return
+        self._away = False
         fresh = [state for state in newest if circle.knows(state.id) or state.at >= since]
         await self._tell(reversed(fresh))
         if newest and circle.since is not None:  # somebody listens still

@@ -160,3 +160,16 @@ async def test_an_older_state_behind_an_outage_is_told(monkeypatch: pytest.Monke
         await until(lambda: rig.states.reads > 3)
         rig.states.away = False
         assert [news.stage.version for news in await quiet.next(20) or ()] == [4]
+
+
+async def test_each_outage_that_only_looks_meet_leaves_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "LOOK_SECONDS", 0.05)
+    async with bench() as rig:
+        await rig.gather(0)
+        circle = rig.hub._circles[QUIET]
+        for _ in range(2):
+            rig.states.trouble = DatabaseUnavailable("away")
+            await until(lambda: circle.deaf)
+            rig.states.trouble = None
+            await until(lambda: not circle.deaf)
+            await asyncio.sleep(0.2)
