@@ -10,10 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from redis.exceptions import RedisError
 
 from libs.common.adapters.redis import connection, keys
 from libs.common.adapters.redis.connection import RedisServer, open_redis
-from libs.common.adapters.redis.hints import open_hints
+from libs.common.adapters.redis.hints import next_reply, open_hints
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
@@ -166,6 +167,21 @@ async def test_a_primary_that_became_a_replica_is_left_for_its_successor(
         finally:
             await old.command_many([("REPLICAOF", "NO", "ONE")])
             hearing.cancel()
+
+
+async def test_a_subscription_that_was_hung_up_hears_its_end_and_nothing_else(own_redis: ServerProcess) -> None:
+    """Connected anew by whatever is sent next, it would be deaf to what it had subscribed to, and nobody would know."""
+    async with open_redis(own_redis.address) as redis, redis.own_connection() as ear:
+        await ear.send_command("SUBSCRIBE", "sw:a")
+        assert (await next_reply(ear))[1] == b"sw:a"
+        await redis._hang_up()
+
+        async def subscribe_too() -> None:
+            await ear.send_command("SUBSCRIBE", "sw:b")
+            await next_reply(ear)
+
+        with pytest.raises((RedisError, OSError)):
+            await subscribe_too()
 
 
 async def test_redis_gone_is_said_at_once_and_forgotten_when_it_is_back(own_redis: ServerProcess) -> None:

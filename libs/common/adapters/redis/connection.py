@@ -172,9 +172,11 @@ class RedisServer:
 
     async def _hang_up(self) -> None:
         """A demoted server goes on answering on the connections that it has, and no successor is heard there."""
-        old, self._idle = [*(connection for connection, _ in self._idle), *self._own], []
-        log.warning("redis.demoted", connections=len(old))
-        for connection in old:
+        old, self._idle = self._idle, []
+        log.warning("redis.demoted", connections=len(old) + len(self._own))
+        for connection in self._own:
+            _cut(connection)
+        for connection, _ in old:
             await connection.disconnect(nowait=True)
 
     async def _ready_connection(self) -> Connection:
@@ -209,6 +211,13 @@ async def open_redis(url: str, *, seconds: float = _SECONDS) -> AsyncIterator[Re
         yield server
     finally:
         await server.close()
+
+
+def _cut(connection: Connection) -> None:
+    """Whoever holds it hears its end. Disconnected, it would be connected anew by whatever is sent on it next, and hear
+    nothing of what it had subscribed to."""
+    if connection._writer is not None:
+        connection._writer.close()
 
 
 def _packed(command: Command) -> bytes:
