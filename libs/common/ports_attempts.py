@@ -167,11 +167,20 @@ class WatchedBeat:
     stores: tuple[str, ...] = ()  #: staging stores it can read
     free: int = 0  #: slots it had left
     adapters: frozenset[str] = frozenset()  #: by which it can call models
+    last_resort: bool = False  #: Redis does not answer it: it reads where nobody does whom Redis answers
 
 
 #: Why an executor takes new work, or does not.
 Posture: TypeAlias = Literal[
-    "reading", "starting", "crowded", "staging_full", "out_of_files", "draining", "hangs", "stopping"
+    "reading",
+    "starting",
+    "crowded",
+    "redis_unreachable",
+    "staging_full",
+    "out_of_files",
+    "draining",
+    "hangs",
+    "stopping",
 ]
 
 

@@ -232,7 +232,17 @@ class ExecutorOut(BaseModel):
     started_at: datetime
     heartbeat_age_seconds: float
     alive: bool
-    posture: Literal["reading", "starting", "crowded", "staging_full", "out_of_files", "draining", "hangs", "stopping"]
+    posture: Literal[
+        "reading",
+        "starting",
+        "crowded",
+        "redis_unreachable",
+        "staging_full",
+        "out_of_files",
+        "draining",
+        "hangs",
+        "stopping",
+    ]
     reading: bool
     draining: bool
     slots: int

@@ -19,6 +19,7 @@ from services.executor.admission.desk import Desk
 from services.executor.admission.slots import Slot, Slots
 from services.executor.calls import ModelCalls, ModelHeaders, Opener
 from services.executor.collecting import OutputCollector
+from services.executor.doorman import Doorman
 from services.executor.endings import Endings
 from services.executor.execution import Execution
 from services.executor.executor import Executor
@@ -69,6 +70,7 @@ class World:
     is_deadlock: Verdict
     graveyard: DeadMessages
     upkeep: Callable[[], Awaitable[object]]  #: what staging wants done now and then
+    redis_answers: Callable[[], Awaitable[object]]  #: raises GateUnavailable where it does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         models=world.models,
         hints=world.hints,
         reconcile=Reconcile(world.attempts, runs, desk.room),
+        doorman=Doorman(world.redis_answers),
         upkeep=world.upkeep,
         lacks=lambda: "staging_full" if world.staging.full else execution.lacks,
         drain_seconds=rules.drain_seconds,

@@ -19,6 +19,7 @@ from libs.common.runtime.periodic import Periodic
 from services.executor.admission.desk import Desk
 from services.executor.admission.rotation import Arrival
 from services.executor.admission.slots import Slots
+from services.executor.doorman import Doorman
 from services.executor.heartbeat import Heartbeat
 from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.unwanted import Unwanted
@@ -42,6 +43,7 @@ _POSTURE_SECONDS: Final = 0.25
 _HANDING_OVER_SECONDS: Final = 1.5
 _HANDED_SECONDS: Final = 2.0
 _UPKEEP_SECONDS: Final = 10.0
+_DOOR_SECONDS: Final = 1.0
 #: Others read in place of a reader that hangs; one that hangs for so long wants a restart.
 _HOPELESS_SECONDS: Final = 60.0
 #: What is kept of the time to drain for handing back what did not end.
@@ -72,6 +74,7 @@ class Executor:
         models: ModelCache,
         hints: Hints,
         reconcile: Reconcile,
+        doorman: Doorman,
         upkeep: Callable[[], Awaitable[object]],
         lacks: Callable[[], Posture | None],
         drain_seconds: float,
@@ -105,6 +108,8 @@ class Executor:
         self._told = False
         self._watchdog = Watchdog()
         self._reconcile = Periodic("reconcile", timedelta(seconds=LOOK_SECONDS), reconcile.look)
+        self._doorman = doorman
+        self._door = Periodic("doorman", timedelta(seconds=_DOOR_SECONDS), doorman.look)
         self._upkeep = Periodic("staging", timedelta(seconds=_UPKEEP_SECONDS), upkeep)
         self._model_news = Periodic("models", timedelta(seconds=REFRESH_SECONDS), models.refresh)
         desk.others_read = lambda: not self._reads and self._room_elsewhere()
@@ -149,6 +154,7 @@ class Executor:
             "models": self._model_news.run(),
             "reconcile": self._reconcile.run(),
             "upkeep": self._upkeep.run(),
+            "doorman": self._door.run(),
             "posture": self._keep_posture(),
             "steward": self.steward.run(),
             "reader": self._reader.run(),
@@ -185,20 +191,25 @@ class Executor:
         """Read or not: crowded, out of staging, hanging and stopping executors leave their partitions to others.
 
         Where all are crowded they all read on: only of what is held here can the tenants' rotation choose, and what is
-        kept free is for tenants that run little here, wherever their models' partitions lie.
+        kept free is for tenants that run little here, wherever their models' partitions lie. So do all where Redis
+        answers nobody: what needs no permit goes on.
         """
         unable = self._unable()
-        self.desk.closed = unable in ("stopping", "draining", "staging_full", "out_of_files")
         able, now = unable is None, time.monotonic()
+        crowded, deaf = self.desk.crowded() and self._room_elsewhere(), self._doorman.away
         # For tenants that find slots nothing may stand still meanwhile: who leaves says so first, and who comes back
         # reads first. Two that read the same partition cost a few stale messages.
-        if self.desk.crowded() and self._room_elsewhere():
+        if crowded:
             self._says_from = now + _HANDING_OVER_SECONDS
-        else:
+        leaves = crowded or (deaf and self._ownership.view.others_start(self.heartbeat.number))
+        if not leaves:
             self._reads_until = now + _HANDING_OVER_SECONDS
         self._reads = able and now < self._reads_until
+        self.desk.closed = unable in ("stopping", "draining", "staging_full", "out_of_files") or (
+            deaf and not self._reads
+        )
         self.steward.become(self.heartbeat.number, reading=self._reads)
-        posture = unable or ("reading" if now >= self._says_from else "crowded")
+        posture = unable or ("redis_unreachable" if deaf else "reading" if now >= self._says_from else "crowded")
         if posture != self._posture:
             log.info("executor.posture", now=posture, before=self._posture, running=len(self.runs))
             self._posture = posture

@@ -31,6 +31,7 @@ class _Seen:
     stores: tuple[str, ...]
     free: int
     adapters: frozenset[str]
+    last_resort: bool
 
 
 class BeatView:
@@ -53,15 +54,24 @@ class BeatView:
                 moved_at = self._clock - beat.age
             else:
                 moved_at = known.moved_at if known.beat == beat.beat else self._clock
-            self._seen[beat.id] = _Seen(beat.beat, moved_at, beat.reading, beat.stores, beat.free, beat.adapters)
+            self._seen[beat.id] = _Seen(
+                beat.beat, moved_at, beat.reading, beat.stores, beat.free, beat.adapters, beat.last_resort
+            )
 
     def live(self) -> frozenset[int]:
         """Executors that have not fallen silent."""
         return frozenset(number for number, seen in self._seen.items() if self._lives(seen))
 
     def readers(self) -> frozenset[int]:
-        """Those among them that take work: the hash is over these."""
-        return frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
+        """Those among them that take work: the hash is over these. Where Redis answers nobody, all whom it does not."""
+        able = frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
+        return able or frozenset(
+            number for number, seen in self._seen.items() if seen.last_resort and self._lives(seen)
+        )
+
+    def others_start(self, me: int) -> bool:
+        """Whether another executor takes work and can start it."""
+        return any(number != me and seen.reading and self._lives(seen) for number, seen in self._seen.items())
 
     def room_elsewhere(self, me: int, slots: int) -> bool:
         """Whether another executor takes work and has so many slots left."""

@@ -99,6 +99,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             is_deadlock=is_deadlock,
             graveyard=DeadLetters(PostgresDeadLetters(database), letters, dead_topic(settings.topic_prefix)),
             upkeep=staging.measure,
+            redis_answers=redis.ping,
         )
         rules = _rules(settings, adapters.names())
         executor = assemble(world, rules)

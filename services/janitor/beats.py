@@ -62,7 +62,10 @@ class BeatWatch:
         return 0.0 if self._reader_since is None else now - self._reader_since
 
     def _note_readers(self, beats: Sequence[WatchedBeat], *, watching: bool, now: float) -> None:
-        read = any(beat.reading and now - self._seen[beat.id].silent_from < _READER_SECONDS for beat in beats)
+        read = any(
+            (beat.reading or beat.last_resort) and now - self._seen[beat.id].silent_from < _READER_SECONDS
+            for beat in beats
+        )
         if not read:
             self._reader_since = None
         elif self._reader_since is None or not watching:

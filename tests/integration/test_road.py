@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +13,8 @@ from aiokafka.record.util import calc_crc32c
 
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.contracts.topics import model_topic
-from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
+from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable, GateUnavailable
+from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_road import RoadRecord, Spot
 from libs.common.runtime.metrics import REGISTRY
@@ -380,6 +381,56 @@ async def test_a_reader_that_hangs_while_it_beats_loses_its_partitions_and_keeps
     rig.model.held.set()
     await rig.ended([*ids, *more])
     assert len(rig.model.calls) == 2
+
+
+async def test_who_redis_does_not_answer_leaves_what_waits_to_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.doorman.AWAY_SECONDS", 1.0)
+    model = await rig.make_model()
+    away: set[int] = set()
+
+    def deaf(number: int) -> dict[str, Any]:
+        def through(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def asked(*arguments: Any) -> Any:
+                if number in away:
+                    raise GateUnavailable("Redis did not answer within 1 s")
+                return await real(*arguments)
+
+            return asked
+
+        return {
+            "permits": lambda real: Through(real, acquire_many=through(real.acquire_many)),
+            "redis_answers": through,
+        }
+
+    first, second = await rig.executor(**deaf(1)), await rig.executor(**deaf(2))
+    await rig.ended(await start_one(rig, model))
+    owner, other = (first, second) if place_of(first, model.id) else (second, first)
+    number = 1 if owner is first else 2
+    away.add(number)
+    ids = [*await start_one(rig, model), *await start_one(rig, model)]
+
+    async def ended() -> bool:
+        await rig.dispatch(model)  # what was held goes back into the queue
+        return set((await rig.statuses(ids)).values()) == {TaskStatus.SUCCESS}
+
+    await until(ended, "the other one starts them", seconds=9)
+    assert (owner.executor.posture(), other.executor.posture()) == ("redis_unreachable", "reading")
+
+    away.add(3 - number)  # now it answers nobody: who can start nothing reads on, for what needs no permit
+    await until(lambda: other.executor.posture() == "redis_unreachable", "neither is answered")
+    await until(lambda: owner.executor._reads and other.executor._reads, "both read on")
+    ids = await start_one(rig, model)
+    await asyncio.sleep(0.5)
+    away.clear()
+    await until(ended, "they are answered again")
+    await until(lambda: owner.executor.reading() and other.executor.reading(), "both take work again")
+
+
+async def start_one(rig: Rig, model: Model) -> list[int]:
+    """A task on the road."""
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    return ids
 
 
 async def test_a_reader_that_waits_for_kafka_wants_no_restart(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,8 @@ async def test_who_is_missing_is_said(house: House) -> None:
     assert codes(await why_task(house, task)) == ["on_the_road"]
     await house.sql("UPDATE executor SET posture = 'staging_full', reading = false WHERE id = $1", executor)
     assert codes(await why_task(house, task)) == ["staging_full", "on_the_road"]
+    await house.sql("UPDATE executor SET posture = 'redis_unreachable' WHERE id = $1", executor)
+    assert codes(await why_task(house, task)) == ["redis_unreachable", "on_the_road"]
     await house.sql("UPDATE executor SET posture = 'crowded', running = 100 WHERE id = $1", executor)
     said = await why_task(house, task)
     assert codes(said) == ["executors_full", "on_the_road"]

@@ -326,6 +326,7 @@ class Rig:
             is_deadlock=is_deadlock,
             graveyard=DeadLetters(PostgresDeadLetters(self.database), letters, dead_topic(self.prefix)),
             upkeep=_nothing,
+            redis_answers=self.redis.ping,
         )
         for name, change in changes.items():
             made = change(getattr(world, name)) if callable(change) else change

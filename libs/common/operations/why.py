@@ -376,7 +376,9 @@ def _calling(world: _World) -> Iterator[Hold]:
     reading = [executor for executor in alive if executor.reading]
     held = list(_permits(world))
     if not reading:
-        yield _nobody_reads(alive)
+        nobody = _nobody_reads(alive)
+        if all(hold.code != nobody.code for hold in held):
+            yield nobody
     elif world.lane.facts.held and not held and all(map(_full, reading)):
         yield _executors_full(reading)
     yield from held
@@ -398,6 +400,8 @@ def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
         return Hold("out_of_files", "executors may open no more files: raise their limit (ulimit -n), or add executors")
     if "crowded" in postures:
         return _executors_full(alive)
+    if "redis_unreachable" in postures:
+        return Hold("redis_unreachable", "Redis answers no executor; nothing starts without a permit")
     if postures <= {"draining", "stopping"}:
         return Hold("executors_draining", "every executor is draining or stopping", value=0, limit=len(alive))
     return Hold("no_executor", "no executor reads at the moment", value=0, limit=len(alive))

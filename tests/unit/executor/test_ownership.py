@@ -54,6 +54,18 @@ def test_one_that_stopped_is_gone_at_once() -> None:
     assert view.live() == {1}
 
 
+def test_who_redis_does_not_answer_reads_where_it_answers_nobody() -> None:
+    view = BeatView()
+    deaf = [replace(beat(number, 1, reading=False), last_resort=True) for number in (1, 2)]
+    view.observe([*deaf, beat(3, 1), beat(4, 1, reading=False)], at=0.0)
+    assert view.readers() == {3}
+    assert view.others_start(1)
+    assert not view.others_start(3)
+    view.observe([*deaf, beat(4, 1, reading=False)], at=1.0)
+    assert view.readers() == {1, 2}
+    assert not view.others_start(1)
+
+
 def test_who_does_not_read_lives_but_is_no_reader() -> None:
     view = BeatView()
     view.observe([beat(1, 1), beat(2, 1, reading=False)], at=0.0)

@@ -265,6 +265,7 @@ def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
             tuple(row["stores"]),
             row["free"],
             frozenset(row["adapters"]),
+            row["last_resort"],
         )
         for row in rows
     ]

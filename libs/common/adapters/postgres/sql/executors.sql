@@ -25,7 +25,8 @@ UPDATE executor SET stopped_at = now(), reading = false WHERE id = $1
 
 -- name: watch_beats
 -- The beats of all executors that have not stopped, and the database's clock.
-SELECT id, name, beat, reading, stores, adapters, slots - running AS free, extract(epoch FROM now() - beat_at)::float8 AS age
+SELECT id, name, beat, reading, posture = 'redis_unreachable' AS last_resort, stores, adapters, slots - running AS free,
+  extract(epoch FROM now() - beat_at)::float8 AS age
 FROM executor WHERE stopped_at IS NULL
 
 -- name: bury_executors
