@@ -98,7 +98,9 @@ class Health:
             verdicts["draining"] = "draining"
         async with self._checking:  # one look for all who ask at once
             if self._clock() - self._checked.at >= _CACHE_SECONDS:
-                self._checked = _Checked(self._clock(), await self._look())
+                looked = await self._look()
+                # Its age counts from its end: else who waited for a look that took its whole time would look again.
+                self._checked = _Checked(self._clock(), looked)
         return verdicts | self._checked.verdicts
 
     async def probe(self, path: str) -> Answer:

@@ -105,6 +105,25 @@ async def test_a_slow_dependency_costs_a_second_and_is_not_waited_for(
     assert caplog.records == []  # asyncio complains there about errors that nobody looked at
 
 
+async def test_many_who_ask_while_a_dependency_is_silent_share_one_look(
+    health: Health, clock: HandMovedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("libs.common.runtime.health._BUDGET_SECONDS", 0.02)
+    asked = 0
+
+    async def silent() -> None:
+        nonlocal asked
+        asked += 1
+        clock.now += 1.0  # the look takes its whole time
+        await asyncio.Event().wait()
+
+    health.need("redis", silent)
+    health.mark_started()
+    answers = await asyncio.gather(*[health.ready() for _ in range(5)])
+    assert [answer["redis"] for answer in answers] == ["timeout"] * 5
+    assert asked == 1
+
+
 async def test_a_check_that_fails_before_its_first_await_is_a_verdict_too(health: Health) -> None:
     def broken() -> asyncio.Future[None]:
         raise KeyError("secret")
