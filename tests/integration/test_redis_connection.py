@@ -236,6 +236,16 @@ async def test_a_silent_redis_is_given_up_in_time(redis_url: str) -> None:
         assert await take(doors, 1, "b") is FULL
 
 
+async def test_connections_that_were_reset_while_they_rested_are_not_used(redis_url: str) -> None:
+    async with slow_proxy(redis_url) as proxy, open_doors(proxy.url) as doors:
+        assert await take(doors, 1, "a") is TAKEN
+        await asyncio.gather(*(doors.redis.ping() for _ in range(4)))
+        proxy.reset()
+        await asyncio.sleep(0.05)
+        assert await take(doors, 1, "b") is FULL
+        assert len(doors.redis._idle) == 1
+
+
 async def test_cancelled_callers_leave_no_answer_for_others(redis_url: str) -> None:
     """Even lanes are full, odd ones free: each caller knows what it must be told."""
     async with slow_proxy(redis_url) as proxy, open_doors(proxy.url) as doors:

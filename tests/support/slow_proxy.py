@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ class SlowProxy:
         self._host = host
         self._port = port
         self._links: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     def lead_to(self, url: str) -> None:
         """Pass new connections on to another server; those that there are stay where they are."""
@@ -39,6 +42,7 @@ class SlowProxy:
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
+        self._writers.add(writer)
         hold, self.hold = self.hold, None
         # A cancelled handler makes asyncio complain about its callback.
         with closing(writer), suppress(asyncio.CancelledError):
@@ -48,6 +52,14 @@ class SlowProxy:
                     both.create_task(self._pass_on(reader, up_writer, slowly=False))
                     both.create_task(self._pass_on(up_reader, writer, slowly=True, hold=hold))
         self._links.discard(link)
+        self._writers.discard(writer)
+
+    def reset(self) -> None:
+        """Break every connection with an RST, as a firewall does that rejects it."""
+        for writer in self._writers:
+            at_once = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            writer.transport.abort()
 
     async def close(self) -> None:
         """Break every connection."""
