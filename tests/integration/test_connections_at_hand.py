@@ -14,6 +14,7 @@ from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.right import Right
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+from tests.support.slow_proxy import slow_proxy
 
 STATEMENTS = Statements(
     {
@@ -35,6 +36,55 @@ async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
     async with open_database(database_url, hot_connections=2) as database:
         yield database
+
+
+@pytest.mark.parametrize("given_back", [False, True])
+async def test_of_connections_that_a_network_forgot_one_statement_alone_waits(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, given_back: bool
+) -> None:
+    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    monkeypatch.setattr(module, "_COMMAND_SECONDS", 1.0)
+    async with slow_proxy(database_url) as proxy, open_database(proxy.url, hot_connections=4) as database:
+        await asyncio.gather(*(database.fetch("sleep", 0.05) for _ in range(4)))
+        if given_back:
+            held = [await database.acquire() for _ in range(4)]
+            for connection in held:
+                await database.pool.release(connection)
+        proxy.forget()
+        with pytest.raises(OutcomeUnknown):
+            await me(database)
+        assert await asyncio.wait_for(me(database), 0.8)
+
+
+async def test_connections_that_answered_meanwhile_outlast_one_that_did_not(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = asyncio.create_task(database.fetch("sleep", 5, seconds=0.5))
+    await asyncio.sleep(0.1)
+    at_hand = await me(database)
+    with pytest.raises(OutcomeUnknown):
+        await slow
+    assert await me(database) == at_hand
+
+
+async def test_a_connection_of_the_engine_that_does_not_answer_is_made_anew(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    monkeypatch.setattr(module, "_PING_SECONDS", 0.3)
+    async with slow_proxy(database_url) as proxy, open_database(proxy.url, hot_connections=1) as database:
+        ((first,),) = await database.query("me")
+        ((same,),) = await database.query("me")
+        assert same == first
+        proxy.forget()
+        ((other,),) = await asyncio.wait_for(database.query("me"), 2)
+        assert other != first
+        made = proxy.connections
+        await database.query("me")
+        assert proxy.connections == made
+        proxy.silent = True
+        with pytest.raises((DatabaseUnavailable, OutcomeUnknown)):
+            await asyncio.wait_for(database.query("me"), 6)
 
 
 async def me(database: Database) -> int:

@@ -27,6 +27,7 @@ class SlowProxy:
         self._port = port
         self._links: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
 
     def lead_to(self, url: str) -> None:
         """Pass new connections on to another server; those that there are stay where they are."""
@@ -61,6 +62,10 @@ class SlowProxy:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             writer.transport.abort()
 
+    def forget(self) -> None:
+        """Say nothing more on the connections that there are, as a network that was changed under them."""
+        self._forgotten |= self._writers
+
     async def close(self) -> None:
         """Break every connection."""
         for link in self._links:
@@ -80,7 +85,7 @@ class SlowProxy:
             while data := await reader.read(65_536):
                 if hold is not None:
                     await hold.wait()
-                if slowly and self.silent:
+                if slowly and (self.silent or writer in self._forgotten):
                     continue
                 if slowly and self.delay:
                     await asyncio.sleep(self.delay)

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -36,6 +36,7 @@ _ACQUIRE_SECONDS: Final = 2.0
 _COMMAND_SECONDS: Final = 30.0
 _READ_SECONDS: Final = 5.0
 _CONNECT_SECONDS: Final = 3.0
+_PING_SECONDS: Final = 2.0
 #: A connection that lay at hand for so long goes back to the pool, which closes it when nobody wants it there either.
 _AT_HAND_SECONDS: Final = 60.0
 #: Networks forget connections that rest (Azure after 4 minutes, AWS after 6), and say nothing: ours end before.
@@ -148,12 +149,15 @@ class Database:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         connection = await self.acquire()
+        began = time.monotonic()
         try:
             yield connection
         except BaseException as error:
             if isinstance(error, _READ_ONLY):
                 connection.terminate()
             await self._give_back(connection)
+            if isinstance(error, TimeoutError):
+                await self._distrust(before=began)
             if isinstance(error, UNREACHABLE):
                 raise _lost(error) from error
             raise
@@ -162,6 +166,18 @@ class Database:
         # Whoever waits in the queue sees only what the pool has; the lowest has not been used for the longest time.
         while self._at_hand and (self._closing or self._queued or self._at_hand[0][1] < now - _AT_HAND_SECONDS):
             await self._give_back(self._at_hand.pop(0)[0])
+
+    async def _distrust(self, *, before: float) -> None:
+        """A network that forgot one connection forgot the others with it: whoever took them next would wait as long.
+        Those that have answered since `before` are good.
+        """
+        old = [connection for connection, used in self._at_hand if used < before]
+        self._at_hand = [(connection, used) for connection, used in self._at_hand if used >= before]
+        await self.pool.expire_connections()
+        for connection in old:
+            with suppress(asyncpg.InterfaceError):  # it died, and the pool knows
+                connection.terminate()
+            await self._give_back(connection)
 
     async def _give_back(self, connection: Any) -> None:
         # Shielded: a cancelled caller must not hand a connection back half reset (asyncpg#464).
@@ -319,14 +335,35 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         max_overflow=4,
         pool_timeout=_ACQUIRE_SECONDS,
         pool_recycle=_RESTED_SECONDS,
-        pool_pre_ping=True,
     )
+    event.listen(engine.sync_engine, "checkout", _look_at)
     await pool
     database = Database(pool, engine, Statements.load())
     try:
         yield database
     finally:
         await asyncio.shield(database.close())
+
+
+def _look_at(adapted: Any, record: Any, _borrowed: Any) -> None:
+    """See to it that a connection which is used again still answers; if not, all are made anew. SQLAlchemy's own ping
+    asks three times, and waits for each answer as long as for a statement's.
+    """
+    if record.info.setdefault("fresh", True):
+        record.info["fresh"] = False
+        return
+    try:
+        adapted.run_async(_ping)
+    except UNREACHABLE as error:
+        raise InvalidatePoolError("a connection does not answer any more") from error
+
+
+async def _ping(connection: Any) -> None:
+    try:
+        await connection.execute("SELECT 1", timeout=_PING_SECONDS)
+    except TimeoutError:
+        connection.terminate()  # closing it in good order would wait for an answer, too
+        raise
 
 
 async def _keep(connection: Any) -> None:
