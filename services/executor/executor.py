@@ -126,7 +126,8 @@ class Executor:
                 await self._until_stopped(loops)
                 await self._drain()
         finally:
-            await self._end(loops)
+            # Who runs out of time is cancelled, perhaps in the middle of it: what was left out then would go on.
+            await _to_its_end(asyncio.create_task(self._end(loops), name="end"))
 
     def stop(self) -> None:
         """Take no more."""
@@ -379,7 +380,7 @@ class Executor:
                         return
 
     async def _end(self, loops: Sequence[asyncio.Task[None]]) -> None:
-        """Hand back what still runs, say the last things, stop. Short: it may run inside a cancellation."""
+        """Hand back what still runs, say the last things, stop. Short: it may run behind a cancellation."""
         self.stop()
         self.desk.give_up()
         if len(self.runs):
@@ -400,6 +401,19 @@ class Executor:
             with suppress(Unavailable, OutcomeUnknown, TimeoutError):
                 await self.heartbeat.leave()
                 self._hints.publish_soon(wire.EXECUTORS, f"leave {self.heartbeat.number}")
+
+
+async def _to_its_end(task: asyncio.Task[None]) -> None:
+    """Wait for it, also if we are cancelled meanwhile, which we are afterwards then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _numbers(lines: Sequence[str]) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.postgres.insight import PostgresInsight
-from libs.common.domain.errors import OutcomeUnknown
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 from libs.common.domain.model_errors import (
     Busy,
     ModelError,
@@ -672,3 +672,30 @@ async def test_a_full_model_burns_nothing_and_is_called_later(rig: Rig) -> None:
     # the figure of run times knows the call alone, not the refusal before it
     ran = f'sluiceway_attempt_run_seconds_count{{model="{model.id}"}} 1.0'
     await until(lambda: ran in metrics.exposition().decode().splitlines(), "one attempt ran")
+
+
+async def test_who_is_cancelled_while_it_hands_back_ends_all_that_it_began(rig: Rig) -> None:
+    away = False
+
+    def change(real: Any) -> Through:
+        async def release_many(rows: Any) -> Any:
+            if away:
+                raise DatabaseUnavailable("no connection to PostgreSQL")
+            return await real.release_many(rows)
+
+        return Through(real, release_many=release_many)
+
+    model = await rig.make_model()
+    running = await rig.executor(attempts=change)
+    rig.model.held = asyncio.Event()
+    await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1, "the model is called")
+    away = True
+    running.executor.stop()
+    await until(lambda: any(run.stop for run in running.executor.runs._by_token.values()), "it is handed back")
+    running.pending.cancel()
+    await asyncio.wait([running.pending], timeout=12)
+    assert running.pending.cancelled()
+    await until(lambda: not len(running.executor.runs), "nothing asks PostgreSQL any more", seconds=3)
+    assert not {"beat", "models", "steward", "admission"} & {task.get_name() for task in asyncio.all_tasks()}
