@@ -55,6 +55,10 @@ class Road(Protocol):
     def seek(self, spot: Spot, offset: int) -> None:
         """Read an assigned partition from this offset on; what is not assigned is left alone."""
 
+    def heard(self, spot: Spot) -> bool:
+        """Whether the broker has answered a fetch of this partition since it was assigned; also while it is too early
+        to say."""
+
     async def read(self, seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
         """What came, at most 500 records; nothing after that many seconds. Raises BrokerUnavailable, or Unreadable."""
 

@@ -188,6 +188,9 @@ class Executor:
     def _room_elsewhere(self) -> bool:
         return self._ownership.view.room_elsewhere(self.heartbeat.number, self._slots.enough)
 
+    def _others_start(self) -> bool:
+        return self._ownership.view.others_start(self.heartbeat.number)
+
     def _take_posture(self) -> None:
         """Read or not: crowded, out of staging, hanging and stopping executors leave their partitions to others.
 
@@ -202,7 +205,7 @@ class Executor:
         # reads first. Two that read the same partition cost a few stale messages.
         if crowded:
             self._says_from = now + _HANDING_OVER_SECONDS
-        leaves = crowded or (deaf and self._ownership.view.others_start(self.heartbeat.number))
+        leaves = crowded or (deaf and self._others_start())
         if not leaves:
             self._reads_until = now + _HANDING_OVER_SECONDS
         self._reads = able and now < self._reads_until
@@ -227,11 +230,12 @@ class Executor:
     def _unable(self) -> Posture | None:
         """Why we can take no work, whoever else could."""
         hangs = self._watchdog.hangs(self._reader.moved_at, answering=self.heartbeat.answering)
+        mute = time.monotonic() < self.steward.mute_until and self._others_start()
         if self._stopping.is_set():
             return "stopping"
         if self._draining:
             return "draining"
-        return self._lacks() or ("hangs" if hangs else None)
+        return self._lacks() or ("hangs" if hangs or mute else None)
 
     @property
     def hangs_for_long(self) -> bool:

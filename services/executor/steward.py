@@ -3,7 +3,8 @@
 Reading starts where PostgreSQL's oldest unclaimed row says (by time), never at a commit and never at an end; positions
 are remembered only while the partition stays mine. The sweep compares PostgreSQL's unclaimed rows with
 what is read: rows of a partition that is not assigned assign it, rows that stay although it is read send the position
-back, and if that does not help, the connection itself is made anew.
+back, and if that does not help, the connection itself is made anew. Where then no fetch is answered, though all else
+is (a network that loses large packets alone, or a broker that is sick), others read for a while.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ SUSPICIOUS_SECONDS: Final = 2.0
 DOUBTFUL_MS: Final = 1_000
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
 REBUILD_SECONDS: Final = 10.0
+#: So long others read what we cannot fetch over a connection that is good for everything else.
+MUTE_SECONDS: Final = 60.0
 
 
 class Steward:
@@ -74,6 +77,7 @@ class Steward:
         self._generation = 0
         self.reader_busy: Callable[[int], bool] = lambda lane: False
         self._rebuilt_at = 0.0
+        self.mute_until = 0.0  #: the broker answers no fetch of ours; monotonic seconds
         self._rng = random.Random()  # noqa: S311  spreads reconnects
 
     # what others tell
@@ -301,6 +305,10 @@ class Steward:
                 )  # fmt: skip
                 self._figures.healed()
                 self._begin(place, offset, floors[place.spot], row.oldest + timedelta(seconds=row.age))
+        mute = [place.spot for place, _ in suspects if place.heal.rebuilt and place.spot in offsets]
+        if mute and not any(map(self._road.heard, mute)):
+            log.warning("road.mute", topics=sorted({spot.topic for spot in mute})[:20])
+            self.mute_until = now + MUTE_SECONDS
         hopeless = [place for place, _ in suspects if place.heal.hopeless()]
         if hopeless and now - self._rebuilt_at > REBUILD_SECONDS:
             self._break("looking again did not help")

@@ -11,6 +11,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.record.util import calc_crc32c
 
+from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.contracts.topics import model_topic
 from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable, GateUnavailable
@@ -431,6 +432,53 @@ async def start_one(rig: Rig, model: Model) -> list[int]:
     ids = await rig.make_tasks(model)
     await rig.dispatch(model)
     return ids
+
+
+async def test_who_gets_no_answer_to_its_fetches_alone_leaves_what_waits_to_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.steward.MUTE_SECONDS", 8.0)
+    model = await rig.make_model()
+    silent: set[int] = set()
+
+    def deaf(number: int) -> Callable[[Any], Through]:
+        def change(real: Any) -> Through:
+            async def read(seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
+                if number in silent:
+                    await asyncio.sleep(seconds)
+                    return {}
+                records: Mapping[Spot, Sequence[RoadRecord]] = await real.read(seconds)
+                return records
+
+            return Through(real, read=read, heard=lambda spot: number not in silent)
+
+        return change
+
+    first, second = await rig.executor(road=deaf(1)), await rig.executor(road=deaf(2))
+    await rig.ended(await start_one(rig, model))
+    owner = first if place_of(first, model.id) else second
+    silent.add(1 if owner is first else 2)
+    await asyncio.sleep(1.2)  # a read that is under way is answered
+    ids = await start_one(rig, model)
+    await until(lambda: owner.executor.posture() == "hangs", "it steps aside", seconds=15)
+    await rig.ended(ids, seconds=5)
+    silent.clear()
+    await until(owner.executor.reading, "it tries again", seconds=12)
+
+
+async def test_a_partition_whose_fetches_are_answered_is_heard(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libs.common.adapters.kafka.road._UNHEARD_SECONDS", 0.3)
+    model = await rig.make_model()
+    spot = Spot(model_topic(rig.prefix, model.id, model.name), 0)
+    async with open_road(rig.connection) as road:
+        await road.rebuild()
+        assert road.heard(spot), "it is not read at all"
+        road.assign({spot: None})  # it waits for its beginning: nothing is fetched
+        assert road.heard(spot), "it is too early to say"
+        await until(lambda: not road.heard(spot), "no fetch was answered")
+        road.seek(spot, 0)
+        await road.read(0.1)
+        await until(lambda: road.heard(spot), "fetches are answered")
 
 
 async def test_a_reader_that_waits_for_kafka_wants_no_restart(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

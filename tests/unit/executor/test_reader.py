@@ -54,6 +54,9 @@ class FakeRoad:
     def seek(self, spot: Spot, offset: int) -> None:
         self.seeks.append((spot, offset))
 
+    def heard(self, spot: Spot) -> bool:
+        return True
+
     async def read(self, seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
         try:
             async with asyncio.timeout(seconds):

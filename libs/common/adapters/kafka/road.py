@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -20,6 +21,8 @@ _START_SECONDS: Final = 3.0
 _STOP_SECONDS: Final = 1.0
 _LOOK_UP_SECONDS: Final = 3.0
 _METADATA_SECONDS: Final = 0.5
+#: A broker answers a fetch within its wait of some milliseconds, and what was assigned anew is fetched at once.
+_UNHEARD_SECONDS: Final = 2.0
 _METADATA_PAUSE: Final = 0.01
 
 
@@ -33,6 +36,7 @@ class KafkaRoad:
         self._connection = connection
         self._consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
+        self._assigned_at = 0.0
 
     async def rebuild(self) -> None:
         await self.close()
@@ -80,12 +84,20 @@ class KafkaRoad:
             if offset is None:
                 consumer.pause(TopicPartition(*spot))
         self._assigned.set()
+        self._assigned_at = time.monotonic()
 
     def seek(self, spot: Spot, offset: int) -> None:
         if self._consumer is not None:
             with suppress(IllegalStateError):
                 self._consumer.seek(TopicPartition(*spot), offset)
                 self._consumer.resume(TopicPartition(*spot))
+
+    def heard(self, spot: Spot) -> bool:
+        consumer, place = self._consumer, TopicPartition(*spot)
+        if consumer is None or place not in consumer.assignment():
+            return True
+        early = time.monotonic() - self._assigned_at < _UNHEARD_SECONDS
+        return early or consumer.last_poll_timestamp(place) is not None
 
     async def read(self, seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
         consumer = self._consumer
