@@ -10,11 +10,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import Key, LaneAsk, Placed
+from libs.common.ports_provider_jobs import JobIntent
 from libs.common.ports_sweeps import Ending
 from services.dispatcher.lanes import LaneBook
 from tests.support.queue_desk import FIRST, TENANT, QueueDesk, open_desk
@@ -260,6 +262,52 @@ async def test_a_parked_upload_keeps_what_was_staged(desk: QueueDesk) -> None:
     (ended,) = await desk.sql("SELECT leased_at, started_at, ended_at FROM attempt")
     assert ended["leased_at"] <= ended["started_at"] == attempt.started_at < ended["ended_at"]
     assert [file.reference for file in again.staged] == [STAGED.reference]
+
+
+async def test_an_upload_that_goes_on_is_no_call_and_comes_too_late_for_nothing(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    ids = await desk.create(lane, 2)
+    await desk.lease(lane)
+    (attempt,) = await desk.start(ids[:1])
+    await desk.executor.generated_many([(attempt, [STAGED])])
+    await desk.executor.release_many([(attempt, GiveBack("drain", 0.0), True)])
+    await desk.lease(lane)
+    await desk.sql("UPDATE dispatch SET expires_at = now() - interval '1 s'")
+    (again,) = await desk.start(ids)  # its executor ends it; the other has not begun, and never will
+    assert (again.id, again.number) == (attempt.id, 1)
+    calls = await desk.sql("SELECT sum(calls) AS calls FROM stat_delta")
+    assert calls[0]["calls"] == 1
+
+
+@pytest.mark.parametrize("called", [True, False])
+async def test_a_job_that_goes_on_elsewhere_began_when_it_did(desk: QueueDesk, called: bool) -> None:
+    lane = await desk.lane(adapter="test")
+    (id_,) = await desk.create(lane)
+    await desk.lease(lane)
+    (attempt,) = await desk.start([id_])
+    await PostgresProviderJobs(desk.database).intend_many([(attempt, JobIntent(uuid4(), "test", True, 60))])
+    await desk.executor.release_many([(attempt, GiveBack("drain", 0.0), called)])
+    row = await desk.row(id_)
+    assert row is not None
+    assert (row["phase"], row["started_at"]) == ((1, attempt.started_at) if called else (0, None))
+
+
+async def test_start_by_holds_again_for_what_was_never_called_and_no_longer_for_a_retry(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    later = datetime.now(UTC) + timedelta(hours=1)
+    (id_,) = await desk.create(lane, start_by=later)
+    await desk.lease(lane)
+    (first,) = await desk.start([id_])
+    await desk.executor.release_many([(first, GiveBack("drain", 0.0), False)])
+    assert (await desk.row(id_))["expires_at"] == later
+    await desk.lease(lane)
+    (first,) = await desk.start([id_])
+    await desk.executor.retry_many([(first, Retry("x", "", 0.0, True, False))])
+    await desk.sweeps.requeue(await desk.sweeps.due_retries(10))
+    await desk.lease(lane)
+    (second,) = await desk.start([id_])
+    await desk.executor.release_many([(second, GiveBack("drain", 0.0), False)])
+    assert (await desk.row(id_))["expires_at"] is None, "it had begun in time"
 
 
 async def test_a_task_that_ends_while_its_upload_is_parked_says_when_it_had_begun(desk: QueueDesk) -> None:
