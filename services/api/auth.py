@@ -49,7 +49,10 @@ class Callers:
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(digest), name="key-look-up")
             asking.add_done_callback(_seen)
-        return await asyncio.shield(asking)
+        try:
+            return await asyncio.shield(asking)
+        finally:
+            del asking  # named by a frame of its own error's traceback, it would wait for the garbage collector
 
     async def _ask(self, digest: bytes) -> KeyOwner | None:
         try:

@@ -129,10 +129,14 @@ _BY_CLASS: Final = ((Invalid, 400), (NotFound, 404), (Conflict, 409), (Exhausted
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an exception means; anything unexpected becomes a 500 that tells nothing."""
+    """The problem that an exception means; anything unexpected becomes a 500 that tells nothing.
+
+    It has no traceback: that would keep whoever names the problem, and with it the request's body, until the garbage
+    collector looks, which is seldom.
+    """
     match error:
         case Problem():
-            return error
+            return error.with_traceback(None)
         case Refused():
             return _refusal(error)
         case OutcomeUnknown():

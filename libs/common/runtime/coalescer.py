@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar, cast
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 
@@ -73,12 +73,12 @@ class Coalescer(Generic[Item, Result]):
     async def submit_many(self, items: Sequence[Item]) -> list[Result]:
         """The answers to several items, in order; raises the first error once every one of them is settled."""
         results = await asyncio.gather(*[self._join(item) for item in items], return_exceptions=True)
-        answers: list[Result] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            answers.append(result)
-        return answers
+        try:
+            if any(isinstance(result, BaseException) for result in results):
+                raise next(result for result in results if isinstance(result, BaseException))
+            return cast("list[Result]", results)
+        finally:
+            del results  # as in _carry
 
     async def close(self, timeout: float) -> None:
         """Take no more, and wait for what was submitted; what is not done in time (seconds) is cut off."""
@@ -163,6 +163,7 @@ class Coalescer(Generic[Item, Result]):
                 await self._carry(batch[half:])
             else:
                 _fail(batch, error)
+            del batch  # named by a frame of its own error's traceback, all of it would wait for the garbage collector
             return
         if len(results) != len(batch):
             _fail(batch, RuntimeError(f"a flush answered {len(results)} of {len(batch)} items"))

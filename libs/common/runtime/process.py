@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 import uvloop
 
 from libs.common.domain.errors import WrongSetting
-from libs.common.runtime import metrics
+from libs.common.runtime import collector, metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.loading import loading
 from libs.common.runtime.logging import get_logger
@@ -31,8 +30,6 @@ log = get_logger()
 
 PARENT_VARIABLE: Final = "SLUICEWAY_PARENT_PID"
 _PR_SET_PDEATHSIG: Final = 1
-_COLLECT_EVERY: Final = 100_000
-_COLLECT_OLDER: Final = (10, 10)
 _CANCEL_SECONDS: Final = 5.0  #: what a cancelled service gets to let go of its work
 
 
@@ -133,16 +130,20 @@ class _Life:
 
     async def _live(self, context: AbstractAsyncContextManager[Service]) -> None:
         began = time.monotonic()
-        watching = asyncio.create_task(self._health.watch_loop(), name="watch-loop")
+        watching = [
+            asyncio.create_task(self._health.watch_loop(), name="watch-loop"),
+            asyncio.create_task(collector.watch(), name="watch-memory"),
+        ]
         try:
             answering = open_probe_server(self._health, *self._probes) if self._probes else nullcontext()
             async with answering, context as service:
-                _relieve_collector()
+                collector.relieve()
                 self._health.mark_started()
                 log.info("process.started", seconds=round(time.monotonic() - began, 3))
                 await self._run_until_asked(service)
         finally:
-            watching.cancel()
+            for watch in watching:
+                watch.cancel()
 
     async def _run_until_asked(self, service: Service) -> None:
         running = asyncio.create_task(service.run(), name="service")
@@ -163,16 +164,6 @@ class _Life:
             log.error("process.work_hangs")
         elif not (cut_off and running.cancelled()):
             _raise_failure(running)
-
-
-def _relieve_collector() -> None:
-    """What was made until now stays for the process's life: the collector need not walk it again and again. What work
-    leaves behind is freed by reference counts: loads of some thousand tasks left seven objects in cycles.
-    To find nothing among what was in flight cost 1.3 of its 20 s of CPU with 10,000.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY, *_COLLECT_OLDER)
 
 
 def _raise_failure(running: asyncio.Task[None]) -> None:

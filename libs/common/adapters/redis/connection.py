@@ -141,7 +141,10 @@ class RedisServer:
         flight = asyncio.get_running_loop().create_task(self._fly(packed, tickets), name="redis-flight")
         self._flights.add(flight)
         flight.add_done_callback(self._landed)
-        return await asyncio.shield(flight)
+        try:
+            return await asyncio.shield(flight)
+        finally:
+            del flight  # named by a frame of its own error's traceback, it would wait for the garbage collector
 
     def _landed(self, flight: asyncio.Task[list[Any]]) -> None:
         self._flights.discard(flight)
@@ -241,7 +244,7 @@ async def _read(connection: Connection, ticket: int | None) -> Any:
     try:
         reply = await connection.read_response()
     except ResponseError as error:
-        return error
+        return error.with_traceback(None)  # redis-py names it there
     if ticket is not None and not (isinstance(reply, list) and reply and reply[0] == ticket):
         raise InvalidResponse("an answer to another call than ours")
     return reply
