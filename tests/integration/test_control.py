@@ -114,6 +114,29 @@ async def test_a_pause_is_no_waiting_however_pauses_overlap(house: House) -> Non
     assert await walk.sweep() == 1
 
 
+@pytest.mark.parametrize("scope", ["all", "tenant", "model"])
+async def test_each_pause_counts_for_its_own_alone_and_one_that_was_over_before_for_none(
+    house: House, scope: str
+) -> None:
+    model, other, controls = await house.model(), await house.model(), controls_of(house)
+    (ours,), (theirs,) = await house.tasks(model), await house.tasks(other)
+    assert model.tenant_id != other.tenant_id
+    pauses = {
+        "all": (controls.pause_all, controls.resume_all, ()),
+        "tenant": (controls.pause_tenant, controls.resume_tenant, (model.tenant_id,)),
+        "model": (controls.pause_model, controls.resume_model, (model.tenant_id, model.name)),
+    }
+    pause, resume, whom = pauses[scope]
+    for began, ended in (("9 h", "8 h"), ("3 h", "1 h")):
+        assert await pause(*whom, "a", "") == "paused"
+        await resume(*whom, "a")
+        await house.sql(f"UPDATE pause SET began = now() - interval '{began}' WHERE began > now() - interval '1 min'")
+        await house.sql(f"UPDATE pause SET ended = now() - interval '{ended}' WHERE ended > now() - interval '1 min'")
+    await house.sql("UPDATE dispatch SET entered_at = now() - interval '5 h'")
+    waited = {row.id: round(row.waited / 3_600) for row in await house.sweeps.waiting_page(0, 10, 3_600)}
+    assert waited == {ours: 3, theirs: 3 if scope == "all" else 5}
+
+
 async def test_a_webhook_that_is_held_holds_no_task(house: House) -> None:
     model, controls = await house.model(), controls_of(house)
     webhook = await webhook_of(house, model.tenant_id)

@@ -10,11 +10,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry
 from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Claim
 from libs.common.ports_dispatch import Key, LaneAsk, Placed
 from libs.common.ports_provider_jobs import JobIntent
 from libs.common.ports_sweeps import Ending
@@ -478,6 +480,46 @@ async def test_work_of_a_silent_executor_is_rescued(desk: QueueDesk) -> None:
     assert again[running.id].started_at > running.started_at
     assert again[staged.id].staged
     assert (again[ids[3]].number, again[ids[3]].lost) == (1, 0)
+
+
+async def test_the_work_of_executors_that_live_is_left_to_them(desk: QueueDesk) -> None:
+    lane = await desk.lane(concurrency=4)
+    silent, lives, held = await desk.create(lane, 3)
+    await desk.lease(lane)
+    other = PostgresAttempts(desk.database, 8, "UTC")
+    await desk.start([silent])
+    await other.start_many([Claim(lives, desk.leases[lives], uuid4(), 60)])
+    await other.hold_many([(held, desk.leases[held])])
+    await desk.sql("UPDATE dispatch SET lost = 3")
+    before = [await desk.row(id_) for id_ in (lives, held)]
+    assert [attempt.id for attempt in await desk.sweeps.lost_for_good([7], 3)] == [silent]
+    assert [entry.moved.id for entry in await desk.sweeps.rescue([7], 4)] == [silent]
+    assert [await desk.row(id_) for id_ in (lives, held)] == before
+    await desk.sql("DELETE FROM dispatch WHERE id = $1", lives)
+    assert await desk.sweeps.executors_with_work() == {8}, "what it holds is work, too"
+
+
+async def test_a_retry_that_another_janitor_has_brought_back_is_not_put_off(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    (id_,) = await desk.create(lane)
+    await desk.lease(lane)
+    (attempt,) = await desk.start([id_])
+    await desk.executor.retry_many([(attempt, Retry("x", "", 0.0, True, False))])
+    retries = await desk.sweeps.due_retries(10)
+    await desk.sweeps.requeue(retries)
+    before = await desk.row(id_)
+    await desk.sweeps.put_off([(retry, 60.0) for retry in retries])
+    assert await desk.row(id_) == before
+
+
+async def test_a_retry_of_a_deleted_model_is_not_brought_back(desk: QueueDesk) -> None:
+    lane = await desk.lane()
+    (id_,) = await desk.create(lane)
+    await desk.lease(lane)
+    (attempt,) = await desk.start([id_])
+    await desk.executor.retry_many([(attempt, Retry("x", "", 0.0, True, False))])
+    await desk.sql("UPDATE lane SET closed = true")
+    assert await desk.sweeps.due_retries(10) == []
 
 
 async def test_a_refused_row_backs_off_twice_as_long_each_time_and_is_buried_with_its_event(desk: QueueDesk) -> None:

@@ -160,6 +160,30 @@ async def test_a_rescue_keeps_the_output_that_was_staged_at_that_moment(desk: Qu
     assert await desk.sql("SELECT * FROM attempt") == [], "the attempt goes on where it is"
 
 
+@pytest.mark.parametrize("runs", [True, False])
+async def test_a_rescue_that_meets_a_move_leaves_what_another_has_by_then(desk: QueueDesk, runs: bool) -> None:
+    (id_,) = await leased(desk)
+    if runs:
+        await desk.start([id_])
+    else:
+        await desk.executor.hold_many([(id_, desk.leases[id_])])
+    has = "executor = 8, token = gen_random_uuid()" if runs else "held_by = 8"
+    connection = await asyncpg.connect(desk.url)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"UPDATE dispatch SET lease = lease + 1, {has}")
+            rescuing = asyncio.create_task(desk.sweeps.rescue([EXECUTOR], 3))
+            async with asyncio.timeout(5):
+                while not await _somebody_waits(desk):
+                    assert not rescuing.done()
+        assert await rescuing == []
+    finally:
+        await connection.close()
+    row = await desk.row(id_)
+    assert row is not None
+    assert (row["state"], row["executor"] if runs else row["held_by"]) == (1, 8)
+
+
 async def test_a_cancel_that_meets_a_start_becomes_a_request(desk: QueueDesk) -> None:
     (id_,) = await leased(desk)
     public_id = await desk.public_id(id_)

@@ -62,6 +62,7 @@ async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House)
     assert await expiry_of(house).fetched() == 1
     assert await stored(house) == {first.id}
     assert await house.sweeps.delete_tasks([first.id, second.id]) == []
+    assert await Prune(house.sweeps, dead_days=50).sweep() == 0
     assert await Prune(house.sweeps, dead_days=30).sweep() == 1
     assert await expiry_of(house).fetched() == 1
 
