@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import traceback
 
+import asyncpg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from libs.common.adapters.postgres.database import open_database
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 
 SECRET = "https://hooks.example/?token=k-0123456789abcdef"
 
@@ -20,3 +22,39 @@ async def test_what_a_statement_was_given_is_no_part_of_its_error(database_url: 
     told = "".join(traceback.format_exception(failed.value))
     assert "division by zero" in told
     assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    ("code", "meaning"),
+    [
+        ("55P03", DatabaseUnavailable),  # lock_timeout
+        ("58030", DatabaseUnavailable),  # could not read a file: Input/output error
+        ("25P03", OutcomeUnknown),  # idle_in_transaction_session_timeout
+        ("25P04", OutcomeUnknown),  # transaction_timeout
+    ],
+)
+async def test_what_a_server_in_trouble_says_is_an_outage_on_both_ways(
+    database_url: str, code: str, meaning: type[Exception]
+) -> None:
+    """It was taken for a fault of ours: creates got 500, and attempts whose ends it met were lost, outputs and all."""
+    trouble = f"DO $$ BEGIN RAISE EXCEPTION 'trouble' USING ERRCODE = '{code}'; END $$"
+    async with open_database(database_url) as database:
+        with pytest.raises(meaning):
+            await database.query_text(trouble)
+        with pytest.raises(meaning):
+            async with database.transaction() as transaction:
+                await transaction._connection.execute(trouble)
+
+
+async def test_an_administrators_lock_timeout_is_an_outage_while_a_table_is_locked(database_url: str) -> None:
+    other = await asyncpg.connect(database_url)
+    try:
+        async with open_database(f"{database_url}?lock_timeout=100") as database, other.transaction():
+            await other.execute("LOCK TABLE model IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(DatabaseUnavailable):
+                await database.query_text("SELECT 1 FROM model")
+            with pytest.raises(DatabaseUnavailable):
+                async with database.transaction() as transaction:
+                    await transaction._connection.execute("SELECT 1 FROM model")
+    finally:
+        await other.close()

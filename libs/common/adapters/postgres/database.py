@@ -58,6 +58,11 @@ UNREACHABLE: Final = (
     asyncpg.exceptions.ReadOnlySQLTransactionError,
     asyncpg.exceptions.InvalidPasswordError,
     asyncpg.exceptions.QueryCanceledError,
+    # limits of an administrator's own (ALTER ROLE ... SET): while a table is locked, or slow, they end every statement
+    asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.TransactionTimeoutError,
+    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
+    asyncpg.exceptions.PostgresSystemError,  # its disk fails
 )
 
 
@@ -273,6 +278,8 @@ _REFUSED: Final = (
     asyncpg.exceptions.ReadOnlySQLTransactionError,
     asyncpg.exceptions.InvalidPasswordError,
     asyncpg.exceptions.QueryCanceledError,
+    asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.PostgresSystemError,
 )
 
 
