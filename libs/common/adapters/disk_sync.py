@@ -6,11 +6,11 @@ import asyncio
 import ctypes
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from libs.common.runtime.coalescer import Coalescer
+from libs.common.runtime.threads import open_pool
 
 _Kept: TypeAlias = tuple[int | None, tuple[str, ...]]
 
@@ -39,7 +39,7 @@ class DiskSync:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="disk-sync")
+        self._pool = open_pool(1, "disk-sync")
         self._coalescer: Coalescer[_Kept, OSError | None] = Coalescer(self._flush)
 
     async def keep(self, descriptor: int | None, *folders: str) -> None:

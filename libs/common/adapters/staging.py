@@ -9,7 +9,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +21,7 @@ from libs.common.adapters.disk_sync import DiskSync
 from libs.common.adapters.staging_writer import INLINE_BYTES, PART, OutputWriter
 from libs.common.domain.model_errors import StagedLost, StagingFull, StagingShareFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
+from libs.common.runtime.threads import open_pool
 
 if TYPE_CHECKING:
     from hashlib import _Hash as HASH
@@ -76,7 +76,7 @@ class Staging:
         self._usage = 0
         self._usage_of: Counter[int] = Counter()  #: by tenant
         self._refused = ""
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="staging")
+        self._pool = open_pool(_THREADS, "staging")
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
+
+from libs.common.runtime.threads import open_pool
 
 Made = TypeVar("Made")
 
@@ -20,7 +21,7 @@ class Turns:
     in line, so owners take turns, however much work one of them has."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="turns")
+        self._pool = open_pool(_THREADS, "turns")
         self._line = asyncio.Lock()
         self._owners: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
