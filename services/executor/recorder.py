@@ -28,14 +28,14 @@ Verdict: TypeAlias = Callable[[BaseException], bool]
 
 
 async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask PostgreSQL until it answers. Raises CoalescerClosed, and what is no outage."""
+    """Ask PostgreSQL until it answers, and there is memory to ask. Raises CoalescerClosed, and what is no outage."""
     tries = 0
     while True:
         try:
             return await ask()
         except CoalescerClosed:
             raise
-        except (OutcomeUnknown, Unavailable):
+        except (OutcomeUnknown, Unavailable, MemoryError):
             await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
             tries += 1
 
@@ -135,7 +135,7 @@ class Recorder:
                 mine = await line.submit(item)
                 if not mine and unsure and ends is not None:
                     mine = await self._recorded.submit(ends)
-            except OutcomeUnknown:
+            except (OutcomeUnknown, MemoryError):
                 unsure = True
                 raise
             return mine

@@ -507,6 +507,20 @@ async def test_a_lost_answer_changes_nothing(rig: Rig, method: str) -> None:
     assert [row["attempt"] for row in await rig.sql("SELECT attempt FROM task")] == [1, 1]
 
 
+@pytest.mark.parametrize("method", ["finish_many", "generated_many"])
+async def test_a_want_of_memory_while_it_is_recorded_fails_no_attempt(rig: Rig, method: str) -> None:
+    """A success became a failure, its output was dropped: what could not be written was taken for what cannot be."""
+    model = await rig.make_model()
+    running = await rig.executor(attempts=answer_lost(method, times=2, why=MemoryError))
+    ids = await rig.make_tasks(model, 1)
+    await rig.take_slots(model, ids)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    await rig.nothing_taken(model)
+    assert len(rig.model.calls) == len(running.results.stored) == 1
+    assert [row["status"] for row in await rig.sql("SELECT status FROM task")] == [TaskStatus.SUCCESS]
+
+
 @pytest.mark.parametrize("notices", [False, True], ids=["buried", "asks again"])
 async def test_an_output_that_may_be_on_record_outlives_the_executor_that_lost_it(rig: Rig, notices: bool) -> None:
     cut_off = True

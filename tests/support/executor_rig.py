@@ -400,7 +400,7 @@ class Through:
             setattr(self._real, name, value)
 
 
-def answer_lost(method: str, times: int = 1) -> Callable[[Any], Through]:
+def answer_lost(method: str, times: int = 1, why: type[Exception] = OutcomeUnknown) -> Callable[[Any], Through]:
     """Make a port's method do its work, and lose the answer the first times."""
 
     def change(real: Any) -> Through:
@@ -411,7 +411,7 @@ def answer_lost(method: str, times: int = 1) -> Callable[[Any], Through]:
             answer = await getattr(real, method)(*arguments)
             if left > 0:
                 left -= 1
-                raise OutcomeUnknown("the answer is lost")
+                raise why("the answer is lost")
             return answer
 
         return Through(real, **{method: lossy})

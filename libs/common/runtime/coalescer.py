@@ -33,7 +33,7 @@ class Coalescer(Generic[Item, Result]):
     item goes alone). What was submitted is flushed even if its caller is cancelled meanwhile.
 
     A data error halves the batch until the bad item stands alone: only its caller sees the error. A deadlock is tried
-    once more. Any other error goes to every caller of the batch.
+    once more, and then Unavailable: nothing was written. Any other error goes to every caller of the batch.
     """
 
     def __init__(
@@ -178,7 +178,12 @@ class Coalescer(Generic[Item, Result]):
         except Exception as error:
             if not self._is_deadlock(error):
                 raise
-        return await self._flush(items)
+        try:
+            return await self._flush(items)
+        except Exception as error:
+            if self._is_deadlock(error):
+                raise Unavailable("one deadlock after the other") from error
+            raise
 
 
 def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:
