@@ -58,3 +58,12 @@ async def test_an_administrators_lock_timeout_is_an_outage_while_a_table_is_lock
                     await transaction._connection.execute("SELECT 1 FROM model")
     finally:
         await other.close()
+
+
+async def test_an_administrators_isolation_is_not_ours(database_url: str) -> None:
+    """Lanes are locked by one statement and counted by the next one, which must see what others have committed."""
+    async with open_database(f"{database_url}?default_transaction_isolation=serializable") as database:
+        asked = "SELECT current_setting('transaction_isolation')"
+        assert (await database.query_text(asked))[0][0] == "read committed"
+        async with database.transaction() as transaction:
+            assert await transaction._connection.fetchval(asked) == "read committed"

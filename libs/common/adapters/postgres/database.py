@@ -307,17 +307,21 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
 
     async def pin_planner(connection: Any) -> None:
         await connection.execute(_HOT_PLANNER)
-        await let_go(connection)
+        await pin_transactions(connection)
 
-    async def let_go(connection: Any) -> None:
-        await connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+    async def pin_transactions(connection: Any) -> None:
+        # Statements must see what was committed before they had their locks, whatever an administrator has as default.
+        await connection.execute(
+            "SET default_transaction_isolation = 'read committed'; "
+            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'"
+        )
 
     async def connect() -> Any:
         connection = await way_in.connect(
             database_url, timeout=_CONNECT_SECONDS, command_timeout=_COMMAND_SECONDS, connection_class=Connection
         )
         try:
-            await let_go(connection)
+            await pin_transactions(connection)
         except BaseException:
             connection.terminate()
             raise
