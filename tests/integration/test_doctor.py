@@ -167,6 +167,14 @@ async def forgetful(house: House) -> AsyncIterator[None]:
     await house.redis.command_many([("CONFIG", "SET", "maxmemory-policy", "noeviction")])
 
 
+async def test_a_redis_whose_memory_is_full(house: House, settings: Settings) -> None:
+    await house.redis.command_many([("CONFIG", "SET", "maxmemory", 1)])
+    try:
+        assert told(await doctor_servers.examine_redis(settings), "its memory is full").level == "problem"
+    finally:
+        await house.redis.command_many([("CONFIG", "SET", "maxmemory", 0)])
+
+
 async def test_redis_in_order_and_away(settings: Settings) -> None:
     assert levels(await doctor_servers.examine_redis(settings)) == {"ok"}
     away = changed(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")

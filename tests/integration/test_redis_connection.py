@@ -89,6 +89,7 @@ async def test_a_key_of_another_kind_closes_its_lane(doors: Doors) -> None:
 
 
 async def test_a_full_memory_closes_the_gate_and_releasing_goes_on(doors: Doors) -> None:
+    """Processes said that they were ready meanwhile."""
     assert await take(doors, 1, "a") is TAKEN
     (granted,) = await doors.permits.acquire_many([PermitRequest(1, "t", 1, LONG_MS)])
     await doors.command("CONFIG", "SET", "maxmemory", 1)
@@ -97,12 +98,17 @@ async def test_a_full_memory_closes_the_gate_and_releasing_goes_on(doors: Doors)
             await take(doors, 1, "b", limit=5)
         with pytest.raises(GateUnavailable, match="maxmemory"):
             await doors.permits.acquire_many([PermitRequest(1, "u", 5, LONG_MS)])
+        with pytest.raises(GateUnavailable, match="maxmemory"):
+            await doors.redis.ping()
         await doors.gate.release_many([(1, "a")])
         await doors.permits.release_many([(1, "t")])
     finally:
         await doors.command("CONFIG", "SET", "maxmemory", 0)
     assert granted
     assert await doors.gate.depths([1]) == [0]
+    keys = await doors.command("DBSIZE")
+    await doors.redis.ping()
+    assert await doors.command("DBSIZE") == keys
     assert await doors.permits.in_use([1]) == [0]
     assert await take(doors, 1, "b") is TAKEN
 

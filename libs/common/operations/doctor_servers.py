@@ -194,7 +194,9 @@ async def _redis(settings: Settings) -> list[Finding]:
         what = f"maxmemory-policy is {policy}: it may forget slots and permits that are taken"
         found.append(problem(what, "set maxmemory-policy to noeviction"))
     used, limit = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
-    if limit and used > 0.8 * limit:
+    if limit and used >= limit:
+        found.append(problem(f"its memory is full ({used} of {limit} bytes): creates get 503", "raise maxmemory"))
+    elif limit and used > 0.8 * limit:
         found.append(advice(f"{used} of {limit} bytes are used; when it is full creates get 503", "raise maxmemory"))
     return found
 

@@ -30,6 +30,9 @@ _DEMOTED: Final = (ReadOnlyError, MasterDownError)
 
 Command: TypeAlias = tuple[str | int, ...]
 
+#: Refused wherever a write is, and leaves no key.
+_WRITES_NOTHING: Final[Command] = ("SETRANGE", "sw:writes", 0, "")
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -99,8 +102,8 @@ class RedisServer:
         return replies
 
     async def ping(self) -> None:
-        """Return when Redis answers."""
-        await self.command_many([("PING",)])
+        """Return when Redis takes writes: one whose memory is full, or a replica, answers a PING all the same."""
+        await self.command_many([_WRITES_NOTHING])
 
     async def eviction_policy(self) -> str:
         """What Redis does when its memory is full. Anything but `noeviction` may forget a slot that is taken."""
