@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -101,7 +102,7 @@ class Roads:
         return dict(islice(refused, _MOST_REFUSED))
 
     async def run(self) -> None:
-        """Read changes every second, and at once when told, until cancelled."""
+        """Read changes every second, and at once when told, until cancelled. Who cannot read is told by each hint."""
         while True:
             self._news.clear()
             try:
@@ -109,13 +110,17 @@ class Roads:
                 await self._say()
             except (Unavailable, OutcomeUnknown) as error:
                 log.warning("lanes.not_read", cause=str(error))
+                await asyncio.sleep(_LOOK_SECONDS)
             except Exception as error:  # the loop's end would be the process's
                 log.error("lanes.failed", error=type(error).__name__, message=str(error)[:500])
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._news.wait()
-            except TimeoutError:
-                continue
+                await asyncio.sleep(_LOOK_SECONDS)
+            else:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._news.wait()
 
     async def look(self) -> None:
         """Read what changed since the last look. Raises DatabaseUnavailable."""

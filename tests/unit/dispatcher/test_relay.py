@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from random import Random
 
 from libs.common.contracts.dispatch_message import decode
@@ -234,6 +235,24 @@ async def test_a_model_that_comes_is_read_at_once_when_told_and_its_topic_made()
         await until(lambda: len(bench.published()) == 3)
         assert {record.topic for record in bench.carrier.sent} == {"p.model.7-ein-modell"}
         assert {record.partition for record in bench.carrier.sent} == {0, 1, 2}
+
+
+async def test_hints_hurry_no_look_that_postgresql_refuses() -> None:
+    """Each hint of an unknown lane was a connection and a line of the log: with none left, as fast as creates."""
+    bench, looks = Bench(), 0
+
+    async def refused() -> datetime:
+        nonlocal looks
+        looks += 1
+        raise DatabaseUnavailable("too many connections")
+
+    bench.queue.server_began = refused  # type: ignore[method-assign]
+    looking = asyncio.create_task(bench.roads.run())
+    for _ in range(20):
+        bench.roads.look_soon()
+        await asyncio.sleep(0.005)
+    assert looks == 1
+    looking.cancel()
 
 
 def wants(bench: Bench, partitions: int) -> None:
