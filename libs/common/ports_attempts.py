@@ -167,7 +167,7 @@ class WatchedBeat:
     stores: tuple[str, ...] = ()  #: staging stores it can read
     free: int = 0  #: slots it had left
     adapters: frozenset[str] = frozenset()  #: by which it can call models
-    last_resort: bool = False  #: Redis does not answer it: it reads where nobody does whom Redis answers
+    last_resort: bool = False  #: Redis does not answer it, or its staging is full: it reads where nobody else does
 
 
 #: Why an executor takes new work, or does not.

@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     staging_max_bytes: int = Field(
         10 * 2**30,
         gt=0,
-        description="room for staged outputs; one tenant has half of it, and no work is taken while it is full",
+        description="room for staged outputs; one tenant has half of it, and no call is begun while it is full",
     )
     output_max_bytes: int = Field(2 * 2**30, gt=0, description="largest output of one call")
     oss_url: str = Field("", description="HTTP file service for results; set: used in place of the object store")

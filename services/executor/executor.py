@@ -196,10 +196,12 @@ class Executor:
 
         Where all are crowded they all read on: only of what is held here can the tenants' rotation choose, and what is
         kept free is for tenants that run little here, wherever their models' partitions lie. So do all where Redis
-        answers nobody: what needs no permit goes on.
+        answers nobody: what needs no permit goes on. And all whose staging is full, where nobody else reads: uploads,
+        which alone make room, go on.
         """
         unable = self._unable()
-        able, now = unable is None, time.monotonic()
+        alone = unable == "staging_full" and not self._others_start()
+        able, now = unable is None or alone, time.monotonic()
         crowded, deaf = self.desk.crowded() and self._room_elsewhere(), self._doorman.away
         # For tenants that find slots nothing may stand still meanwhile: who leaves says so first, and who comes back
         # reads first. Two that read the same partition cost a few stale messages.
@@ -209,9 +211,8 @@ class Executor:
         if not leaves:
             self._reads_until = now + _HANDING_OVER_SECONDS
         self._reads = able and now < self._reads_until
-        self.desk.closed = unable in ("stopping", "draining", "staging_full", "out_of_files") or (
-            deaf and not self._reads
-        )
+        self.desk.closed = unable in ("stopping", "out_of_files")
+        self.desk.begin_calls(unable not in ("draining", "staging_full") and (self._reads or not deaf))
         self.steward.become(self.heartbeat.number, reading=self._reads)
         posture = unable or ("redis_unreachable" if deaf else "reading" if now >= self._says_from else "crowded")
         if posture != self._posture:

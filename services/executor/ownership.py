@@ -63,7 +63,9 @@ class BeatView:
         return frozenset(number for number, seen in self._seen.items() if self._lives(seen))
 
     def readers(self) -> frozenset[int]:
-        """Those among them that take work: the hash is over these. Where Redis answers nobody, all whom it does not."""
+        """Those among them that take work: the hash is over these. Where nobody does, over those that go on with what
+        needs no permit, or no room in staging.
+        """
         able = frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
         return able or frozenset(
             number for number, seen in self._seen.items() if seen.last_resort and self._lives(seen)

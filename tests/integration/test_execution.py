@@ -12,6 +12,7 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+from libs.common.domain.model import Model
 from libs.common.domain.model_errors import (
     Busy,
     ModelError,
@@ -27,7 +28,8 @@ from libs.common.operations.why import Why
 from libs.common.ports_execution import ModelCall
 from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime import failpoints, metrics
-from tests.support.executor_rig import Rig, Through, answer_lost, until
+from services.executor.admission import desk
+from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
 from tests.support.misbehaving_model import misbehaving_model
 
 
@@ -608,6 +610,112 @@ async def test_without_room_in_staging_nothing_is_called(rig: Rig) -> None:
     assert rig.model.calls == []
     running.staging.full = False
     await rig.ended(ids)
+
+
+async def test_a_full_staging_lets_out_what_is_in_it(rig: Rig) -> None:
+    """Storage was away until staging was full. Now it is back, and nobody else is there to upload what was parked."""
+    model = await rig.make_model()
+    running = await rig.executor(in_line=0.1)
+    parked = await _parked(rig, model, running)
+    running.staging.full = True
+    await until(lambda: not running.executor.reading(), "it takes no work")
+    fresh = await rig.make_tasks(model)
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+    await rig.ended(parked)
+    await asyncio.sleep(1)
+    assert len(rig.model.calls) == 1, "nothing new is called"
+    running.staging.full = False
+    await rig.ended(fresh)
+
+
+async def test_calls_that_find_no_room_keep_no_upload_from_its_lanes_window(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "_ROUND_SECONDS", (0.5, 0.5))
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor(in_line=0.1)
+    parked = await _parked(rig, model, running)
+    running.staging.full = True
+    await until(lambda: not running.executor.reading(), "it takes no work")
+    await rig.make_tasks(model, 9)
+    window = len(await rig.dispatch(model))
+    await until(lambda: len(running.executor.desk.room) == window, "its window is full of calls")
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+
+    async def left() -> bool:
+        await rig.dispatch(model)
+        return (await rig.statuses(parked))[parked[0]] == TaskStatus.SUCCESS
+
+    await until(left, "the upload left")
+    assert len(rig.model.calls) == 1
+
+
+async def test_what_is_handed_to_a_full_staging_leaves_it(rig: Rig) -> None:
+    model = await rig.make_model()
+    first = await rig.executor(in_line=0.1, stores=("here",))
+    parked = await _parked(rig, model, first)
+    second = await rig.executor(stores=("there",))
+    await until(lambda: second.executor._ownership.view.stores_differ(), "they see each other")
+    first.staging.full = True
+    await until(lambda: second.executor._ownership.view.readers() == {second.number}, "only the second one reads")
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+    await rig.ended(parked)
+    assert len(rig.model.calls) == 1
+    assert first.results.stored
+
+
+async def test_what_is_handed_to_an_executor_that_drains_is_uploaded(rig: Rig) -> None:
+    model, other = await rig.make_model(), await rig.make_model()
+    first = await rig.executor(in_line=0.1, stores=("here",))
+    parked = await _parked(rig, model, first)
+    rig.model.held = asyncio.Event()
+    longer = await rig.make_tasks(other)
+    await rig.dispatch(other)
+    await until(lambda: rig.model.running == 1, "it has a long call")
+    await rig.sql("UPDATE executor SET draining = true")
+    second = await rig.executor(stores=("there",))
+    await until(lambda: second.executor._ownership.view.readers() == {second.number}, "only the second one reads")
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+    await rig.ended(parked)
+    rig.model.held.set()
+    await rig.ended(longer)
+    await asyncio.wait_for(first.pending, 5)
+    assert len(rig.model.calls) == 2
+
+
+async def test_those_whose_staging_is_full_share_what_nobody_else_reads(rig: Rig) -> None:
+    model = await rig.make_model(partitions=24, max_concurrency=40)
+    first, second = await rig.executor(in_line=0.1), await rig.executor(in_line=0.1)
+    views = [one.executor._ownership.view for one in (first, second)]
+    first.staging.full = True  # it is the folder of both
+    await until(lambda: not any(view.others_start(0) for view in views), "they know that nobody reads")
+    await rig.make_tasks(model, 40)
+    await rig.dispatch(model)
+    await until(lambda: len(first.executor.desk.room) + len(second.executor.desk.room) == 40, "all wait here")
+    read = [{place.spot for place in one.places.assigned()} for one in (first, second)]
+    assert all(read)
+    assert not read[0] & read[1]
+
+
+async def _parked(rig: Rig, model: Model, running: Running) -> list[int]:
+    """A task whose output waits in staging until storage is back, which it is."""
+    running.results.down = UploadFailed("storage_503", "down", retryable=True)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def parked() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2"))
+
+    await until(parked, "it is parked")
+    running.results.down = None
+    return ids
 
 
 async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) -> None:

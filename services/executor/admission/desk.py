@@ -40,6 +40,9 @@ _RETRY_SECONDS: Final = 0.2
 #: What has waited here for a slot for this long goes to others that have room. Not sooner: by then they have said how
 #: much they have, even if their slots were taken at the same moment as ours.
 HELD_FOR_A_SLOT_SECONDS: Final = 2.0
+#: When calls that nobody can begin go round: a tenth of the time for which that is so, within these. They fill the
+#: windows of their lanes, and uploads, which stand before them in the queue, could not leave behind them.
+_ROUND_SECONDS: Final = (15.0, 300.0)
 _PUT_OFF_SECONDS: Final = 0.5
 
 Wanted = tuple[Arrival, Claim]
@@ -86,7 +89,7 @@ class Desk:
         start_bytes: int = 8 * 2**20,
     ) -> None:
         self.room = WaitingRoom()
-        self.closed = False  #: nothing more is started: the process drains, or has no place for outputs
+        self.closed = False  #: nothing more is started: the process stops, or can open no file
         self.leaving = False  #: nothing is held for later: it goes back at once
         self.paused = Paused()  #: nothing of it is started: it goes back
         self.others_read: Callable[[], bool] = lambda: True  #: who have room, in our place
@@ -106,6 +109,7 @@ class Desk:
         self._wake = asyncio.Event()
         self._ending = False
         self._crowded = False
+        self._no_calls_since: float | None = None
         self._starved: set[int] = set()  #: lanes that wait for nothing but a slot
         # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB.
         self._starts: Coalescer[Wanted, Attempt | None] = Coalescer(
@@ -126,9 +130,10 @@ class Desk:
             # Who waits in a lane was there first; uploads wait for no permit.
             queues = arrival.lane in doubtful or (arrival.needs_permit and self.room.busy(arrival.lane))
             (behind if queues else ahead).append(arrival)
-        stopped = [arrival for arrival in ahead if self._may_not_begin(arrival)]
+        stopped = [arrival for arrival in ahead if self._may_not_begin(arrival) or self._has_to_wait(arrival)]
         if stopped:
-            ahead = [arrival for arrival in ahead if not self._may_not_begin(arrival)]
+            without = {id(arrival) for arrival in stopped}
+            ahead = [arrival for arrival in ahead if id(arrival) not in without]
         with self.room.expecting({arrival.lane for arrival in fresh}):
             for lane in doubtful:
                 self.room.wake(lane)
@@ -141,6 +146,10 @@ class Desk:
         return arrival.phase is Phase.NONE and (
             self.paused.covers(arrival.tenant, arrival.lane) or self._newest_model(arrival).deleted
         )
+
+    def _has_to_wait(self, arrival: Arrival) -> bool:
+        """Whether no call is begun here now, and this is one, or a job that will put something out."""
+        return self._no_calls_since is not None and arrival.phase < Phase.GENERATED
 
     def _newest_model(self, arrival: Arrival) -> Model:
         """Limits, addresses and whether there is such a model may have changed since it was read."""
@@ -349,18 +358,19 @@ class Desk:
     async def _look(self) -> None:
         now = time.monotonic()
         await self.release(self._unwanted())
-        if self.closed and self.others_read():
-            await self.release(self.room.held_since(now - HELD_FOR_A_SLOT_SECONDS))
+        await self.release(self._stuck(now))
         if self.closed or not self._trust.trusted:
             await asyncio.sleep(_RETRY_SECONDS)
             return
         candidates = self.room.candidates(now)
         # Of a model that was deleted while they waited: the janitor ends them where they stood.
         await self.release([arrival for arrival in candidates if self._may_not_begin(arrival)])
-        chosen, late = self._choose([arrival for arrival in candidates if arrival.id in self.room])
+        waiting = [arrival for arrival in candidates if self._has_to_wait(arrival)]
+        able = [arrival for arrival in candidates if arrival.id in self.room and not self._has_to_wait(arrival)]
+        chosen, late = self._choose(able)
         refused = await self._admit_held(chosen)
         now = time.monotonic()
-        without = {arrival.lane for arrival in (*refused, *late)}
+        without = {arrival.lane for arrival in (*waiting, *refused, *late)}
         for lane in {arrival.lane for arrival in candidates}:
             self.room.looked(lane, now, granted=lane not in without)
         if self._crowded and self.others_read():
@@ -373,6 +383,18 @@ class Desk:
         return [
             arrival for arrival in self.room.held_since(float("inf")) if self.leaving or self._may_not_begin(arrival)
         ]
+
+    def _stuck(self, now: float) -> list[Arrival]:
+        """What waits for a start that this process cannot make, and has waited for as long as that makes sense here."""
+        others = self.others_read()
+        if self.closed:
+            return self.room.held_since(now - HELD_FOR_A_SLOT_SECONDS) if others else []
+        if self._no_calls_since is None:
+            return []
+        soonest, latest = _ROUND_SECONDS
+        alone = min(max((now - self._no_calls_since) / 10, soonest), latest)
+        held = self.room.held_since(now - (HELD_FOR_A_SLOT_SECONDS if others else alone))
+        return [arrival for arrival in held if self._has_to_wait(arrival)]
 
     async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
         refused = await self._admit(chosen)
@@ -404,6 +426,15 @@ class Desk:
             self.room.remove(task)
 
     # the end
+
+    def begin_calls(self, allowed: bool) -> None:
+        """Whether calls are begun. Where they are not, because the process drains or has no place for their outputs,
+        what is staged still leaves.
+        """
+        if allowed:
+            self._no_calls_since = None
+        elif self._no_calls_since is None:
+            self._no_calls_since = time.monotonic()
 
     def close(self) -> None:
         """Start nothing more."""

@@ -25,7 +25,7 @@ UPDATE executor SET stopped_at = now(), reading = false WHERE id = $1
 
 -- name: watch_beats
 -- The beats of all executors that have not stopped, and the database's clock.
-SELECT id, name, beat, reading, posture = 'redis_unreachable' AS last_resort, stores, adapters, slots - running AS free,
+SELECT id, name, beat, reading, posture IN ('redis_unreachable', 'staging_full') AS last_resort, stores, adapters, slots - running AS free,
   extract(epoch FROM now() - beat_at)::float8 AS age
 FROM executor WHERE stopped_at IS NULL
 
