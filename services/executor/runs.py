@@ -106,7 +106,7 @@ class Runs:
                 del self._by_task[attempt.id]
             if not self._by_token:
                 self._quiet.set()
-            slot.give_back()
+            slot.end()
 
         run.pending = loop.create_task(self._tell(run), name="run")
         run.pending.add_done_callback(ended)

@@ -13,6 +13,7 @@ from libs.common.adapters.models.job_http import open_job_http
 from libs.common.adapters.models.replicate import Replicate
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
+from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_provider_jobs import JobCallback
 from services.executor.jobs import calls
@@ -99,6 +100,21 @@ async def test_the_time_for_which_an_answer_waits_for_room_is_not_its_providers(
     memory.give_back(0, 8 * MB)
     await rig.ended(ids)
     assert (len(provider.jobs), provider.twice()) == (1, [])
+
+
+async def test_a_large_answer_that_comes_after_its_attempt_takes_no_slot(
+    rig: Rig, provider: ReplicateProvider, memory: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.jobs.asking._ABORT_SECONDS", 0.1)
+    provider.creates.append(1.0)
+    running = await rig.executor()
+    _, ids = await begin(rig, provider, 1)
+    await until(lambda: provider.submits, "it is submitted")
+    running.executor.cancel(ids)
+    await rig.ended(ids, TaskStatus.CANCELED)
+    await until(lambda: memory.most, "the answer comes late, and is read")
+    await until(lambda: memory.taken == 0, "it is read")
+    assert running.executor.load() == (0, 0)
 
 
 async def test_large_callbacks_are_read_a_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,15 +81,16 @@ class Slots:
 
 
 class Slot:
-    """The slot of one attempt: given back while it only waits for others, and taken again."""
+    """The slot of one attempt: given back while it only waits for others, and taken again, until the attempt ends."""
 
-    __slots__ = ("_freed", "_held", "_slots", "_tenant")
+    __slots__ = ("_freed", "_held", "_over", "_slots", "_tenant")
 
     def __init__(self, slots: Slots, tenant: int, freed: Callable[[], None]) -> None:
         self._slots = slots
         self._tenant = tenant
         self._freed = freed
         self._held = True
+        self._over = False
 
     def give_back(self) -> None:
         """Others may have it; saying so twice is harmless."""
@@ -99,7 +100,14 @@ class Slot:
             self._freed()
 
     async def take_again(self) -> None:
-        """Wait until it is ours again."""
-        if not self._held:
+        """Wait until it is ours again; what outlives the attempt, as the answer to its submit may, needs none."""
+        if not self._held and not self._over:
             await self._slots.come_back(self._tenant)
             self._held = True
+            if self._over:
+                self.give_back()
+
+    def end(self) -> None:
+        """The attempt is over: nobody would give it back again."""
+        self._over = True
+        self.give_back()

@@ -101,3 +101,18 @@ async def test_a_wait_off_the_clock_uses_up_no_time() -> None:
 
     with pytest.raises(TimeoutError):
         await too_slow()
+
+
+async def test_what_is_still_answered_when_its_attempt_is_over_takes_no_slot_again() -> None:
+    slots = Slots(1)
+    slot = Slot(slots, 1, freed=lambda: None)
+    assert slots.take(1)
+    slot.give_back()
+    assert slots.take(2)
+    memory = AnswerMemory()
+    (waiting,) = await begun(memory.share(1, slot).take(2 * LITTLE_ANSWER))
+    slot.end()
+    slots.give_back(2)
+    await waiting
+    await memory.share(1, slot).take(2 * LITTLE_ANSWER)
+    assert slots.used == 0
