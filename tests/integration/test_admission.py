@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.redis import keys
-from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable
+from libs.common.domain.errors import DatabaseUnavailable, GateUnavailable, Unavailable
 from libs.common.domain.model import Model
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.ports import PermitRequest
+from libs.common.ports_attempts import Attempt, Claim
 from libs.common.runtime import failpoints, metrics
-from services.executor.admission import waiting_room
+from services.executor.admission import desk, waiting_room
 from services.executor.admission.rotation import Arrival
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
 
@@ -553,4 +555,42 @@ async def test_a_surprise_at_the_desk_loses_nothing(rig: Rig, point: str, action
     await until(over, "all end", 12)
     assert len(rig.model.calls) == 3
     assert running.executor._slots.used == 0
+    await rig.nothing_taken(model)
+
+
+async def test_a_start_that_was_answered_after_its_permit_lapsed_is_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL was away for longer than the permit lives: somebody else has it by now."""
+    monkeypatch.setattr(desk, "CLAIM_SECONDS", 0.5)
+    away, asked = True, 0
+
+    def cut_off(real: PostgresAttempts) -> Through:
+        async def start_many(claims: Sequence[Claim]) -> list[Attempt]:
+            nonlocal asked
+            asked += 1
+            if away:
+                raise Unavailable("away")
+            return await real.start_many(claims)
+
+        return Through(real, start_many=start_many)
+
+    model = await rig.make_model(max_concurrency=1)
+    await rig.executor(attempts=cut_off)
+    tasks = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: asked > 3, "it has a permit, and cannot start")
+    await rig.redis.command_many([("DEL", keys.permits(model.lane))])
+    assert await rig.permits.acquire_many([PermitRequest(model.lane, "somebody else's", 1, 60_000)]) == [True]
+    away = False
+
+    async def given_back() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM history WHERE detail = 'not run'"))
+
+    await until(given_back, "it is as if never started")
+    assert rig.model.calls == []
+    await rig.permits.release_many([(model.lane, "somebody else's")])
+    await rig.dispatch(model)
+    await rig.ended(tasks)
+    assert [tuple(row) for row in await rig.sql("SELECT attempt FROM task")] == [(1,)]
     await rig.nothing_taken(model)

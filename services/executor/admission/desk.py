@@ -34,6 +34,8 @@ log = get_logger()
 
 #: A permit outlives its call by this much: staging, the quick part of an upload, and a late finish.
 PERMIT_GRACE_SECONDS: Final = 60
+#: A start that was answered later than this behind its permit is none: the permit could lapse during the call.
+CLAIM_SECONDS: Final = 30.0
 #: What a redispatched upload or job is given until its row counts as overdue, or says how long it may last.
 UPLOAD_SECONDS: Final = 120
 _RETRY_SECONDS: Final = 0.2
@@ -169,14 +171,14 @@ class Desk:
         """Permit and start for each of these, which have slots; returns those without a permit, whose slots go back."""
         if not chosen:
             return []
-        refused = list(chosen)
+        refused, asked_at = list(chosen), time.monotonic()
         try:
             wanted, refused = await self._ask(chosen)
         finally:
             # They wait for a permit now: woken by their own slots, they would ask for it again and again.
             self._starved.difference_update(arrival.lane for arrival in refused)
             self._give_back_slots(refused)
-        await self._start(wanted)
+        await self._start(wanted, asked_at)
         return refused
 
     async def _ask(self, chosen: Sequence[Arrival]) -> tuple[list[Wanted], list[Arrival]]:
@@ -204,8 +206,8 @@ class Desk:
         without = {id(arrival) for arrival in refused}
         return [one for one in wanted if id(one[0]) not in without], refused
 
-    async def _start(self, wanted: Sequence[Wanted]) -> None:
-        """Start those with a permit; slots and permits of those that were not ours go back."""
+    async def _start(self, wanted: Sequence[Wanted], asked_at: float) -> None:
+        """Start those with a permit, asked for then; slots and permits of those that were not ours go back."""
         idle = {claim.token: arrival for arrival, claim in wanted}
         unused: list[Attempt] = []
         member = self._trust.number
@@ -215,8 +217,9 @@ class Desk:
             self._changed((attempt.tenant_id, attempt.id) for attempt in unused)
             self._figures.stale(len(wanted) - len(unused))
             await failpoint("executor/after-claim")
+            lasts = time.monotonic() - asked_at < CLAIM_SECONDS
             if not self.closed and member == self._trust.number:
-                unused = [attempt for attempt in unused if not self._run(idle, attempt)]
+                unused = [attempt for attempt in unused if not self._run(idle, attempt, permit_lasts=lasts)]
         finally:
             self._give_back_slots(idle.values())
             for token, arrival in idle.items():
@@ -224,8 +227,11 @@ class Desk:
                     self._drop_permit(arrival.lane, token)
             await asyncio.shield(self._return([attempt for attempt in unused if attempt.token in idle]))
 
-    def _run(self, idle: dict[UUID, Arrival], attempt: Attempt) -> bool:
+    def _run(self, idle: dict[UUID, Arrival], attempt: Attempt, *, permit_lasts: bool) -> bool:
         arrival = idle[attempt.token]
+        if arrival.needs_permit and not permit_lasts:
+            log.warning("attempt.too_late", task=attempt.id, lane=attempt.lane)
+            return False
         model = arrival.model
         other = (attempt.lane, attempt.model_id, attempt.tenant_id) != (model.lane, model.id, model.tenant_id)
         if other or (attempt.phase is Phase.NONE and not arrival.needs_permit):
