@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.cluster import ClusterMetadata
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import ConsumerStoppedError, KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataResponse_v0
 
 from libs.common.adapters.kafka import road
@@ -59,3 +61,36 @@ async def test_a_broker_that_does_not_answer_holds_up_no_partition_of_another(mo
 async def test_where_no_broker_answers_the_connection_is_to_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BrokerUnavailable):
         await offsets(monkeypatch, 1, 2)
+
+
+class Choking(FakeConsumer):
+    """A client that cannot take the bytes of a partition, and is closed while it is asked whose they are."""
+
+    def __init__(self, closed_by: BaseException) -> None:
+        super().__init__()
+        self._errors = [UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), closed_by]
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TopicPartition("t", 0)}
+
+    async def position(self, place: TopicPartition) -> int:
+        return 3
+
+    def highwater(self, place: TopicPartition) -> int:
+        return 9
+
+    def seek(self, place: TopicPartition, offset: int) -> None: ...
+
+    async def getmany(self, *places: TopicPartition, **options: int) -> Any:
+        raise self._errors.pop(0)
+
+
+@pytest.mark.parametrize("closed_by", [ConsumerStoppedError(), asyncio.CancelledError()], ids=["stopped", "cancelled"])
+async def test_a_client_that_is_closed_meanwhile_says_nothing_of_a_record(
+    monkeypatch: pytest.MonkeyPatch, closed_by: BaseException
+) -> None:
+    reading = road.KafkaRoad(KafkaConnection(bootstrap=("127.0.0.1:1",)))
+    monkeypatch.setattr(reading, "_consumer", Choking(closed_by))
+    reading._assigned.set()
+    with pytest.raises(BrokerUnavailable):
+        await reading.read(1)

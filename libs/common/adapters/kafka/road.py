@@ -221,14 +221,15 @@ async def _unreadable(consumer: AIOKafkaConsumer, error: Exception) -> Unreadabl
     """Whose record it is: the partition that fails again when it is asked alone, from where it stands."""
     for place in consumer.assignment():
         try:
-            async with asyncio.timeout(_LOOK_UP_SECONDS):
-                offset = await consumer.position(place)
-                if (consumer.highwater(place) or offset) <= offset:
-                    continue  # nothing of it is unread
-                consumer.seek(place, offset)  # what was fetched is forgotten, so that nothing is skipped
-                await consumer.getmany(place, timeout_ms=1_000, max_records=1)
-                consumer.seek(place, offset)
-        except (KafkaError, TimeoutError) as broken:
+            with _cancelled_by_us():
+                async with asyncio.timeout(_LOOK_UP_SECONDS):
+                    offset = await consumer.position(place)
+                    if (consumer.highwater(place) or offset) <= offset:
+                        continue  # nothing of it is unread
+                    consumer.seek(place, offset)  # what was fetched is forgotten, so that nothing is skipped
+                    await consumer.getmany(place, timeout_ms=1_000, max_records=1)
+                    consumer.seek(place, offset)
+        except (KafkaError, ConsumerStoppedError, TimeoutError) as broken:
             return BrokerUnavailable(f"reading from Kafka failed: {type(broken).__name__}")
         except Exception as again:
             return Unreadable(Spot(place.topic, place.partition), offset, f"unreadable bytes: {type(again).__name__}")
