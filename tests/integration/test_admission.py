@@ -594,3 +594,31 @@ async def test_a_start_that_was_answered_after_its_permit_lapsed_is_none(
     await rig.ended(tasks)
     assert [tuple(row) for row in await rig.sql("SELECT attempt FROM task")] == [(1,)]
     await rig.nothing_taken(model)
+
+
+async def test_the_end_of_a_stale_claim_takes_no_newer_one_out_of_the_waiting_room(rig: Rig) -> None:
+    """Its executor was taken for dead while it asked for a start, and holds the row again when it is answered."""
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    def slow(real: PostgresAttempts) -> Through:
+        async def start_many(claims: Sequence[Claim]) -> list[Attempt]:
+            asked.set()
+            await go_on.wait()
+            return await real.start_many(claims)
+
+        return Through(real, start_many=start_many)
+
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor(attempts=slow)
+    others = [(model.lane, "somebody else's")]
+    await rig.permits.acquire_many([PermitRequest(*others[0], 1, 60_000)])
+    (task,) = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: held(running) == 1, "it waits for a permit")
+    await rig.permits.release_many(others)
+    await until(asked.is_set, "it is about to be started")
+    await rig.sweeps.rescue([running.number], 3)
+    (row,) = await rig.dispatch(model)
+    await until(lambda: running.executor.desk.room.lease_of(task) == row.lease, "it waits here once more")
+    go_on.set()
+    await rig.ended([task])

@@ -159,7 +159,7 @@ class Desk:
 
     def _is_here(self, arrival: Arrival) -> bool:
         """A second copy of what runs or waits here already."""
-        return self.room.lease_of(arrival.id) == arrival.lease or self._runs_here(arrival.id, arrival.lease)
+        return arrival in self.room or self._runs_here(arrival.id, arrival.lease)
 
     def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
         """Those that got slots, and those that have to wait for some."""
@@ -372,7 +372,7 @@ class Desk:
         # Of a model that was deleted while they waited: the janitor ends them where they stood.
         await self.release([arrival for arrival in candidates if self._may_not_begin(arrival)])
         waiting = [arrival for arrival in candidates if self._has_to_wait(arrival)]
-        able = [arrival for arrival in candidates if arrival.id in self.room and not self._has_to_wait(arrival)]
+        able = [arrival for arrival in candidates if arrival in self.room and not self._has_to_wait(arrival)]
         chosen, late = self._choose(able)
         refused = await self._admit_held(chosen)
         now = time.monotonic()
@@ -407,7 +407,7 @@ class Desk:
         waiting = {id(arrival) for arrival in refused}
         for arrival in chosen:
             if id(arrival) not in waiting:
-                self.room.remove(arrival.id)
+                self.room.let_go(arrival)
         return refused
 
     def crowded(self) -> bool:
@@ -425,11 +425,10 @@ class Desk:
         if not arrivals:
             return
         await failpoint("executor/before-hand-back")
-        tasks = [arrival.id for arrival in arrivals]
-        self._placed(await self._attempts.release_held(tasks))
+        self._placed(await self._attempts.release_held([arrival.id for arrival in arrivals]))
         self._changed((arrival.tenant, arrival.id) for arrival in arrivals)
-        for task in tasks:
-            self.room.remove(task)
+        for arrival in arrivals:
+            self.room.let_go(arrival)
 
     # the end
 

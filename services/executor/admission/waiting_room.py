@@ -45,8 +45,8 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._lane_of)
 
-    def __contains__(self, task: int) -> bool:
-        return task in self._lane_of
+    def __contains__(self, arrival: Arrival) -> bool:
+        return self.lease_of(arrival.id) == arrival.lease
 
     def lease_of(self, task: int) -> int | None:
         """The lease under which a row is held here."""
@@ -85,6 +85,11 @@ class WaitingRoom:
             arrival.held_at = now
             (lane.calls if arrival.needs_permit else lane.uploads)[arrival.id] = arrival
             self._lane_of[arrival.id] = arrival.lane
+
+    def let_go(self, arrival: Arrival) -> None:
+        """A row is no longer held here; not if it is held again, under another lease, by now."""
+        if arrival in self:
+            self.remove(arrival.id)
 
     def remove(self, task: int) -> None:
         """A row is no longer held here; unknown ones are fine."""
