@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from libs.common.domain.model_errors import ModelError
@@ -55,7 +56,8 @@ class OutputCollector:
             return await self._all(run, outputs, staged)
         except BaseException:
             for file in staged:
-                await self._staging.remove(file.reference)
+                with suppress(OSError):  # what cannot be deleted now is the janitor's
+                    await self._staging.remove(file.reference)
             raise
 
     async def _all(self, run: Run, outputs: Sequence[JobOutput], staged: list[StagedFile]) -> tuple[StagedFile, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -193,3 +194,16 @@ async def test_what_fails_between_two_outputs_leaves_nothing_staged() -> None:
         failpoints.arm("")
     assert desk.staging.files == {}
     assert desk.links.running == 0
+
+
+async def test_a_disk_that_deletes_nothing_either_changes_no_reason() -> None:
+    """A job whose output finds no room is collected later; anything else would buy it again."""
+    desk = Desk()
+    desk.links.fail = lambda name, _nth: StagingFull("read-only") if name == "b" and desk.staging.files else None
+
+    async def remove(reference: str) -> None:
+        raise OSError(errno.EROFS, f"read-only: {reference}")
+
+    desk.staging.remove = remove  # type: ignore[method-assign]
+    with pytest.raises(StagingFull):
+        await desk.collect("a", "b")
