@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,10 +62,12 @@ async def provider(rig: Rig) -> AsyncIterator[ReplicateProvider]:
         yield opened
 
 
-async def begin(rig: Rig, provider: ReplicateProvider, count: int, **fields: object) -> tuple[Model, list[int]]:
+async def begin(
+    rig: Rig, provider: ReplicateProvider, count: int, payload: bytes = b'{"input":{"prompt":"x"}}', **fields: object
+) -> tuple[Model, list[int]]:
     told = {"adapter": "replicate", "route": "v1/predictions", "poll_seconds": 1, "max_concurrency": 50, **fields}
     model = await rig.make_model(base_url=provider.url, **told)
-    ids = await rig.make_tasks(model, count, b'{"input":{"prompt":"x"}}')
+    ids = await rig.make_tasks(model, count, payload)
     await rig.take_slots(model, ids)
     await rig.dispatch(model)
     return model, ids
@@ -115,6 +118,41 @@ async def test_a_large_answer_that_comes_after_its_attempt_takes_no_slot(
     await until(lambda: memory.most, "the answer comes late, and is read")
     await until(lambda: memory.taken == 0, "it is read")
     assert running.executor.load() == (0, 0)
+
+
+async def test_a_large_answer_to_a_cancel_gives_its_room_back(
+    rig: Rig, provider: ReplicateProvider, memory: Watched
+) -> None:
+    """Replicate answers with the whole prediction, its input included."""
+    provider.plan = Plan(("processing",))
+    running = await rig.executor()
+    _, ids = await begin(rig, provider, 1, b'{"input":{"prompt":"%s"}}' % (b"x" * MB))
+    await until(lambda: running.executor.runs.waiting() == 1, "its provider works")
+    memory.most = 0
+    running.executor.cancel(ids)
+    await rig.ended(ids, TaskStatus.CANCELED)
+    await until(lambda: provider.calls["cancel"] and memory.most > MB, "its provider is told, and answers")
+    await until(lambda: memory.taken == 0, "the answer is forgotten")
+
+
+async def test_a_large_answer_to_a_late_cancel_gives_its_room_back(
+    rig: Rig, provider: ReplicateProvider, memory: Watched
+) -> None:
+    """Of a job that was made beside the attempt's own one."""
+    running = await rig.executor()
+    provider.plan = Plan(("processing",))
+    _, ids = await begin(rig, provider, 1, b'{"input":{"prompt":"%s"}}' % (b"x" * MB))
+    await until(lambda: running.executor.runs.waiting() == 1, "its provider works")
+    (run,) = running.executor.runs._by_token.values()
+    life = running.executor.runs._story.__self__._calls._jobs
+    row = (await rig.sql("SELECT intent_key FROM provider_job"))[0]
+    stray = SimpleNamespace(run=run, key=row["intent_key"], intended_at=0.0, adapter=rig.jobs["replicate"])
+    (name,) = provider.jobs
+    await life._late._end(stray, name)
+    assert provider.calls["cancel"] == 1
+    running.executor.cancel(ids)
+    await rig.ended(ids, TaskStatus.CANCELED)
+    await until(lambda: memory.taken == 0, "the answer is forgotten")
 
 
 async def test_large_callbacks_are_read_a_few_at_a_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,7 @@ class LateAnswers:
     async def _end(self, job: Job, provider_id: str) -> None:
         for pause in _STRAY_PAUSES:
             try:
-                call = self._calls.ask(job.run.model, job.key, job.intended_at, self._calls.aside(job.run.model))
-                await in_time(call, lambda call: job.adapter.cancel(call, provider_id))
+                await self._cancel(job, provider_id)
             except ModelError as error:
                 log.warning("job.stray", intent=str(job.key), provider_id=provider_id, code=error.code)
                 await asyncio.sleep(pause)
@@ -70,6 +69,14 @@ class LateAnswers:
                 log.warning("job.stray_canceled", intent=str(job.key), provider_id=provider_id)
                 return
         log.error("job.orphaned", intent=str(job.key), provider_id=provider_id, error="not canceled")
+
+    async def _cancel(self, job: Job, provider_id: str) -> None:
+        share = self._calls.aside(job.run.model)
+        try:
+            call = self._calls.ask(job.run.model, job.key, job.intended_at, share)
+            await in_time(call, lambda call: job.adapter.cancel(call, provider_id))
+        finally:
+            share.release()
 
     def _forget(self, kept: asyncio.Task[None]) -> None:
         self._kept.discard(kept)

@@ -158,11 +158,12 @@ class Unwanted:
         )
         try:
             provider_id = job.provider_id or await _found(job, adapter, call)
+            share.release()
+            if provider_id:
+                await in_time(call, lambda call: adapter.cancel(call, provider_id))
+                log.info("job.canceled", intent=str(job.key), provider_id=provider_id)
         finally:
             share.release()
-        if provider_id:
-            await in_time(call, lambda call: adapter.cancel(call, provider_id))
-            log.info("job.canceled", intent=str(job.key), provider_id=provider_id)
 
 
 async def _found(job: UnwantedJob, adapter: JobAdapter, call: JobCall) -> str:
