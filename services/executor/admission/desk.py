@@ -433,8 +433,8 @@ class Desk:
     # the end
 
     def begin_calls(self, allowed: bool) -> None:
-        """Whether calls are begun. Where they are not, because the process drains or has no place for their outputs,
-        what is staged still leaves.
+        """Whether calls are begun. Where they are not, because the process drains, has no place for their outputs or
+        gets no permits that others get, what is staged still leaves.
         """
         if allowed:
             self._no_calls_since = None
