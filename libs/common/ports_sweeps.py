@@ -121,6 +121,14 @@ class DuePlace(NamedTuple):
     id: int
 
 
+class OverTask(NamedTuple):
+    """A task whose time is over, as it was looked at, and the references of its staged files, if it is dead."""
+
+    id: int
+    version: int
+    staged: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """The end of a task that nobody runs, if it still has this version."""
@@ -216,21 +224,21 @@ class Sweeps(Protocol):
     async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Moved]:
         """Published, never picked up."""
 
-    async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[int], DuePlace | None]:
+    async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[OverTask], DuePlace | None]:
         """Fetched tasks past expire_at whose events have left, on a page in the order of that time; where the next page
         begins, None at the end."""
 
     async def unfetched_page(
         self, days: int | None, canceled_days: int, after: int, limit: int
-    ) -> tuple[list[int], int | None]:
+    ) -> tuple[list[OverTask], int | None]:
         """Successes nobody fetched for so many days (None: for ever), and canceled tasks of their age, on a page of the
         oldest; the id to go on after, None when nothing older remains."""
 
-    async def dead_over(self, days: int, limit: int) -> list[tuple[int, list[str]]]:
-        """Dead tasks past their retention with the references of their staged files."""
+    async def dead_over(self, days: int, limit: int) -> list[OverTask]:
+        """Dead tasks past their retention."""
 
-    async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
-        """Delete tasks with everything that is theirs."""
+    async def delete_tasks(self, tasks: Sequence[OverTask]) -> list[int]:
+        """Delete tasks with everything that is theirs, if they are still as they were looked at; returns those."""
 
     async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
         """Which of these staged files (reference, task) an open or a dead task still needs."""

@@ -133,7 +133,7 @@ async def test_a_house_in_order_is_clean_whatever_happened_in_it(stores: Audited
     (cleaned,) = await house.running(model, executor)
     await stores.succeed(cleaned)
     await stores.announce()
-    assert await house.sweeps.delete_tasks([cleaned.id]) == [cleaned.id]
+    assert await house.clean(cleaned.id) == [cleaned.id]
 
     report = await stores.run()
     assert report.violations == []

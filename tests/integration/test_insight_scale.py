@@ -163,7 +163,7 @@ async def test_events_that_died_cost_nobody_who_looks_at_the_others(hot: tuple[D
         "events_due": (500,),
         "expired_tasks": (datetime(1970, 1, 1, tzinfo=UTC), 0, 500),
         "dead_over": (0, 500),
-        "delete_tasks": (list(range(_DIED + 1, _DIED + 201)),),
+        "delete_tasks": (list(range(_DIED + 1, _DIED + 201)), [1] * 200),
     }
     await connection.execute(_EVENTS.replace("$1", str(_DIED + 201)).replace("$2", str(_DIED + 300)))
     await connection.execute("VACUUM ANALYZE")

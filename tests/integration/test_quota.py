@@ -201,7 +201,7 @@ async def test_cleaned_successes_stay_counted_and_old_accounts_go(books: House) 
     await books.finish(good)
     await books.bury(bad)
     await books.sql("DELETE FROM event")
-    assert len(await books.sweeps.delete_tasks([good.id, bad.id])) == 2
+    assert len(await books.clean(good.id, bad.id)) == 2
     assert [tuple(row) for row in await books.sql("SELECT used, cleaned FROM quota_usage")] == [(5, 5)]
     prune = Prune(books.sweeps, dead_days=30)
     await prune.sweep()

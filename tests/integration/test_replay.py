@@ -388,8 +388,8 @@ async def test_a_dropped_task_is_off_the_list_and_goes_with_its_retention(house:
     await house.sql("UPDATE dead_task SET died_at = now() - interval '9 d'")
     await house.sql("UPDATE task SET finished_at = now() - interval '9 d'")
     over = await house.sweeps.dead_over(8, 10)
-    assert [id_ for id_, _ in over] == [attempt.id]
-    assert await house.sweeps.delete_tasks([attempt.id]) == [attempt.id]
+    assert [task.id for task in over] == [attempt.id]
+    assert await house.clean(attempt.id) == [attempt.id]
     assert await operator.results(job) == {str(attempt.public_id): ItemResult.DROPPED}, "the record stays"
 
 

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 
+from libs.common.domain.task import TaskStatus
 from libs.common.ports_dead import DeadKind
 from services.janitor.sweeps.expiry import Expiry
 from services.janitor.sweeps.prune import Prune
-from tests.support.graves import Operator, dead_delivery, dead_event, died
+from tests.support.graves import Operator, dead_delivery, dead_event, died, work
 from tests.support.house import House
 
 DAYS = 30
@@ -65,9 +66,26 @@ async def test_what_a_job_has_in_hand_outlives_its_retention(
     await operator.replays.pause(None, job.id)
     assert await cleaned(house) == 0
     tasks = [row["id"] for row in await house.sql("SELECT id FROM task WHERE finished_at < now() - interval '1 d'")]
-    assert await house.sweeps.delete_tasks(tasks) == [], "nor one that was found before the job was"
+    assert await house.clean(*tasks) == [], "nor one that was found before the job was"
     await operator.replays.stop(None, job.id)
     assert await cleaned(house) == 1
+
+
+async def test_a_task_that_a_replay_ended_anew_since_retention_looked_has_all_its_time(house: House) -> None:
+    """Between the two a janitor may be frozen, or wait for a connection."""
+    model = await house.model()
+    (attempt,) = await died(house, model)
+    await house.sql("UPDATE task SET finished_at = now() - interval '31 days'")
+    await house.sql("UPDATE dead_task SET died_at = now() - interval '31 days'")
+    over = await house.sweeps.dead_over(DAYS, 10)
+    assert [task.id for task in over] == [attempt.id]
+    await Operator(house.database).order()
+    assert await work(house) == 1
+    (again,) = await house.start(model, await house.executor(), await house.lease(model))
+    assert await house.finish(again)
+    await house.sql("DELETE FROM event")
+    assert await house.sweeps.delete_tasks(over) == [], "nobody has fetched its result yet"
+    assert await house.value("SELECT status FROM task") == TaskStatus.SUCCESS
 
 
 async def test_what_a_replay_takes_back_while_retention_waits_for_the_row_stays(house: House) -> None:

@@ -83,7 +83,7 @@ async def test_the_end_deletes_it_unless_a_replay_may_need_it(desk: QueueDesk, e
     assert await desk.executor.finish_many([(attempt, end)]) == {attempt.id}
     assert await _kept(desk) == left
     await desk.sql("DELETE FROM event")
-    assert await desk.sweeps.delete_tasks([attempt.id]) == [attempt.id]
+    assert await desk.clean(attempt.id) == [attempt.id]
     assert await _kept(desk) == []
 
 
@@ -139,7 +139,8 @@ async def test_a_dead_task_keeps_all_files_until_its_time_is_over(desk: QueueDes
     assert await desk.sweeps.needed_staged(asked) == {"local:0", "local:2"}
     await desk.sql("DELETE FROM event")
     await desk.sql("UPDATE dead_task SET died_at = now() - interval '8 days'")
-    assert await desk.sweeps.dead_over(7, 10) == [(attempt.id, ["local:0", "local:1", "local:2"])]
+    (over,) = await desk.sweeps.dead_over(7, 10)
+    assert (over.id, over.staged) == (attempt.id, ["local:0", "local:1", "local:2"])
 
 
 async def test_a_dead_task_of_one_file_or_none_says_so(desk: QueueDesk) -> None:
@@ -152,7 +153,8 @@ async def test_a_dead_task_of_one_file_or_none_says_so(desk: QueueDesk) -> None:
         await desk.executor.finish_many([(ended, Finish(TaskStatus.FAILED, "failed", "m", dead=True))])
     await desk.sql("DELETE FROM event")
     await desk.sql("UPDATE dead_task SET died_at = now() - interval '8 days'")
-    assert sorted(await desk.sweeps.dead_over(7, 10)) == [(attempt.id, ["local:x"]), (other, [])]
+    staged = {task.id: task.staged for task in await desk.sweeps.dead_over(7, 10)}
+    assert staged == {attempt.id: ["local:x"], other: []}
 
 
 async def test_a_parked_upload_that_ends_as_dead_keeps_all_files(desk: QueueDesk) -> None:

@@ -52,6 +52,6 @@ async def test_what_began_counts_although_it_was_handed_back(house: House) -> No
 async def test_a_task_that_is_deleted_takes_nothing_from_the_statistics(house: House) -> None:
     model = await house.model()
     (attempt,) = await house.done(model)
-    assert await house.sweeps.delete_tasks([attempt.id]) == [attempt.id]
+    assert await house.clean(attempt.id) == [attempt.id]
     await Statistics(house.sweeps).sweep()
     assert await house.value("SELECT sum(request_count) FROM model_stat") == 1

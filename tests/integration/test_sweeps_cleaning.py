@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from services.janitor.sweeps.expiry import Expiry
@@ -61,7 +62,7 @@ async def test_events_that_died_keep_their_tasks_and_stop_no_other(house: House)
     )
     assert await expiry_of(house).fetched() == 1
     assert await stored(house) == {first.id}
-    assert await house.sweeps.delete_tasks([first.id, second.id]) == []
+    assert await house.clean(first.id, second.id) == []
     assert await Prune(house.sweeps, dead_days=50).sweep() == 0
     assert await Prune(house.sweeps, dead_days=30).sweep() == 1
     assert await expiry_of(house).fetched() == 1
@@ -91,7 +92,7 @@ async def test_very_many_tasks_whose_events_died_hold_up_no_other(
 async def test_an_open_task_is_never_deleted(house: House) -> None:
     model = await house.model()
     (attempt,) = await house.running(model, await house.executor())
-    assert await house.sweeps.delete_tasks([attempt.id]) == []
+    assert await house.clean(attempt.id) == []
 
 
 async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_days(
@@ -112,6 +113,18 @@ async def test_successes_that_nobody_fetched_and_canceled_tasks_go_after_their_d
     expiry = expiry_of(house)
     assert await expiry.unfetched() + await expiry.unfetched() + await expiry.unfetched() == 1
     assert await stored(house) == {ids[1], ids[3]}
+
+
+async def test_a_success_that_is_fetched_at_the_last_moment_has_its_time_from_then_on(house: House) -> None:
+    model = await house.model()
+    (attempt,) = await house.done(model)
+    await house.sql("UPDATE task SET created_at = now() - interval '91 days', finished_at = now() - interval '91 days'")
+    over, _ = await house.sweeps.unfetched_page(90, 30, 0, 10)
+    assert [task.id for task in over] == [attempt.id]
+    assert await PostgresTasks(house.database).mark_fetched(model.tenant_id, [attempt.public_id])
+    assert await house.sweeps.delete_tasks(over) == []
+    await house.sql("UPDATE task SET expire_at = now()")
+    assert await house.sweeps.delete_tasks(over) == [attempt.id]
 
 
 async def test_the_walk_over_what_is_kept_does_not_rest_at_each_page(

@@ -127,10 +127,10 @@ async def test_a_task_is_not_cleaned_before_its_entry_is_sure(house: House) -> N
     await operations_of(house).fill()
     (attempt,) = await house.done(model)
     await house.sql("UPDATE task SET expire_at = now(), finished_at = now() - interval '1 h'")
-    assert await house.sweeps.delete_tasks([attempt.id]) == []
+    assert await house.clean(attempt.id) == []
     await operations_of(house).fill()
     assert await fill(house) == 1
-    assert await house.sweeps.delete_tasks([attempt.id]) == [attempt.id]
+    assert await house.clean(attempt.id) == [attempt.id]
     assert list(await made_by(house)) == [attempt.public_id]
 
 

@@ -34,6 +34,7 @@ from libs.common.operations.wake import Wake
 from libs.common.ports import PermitRequest, SlotRequest
 from libs.common.ports_attempts import Attempt, Claim
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow
+from libs.common.ports_sweeps import OverTask
 from libs.common.ports_tasks import Created, NewTask
 from services.janitor.endings import Endings
 from services.janitor.returns import Returns
@@ -241,6 +242,11 @@ class House:
     async def sql(self, query: str, *arguments: Any) -> list[Any]:
         async with self._asking:
             return list(await self.auditor.fetch(query, *arguments))
+
+    async def clean(self, *ids: int) -> list[int]:
+        """Delete these tasks, looked at just now; those that went."""
+        rows = await self.sql("SELECT id, version FROM task WHERE id = ANY ($1::bigint[])", list(ids))
+        return await self.sweeps.delete_tasks([OverTask(*row) for row in rows])
 
     async def value(self, query: str, *arguments: Any) -> Any:
         """The one value that a query gives."""

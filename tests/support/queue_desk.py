@@ -20,6 +20,7 @@ from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.model import Model
 from libs.common.ports_attempts import Attempt, Claim
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow
+from libs.common.ports_sweeps import OverTask
 from libs.common.ports_tasks import Created, NewTask
 
 FIRST = Key(-(2**15), -(2**63))
@@ -80,6 +81,11 @@ class QueueDesk:
             return rows
         finally:
             await connection.close()
+
+    async def clean(self, *ids: int) -> list[int]:
+        """Delete these tasks, looked at just now; those that went."""
+        rows = await self.sql("SELECT id, version FROM task WHERE id = ANY ($1::bigint[])", list(ids))
+        return await self.sweeps.delete_tasks([OverTask(*row) for row in rows])
 
     async def row(self, id_: int) -> asyncpg.Record | None:
         """The task's dispatch row."""

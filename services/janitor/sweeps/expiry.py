@@ -13,7 +13,7 @@ from typing import Final
 
 from libs.common.domain.model_errors import StagedLost
 from libs.common.ports_audit import StagedListing
-from libs.common.ports_sweeps import DuePlace, Sweeps
+from libs.common.ports_sweeps import DuePlace, OverTask, Sweeps
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from services.janitor.report import did
@@ -41,8 +41,8 @@ class Expiry:
         be very many, and the oldest: the next round goes on behind them."""
         gone = 0
         for _ in range(_SLICES):
-            ids, self._expired = await self._sweeps.expired_page(self._expired, _SLICE)
-            gone += len(await self._delete(ids))
+            over, self._expired = await self._sweeps.expired_page(self._expired, _SLICE)
+            gone += len(await self._delete(over))
             if self._expired is None:
                 break
         return did("expired", gone)
@@ -52,10 +52,10 @@ class Expiry:
         passes over all that is kept, so it must outrun what is made there."""
         gone = 0
         for _ in range(_SLICES):
-            ids, following = await self._sweeps.unfetched_page(
+            over, following = await self._sweeps.unfetched_page(
                 self._unfetched_days or None, self._dead_days, self._after, _SLICE
             )
-            gone += len(await self._delete(ids))
+            gone += len(await self._delete(over))
             self._after = following or 0
             if following is None:
                 break
@@ -66,19 +66,19 @@ class Expiry:
         gone = 0
         for _ in range(_SLICES):
             over = await self._sweeps.dead_over(self._dead_days, _SLICE)
-            deleted = set(await self._delete([id_ for id_, _ in over]))
+            deleted = set(await self._delete(over))
             gone += len(deleted)
             # Only after the row, and only of rows that went: a replay may have taken the task back meanwhile.
-            await self._remove([reference for id_, staged in over if id_ in deleted for reference in staged])
+            await self._remove([reference for task in over if task.id in deleted for reference in task.staged])
             if len(over) < _SLICE:
                 break
         return did("dead", gone)
 
-    async def _delete(self, ids: Sequence[int]) -> list[int]:
-        if not ids:
+    async def _delete(self, over: Sequence[OverTask]) -> list[int]:
+        if not over:
             return []
         await failpoint("janitor/before-delete")
-        return await self._sweeps.delete_tasks(ids)
+        return await self._sweeps.delete_tasks(over)
 
     async def _remove(self, references: Sequence[str]) -> None:
         """What this fails to remove, or dies before, is a stray file later (strays.py)."""

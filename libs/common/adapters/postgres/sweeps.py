@@ -26,6 +26,7 @@ from libs.common.ports_sweeps import (
     OpenSlot,
     OutboxFigure,
     OverdueAttempt,
+    OverTask,
     Rescued,
 )
 
@@ -160,23 +161,27 @@ class PostgresSweeps:
     async def republish_lost(self, older_than_seconds: float, limit: int) -> list[Moved]:
         return moved(await self._database.fetch("republish_lost", older_than_seconds, limit))
 
-    async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[int], DuePlace | None]:
+    async def expired_page(self, after: DuePlace | None, limit: int) -> tuple[list[OverTask], DuePlace | None]:
         rows = await self._database.fetch("expired_tasks", *(after or _FIRST), limit)
         following = DuePlace(rows[-1]["expire_at"], rows[-1]["id"]) if len(rows) == limit else None
-        return [row["id"] for row in rows if row["over"]], following
+        return _over(rows), following
 
     async def unfetched_page(
         self, days: int | None, canceled_days: int, after: int, limit: int
-    ) -> tuple[list[int], int | None]:
+    ) -> tuple[list[OverTask], int | None]:
         rows = await self._database.fetch("unfetched_tasks", days, canceled_days, after, limit)
         full = len(rows) == limit and not rows[-1]["young"]
-        return [row["id"] for row in rows if row["over"]], rows[-1]["id"] if full else None
+        return _over(rows), rows[-1]["id"] if full else None
 
-    async def dead_over(self, days: int, limit: int) -> list[tuple[int, list[str]]]:
-        return [(row["id"], row["staged"]) for row in await self._database.fetch("dead_over", days, limit)]
+    async def dead_over(self, days: int, limit: int) -> list[OverTask]:
+        return [OverTask(**row) for row in await self._database.fetch("dead_over", days, limit)]
 
-    async def delete_tasks(self, ids: Sequence[int]) -> list[int]:
-        return [row["id"] for row in await self._database.fetch("delete_tasks", sorted(ids))]
+    async def delete_tasks(self, tasks: Sequence[OverTask]) -> list[int]:
+        ordered = sorted(tasks, key=lambda task: task.id)
+        rows = await self._database.fetch(
+            "delete_tasks", [task.id for task in ordered], [task.version for task in ordered]
+        )
+        return [row["id"] for row in rows]
 
     async def needed_staged(self, files: Sequence[tuple[str, UUID]]) -> set[str]:
         references, tasks = [reference for reference, _ in files], [task for _, task in files]
@@ -279,6 +284,10 @@ class PostgresOpenTasks:
     async def live_permits(self, lane: int) -> list[tuple[str, int]]:
         rows = await self._database.fetch("live_permits", lane)
         return [(str(row["token"]), row["ttl_ms"]) for row in rows]
+
+
+def _over(page: Sequence[Any]) -> list[OverTask]:
+    return [OverTask(row["id"], row["version"]) for row in page if row["over"]]
 
 
 def _versions(retries: Sequence[DueRetry]) -> tuple[list[Any], list[Any]]:

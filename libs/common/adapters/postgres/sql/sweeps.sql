@@ -193,7 +193,7 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = gone.lane) AS tenant_id,
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 )
-SELECT t.id, t.expire_at,
+SELECT t.id, t.version, t.expire_at,
   t.finished_at < (SELECT since FROM unsent) AND (SELECT true FROM dead_event x WHERE x.task_id = t.id LIMIT 1) IS NULL AS over
 FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND (t.expire_at, t.id) > ($1, $2) ORDER BY t.expire_at, t.id LIMIT $3
 
@@ -201,11 +201,11 @@ FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND (t.expire
 -- Successes that nobody fetched for $1 days (null: for ever), and tasks canceled $2 days ago, among the $4 oldest tasks
 -- after $3: the whole page comes back, marked. Ids grow with the time of creation: after a young one comes nothing that
 -- is over, once all that was taken over from an old gateway lies behind: it is older than its large ids say.
-SELECT p.id, coalesce(p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < now() - make_interval(days => $1)
+SELECT p.id, p.version, coalesce(p.status = 6 AND p.fetched_at IS NULL AND p.finished_at < now() - make_interval(days => $1)
                       OR p.status = 9 AND p.finished_at < now() - make_interval(days => $2), false) AS over,
   p.created_at > now() - make_interval(days => least($1, $2))
     AND p.id > coalesce((SELECT max(i.last_id) FROM legacy_import i WHERE i."table" = 'asynch_task'), 0) AS young
-FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id > $3 ORDER BY id LIMIT $4) p ORDER BY p.id
+FROM (SELECT id, version, status, fetched_at, finished_at, created_at FROM task WHERE id > $3 ORDER BY id LIMIT $4) p ORDER BY p.id
 
 -- name: dead_over
 -- Dead tasks past their retention whose event has left (see delete_tasks), unless a replay job has them in hand: what an
@@ -213,7 +213,7 @@ FROM (SELECT id, status, fetched_at, finished_at, created_at FROM task WHERE id 
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 )
-SELECT d.task_id AS id, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
+SELECT d.task_id AS id, d.version, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
 FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
   AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
@@ -221,15 +221,18 @@ FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_
 ORDER BY d.died_at LIMIT $2
 
 -- name: delete_tasks
--- Tasks and everything that is theirs; never an open one. Never one whose event has not left: event rows have no index
--- on their task, but they carry the end's very time, so what ended before the oldest one (a minute for transactions
--- that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing yet, nor
--- one that a replay job has in hand.
--- They stay counted: `cleaned` balances statistics and events, a column of that name the points.
+-- Tasks and everything that is theirs, if they are still as they were looked at: who was replayed meanwhile may have ended
+-- anew, and who was fetched has time from then on. Never an open one. Never one whose event has not left: event rows have
+-- no index on their task, but they carry the end's very time, so what ended before the oldest one (a minute for
+-- transactions that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing
+-- yet, nor one that a replay job has in hand.
+-- They stay counted: `cleaned` balances statistics and events, a column of that name the points. $1 ids, $2 versions.
 WITH unsent AS MATERIALIZED (
   SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
 ), gone AS (
-  DELETE FROM task t WHERE t.id = ANY ($1::bigint[]) AND t.status >= 6 AND t.finished_at < (SELECT since FROM unsent)
+  DELETE FROM task t USING unnest($1::bigint[], $2::int[]) AS m(id, version)
+  WHERE t.id = ANY (ARRAY[m.id]) AND t.version = m.version AND t.status >= 6 AND (t.expire_at IS NULL OR t.expire_at <= now())
+    AND t.finished_at < (SELECT since FROM unsent)
     AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[t.id]))
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = ANY (ARRAY[t.id]))
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = ANY (ARRAY[t.id]) AND i.result IS NULL)
