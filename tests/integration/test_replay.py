@@ -331,6 +331,20 @@ async def test_a_model_is_not_deleted_between_points_and_queue(house: House) -> 
             await house.sql("UPDATE lane SET closed = true")
 
 
+async def test_a_job_that_was_paused_before_the_points_does_not_go_on_before_the_queue(house: House) -> None:
+    """Else its tasks would run without points."""
+    model = await house.model()
+    (attempt,) = await died(house, model)
+    operator = Operator(house.database)
+    job = await operator.order()
+    await operator.replays.pause(None, job.id)
+    await house.sql("SET lock_timeout = '100ms'")
+    async with house.database.transaction() as replaying:
+        assert not await replaying.fetch("lock_dead_tasks", job.id, [attempt.id])
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await house.sql("UPDATE replay_job SET state = 'running'")
+
+
 async def test_a_task_of_a_deleted_model_is_refused(house: House) -> None:
     model = await house.model()
     (attempt,) = await died(house, model)

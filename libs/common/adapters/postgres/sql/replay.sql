@@ -49,10 +49,11 @@ WHERE id = $1 AND state = 'running' AND ($2 > 0 OR note = $3) RETURNING id
 
 -- name: lock_dead_tasks
 -- Dead tasks of a running job that a replay in the same transaction takes back for sure, with what they cost: locked, as
--- replay_tasks locks them, and their lanes, so that no model is deleted in between. $1 job, $2 task ids.
-WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'running' FOR NO KEY UPDATE
+-- replay_tasks locks them, and their lanes, so that no model is deleted in between. The job is locked if it does not run,
+-- too: it must not go on in between. $1 job, $2 task ids.
+WITH job AS MATERIALIZED (SELECT state FROM replay_job WHERE id = $1 FOR NO KEY UPDATE
 ), m AS MATERIALIZED (
-  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
+  SELECT i.target AS id FROM job CROSS JOIN replay_item i WHERE job.state = 'running' AND i.job_id = $1 AND i.target = ANY ($2::bigint[]) AND i.result IS NULL
   ORDER BY i.target FOR NO KEY UPDATE OF i
 )
 SELECT t.id, t.tenant_id, t.creator, t.points FROM m JOIN dead_task d ON d.task_id = ANY (ARRAY[m.id]) AND (d.dropped_at IS NULL) IS TRUE
