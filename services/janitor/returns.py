@@ -36,6 +36,7 @@ class Returns:
         self._absent = absent
         self._slots_waiting: dict[Place, None] = {}
         self._permits_waiting: dict[Place, None] = {}
+        self._calls = 0  #: that are at slots which had to wait
 
     async def give(self, *, slots: Iterable[Place] = (), permits: Iterable[Place] = ()) -> None:
         """Give these back, now or as soon as Redis answers."""
@@ -51,11 +52,21 @@ class Returns:
                 self._keep(fresh, {})
 
     async def flush(self) -> bool:
-        """Give back what waits; False while Redis, or PostgreSQL where it has to be asked, is away.
+        """Give back what waits; False while Redis, or PostgreSQL where it has to be asked, is away, and while another
+        call is at it.
 
         What belongs to a lane that alone cannot be answered for waits on and holds nobody up: no task takes a slot
         there meanwhile.
         """
+        at_slots = bool(self._slots_waiting)
+        self._calls += at_slots
+        try:
+            given = await self._give_waiting()
+        finally:
+            self._calls -= at_slots
+        return given and not self._calls
+
+    async def _give_waiting(self) -> bool:
         # Swapped out first: sweeps run side by side, and giving back twice would be harmless but not free.
         slots, self._slots_waiting = self._slots_waiting, {}
         permits, self._permits_waiting = self._permits_waiting, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -72,3 +73,27 @@ async def test_a_slot_that_had_to_wait_is_asked_about_first() -> None:
     answers = True
     await returns.give(slots=[(1, C)])
     assert await gate.depths([1]) == [1], "a task went on with it"
+
+
+async def test_slots_that_another_call_is_giving_back_just_now_still_wait() -> None:
+    """Else a retry takes one for its own, and loses it."""
+
+    async def absent(_: int, members: Sequence[UUID]) -> list[UUID]:
+        await answer.wait()
+        return list(members)
+
+    gate, answer = FakeQueueGate(), asyncio.Event()
+    returns = Returns(gate, FakePermits(), absent)
+    await gate.take_many([SlotRequest(1, name, 5, LONG_MS) for name in (A, B)])
+    gate.available = False
+    await returns.give(slots=[(1, A)])
+    gate.available = True
+    first = asyncio.create_task(returns.flush())
+    await asyncio.sleep(0)  # it has but begun
+    assert not await returns.flush()
+    await returns.give(slots=[(1, B)])
+    answer.set()
+    assert await first
+    assert await gate.depths([1]) == [1]
+    assert await returns.flush()
+    assert await gate.depths([1]) == [0]
