@@ -407,6 +407,19 @@ async def test_a_dropped_task_is_off_the_list_and_goes_with_its_retention(house:
     assert await operator.results(job) == {str(attempt.public_id): ItemResult.DROPPED}, "the record stays"
 
 
+async def test_a_job_that_fails_holds_up_no_other(house: House) -> None:
+    jobs = []
+    for _ in range(2):
+        model = await house.model()
+        await died(house, model)
+        jobs.append(await Operator(house.database, model.tenant_id).order())
+    failpoints.arm("janitor/before-replay:1:raise")
+    with pytest.raises(FailpointRaised):
+        await work(house)
+    states = [(await Operator(house.database).job(job)).state for job in jobs]
+    assert sorted(states) == [JobState.DONE, JobState.RUNNING]
+
+
 @pytest.mark.parametrize("point", ["janitor/before-replay", "janitor/after-replay", "janitor/before-replay-hold-up"])
 async def test_a_round_that_fails_anywhere_is_made_good_by_the_next(house: House, point: str) -> None:
     model = await house.model(queue_limit=3)

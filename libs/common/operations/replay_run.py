@@ -60,14 +60,22 @@ class ReplayRunner:
         self._me: UUID = uuid4()
 
     async def round(self) -> int:
-        """Once over the running jobs; returns how many items were replayed or dropped."""
-        moved = 0
+        """Once over the running jobs; returns how many items were replayed or dropped.
+
+        Raises what a job failed with, after the others had their turn.
+        """
+        moved, failure = 0, None
         await failpoint("janitor/before-replay-turn")
         for turn in await self._work.take(self._me, list(self._replays), LEASE_SECONDS):
             try:
                 moved += await self._work_off(turn)
             except (Unavailable, OutcomeUnknown) as error:
                 log.warning("replay.held_up", job=turn.id, cause=str(error))
+            except Exception as error:
+                log.error("replay.failed", job=turn.id, error=type(error).__name__, message=str(error)[:500])
+                failure = error
+        if failure is not None:
+            raise failure
         return moved
 
     async def _work_off(self, turn: Turn) -> int:
