@@ -87,10 +87,11 @@ async def test_the_end_deletes_it_unless_a_replay_may_need_it(desk: QueueDesk, e
     assert await _kept(desk) == []
 
 
-async def test_a_retry_calls_the_model_again_and_needs_it_no_more(desk: QueueDesk) -> None:
+async def test_no_retry_calls_the_model_again_for_what_is_staged(desk: QueueDesk) -> None:
     attempt = await _generated(desk)
-    await desk.executor.retry_many([(attempt, Retry("upload_refused", "m", 0.0, head=True, timed_out=False))])
-    assert await _kept(desk) == []
+    retry = Retry("upload_refused", "m", 0.0, head=True, timed_out=False)
+    assert await desk.executor.retry_many([(attempt, retry)]) == set()
+    assert await _kept(desk) == [_CONTENT]
 
 
 async def test_a_parked_upload_that_is_canceled_needs_it_no_more(desk: QueueDesk) -> None:
@@ -166,13 +167,9 @@ async def test_a_parked_upload_that_ends_as_dead_keeps_all_files(desk: QueueDesk
     assert await _row(desk, "dead_task") == {"staged": "local:0", "staged_size": 33, "one": False}
 
 
-@pytest.mark.parametrize("lost", [True, False])
-async def test_another_call_forgets_them_all(desk: QueueDesk, lost: bool) -> None:
+async def test_another_call_forgets_them_all(desk: QueueDesk) -> None:
     attempt = await _generated(desk, *_SEVERAL)
-    if lost:
-        await desk.executor.call_again_many([(attempt, CallAgain("one of them is gone"))])
-    else:
-        await desk.executor.retry_many([(attempt, Retry("timeout", "m", 0.0, head=True, timed_out=True))])
+    await desk.executor.call_again_many([(attempt, CallAgain("one of them is gone"))])
     assert await _row(desk, "dispatch") == {"staged": None, "staged_size": None, "one": True}
     (row,) = await desk.sql("SELECT staged_size FROM attempt")
     assert row["staged_size"] == 33

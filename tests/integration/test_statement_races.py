@@ -184,6 +184,15 @@ async def test_a_rescue_that_meets_a_move_leaves_what_another_has_by_then(desk: 
     assert (row["state"], row["executor"] if runs else row["held_by"]) == (1, 8)
 
 
+async def test_an_attempt_that_is_overdue_keeps_the_output_that_was_staged_at_that_moment(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    assert await overtaken(desk, _retry_overdue(desk, attempt), staged_of(attempt)) == set()
+    row = await desk.row(attempt.id)
+    assert row is not None
+    assert (row["phase"], row["staged"], row["token"]) == (2, "local:/a/b", attempt.token)
+    assert await desk.sql("SELECT * FROM attempt") == []
+
+
 async def test_a_cancel_that_meets_a_start_becomes_a_request(desk: QueueDesk) -> None:
     (id_,) = await leased(desk)
     public_id = await desk.public_id(id_)

@@ -251,7 +251,8 @@ SELECT id, version + 1, status, attempt, started_at, oss_file, file_type, file_s
 RETURNING task_id AS id
 
 -- name: retry_many
--- A failed attempt with attempts left: its row is written, the task waits for its retry without a gate slot.
+-- A failed attempt with attempts left: its row is written, the task waits for its retry without a gate slot. Not one whose
+-- output was staged meanwhile: no model is called again for it.
 -- Where it stands in the queue is settled when it returns (requeue_retries).
 -- $1 ids, $2 tokens, $3 delays, $4 head, $5 codes, $6 messages, $7 timed out, $8 whether the model has heard of the call
 -- (else it counts no longer), $9 time zone.
@@ -260,13 +261,12 @@ WITH m AS MATERIALIZED (
     AS m(id, token, delay, head, code, message, timed_out, called) ORDER BY id
 ), back AS (
   UPDATE dispatch q SET state = 3, due_at = now() + make_interval(secs => m.delay), retries = q.retries + 1,
-    class = CASE WHEN m.head THEN 0 ELSE 1 END,
-    phase = 0, staged = NULL, staged_size = NULL, staged_hash = NULL, staged_type = NULL, staged_files = NULL, generated_at = NULL,
-    migrating_at = NULL, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
+    class = CASE WHEN m.head THEN 0 ELSE 1 END, phase = 0,
+    lease = NULL, leased_at = NULL, token = NULL, executor = NULL, started_at = NULL, until = NULL, entered_at = now(),
     error_code = m.code, error_message = m.message, version = q.version + 1
-  FROM m, dispatch o WHERE o.id = ANY (ARRAY[m.id]) AND q.id = ANY (ARRAY[o.id]) AND q.token = m.token AND o.token = m.token
+  FROM m, dispatch o WHERE o.id = ANY (ARRAY[m.id]) AND q.id = ANY (ARRAY[o.id]) AND q.token = m.token AND o.token = m.token AND q.phase < 2
   RETURNING q.id, q.attempt, q.version, q.error_code, q.error_message, m.timed_out, m.called, o.executor, o.token, o.entered_at, o.lease,
-    o.leased_at, o.started_at, o.generated_at, o.migrating_at, o.staged_size, q.job
+    o.leased_at, o.started_at, q.job
 ), pj AS (
   UPDATE provider_job p SET ended_at = now(), cancel_at = CASE WHEN p.status IN ('intended', 'queued', 'processing') THEN now() END
   WHERE p.task_id = ANY (ARRAY(SELECT id FROM back WHERE job > 0)) AND (p.ended_at IS NULL) IS TRUE
@@ -275,12 +275,9 @@ WITH m AS MATERIALIZED (
   SELECT (b.started_at AT TIME ZONE $9)::date, k.tenant_id, k.creator, k.model_id, -count(*)
   FROM back b JOIN task k ON k.id = ANY (ARRAY[b.id]) WHERE NOT b.called GROUP BY 1, 2, 3, 4
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
-                       migrating_at, staged_size, error_code, error_message)
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, error_code, error_message)
   SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, called, entered_at,
-         least(leased_at, started_at), started_at, generated_at, migrating_at, staged_size, error_code, error_message FROM back
-), so AS (
-  DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM back WHERE generated_at IS NOT NULL))
+         least(leased_at, started_at), started_at, error_code, error_message FROM back
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'retry', attempt, version, lease, error_code FROM back
 )
