@@ -379,9 +379,19 @@ async def test_a_model_keeps_its_adapter_when_a_job_is_just_being_begun(desk: Qu
     assert await desk.models.update(model, "x", {"poll_seconds": 9}) is not None
 
 
+@pytest.mark.parametrize("end", [_retry_overdue, _end_lost])
+async def test_a_job_that_is_just_being_begun_ends_with_its_attempt(desk: QueueDesk, end: Second) -> None:
+    attempt = await running_job(desk)
+    intent = "intend_jobs", [attempt.id], [attempt.token], [uuid4()], ["test"], [True], [60], 600
+    assert await overtaken(desk, end(desk, attempt), intent) == {attempt.id}
+    (job,) = await desk.sql("SELECT ended_at IS NULL AS open, cancel_at IS NOT NULL AS unwanted FROM provider_job")
+    assert tuple(job) == (False, True), "else nobody ever tells its provider, and its permit is never free"
+
+
 async def running_job(desk: QueueDesk) -> Attempt:
     """A running attempt of a model with an adapter of jobs."""
     lane = await desk.lane(adapter="test")
     await desk.create(lane)
-    (attempt,) = await desk.start(await desk.lease(lane))
+    (id_,) = await desk.lease(lane)
+    (attempt,) = await desk.executor.start_many([Claim(id_, desk.leases[id_], uuid4(), 60, job=True)])
     return attempt

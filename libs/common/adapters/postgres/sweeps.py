@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
+
 from libs.common.adapters.postgres.attempts import watched
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dispatch_queue import moved
@@ -87,7 +89,7 @@ class PostgresSweeps:
     async def end_running(self, ends: Sequence[tuple[LostAttempt | OverdueAttempt, TaskStatus, str, str]]) -> set[int]:
         ordered = sorted(ends, key=lambda end: end[0].id)
         nothing = [None] * len(ordered)
-        rows = await self._database.fetch(
+        rows = await self._end(
             "finish_many",
             [attempt.id for attempt, _, _, _ in ordered],
             [attempt.token for attempt, _, _, _ in ordered],
@@ -108,7 +110,7 @@ class PostgresSweeps:
             return set()
         ordered = sorted(retries, key=lambda retry: retry[0].id)
         attempts, delays, heads, codes, messages = (list(column) for column in zip(*ordered, strict=True))
-        rows = await self._database.fetch(
+        rows = await self._end(
             "retry_many",
             [attempt.id for attempt in attempts],
             [attempt.token for attempt in attempts],
@@ -120,6 +122,11 @@ class PostgresSweeps:
             *_calls_stay_counted(len(ordered)),
         )
         return {row["id"] for row in rows}
+
+    async def _end(self, name: str, ids: Sequence[int], *columns: Any) -> list[asyncpg.Record]:
+        async with self._database.transaction() as transaction:
+            await transaction.fetch("hold_attempts", ids)
+            return await transaction.fetch(name, ids, *columns)
 
     async def waiting_page(self, after: int, limit: int, seconds: int) -> list[OpenRow]:
         return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit, seconds)]

@@ -82,6 +82,11 @@ SELECT f.*, (SELECT l.tenant_id FROM lane l WHERE l.id = f.lane) AS tenant_id FR
     FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL) q
   WHERE q.canceled OR q.phase = 0 AND q.lost >= $2 OFFSET 0) f ORDER BY f.id
 
+-- name: hold_attempts
+-- Locks attempts that the same transaction ends from outside: what their executors are writing just now is waited for, so
+-- that the end sees it, a job that is being begun at a provider above all. $1 ids.
+SELECT q.id FROM (SELECT id FROM unnest($1::bigint[]) AS id ORDER BY id) m JOIN dispatch q ON q.id = ANY (ARRAY[m.id]) FOR NO KEY UPDATE OF q
+
 -- name: executors_with_work
 -- Who is named by any running or held row: a dead process may have stopped before its rows were rescued.
 SELECT DISTINCT coalesce(q.executor, q.held_by) AS id FROM dispatch q
