@@ -53,7 +53,13 @@ class JobLedger:
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
         await failpoint("executor/before-intent")
-        written = await until_answered(lambda: self._intents.submit((attempt, intent)))
+        asked = asyncio.ensure_future(until_answered(lambda: self._intents.submit((attempt, intent))))
+        try:
+            written = await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            # What ends the attempt now would not see a job that is written meanwhile.
+            await asyncio.gather(asked, return_exceptions=True)
+            raise
         if isinstance(written, Busy):
             raise written
         return written

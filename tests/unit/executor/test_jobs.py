@@ -11,6 +11,7 @@ import pytest
 
 from libs.common.domain.model_errors import ModelError
 from libs.common.ports_jobs import JobCall, JobReport, JobStatus
+from libs.common.ports_provider_jobs import JobIntent
 from services.executor.admission.slots import Slot, Slots
 from services.executor.jobs.calls import in_time
 from services.executor.jobs.job import Job, intent_key
@@ -147,4 +148,29 @@ async def test_listeners_hear_of_news_that_were_written(mine: bool) -> None:
     attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
     assert await ledger.news(attempt, job(provider_id="p").news("queued")) is mine
     assert heard == ([(9, 3)] if mine else [])
+    await ledger.close(1)
+
+
+async def test_who_stops_an_attempt_waits_for_the_intent_that_is_being_written() -> None:
+    written = asyncio.Event()
+
+    async def intend_many(rows: Any) -> dict[int, float]:
+        await written.wait()
+        return {attempt.id: 1.0 for attempt, _ in rows}
+
+    ledger = JobLedger(
+        SimpleNamespace(intend_many=intend_many),  # type: ignore[arg-type]
+        changed=lambda _: None,
+        is_data_error=lambda _: False,
+        is_deadlock=lambda _: False,
+    )
+    attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
+    intending = asyncio.create_task(ledger.intend(attempt, JobIntent(uuid4(), "test", True, 60)))
+    await asyncio.sleep(0.01)
+    intending.cancel()
+    await asyncio.sleep(0.01)
+    assert not intending.done(), "what ends the attempt would not see the job"
+    written.set()
+    with pytest.raises(asyncio.CancelledError):
+        await intending
     await ledger.close(1)
