@@ -110,5 +110,3 @@ def _check_name(name: str) -> None:
         raise Invalid("model_name", f"name must have 1 to {NAME_LIMIT} characters", field="/name")
     if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in name):
         raise Invalid("model_name", "name has control characters", field="/name")
-    if name in (".", ".."):  # HTTP clients take them out of paths: no request would reach the model
-        raise Invalid("model_name", "name must not be . or ..", field="/name")
