@@ -1,4 +1,8 @@
-"""The executor: reads what is dispatched, runs what it may, and drains in good order."""
+"""The executor: reads what is dispatched, runs what it may, and drains in good order.
+
+Longer than a file should be: one place decides what this process may do now, from all that its parts say, and each cut
+through it would be crossed both ways.
+"""
 
 from __future__ import annotations
 
