@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.operations.control import REASON_LIMIT
 from libs.common.operations.quota import USER_LIMIT
+from libs.common.ports_attempts import Posture
 from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, TenantId, Text
 from services.api.schemas_out import StatusWord
 
@@ -232,17 +233,7 @@ class ExecutorOut(BaseModel):
     started_at: datetime
     heartbeat_age_seconds: float
     alive: bool
-    posture: Literal[
-        "reading",
-        "starting",
-        "crowded",
-        "redis_unreachable",
-        "staging_full",
-        "out_of_files",
-        "draining",
-        "hangs",
-        "stopping",
-    ]
+    posture: Posture
     reading: bool
     draining: bool
     slots: int
