@@ -204,14 +204,14 @@ class AsyncClient:
                     httpx.AsyncClient(timeout=timeout, follow_redirects=True) as other,
                     other.stream("GET", calls.elsewhere(response)) as elsewhere,
                 ):
-                    await _check(elsewhere)
+                    await _check(elsewhere, ours=False)
                     yield elsewhere
                 return
             await _check(response)
             yield response
 
 
-async def _check(response: httpx.Response) -> None:
+async def _check(response: httpx.Response, *, ours: bool = True) -> None:
     if not response.is_success:
         await response.aread()
-        raise calls.refusal(response)
+        raise calls.refusal(response, ours=ours)

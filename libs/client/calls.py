@@ -159,14 +159,16 @@ def pause(refused: ApiError, tries_left: int, nth: int) -> Pause:
     return Pause(max(wanted, backoff(nth)))
 
 
-def refusal(response: httpx.Response) -> ApiError:
-    """What an answer that is no success says; raises NotReachable for a 404 or 405 of somebody else."""
+def refusal(response: httpx.Response, *, ours: bool = True) -> ApiError:
+    """What an answer that is no success says; raises NotReachable for a 404 or 405 of somebody else. Not `ours`: of a
+    server that a redirect led to.
+    """
     try:
         problem = _json(response)
     except NotReachable:
         problem = {"detail": f"the answer is no JSON ({response.headers.get('content-type', 'no type')})"}
     said = problem if isinstance(problem, dict) else {}
-    if response.status_code in (404, 405) and "code" not in said:
+    if ours and response.status_code in (404, 405) and "code" not in said:
         raise NotReachable(f"{STRANGER}: its {response.status_code} has no code")
     return ApiError(response.status_code, said, retry_after(response.headers))
 

@@ -196,14 +196,14 @@ class Client:
                 with httpx.stream(
                     "GET", calls.elsewhere(response), timeout=timeout, follow_redirects=True
                 ) as elsewhere:
-                    _check(elsewhere)
+                    _check(elsewhere, ours=False)
                     yield elsewhere
                 return
             _check(response)
             yield response
 
 
-def _check(response: httpx.Response) -> None:
+def _check(response: httpx.Response, *, ours: bool = True) -> None:
     if not response.is_success:
         response.read()
-        raise calls.refusal(response)
+        raise calls.refusal(response, ours=ours)

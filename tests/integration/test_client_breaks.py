@@ -169,6 +169,18 @@ async def test_a_download_goes_wherever_it_is_sent_without_the_key(
     assert ["authorization" in asked for asked in server.asked] == [True, False, False]
 
 
+@pytest.mark.parametrize("load", [loaded, loaded_waiting])
+async def test_a_file_that_is_gone_where_a_download_is_sent_is_no_wrong_address(
+    load: Callable[[str, Path], Any], tmp_path: Path
+) -> None:
+    """A store's 404 has no code of ours: whoever asked was told that there is no API, with exit code 3."""
+    gone = b"HTTP/1.1 404 No\r\nContent-Type: application/xml\r\nContent-Length: 8\r\nConnection: close\r\n\r\n<Error/>"
+    async with breaking(elsewhere("/there"), gone) as server:
+        with pytest.raises(ApiError) as refused:
+            await load(server.url, tmp_path / "there")
+    assert (refused.value.status, refused.value.code) == (404, "http_404")
+
+
 async def test_two_downloads_may_have_one_target(tmp_path: Path) -> None:
     halves = [asyncio.Event(), asyncio.Event()]
     content = [b"a" * 100_000, b"b" * 70_000]
