@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import suppress
 from typing import Final
 
 import psutil
@@ -32,8 +33,9 @@ async def watch() -> None:
     least = process.memory_info().rss
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
-        now = process.memory_info().rss
-        if now > least + _HEAVY_BYTES:
-            gc.collect()
-            least = process.memory_info().rss
-        least = min(least, now)
+        with suppress(OSError):  # no more files can be opened just now
+            now = process.memory_info().rss
+            if now > least + _HEAVY_BYTES:
+                gc.collect()
+                least = process.memory_info().rss
+            least = min(least, now)

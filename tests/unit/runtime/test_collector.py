@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 _PROGRAM: Final = """
-import asyncio, weakref
+import asyncio, os, resource, weakref
 from libs.common.runtime import collector
 
 class Kept:  # as an error is by a function of its own traceback
@@ -18,6 +18,10 @@ async def main():
     collector.relieve()
     watching = asyncio.create_task(collector.watch())
     await asyncio.sleep(0)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0), usual[1]))  # no more files can be opened
+    await asyncio.sleep(2.5)
+    resource.setrlimit(resource.RLIMIT_NOFILE, usual)
     kept = [weakref.ref(Kept()) for _ in range(200)]
     assert kept[-1]() is not None, "nothing else frees it"
     async with asyncio.timeout(20):
@@ -30,5 +34,5 @@ asyncio.run(main())
 
 
 def test_few_cycles_that_weigh_much_are_collected_soon() -> None:
-    """600 of a megabyte each stayed until there were 100,000 objects."""
+    """600 of a megabyte each stayed until there were 100,000 objects. Nobody looked any more after a moment without files."""
     subprocess.run([sys.executable, "-c", _PROGRAM], check=True, timeout=60)
