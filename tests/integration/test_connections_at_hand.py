@@ -67,6 +67,23 @@ async def test_connections_that_answered_meanwhile_outlast_one_that_did_not(
     assert await me(database) == at_hand
 
 
+async def test_who_is_cancelled_while_connections_are_distrusted_leaves_room_for_as_many(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What he had taken from those at hand was nobody's: the pool had room for one less each time."""
+    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    async with open_database(database_url, hot_connections=4) as database:
+        await asyncio.gather(*(database.fetch("sleep", 0.05) for _ in range(4)))
+        slow = asyncio.create_task(database.fetch("sleep", 5, seconds=0.2))
+        while database._at_hand:
+            await asyncio.sleep(0)
+        slow.cancel()
+        with pytest.raises((asyncio.CancelledError, OutcomeUnknown)):
+            await slow
+        for connection in [await database.acquire() for _ in range(4)]:
+            await database.pool.release(connection)
+
+
 async def test_a_connection_of_the_engine_that_does_not_answer_is_made_anew(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

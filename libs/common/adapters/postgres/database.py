@@ -181,8 +181,7 @@ class Database:
         await self.pool.expire_connections()
         for connection in old:
             with suppress(asyncpg.InterfaceError):  # it died, and the pool knows
-                connection.terminate()
-            await self._give_back(connection)
+                connection.terminate()  # which gives it back, and waits for nothing in which we may be cancelled
 
     async def _give_back(self, connection: Any) -> None:
         # Shielded: a cancelled caller must not hand a connection back half reset (asyncpg#464).
