@@ -653,6 +653,24 @@ async def test_calls_that_find_no_room_keep_no_upload_from_its_lanes_window(
     assert len(rig.model.calls) == 1
 
 
+async def test_jobs_that_find_no_room_keep_no_upload_of_their_lane_from_its_slot(rig: Rig) -> None:
+    """Neither needs a permit, and a lane is asked for its first four: the upload stood behind them for minutes."""
+    model = await rig.make_model()
+    running = await rig.executor(slots=1, in_line=0.1)
+    parked = await _parked(rig, model, running, 2)
+    running.staging.full = True
+    await until(lambda: not running.executor.reading(), "it takes no work")
+    jobs = await rig.make_tasks(model, 5)
+    await rig.sql("UPDATE dispatch SET phase = 1, attempt = 1, started_at = now() WHERE id = ANY ($1::bigint[])", jobs)
+    await rig.dispatch(model)
+    await until(lambda: len(running.executor.desk.room) == 5, "jobs wait here")
+    running.results.seconds = 1.0
+    await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await rig.sweeps.promote_due(10)
+    await rig.dispatch(model)
+    await asyncio.wait_for(rig.ended(parked), 8)
+
+
 async def test_what_is_handed_to_a_full_staging_leaves_it(rig: Rig) -> None:
     model = await rig.make_model()
     first = await rig.executor(in_line=0.1, stores=("here",))
@@ -704,14 +722,14 @@ async def test_those_whose_staging_is_full_share_what_nobody_else_reads(rig: Rig
     assert not read[0] & read[1]
 
 
-async def _parked(rig: Rig, model: Model, running: Running) -> list[int]:
-    """A task whose output waits in staging until storage is back, which it is."""
+async def _parked(rig: Rig, model: Model, running: Running, count: int = 1) -> list[int]:
+    """Tasks whose outputs wait in staging until storage is back, which it is."""
     running.results.down = UploadFailed("storage_503", "down", retryable=True)
-    ids = await rig.make_tasks(model)
+    ids = await rig.make_tasks(model, count)
     await rig.dispatch(model)
 
     async def parked() -> bool:
-        return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2"))
+        return len(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2")) == count
 
     await until(parked, "it is parked")
     running.results.down = None

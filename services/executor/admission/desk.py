@@ -368,15 +368,13 @@ class Desk:
         if self.closed or not self._trust.trusted:
             await asyncio.sleep(_RETRY_SECONDS)
             return
-        candidates = self.room.candidates(now)
+        candidates = self.room.candidates(now, lambda arrival: not self._has_to_wait(arrival))
         # Of a model that was deleted while they waited: the janitor ends them where they stood.
         await self.release([arrival for arrival in candidates if self._may_not_begin(arrival)])
-        waiting = [arrival for arrival in candidates if self._has_to_wait(arrival)]
-        able = [arrival for arrival in candidates if arrival in self.room and not self._has_to_wait(arrival)]
-        chosen, late = self._choose(able)
+        chosen, late = self._choose([arrival for arrival in candidates if arrival in self.room])
         refused = await self._admit_held(chosen)
         now = time.monotonic()
-        without = {arrival.lane for arrival in (*waiting, *refused, *late)}
+        without = {arrival.lane for arrival in (*refused, *late)}
         for lane in {arrival.lane for arrival in candidates}:
             self.room.looked(lane, now, granted=lane not in without)
         if self._crowded and self.others_read():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -118,8 +118,8 @@ class WaitingRoom:
         """Permits of any lane may be free."""
         self._woken.update(self._lanes)
 
-    def candidates(self, now: float) -> list[Arrival]:
-        """The first rows of each lane that is to be looked at now."""
+    def candidates(self, now: float, able: Callable[[Arrival], bool] = lambda _: True) -> list[Arrival]:
+        """The first able rows of each lane that is to be looked at now."""
         due, self._woken = self._woken, set()
         if now >= self._scan_at:
             self._scan_at = now + SHORTEST_POLL_SECONDS
@@ -127,7 +127,7 @@ class WaitingRoom:
         found: list[Arrival] = []
         for number in due & self._lanes.keys():
             lane = self._lanes[number]
-            found.extend(islice(lane.rows(), lane.ask))
+            found.extend(islice(filter(able, lane.rows()), lane.ask))
         return found
 
     def looked(self, number: int, now: float, *, granted: bool) -> None:
