@@ -17,6 +17,7 @@ from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_provider_jobs import JobCallback
+from services.executor.admission.slots import Slot
 from services.executor.jobs import calls
 from services.executor.jobs.memory import AnswerMemory
 from tests.support.executor_rig import Rig, Through, until
@@ -37,8 +38,8 @@ class Watched(AnswerMemory):
     def taken(self) -> int:
         return self.everything - self._free
 
-    async def take(self, tenant: int, size: int) -> int:
-        got = await super().take(tenant, size)
+    async def take(self, tenant: int, size: int, slot: Slot | None = None) -> int:
+        got = await super().take(tenant, size, slot)
         self.most = max(self.most, self.taken)
         return got
 

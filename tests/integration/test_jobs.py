@@ -18,7 +18,7 @@ from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.domain.model import Model
-from libs.common.domain.model_errors import OutOfFiles
+from libs.common.domain.model_errors import OutOfFiles, UploadFailed
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.control import Controls
 from libs.common.operations.model_cache import ModelCache
@@ -951,6 +951,33 @@ async def test_a_job_whose_output_finds_no_room_is_collected_later(jobs: Jobs) -
     assert len(jobs.provider.submits) == 1
     await jobs.rig.nothing_taken(model)
     await jobs.clean()
+
+
+async def test_an_end_that_waits_for_room_in_staging_leaves_its_slot_to_uploads_that_make_some(jobs: Jobs) -> None:
+    """Nobody says it again, so it waits: with all slots taken by such ends nothing that was staged ever left."""
+    plain, model = await jobs.rig.make_model(), await jobs.model({"polls": False}, poll_seconds=3_600)
+    running = await jobs.rig.executor(slots=1, in_line=0.1)
+    running.results.down = UploadFailed("storage_503", "down", retryable=True)
+    parked = await jobs.rig.make_tasks(plain)
+    await jobs.rig.dispatch(plain)
+
+    async def is_parked() -> bool:
+        return bool(await jobs.rig.sql("SELECT 1 FROM dispatch WHERE state = 2"))
+
+    await until(is_parked, "its output waits for storage")
+    running.results.down, running.staging.refuses = None, True
+    ids = await jobs.begin(model, steps=["succeeded"])
+
+    async def over_there() -> bool:
+        return bool(await jobs.rig.sql("SELECT 1 FROM provider_job WHERE status = 'succeeded'"))
+
+    await until(over_there, "its end is written")
+    await jobs.rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
+    await jobs.rig.sweeps.promote_due(10)
+    await jobs.rig.dispatch(plain)
+    await jobs.rig.ended(parked)
+    running.staging.refuses = False
+    await jobs.rig.ended(ids)
 
 
 @pytest.mark.parametrize("lost", ["its output", "its failure", "nothing"])

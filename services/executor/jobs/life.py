@@ -246,7 +246,10 @@ class JobLife:
             except StagingFull:
                 if job.polls or job.left <= 0:
                     raise
-            await asyncio.sleep(_ROOM_SECONDS)  # nobody says again what this job has brought
+            # Nobody says again what this job has brought. Uploads make room, and need slots.
+            job.run.slot.give_back()
+            await asyncio.sleep(_ROOM_SECONDS)
+            await job.run.slot.take_again()
 
     async def _write_end(self, job: Job, status: str) -> None:
         """The job is over there, and the task does not end with its output: its provider need not be told."""

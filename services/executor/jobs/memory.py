@@ -3,8 +3,9 @@
 An answer may have its outputs inside: 64 MiB of it are taken, by hundreds of jobs that end together. So a large answer
 waits here, unread, until there is room for it, and keeps its room until its outputs are staged.
 
-Who waits for room has its slot already, and who has room waits for nothing but staging: nobody waits in a circle. A
-tenant may have half of the room, so that outputs which cannot be staged for long leave the other half to others.
+Who waits for room has had its slot, and leaves it to others meanwhile, and who has room may wait for staging, without
+its slot too: so who has a slot waits for neither, and nobody in a circle. A tenant may have half of the room, so that
+outputs which cannot be staged for long leave the other half to others.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class AnswerMemory:
         """What one job has of it, nothing yet."""
         return AnswerShare(self, tenant, slot)
 
-    async def take(self, tenant: int, size: int) -> int:
-        """Wait for so much room, or as much as anybody gets; how much that is."""
+    async def take(self, tenant: int, size: int, slot: Slot | None = None) -> int:
+        """Wait for so much room, or as much as anybody gets; how much that is. Who has to wait gives back the slot."""
         size = min(size, self._of_a_tenant)
         waiting = _Waiting(tenant, size, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._let_in()
+        if slot is not None and not waiting.turn.done():
+            slot.give_back()
         try:
             await waiting.turn
         except asyncio.CancelledError:
@@ -101,7 +104,9 @@ class AnswerShare:
             began = asyncio.get_running_loop().time()
             if self._slot is not None:
                 await self._slot.take_again()
-            self._held += await self._memory.take(self._tenant, size)
+            self._held += await self._memory.take(self._tenant, size, self._slot)
+            if self._slot is not None:
+                await self._slot.take_again()
             self.waited = asyncio.get_running_loop().time() - began > _PATIENCE_SECONDS
 
     def release(self) -> None:

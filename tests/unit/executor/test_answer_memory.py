@@ -90,6 +90,25 @@ async def test_who_waits_for_room_has_its_slot() -> None:
     await asking
 
 
+async def test_who_waits_for_memory_leaves_its_slot_to_who_has_some() -> None:
+    """That one waits for room in staging, without its slot: each would wait for the other."""
+    slots, memory = Slots(1), AnswerMemory(everything=MB, of_a_tenant=MB)
+    assert slots.take(1)
+    first = Slot(slots, 1, lambda: None)
+    share = memory.share(1, first)
+    await share.take(MB)
+    first.give_back()
+    assert slots.take(2)
+    second = Slot(slots, 2, lambda: None)
+    (asking,) = await begun(memory.share(2, second).take(MB))
+    async with asyncio.timeout(1):
+        await first.take_again()
+        share.release()
+        first.end()
+        await asking
+    assert slots.used == 1
+
+
 async def test_a_wait_off_the_clock_uses_up_no_time() -> None:
     async with asyncio.timeout(0.2) as limit:
         await off_the_clock(limit, asyncio.sleep(0.4))
