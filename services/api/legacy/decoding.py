@@ -41,7 +41,7 @@ async def at_once(work: Callable[[], Members]) -> Members:
 
 
 async def decode(query: bytes, named: Mapping[bytes, bytes], body: bytes, read: Read = at_once) -> Given:
-    """What the query and the body say; the body wins. `read` has JSON read. Raises Problem (400, 415)."""
+    """What the query and the body say; the body wins. `read` has JSON and forms read. Raises Problem (400, 415)."""
     members = await _body(named, body, read) if body and not body.isspace() else {}
     return Given({**_pairs(query), **members} if query else members)
 
@@ -54,7 +54,7 @@ async def _body(named: Mapping[bytes, bytes], body: bytes, read: Read) -> Member
     if essence.endswith(b"json") or body.lstrip()[:1] in (b"{", b"["):
         return await read(lambda: _json(body))
     if essence in _FORM:
-        return _pairs(body)
+        return await read(lambda: _pairs(body))
     raise Problem("unsupported_media_type", "send the body as JSON or as a form")
 
 

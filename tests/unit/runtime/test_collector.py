@@ -34,5 +34,5 @@ asyncio.run(main())
 
 
 def test_few_cycles_that_weigh_much_are_collected_soon() -> None:
-    """600 of a megabyte each stayed until there were 100,000 objects, and for good after a moment without free files."""
+    """600 of a megabyte each stayed until there were 100,000 objects, for good after a moment without free files."""
     subprocess.run([sys.executable, "-c", _PROGRAM], check=True, timeout=60)
