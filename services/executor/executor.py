@@ -104,6 +104,7 @@ class Executor:
         self._stopping = asyncio.Event()
         self._posture: Posture = "starting"
         self._draining = False
+        self._drains_from = self._handed_at = 0.0  #: since when, and when we last looked at what others handed us
         self._paused = Paused()
         self._scarce = False
         self._reads = False
@@ -225,7 +226,8 @@ class Executor:
             self.heartbeat.soon()
         if posture == "draining":
             self.runs.interrupt_waiting(Stop.DRAINED)  # others can wait for their providers, too
-        if posture == "draining" and not (len(self.runs) or len(self.desk.room) or self._reader.busy):
+        unseen = self._ownership.view.stores_differ() and self._handed_at <= self._drains_from
+        if posture == "draining" and not (unseen or len(self.runs) or len(self.desk.room) or self._reader.busy):
             log.info("executor.drained")
             self.stop()
         if self._slots.scarce != self._scarce:
@@ -282,7 +284,8 @@ class Executor:
         """Operators may ask us to finish and leave, and that nothing of some tenants or models is started."""
         if drain != self._draining:
             log.warning("executor.asked_to_leave" if drain else "executor.asked_to_stay")
-            self._draining = self.desk.leaving = drain
+            self._draining, self._drains_from = drain, time.monotonic()
+            self.desk.leaving = drain
             self._take_posture()
         if paused != self._paused:
             log.info(
@@ -342,6 +345,7 @@ class Executor:
             await asyncio.sleep(_HANDED_SECONDS)
             if not self._ownership.view.stores_differ() or self.desk.closed:
                 continue
+            began = time.monotonic()
             try:
                 arrivals = []
                 for row in await self._attempts.handed():
@@ -349,6 +353,7 @@ class Executor:
                     if model is not None:
                         arrivals.append(Arrival(row.id, row.lease, row.size, row.phase, model))
                 await self.desk.settle(arrivals)
+                self._handed_at = began
             except Exception as error:  # the loop's end would be the process's
                 log.warning("executor.handed_not_read", error=type(error).__name__, message=str(error)[:200])
 

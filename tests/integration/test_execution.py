@@ -708,6 +708,25 @@ async def test_what_is_handed_to_an_executor_that_drains_is_uploaded(rig: Rig) -
     assert len(rig.model.calls) == 2
 
 
+async def test_what_was_handed_to_an_executor_just_before_it_drains_is_uploaded(rig: Rig) -> None:
+    """It had nothing to do, and left before it looked."""
+    model = await rig.make_model()
+    first = await rig.executor(in_line=0.1, stores=("here",))
+    parked = await _parked(rig, model, first)
+    await rig.executor(stores=("there",))
+    await until(lambda: first.executor._ownership.view.stores_differ(), "it sees the other one, who hands it over")
+    await rig.sql(
+        "UPDATE dispatch SET state = 1, lease = 7, leased_at = now(), due_at = NULL, held_by = $1, error_code = NULL,"
+        " error_message = NULL",
+        first.number,
+    )
+    await rig.sql("UPDATE executor SET draining = true WHERE id = $1", first.number)
+    first.executor.heartbeat.soon()
+    await asyncio.wait_for(first.pending, 8)
+    assert await rig.statuses(parked) == {parked[0]: TaskStatus.SUCCESS}
+    assert len(rig.model.calls) == 1
+
+
 async def test_those_whose_staging_is_full_share_what_nobody_else_reads(rig: Rig) -> None:
     model = await rig.make_model(partitions=24, max_concurrency=40)
     first, second = await rig.executor(in_line=0.1), await rig.executor(in_line=0.1)
