@@ -290,3 +290,23 @@ async def test_another_event_of_the_same_number_is_not_taken_for_the_one_that_wa
     assert await events.after(0, 10, []) == [other]
     await events.sent([other.key])
     assert await events.after(0, 10, []) == []
+
+
+async def test_of_ends_of_one_instant_only_those_that_are_named_are_taken(desk: QueueDesk) -> None:
+    lane = await desk.lane(concurrency=50)
+    await desk.lane(name="another")
+    await ended(desk, lane, 6, Finish(TaskStatus.SUCCESS))
+    events = PostgresEvents(desk.database)
+    rows = await events.after(0, 10, [])
+    assert len({row.key.finished_at for row in rows}) == 1
+    assert len({row.key.id for row in rows}) == len(rows) == 6
+    first, second, third, fourth, fifth, sixth = rows
+    await events.sent([first.key])
+    assert await events.after(0, 10, []) == rows[1:]
+    assert await events.after(0, 10, [], [second.key]) == rows[1:]
+    await events.hand_over([hooked_event(third, "")])
+    assert await events.after(0, 10, []) == rows[3:]
+    assert await events.refused([(fourth.key, 60.0, "too large")], 1) == [fourth.key.id]
+    assert await events.refused([(fifth.key, 0.0, "too large")], 20) == []
+    assert await events.after(0, 10, [fifth.key.id]) == [sixth]
+    assert [row.key for row in await events.due(10)] == [fifth.key]
