@@ -88,6 +88,35 @@ async def test_postgres_keeps_what_was_committed_through_a_kill(make: Make) -> N
         await connection.close(timeout=1)
 
 
+async def test_postgres_whose_first_start_was_interrupted_starts(make: Make) -> None:
+    """By Ctrl-C, by kill -9 or by a power cut: half a cluster looks like one and never starts."""
+    server = make(EmbeddedPostgres)
+    first = asyncio.create_task(server.start())
+    while not list(server.folder.glob("*/PG_VERSION")):
+        await asyncio.sleep(0.001)
+        assert not first.done()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await server.start()
+    assert sorted(path.name for path in server.folder.iterdir()) == ["cluster", "password", "postgres.log"]
+
+
+async def test_postgres_that_cuts_off_who_asks_does_not_serve(make: Make) -> None:
+    """It is stopping, or dies: nobody may take that for the end of the process that asks."""
+    server = make(EmbeddedPostgres)
+    await server.start()
+    template = await asyncpg.connect(server.database_url("template1"))  # while it is used, no database can be made
+    await template.execute("DROP DATABASE sluiceway")
+    asking = asyncio.create_task(server.probe())
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%'"
+    while not await template.fetchval(cut):
+        await asyncio.sleep(0.01)
+    assert not await asking
+    await template.close()
+    assert await server.probe()
+
+
 async def test_postgres_refuses_who_does_not_know_the_password(make: Make) -> None:
     server = make(EmbeddedPostgres)
     await server.start()

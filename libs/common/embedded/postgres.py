@@ -62,13 +62,16 @@ class EmbeddedPostgres(ServerProcess):
         home = self._home
         if (home.cluster / "PG_VERSION").exists():
             return
+        # Whoever ends this in the middle leaves half a cluster, which looks like one and never starts.
+        unfinished = home.empty_folder("unfinished")
         # Readable by the server's account, in a folder that only that account may enter.
-        password_file = home.cluster.parent / "initial-password"
+        password_file = unfinished.parent / "initial-password"
         _write_private(password_file, self._password, home)
         try:
-            await run_to_end(self._initdb(home, password_file), seconds=60)
+            await run_to_end(self._initdb(home, unfinished, password_file), seconds=60)
         finally:
             password_file.unlink(missing_ok=True)
+        unfinished.rename(home.cluster)
 
     def command(self) -> Command:
         home = self._home
@@ -84,14 +87,14 @@ class EmbeddedPostgres(ServerProcess):
 
     async def probe(self) -> bool:
         try:
-            connection = await asyncpg.connect(self.database_url("postgres"), timeout=2)
-        except (OSError, asyncpg.PostgresError):  # not there yet, or still recovering
+            connection = await asyncpg.connect(self.database_url("postgres"), timeout=2, command_timeout=10)
+            try:
+                if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", ROLE):
+                    await connection.execute(f"CREATE DATABASE {ROLE}")
+            finally:
+                await connection.close(timeout=2)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # not there yet, recovering, or gone again
             return False
-        try:
-            if not await connection.fetchval("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", ROLE):
-                await connection.execute(f"CREATE DATABASE {ROLE}")
-        finally:
-            await connection.close(timeout=2)
         return True
 
     @cached_property
@@ -106,7 +109,7 @@ class EmbeddedPostgres(ServerProcess):
             _write_private(file, secrets.token_urlsafe(24))
         return file.read_text().strip()
 
-    def _initdb(self, home: PostgresHome, password_file: Path) -> Command:
+    def _initdb(self, home: PostgresHome, folder: Path, password_file: Path) -> Command:
         options = [
             f"--username={ROLE}",
             f"--pwfile={password_file}",
@@ -120,9 +123,9 @@ class EmbeddedPostgres(ServerProcess):
             "--set=scram_iterations=64",
         ]
         return Command(
-            [home.programs / "initdb", "-D", home.cluster, *options],
+            [home.programs / "initdb", "-D", folder, *options],
             self.log_path,
-            folder=home.cluster,
+            folder=folder,
             owner=home.owner,
         )
 

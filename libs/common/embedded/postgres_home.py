@@ -32,17 +32,22 @@ class PostgresHome:
     programs: Path
     owner: Owner | None
 
+    def empty_folder(self, name: str) -> Path:
+        """A folder of the owner's alone beside the cluster, emptied of what was left in it."""
+        folder = self.cluster.with_name(name)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        if self.owner is not None:
+            os.chown(folder, self.owner.uid, self.owner.gid)
+        return folder
+
 
 def settle_in(folder: Path) -> PostgresHome:
     """Make or find the home that belongs to this folder. Raises ChildFailed when there is none to be had."""
     folder.mkdir(parents=True, exist_ok=True)
     owner = _unprivileged() if os.geteuid() == 0 else None
     place = folder if owner is None else _reachable(folder)
-    cluster = place / "cluster"
-    cluster.mkdir(mode=0o700, exist_ok=True)
-    if owner is not None:
-        os.chown(cluster, owner.uid, owner.gid)
-    return PostgresHome(cluster, _programs(place, owner), owner)
+    return PostgresHome(place / "cluster", _programs(place, owner), owner)
 
 
 def place_of(folder: Path) -> Path:
