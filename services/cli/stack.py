@@ -76,7 +76,7 @@ def down(data: Data = None) -> None:
 
     folder = chosen_folder(data).path
     with _ours(folder):
-        stopped = folder.is_dir() and running.stop(folder, seconds=_STOP_SECONDS)
+        stopped = folder.is_dir() and running.stop(folder)
     _say(f"stopped what ran in {folder}" if stopped else f"nothing runs in {folder}")
 
 
@@ -161,7 +161,7 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
         supervisor.wait(_STOP_SECONDS)
         raise
     if report is None:
-        running.stop(folder, seconds=_STOP_SECONDS)
+        running.stop(folder)
         said = last_words(log, since=began).removeprefix(_SAID)
         _say(f"{said or 'not everything became ready'}\nsupervisor's log: {log}")
         return 1

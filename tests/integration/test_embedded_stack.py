@@ -128,6 +128,22 @@ def test_a_second_signal_does_not_wait_for_a_process_that_hangs(data: Path) -> N
         assert alive(family) == set()
 
 
+def test_down_waits_for_as_long_as_running_work_may_take(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    waited = running._until_ended
+
+    def until_ended(data: Path, pid: int, *, seconds: float) -> bool:
+        waits.append(seconds)
+        return waited(data, pid, seconds=60)
+
+    monkeypatch.setattr(running, "_until_ended", until_ended)
+    with running_up(data, SLUICEWAY_DRAIN_SECONDS="900") as up:
+        up.ready()
+        assert running.stop(data)
+        assert up.wait() == 0
+    assert 4 * 900 < waits[0] < 5 * 900  # role by role: API, dispatcher, executors, janitor
+
+
 def test_what_dies_is_back_at_its_address_and_reported(data: Path) -> None:
     with running_up(data) as up:
         report = up.ready()

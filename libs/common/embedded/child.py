@@ -18,6 +18,9 @@ import psutil
 
 _POLL_SECONDS = 0.02
 _LAST_LINES = 15
+_GONE_SECONDS = 5.0
+#: What `end` may take beyond the time it was given: for a killed child, and for that child's own.
+FORCE_SECONDS = 2 * _GONE_SECONDS
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -138,8 +141,8 @@ async def end(process: subprocess.Popen[bytes], wish: signal.Signals, *, seconds
     process.send_signal(wish)
     if not await until_ended(process, seconds=seconds):
         process.kill()
-        await until_ended(process, seconds=5)
-    await _until_gone(offspring, seconds=5)
+        await until_ended(process, seconds=_GONE_SECONDS)
+    await _until_gone(offspring, seconds=_GONE_SECONDS)
 
 
 def _offspring(pid: int) -> list[psutil.Process]:

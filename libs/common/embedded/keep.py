@@ -123,6 +123,7 @@ class _Keeper:
             "pid": os.getpid(),
             "ready": self._is_ready,
             "failure": self._failure,
+            "stop_seconds": self._supervisor.stop_seconds,
             "processes": [_entry(charge) for charge in charges],
         }
 

@@ -22,6 +22,8 @@ from libs.common.embedded.files import write_whole
 
 Report = dict[str, Any]
 _POLL_SECONDS = 0.05
+#: A supervisor that has said nothing yet may be at its imports, or on a slow disk.
+_STOP_SECONDS = 30.0
 
 
 @contextmanager
@@ -101,15 +103,17 @@ def until_ready(data: Path, *, seconds: float, vain: Callable[[], bool] | None =
     return None
 
 
-def stop(data: Path, *, seconds: float) -> bool:
-    """Ask the folder's supervisor to stop everything and wait for it; by force when the time is up.
+def stop(data: Path) -> bool:
+    """Ask the folder's supervisor to stop everything and wait for as long as it may need; by force when that is over.
 
     Returns whether anything was running. Afterwards nothing is.
     """
     pid = supervisor_pid(data)
     if pid is not None:
+        report = read_report(data)
+        said = report["stop_seconds"] if report is not None and report["pid"] == pid else 0.0
         _send(pid, signal.SIGTERM)
-        if not _until_ended(data, pid, seconds=seconds):
+        if not _until_ended(data, pid, seconds=said + _STOP_SECONDS):
             _send(pid, signal.SIGKILL)
             _until_ended(data, pid, seconds=5)
     end_leftovers(data)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from libs.common.embedded.child import ChildFailed, Command, end, last_words, size_of, spawn
+from libs.common.embedded.child import FORCE_SECONDS, ChildFailed, Command, end, last_words, size_of, spawn
 from libs.common.embedded.ports import LOOPBACK, free_port, until_free
 
 
@@ -96,6 +96,11 @@ class ServerProcess(ABC):
             if time.monotonic() > deadline:
                 raise ChildFailed(f"{self.name} not ready within {self.start_seconds:.0f} s; log: {self.log_path}")
             await asyncio.sleep(0.03)
+
+    @property
+    def longest_stop(self) -> float:
+        """How many seconds `stop` takes at most."""
+        return self.stop_seconds + FORCE_SECONDS
 
     async def stop(self) -> None:
         """End it in good order within `stop_seconds`, then by force."""

@@ -89,11 +89,19 @@ class Supervisor:
         for charge in self.charges:
             if charge.nursing is not None:
                 charge.nursing.cancel()
+        for together in self._farewells():
+            await asyncio.gather(*(self._stop(charge) for charge in together))
+
+    @property
+    def stop_seconds(self) -> float:
+        """How long that takes at most, where each uses up what it may."""
+        return sum(max(charge.process.longest_stop for charge in together) for together in self._farewells())
+
+    def _farewells(self) -> list[list[Charge]]:
         servers, services = self._tiers[0], [charge for tier in self._tiers[1:] for charge in tier]
-        for role in dict.fromkeys(charge.process.role for charge in services):
-            await asyncio.gather(*(self._stop(charge) for charge in services if charge.process.role == role))
-        for charge in reversed(servers):
-            await self._stop(charge)
+        roles = dict.fromkeys(charge.process.role for charge in services)
+        by_role = [[charge for charge in services if charge.process.role == role] for role in roles]
+        return [*by_role, *([charge] for charge in reversed(servers))]
 
     async def _first_start(self, charge: Charge) -> None:
         charge.launched_at = time.monotonic()
