@@ -515,6 +515,38 @@ async def test_410_switches_an_address_off_at_once(post: Post) -> None:
     assert (await post.desk.get(TENANT, webhook.id)).disabled_reason == "it answered 410 Gone"
 
 
+async def test_one_tasks_address_that_is_gone_switches_no_other_tasks_off(post: Post) -> None:
+    """Each task brings its own, and one webhook signs for them all."""
+    webhook, _ = await post.webhook(kind="tasks")
+    post.receiver.answers["/gone"] = 410
+    await post.event(url=post.receiver.url + "/gone", line="gone")
+    await post.send()
+    for_tasks = await post.desk.get(TENANT, webhook.id)
+    assert (for_tasks.disabled_at, for_tasks.failing_since) == (None, None)
+    await post.event(url=post.receiver.url + "/there", line="there")
+    assert await post.send() == 1
+    assert [status for status, _, _ in await post.states()] == ["pending", "delivered"]
+
+
+async def test_who_is_switched_off_first_says_why(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    post.receiver.answers["/hook"] = 410
+    await post.event()
+    (due,), _ = await post.deliveries.due(Place(), Reach(webhooks=9, lines=9, deliveries=9, ahead=9))
+    await post.house.sql("UPDATE webhook SET disabled_at = '2026-02-05T10:00:00Z', disabled_reason = 'by its owner'")
+    assert await post.deliveries.tried([Tried(due, Answer(410, None, "", 1), None)], 1) == []
+    off = await post.desk.get(TENANT, webhook.id)
+    assert (off.disabled_reason, off.disabled_at.year if off.disabled_at else None) == ("by its owner", 2026)
+
+
+async def test_what_waits_for_a_webhook_that_was_removed_is_not_sent(post: Post) -> None:
+    webhook, _ = await post.webhook()
+    await post.event()
+    await post.desk.delete(TENANT, webhook.id)
+    assert await post.send() == 0
+    assert await post.deliveries.bury(10) == 1
+
+
 async def test_one_sender_at_a_time(post: Post) -> None:
     other = PostgresDeliveries(post.house.database)
     assert await post.deliveries.hold_sender()
