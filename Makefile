@@ -68,7 +68,7 @@ clean: ## Delete the environment and what tools left behind; data of the embedde
 # once, as pip does anyway: each process that starts from sources spends another 1.5 s of CPU, and tests start hundreds.
 $(VENV)/.embedded $(VENV)/.dev $(VENV)/.bench: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Sluiceway needs Python 3.11 or newer that can make virtual environments (on Debian: install python3-venv)." >&2; exit 1; }
-	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
 	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv \
 		|| echo "uv cannot be installed; going on with pip." >&2
 	@extras=$$(basename $@ | tr -d .); echo "Installing sluiceway[$$extras] into $(VENV)"; \
