@@ -421,6 +421,7 @@ async def test_what_an_operator_holds_waits_whatever_its_tenant_says(post: Post)
     assert await controls.resume_webhook(webhook.id, "bob") == "resumed"
     mine = await post.desk.get(TENANT, webhook.id)
     assert (mine.held, mine.paused, mine.failing_since) == (None, True, None)
+    assert await PostgresWebhooks(post.house.database).page(TENANT, 0, 9, failing=False) == [mine]
     assert await post.send() == 0, "its tenant's own hold is left alone"
     await post.desk.change(TENANT, webhook.id, {"paused": False})
     assert await post.send() == 1
@@ -653,6 +654,10 @@ async def test_old_deliveries_go_with_their_attempts(post: Post) -> None:
     assert await prune.sweep() == 1
     assert await post.house.sql("SELECT count(*)::int AS n FROM delivery_try") == [(2,)]
     await post.desk.delete(TENANT, webhook.id)
+    await post.house.sql("UPDATE webhook SET deleted_at = deleted_at - interval '1 day'")
+    await prune.sweep()
+    assert len(await post.house.sql("SELECT 1 FROM webhook")) == 1, "its deliveries are still told of"
+    await post.house.sql("UPDATE webhook SET deleted_at = now()")
     month = "interval '30 days'"
     await post.house.sql(f"UPDATE delivery SET ended_at = ended_at - {month}, dead_at = dead_at - {month}")
     assert await prune.sweep() == 2
