@@ -17,6 +17,7 @@ from services.cli.output import (
     JsonOption,
     Output,
     OutputOption,
+    cell,
     chosen,
     confirm,
     note,
@@ -154,7 +155,7 @@ def watch(task_id: Id, url: UrlOption = "", key_file: KeyFileOption = None, as_j
             else:
                 unit = event.get("unit_progress")
                 own = f", provider {unit:.0f} %" if unit is not None else ""
-                message = f"  {event['message']}" if event.get("message") else ""
+                message = f"  {cell(event['message'])}" if event.get("message") else ""
                 print(f"{event.get('at')}  {last:10} {event.get('progress', 0):6.2f} %{own}{message}", flush=True)
     raise typer.Exit(0 if last == "success" else 1)
 
