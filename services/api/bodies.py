@@ -62,6 +62,12 @@ def require_plain(named: Mapping[bytes, bytes]) -> None:
         raise Problem("unsupported_media_type", "Send the body as it is, without Content-Encoding.")
 
 
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has hung up; nothing else is expected of it any more."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that hands out a body which was read already, then what follows."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]

@@ -10,7 +10,7 @@ from libs.common.domain.errors import NotFound
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import KeyOwner, TaskFilter, Tasks, TaskView
 from libs.common.runtime.failpoints import failpoint
-from services.api.waiting import WaitRoom
+from services.api.waiting import Leaving, WaitRoom
 
 
 class Reading:
@@ -20,11 +20,12 @@ class Reading:
         self._tasks = tasks
         self._room = room
 
-    async def one(self, caller: KeyOwner, public_id: UUID, *, wait_seconds: float = 0) -> TaskView:
-        """One task, at its end if that comes within the wait; raises NotFound."""
+    async def one(self, caller: KeyOwner, public_id: UUID, wait_seconds: float, leaving: Leaving) -> TaskView:
+        """One task, at its end if that comes within the wait; raises NotFound. Who leaves before has read nothing."""
         task = await self._find(caller, public_id)
         if task.open and wait_seconds > 0:
-            await self._room.wait(caller.tenant_id, public_id, wait_seconds)
+            if not await self._room.wait(caller.tenant_id, public_id, wait_seconds, leaving):
+                return task
             task = await self._find(caller, public_id)
         return (await self._first_read(caller, [task]))[0]
 

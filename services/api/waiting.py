@@ -10,9 +10,9 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
@@ -25,7 +25,10 @@ _LONGEST_PAUSE: Final = 0.5
 _SHARE: Final = 0.1
 _MOST_AT_ONCE: Final = 1_000
 
-Finals = Callable[[Sequence[tuple[int, UUID]]], Awaitable[set[UUID]]]
+Finals: TypeAlias = Callable[[Sequence[tuple[int, UUID]]], Awaitable[set[UUID]]]
+
+#: Returns when the caller has left.
+Leaving: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(eq=False, slots=True)
@@ -49,19 +52,24 @@ class WaitRoom:
         self._closed = asyncio.Event()
         self.waiting = 0  #: callers, at this moment
 
-    async def wait(self, tenant_id: int, public_id: UUID, seconds: float) -> None:
-        """Return when the task has ended, after `seconds`, or when the room closes; whichever comes first."""
+    async def wait(self, tenant_id: int, public_id: UUID, seconds: float, leaving: Leaving) -> bool:
+        """Return when the task has ended, after `seconds`, or when the room closes; whichever comes first. False when
+        the caller has left before."""
         waiter = _Waiter(tenant_id, public_id, self._clock())
         self._schedule(waiter)
         self.waiting += 1
+        left = asyncio.create_task(leaving(), name="waiter-leaving")
+        left.add_done_callback(lambda _: waiter.ended.set())
         try:
             async with asyncio.timeout(seconds):
                 await waiter.ended.wait()
         except TimeoutError:
-            return
+            pass
         finally:
             waiter.gone = True
             self.waiting -= 1
+            here = left.cancel()
+        return here
 
     def close(self) -> None:
         """Let everybody go, at once and from now on."""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
+from services.api.bodies import until_gone
 from services.api.console.desk import Desk, still_in
 from services.api.console.rendering import part
 from services.api.console.visit import Visit
@@ -125,8 +126,7 @@ def is_live(path: str) -> bool:
 
 
 async def _hear_the_end(receive: Receive, gone: asyncio.Event) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await until_gone(receive)
     gone.set()
 
 

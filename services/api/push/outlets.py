@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
+from services.api.bodies import until_gone
 from services.api.push.news import News
 from services.api.push.stream import Stream
 from services.api.push.telling import Line
@@ -66,8 +67,7 @@ class SseOutlet:
         await _stop(self._watching)
 
     async def _watch(self, stream: Stream) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+        await until_gone(self._receive)
         stream.close()
 
     async def _write(self, body: bytes) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from libs.common.domain.ids import parse_task_id
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import TaskFilter
 from services.api import examples
 from services.api.answers import JsonAnswer
+from services.api.bodies import until_gone
 from services.api.conditions import etag, is_known
 from services.api.cursors import before_of, cursor_of
 from services.api.problems import Problem
@@ -55,6 +56,7 @@ async def read_task(
     task_id: TaskId,
     caller: Reader,
     cases: Cases,
+    request: Request,
     prefer: Annotated[
         str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 60 s.")
     ] = None,
@@ -64,7 +66,7 @@ async def read_task(
 ) -> Response:
     """The task as it is now, or at its end when `Prefer: wait=n` gives it time. Marks a success as fetched."""
     seconds = _wait_seconds(prefer)
-    task = await cases.reading.one(caller, task_id, wait_seconds=seconds or 0)
+    task = await cases.reading.one(caller, task_id, seconds or 0, lambda: until_gone(request.receive))
     headers = {"ETag": etag(task.version, weak=True), "Vary": "Prefer"}
     if seconds is not None:
         headers["Preference-Applied"] = f"wait={seconds:.0f}"

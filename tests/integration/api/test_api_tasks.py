@@ -178,6 +178,16 @@ class TestWait:
         assert answer.status_code == 200
         assert answer.json()["status"] == "submitted"
 
+    async def test_who_left_while_waiting_has_fetched_nothing(self, tenant: Tenant) -> None:
+        task = await tenant.task()
+        waiting = asyncio.create_task(tenant.call("GET", f"/v1/tasks/{task}", headers={"Prefer": "wait=60"}))
+        await until(lambda: tenant.api.waiting() == 1)
+        waiting.cancel()
+        await until(lambda: tenant.api.waiting() == 0)
+        await succeed(tenant.api, task)
+        await asyncio.sleep(0.7)
+        assert (await tenant.call("GET", f"/v1/tasks/{task}")).json()["times"]["fetched_at"] is None
+
     @pytest.mark.parametrize("prefer", ["wait", "wait=x", "wait=-1", "return=minimal", "wait=0"])
     async def test_a_preference_without_sense_is_no_error(self, tenant: Tenant, prefer: str) -> None:
         task = await tenant.task()

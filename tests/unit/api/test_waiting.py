@@ -36,6 +36,11 @@ class Tasks:
         return self.ended & {public_id for _, public_id in asked}
 
 
+async def stay() -> None:
+    """A caller who never leaves."""
+    await asyncio.Event().wait()
+
+
 @pytest.fixture
 def tasks() -> Tasks:
     return Tasks()
@@ -53,7 +58,7 @@ async def room(tasks: Tasks) -> AsyncIterator[WaitRoom]:
 
 async def test_an_end_is_told_soon(room: WaitRoom, tasks: Tasks) -> None:
     task = uuid4()
-    waiting = asyncio.create_task(room.wait(7, task, 10))
+    waiting = asyncio.create_task(room.wait(7, task, 10, stay))
     await tasks.asked(2)
     assert not waiting.done()
     tasks.ended.add(task)
@@ -63,19 +68,19 @@ async def test_an_end_is_told_soon(room: WaitRoom, tasks: Tasks) -> None:
 
 async def test_time_is_up(room: WaitRoom) -> None:
     began = time.monotonic()
-    await room.wait(7, uuid4(), 0.1)
+    await room.wait(7, uuid4(), 0.1, stay)
     assert 0.09 < time.monotonic() - began < 5
 
 
 async def test_many_share_a_question(room: WaitRoom, tasks: Tasks) -> None:
     ids = [uuid4() for _ in range(300)]
-    await asyncio.gather(*[room.wait(7, task, 0.15) for task in ids])
+    await asyncio.gather(*[room.wait(7, task, 0.15, stay) for task in ids])
     assert len(tasks.questions) < 20
     assert max(len(question) for question in tasks.questions) >= 100
 
 
 async def test_who_waits_longer_is_asked_about_less_often(room: WaitRoom, tasks: Tasks) -> None:
-    await room.wait(7, uuid4(), 1)
+    await room.wait(7, uuid4(), 1, stay)
     # every 20 ms for 0.2 s, then a tenth later each time: 10 + ln 5 / ln 1.1 = 27, and one at the end
     assert len(tasks.questions) <= 28
 
@@ -85,7 +90,7 @@ async def test_trouble_ends_nobody_s_wait(room: WaitRoom, tasks: Tasks, trouble:
     task = uuid4()
     tasks.trouble = trouble
     tasks.ended.add(task)
-    waiting = asyncio.create_task(room.wait(7, task, 10))
+    waiting = asyncio.create_task(room.wait(7, task, 10, stay))
     await tasks.asked(2)
     assert not waiting.done()
     tasks.trouble = None
@@ -95,16 +100,29 @@ async def test_trouble_ends_nobody_s_wait(room: WaitRoom, tasks: Tasks, trouble:
 async def test_closing_lets_everybody_go_and_nobody_in(tasks: Tasks) -> None:
     room = WaitRoom(tasks.final_among)
     running = asyncio.create_task(room.run())
-    waiting = [asyncio.create_task(room.wait(7, uuid4(), 60)) for _ in range(5)]
+    waiting = [asyncio.create_task(room.wait(7, uuid4(), 60, stay)) for _ in range(5)]
     await tasks.asked(1)
     room.close()
     await asyncio.wait_for(asyncio.gather(*waiting, running), 1)
-    await asyncio.wait_for(room.wait(7, uuid4(), 60), 1)
+    await asyncio.wait_for(room.wait(7, uuid4(), 60, stay), 1)
 
 
 async def test_a_cancelled_waiter_is_forgotten(room: WaitRoom, tasks: Tasks) -> None:
-    waiting = asyncio.create_task(room.wait(7, uuid4(), 60))
+    waiting = asyncio.create_task(room.wait(7, uuid4(), 60, stay))
     await tasks.asked(1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+    assert room.waiting == 0
+
+
+async def test_who_leaves_is_let_go(room: WaitRoom, tasks: Tasks) -> None:
+    gone = asyncio.Event()
+
+    async def leaving() -> None:
+        await gone.wait()
+
+    waiting = asyncio.create_task(room.wait(7, uuid4(), 60, leaving))
+    await tasks.asked(1)
+    gone.set()
+    assert not await asyncio.wait_for(waiting, 1)
     assert room.waiting == 0
