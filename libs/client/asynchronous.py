@@ -177,7 +177,7 @@ class AsyncClient:
     async def send(self, call: Call, *, until: float | None = None) -> Any:
         """Any other call of the REST face: its JSON. Raises TimeoutError where a try would begin after `until`."""
         for nth in range(self._tries):
-            answer = calls.judge(call, await self._answer(call), self._tries - nth - 1, nth)
+            answer = calls.judge(call, await self._answer(call, until), self._tries - nth - 1, nth)
             if not isinstance(answer, Pause):
                 return answer
             if until is not None and time.monotonic() + answer.seconds > until:
@@ -185,8 +185,9 @@ class AsyncClient:
             await asyncio.sleep(answer.seconds)
         raise NotReachable("no try is left")
 
-    async def _answer(self, call: Call) -> httpx.Response | None:
-        request = calls.built(self._http, call, self._timeout)
+    async def _answer(self, call: Call, until: float | None) -> httpx.Response | None:
+        left = None if until is None else until - time.monotonic()
+        request = calls.built(self._http, call, self._timeout, left)
         try:
             return await self._http.send(request)
         except httpx.TransportError:

@@ -22,6 +22,11 @@ WAIT_SECONDS: Final = 60
 BATCH: Final = 1_000
 _LONGEST_PAUSE: Final = 60.0
 _LARGEST_PORT: Final = 65_535
+#: How much later than its caller wants an answer may come at most.
+_LATEST_SECONDS: Final = 5.0
+#: "Not now", of the API or of a proxy behind which it is being restarted; only of the former that nothing was done.
+NOT_NOW: Final = (429, 502, 503, 504)
+_NOT_DONE: Final = (429, 503)
 STRANGER: Final = "what answers there is no API of this version"
 #: Whoever waits for a task or listens keeps a connection: those who are many must not wait for each other.
 LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=100)
@@ -65,12 +70,16 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def built(http: httpx.Client | httpx.AsyncClient, call: Call, seconds: float) -> httpx.Request:
-    """The request of a call; raises NotSendable. Only the answer may take longer than usual, not the connecting."""
+def built(
+    http: httpx.Client | httpx.AsyncClient, call: Call, seconds: float, left: float | None = None
+) -> httpx.Request:
+    """The request of a call; raises NotSendable. Only the answer may take longer than usual, not the connecting;
+    neither takes much longer than what is `left` of its caller's time."""
     for name, value in call.headers.items():
         if not _fits_a_header(value):
             raise NotSendable(f"{name} takes visible ASCII characters alone")
-    timeout = httpx.Timeout(seconds, read=seconds + call.wait_seconds)
+    most = float("inf") if left is None else max(left, 0.0) + _LATEST_SECONDS
+    timeout = httpx.Timeout(min(seconds, most), read=min(seconds + call.wait_seconds, most))
     try:
         return http.build_request(
             call.method, call.path, params=call.params, json=call.body, headers=call.headers, timeout=timeout
@@ -134,7 +143,7 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
     """What an answer means: its JSON, or a Pause before the next try. Raises ApiError and NotReachable.
 
     `response` None: the connection failed. An answer of 429 or 503 says that nothing was done, so whatever the request
-    was, it may be sent again; unless it says that nobody knows.
+    was, it may be sent again; unless it says that nobody knows. One of 502 or 504 is a proxy's, that does not know.
     """
     if response is None:
         if not call.repeatable or not tries_left:
@@ -146,7 +155,7 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
             raise NotReachable(f"{STRANGER}: its answer is no object")
         return answer
     refused = refusal(response)
-    if refused.code == "outcome_unknown" and not call.repeatable:
+    if not call.repeatable and (refused.code == "outcome_unknown" or refused.status not in _NOT_DONE):
         raise refused
     return pause(refused, tries_left, nth)
 
@@ -154,7 +163,7 @@ def judge(call: Call, response: httpx.Response | None, tries_left: int, nth: int
 def pause(refused: ApiError, tries_left: int, nth: int) -> Pause:
     """When to send again what was refused for now; raises the refusal where that is never, or too far away."""
     wanted = refused.retry_after or 0.0
-    if refused.status not in (429, 503) or not tries_left or wanted > _LONGEST_PAUSE:
+    if refused.status not in NOT_NOW or not tries_left or wanted > _LONGEST_PAUSE:
         raise refused
     return Pause(max(wanted, backoff(nth)))
 

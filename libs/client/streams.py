@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import httpx
 
-from libs.client.calls import STRANGER, backoff
+from libs.client.calls import NOT_NOW, STRANGER, backoff
 from libs.client.errors import ApiError, NotReachable
 from libs.client.task import FINAL
 
@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 
 #: What follows on a stream of a tenant is new; what came before was told again.
 _CAUGHT_UP: Final = "caught_up"
-#: "Not now", of the API or of a proxy behind which it is being restarted.
-_NOT_NOW: Final = (429, 502, 503, 504)
 #: A stream that was had is wanted back for so long: as a restart of the API may take.
 _BRIDGED_SECONDS: Final = 120.0
 
@@ -59,7 +57,7 @@ class Patience:
         wanted = 0.0
         if isinstance(why, ApiError):
             wanted = why.retry_after or 0.0
-            if given_up or why.status not in _NOT_NOW or wanted > _BRIDGED_SECONDS:
+            if given_up or why.status not in NOT_NOW or wanted > _BRIDGED_SECONDS:
                 raise why
         elif given_up and isinstance(why, NotReachable):
             raise why

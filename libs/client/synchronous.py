@@ -170,7 +170,7 @@ class Client:
     def send(self, call: Call, *, until: float | None = None) -> Any:
         """Any other call of the REST face: its JSON. Raises TimeoutError where a try would begin after `until`."""
         for nth in range(self._tries):
-            answer = calls.judge(call, self._answer(call), self._tries - nth - 1, nth)
+            answer = calls.judge(call, self._answer(call, until), self._tries - nth - 1, nth)
             if not isinstance(answer, Pause):
                 return answer
             if until is not None and time.monotonic() + answer.seconds > until:
@@ -178,8 +178,9 @@ class Client:
             time.sleep(answer.seconds)
         raise NotReachable("no try is left")
 
-    def _answer(self, call: Call) -> httpx.Response | None:
-        request = calls.built(self._http, call, self._timeout)
+    def _answer(self, call: Call, until: float | None) -> httpx.Response | None:
+        left = None if until is None else until - time.monotonic()
+        request = calls.built(self._http, call, self._timeout, left)
         try:
             return self._http.send(request)
         except httpx.TransportError:

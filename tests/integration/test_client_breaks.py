@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from libs.client import ApiError, AsyncClient, Client, NotReachable
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 CHUNKED = STREAM.replace(b"close\r\n", b"close\r\nTransfer-Encoding: chunked\r\n")
+RESTARTED = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<html"
 NOT_NOW = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 REVOKED = b"HTTP/1.1 401 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -283,6 +285,59 @@ async def test_a_wait_outlasts_a_restart_of_the_api(wait: Callable[[str], Any]) 
     async with breaking(answer("processing"), REVOKED) as server:
         with pytest.raises(ApiError):
             await wait(server.url)
+
+
+async def handed_in(url: str) -> str:
+    async with AsyncClient(url, "k", tries=2) as client:
+        return (await client.submit("m")).id
+
+
+async def handed_in_in_a_thread(url: str) -> str:
+    def submit() -> str:
+        with Client(url, "k", tries=2) as client:
+            return client.submit("m").id
+
+    return await asyncio.to_thread(submit)
+
+
+@pytest.mark.parametrize("submit", [handed_in, handed_in_in_a_thread])
+async def test_what_a_proxy_answers_for_an_api_that_is_restarted_is_tried_again(submit: Callable[[str], Any]) -> None:
+    async with breaking(RESTARTED, answer("submitted")) as server:
+        assert await submit(server.url) == "t"
+        first, second = (
+            next(line for line in asked.split("\r\n") if line.startswith("idempotency-key")) for asked in server.asked
+        )
+        assert first == second
+
+
+async def waited_a_moment(url: str) -> None:
+    async with AsyncClient(url, "k") as client:
+        await client.wait("t", 0.1)
+
+
+async def waited_a_moment_in_a_thread(url: str) -> None:
+    def wait() -> None:
+        with Client(url, "k") as client:
+            client.wait("t", 0.1)
+
+    await asyncio.to_thread(wait)
+
+
+@pytest.mark.parametrize("wait", [waited_a_moment, waited_a_moment_in_a_thread])
+async def test_a_wait_ends_in_its_time_where_an_answer_never_comes(wait: Callable[[str], Any]) -> None:
+    over = asyncio.Event()
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await over.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="in time"):
+        await wait(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    assert time.monotonic() - began < 10
+    over.set()
+    listener.close()
 
 
 async def test_a_wait_ends_in_its_time_where_nothing_answers() -> None:

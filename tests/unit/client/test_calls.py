@@ -77,14 +77,18 @@ def test_what_may_have_been_done_is_not_done_again() -> None:
     assert isinstance(judge(submit("m", {}, None, {}), unknown, 1, 0), Pause)
     with pytest.raises(ApiError, match="outcome_unknown"):
         judge(ONCE, unknown, 1, 0)
+    for status in (502, 504):
+        assert isinstance(judge(READ, httpx.Response(status), 1, 0), Pause)
+        with pytest.raises(ApiError, match=f"http_{status}"):
+            judge(ONCE, httpx.Response(status), 1, 0)
 
 
 def test_a_refusal_names_code_and_place() -> None:
     problem = {"code": "invalid", "detail": "no", "errors": [{"pointer": "/model", "detail": "is missing"}]}
     with pytest.raises(ApiError, match=r"invalid: no \(/model is missing\)"):
         judge(READ, httpx.Response(400, json=problem), 3, 0)
-    with pytest.raises(ApiError, match="http_502"):
-        judge(READ, httpx.Response(502, text="<html>"), 3, 0)
+    with pytest.raises(ApiError, match="http_500"):
+        judge(READ, httpx.Response(500, text="<html>"), 3, 0)
 
 
 @pytest.mark.parametrize("errors", [["bad"], {"name": ["bad"]}, "bad", 7, [None]])
