@@ -55,6 +55,8 @@ _CREATE: Final = "/v1/tasks"
 _BATCH: Final = "/v1/tasks/batch"
 #: Names, keys and numbers around a payload.
 _AROUND_PAYLOAD: Final = 64 * 1024
+#: What takes no payload says less: a model, at most, with its configuration of 65,536 characters.
+_PLAIN_BYTES: Final = 512 * 1024
 _BATCH_BYTES: Final = 16 * 2**20
 _REPLAYS: Final = "/v1/replays"
 #: A message that was mended, in base64.
@@ -123,8 +125,9 @@ class Gateway:
         self._health = health
         self._body_limit = payload_limit + _AROUND_PAYLOAD
         self._limits = {
+            _CREATE: self._body_limit,
             _BATCH: max(_BATCH_BYTES, self._body_limit),
-            _REPLAYS: max(_MENDED_BYTES, self._body_limit),
+            _REPLAYS: _MENDED_BYTES,
         }
         self._rest = rest_app()
         self._rest.state.use_cases = cases
@@ -195,7 +198,7 @@ class Gateway:
     async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         path, hot = scope["path"], scope["method"] == "POST"
         try:
-            caller, body = await self._enter(scope, receive, self._limits.get(path, self._body_limit))
+            caller, body = await self._enter(scope, receive, self._limits.get(path, _PLAIN_BYTES))
             if body:
                 require_json(scope["named"])
         except Problem as problem:
