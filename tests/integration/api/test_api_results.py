@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,6 +224,26 @@ async def test_a_store_that_is_away_is_no_lost_result(stores: tuple[str, str], m
             s3.status = 0
             answer = await tenant.call("GET", f"/v1/tasks/{task}/result")
             assert answer.content == content
+
+
+async def test_readers_that_take_nothing_fill_no_memory(tmp_path: Path) -> None:
+    content = os.urandom(2 * PIECE_BYTES)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "a.bin").write_bytes(content)
+    stored = StoredResults(tmp_path.as_uri())
+    begun, taken = [], []
+    for _ in range(100):
+        found = await stored.open((tmp_path / "7" / "a.bin").as_uri())
+        assert found is not None
+        begun.append(found.chunks)
+        taken.append(await anext(found.chunks))
+    assert sum(map(len, taken)) < 100 * 2**20
+    assert taken[-1] + b"".join([piece async for piece in begun.pop()]) == content
+    for chunks in begun:
+        await chunks.aclose()  # type: ignore[attr-defined]
+    found = await stored.open((tmp_path / "7" / "a.bin").as_uri())
+    assert found is not None
+    assert len(await anext(found.chunks)) == PIECE_BYTES
 
 
 async def test_of_a_part_no_other_byte_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import unquote
 
 import obstore
@@ -14,12 +14,12 @@ from libs.common.adapters.object_storage.obstore import open_store
 from libs.common.domain.errors import StorageUnavailable
 from libs.common.ports_results import ResultContent, WantedPart
 
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
-
 #: Each piece is a request of its own: a reader who is slow holds no connection of the store's, and no request of the
 #: store's is cut off because its reader was slow.
 PIECE_BYTES: Final = 4 * 1024 * 1024
+#: Who takes nothing keeps his piece in memory, about twice: while so many have one, others get small ones.
+_PIECES_AT_ONCE: Final = 16
+_SMALL_PIECE_BYTES: Final = 256 * 1024
 _UNKNOWN: Final = "application/octet-stream"
 #: What no key of ours has in it, and stores do not read.
 _STEPS: Final = frozenset(("", ".", ".."))
@@ -32,6 +32,7 @@ class StoredResults:
         self._store = open_store(url)
         base = public_url or url
         self._base = base if base.endswith("/") else base + "/"
+        self._pieces_out = 0  #: that are not small
 
     def holds(self, tenant_id: int, url: str) -> bool:
         return url.startswith(f"{self._base}{tenant_id}/") and not _STEPS.intersection(self._key(url).split("/"))
@@ -44,12 +45,12 @@ class StoredResults:
         try:
             found = await obstore.get_async(self._store, key)
             size = int(found.meta["size"])
-            first = bytes(await found.bytes_async()) if size <= PIECE_BYTES else None
+            first = bytes(await found.bytes_async()) if size <= _SMALL_PIECE_BYTES else None
         except FileNotFoundError:
             return None
         except (BaseError, OSError, ValueError) as error:
             raise _unavailable() from error
-        chunks = _whole(first) if first is not None else _pieces(self._store, key, range(size))
+        chunks = _whole(first) if first is not None else self._pieces(key, range(size))
         return ResultContent(size, kind, chunks)
 
     async def _part(self, key: str, kind: str, part: WantedPart) -> ResultContent | None:
@@ -60,7 +61,25 @@ class StoredResults:
         except (BaseError, OSError, ValueError) as error:
             raise _unavailable() from error
         wanted = part.of(size)
-        return ResultContent(size, kind, _pieces(self._store, key, wanted), wanted)
+        return ResultContent(size, kind, self._pieces(key, wanted), wanted)
+
+    async def _pieces(self, key: str, wanted: range) -> AsyncIterator[bytes]:
+        start = wanted.start
+        while start < wanted.stop:
+            whole = self._pieces_out < _PIECES_AT_ONCE
+            end = min(start + (PIECE_BYTES if whole else _SMALL_PIECE_BYTES), wanted.stop)
+            self._pieces_out += whole
+            try:
+                yield await self._piece(key, start, end)
+            finally:
+                self._pieces_out -= whole
+            start = end
+
+    async def _piece(self, key: str, start: int, end: int) -> bytes:
+        try:
+            return bytes(await obstore.get_range_async(self._store, key, start=start, end=end))
+        except (BaseError, OSError, ValueError) as error:
+            raise _unavailable() from error
 
     def _key(self, url: str) -> str:
         return unquote(url.removeprefix(self._base))
@@ -68,16 +87,6 @@ class StoredResults:
 
 async def _whole(content: bytes) -> AsyncIterator[bytes]:
     yield content
-
-
-async def _pieces(store: ObjectStore, key: str, wanted: range) -> AsyncIterator[bytes]:
-    for start in range(wanted.start, wanted.stop, PIECE_BYTES):
-        end = min(start + PIECE_BYTES, wanted.stop)
-        try:
-            piece = bytes(await obstore.get_range_async(store, key, start=start, end=end))
-        except (BaseError, OSError, ValueError) as error:
-            raise _unavailable() from error
-        yield piece
 
 
 def _unavailable() -> StorageUnavailable:
