@@ -32,6 +32,8 @@ _BACKLOG: Final = 2_048
 #: at once (uvloop 256,000 bytes, asyncio so many): the end of a body in such a piece counts as what follows it.
 HEAD_BYTES: Final = 256 * 1024
 HEAD_SECONDS: Final = 30.0
+#: Who takes no byte of an answer for so long does not want it; meanwhile it fills our memory.
+TAKING_SECONDS: Final = 60.0
 #: Listeners have nothing to say to us.
 _SOCKET_MESSAGE_BYTES: Final = 4_096
 
@@ -242,6 +244,8 @@ def open_listener(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TAKING_SECONDS * 1_000))
         listener.setblocking(False)
         listener.bind((host, port))
         listener.listen(_BACKLOG)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from libs.common.adapters.object_storage.result_reader import PIECE_BYTES, StoredResults
 from libs.common.ports_results import WantedPart
+from services.api import serving
 from tests.support.api import Api, Tenant, running_api
 from tests.support.stand_in_s3 import stand_in_s3
 
@@ -244,6 +249,34 @@ async def test_readers_that_take_nothing_fill_no_memory(tmp_path: Path) -> None:
     found = await stored.open((tmp_path / "7" / "a.bin").as_uri())
     assert found is not None
     assert len(await anext(found.chunks)) == PIECE_BYTES
+
+
+async def test_who_takes_nothing_of_an_answer_is_let_go(
+    stores: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "TAKING_SECONDS", 1.0)
+    async with running_api(*stores, storage_url=tmp_path.as_uri()) as api:
+        tenant = await api.tenant()
+        await tenant.model("m")
+        task = await tenant.result(os.urandom(8 * PIECE_BYTES), kind="bin")
+        parts = urlsplit(api.url)
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            deaf.connect((parts.hostname, parts.port))
+            head = f"GET /v1/tasks/{task}/result HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.key}\r\n\r\n"
+            deaf.sendall(head.encode())
+            await asyncio.sleep(4)
+            deaf.settimeout(10)
+            assert await asyncio.to_thread(taken, deaf) < PIECE_BYTES
+
+
+def taken(connection: socket.socket) -> int:
+    """How many bytes come until the connection is over."""
+    size = 0
+    with suppress(ConnectionError):
+        while piece := connection.recv(65_536):
+            size += len(piece)
+    return size
 
 
 async def test_of_a_part_no_other_byte_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
