@@ -74,5 +74,8 @@ class Secrets:
         return (self.current, self.old)
 
     def rotated(self, fresh: str, now: datetime) -> Secrets:
-        """The fresh one signs, and the present one for a while."""
+        """The fresh one signs, and the present one for a while. One that signs already changes nothing: who repeats a
+        rotation has receivers that know the one before it."""
+        if fresh == self.current:
+            return self
         return Secrets(fresh, self.current, now + OLD_SECRET_LIFE)

@@ -80,6 +80,15 @@ async def test_rotation_keeps_the_old_secret_beside_the_fresh_one(tenant: Tenant
     assert (without.status_code, (await secrets_of(tenant, webhook["id"])).current) == (200, without.json()["secret"])
 
 
+async def test_a_rotation_whose_answer_was_lost_can_be_repeated_with_the_same_secret(tenant: Tenant) -> None:
+    webhook = await made(tenant)
+    path = f"/v1/webhooks/{webhook['id']}/rotate"
+    for _ in range(2):
+        assert (await tenant.call("POST", path, json={"secret": OWN})).json()["secret"] == OWN
+    secrets = await secrets_of(tenant, webhook["id"])
+    assert (secrets.current, secrets.old) == (OWN, webhook["secret"])  # which is what receivers still have
+
+
 async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
     webhook = await made(tenant)
     ids = [await tenant.delivery(webhook["id"], status) for status in ("delivered", "dead", "dead")]
