@@ -17,9 +17,10 @@ from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime import metrics
 from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.shares import Shares
 from services.api import callbacks, openapi
 from services.api.answers import ProblemAnswer, send_problem
-from services.api.bodies import ClientGone, read_body, replay, require_json
+from services.api.bodies import ClientGone, announced, read_body, replay, require_json
 from services.api.callbacks import Callbacks
 from services.api.console.app import Console
 from services.api.headers import named_headers
@@ -58,6 +59,9 @@ _AROUND_PAYLOAD: Final = 64 * 1024
 #: What takes no payload says less: a model, at most, with its configuration of 65,536 characters.
 _PLAIN_BYTES: Final = 512 * 1024
 _BATCH_BYTES: Final = 16 * 2**20
+#: Larger bodies than this are in memory one for each of so many places; who comes next waits unread.
+_LARGE_BYTES: Final = 2**20 + _AROUND_PAYLOAD
+_LARGE_AT_ONCE: Final = 16
 _REPLAYS: Final = "/v1/replays"
 #: A message that was mended, in base64.
 _MENDED_BYTES: Final = KEPT_BYTES * 4 // 3 + _AROUND_PAYLOAD
@@ -129,6 +133,7 @@ class Gateway:
             _BATCH: max(_BATCH_BYTES, self._body_limit),
             _REPLAYS: _MENDED_BYTES,
         }
+        self._large = Shares(_LARGE_AT_ONCE)
         self._rest = rest_app()
         self._rest.state.use_cases = cases
         self._rest.state.health = health
@@ -188,11 +193,17 @@ class Gateway:
                 await self._legacy.refuse(scope, send, problem)
             else:
                 await send_problem(send, problem, trace_id_of(trace))
+        finally:
+            if "large" in scope:
+                self._large.give_back(scope["large"])
 
     async def _enter(self, scope: Scope, receive: Receive, limit: int) -> tuple[KeyOwner, bytes]:
         """Who sends the request, and its body."""
         scope["named"] = named = named_headers(scope)
         scope["caller"] = caller = await self._identity.identify(scope, named)
+        if limit > _LARGE_BYTES and (b"transfer-encoding" in named or _LARGE_BYTES < announced(named) <= limit):
+            await self._large.take(caller.tenant_id)
+            scope["large"] = caller.tenant_id
         return caller, await read_body(named, receive, limit)
 
     async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:

@@ -21,12 +21,17 @@ class ClientGone(Exception):
     """The connection ended in the middle of the body: there is nobody to answer."""
 
 
+def announced(named: Mapping[bytes, bytes]) -> int:
+    """How many bytes a body is said to have; 0 where nothing is said."""
+    return int(named.get(b"content-length", 0))
+
+
 async def read_body(named: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """The body, at most `limit` bytes; raises Problem (408, 413) or ClientGone."""
-    announced = named.get(b"content-length")
-    if announced is not None and int(announced) > limit:
-        raise _too_large(limit, hang_up=int(announced) > _DROPPED_BYTES)
-    if announced == b"0":
+    size = announced(named)
+    if size > limit:
+        raise _too_large(limit, hang_up=size > _DROPPED_BYTES)
+    if named.get(b"content-length") == b"0":
         return b""
     begun = receive().__await__()
     try:

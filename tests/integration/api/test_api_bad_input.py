@@ -143,6 +143,29 @@ class TestSize:
         answer = await tenant.call("POST", "/v1/models", content=json.dumps(body))
         assert answer.status_code != 413
 
+    async def test_large_bodies_fill_no_memory_and_no_tenant_has_all_the_room(
+        self, stores: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("services.api.app._LARGE_AT_ONCE", 2)
+        batch = json.dumps({"tasks": [{"model": "m", "payload": "x" * 900_000}] * 2})
+        async with running_api(*stores) as api:
+            tenant, other = await api.tenant(), await api.tenant()
+            for one in (tenant, other):
+                await one.model("m")
+            _, writer = await raw(tenant)
+            length = f"Content-Length: {len(batch)}"
+            writer.write(head(tenant, length).replace(b"/v1/tasks", b"/v1/tasks/batch") + batch[:1_000_000].encode())
+            await writer.drain()
+            await asyncio.sleep(0.5)
+            waiting = asyncio.create_task(tenant.call("POST", "/v1/tasks/batch", content=batch))
+            assert (await other.call("POST", "/v1/tasks/batch", content=batch)).status_code == 202
+            await asyncio.wait([waiting], timeout=1)
+            assert not waiting.done()
+            assert (await tenant.submit()).status_code == 202
+            writer.close()
+            assert (await waiting).status_code == 202
+            assert (await tenant.call("POST", "/v1/tasks/batch", content=batch)).status_code == 202
+
     async def test_nor_is_a_chunked_one_read_to_its_end(self, tenant: Tenant) -> None:
         reader, writer = await raw(tenant)
         writer.write(head(tenant, "Transfer-Encoding: chunked"))
