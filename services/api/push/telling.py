@@ -12,6 +12,7 @@ from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_push import TaskState
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.metrics import counter
+from libs.common.runtime.shares import Shares
 from services.api.problems import Problem
 from services.api.push.asked import TaskAsked, TenantAsked
 from services.api.push.hub import Hub
@@ -71,7 +72,7 @@ class Telling:
     def __init__(self, hub: Hub, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
         self._hub = hub
         self._heartbeat = heartbeat_seconds
-        self._catching_up = asyncio.Semaphore(_CATCHING_UP_AT_ONCE)
+        self._catching_up = Shares(_CATCHING_UP_AT_ONCE)
 
     async def task(self, caller: KeyOwner, asked: TaskAsked, outlet: Outlet, still: Still) -> bool:
         """One task, from where the caller left it to its end; False when there is nothing left to tell.
@@ -122,9 +123,12 @@ class Telling:
         # Who was told nothing yet has a place to come back to, too; who catches up, only when he has.
         await _soon(outlet.begin(stream, self._place_of(stream) if since is None else ""))
         if since is not None:
-            async with self._catching_up:
+            await self._catching_up.take(stream.tenant_id)
+            try:
                 if not await self._catch_up(outlet, stream, since - _OVERLAP):
                     return  # news would have places behind what was not told: the caller comes again from where he was
+            finally:
+                self._catching_up.give_back(stream.tenant_id)
         await self._pass_on(outlet, stream, still)
 
     async def _pass_on(self, outlet: Outlet, stream: Stream, still: Still) -> None:

@@ -239,6 +239,21 @@ async def test_who_could_not_catch_up_is_told_nothing_newer(bench: Bench) -> Non
     assert (outlet.lines, outlet.caught, outlet.ended) == ([], [], True)
 
 
+async def test_who_catches_up_and_takes_nothing_holds_up_no_other_tenant() -> None:
+    hub = Hub(FakeStates(), FakeAudience(), most=100)
+    telling, back = Telling(hub), TenantAsked(Wanted(), NOW)
+    deaf = [FakeOutlet(deaf=True) for _ in range(20)]
+    stuck = [asyncio.create_task(telling.tenant(CALLER, back, outlet, welcome)) for outlet in deaf]
+    await until(lambda: all(outlet.begun for outlet in deaf))
+    await asyncio.sleep(0.05)
+    outlet = FakeOutlet()
+    other = asyncio.create_task(telling.tenant(replace(CALLER, tenant_id=8), back, outlet, welcome))
+    await until(lambda: len(outlet.caught) == 1)
+    for task in (*stuck, other):
+        task.cancel()
+    await asyncio.wait([*stuck, other])
+
+
 async def test_a_stream_keeps_the_order_and_drops_what_it_was_told_before() -> None:
     stream = Stream(7)
     older, newer = News.of(STATE), News.of(replace(STATE, version=2))
