@@ -63,8 +63,9 @@ class LivePart(Response):
         watching[tenant] += 1
         gone = asyncio.Event()
         listening = asyncio.create_task(_hear_the_end(receive, gone), name="console-reader")
-        stream = await self._stream()
+        stream = None
         try:
+            stream = await self._stream()
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             async for piece in self._pieces(gone, stream):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

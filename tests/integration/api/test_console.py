@@ -520,6 +520,23 @@ async def test_one_tenants_live_parts_leave_room_for_the_others(
                 assert theirs.status_code == 200
 
 
+async def test_a_live_part_that_fails_leaves_its_place_to_the_next(
+    api: Api, visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MOST_OF_ONE", 1)
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a surprise")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(api.service.hub, "watch", fail)
+        assert (await visitor.client.get(f"/console/tasks/{task}/live")).status_code == 500
+    async with visitor.client.stream("GET", f"/console/tasks/{task}/live") as stream:
+        assert stream.status_code == 200
+
+
 async def test_live_parts_end_while_the_process_drains(api: Api, visitor: Browser, tenant: Tenant) -> None:
     task = await tenant.task()
     await visitor.sign_in(tenant.key)
