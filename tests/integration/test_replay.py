@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
+from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.domain.errors import Conflict, GateUnavailable, NotFound
 from libs.common.domain.model import Model
 from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports import SlotRequest
 from libs.common.ports_attempts import Attempt
-from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
+from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, Job, JobState
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from tests.support.graves import USUAL, Operator, died, ids_of, janitor_of, save_up, work
@@ -291,6 +293,46 @@ async def test_two_janitors_with_the_same_job_settle_each_item_once(house: House
     assert (await Operator(house.database).job(job)).results[ItemResult.REPLAYED] == 30
     assert await house.value("SELECT count(*) FROM dispatch") == 30
     assert (await house.taken(model))[0] == 30, "the slower one did not give the other's slots away"
+
+
+async def test_a_job_is_taken_by_one_runner_of_its_kind_until_its_lease_is_over(house: House) -> None:
+    model = await house.model()
+    await died(house, model, 2)
+    operator = Operator(house.database)
+    job = await operator.order()
+    work_, mine, other = PostgresReplayWork(house.database, "UTC"), uuid4(), uuid4()
+
+    async def taken(runner: UUID, *kinds: DeadKind) -> list[int]:
+        await house.sql("UPDATE replay_job SET paced_at = paced_at - interval '1 minute'")
+        return [turn.id for turn in await work_.take(runner, kinds, 10)]
+
+    assert await taken(mine, DeadKind.EVENT, DeadKind.MESSAGE) == []
+    assert await taken(mine, DeadKind.EVENT, DeadKind.TASK) == [job.id]
+    assert await taken(other, DeadKind.TASK) == []
+    assert await taken(mine, DeadKind.TASK) == [job.id]
+    await house.sql("UPDATE replay_job SET runner_until = now() - interval '1 second'")
+    assert await taken(other, DeadKind.TASK) == [job.id]
+    await operator.replays.pause(None, job.id)
+    assert await taken(other, DeadKind.TASK) == []
+
+
+async def test_each_job_has_items_of_its_own_and_those_that_are_over_are_not_due(house: House) -> None:
+    model, another = await house.model(), await house.model()
+    first, second = await died(house, model, 2), await died(house, another, 1)
+    operator = Operator(house.database)
+    jobs = [await operator.order(ids=ids_of(attempts)) for attempts in (first, second)]
+    await save_up(house.database)
+    work_ = PostgresReplayWork(house.database, "UTC")
+    turns = {turn.id: turn for turn in await work_.take(uuid4(), [DeadKind.TASK], 10)}
+
+    async def due(job: Job) -> set[int]:
+        return {item.key for item in await work_.due(turns[job.id], 9, ())}
+
+    assert [await due(job) for job in jobs] == [{one.id for one in first}, {one.id for one in second}]
+    await house.sql("UPDATE replay_item SET result = 'gone' WHERE target = $1", first[0].id)
+    assert await due(jobs[0]) == {first[1].id}
+    await house.sql("UPDATE replay_item SET due_at = now() + interval '1 minute' WHERE target = $1", first[1].id)
+    assert [await due(job) for job in jobs] == [set(), {second[0].id}]
 
 
 async def test_points_are_reserved_again_and_who_has_none_left_waits(house: House) -> None:

@@ -421,7 +421,10 @@ async def test_what_an_operator_holds_waits_whatever_its_tenant_says(post: Post)
     assert await controls.resume_webhook(webhook.id, "bob") == "resumed"
     mine = await post.desk.get(TENANT, webhook.id)
     assert (mine.held, mine.paused, mine.failing_since) == (None, True, None)
-    assert await PostgresWebhooks(post.house.database).page(TENANT, 0, 9, failing=False) == [mine]
+    webhooks = PostgresWebhooks(post.house.database)
+    assert await webhooks.page(TENANT, 0, 9, failing=False) == [mine]
+    assert await webhooks.page(TENANT, mine.id, 9, failing=False) == []
+    assert await webhooks.page(TENANT, 0, 9, failing=True) == []
     assert await post.send() == 0, "its tenant's own hold is left alone"
     await post.desk.change(TENANT, webhook.id, {"paused": False})
     assert await post.send() == 1
