@@ -16,7 +16,7 @@ from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports import SlotRequest
 from libs.common.ports_attempts import Attempt
-from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, Job, JobState
+from libs.common.ports_dead import Action, DeadFilter, DeadKind, DueItem, ItemResult, Job, JobState
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
 from tests.support.graves import USUAL, Operator, died, ids_of, janitor_of, save_up, work
@@ -333,6 +333,42 @@ async def test_each_job_has_items_of_its_own_and_those_that_are_over_are_not_due
     assert await due(jobs[0]) == {first[1].id}
     await house.sql("UPDATE replay_item SET due_at = now() + interval '1 minute' WHERE target = $1", first[1].id)
     assert [await due(job) for job in jobs] == [set(), {second[0].id}]
+
+
+@pytest.mark.parametrize("points", [0, 4], ids=["free", "with points"])
+async def test_of_what_is_asked_for_only_what_still_waits_in_the_job_is_replayed_and_paid(
+    house: House, points: int
+) -> None:
+    """Between the look and the write: settled by another process, dropped, of another job, of a deleted model."""
+    model, closed = await house.model(), await house.model()
+    settled, dropped, theirs, mine = await died(house, model, 4)
+    (orphan,) = await died(house, closed)
+    await house.sql("UPDATE task SET points = $1, quota_day = '2020-01-01'", points)
+    operator = Operator(house.database)
+    job = await operator.order(ids=ids_of([settled, dropped, mine, orphan]))
+    await operator.order(ids=ids_of([theirs]))
+    await save_up(house.database)
+    work_ = PostgresReplayWork(house.database, "UTC")
+    (turn,) = [turn for turn in await work_.take(uuid4(), [DeadKind.TASK], 10) if turn.id == job.id]
+    items = [DueItem(one.id, points=points) for one in (settled, dropped, theirs, mine, orphan)]
+    await house.sql("UPDATE replay_item SET result = 'stopped' WHERE target = $1", settled.id)
+    await house.sql("UPDATE dead_task SET dropped_at = now() WHERE task_id = $1", dropped.id)
+    await house.sql("UPDATE lane SET closed = true WHERE model_id = $1", closed.id)
+    moved, poor = await work_.replay_tasks(turn, items)
+    assert ([one.id for one in moved], poor) == ([mine.id], [])
+    assert await house.sql("SELECT sum(used)::int AS used FROM quota_usage") == [(points or None,)]
+    results = await house.sql("SELECT target, result, detail FROM replay_item")
+    assert {row["target"]: (row["result"], row["detail"]) for row in results} == {
+        settled.id: ("stopped", ""),
+        dropped.id: ("gone", ""),
+        theirs.id: (None, ""),
+        mine.id: ("replayed", ""),
+        orphan.id: ("refused", "model_deleted"),
+    }
+    assert [row["task_id"] for row in await house.sql("SELECT task_id FROM dead_task ORDER BY 1")] == sorted(
+        one.id for one in (settled, dropped, theirs, orphan)
+    )
+    assert await work_.replay_tasks(turn, items) == ([], [])
 
 
 async def test_points_are_reserved_again_and_who_has_none_left_waits(house: House) -> None:
