@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
+from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
-from tests.support.graves import Operator, dead_delivery, dead_event, work
+from tests.support.graves import Operator, dead_delivery, dead_event, save_up, work
 from tests.support.house import House
 from tests.support.sights import sight_of
 
@@ -111,3 +114,65 @@ async def test_a_dropped_delivery_that_is_sent_again_by_hand_may_die_again(house
     await house.sql("UPDATE delivery SET status = 'dead', next_at = NULL, ended_at = now(), dead_at = now()")
     (entry,), _ = await Operator(house.database).dead.page(None, DeadFilter(kind=DeadKind.DELIVERY), None, 10)
     assert entry.id == str(number)
+
+
+#: Per kind: how four dead ones are made of one, and which column says when one was dropped or settled.
+_KINDS = {
+    DeadKind.EVENT: (
+        "INSERT INTO dead_event (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends,"
+        " last_error) SELECT n, n, 1, 1, 5, 6, 1, now(), 20, 'too large' FROM generate_series(1, 4) AS n RETURNING id",
+        "UPDATE dead_event SET dropped_at = now() WHERE id = $1",
+        "SELECT id FROM dead_event WHERE dropped_at IS NULL ORDER BY 1",
+    ),
+    DeadKind.DELIVERY: (
+        "WITH w AS (INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES (1, 'endpoint', 'https://x', '')"
+        " RETURNING id) INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body,"
+        " status, attempts, next_at, last_code, ended_at, dead_at) SELECT 1, id, 'l', '', gen_random_uuid(), n::text,"
+        " 't', '{}', 'dead', 9, NULL, 500, now(), now() FROM w, generate_series(1, 4) AS n RETURNING id",
+        "UPDATE delivery SET dropped_at = now() WHERE id = $1",
+        "SELECT id FROM delivery WHERE status = 'dead' AND dropped_at IS NULL ORDER BY 1",
+    ),
+    DeadKind.MESSAGE: (
+        'INSERT INTO dead_message (topic, partition, "offset", digest, key, value, size, cause)'
+        " SELECT 't', 0, n, '', '', 'x', 1, 'no JSON' FROM generate_series(1, 4) AS n RETURNING id",
+        "UPDATE dead_message SET settled_at = now() WHERE id = $1",
+        "SELECT id FROM dead_message WHERE settled_at IS NULL ORDER BY 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("action", list(Action))
+@pytest.mark.parametrize("kind", list(_KINDS))
+async def test_of_what_is_asked_for_only_what_still_waits_in_the_job_is_touched(
+    house: House, kind: DeadKind, action: Action
+) -> None:
+    """Between the look and the write: settled by another process, dropped, or in the hands of another job."""
+    make, drop, left = _KINDS[kind]
+    settled, dropped, theirs, mine = [row["id"] for row in await house.sql(make)]
+    operator = Operator(house.database)
+    job = await operator.order(kind=kind, action=action, ids=[str(settled), str(dropped), str(mine)])
+    await operator.order(kind=kind, action=action, ids=[str(theirs)])
+    await save_up(house.database)
+    jobs = PostgresReplayWork(house.database, "UTC")
+    (turn,) = [turn for turn in await jobs.take(uuid4(), [kind], 10) if turn.id == job.id]
+    await house.sql("UPDATE replay_item SET result = 'gone' WHERE target = $1", settled)
+    await house.sql(drop, dropped)
+    keys = [settled, dropped, theirs, mine]
+
+    async def touched() -> int:
+        if action is Action.DROP:
+            return await jobs.drop(turn, keys)
+        if kind is not DeadKind.MESSAGE:
+            return await jobs.replay_outbox(turn, keys)
+        there = [message.key for message in await jobs.messages(turn, keys) if message.topic is not None]
+        assert there in ([mine], [])
+        return await jobs.sent_messages(turn, keys)
+
+    assert await touched() == 1
+    assert [row["id"] for row in await house.sql(left)] == [settled, theirs]
+    done = ItemResult.DROPPED if action is Action.DROP else ItemResult.REPLAYED
+    results = {row["target"]: row["result"] for row in await house.sql("SELECT target, result FROM replay_item")}
+    assert results == {settled: "gone", dropped: "gone", theirs: None, mine: done.value}
+    counted = (await operator.job(job)).results
+    assert (counted[done], counted[ItemResult.GONE]) == (1, 1)
+    assert await touched() == 0
