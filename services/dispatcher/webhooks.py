@@ -38,8 +38,8 @@ _IN_ALL: Final = 1_000
 #: Looked at together; when more wait, the next look goes on behind. What is read ahead of an endpoint's deliveries is
 #: sent as others end, until the next look: else a quick one would wait for looks more than for answers.
 _REACH: Final = Reach(webhooks=200, lines=50, deliveries=PER_LINE, ahead=32)
-#: Addresses that failed last; forgotten ones are sent to as if they had not.
-_MOST_FAILING: Final = 10_000
+#: Addresses of which it is known how they answered last.
+_MOST_KNOWN: Final = 10_000
 _HOLD_SECONDS: Final = 2.0
 _LOOK_SECONDS: Final = 1.0
 _GATHER_SECONDS: Final = 0.02
@@ -73,7 +73,8 @@ class WebhookSender:
         self._place = Place()
         self._busy: Counter[Line] = Counter()
         self._busy_of: Counter[int] = Counter()
-        self._failing: dict[Line, None] = {}
+        self._unsure_of: Counter[int] = Counter()  #: those of them begun at addresses that had not answered well last
+        self._accepted: dict[Line, bool] = {}  #: whether it did so last
         self._records: Coalescer[Tried, None] = Coalescer(self._record)
 
     def wake(self) -> None:
@@ -129,9 +130,13 @@ class WebhookSender:
 
     def _has_room(self, line: Line, tenant: int) -> bool:
         """A tenant has at most as many under way as are free: alone half of all, and who comes next finds room, however
-        many addresses of others hang."""
-        at_once = _PER_FAILING_LINE if line in self._failing else PER_LINE
-        return self._busy[line] < at_once and self._busy_of[tenant] < _IN_ALL - len(self._sending)
+        many addresses of others hang. Half as many at addresses that failed last or were never tried: those which
+        answer find room beside its own that hang, too."""
+        accepted, free = self._accepted.get(line), _IN_ALL - len(self._sending)
+        at_once = _PER_FAILING_LINE if accepted is False else PER_LINE
+        if not accepted and self._unsure_of[tenant] >= free / 2:
+            return False
+        return self._busy[line] < at_once and self._busy_of[tenant] < free
 
     async def _may_send(self) -> bool:
         now = time.monotonic()
@@ -169,14 +174,18 @@ class WebhookSender:
     def _begin(self, line: Line, delivery: Delivery) -> None:
         self._busy[line] += 1
         self._busy_of[delivery.tenant_id] += 1
+        if unsure := not self._accepted.get(line):
+            self._unsure_of[delivery.tenant_id] += 1
         self._sending[delivery.id] = sending = asyncio.create_task(self._send(line, delivery), name="webhook")
-        sending.add_done_callback(lambda _: self._ended(line, delivery))
+        sending.add_done_callback(lambda _: self._ended(line, delivery, unsure=unsure))
 
-    def _ended(self, line: Line, delivery: Delivery) -> None:
+    def _ended(self, line: Line, delivery: Delivery, *, unsure: bool) -> None:
         del self._sending[delivery.id]
         self._over.add(delivery.id)
         _one_less(self._busy, line)
         _one_less(self._busy_of, delivery.tenant_id)
+        if unsure:
+            _one_less(self._unsure_of, delivery.tenant_id)
         ahead = self._ahead.get(line)
         if ahead and not self._stopped.is_set() and self._has_room(line, delivery.tenant_id):
             self._begin(line, ahead.popleft())
@@ -188,7 +197,7 @@ class WebhookSender:
             await failpoint("dispatcher/before-webhook")
             answer = await self._answer(delivery)
             await failpoint("dispatcher/after-webhook")
-            self._remember(line, failing=not answer.accepted)
+            self._remember(line, accepted=answer.accepted)
             await self._written(Tried(delivery, answer, self._pause_after(delivery)))
         except CoalescerClosed:
             log.warning("webhooks.not_recorded", delivery=delivery.id)  # it is due again, under the same id
@@ -198,12 +207,11 @@ class WebhookSender:
         else:
             counter("sluiceway_webhook_attempts_total").labels(result="accepted" if answer.accepted else "failed").inc()
 
-    def _remember(self, line: Line, *, failing: bool) -> None:
-        self._failing.pop(line, None)
-        if failing:
-            self._failing[line] = None
-            if len(self._failing) > _MOST_FAILING:
-                del self._failing[next(iter(self._failing))]
+    def _remember(self, line: Line, *, accepted: bool) -> None:
+        self._accepted.pop(line, None)
+        self._accepted[line] = accepted
+        if len(self._accepted) > _MOST_KNOWN:
+            del self._accepted[next(iter(self._accepted))]
 
     async def _answer(self, delivery: Delivery) -> Answer:
         body = delivery.body.encode()

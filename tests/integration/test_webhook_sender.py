@@ -595,11 +595,34 @@ async def test_what_hangs_for_one_tenant_leaves_room_for_others(post: Post, monk
     await post.event(tenant=8)
     running = asyncio.create_task(post.sender.run())
     await until(lambda: len(post.receiver.at("/quick")) == 1, seconds=10)
-    await until(lambda: len(post.receiver.at("/hangs")) == 4)
+    await until(lambda: len(post.receiver.at("/hangs")) == 3)
     post.receiver.slow["/hangs"].set()
     await until(lambda: len(post.receiver.at("/hangs")) == 12, seconds=10)
     post.sender.stop()
     await running
+
+
+async def test_addresses_that_hang_leave_room_for_good_ones_of_their_tenant(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.dispatcher.webhooks._IN_ALL", 8)
+    await post.webhook(kind="tasks")
+    post.receiver.slow["/hangs"] = asyncio.Event()
+    await post.event(url=f"{post.receiver.url}/quick", line="quick")
+    assert await post.send() == 1
+    for number in range(12):
+        await post.event(url=f"{post.receiver.url}/hangs", line=f"hangs-{number}")
+    running = asyncio.create_task(post.sender.run())
+    try:
+        await until(lambda: len(post.receiver.at("/hangs")) == 3)  # half as many as are free
+        for _ in range(5):
+            await post.event(url=f"{post.receiver.url}/quick", line="quick")
+        await until(lambda: len(post.receiver.at("/quick")) == 6)
+        assert len(post.receiver.at("/hangs")) == 3
+    finally:
+        post.receiver.slow["/hangs"].set()
+        post.sender.stop()
+        await running
 
 
 async def test_names_that_nobody_resolves_hold_up_no_other(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,16 +652,16 @@ async def test_names_that_nobody_resolves_hold_up_no_other(post: Post, monkeypat
         await running
 
 
-async def test_which_addresses_failed_last_is_forgotten_after_some_thousand(
+async def test_how_addresses_answered_last_is_forgotten_after_some_thousand(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.dispatcher.webhooks._MOST_FAILING", 2)
+    monkeypatch.setattr("services.dispatcher.webhooks._MOST_KNOWN", 2)
     await post.webhook(kind="tasks")
     post.receiver.answers["/hook"] = 500
     for number in range(4):
         await post.event(url=f"{post.receiver.url}/hook", line=f"{number}")
     await post.send()
-    assert len(post.sender._failing) == 2
+    assert len(post.sender._accepted) == 2
 
 
 async def test_old_deliveries_go_with_their_attempts(post: Post) -> None:
