@@ -52,7 +52,7 @@ from libs.common.ports_tasks import (
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from libs.common.runtime.metrics import counter
+from libs.common.runtime.metrics import counter, of_model
 
 log = get_logger()
 
@@ -129,7 +129,7 @@ class Submission:
             earlier = await self._earlier.submit(self._new_task(public_id, 0, caller, order, 0)) if order.key else None
             if earlier is None:
                 if isinstance(refusal, Exhausted):
-                    _refusals(model.id).inc()
+                    _refusals(of_model(model.id)).inc()
                 raise
             return _replayed(earlier, order)
         await failpoint("api/gate-taken")
@@ -164,7 +164,7 @@ class Submission:
             raise
         match creation:
             case Created():
-                _creations(model.id).inc()
+                _creations(of_model(model.id)).inc()
                 log.debug("task.created", task_id=task.public_id, tenant=task.tenant_id, model=model.name)
                 return Accepted(task.public_id, TaskStatus.DRAFT if creation.draft else TaskStatus.SUBMITTED)
             case Repeated():
@@ -175,7 +175,7 @@ class Submission:
                 raise _model_unknown(order.model)
             case OverQuota(limit, used):
                 await self._give_back(task)
-                _over_quota(model.id).inc()
+                _over_quota(of_model(model.id)).inc()
                 raise exhausted(task.creator, task.points, limit, used, now=datetime.now(UTC), zone=self._zone)
             case _:
                 assert_never(creation)
@@ -234,15 +234,15 @@ def _model_unknown(name: str) -> NotFound:
 
 
 @cache
-def _creations(model_id: int) -> Any:
-    return counter("sluiceway_tasks_created_total").labels(model=str(model_id))
+def _creations(model: str) -> Any:
+    return counter("sluiceway_tasks_created_total").labels(model=model)
 
 
 @cache
-def _refusals(model_id: int) -> Any:
-    return counter("sluiceway_gate_refusals_total").labels(model=str(model_id))
+def _refusals(model: str) -> Any:
+    return counter("sluiceway_gate_refusals_total").labels(model=model)
 
 
 @cache
-def _over_quota(model_id: int) -> Any:
-    return counter("sluiceway_quota_refusals_total").labels(model=str(model_id))
+def _over_quota(model: str) -> Any:
+    return counter("sluiceway_quota_refusals_total").labels(model=model)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt
-from libs.common.runtime.metrics import counter, histogram
+from libs.common.runtime.metrics import counter, histogram, of_model
 
 #: Providers and adapters of others have codes of their own: so many are told apart, the rest is one.
 _CODES: Final = 200
@@ -18,32 +18,33 @@ class Figures:
     """Metrics of the hot path, their labels looked up once per model."""
 
     def __init__(self) -> None:
-        self._waits: dict[int, Any] = {}
-        self._runs: dict[int, Any] = {}
-        self._ends: dict[tuple[int, str], Any] = {}
+        self._waits: dict[str, Any] = {}
+        self._runs: dict[str, Any] = {}
+        self._ends: dict[tuple[str, str], Any] = {}
         self._codes: set[str] = set()
 
     def started(self, attempt: Attempt) -> None:
         """An attempt began: how long it waited in the queue, on the road, for a permit. What goes on began before."""
         if attempt.phase is not Phase.NONE:
             return
-        wait = self._waits.get(attempt.model_id)
+        model = of_model(attempt.model_id)
+        wait = self._waits.get(model)
         if wait is None:
-            wait = histogram("sluiceway_task_wait_seconds").labels(model=str(attempt.model_id))
-            self._waits[attempt.model_id] = wait
+            wait = self._waits[model] = histogram("sluiceway_task_wait_seconds").labels(model=model)
         wait.observe((attempt.started_at - attempt.entered_at).total_seconds())
 
     def ended(self, model_id: int, outcome: str, seconds: float, code: str) -> None:
         """An attempt ended here after so many seconds, or is gone on with later: then it has not run its time yet."""
-        key = (model_id, outcome)
-        end = self._ends.get(key)
+        model = of_model(model_id)
+        end = self._ends.get((model, outcome))
         if end is None:
-            end = self._ends[key] = counter("sluiceway_attempts_total").labels(model=str(model_id), outcome=outcome)
+            end = counter("sluiceway_attempts_total").labels(model=model, outcome=outcome)
+            self._ends[model, outcome] = end
         end.inc()
         if outcome not in _GOES_ON:
-            run = self._runs.get(model_id)
+            run = self._runs.get(model)
             if run is None:
-                run = self._runs[model_id] = histogram("sluiceway_attempt_run_seconds").labels(model=str(model_id))
+                run = self._runs[model] = histogram("sluiceway_attempt_run_seconds").labels(model=model)
             run.observe(seconds)
         if code:
             if len(self._codes) < _CODES:
@@ -52,7 +53,7 @@ class Figures:
 
     def refused(self, model_id: int) -> None:
         """No permit was free."""
-        counter("sluiceway_permit_refusals_total").labels(model=str(model_id)).inc()
+        counter("sluiceway_permit_refusals_total").labels(model=of_model(model_id)).inc()
 
     def stale(self, count: int) -> None:
         """Messages whose lease no longer stands."""

@@ -275,8 +275,9 @@ class Steward:
         for place, at in zip(places, since, strict=True):
             if place.spot in offsets:
                 self._begin(place, offsets[place.spot], floors[place.spot], at.now)
-        for place in missing:
-            log.warning("road.partition_missing", topic=place.spot.topic, partition=place.spot.partition)
+        if missing:
+            topics = sorted({place.spot.topic for place in missing})
+            log.warning("road.partitions_missing", partitions=len(missing), topics=topics[:20])
         # Assigned without a leader it would have aiokafka ask for metadata all the time; the sweep tries again.
         self._release(missing, forget=False)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from libs.common.runtime import failpoints
+from libs.common.runtime import failpoints, metrics
 from tests.support import servers
 from tests.support.executor_rig import Rig, open_rig
 from tests.support.house import House, open_house
@@ -37,9 +37,15 @@ def rig_database(postgres_server: str, template_database: str) -> Iterator[str]:
 
 @pytest.fixture
 async def rig(
-    rig_database: str, redis_url: str, kafka_bootstrap: str, broker_choice: servers.BrokerChoice, topic_prefix: str
+    rig_database: str,
+    redis_url: str,
+    kafka_bootstrap: str,
+    broker_choice: servers.BrokerChoice,
+    topic_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Rig]:
     """Executors in this process, over emptied stores."""
+    monkeypatch.setattr(metrics, "_models", set())  # those of other tests leave no room to tell these apart
     async with open_rig(rig_database, redis_url, kafka_bootstrap, broker_choice.kind, topic_prefix) as opened:
         yield opened
     failpoints.arm("")

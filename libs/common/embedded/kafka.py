@@ -15,7 +15,7 @@ from libs.common.embedded.ports import LOOPBACK, accepts, free_port, until_free
 from libs.common.embedded.produce import acknowledges
 from libs.common.embedded.server_process import ServerProcess
 
-_JVM = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_JVM = ("-Xms128m", "-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 class EmbeddedKafka(ServerProcess):

@@ -63,6 +63,28 @@ async def test_where_no_broker_answers_the_connection_is_to_be_mended(monkeypatc
         await offsets(monkeypatch, 1, 2)
 
 
+class Slow(FakeConsumer):
+    """One broker with ten partitions, which takes its time for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        partitions = [(0, number, 1, [1], [1]) for number in range(10)]
+        self._client.cluster.update_metadata(MetadataResponse_v0([(1, "one", 9092)], [(0, "t", partitions)]))
+
+    async def end_offsets(self, places: Sequence[Any]) -> dict[Any, int]:
+        await asyncio.sleep(0.05 * len(places))
+        return await super().end_offsets(places)
+
+
+async def test_a_slow_broker_tells_of_some_partitions_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(road, "_LOOKED_UP_AT_ONCE", 2)
+    monkeypatch.setattr(road, "_LOOK_UP_SECONDS", 0.35)
+    reading = road.KafkaRoad(KafkaConnection(bootstrap=("127.0.0.1:1",)))
+    monkeypatch.setattr(reading, "_consumer", Slow())
+    found = await reading.offsets({Spot("t", number): 1 for number in range(10)})
+    assert 2 <= len(found) < 10
+
+
 class Choking(FakeConsumer):
     """A client that cannot take the bytes of a partition, and is closed while it is asked whose they are."""
 

@@ -83,3 +83,9 @@ def test_replacing_a_gauge_forgets_what_is_gone() -> None:
     metrics.replace_gauge("sluiceway_backlog_tasks", {("2",): 7})
     lines = [line for line in scrape() if line.startswith("sluiceway_backlog_tasks{")]
     assert lines == ['sluiceway_backlog_tasks{model="2"} 7.0']
+
+
+def test_models_beyond_the_first_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_models", set())
+    monkeypatch.setattr(metrics, "_MODELS", 2)
+    assert [metrics.of_model(model) for model in (7, 8, 9, 7, 10)] == ["7", "8", "other", "7", "other"]

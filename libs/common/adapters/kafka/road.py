@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import islice
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,6 +21,8 @@ _BATCH: Final = 500
 _START_SECONDS: Final = 3.0
 _STOP_SECONDS: Final = 1.0
 _LOOK_UP_SECONDS: Final = 3.0
+#: Asked for more at once a slow broker would answer for none in time, and the same would be asked again for ever.
+_LOOKED_UP_AT_ONCE: Final = 100
 _METADATA_SECONDS: Final = 0.5
 #: A broker answers a fetch within its wait of some milliseconds, and what was assigned anew is fetched at once.
 _UNHEARD_SECONDS: Final = 2.0
@@ -159,14 +162,26 @@ async def open_road(connection: KafkaConnection) -> AsyncIterator[KafkaRoad]:
 async def _offsets(
     consumer: AIOKafkaConsumer, places: Mapping[Spot, Any], since: Mapping[Spot, int]
 ) -> dict[Spot, int]:
-    """Of partitions with one leader: a broker that does not answer tells nothing of the others."""
-    with _cancelled_by_us():
-        async with asyncio.timeout(_LOOK_UP_SECONDS):
-            # The end first: a partition that has nothing of that time yet is read from there, and a record sent between
-            # the two questions is not missed.
-            ends = await consumer.end_offsets(list(places.values()))
-            found = await consumer.offsets_for_times({place: since[spot] for spot, place in places.items()})
-    return {spot: found[place].offset if found[place] else ends[place] for spot, place in places.items()}
+    """Of partitions with one leader, as many as it tells in time: a broker that does not answer tells nothing of the
+    others. Raises if it is none.
+    """
+    found: dict[Spot, int] = {}
+    left = iter(places.items())
+    try:
+        with _cancelled_by_us():
+            async with asyncio.timeout(_LOOK_UP_SECONDS):
+                while asked := dict(islice(left, _LOOKED_UP_AT_ONCE)):
+                    # The end first: a partition that has nothing of that time yet is read from there, and a record sent
+                    # between the two questions is not missed.
+                    ends = await consumer.end_offsets(list(asked.values()))
+                    times = await consumer.offsets_for_times({place: since[spot] for spot, place in asked.items()})
+                    for spot, place in asked.items():
+                        at = times[place]
+                        found[spot] = at.offset if at else ends[place]
+    except (KafkaError, TimeoutError):
+        if not found:
+            raise
+    return found
 
 
 async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot, tuple[Any, int]]:
