@@ -15,6 +15,7 @@ from libs.common.domain.model_errors import (
     ModelError,
     NotHere,
     OutOfFiles,
+    OutOfPorts,
     OutputError,
     StagedLost,
     StagingFull,
@@ -166,7 +167,7 @@ class Execution:
             return None
         except NotHere as error:
             return HandedBack(error.code, _more_and_more(run, *_OTHERS_SECONDS))
-        except Busy as error:
+        except (Busy, OutOfPorts) as error:  # others can be called meanwhile
             run.called = False  # it was not taken: nothing is used up, and nothing counted
             return HandedBack(error.code, error.retry_after or _BUSY_SECONDS)
         except OutOfFiles as error:

@@ -16,6 +16,7 @@ from libs.common.domain.model import Model
 from libs.common.domain.model_errors import (
     Busy,
     ModelError,
+    OutOfPorts,
     StagingFull,
     StagingShareFull,
     UploadFailed,
@@ -805,19 +806,23 @@ async def test_who_lacks_the_key_of_a_secret_leaves_it_to_who_has_it(rig: Rig, w
     assert tuple(task) == (1, 0)
 
 
-async def test_a_full_model_burns_nothing_and_is_called_later(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("error", "seconds"), [(Busy("at capacity", retry_after=30), 25), (OutOfPorts(), 3)], ids=["busy", "no port"]
+)
+async def test_a_full_model_burns_nothing_and_is_called_later(rig: Rig, error: ModelError, seconds: float) -> None:
     model = await rig.make_model(retry_times=0)
-    await rig.executor()
-    rig.model.errors.append(Busy("at capacity", retry_after=30))
+    running = await rig.executor()
+    rig.model.errors.append(error)
     ids = await rig.make_tasks(model)
     await rig.take_slots(model, ids)
     await rig.dispatch(model)
 
     async def later() -> bool:
-        rows = await rig.sql("SELECT state, attempt, retries FROM dispatch WHERE due_at > now() + interval '25 s'")
-        return [tuple(row) for row in rows] == [(2, 0, 0)]
+        sql = "SELECT state, attempt, retries FROM dispatch WHERE due_at > now() + make_interval(secs => $1)"
+        return [tuple(row) for row in await rig.sql(sql, seconds)] == [(2, 0, 0)]
 
     await until(later, "it is called later")
+    assert running.executor.posture() == "reading"  # others are called meanwhile
     assert (await rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
 
     async def slot_only() -> bool:

@@ -11,14 +11,17 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from libs.common.adapters.egress import EgressGuard
+from libs.common.adapters.http_client import GuardedConnector
 from libs.common.adapters.models.plain_http import AnswerLimits, PlainHttp, open_plain_http
 from libs.common.adapters.staging import Staging, open_staging
-from libs.common.domain.model_errors import ModelError
+from libs.common.domain.model_errors import ModelError, OutOfPorts
 from libs.common.domain.output import StagedFile
 from libs.common.ports_execution import ModelCall
 from tests.support.misbehaving_model import PNG, MisbehavingModel, answer, bare_deflate, chunked, gzip_bomb
@@ -390,6 +393,31 @@ async def test_a_secret_at_any_place_of_a_reason_is_masked_whole(caller: Caller,
 async def test_a_refusal_whose_text_never_ends_is_a_refusal(caller: Caller) -> None:
     error = await caller.refused("drip-error", seconds=0.4)
     assert (error.code, error.message) == ("model_http_503", "the model answered 503: busy")
+
+
+async def test_a_host_without_a_port_for_that_address_has_called_nobody(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two connections from one port to one address: what a host says, too, whose ports all lead there."""
+    model = urlsplit(caller.model.url)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        other.connect((model.hostname, model.port))
+        made = GuardedConnector._socket
+
+        def from_the_same_port(connector: GuardedConnector, address: Any) -> socket.socket:
+            one = made(connector, address)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(other.getsockname())
+            return one
+
+        monkeypatch.setattr(GuardedConnector, "_socket", from_the_same_port)
+        async with open_plain_http(EgressGuard(["127.0.0.0/8"]), AnswerLimits(LIMIT, LIMIT)) as adapter:
+            error = await Caller(caller.model, adapter, caller.staging).refused("ok")
+    assert isinstance(error, OutOfPorts)
+    assert not error.sent
+    assert caller.model.seen == []
 
 
 async def test_a_refusal_before_the_body_was_read(caller: Caller) -> None:

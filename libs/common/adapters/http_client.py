@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import socket
 import time
@@ -48,6 +49,10 @@ class Broken(Exception):
     def __init__(self, error: Exception) -> None:
         super().__init__(type(error).__name__)
         self.error = error
+
+
+class NoPortLeft(aiohttp.ClientConnectionError):
+    """This host uses all of its ports for connections to that address."""
 
 
 @asynccontextmanager
@@ -103,10 +108,11 @@ class _Bounded(ResponseHandler):
 class _Dial:
     """What became of one attempt to connect."""
 
-    __slots__ = ("host", "permitted", "refused")
+    __slots__ = ("by_ipv4", "host", "permitted", "refused")
 
     def __init__(self, host: str) -> None:
         self.host = host
+        self.by_ipv4 = False
         self.permitted = 0
         self.refused = 0
 
@@ -227,9 +233,12 @@ class GuardedConnector(aiohttp.TCPConnector):
                 connection.close()
             _tell(connection)
             return connection
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError) as error:
             if dial.refused and not dial.permitted:
                 raise refusal(dial.host, req.url.port or 0) from None
+            # By IPv6 it says just so that this host has no address of that kind, for ever.
+            if dial.by_ipv4 and isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+                raise NoPortLeft from None
             raise
         finally:
             _dialled.reset(before)
@@ -241,6 +250,7 @@ class GuardedConnector(aiohttp.TCPConnector):
             dial.refused += 1
             raise ConnectionRefusedError("not permitted")
         dial.permitted += 1
+        dial.by_ipv4 = dial.by_ipv4 or family == socket.AF_INET
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE_PROBES:

@@ -12,8 +12,8 @@ from aiohttp import ClientError, ClientResponse, ClientSession
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import Broken, open_http_client
-from libs.common.adapters.models.refusals import out_of_files
-from libs.common.domain.model_errors import EgressRefused, OutOfFiles
+from libs.common.adapters.models.refusals import own_lack
+from libs.common.domain.model_errors import EgressRefused
 from libs.common.ports_webhooks import Answer
 
 TOTAL_SECONDS: Final = 15.0
@@ -22,7 +22,7 @@ KEPT_BYTES: Final = 1_024
 
 
 class WebhookPost:
-    """Implements ports_webhooks.Poster. Raises OutOfFiles where nobody was called for want of descriptors."""
+    """Implements ports_webhooks.Poster. Raises OutOfFiles where nobody was called for want of descriptors or ports."""
 
     def __init__(self, client: ClientSession, seconds: float) -> None:
         self._client = client
@@ -44,8 +44,8 @@ class WebhookPost:
         except (Broken, ClientError, OSError) as broken:
             # The text of such errors may repeat addresses and headers: their kind says enough.
             cause = broken.error if isinstance(broken, Broken) else broken
-            if out_of_files(cause):
-                raise OutOfFiles from None
+            if (ours := own_lack(cause)) is not None:
+                raise ours from None
             code, error = None, f"the connection failed: {type(cause).__name__}"
         text = kept.decode("utf-8", "replace").replace("\x00", "\ufffd")
         return Answer(code, error, text, round((time.monotonic() - began) * 1_000))

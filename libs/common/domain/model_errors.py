@@ -90,6 +90,13 @@ class OutOfFiles(ModelError):
         super().__init__("out_of_files", "this process may open no more files", retryable=True, sent=False)
 
 
+class OutOfPorts(OutOfFiles):
+    """This host has no port left from which to call that address, though others can be called. Nobody was called."""
+
+    def __init__(self) -> None:
+        ModelError.__init__(self, "out_of_ports", "no port is left to call it from", retryable=True, sent=False)
+
+
 class Busy(ModelError):
     """The other side is full and did not take the call; it burns nothing and is made again after `retry_after`."""
 

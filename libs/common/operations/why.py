@@ -245,6 +245,8 @@ _PUT_OFF: Final = {
     "canceled_before_call": "it was canceled just before its call, and ends within seconds",
     "expired_before_call": "its time was over just before its call, and it ends within seconds",
     "out_of_files": "the executor that took it could open no more files: raise its limit (ulimit -n), or add executors",
+    "out_of_ports": "the host of the executor that took it had no port left to call its model from: let the model keep"
+    " connections open, widen net.ipv4.ip_local_port_range, or add hosts",
 }
 
 

@@ -11,7 +11,8 @@ from typing import Final
 
 import aiohttp
 
-from libs.common.domain.model_errors import ModelError, OutOfFiles
+from libs.common.adapters.http_client import NoPortLeft
+from libs.common.domain.model_errors import ModelError, OutOfFiles, OutOfPorts
 from libs.common.runtime.open_files import none_left
 
 RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})  #: and every 5xx
@@ -20,17 +21,21 @@ _LONGEST_WAIT: Final = 86_400.0
 
 def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelError:
     """What one of aiohttp's errors means. Its own text is never used: it may hold a header or a query."""
-    if out_of_files(error):
-        return OutOfFiles()
+    if (ours := own_lack(error)) is not None:
+        return ours
     meaning = _meaning(who, error)
     meaning.sent = sent
     return meaning
 
 
-def out_of_files(error: Exception) -> bool:
-    """Whether one of aiohttp's errors says that this process may open no more files: then nobody was called."""
+def own_lack(error: Exception) -> OutOfFiles | None:
+    """What this process lacked for a connection, if one of aiohttp's errors says so: then nobody was called."""
+    if isinstance(error, NoPortLeft):
+        return OutOfPorts()
     # A resolver that could open nothing says that it failed, not why: so the process is asked, too.
-    return isinstance(error, aiohttp.ClientConnectorError) and (none_left(error.os_error) or none_left())
+    if isinstance(error, aiohttp.ClientConnectorError) and (none_left(error.os_error) or none_left()):
+        return OutOfFiles()
+    return None
 
 
 def _meaning(who: str, error: Exception) -> ModelError:
