@@ -37,6 +37,27 @@ def test_a_secret_is_masked_as_addresses_pages_and_php_show_it(shown: bytes) -> 
 @pytest.mark.parametrize(
     "shown",
     [
+        r"QX/Z+Z=\u0026\u003c'Z\u003eZ",
+        r"QX/Z\u002BZ=\u0026\u003C\u0027Z\u003EZ",
+        "QX/Z+Z=&amp;&lt;&#39;Z&gt;Z",
+        "QX/Z&#43;Z=&amp;&lt;&#x27;Z&gt;Z",
+    ],
+    ids=["go", "dotnet", "page", "page of go"],
+)
+def test_a_secret_is_masked_as_those_show_it_who_escape_more_than_they_must(shown: str) -> None:
+    assert Cleaner.of(["Bearer QX/Z+Z=&<'Z>Z"]).clean(f"bad key: {shown}.".encode()) == "bad key: ***."
+
+
+def test_what_was_cut_within_an_escaped_secret_is_not_seen() -> None:
+    cleaner = Cleaner.of(["++++++++"])
+    for before in range(480, 520):
+        body = b"a" * before + rb"\u002B" * 400
+        assert set(cleaner.clean(body[: cleaner.wanted_bytes])) <= {"a", "*"}
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
         "https://us.example/v1/callbacks/AbC-_9 failed",
         r"https:\/\/us.example\/v1\/callbacks\/AbC-_9 failed",
         "to=https%3A%2F%2Fus.example%2Fv1%2Fcallbacks%2FAbC-_9&x",

@@ -38,6 +38,13 @@ def test_an_error_nested_too_deeply_is_an_error_without_words(begin: str) -> Non
     assert text(call, read_json(body)) == ""
 
 
+def test_a_secret_as_long_as_a_header_may_be_is_masked_in_text() -> None:
+    secret = "Q" * 8_000
+    call = JobCall("key", "https://provider", "", {}, b"", headers=(("X-Key", secret),))
+    refused = refusal(call, JobAnswer(401, {}, b"no such key: " + b"e" * 300 + secret.encode() + b"."))
+    assert "Q" not in refused.message
+
+
 @pytest.mark.parametrize(
     ("loc", "words"),
     [(["body", "input", 0], "input.0: bad"), (7, "bad"), (1.5, "bad"), (True, "bad"), ("line 3", "bad"), ({}, "bad")],

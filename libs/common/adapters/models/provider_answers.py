@@ -142,7 +142,7 @@ def _reason(answer: JobAnswer) -> bytes:
         spoken = _spoken(read_json(answer.body))
     except ValueError:
         spoken = ""
-    return spoken.encode("utf-8", "replace") if spoken else answer.body[:8_192]
+    return spoken.encode("utf-8", "replace") if spoken else answer.body
 
 
 def _spoken(value: Any, depth: int = 0) -> str:
