@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from libs.common.domain.model_errors import StagedLost, UploadFailed
 from libs.common.domain.output import ResultName, StagedFile
 from tests.support.descriptors import no_more_files
 from tests.support.stand_in_s3 import StandInS3, stand_in_s3
+from tests.support.waiting import until
 
 _TASK = UUID("0190a000-0000-7000-8000-000000000001")
 _NAME = ResultName(7, datetime(2026, 3, 1, 23, 30, tzinfo=UTC), _TASK, 2)
@@ -100,6 +102,29 @@ async def test_a_folder_keeps_the_result_when_staging_forgets_it(
     assert await store.head(_KEY) == size
     assert [found async for found in store.listing("7")] == [(_KEY, size)]
     assert [found async for found in store.listing("8")] == []
+
+
+@pytest.mark.parametrize("size", [70_000, PART_BYTES * 2 + 17])
+async def test_a_result_that_had_to_be_copied_is_on_disk(
+    staging: Staging, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task is a success then, and staging forgets it."""
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    staged = await _staged(staging, _content(size))
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fsync", watched)
+    await ObjectStorage((tmp_path / "results").as_uri(), staging).put(_NAME, staged)
+    path = tmp_path / "results" / _KEY
+    assert synced >= {str(path), str(path.parent)}
 
 
 @pytest.mark.parametrize("padding", [b"", bytes(20_000)], ids=["small", "file"])
@@ -258,6 +283,25 @@ async def test_a_store_that_hangs_is_given_up(staging: Staging, s3: StandInS3, m
     with pytest.raises(UploadFailed) as failure:
         await ObjectStorage("s3://bucket", staging).put(_NAME, await _staged(staging, _PNG))
     assert failure.value.code == "upload_timeout"
+
+
+@pytest.mark.parametrize("why", ["late", "cancelled"])
+async def test_an_upload_that_is_cut_off_leaves_no_parts_at_s3(
+    staging: Staging, s3: StandInS3, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Nobody sees them, they are never deleted, and they are paid for."""
+    if why == "late":
+        monkeypatch.setattr("libs.common.adapters.object_storage.obstore._SECONDS", -PART_BYTES * 4 / 2**20 + 1)
+    s3.goes_on.clear()
+    staged = await _staged(staging, _content(PART_BYTES * 4))
+    putting = asyncio.create_task(ObjectStorage("s3://bucket", staging).put(_NAME, staged))
+    await until(lambda: any("partNumber=3" in request for request in s3.requests))
+    if why == "cancelled":
+        putting.cancel()
+    with pytest.raises(UploadFailed if why == "late" else asyncio.CancelledError):
+        await putting
+    s3.goes_on.set()
+    await until(lambda: not s3.parts)  # aborted, or completed where all had been read by then
 
 
 @pytest.mark.parametrize(

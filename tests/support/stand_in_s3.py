@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from aiohttp import web
 @dataclass
 class StandInS3:
     """Objects by key, the requests seen, how many bytes of objects were read, and `status`: what every request is
-    answered with while it is set."""
+    answered with while it is set. While `goes_on` is not set, the second part of an object gets no answer."""
 
     url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -21,6 +22,10 @@ class StandInS3:
     requests: list[str] = field(default_factory=list)
     sent: int = 0
     status: int = 0
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.goes_on.set()
 
     async def answer(self, request: web.Request) -> web.Response:
         key, body = request.match_info["key"], await request.read()
@@ -32,6 +37,8 @@ class StandInS3:
             self.headers[key] = dict(request.headers)
             return web.Response(text=f"<R><Bucket>b</Bucket><Key>{key}</Key><UploadId>u1</UploadId></R>")
         if request.method == "PUT" and "partNumber" in request.query:
+            if request.query["partNumber"] == "2":
+                await self.goes_on.wait()
             self.parts[key][int(request.query["partNumber"])] = body
             return web.Response(headers={"ETag": '"part"'})
         if request.method == "POST":

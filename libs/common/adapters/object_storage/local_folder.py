@@ -49,6 +49,11 @@ class LocalFolder:
         await self._staging.disk.keep(descriptor, os.path.dirname(target))
         return True
 
+    async def sync(self, key: str) -> None:
+        """See to it that an object which was written here by others is on disk. Raises OSError."""
+        target = self._prefix + key
+        await self._staging.disk.keep(os.open(target, os.O_RDONLY | os.O_CLOEXEC), os.path.dirname(target))
+
 
 def _write(target: str, content: bytes) -> int:
     """Write a result and leave it open. Nobody knows its name before its end is recorded."""

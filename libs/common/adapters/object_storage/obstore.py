@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,6 +53,10 @@ class BadStorageUrl(ValueError):
     """SLUICEWAY_STORAGE_URL names no store that could be opened."""
 
 
+class _NotWanted(Exception):
+    """Nobody waits for this upload any more."""
+
+
 class ObjectStorage:
     """Puts staged outputs under their names into one store; the same name again replaces the object.
 
@@ -64,6 +69,7 @@ class ObjectStorage:
         self._folder = _folder(url, staging)
         base = public_url or url
         self._base = base if base.endswith("/") else base + "/"
+        self._putting: set[asyncio.Task[None]] = set()
 
     async def put(
         self, name: ResultName, staged: StagedFile, credentials: UploadCredentials | None = None
@@ -110,22 +116,57 @@ class ObjectStorage:
             return
 
     async def _put(self, key: str, staged: StagedFile) -> None:
-        if self._folder is not None and await self._folder.keep(staged, key):
-            return
-        attributes = None if self._folder is not None else _attributes(staged)
+        if self._folder is None:
+            await self._send(key, staged, _attributes(staged))
+        elif not await self._folder.keep(staged, key):
+            await self._send(key, staged, None)
+            await self._folder.sync(key)
+
+    async def _send(self, key: str, staged: StagedFile, attributes: dict[str, Any] | None) -> None:
         if staged.size <= PUT_BYTES:
             content = await self._staging.read(staged)
             await obstore.put_async(self._store, key, content, attributes=attributes, use_multipart=False)
             return
-        # an error of the source, StagedLost among them, aborts the upload before the object exists
-        await obstore.put_async(
-            self._store,
-            key,
-            self._staging.chunks(staged),
-            attributes=attributes,
-            chunk_size=PART_BYTES,
-            max_concurrency=_PARTS_AT_ONCE,
-        )
+        await self._put_in_parts(key, staged, attributes)
+
+    async def _put_in_parts(self, key: str, staged: StagedFile, attributes: dict[str, Any] | None) -> None:
+        """An error of the source, StagedLost among them, aborts the upload before the object exists.
+
+        So does a cancelled caller, a little later: an upload that is cut off leaves its parts at the store, where they
+        are paid for and never seen.
+        """
+        wanted = True
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async with aclosing(self._staging.chunks(staged)) as read:
+                async for chunk in read:
+                    yield chunk
+                    if not wanted:
+                        raise _NotWanted
+
+        async def put() -> None:
+            await obstore.put_async(
+                self._store,
+                key,
+                chunks(),
+                attributes=attributes,
+                chunk_size=PART_BYTES,
+                max_concurrency=_PARTS_AT_ONCE,
+            )
+
+        putting = asyncio.create_task(put(), name="put-in-parts")
+        self._putting.add(putting)
+        putting.add_done_callback(self._was_put)
+        try:
+            await asyncio.shield(putting)
+        finally:
+            wanted = False
+            del putting  # named by a frame of its own error's traceback, it would wait for the garbage collector
+
+    def _was_put(self, putting: asyncio.Task[None]) -> None:
+        self._putting.discard(putting)
+        if not putting.cancelled():
+            putting.exception()  # who waited may be gone
 
 
 def open_store(url: str) -> ObjectStore:
