@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.log import KafkaLog
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.object_storage.audited import AuditedObjects
+from libs.common.adapters.object_storage.obstore import _CLIENT
 from libs.common.adapters.postgres.audit import open_audit_database
-from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable
+from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable, StorageUnavailable
 from libs.common.embedded.ports import free_port
 from libs.common.ports import SlotRequest
 from libs.common.ports_audit import LogRecord, StoredObject
@@ -24,6 +27,7 @@ from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import SLOT_MS, House
 from tests.support.nursery import run_command
 from tests.support.servers import BrokerChoice
+from tests.support.stand_in_s3 import stand_in_s3
 
 
 @pytest.fixture
@@ -82,6 +86,22 @@ async def test_objects_are_found_by_their_address(tmp_path: Path) -> None:
     digest = "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
     assert await objects.find("https://results.example/x/1/a%20b.txt") == StoredObject(7, digest)
     assert await objects.find("https://results.example/x/1/none.txt") is None
+
+
+async def test_an_object_is_read_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a request to the store may take."""
+    monkeypatch.setitem(_CLIENT, "timeout", timedelta(seconds=0.9))
+    content = os.urandom(12 * 2**20)
+    async with stand_in_s3() as store:
+        for name, value in (("ENDPOINT_URL", store.url), ("ACCESS_KEY_ID", "id"), ("SECRET_ACCESS_KEY", "key")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        store.objects["1/large"], store.pace = content, 0.1
+        found = await AuditedObjects("s3://bucket").find("s3://bucket/1/large")
+        assert found == StoredObject(len(content), sha256(content).hexdigest())
+        assert await AuditedObjects("s3://bucket").find("s3://bucket/1/none") is None
+        store.status = 403
+        with pytest.raises(StorageUnavailable, match="cannot be read"):
+            await AuditedObjects("s3://bucket").find("s3://bucket/1/large")
 
 
 async def command(environment: dict[str, str], *arguments: str) -> tuple[int, str, str]:

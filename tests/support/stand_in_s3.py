@@ -12,8 +12,11 @@ from aiohttp import web
 
 @dataclass
 class StandInS3:
-    """Objects by key, the requests seen, how many bytes of objects were read, and `status`: what every request is
-    answered with while it is set. While `goes_on` is not set, the second part of an object gets no answer."""
+    """Objects by key, the requests seen, and how many bytes of objects were read.
+
+    `status` is what every request is answered with while it is set. Reading takes `pace` seconds for each MiB. While
+    `goes_on` is not set, the second part of an object gets no answer.
+    """
 
     url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -22,6 +25,7 @@ class StandInS3:
     requests: list[str] = field(default_factory=list)
     sent: int = 0
     status: int = 0
+    pace: float = 0
     goes_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -50,7 +54,9 @@ class StandInS3:
         if request.method in ("GET", "HEAD") and key in self.objects:
             answer = _read(self.objects[key], request)
             if request.method == "GET":
-                self.sent += len(answer.body)  # type: ignore[arg-type]  # bytes, as _read made it
+                size = len(answer.body)  # type: ignore[arg-type]  # bytes, as _read made it
+                self.sent += size
+                await asyncio.sleep(self.pace * size / 2**20)
             return answer
         if request.method == "DELETE":
             self.parts.pop(key, None)

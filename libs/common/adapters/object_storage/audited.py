@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Final
 from urllib.parse import unquote
 
 import obstore
 from obstore.exceptions import BaseError
 
 from libs.common.adapters.object_storage.obstore import open_store
+from libs.common.adapters.object_storage.result_reader import PIECE_BYTES
 from libs.common.domain.errors import StorageUnavailable
 from libs.common.ports_audit import StoredObject
-
-_CHUNK_BYTES: Final = 1024 * 1024
 
 
 class AuditedObjects:
@@ -28,12 +26,12 @@ class AuditedObjects:
         return url.startswith(self._base)
 
     async def find(self, url: str) -> StoredObject | None:
-        digest, size = sha256(), 0
+        digest, key = sha256(), unquote(url.removeprefix(self._base))
         try:
-            found = await obstore.get_async(self._store, unquote(url.removeprefix(self._base)))
-            async for chunk in found.stream(min_chunk_size=_CHUNK_BYTES):
-                digest.update(chunk)
-                size += len(chunk)
+            size = int((await obstore.head_async(self._store, key))["size"])
+            for start in range(0, size, PIECE_BYTES):
+                end = min(start + PIECE_BYTES, size)
+                digest.update(await obstore.get_range_async(self._store, key, start=start, end=end))
         except FileNotFoundError:
             return None
         except (BaseError, OSError) as error:

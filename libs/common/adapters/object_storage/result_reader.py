@@ -15,7 +15,7 @@ from libs.common.domain.errors import StorageUnavailable
 from libs.common.ports_results import ResultContent, WantedPart
 
 #: Each piece is a request of its own: a reader who is slow holds no connection of the store's, and no request of the
-#: store's is cut off because its reader was slow.
+#: store's is cut off because its reader was slow, or because a large object takes longer than a request may.
 PIECE_BYTES: Final = 4 * 1024 * 1024
 #: Who takes nothing keeps his piece in memory, about twice: while so many have one, others get small ones.
 _PIECES_AT_ONCE: Final = 16
