@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.job_http import open_job_http
 from libs.common.adapters.models.replicate import Replicate
 from libs.common.domain.model_errors import Busy, EgressRefused, JobGone, ModelError
-from libs.common.ports_jobs import JobCall, JobReport, JobStatus
+from libs.common.ports_jobs import JobAnswer, JobCall, JobReport, JobStatus
 from tests.support.replicate_provider import MARKER, TOKEN, Plan, Refusal, ReplicateProvider, replicate_provider
 
 NOWHERE = "http://127.0.0.1:1"
@@ -352,3 +353,14 @@ def _bytes(value: Any) -> bytes:
     import orjson
 
     return orjson.dumps(value)
+
+
+@pytest.mark.parametrize("page", [{"results": 1}, {"results": [], "next": ["x"]}, {"results": [], "next": 2}])
+async def test_a_list_that_is_none_says_nothing(provider: ReplicateProvider, page: dict[str, Any]) -> None:
+    class Http:
+        async def send(self, *_: Any, **__: Any) -> JobAnswer:
+            return JobAnswer(200, {}, json.dumps(page).encode())
+
+    with pytest.raises(ModelError) as raised:
+        await Replicate(Http()).find(call_of(provider))
+    assert (raised.value.code, raised.value.retryable) == ("bad_answer", True)

@@ -148,12 +148,12 @@ class Replicate:
             if 400 <= answer.status < 500 and answer.status not in RETRYABLE_STATUSES:
                 raise LookupError(f"the provider answers {answer.status} when it is asked for its predictions")
             page = _prediction(call, answer)
-            if not isinstance(results := page.get("results"), list):
+            path = page.get("next") or ""
+            if not isinstance(results := page.get("results"), list) or not isinstance(path, str):
                 raise bad_answer("the provider's list of predictions is none")
             for found in results:
                 if isinstance(found, dict):
                     yield found
-            path = page.get("next") or ""
             if not path or number == pages == 1:
                 return
         raise LookupError(f"the provider lists more than {pages} pages since the submit")
