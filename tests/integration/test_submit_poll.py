@@ -244,6 +244,26 @@ async def test_a_path_cannot_lead_to_another_origin(provider: Provider, adapter:
     assert all(seen.target.startswith("/api/") for seen in provider.seen)
 
 
+@pytest.mark.parametrize(
+    "submit",
+    [
+        {"path": "queue", "body": {"pages": "{{ceil(payload)}}"}},
+        {"path": "queue", "body": '{{`"\\ud800"`}}'},
+        {"path": 'queue/{{`"\\ud800"`}}'},
+        {"path": "queue", "query": {"a": '{{`"\\ud800"`}}'}},
+    ],
+    ids=["number", "body", "path", "query"],
+)
+async def test_what_cannot_be_written_down_never_leaves(
+    provider: Provider, adapter: SubmitPoll, submit: dict[str, Any]
+) -> None:
+    """It would be taken for a submit that may have been heard."""
+    with pytest.raises(ModelError) as raised:
+        await adapter.submit(call_of(provider, {**CONFIG, "submit": submit}, payload=b"1e300"))
+    assert (raised.value.code, raised.value.retryable, raised.value.sent) == ("bad_payload", False, False)
+    assert provider.seen == []
+
+
 async def test_a_body_cannot_grow_without_end(provider: Provider, adapter: SubmitPoll) -> None:
     config = {**CONFIG, "submit": {"path": "queue", "body": ["{{payload}}"] * 200}}
     with pytest.raises(ModelError) as raised:

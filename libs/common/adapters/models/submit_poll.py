@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import quote
 
 import orjson
 from pydantic import Field
@@ -431,15 +430,21 @@ def _scope(call: JobCall, provider_id: str) -> dict[str, Any]:
 def _written(body: Any) -> bytes:
     if not fits(body, BODY_BYTES):
         raise Missing(f"its body would be larger than {BODY_BYTES} bytes")
-    return orjson.dumps(body)
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:  # what an expression made of numbers beyond 64 bits, or half a character
+        raise Missing(f"its body cannot be JSON: {error}") from None
 
 
 def _one_segment(value: str) -> str:
     """A value inside a path, which it cannot leave."""
     if value in ("", ".", ".."):
         raise Missing("a part of the path would be empty or lead upwards")
-    return segment(value)
+    return _quoted(value)
 
 
 def _quoted(value: str) -> str:
-    return quote(value, safe="")
+    try:
+        return segment(value)
+    except UnicodeEncodeError:
+        raise Missing("a part of the address would have half a character") from None
