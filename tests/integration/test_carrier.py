@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -137,6 +138,33 @@ async def test_a_wrong_address_is_said_in_plain_words() -> None:
     assert "Connect" in carrier.last_error or "refused" in carrier.last_error
     assert not any(verdict.acknowledged for verdict in await carrier.send(records("t", 2)))
     await carrier.close()
+
+
+async def test_brokers_that_say_nothing_are_asked_together_why(connection: KafkaConnection) -> None:
+    """While it is asked one after the other, nobody tries whether one is back."""
+
+    asked: set[asyncio.StreamWriter] = set()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.add(writer)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        asked.remove(writer)
+
+    async with AsyncExitStack() as closing:
+        silent = [
+            await closing.enter_async_context(await asyncio.start_server(say_nothing, "127.0.0.1")) for _ in "123"
+        ]
+        addresses = tuple(f"127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in silent)
+        began = time.monotonic()
+        cause = await KafkaConnection(addresses).diagnose()
+        assert time.monotonic() - began < 5
+        assert all(f"{address}: TimeoutError" in cause for address in addresses)
+        began = time.monotonic()
+        assert await replace(connection, bootstrap=(*addresses, *connection.bootstrap)).diagnose() == ""
+        assert time.monotonic() - began < 2
+        await until(lambda: not asked)
 
 
 async def test_topics_that_exist_are_fine_and_bad_names_are_left_out(topics: KafkaTopics, topic_prefix: str) -> None:

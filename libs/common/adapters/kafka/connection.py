@@ -86,17 +86,26 @@ class KafkaConnection:
 
         aiokafka's clients say only "unable to bootstrap" for a wrong password, an unknown CA and a closed port alike.
         """
+        asking = [asyncio.create_task(self._cause(host, port)) for host, port, _ in collect_hosts(list(self.bootstrap))]
         causes = []
-        for host, port, _ in collect_hosts(list(self.bootstrap)):
-            try:
-                async with asyncio.timeout(_DIAGNOSE_SECONDS):
-                    connection = await create_conn(host, port, request_timeout_ms=3_000, **self._security())
-            except (OSError, KafkaError, TimeoutError, ssl.SSLError) as error:
-                causes.append(f"{host}:{port}: {type(error).__name__}: {error}"[:300])
-            else:
-                connection.close()
-                return ""
+        try:
+            for asked in asyncio.as_completed(asking):
+                causes.append(await asked)
+                if not causes[-1]:
+                    return ""
+        finally:
+            for task in asking:
+                task.cancel()
         return "; ".join(causes) or "no bootstrap server is set"
+
+    async def _cause(self, host: str, port: int) -> str:
+        try:
+            async with asyncio.timeout(_DIAGNOSE_SECONDS):
+                connection = await create_conn(host, port, request_timeout_ms=3_000, **self._security())
+        except (OSError, KafkaError, TimeoutError, ssl.SSLError) as error:
+            return f"{host}:{port}: {type(error).__name__}: {error}"[:300]
+        connection.close()
+        return ""
 
 
 def quiet_clients() -> None:
