@@ -171,6 +171,25 @@ async def test_an_answer_without_a_result_is_tried_again_later(
     assert shown in error.message
 
 
+async def test_an_answer_compressed_unasked_is_read(service: StandInFileService, staging: Staging) -> None:
+    service.compresses = True
+    assert (await _put(service, staging)).url == f"{service.url}/f/{_FILE}"
+    service.answer = {"code": 500, "message": "disk full"}
+    assert "code 500: disk full" in (await _failure(service, staging)).message
+    service.answer = {"fileURL": "x" * 2**20}
+    assert "too long" in (await _failure(service, staging)).message
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+async def test_an_answer_that_cannot_be_unpacked_is_tried_again_later(
+    service: StandInFileService, staging: Staging, encoding: str
+) -> None:
+    service.status, service.headers = 201, {"Content-Encoding": encoding}
+    assert (await _failure(service, staging)).code == "upload_answer"
+    service.status = 413
+    assert (await _failure(service, staging)).code == "upload_http_413"
+
+
 @pytest.mark.parametrize(
     ("status", "code", "retryable"),
     [

@@ -37,13 +37,17 @@ class StandInFileService:
     loses_answers: bool = False
     hangs: bool = False
     refuses_early: bool = False
+    compresses: bool = False  #: whatever it was asked for
     released: asyncio.Event = field(default_factory=asyncio.Event)
     under_way: int = 0  #: uploads that it has not answered yet, whether or not their senders still live
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.under_way += 1
         try:
-            return await self._serve(request)
+            answer = await self._serve(request)
+            if self.compresses:
+                answer.enable_compression(web.ContentCoding.gzip)
+            return answer
         finally:
             self.under_way -= 1
 

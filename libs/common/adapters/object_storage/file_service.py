@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
@@ -16,12 +17,13 @@ from yarl import URL
 
 from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, open_http_client
+from libs.common.adapters.models.exchange import body_of
 from libs.common.adapters.models.refusals import connection_error, retry_after
 from libs.common.adapters.object_storage.upload_answer import ANSWER_BYTES, NotAccepted, read_answer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging
 from libs.common.domain.endpoint import InvalidEndpoint, join_endpoint
 from libs.common.domain.errors import WrongSetting
-from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
+from libs.common.domain.model_errors import ModelError, StagedLost, UploadFailed, UploadUnauthorized
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.ports_execution import UploadCredentials
 
@@ -189,10 +191,15 @@ def _as_received(value: str) -> str:
 
 
 async def _whole(response: ClientResponse) -> bytes:
+    """The answer as it was meant, or as much of it as says that it is too long; nothing where it cannot be unpacked."""
     answer = b""
     try:
-        while len(answer) <= ANSWER_BYTES and (chunk := await response.content.readany()):
-            answer += chunk
+        async for piece in body_of(response, wire_bytes=sys.maxsize, decoded_bytes=sys.maxsize):
+            answer += piece
+            if len(answer) > ANSWER_BYTES:
+                break
+    except ModelError:
+        return b""
     except (ClientError, OSError) as error:
         raise UploadFailed("upload_unreachable", connection_error(_WHO, error).message, retryable=True) from None
     return answer
