@@ -105,7 +105,7 @@ class KafkaCarrier:
             if line is not self._line and not line.batches:
                 await _close_hard(line.producer)
         self._reachable = True
-        if self._connection.idempotent and any(verdict.refused for verdict in verdicts):
+        if self._connection.idempotent and (suspects or any(verdict.refused for verdict in verdicts)):
             # aiokafka counts a refused batch in its sequence, the broker does not: later ones would be out of order.
             await self._wear_out(line)
         if suspects:
