@@ -174,7 +174,10 @@ async def _open_results(settings: Settings, staging: Staging) -> AsyncIterator[R
             storage = ObjectStorage(settings.storage_url, staging, public_url=settings.storage_public_url)
         except BadStorageUrl as error:
             raise WrongSetting(str(error)) from error
-        yield storage
+        try:
+            yield storage
+        finally:
+            await storage.close()
     else:
         raise WrongSetting(
             "SLUICEWAY_STORAGE_URL: results need a place; set it, for example to file:///var/lib/results"

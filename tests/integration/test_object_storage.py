@@ -294,14 +294,16 @@ async def test_an_upload_that_is_cut_off_leaves_no_parts_at_s3(
         monkeypatch.setattr("libs.common.adapters.object_storage.obstore._SECONDS", -PART_BYTES * 4 / 2**20 + 1)
     s3.goes_on.clear()
     staged = await _staged(staging, _content(PART_BYTES * 4))
-    putting = asyncio.create_task(ObjectStorage("s3://bucket", staging).put(_NAME, staged))
+    store = ObjectStorage("s3://bucket", staging)
+    putting = asyncio.create_task(store.put(_NAME, staged))
     await until(lambda: any("partNumber=3" in request for request in s3.requests))
     if why == "cancelled":
         putting.cancel()
     with pytest.raises(UploadFailed if why == "late" else asyncio.CancelledError):
         await putting
     s3.goes_on.set()
-    await until(lambda: not s3.parts)  # aborted, or completed where all had been read by then
+    await store.close()
+    assert not s3.parts, "aborted, or completed where all had been read by then"
 
 
 @pytest.mark.parametrize(

@@ -167,13 +167,6 @@ class Staging:
         """All that lies in the store, for the audit and for cleaning up after processes that died."""
         return await self.in_thread(self._scan)
 
-    async def remove_unfinished(self, older_than: float) -> int:
-        """Delete what nobody has written to for so many seconds and never finished; returns how many."""
-        stale = [entry for entry in await self.entries() if not entry.finished and entry.age > older_than]
-        for entry in stale:
-            await self.remove(entry.reference)
-        return len(stale)
-
     async def measure(self) -> int:
         """Count anew, since several processes may share the folder, and try a disk that refused; gives the usage."""
         found: Counter[int] = Counter()

@@ -29,6 +29,7 @@ PUT_BYTES: Final = 1024 * 1024  #: up to here an object is one request
 PART_BYTES: Final = 8 * 1024 * 1024
 _PARTS_AT_ONCE: Final = 2
 _SECONDS: Final = 60.0
+_CLOSE_SECONDS: Final = 5.0
 _BYTES_PER_SECOND: Final = 1024 * 1024  #: what the slowest link that we wait for carries
 
 #: A store's own retries are short: the executor tries again itself, and parks what lasts longer.
@@ -114,6 +115,11 @@ class ObjectStorage:
             await obstore.delete_async(self._store, key)
         except FileNotFoundError:
             return
+
+    async def close(self) -> None:
+        """Let uploads that nobody waits for any more be aborted, for some seconds."""
+        if self._putting:
+            await asyncio.wait(self._putting, timeout=_CLOSE_SECONDS)
 
     async def _put(self, key: str, staged: StagedFile) -> None:
         if self._folder is None:
