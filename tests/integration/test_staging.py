@@ -243,7 +243,7 @@ async def test_unfinished_files_of_processes_that_died_are_listed_and_can_be_del
     part = staging.root / f"{task.hex}-1--5-01234567.part"
     part.write_bytes(b"half")
     (staging.root / "notes.txt").write_text("not ours")
-    assert {(entry.task, entry.size, entry.finished) for entry in await staging.entries()} >= {(task, 4, False)}
+    assert {(entry.task, entry.size) for entry in await staging.entries()} >= {(task, 4)}
     os.utime(part, (1, 1))
     [stale] = [entry for entry in await staging.entries() if entry.age > 60]
     await staging.remove(stale.reference)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from libs.common.adapters.disk_sync import DiskSync
-from libs.common.adapters.staging_writer import INLINE_BYTES, PART, OutputWriter
+from libs.common.adapters.staging_writer import INLINE_BYTES, OutputWriter
 from libs.common.domain.model_errors import StagedLost, StagingFull, StagingShareFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 from libs.common.runtime.threads import open_pool
@@ -49,7 +49,6 @@ class StagedEntry:
     tenant: int
     size: int
     age: float
-    finished: bool
 
 
 class Staging:
@@ -221,11 +220,8 @@ class Staging:
                 with suppress(FileNotFoundError):
                     state = item.stat(follow_symlinks=False)
                     reference = f"{self.store_id}:{item.name}"
-                    finished = not item.name.endswith(PART)
                     age = max(0.0, now - state.st_mtime)
-                    found.append(
-                        StagedEntry(reference, UUID(item.name[:32]), int(named["tenant"]), state.st_size, age, finished)
-                    )
+                    found.append(StagedEntry(reference, UUID(item.name[:32]), int(named["tenant"]), state.st_size, age))
         return found
 
     def _probe(self) -> None:
