@@ -61,7 +61,7 @@ class KeyRing:
             raise KeyMissing(f"no key {name!r} in SLUICEWAY_SECRET_KEYS: put the old key back at the end of the ring")
         try:
             return cipher.decrypt(sealed[end : end + _NONCE_BYTES], sealed[end + _NONCE_BYTES :], owner.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise SealError(f"the sealed value of {owner} is damaged or not its own") from error
 
 
