@@ -237,6 +237,17 @@ async def test_a_refusal_before_the_body_was_read(service: StandInFileService, s
     assert error.code in ("upload_http_413", "upload_unreachable")  # whichever the kernel delivers first
 
 
+async def test_an_acceptance_before_the_body_was_sent_is_none(service: StandInFileService, staging: Staging) -> None:
+    """Whatever the service has by then, it is not the file; and the staged output would be deleted."""
+    service.accepts_early = True
+    staged = await _staged(staging, 32 * 2**20)
+    error = await _failure(service, staging, staged=staged)
+    assert (error.code, error.retryable) == ("upload_answer", True)
+    assert "before it had the whole file" in error.message
+    service.answer = {"code": 401, "message": "expired"}
+    assert (await _failure(service, staging, staged=staged)).code == "upload_unauthorized"
+
+
 async def test_another_path(service: StandInFileService, staging: Staging) -> None:
     assert (await _failure(service, staging, path="/elsewhere")).code == "upload_http_404"
 

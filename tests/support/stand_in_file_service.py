@@ -37,6 +37,7 @@ class StandInFileService:
     loses_answers: bool = False
     hangs: bool = False
     refuses_early: bool = False
+    accepts_early: bool = False
     compresses: bool = False  #: whatever it was asked for
     released: asyncio.Event = field(default_factory=asyncio.Event)
     under_way: int = 0  #: uploads that it has not answered yet, whether or not their senders still live
@@ -54,6 +55,8 @@ class StandInFileService:
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if self.refuses_early:
             return web.json_response({"message": "too large"}, status=413)
+        if self.accepts_early:
+            return web.json_response(self.answer or {"fileURL": f"{self.url}/f/early"})
         upload = await _upload(request)
         self.uploads.append(upload)
         if self.accepted and upload.authorization not in self.accepted:

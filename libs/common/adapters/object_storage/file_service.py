@@ -87,7 +87,11 @@ class FileService:
         if status in (401, 403):
             raise NotAccepted
         if 200 <= status < 300:
-            return read_answer(answer, staged, file_name, cleaner)
+            stored = read_answer(answer, staged, file_name, cleaner)
+            if not body.sent:  # aiohttp stops sending with the answer's end
+                why = f"{_WHO} answered before it had the whole file"
+                raise UploadFailed("upload_answer", why, retryable=True)
+            return stored
         if 300 <= status < 400:
             raise UploadFailed("upload_redirected", f"{_WHO} redirects ({status}): check its address", retryable=True)
         raise UploadFailed(
@@ -144,12 +148,15 @@ class _Multipart:
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         self.size = len(self._head) + staged.size + len(self._tail)
+        self.sent = False  #: whether aiohttp has taken all of it
         self.lost: StagedLost | None = None  #: why the body broke off: aiohttp does not tell
 
     async def content(self) -> bytes | AsyncIterator[bytes]:
         """Raises StagedLost at once for a small output, and in the middle of the request for a large one."""
         if self._staged.size <= CHUNK_BYTES // 2:
-            return self._head + await self._staging.read(self._staged) + self._tail
+            whole = self._head + await self._staging.read(self._staged) + self._tail
+            self.sent = True
+            return whole
         return self._stream()
 
     async def _stream(self) -> AsyncIterator[bytes]:
@@ -162,6 +169,7 @@ class _Multipart:
             self.lost = error
             raise
         yield self._tail
+        self.sent = True
 
 
 def _headers(body: _Multipart, shown: UploadCredentials) -> CIMultiDict[str]:
