@@ -13,7 +13,7 @@ import pytest
 
 from libs.common.adapters.postgres.audit import open_audit_database
 from libs.common.adapters.postgres.models import PostgresModels
-from libs.common.adapters.postgres.quota import PostgresTenants
+from libs.common.adapters.postgres.quota import PostgresQuotaBook, PostgresTenants
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.model import Model
@@ -85,6 +85,36 @@ async def test_a_tenants_limit_holds_for_who_has_none_of_its_own(books: House) -
         priced(model, 6, creator=""),
     ]
     assert await create(books, tasks) == ["Created", "OverQuota", "Created", "OverQuota"]
+
+
+async def test_an_account_is_one_users_of_one_tenant_and_of_today(house: House) -> None:
+    book = PostgresQuotaBook(house.database, "UTC")
+    mine, theirs = 1_500_000, 1_500_001
+    points = {(mine, "ann", 0): 3, (mine, "bob", 0): 5, (theirs, "ann", 0): 7, (mine, "ann", 1): 11}
+    for (tenant, user, days), spent in points.items():
+        await house.sql(
+            "INSERT INTO quota_usage (tenant_id, user_name, day, used)"
+            " VALUES ($1, $2, (now() AT TIME ZONE 'UTC')::date - $3::int, $4)",
+            tenant, user, days, spent,
+        )  # fmt: skip
+    for tenant, user, most in ((mine, "ann", 30), (mine, "", 50), (theirs, "ann", 70)):
+        await book.set_limit(tenant, user, most)
+
+    async def told(tenant: int, user: str) -> tuple[int, int | None, bool]:
+        spent = await book.today(tenant, user)
+        return spent.used, spent.points_per_day, spent.own
+
+    assert await told(mine, "ann") == (3, 30, True)
+    assert await told(mine, "bob") == (5, 50, False)
+    assert await told(mine, "carl") == (0, 50, False)
+    assert await told(theirs, "ann") == (7, 70, True)
+    assert await told(theirs, "bob") == (0, None, False)
+    assert [(one.user, one.used) for one in await book.limits(mine, None, 9)] == [("", 0), ("ann", 3)]
+    assert [one.user for one in await book.limits(mine, "", 9)] == ["ann"]
+    assert await book.clear_limit(mine, "ann")
+    assert not await book.clear_limit(mine, "ann")
+    assert await told(mine, "ann") == (3, 50, False)
+    assert await told(theirs, "ann") == (7, 70, True)
 
 
 async def test_nothing_fits_into_a_limit_of_none(books: House) -> None:
