@@ -61,6 +61,49 @@ async def test_pauses_of_one_tenant_are_no_other_tenants_business(house: House) 
         await controls.pause_model(other.tenant_id, model.name, "ann", "")
 
 
+async def test_what_goes_on_is_what_was_resumed_and_nothing_else(house: House) -> None:
+    one, controls = await house.model(), controls_of(house)
+    sibling, other = await house.model(tenant=one.tenant_id), await house.model()
+    for model in (one, sibling, other):
+        await controls.pause_model(model.tenant_id, model.name, "ann", "")
+    for tenant in (one.tenant_id, other.tenant_id):
+        await controls.pause_tenant(tenant, "ann", "")
+    await controls.pause_all("ann", "")
+
+    async def held() -> set[tuple[str, int | None, str | None]]:
+        """By what faces say, which is what dispatchers go by."""
+        tenants = await house.sql("SELECT id FROM tenant WHERE paused")
+        lanes = await house.sql("SELECT l.tenant_id, m.name FROM lane l JOIN model m ON m.id = l.model_id WHERE paused")
+        flags = {("tenant", row["id"], None) for row in tenants}
+        flags |= {("model", row["tenant_id"], row["name"]) for row in lanes}
+        told = {(pause.scope, pause.tenant_id, pause.model) for pause in await sight_of(house).pauses(None)}
+        assert told - {("all", None, None)} == flags
+        return told
+
+    everything = await held()
+    assert len(everything) == 6
+    assert await controls.resume_model(one.tenant_id, one.name, "bob") == "resumed"
+    assert everything - await held() == {("model", one.tenant_id, one.name)}
+    assert await controls.resume_tenant(other.tenant_id, "bob") == "resumed"
+    assert everything - await held() == {("model", one.tenant_id, one.name), ("tenant", other.tenant_id, None)}
+    assert await controls.resume_tenant(other.tenant_id, "bob") == "not_paused"
+    assert await controls.pause_tenant(one.tenant_id, "bob", "") == "already_paused"
+    assert await controls.resume_all("bob") == "resumed"
+    assert await held() == {
+        ("model", sibling.tenant_id, sibling.name),
+        ("model", other.tenant_id, other.name),
+        ("tenant", one.tenant_id, None),
+    }
+
+
+async def test_a_drain_is_for_the_executors_of_that_name(house: House) -> None:
+    for name in ("e-leaves", "e-stays"):
+        await PostgresMembership(house.database).join(name, 1, ["local"], "test", ["plain-http"])
+    await controls_of(house).drain("e-leaves", "ann", "")
+    rows = await house.sql("SELECT name, draining FROM executor WHERE name LIKE 'e-%s' ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("e-leaves", True), ("e-stays", False)]
+
+
 async def test_what_is_not_there_cannot_be_paused_or_drained(house: House) -> None:
     controls = controls_of(house)
     for call in (
