@@ -98,7 +98,7 @@ def _show(report: Report) -> None:
         for invariant in sorted({violation.invariant for violation in report.violations}):
             screen.print(f"{invariant} means: {MEANINGS.get(invariant, '?')}")
     for repaired in report.repaired:
-        screen.print(f"repaired {repaired.invariant} {repaired.subject}: {repaired.repair}")
+        screen.print(f"repaired {repaired.invariant} {cell(repaired.subject)}: {repaired.repair}")
     for store, why in report.unchecked.items():
         print(f"sluiceway: could not look at {store}: {why}", file=sys.stderr)
     looked = ", ".join(f"{invariant} {number}" for invariant, number in report.as_dict()["checked"].items())

@@ -10,7 +10,7 @@ import typer
 
 from services.cli.app import app
 from services.cli.here import offer_stack
-from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
+from services.cli.output import JsonOption, Output, OutputOption, cell, chosen, show_document
 
 if TYPE_CHECKING:
     from libs.common.operations.doctor import Diagnosis
@@ -67,6 +67,6 @@ async def _examine(settings: Settings) -> Diagnosis:
 def _show(diagnosis: Diagnosis) -> None:
     for name, found in diagnosis.findings.items():
         for finding in found:
-            print(f"{_MARKS[finding.level]} {name:9} {finding.what}")
+            print(f"{_MARKS[finding.level]} {name:9} {cell(finding.what)}")
             if finding.do:
-                print(f"{'':17} -> {finding.do}")
+                print(f"{'':17} -> {cell(finding.do)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
@@ -11,6 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from services.cli.app import app
+from services.cli.output import as_json_text
 
 if TYPE_CHECKING:
     from libs.common.operations.legacy_report import ImportReport
@@ -79,7 +79,7 @@ def import_legacy(
         print(f"sluiceway: stopped: {error}; what was copied stays, repeat the command to go on", file=sys.stderr)
         raise typer.Exit(_STOPPED) from None
     if as_json:
-        print(json.dumps(report.as_dict(), ensure_ascii=False))
+        print(as_json_text(report.as_dict()))
     else:
         show(report)
     raise typer.Exit(_LEFT_OUT if report.left_out else 0)

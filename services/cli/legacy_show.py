@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from services.cli.output import cell, console
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
+    from rich.table import Table
 
     from libs.common.operations.legacy_report import ImportReport
     from libs.common.ports_import import NoteBook, Progress
@@ -73,37 +75,14 @@ class _Lines:
 
 
 def show(report: ImportReport) -> None:
-    """Print a report for a reader."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    _show_tables(console, report)
-    if report.kinds:
-        kinds = (f"{rows} {_WORDS.get(kind, kind.replace('_', ' '))}" for kind, rows in report.kinds.items())
-        console.print("tasks: " + "; ".join(kinds))
-    for entry in report.hosts:
-        console.print(
-            f"host not allowed: {entry['host']} (models {', '.join(entry['models'])}): {entry['why']}", markup=False
-        )
-    for entry in report.unlimited:
-        console.print(
-            f"no limit: model {entry['model']} of tenant {entry['tenant']}, its queue_limit becomes 2147483647",
-            markup=False,
-        )
-    for entry in report.models_changed:
-        console.print(
-            f"model {entry['model']} of tenant {entry['tenant']}: {'; '.join(entry['changes'])}", markup=False
-        )
-    if report.dry_run:
-        _show_samples(console, report)
-    _show_notes(console, report.notes)
-    for warning in report.warnings:
-        console.print(f"look: {warning}", markup=False)
-    if report.dry_run:
-        console.print("a dry run: nothing was written")
+    """Print a report for a reader; what the old gateway's callers wrote steers no terminal."""
+    screen = console()
+    screen.print(_tables(report))
+    for line in _lines(report):
+        screen.print(cell(line))
 
 
-def _show_tables(console: Console, report: ImportReport) -> None:
+def _tables(report: ImportReport) -> Table:
     from rich.table import Table
 
     table = Table(title="would be copied" if report.dry_run else "copied", title_justify="left")
@@ -112,23 +91,39 @@ def _show_tables(console: Console, report: ImportReport) -> None:
     for name, part in report.tables.items():
         numbers = (part.rows, part.deleted, part.copied, part.copied_before)
         table.add_row(name, *map(str, numbers), part.variant)
-    console.print(table)
+    return table
 
 
-def _show_samples(console: Console, report: ImportReport) -> None:
+def _lines(report: ImportReport) -> Iterator[str]:
+    if report.kinds:
+        kinds = (f"{rows} {_WORDS.get(kind, kind.replace('_', ' '))}" for kind, rows in report.kinds.items())
+        yield "tasks: " + "; ".join(kinds)
+    for entry in report.hosts:
+        yield f"host not allowed: {entry['host']} (models {', '.join(entry['models'])}): {entry['why']}"
+    for entry in report.unlimited:
+        yield f"no limit: model {entry['model']} of tenant {entry['tenant']}, its queue_limit becomes 2147483647"
+    for entry in report.models_changed:
+        yield f"model {entry['model']} of tenant {entry['tenant']}: {'; '.join(entry['changes'])}"
+    if report.dry_run:
+        yield from _samples(report)
+    yield from _notes(report.notes)
+    yield from (f"look: {warning}" for warning in report.warnings)
+    if report.dry_run:
+        yield "a dry run: nothing was written"
+
+
+def _samples(report: ImportReport) -> Iterator[str]:
     for sample in report.samples:
-        console.print(f"payload of task {sample.task} for {sample.model}: {sample.payload}", markup=False)
+        yield f"payload of task {sample.task} for {sample.model}: {sample.payload}"
         if sample.around is not None:
             found = "with a credential" if sample.credential else "without a credential"
-            console.print(f"  around it, {found}: {sample.around}", markup=False)
+            yield f"  around it, {found}: {sample.around}"
 
 
-def _show_notes(console: Console, notes: NoteBook) -> None:
+def _notes(notes: NoteBook) -> Iterator[str]:
     for note in notes.first[:_NOTES_SHOWN]:
-        console.print(f"{note.table} {note.id}: {note.code}: {note.detail}", markup=False)
+        yield f"{note.table} {note.id}: {note.code}: {note.detail}"
     more = sum(notes.counts.values()) - _NOTES_SHOWN
     if more > 0:
         counted = ", ".join(f"{rows} {code}" for code, rows in sorted(notes.counts.items()))
-        console.print(
-            f"and {more} more such rows ({counted}): --json quotes the first 1,000, the table legacy_note has all"
-        )
+        yield f"and {more} more such rows ({counted}): --json quotes the first 1,000, the table legacy_note has all"

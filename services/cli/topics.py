@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from services.cli.app import app
-from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
+from services.cli.output import JsonOption, Output, OutputOption, cell, chosen, show_document
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def topics(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
 
 def _show(lines: Iterable[TopicLine]) -> None:
     for line in lines:
-        owner = f"tenant {line.tenant}, model {line.model}" if line.model is not None else ""
+        owner = f"tenant {line.tenant}, model {cell(line.model)}" if line.model is not None else ""
         print(f"{line.topic:60} {line.partitions:3}  {line.state:14} {owner}".rstrip())
 
 

@@ -160,15 +160,16 @@ async def test_a_store_that_cannot_be_looked_at_is_no_clean_bill(house: House, e
     assert "I3" in report["checked"]
 
 
-async def test_a_staging_folder_that_cannot_be_read_is_told_like_a_store_that_is_away(
-    house: House, environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize(("store", "setting"), [("staging", "STAGING_DIR"), ("objects", "STORAGE_URL")])
+async def test_a_folder_that_cannot_be_read_is_told_like_a_store_that_is_away(
+    house: House, environment: dict[str, str], tmp_path: Path, store: str, setting: str
 ) -> None:
     await house.model()
-    (tmp_path / "no-folder").write_text("")
-    code, out, errors = await command(
-        environment | {"SLUICEWAY_STAGING_DIR": str(tmp_path / "no-folder")}, "audit", "--json"
-    )
+    folder = tmp_path / "no-folder"
+    folder.write_text("")
+    named = folder.as_uri() if store == "objects" else str(folder)
+    code, out, errors = await command(environment | {f"SLUICEWAY_{setting}": named}, "audit", "--json")
     report = json.loads(out)
-    assert (code, list(report["unchecked"])) == (1, ["staging"]), errors
-    assert "no-folder" in report["unchecked"]["staging"]
+    assert (code, list(report["unchecked"])) == (1, [store]), errors
+    assert "no-folder" in report["unchecked"][store]
     assert "I13" in report["checked"]

@@ -79,6 +79,13 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     for known in ("NULL", "true"):
         await house.sql(f"UPDATE process SET broker_reachable = {known}, version = 'test'")
         assert levels(await doctor_servers.examine_postgres(settings)) == {"ok"}
+    # Nor is one that is full, or leaves, an executor that is gone: it is no use to start another of its kind.
+    for posture in ("crowded", "draining"):
+        await house.sql("UPDATE executor SET reading = false, posture = $1", posture)
+        finding = told(await doctor_servers.examine_postgres(settings), "no executor takes new work")
+        assert posture in finding.what
+        assert "start" not in finding.do
+    await house.sql("UPDATE executor SET reading = true, posture = 'reading'")
     await house.sql("UPDATE process SET version = 'older' WHERE role = 'janitor'")
     await controls_of(house).pause_all("ann", "broker moves")
     found = await doctor_servers.examine_postgres(settings)
@@ -180,6 +187,16 @@ async def test_redis_in_order_and_away(settings: Settings) -> None:
     away = changed(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")
     assert told(await doctor_servers.examine_redis(away), "Redis").level == "problem"
     told(await doctor_servers.examine_redis(changed(settings, redis_url="nonsense")), "no address")
+
+
+async def test_a_redis_that_became_a_replica(house: House, settings: Settings) -> None:
+    await house.redis.command_many([("REPLICAOF", "127.0.0.1", free_port())])
+    try:
+        finding = told(await doctor_servers.examine_redis(settings), "takes no writes")
+    finally:
+        await house.redis.command_many([("REPLICAOF", "NO", "ONE")])
+    assert (finding.level, "read only" in finding.what) == ("problem", True)
+    assert "primary" in finding.do
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -339,8 +356,10 @@ async def test_the_command(settings: Settings, kafka_bootstrap: str, broker_choi
     assert {entry["check"] for entry in diagnosis["ok"]} == {
         "settings", "secrets", "adapters", "postgres", "redis", "kafka", "storage", "staging"
     }  # fmt: skip
-    code, out = await command(environment | {"SLUICEWAY_SECRET_KEYS": "", "SLUICEWAY_TYPO": "1"})
+    unknown = {"SLUICEWAY_TYPO": "1", "SLUICEWAY_\x1b[2J": ""}
+    code, out = await command(environment | {"SLUICEWAY_SECRET_KEYS": ""} | unknown)
     assert code == 1
+    assert "\x1b" not in out
     assert "PROBLEM settings  SLUICEWAY_TYPO" in out
     assert "PROBLEM secrets" in out
     code, out = await command(environment | {"SLUICEWAY_EXECUTOR_SLOTS": "many"}, "--json")

@@ -87,16 +87,15 @@ class StagingChecks:
             found.add(Violation("I20", reference, "a staged file that no task needs", "delete the file", remove))
 
 
-class StagingAway:
-    """What stands for StagingChecks where the staging store could not even be opened."""
+class StoreAway:
+    """What stands for the checks of a store that could not even be opened."""
 
-    name = "staging"
-
-    def __init__(self, error: OSError) -> None:
-        self._error = error
+    def __init__(self, name: str, cause: StorageUnavailable) -> None:
+        self.name = name
+        self._cause = cause
 
     async def run(self, found: Findings) -> None:
-        raise unreadable(self._error)
+        raise self._cause
 
 
 def unreadable(error: OSError) -> StorageUnavailable:

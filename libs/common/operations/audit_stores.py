@@ -17,11 +17,12 @@ from libs.common.adapters.redis.queue_gate import RedisQueueGate
 from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.adapters.staging import open_staging
 from libs.common.contracts.topics import events_topic
+from libs.common.domain.errors import StorageUnavailable
 from libs.common.operations.audit import Audit, Check
 from libs.common.operations.audit_database import DatabaseChecks
 from libs.common.operations.audit_events import EventChecks
 from libs.common.operations.audit_gate import GateChecks
-from libs.common.operations.audit_objects import ResultChecks, StagingAway, StagingChecks
+from libs.common.operations.audit_objects import ResultChecks, StagingChecks, StoreAway, unreadable
 from libs.common.operations.audit_road import RoadChecks
 from libs.common.ports_audit import AuditedTasks
 from libs.common.settings import Settings
@@ -66,12 +67,16 @@ async def _staging_checks(stack: AsyncExitStack, settings: Settings, database: D
             )
         )
     except OSError as error:
-        return StagingAway(error)
+        return StoreAway(StagingChecks.name, unreadable(error))
     return StagingChecks(PostgresSweeps(database), staging)
 
 
 def _result_checks(settings: Settings, tasks: AuditedTasks) -> list[Check]:
     if not settings.storage_url:
         return []  # results lie at a file service, which only its own operators can list
-    objects = AuditedObjects(settings.storage_url, public_url=settings.storage_public_url)
+    try:
+        objects = AuditedObjects(settings.storage_url, public_url=settings.storage_public_url)
+    except OSError as error:
+        cause = StorageUnavailable(f"the folder of results, {settings.storage_url}, cannot be opened: {error}")
+        return [StoreAway(ResultChecks.name, cause)]
     return [ResultChecks(tasks, objects)]

@@ -19,7 +19,7 @@ from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.postgres import migrate, way_in
 from libs.common.adapters.postgres.database import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
-from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.connection import RedisServer, open_redis
 from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
 from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, WrongSetting
 from libs.common.operations.doctor import Finding, advice, fine, problem
@@ -108,14 +108,20 @@ async def _tables(connection: Any, url: str) -> list[Finding]:
         return [problem(what, "run the version that made them, or restore a backup from before")]
     if there != wanted:
         return [problem(f"its tables are at revision {there}, this version wants {wanted}", "run `sluiceway migrate`")]
-    reading = await connection.fetchval(_STATEMENTS["doctor_readers"])
+    executors = await connection.fetchrow(_STATEMENTS["doctor_executors"])
     found = [fine(f"the tables are at revision {there}")]
-    if not reading:
+    if not executors["alive"]:
         found.append(advice("no executor is alive: tasks are accepted, but none runs", "start `sluiceway executor`"))
     else:
+        found += [] if executors["reading"] else [_nobody_reads(executors["postures"])]
         found += [_missing_adapter(row) for row in await connection.fetch(_STATEMENTS["doctor_adapters"])]
     found += _processes(await connection.fetchrow(_STATEMENTS["doctor_processes"]))
     return found + [_paused(row) for row in (await connection.fetch(_STATEMENTS["open_pauses"], None))[:_PAUSES_TOLD]]
+
+
+def _nobody_reads(postures: Sequence[str]) -> Finding:
+    what = f"no executor takes new work: those that are alive are {', '.join(postures).replace('_', ' ')}"
+    return advice(what, "`sluiceway executor list` shows them, `sluiceway why` says what that means for a model")
 
 
 def _missing_adapter(row: Any) -> Finding:
@@ -184,6 +190,7 @@ async def _redis(settings: Settings) -> list[Finding]:
             return [
                 problem(str(error), "check SLUICEWAY_REDIS_URL, and that the server runs; creates get 503 without it")
             ]
+        refusal = await _refusal_of(redis)
     facts = _facts(server) | _facts(memory)
     name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
     found = [fine(f"{name} answers")]
@@ -194,11 +201,24 @@ async def _redis(settings: Settings) -> list[Finding]:
         what = f"maxmemory-policy is {policy}: it may forget slots and permits that are taken"
         found.append(problem(what, "set maxmemory-policy to noeviction"))
     used, limit = int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
-    if limit and used >= limit:
+    full = 0 < limit <= used
+    if full:
         found.append(problem(f"its memory is full ({used} of {limit} bytes): creates get 503", "raise maxmemory"))
     elif limit and used > 0.8 * limit:
         found.append(advice(f"{used} of {limit} bytes are used; when it is full creates get 503", "raise maxmemory"))
+    if refusal is not None and not full:
+        what = f"it takes no writes, so creates get 503: {refusal}"
+        found.append(problem(what, "point SLUICEWAY_REDIS_URL at the primary, or mend what it names"))
     return found
+
+
+async def _refusal_of(redis: RedisServer) -> GateUnavailable | None:
+    """Why it takes no writes, as a replica, which answers questions all the same; None when it does."""
+    try:
+        await redis.ping()
+    except GateUnavailable as refusal:
+        return refusal
+    return None
 
 
 async def examine_kafka(settings: Settings) -> list[Finding]:

@@ -57,3 +57,15 @@ def test_the_report_quotes_what_an_operator_must_know(capsys: pytest.CaptureFixt
     ):  # fmt: skip
         assert part in text, part
     assert "[20]" not in text
+
+
+def test_what_callers_of_the_old_gateway_wrote_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report = ImportReport(SourceFacts("s", {}, {}, 0), dry_run=True)
+    report.hosts.append({"host": "h", "why": "is private", "models": ["7/\x1b[2J\x9b2J:smile:"]})
+    report.samples.append(Sample("\x1b]0;t\x07", "\u202em", "{}", None, False))
+    report.notes = NoteBook({"model_name": 1}, [Note("asynch_models", 1, "model_name", "\x1b[31m" + 200 * "x")])
+    show(report)
+    out = capsys.readouterr().out
+    assert not set("\x1b\x9b\x07\u202e") & set(out)
+    assert ":smile:" in out
+    assert 200 * "x" in out, "in a pipe no line is wrapped"

@@ -457,9 +457,11 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
   coalesce((SELECT max(extract(epoch FROM now() - xact_start)) FROM pg_stat_activity
             WHERE datname = current_database() AND backend_type = 'client backend'), 0)::float8 AS oldest
 
--- name: doctor_readers
--- How many executors are alive and take work.
-SELECT count(*)::int FROM executor WHERE stopped_at IS NULL AND reading AND beat_at > now() - interval '10 s'
+-- name: doctor_executors
+-- How many executors are alive, how many of them take work, and how the others stand.
+SELECT count(*)::int AS alive, (count(*) FILTER (WHERE reading))::int AS reading,
+  coalesce(array_agg(DISTINCT posture) FILTER (WHERE NOT reading), '{}') AS postures
+FROM executor WHERE stopped_at IS NULL AND beat_at > now() - interval '10 s'
 
 -- name: doctor_adapters
 -- Adapters that no living executor has, and how many models name each, and jobs wait to be ended by it (up to 10,000).
