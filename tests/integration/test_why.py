@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
+from libs.common.adapters.postgres.insight import PostgresInsight
+from libs.common.adapters.redis.connection import open_redis
+from libs.common.adapters.redis.permits import RedisPermits
+from libs.common.adapters.redis.queue_gate import RedisQueueGate
+from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.domain.errors import NotFound
-from libs.common.operations.why import CODES
+from libs.common.embedded.ports import free_port
+from libs.common.operations.sight import Sight
+from libs.common.operations.why import CODES, Why
 from libs.common.ports import PermitRequest
 from libs.common.ports_insight import Hold, TaskWhy
 from tests.support.house import House
@@ -114,7 +122,9 @@ async def test_who_is_missing_is_said(house: House) -> None:
     (row,) = await house.lease(model, acknowledged=False)
     assert codes(await why_task(house, task)) == ["broker_unreachable", "publishing"]
     await house.sql("DELETE FROM process")
+    assert codes(await why_task(house, task)) == ["no_dispatcher", "publishing"], "who took it is gone"
     await alive(house)
+    assert codes(await why_task(house, task)) == ["publishing"]
     await house.queue.close_leases([row.lease])
     assert codes(await why_task(house, task)) == ["no_executor", "on_the_road"]
     executor = await house.executor()
@@ -123,6 +133,10 @@ async def test_who_is_missing_is_said(house: House) -> None:
     assert codes(await why_task(house, task)) == ["staging_full", "on_the_road"]
     await house.sql("UPDATE executor SET posture = 'redis_unreachable' WHERE id = $1", executor)
     assert codes(await why_task(house, task)) == ["redis_unreachable", "on_the_road"]
+    await house.sql("UPDATE executor SET posture = 'hangs' WHERE id = $1", executor)
+    said = await why_task(house, task)
+    assert codes(said) == ["no_executor", "on_the_road"]
+    assert "broker" in said.message
     await house.sql("UPDATE executor SET posture = 'crowded', running = 100 WHERE id = $1", executor)
     said = await why_task(house, task)
     assert codes(said) == ["executors_full", "on_the_road"]
@@ -206,7 +220,7 @@ async def test_a_topic_that_the_broker_refuses_is_said_with_its_words(house: Hou
     await house.lease(model, acknowledged=False)
     assert codes(await why_task(house, task)) == ["topic_unusable", "publishing"]
     await house.sql("UPDATE process SET beat_at = now() - interval '20 s' WHERE role = 'dispatcher'")
-    assert codes(await why_task(house, task)) == ["publishing"], "nobody who lives says so"
+    assert codes(await why_task(house, task)) == ["no_dispatcher", "publishing"], "nobody who lives says so"
 
 
 async def test_an_executor_that_fell_silent_is_named(house: House) -> None:
@@ -241,6 +255,23 @@ async def test_what_waits_for_its_time_says_until_when(house: House) -> None:
     assert (said.holds[0].value, said.holds[0].limit) == (2, 1)
     await house.sql("DELETE FROM process")
     assert "no_janitor" in codes(await why_task(house, failed.id))
+
+
+async def test_a_retry_that_redis_gives_no_place_says_so(house: House) -> None:
+    model = await house.model(retry_times=3)
+    await alive(house)
+    (failed,) = await house.running(model, await house.executor())
+    await house.fail(failed, delay=3_600)
+    async with open_redis(f"redis://127.0.0.1:{free_port()}/0") as away, open_rebuilder(away, house.source) as rebuild:
+        insight = PostgresInsight(house.database)
+        why = Why(insight, Sight(insight, RedisQueueGate(away, rebuild), RedisPermits(away, rebuild)))
+        public = UUID((await house.public([failed.id]))[0])
+        assert codes(await why.task(None, public)) == ["retry_due_later", "redis_unreachable"]
+        await house.make_overdue([failed.id])
+        assert codes(await why.task(None, public)) == ["redis_unreachable"]
+        said = await why.model(model.tenant_id, model.name)
+        assert [hold.code for hold in said.holds] == ["retry_due_later", "redis_unreachable"]
+    assert codes(await why_task(house, failed.id)) == ["retry_due_later"]
 
 
 async def test_how_long_a_task_may_wait_comes_last(house: House) -> None:

@@ -50,7 +50,7 @@ CODES: Final[dict[str, str]] = {
     "no_dispatcher": "No dispatcher lives that could publish it.",
     "broker_unreachable": "The dispatchers do not reach the broker.",
     "topic_unusable": "The broker refuses the model's topic.",
-    "redis_unreachable": "Redis does not say how many permits are free; nothing starts without one.",
+    "redis_unreachable": "Redis does not say how many permits, or places for retries, are free.",
     "no_executor": "No executor lives that could run it.",
     "no_adapter": "No executor lives that has the adapter by which its model is called.",
     "staging_full": "Every executor's staging is full.",
@@ -185,10 +185,7 @@ def _ready(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hol
 def _in_flight(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     """Taken by a turn, not started."""
     if not facts.acknowledged:
-        if broker_reachable(world.processes) is False:
-            yield _broker_unreachable(world)
-        elif world.refusal is not None:
-            yield _topic_unusable(world, world.refusal)
+        yield from _dispatching(world)
         yield Hold("publishing", "it is on its way to the broker")
         return
     stopped = list(_stopped(world))
@@ -270,7 +267,9 @@ def _retry(facts: TaskFacts, world: _World) -> Iterator[Hold]:
     failed = f"attempt {facts.attempt} failed{_because(facts)}; retry {facts.retries} of {facts.retry_times}"
     if due is not None and due > facts.now:
         yield Hold("retry_due_later", failed + " waits for its time", facts.retries, facts.retry_times, due)
-    if lane.open is not None and lane.open >= lane.facts.queue_limit:
+    if lane.open is None:
+        yield _no_place_known()
+    elif lane.open >= lane.facts.queue_limit:
         yield _gate_full(lane)
     elif due is None or due <= facts.now:
         yield Hold("retry_due_later", failed + " is due", facts.retries, facts.retry_times, due)
@@ -314,6 +313,8 @@ def _lane_holds(world: _World, waits: Sequence[LaneWait]) -> Iterator[Hold]:
         found.append(_gate_full(world.lane))
     if waits:
         found += [_lane_wait(wait) for wait in waits]
+        if world.lane.open is None and any(wait.code == "retry_due_later" for wait in waits):
+            found.append(_no_place_known())
         found += _overdue(world)
     yield from found
     if not found:
@@ -406,6 +407,9 @@ def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
         return Hold("redis_unreachable", "Redis answers no executor; nothing starts without a permit")
     if postures <= {"draining", "stopping"}:
         return Hold("executors_draining", "every executor is draining or stopping", value=0, limit=len(alive))
+    if "hangs" in postures:
+        what = "no executor reads: the broker does not answer them (`sluiceway doctor` asks it, their logs say more)"
+        return Hold("no_executor", what, value=0, limit=len(alive))
     return Hold("no_executor", "no executor reads at the moment", value=0, limit=len(alive))
 
 
@@ -449,6 +453,12 @@ def _gate_full(lane: LaneSight) -> Hold:
         f"{lane.open} of {lane.facts.queue_limit} places in the queue of {lane.facts.model!r} are taken (queue_limit)",
         lane.open,
         lane.facts.queue_limit,
+    )
+
+
+def _no_place_known() -> Hold:
+    return Hold(
+        "redis_unreachable", "Redis does not say how full the model's queue is; no retry begins without a place"
     )
 
 
