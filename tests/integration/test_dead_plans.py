@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.statements import Statements
 from tests.support import servers
 from tests.support.looks import Look, buffers_of, plan_of
@@ -69,6 +70,10 @@ _GROUPS = {name: value for name, value in _ALL.items() if name != "id"} | {"limi
 _PAGE = {**_ALL, "limit": "51", "examine": "51"}
 _FEWER = {**_GROUPS, "examine": "10000"}
 _DELIVERIES = {**_PAGE, "webhook": "NULL"}
+
+_ORDER = {str(nth): "NULL" for nth in range(1, 12)} | {
+    "1": "'task'", "6": "'1000-01-01'", "7": "'9999-01-01'", "9": "1000",
+}  # fmt: skip
 
 
 def _unowned(values: dict[str, str]) -> dict[str, str]:
@@ -141,3 +146,10 @@ async def test_a_look_costs_a_bounded_number_of_pages(stored: Any, look: str, pl
     await stored.execute(f"SET plan_cache_mode = {plan}")
     found = await plan_of(stored, Statements.load()[name], values)
     assert buffers_of(found) <= most, found[:4_000]
+
+
+@pytest.mark.usefixtures("stored")
+async def test_a_dry_run_looks_at_all_that_is_dead_once_however_many_groups_there_are(plans_database: str) -> None:
+    async with open_database(plans_database) as database, database.pool.acquire() as connection:
+        found = await plan_of(connection, database.statement("replay_selection"), _ORDER)
+    assert buffers_of(found) <= 12 * DEAD, found[:4_000]

@@ -183,7 +183,7 @@ WALKS = {
     "prune_dead_messages": {"dead_message"},
     "prune_idempotency": {"idempotency"},
     "prune_quota": {"quota_usage"},
-    "replay_selection": {"dead_event", "dead_message", "dead_task", "delivery"},
+    "replay_selection": {"dead_task", "delivery"},
     "series_rows": {"series"},
     "unlettered_messages": {"dead_message"},
 }

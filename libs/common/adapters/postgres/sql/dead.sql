@@ -293,7 +293,8 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM ours) AS selected, (SELECT count(*) FROM chosen WHERE busy) AS busy, g.tenant_id, g.model_id, m.name AS model, g.code, g.count,
   g.first_at, g.last_at, f.public_id AS example_id, f.message AS example
-FROM (SELECT 1) one LEFT JOIN g ON true LEFT JOIN model m ON m.id = g.model_id LEFT JOIN dead_face f ON f.kind = $1 AND f.key = g.key
+FROM (SELECT 1) one LEFT JOIN g ON true LEFT JOIN model m ON m.id = g.model_id
+LEFT JOIN LATERAL (SELECT x.public_id, x.message FROM dead_face x WHERE x.kind = $1 AND x.key = ANY (ARRAY[g.key]) OFFSET 0) f ON true
 ORDER BY g.count DESC, g.last_at DESC LIMIT 200
 
 -- name: create_replay_job
