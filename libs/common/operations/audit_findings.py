@@ -11,6 +11,7 @@ Fix: TypeAlias = Callable[[], Awaitable[bool]]
 
 #: Of one invariant; the rest is counted. A broken store can break a million tasks.
 _MOST: Final = 1_000
+_THEN: Final = "repair those that are named, then run this again"
 _STRANGER: Final = "find who else writes to the tables or the topics: nothing of ours does that"
 #: What an operator does about an invariant where no repair is named, or none is safe beside running services.
 BY_HAND: Final[dict[str, str]] = {
@@ -117,4 +118,4 @@ class Findings:
         """Say of each invariant how many more violations there were than are kept."""
         for invariant, number in self._found.items():
             if number > _MOST:
-                self.violations.append(Violation(invariant, "...", f"and {number - _MOST} more"))
+                self.violations.append(Violation(invariant, "...", f"and at least {number - _MOST} more", _THEN))

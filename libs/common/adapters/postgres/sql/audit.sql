@@ -1,6 +1,7 @@
 -- Checks of docs/invariants.md. Those with $1 and $2 look at the tasks with $1 < id <= $2, so that each costs the
 -- same however much is stored. A violation is a row (id, subject, detail), of an id that its fix is told, or null where no
--- fix would be safe; $3 is how long a repair may take, in seconds.
+-- fix would be safe; $3 is how long a repair may take, in seconds. Of very many the first by their subjects are told, so
+-- that two looks tell of the same, and one more than the auditor keeps.
 
 -- name: audit_last_id
 -- Where the walk ends: behind what belongs to no task, too.
@@ -24,7 +25,7 @@ SELECT
 SELECT CASE WHEN i.task_id IS NOT NULL AND l.id IS NOT NULL THEN t.id END AS id, t.public_id::text AS subject,
   'status ' || t.status || ', but no dispatch row' || CASE WHEN i.task_id IS NULL THEN ', and its payload is gone' WHEN l.id IS NULL THEN ', and its lane is gone' ELSE '' END AS detail
 FROM task t LEFT JOIN dispatch d ON d.id = t.id LEFT JOIN task_input i ON i.task_id = t.id LEFT JOIN lane l ON l.id = t.lane
-WHERE t.id > $1 AND t.id <= $2 AND t.status < 6 AND d.id IS NULL LIMIT 1000
+WHERE t.id > $1 AND t.id <= $2 AND t.status < 6 AND d.id IS NULL ORDER BY 2 LIMIT 1001
 
 -- name: audit_row_without_open
 -- I3: a dispatch row has an open task, in its own lane. One whose attempt runs is not dropped under its executor.
@@ -33,7 +34,7 @@ SELECT CASE WHEN d.token IS NULL AND (t.id IS NULL OR t.status >= 6) THEN d.id E
   WHEN t.status >= 6 THEN 'status ' || t.status || ' is final, but a dispatch row is there'
   ELSE 'task and dispatch row differ in public id or lane' END AS detail
 FROM dispatch d LEFT JOIN task t ON t.id = d.id
-WHERE d.id > $1 AND d.id <= $2 AND (t.id IS NULL OR t.status >= 6 OR t.public_id <> d.public_id OR t.lane <> d.lane) LIMIT 1000
+WHERE d.id > $1 AND d.id <= $2 AND (t.id IS NULL OR t.status >= 6 OR t.public_id <> d.public_id OR t.lane <> d.lane) ORDER BY 2 LIMIT 1001
 
 -- name: audit_orphans
 -- I4: nothing open waits without somebody or some time that will move it on.
@@ -55,7 +56,7 @@ SELECT x.id, x.subject, x.detail FROM (
     END AS detail
   FROM dispatch d LEFT JOIN lane l ON l.id = d.lane LEFT JOIN model m ON m.id = l.model_id
   LEFT JOIN executor e ON e.id = coalesce(d.executor, d.held_by) WHERE d.id > $1 AND d.id <= $2) x
-WHERE x.detail IS NOT NULL LIMIT 1000
+WHERE x.detail IS NOT NULL ORDER BY 2 LIMIT 1001
 
 -- name: audit_staged_outputs
 -- I20: a small output is kept exactly while an open or a dead task refers to it. What is gone cannot be brought back, and
@@ -68,7 +69,7 @@ FROM (SELECT task_id FROM staged_output WHERE task_id > $1 AND task_id <= $2) o
 FULL JOIN (SELECT id FROM dispatch WHERE id > $1 AND id <= $2 AND staged = 'database:'
            UNION ALL SELECT task_id FROM dead_task WHERE task_id > $1 AND task_id <= $2 AND staged = 'database:') d
   ON d.id = o.task_id LEFT JOIN dispatch q ON q.id = o.task_id
-WHERE o.task_id IS NULL OR d.id IS NULL LIMIT 1000
+WHERE o.task_id IS NULL OR d.id IS NULL ORDER BY 2 LIMIT 1001
 
 -- name: drop_staged_output
 -- Delete a staged output unless its task is open, or dead and refers to it. $1 task.
@@ -80,7 +81,7 @@ RETURNING o.task_id
 -- name: audit_stuck_leases
 -- I4: a batch is acknowledged or healed. $1 seconds.
 SELECT id, 'lease ' || id AS subject, 'taken at ' || taken_at || ' and neither acknowledged nor healed' AS detail
-FROM lease WHERE taken_at < now() - make_interval(secs => $1) LIMIT 1000
+FROM lease WHERE taken_at < now() - make_interval(secs => $1) ORDER BY 2 LIMIT 1001
 
 -- name: audit_attempt_numbers
 -- I5: ended attempts are numbered without gaps; only one that a busy model answered (given back, recorded) has no row,
@@ -96,7 +97,7 @@ LEFT JOIN attempt a ON a.task_id = x.id AND a.attempt = g.number
 WHERE a.attempt > x.ended OR a.attempt IS NULL
   AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = x.id
                   AND (h.kind = 'release' AND h.attempt = g.number OR h.kind = 'import' AND h.attempt >= g.number))
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_jobs
 -- I18: a provider's job is open exactly as long as its task's dispatch row is in phase 1 of that attempt.
@@ -108,14 +109,14 @@ FROM (
   FROM (SELECT * FROM dispatch WHERE id > $1 AND id <= $2 AND phase = 1) d
   FULL JOIN (SELECT * FROM provider_job WHERE task_id > $1 AND task_id <= $2 AND ended_at IS NULL) p ON p.task_id = d.id AND p.attempt = d.attempt
   WHERE d.id IS NULL OR p.task_id IS NULL) x
-LEFT JOIN task t ON t.id = x.id LIMIT 1000
+LEFT JOIN task t ON t.id = x.id ORDER BY 2 LIMIT 1001
 
 -- name: audit_jobs_twice
 -- I18: a provider's job serves one task. Over everything, by the address of the provider.
 SELECT max(p.task_id) AS id, 'job ' || quote_literal(p.provider_id) || ' at ' || m.base_url AS subject,
   count(DISTINCT p.task_id) || ' tasks have it' AS detail
 FROM provider_job p JOIN lane l ON l.id = p.lane JOIN model m ON m.id = l.model_id
-WHERE p.provider_id IS NOT NULL GROUP BY m.base_url, p.provider_id HAVING count(DISTINCT p.task_id) > 1 LIMIT 1000
+WHERE p.provider_id IS NOT NULL GROUP BY m.base_url, p.provider_id HAVING count(DISTINCT p.task_id) > 1 ORDER BY 2 LIMIT 1001
 
 -- name: audit_ends
 -- I5: the last attempt ended as the task did, and only a success has a successful attempt, one.
@@ -123,7 +124,7 @@ SELECT t.id, t.public_id::text AS subject, 'status ' || t.status || ', but ' || 
   CASE WHEN t.status = 6 THEN ', the last attempt is ' || t.attempt ELSE '' END AS detail
 FROM task t CROSS JOIN LATERAL (SELECT count(*) AS n, max(a.attempt) AS last FROM attempt a WHERE a.task_id = t.id AND a.outcome = 'success') s
 WHERE t.id > $1 AND t.id <= $2 AND (t.status = 6 AND (s.n <> 1 OR s.last <> t.attempt) OR t.status <> 6 AND s.n > 0)
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_versions
 -- I5: a task's recorded steps have growing versions, none beyond its present one; a drop changes nothing of the task.
@@ -133,7 +134,7 @@ SELECT x.id, x.subject, x.detail FROM (
     WHEN h.version - CASE WHEN h.kind = 'drop' THEN 0 ELSE 1 END < lag(h.version) OVER (PARTITION BY h.task_id ORDER BY h.id)
       THEN 'step ' || h.kind || ' has version ' || h.version || ', not more than the step before' END AS detail
   FROM history h JOIN task t ON t.id = h.task_id LEFT JOIN dispatch d ON d.id = t.id WHERE h.task_id > $1 AND h.task_id <= $2) x
-WHERE x.detail IS NOT NULL LIMIT 1000
+WHERE x.detail IS NOT NULL ORDER BY 2 LIMIT 1001
 
 -- name: audit_times
 -- I5: nothing within an attempt happened before what it follows from.
@@ -141,17 +142,17 @@ SELECT a.task_id AS id, coalesce(t.public_id::text, 'task ' || a.task_id) AS sub
 FROM attempt a LEFT JOIN task t ON t.id = a.task_id WHERE a.task_id > $1 AND a.task_id <= $2
   AND (a.leased_at > a.started_at OR a.started_at > a.ended_at OR a.generated_at > a.migrating_at OR a.generated_at > a.ended_at
        OR a.migrating_at > a.ended_at OR a.entered_at > a.ended_at)
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_sends
 -- I8: nothing is sent more often than allowed. $3 sends.
-SELECT id, public_id::text AS subject, sends || ' sends of its dispatch row' AS detail FROM dispatch WHERE id > $1 AND id <= $2 AND sends > $3 LIMIT 1000
+SELECT id, public_id::text AS subject, sends || ' sends of its dispatch row' AS detail FROM dispatch WHERE id > $1 AND id <= $2 AND sends > $3 ORDER BY 2 LIMIT 1001
 
 -- name: audit_event_sends
 -- I8: an event that was sent as often as allowed is dead. $1 sends.
-(SELECT id, 'event ' || id AS subject, sends || ' sends, and not dead' AS detail FROM event WHERE sends >= $1 LIMIT 1000)
+(SELECT id, 'event ' || id AS subject, sends || ' sends, and not dead' AS detail FROM event WHERE sends >= $1 ORDER BY 2 LIMIT 1001)
 UNION ALL
-(SELECT id, 'event ' || id, sends || ' sends, and it was dead before' FROM dead_event WHERE sends > $1 LIMIT 1000)
+(SELECT id, 'event ' || id, sends || ' sends, and it was dead before' FROM dead_event WHERE sends > $1 ORDER BY 2 LIMIT 1001)
 
 -- name: audit_unclaimed
 -- I10: what is published is claimed or held, while somebody has read all the time; $3 seconds.
@@ -160,7 +161,7 @@ FROM dispatch d WHERE d.id > $1 AND d.id <= $2 AND d.state = 1 AND d.token IS NU
   AND d.leased_at < now() - make_interval(secs => $3) AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.id = d.lease)
   AND EXISTS (SELECT 1 FROM executor e WHERE e.stopped_at IS NULL AND e.reading AND e.beat_at > now() - interval '6 seconds'
               AND e.started_at < now() - make_interval(secs => $3))
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_stale_tokens
 -- I15: an attempt that was taken from an executor was not ended by it.
@@ -168,13 +169,13 @@ SELECT a.task_id AS id, coalesce(t.public_id::text, 'task ' || a.task_id) AS sub
   'attempt ' || a.attempt || ' was ended by token ' || a.token || ', which had been rescued before' AS detail
 FROM attempt a JOIN history h ON h.task_id = a.task_id AND h.kind = 'rescue' AND right(h.detail, 36) = a.token::text
 LEFT JOIN task t ON t.id = a.task_id
-WHERE a.task_id > $1 AND a.task_id <= $2 AND a.outcome <> 'lost' LIMIT 1000
+WHERE a.task_id > $1 AND a.task_id <= $2 AND a.outcome <> 'lost' ORDER BY 2 LIMIT 1001
 
 -- name: audit_tokens_twice
 -- I15: a token names one attempt. Over everything, since two tasks may share one.
 SELECT max(x.id) AS id, 'token ' || x.token AS subject, count(*) || ' attempts have it' AS detail FROM (
   SELECT task_id AS id, token FROM attempt WHERE token IS NOT NULL UNION ALL SELECT id, token FROM dispatch WHERE token IS NOT NULL) x
-GROUP BY x.token HAVING count(*) > 1 LIMIT 1000
+GROUP BY x.token HAVING count(*) > 1 ORDER BY 2 LIMIT 1001
 
 -- name: audit_statistics
 -- I16: calls counted = attempts begun less those of which no model has heard, by tenant and creator (a model may have been
@@ -192,7 +193,7 @@ WITH counted AS (
 SELECT coalesce(c.tenant_id, b.tenant_id) AS id, 'tenant ' || coalesce(c.tenant_id, b.tenant_id) || ', creator ' || quote_literal(coalesce(c.creator, b.creator)) AS subject,
   coalesce(c.n, 0) || ' calls counted, ' || coalesce(b.n, 0) || ' attempts that called a model' AS detail
 FROM counted c FULL JOIN begun b ON b.tenant_id = c.tenant_id AND b.creator = c.creator
-WHERE coalesce(c.n, 0) <> coalesce(b.n, 0) LIMIT 1000
+WHERE coalesce(c.n, 0) <> coalesce(b.n, 0) ORDER BY 2 LIMIT 1001
 
 -- name: audit_quota
 -- I23: a user's used points of a day are those of its tasks that gave none back, stored ones and cleaned ones; none below
@@ -209,7 +210,7 @@ WHERE coalesce(u.used, 0) <> coalesce(d.points, 0) + coalesce(u.cleaned, 0)
   AND (u.day IS NOT NULL OR d.day > current_date - $1::int)
 UNION ALL
 SELECT t.id, t.public_id::text, t.points || ' points, but no day' FROM task t WHERE (t.points > 0) <> (t.quota_day IS NOT NULL)
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_operations
 -- I24: every accepted task has one entry in the operation log that made it, and none that calls it refused, as far back
@@ -221,7 +222,7 @@ FROM task t CROSS JOIN LATERAL (
 WHERE t.id > $1 AND t.id <= $2 AND (o.made <> 1 OR o.refused > 0) AND t.created_at < now() - make_interval(secs => $3)
   AND t.created_at > least(now() - interval '1 day', (SELECT created_at FROM op_log ORDER BY id LIMIT 1) + interval '5 minutes')
   AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'import')
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_dead
 -- I27: every final failure is listed as dead, with the version of its end and its payload; nothing else is.
@@ -235,7 +236,7 @@ FROM (SELECT * FROM task WHERE id > $1 AND id <= $2) t
 FULL JOIN (SELECT * FROM dead_task WHERE task_id > $1 AND task_id <= $2) x ON x.task_id = t.id
 LEFT JOIN task_input i ON i.task_id = x.task_id
 WHERE (t.status IN (7, 8) OR x.task_id IS NOT NULL)
-  AND (t.id IS NULL OR x.task_id IS NULL OR t.status NOT IN (7, 8) OR x.version <> t.version OR i.task_id IS NULL) LIMIT 1000
+  AND (t.id IS NULL OR x.task_id IS NULL OR t.status NOT IN (7, 8) OR x.version <> t.version OR i.task_id IS NULL) ORDER BY 2 LIMIT 1001
 
 -- name: audit_replays
 -- I27: what jobs did with a task stands in its history, as often as they say.
@@ -245,7 +246,7 @@ CROSS JOIN LATERAL (SELECT count(*) AS n FROM replay_item r
                     WHERE r.kind = 'task' AND r.target = t.id AND r.result IN ('replayed', 'dropped')) i
 CROSS JOIN LATERAL (SELECT count(*) AS n FROM history x
                     WHERE x.task_id = t.id AND x.kind IN ('replay', 'drop') AND x.detail LIKE 'job %') h
-WHERE t.id > $1 AND t.id <= $2 AND i.n <> h.n LIMIT 1000
+WHERE t.id > $1 AND t.id <= $2 AND i.n <> h.n ORDER BY 2 LIMIT 1001
 
 -- name: audit_replay_jobs
 -- I27: a job accounts for each of its items, and one that is over has left none behind. Jobs of the last $1 days.
@@ -256,7 +257,7 @@ FROM replay_job j CROSS JOIN LATERAL (
 WHERE j.changed_at > now() - make_interval(days => $1::int)
   AND (c.n <> j.total OR c.open <> j.total - j.replayed - j.dropped - j.gone - j.refused - j.stopped
        OR j.state IN ('done', 'stopped') AND c.open > 0)
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_events_of_nobody
 -- I7: an event on its way out, or dead, announces an end that was written.
@@ -267,7 +268,7 @@ LEFT JOIN task t ON t.id = e.task_id LEFT JOIN dispatch d ON d.id = t.id
 WHERE t.id IS NULL
   OR (e.version <> t.version OR e.status <> t.status OR d.id IS NOT NULL)
     AND NOT EXISTS (SELECT 1 FROM history h WHERE h.task_id = t.id AND h.kind = 'replay' AND h.version > e.version)
-LIMIT 1000
+ORDER BY 2 LIMIT 1001
 
 -- name: audit_finals
 -- Ends of a slice that began to be kept at $3: what their events must say, and whether these still wait to leave or died.
@@ -334,7 +335,7 @@ SELECT "offset" FROM dead_message WHERE topic = $1 AND "partition" = $2 AND "off
 -- I2: an idempotency key names a task that exists. $1 seconds: no task is cleaned sooner.
 SELECT 0::bigint AS id, i.public_id::text AS subject, 'an idempotency key of tenant ' || i.tenant_id || ' names it, but there is no such task' AS detail
 FROM idempotency i LEFT JOIN task t ON t.tenant_id = i.tenant_id AND t.public_id = i.public_id
-WHERE t.id IS NULL AND i.created_at > now() - make_interval(secs => $1) LIMIT 1000
+WHERE t.id IS NULL AND i.created_at > now() - make_interval(secs => $1) ORDER BY 2 LIMIT 1001
 
 -- name: fix_open_without_row
 -- Give a task that lost its dispatch row a new one, at its old place in the lane, recorded; returns it with the slot that it
@@ -388,14 +389,14 @@ SELECT lane, public_id FROM gone
 SELECT l.id::bigint AS id, 'model ' || m.name || ' of tenant ' || l.tenant_id AS subject,
   CASE WHEN l.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END AS detail
 FROM lane l JOIN model m ON m.id = l.model_id LEFT JOIN pause p ON p.scope = 'model' AND p.lane = l.id AND p.ended IS NULL
-WHERE l.paused <> (p.id IS NOT NULL) LIMIT 1000
+WHERE l.paused <> (p.id IS NOT NULL) ORDER BY 2 LIMIT 1001
 
 -- name: audit_tenant_pauses
 -- I28: the same of tenants.
 SELECT t.id, 'tenant ' || t.id AS subject,
   CASE WHEN t.paused THEN 'it is held as paused, and no pause says so' ELSE 'it is said to be paused, and runs' END AS detail
 FROM tenant t LEFT JOIN pause p ON p.scope = 'tenant' AND p.tenant_id = t.id AND p.ended IS NULL
-WHERE t.paused <> (p.id IS NOT NULL) LIMIT 1000
+WHERE t.paused <> (p.id IS NOT NULL) ORDER BY 2 LIMIT 1001
 
 -- name: fix_lane_pause
 -- I28: a lane that is held gets the pause that says so, one that is said to be paused is held: nothing starts that somebody
