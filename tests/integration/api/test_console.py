@@ -687,6 +687,15 @@ async def test_a_tenant_is_weighed_paused_and_limited(api: Api, visitor: Browser
     assert "paused" in text_of(await visitor.post(f"{path}/pause", reason="asked to"))
     await visitor.post(f"{path}/pause", resume="1")
     assert "amy" in text_of(await visitor.post(f"{path}/limit", user="amy", points="500"))
+    # Taken away is the limit whose button it is, not that of somebody whose name is nearly the same, or of all others.
+    for user in ("amy ", "  ", ""):
+        await api.sql(
+            "INSERT INTO quota_limit (tenant_id, user_name, points_per_day) VALUES ($1, $2, 5)", tenant.id, user
+        )
+    for user in ("amy ", "  "):
+        await visitor.post(f"{path}/limit", user=user, clear="1")
+    rows = await api.sql("SELECT user_name FROM quota_limit WHERE tenant_id = $1 ORDER BY 1", tenant.id)
+    assert [row["user_name"] for row in rows] == ["", "amy"]
     assert "amy" not in text_of(await visitor.post(f"{path}/limit", user="amy", clear="1"))
     rows = await api.sql("SELECT weight, paused FROM tenant WHERE id = $1", tenant.id)
     assert dict(rows[0]) == {"weight": 7, "paused": False}

@@ -74,11 +74,11 @@ async def pause(desk: Desk, visit: Visit) -> Response:
 
 async def limit(desk: Desk, visit: Visit) -> Response:
     """Set a user's limit of the day, or take it away."""
-    tenant, user = _tenant(visit), visit.form.get("user", "").strip()
-    if visit.form.get("clear"):
+    tenant, user = _tenant(visit), visit.form.get("user", "")
+    if visit.form.get("clear"):  # of the row whose button it is: its name may begin or end with a space
         await desk.cases.quota.clear_limit(tenant, user)
     else:
-        await desk.cases.quota.set_limit(tenant, user, _whole(visit, "points"))
+        await desk.cases.quota.set_limit(tenant, user.strip(), _whole(visit, "points"))
     return seen_next(f"{_PATH}/{tenant}")
 
 
