@@ -197,7 +197,7 @@ ATTEMPTS: Final = {
             "migrating_at": None,
             "ended_at": "2026-11-23T09:00:01.500000Z",
             "staged_size": None,
-            "error": {"code": "model_status", "message": "the model answered 503"},
+            "error": {"code": "model_http_503", "message": "the model answered 503"},
         }
     ]
 }

@@ -7,7 +7,7 @@ from typing import Any, Final
 _ID: Final = "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10"
 _REQUEST: Final[dict[str, Any]] = {
     "kind": "task",
-    "filter": {"code": "http_503", "model": "speech", "since": "2026-11-23T08:00:00Z"},
+    "filter": {"code": "model_http_503", "model": "speech", "since": "2026-11-23T08:00:00Z"},
     "limit": 5000,
     "rate": 50.0,
     "reason": "the provider is back (ticket 4711)",
@@ -18,7 +18,7 @@ DEAD: Final[dict[str, Any]] = {
     "id": _ID,
     "tenant": "7",
     "model": "speech",
-    "error": {"code": "http_503", "message": "the model answered 503"},
+    "error": {"code": "model_http_503", "message": "the model answered 503"},
     "died_at": "2026-11-23T08:00:41Z",
     "task_id": _ID,
     "status": "failed",
@@ -35,7 +35,7 @@ DEAD: Final[dict[str, Any]] = {
 DEAD_PAGE: Final = {"items": [DEAD], "next_cursor": "ZGVhZDoxNzk"}
 GROUP: Final = {
     "kind": "task",
-    "code": "http_503",
+    "code": "model_http_503",
     "tenant": "7",
     "model_id": "12",
     "model": "speech",
@@ -61,10 +61,10 @@ DETAILS: Final = {
             "migrating_at": None,
             "ended_at": "2026-11-23T08:00:41Z",
             "staged_size": None,
-            "error": {"code": "http_503", "message": "the model answered 503"},
+            "error": {"code": "model_http_503", "message": "the model answered 503"},
         }
     ],
-    "history": [{"at": "2026-11-23T08:00:12Z", "kind": "retry", "attempt": 1, "version": 5, "detail": "http_503"}],
+    "history": [{"at": "2026-11-23T08:00:12Z", "kind": "retry", "attempt": 1, "version": 5, "detail": "model_http_503"}],
     "request": {
         "method": "POST",
         "url": "https://speech.example.com/v1/synthesize",
@@ -96,7 +96,7 @@ REPLAY: Final[dict[str, Any]] = {
     "action": "replay",
     "kind": "task",
     "tenant": None,
-    "asked": {"code": "http_503", "model": "speech", "since": "2026-11-23T08:00:00Z"},
+    "asked": {"code": "model_http_503", "model": "speech", "since": "2026-11-23T08:00:00Z"},
     "limit": 5000,
     "rate": 50.0,
     "reason": "the provider is back (ticket 4711)",
@@ -119,7 +119,7 @@ REPLAY_ITEMS: Final = {
         {
             "id": _ID,
             "tenant": "7",
-            "code": "http_503",
+            "code": "model_http_503",
             "result": "replayed",
             "detail": "",
             "tries": 0,

@@ -115,7 +115,7 @@ def list_dead(
 ) -> None:
     """List the dead, newest first.
 
-    Example: sluiceway dead list --code http_503 --since 2h
+    Example: sluiceway dead list --code model_http_503 --since 2h
     """
     wanted = _filter(kind, code, model, model_id, tenant, since, until, text, webhook)
     found = asked(lambda room: room.graves.dead(wanted, limit), Way(url, key_file))
@@ -192,7 +192,7 @@ def replay(
 ) -> None:
     """Order a replay; janitors and dispatchers work it off. `sluiceway replays show ID` tells how far it is.
 
-    Example: sluiceway dead replay --code http_503 --since 2h --rate 20 --reason "the provider is back" --dry-run
+    Example: sluiceway dead replay --code model_http_503 --since 2h --rate 20 --reason "the provider is back" --dry-run
     """
     wanted = _filter(None, code, model, model_id, tenant, since, until, text, webhook)
     mended = value.read_bytes() if value is not None else None
@@ -224,7 +224,7 @@ def drop(
 ) -> None:
     """Take dead things off the list for good. A dropped task stays failed and goes with its retention.
 
-    Example: sluiceway dead drop --code http_400 --reason "the caller was wrong" --yes
+    Example: sluiceway dead drop --code model_http_400 --reason "the caller was wrong" --yes
     """
     wanted = _filter(None, code, model, model_id, tenant, since, until, text, webhook)
     request = _request("drop", kind, _reason(reason, dry_run), wanted, ids, limit, rate, None)

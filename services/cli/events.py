@@ -36,7 +36,9 @@ class End(StrEnum):
 
 @events.command()
 def tail(
-    since: Annotated[float, typer.Option("--since", min=0, help="Also those of the last so many seconds.")] = 0.0,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Also those since: RFC 3339, an age such as 90m, 2h, 3d, or seconds.")
+    ] = None,
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="All that the topic still holds.")] = False,
     tenant: OfTenant = None,
     model: Annotated[str | None, typer.Option("--model", help="Only those of models of this name.")] = None,
@@ -46,10 +48,9 @@ def tail(
 ) -> None:
     """Print events as they come, until interrupted. Repeated ones are printed again: their id tells.
 
-    Example: sluiceway events tail --since 3600 --status failed
+    Example: sluiceway events tail --since 1h --status failed
     """
-    now = time.time()
-    from_ms = 0 if from_beginning else int((now - min(since, now)) * 1_000)
+    from_ms = 0 if from_beginning else _since_ms(since)
     wanted = {"tenantId": tenant, "model": model, "status": status}
     complete(_tail(from_ms, {name: str(value) for name, value in wanted.items() if value is not None}, count, as_json))
 
@@ -83,6 +84,20 @@ def republish(
     else:
         print(f"{done['sent']} events {'would be ' if dry_run else ''}sent, {done['refused']} refused")
     raise typer.Exit(1 if done["refused"] else 0)
+
+
+def _since_ms(since: str | None) -> int:
+    from services.cli.dead import instant
+
+    now = time.time()
+    try:
+        ago = float(since or 0)
+    except ValueError:
+        at = instant(since, "--since")
+        return int((now if at is None else at.timestamp()) * 1_000)
+    if not ago >= 0:
+        raise typer.BadParameter("seconds are a number from 0 on", param_hint="--since")
+    return int((now - min(ago, now)) * 1_000)
 
 
 async def _republish(

@@ -107,6 +107,7 @@ async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
     again = await tenant.call("POST", f"{path}/{ids[1]}/redeliver")
     assert again.status_code == 202
     assert (again.json()["status"], again.json()["event_id"], again.json()["ended_at"]) == ("pending", "task:5", None)
+    assert again.json()["tries"] == page["items"][1]["tries"]
     (row,) = await tenant.api.sql("SELECT * FROM delivery WHERE id = $1", int(ids[1]))
     assert (row["round"], row["dead_at"]) == (8, None)
     await tenant.call("PATCH", f"/v1/webhooks/{webhook['id']}", json={"enabled": False})

@@ -18,6 +18,7 @@ load_commands()
         "why 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --tenant 3", "series --model m", "webhooks --url x pause 7",
         "webhooks --key-file x resume 7", "overview --url http://127.0.0.1:1 --key-file /no/such/file",
         "dead list --since yesterday", "dead list --since 0001-01-01T00:00:00+14:00",
+        "events tail --since yesterday", "events tail --since -5", "events tail --since nan",
         "dead list --kind ghost", "dead list --model-id m", "dead groups --model-id 9223372036854775808",
         "dead replay", "replays stop x --yes",
         "tenants set-weight 42 0", "tenants set-weight 42 1001", "tenants set-weight 42 heavy",

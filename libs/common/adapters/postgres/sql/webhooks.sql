@@ -75,4 +75,7 @@ ORDER BY d.id DESC LIMIT :limit
 UPDATE delivery d SET status = 'pending', next_at = now(), round = d.attempts, ended_at = NULL, dead_at = NULL, dropped_at = NULL
 FROM webhook w WHERE w.tenant_id = :tenant_id AND w.id = :webhook_id AND w.deleted_at IS NULL
   AND d.webhook_id = w.id AND d.id = :delivery_id
-RETURNING d.*, '[]'::json AS tries
+RETURNING d.*, coalesce((
+  SELECT json_agg(json_build_object('attempt', y.attempt, 'at', y.at, 'code', y.code, 'error', y.error, 'cost_ms', y.cost_ms, 'answer', y.answer)
+                  ORDER BY y.attempt)
+  FROM delivery_try y WHERE y.delivery_id = d.id), '[]') AS tries
