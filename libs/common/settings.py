@@ -52,11 +52,16 @@ class Settings(BaseSettings):
     topic_partitions: int = Field(0, ge=0, le=1_000, description="partitions of a model's topic; 0: derived")
     topic_replication: int = Field(1, ge=1, le=10, description="replication factor of topics")
 
-    storage_url: str = Field("", description="object store: file:///folder, s3://bucket/prefix, gs://, az://")
+    storage_url: str = Field(
+        "",
+        description="object store, unless SLUICEWAY_OSS_URL is set: file:///folder, s3://bucket/prefix, gs://, az://",
+    )
     storage_public_url: str = Field(
         "", description="address prefix under which results can be read, if not the store's"
     )
-    staging_dir: str = Field("", description="folder of staged outputs; shared between executors of several hosts")
+    staging_dir: str = Field(
+        "", description="folder of staged outputs, shared between executors of several hosts; empty: a temporary one"
+    )
     staging_store: str = Field("local", description="name of the staging store; equal where the folder is shared")
     staging_max_bytes: int = Field(
         10 * 2**30,
@@ -71,7 +76,8 @@ class Settings(BaseSettings):
     )
     egress_allow: str = Field("", description="private CIDRs and hosts that model calls may reach, comma separated")
     secret_keys: SecretStr = Field(
-        SecretStr(""), description="key ring for secrets at rest: id:base64 of 32 bytes, comma separated, newest first"
+        SecretStr(""),
+        description="key ring for secrets at rest (needed): id:base64 of 32 bytes, comma separated; the first seals",
     )
 
     api_host: str = Field("127.0.0.1", description="address that the API listens on")

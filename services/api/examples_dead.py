@@ -64,7 +64,9 @@ DETAILS: Final = {
             "error": {"code": "model_http_503", "message": "the model answered 503"},
         }
     ],
-    "history": [{"at": "2026-11-23T08:00:12Z", "kind": "retry", "attempt": 1, "version": 5, "detail": "model_http_503"}],
+    "history": [
+        {"at": "2026-11-23T08:00:12Z", "kind": "retry", "attempt": 1, "version": 5, "detail": "model_http_503"}
+    ],
     "request": {
         "method": "POST",
         "url": "https://speech.example.com/v1/synthesize",

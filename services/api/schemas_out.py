@@ -93,7 +93,7 @@ class TaskOut(BaseModel):
     id: str
     model: str
     status: StatusWord
-    code: int = Field(ge=0, le=9, description="Number of the status.")
+    code: int = Field(ge=0, le=9, description="Number of the status: its place in the list of `status`, from 0.")
     progress: float = Field(ge=0, le=100, description="Overall progress in percent.")
     unit_progress: float | None = Field(description="The provider's own percentage until it ends, if there is one.")
     result: ResultOut | None

@@ -33,6 +33,22 @@ def test_every_link_between_pages_leads_somewhere() -> None:
             assert (file.parent / target).exists(), f"{file.name}: {target}"
 
 
+def test_every_link_to_a_heading_finds_it() -> None:
+    for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", file.read_text()):
+            page = file.parent / target if target else file
+            assert anchor in _anchors(page), f"{file.name}: {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
 def test_every_failpoint_of_the_registry_stands_in_the_code_once_or_more() -> None:
     source = "\n".join(
         file.read_text()

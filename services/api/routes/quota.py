@@ -29,7 +29,7 @@ Whose = Annotated[TenantQuery, Query()]
 
 @router.get("", summary="What a user has spent today", responses=answers(QuotaOut, examples.QUOTA, "invalid"))
 async def read_quota(wanted: Annotated[UserQuery, Query()], reach: Seeing, cases: Cases) -> Response:
-    """The caller's own account, or with the scope `admin` that of another user of the tenant; operators read all."""
+    """The caller's own account, or with the scope `admin` beside `read` another user's; operators read all."""
     user = reach.caller.name if wanted.user is None else wanted.user
     tenant = tenant_of(reach.caller, wanted.tenant)
     if user != reach.caller.name and reach.tenant is not None:

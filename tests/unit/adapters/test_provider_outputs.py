@@ -77,8 +77,9 @@ def test_data_that_cannot_be_decoded_is_said(value: Any) -> None:
 
 def test_too_many_files_are_refused() -> None:
     assert len(outputs_of([A] * OUTPUTS_LIMIT)) == OUTPUTS_LIMIT
-    with pytest.raises(BadOutput):
+    with pytest.raises(BadOutput) as refused:
         outputs_of([A] * (OUTPUTS_LIMIT + 1))
+    assert refused.value.code == "too_many_outputs"
 
 
 def test_what_is_nested_too_deeply_is_json() -> None:

@@ -172,5 +172,5 @@ def _report(call: JobCall, config: CogConfig, found: dict[str, Any]) -> JobRepor
     try:
         outputs = outputs_of(found.get("output"), join_text=config.join_text)
     except BadOutput as bad:
-        return JobReport(JobStatus.FAILED, call.intent_key, message=str(bad), error_code="bad_output")
+        return JobReport(JobStatus.FAILED, call.intent_key, message=str(bad), error_code=bad.code)
     return JobReport(status, call.intent_key, 100.0, outputs=outputs)

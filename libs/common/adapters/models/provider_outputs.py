@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -21,6 +21,14 @@ _DATA: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+(?:=[^,;\s]*)?
 
 class BadOutput(ValueError):
     """An output that cannot be taken; the message says why and shows nothing of it."""
+
+    code: ClassVar[str] = "bad_output"
+
+
+class TooManyOutputs(BadOutput):
+    """More files than anybody takes."""
+
+    code: ClassVar[str] = "too_many_outputs"
 
 
 def is_file(value: Any) -> bool:
@@ -88,7 +96,7 @@ class _Found:
 
     def _keep(self, value: str) -> dict[str, int]:
         if len(self.files) == OUTPUTS_LIMIT:
-            raise BadOutput(f"the job brought more than {OUTPUTS_LIMIT} files")
+            raise TooManyOutputs(f"the job brought more than {OUTPUTS_LIMIT} files")
         self.files.append(file_of(value))
         return {"file": len(self.files) - 1}
 

@@ -249,5 +249,5 @@ def _succeeded(config: ReplicateConfig, provider_id: str, found: dict[str, Any])
     try:
         outputs = outputs_of(found.get("output"), join_text=config.join_text)
     except BadOutput as error:
-        return JobReport(JobStatus.FAILED, provider_id, message=str(error), error_code="bad_output")
+        return JobReport(JobStatus.FAILED, provider_id, message=str(error), error_code=error.code)
     return JobReport(JobStatus.SUCCEEDED, provider_id, 100.0, outputs=outputs)

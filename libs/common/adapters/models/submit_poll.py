@@ -343,7 +343,7 @@ class _Provider:
         try:
             outputs = outputs_of(self.outputs.find(result), join_text=self.config.join_text)
         except BadOutput as error:
-            return JobReport(JobStatus.FAILED, provider_id, message=str(error), error_code="bad_output")
+            return JobReport(JobStatus.FAILED, provider_id, message=str(error), error_code=error.code)
         return JobReport(JobStatus.SUCCEEDED, provider_id, 100.0, message, outputs)
 
 
