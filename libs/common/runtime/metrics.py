@@ -164,6 +164,8 @@ HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
 #: Models that a process tells apart: each has some forty lines, and a scrape holds up the loop for 0.4 ms for them.
 _MODELS: Final = 200
 _models: Final[set[int]] = set()
+#: Counters of this process that are told apart by model alone.
+_by_model: Final[set[CounterName]] = set()
 
 REGISTRY: Final = CollectorRegistry()
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -193,8 +195,10 @@ def histogram(name: HistogramName) -> Histogram:
 
 def of_model(model_id: int) -> str:
     """The label of a model: its id, or `other` behind the first that this process met. Tenants may make any number."""
-    if len(_models) < _MODELS:
+    if model_id not in _models and len(_models) < _MODELS:
         _models.add(model_id)
+        for name in _by_model:
+            counter(name).labels(model=model_id)
     return str(model_id) if model_id in _models else "other"
 
 
@@ -215,6 +219,7 @@ def replace_gauge(name: GaugeName, values: Mapping[tuple[str, ...], float]) -> N
 def announce_build(role: str) -> None:
     """Say in the metrics what runs here, and show all figures of such a process, before anything was counted: who
     alerts on a figure must be able to tell nothing from missing."""
+    _by_model.update(name for name, metric in COUNTERS.items() if metric.role == role and metric.labels == ("model",))
     for tables, make in ((COUNTERS, counter), (GAUGES, gauge), (HISTOGRAMS, histogram)):
         for name, metric in tables.items():
             if metric.role in ("", role):

@@ -70,6 +70,14 @@ def test_what_may_be_counted_one_day_is_zero_until_then() -> None:
     assert 'sluiceway_periodic_runs_total{name="never-ran",result="error"}' in names
 
 
+def test_what_is_counted_for_a_model_is_zero_from_its_first_task_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_models", set())
+    metrics.announce_build("api")
+    metrics.of_model(80808)
+    names = {line.rpartition(" ")[0] for line in scrape()}
+    assert {f'sluiceway_{kind}_refusals_total{{model="80808"}}' for kind in ("gate", "quota")} <= names
+
+
 def test_a_gauge_can_be_read_at_scrape_time() -> None:
     held = [1, 2, 3]
     metrics.read_gauge_from("sluiceway_executor_held", lambda: len(held))
