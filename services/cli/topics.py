@@ -38,7 +38,8 @@ class TopicLine:
 def topics(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> None:
     """List the topics of models, events and dead letters, and whether they exist.
 
-    A running dispatcher makes what is missing. Exit code 3 when the database or the broker cannot be reached.
+    A running dispatcher makes what is missing, at the latest for the model's next task. Exit code 3 when the database
+    or the broker cannot be reached.
 
     Example: sluiceway topics --output ids
     """
