@@ -142,6 +142,7 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
     from libs.common.embedded import running
     from libs.common.embedded.child import last_words, size_of
     from libs.common.embedded.data_folder import DataFolder
+    from libs.common.embedded.postgres_home import elsewhere_said
 
     chosen = [text for name, port in ports.items() if port is not None for text in (_FLAGS[name], str(port))]
     log = DataFolder(folder).logs / "supervisor.log"
@@ -165,6 +166,8 @@ def _detach(folder: Path, ports: Mapping[str, int | None], as_json: bool) -> int
         said = last_words(log, since=began).removeprefix(_SAID)
         _say(f"{said or 'not everything became ready'}\nsupervisor's log: {log}")
         return 1
+    if elsewhere := elsewhere_said(folder):
+        _say(elsewhere)
     _print(report, as_json)
     return 0
 

@@ -282,6 +282,9 @@ def test_a_folder_that_postgres_cannot_enter_is_said(data: Path) -> None:
         up.ready()
         elsewhere = place_of(data / "postgres")
         assert f"PostgreSQL's files lie in {elsewhere}" in up.said.read_text()
+    detached = run("up", "--data", str(data), "--detach")
+    assert run("down", "--data", str(data)).returncode == 0
+    assert f"PostgreSQL's files lie in {elsewhere}" in detached.stderr
     assert data.parent.stat().st_mode & 0o777 == 0o700
     move_out(data / "postgres")
     assert not elsewhere.exists()

@@ -12,7 +12,7 @@ from importlib import import_module
 import psutil
 
 from libs.common.embedded.child import ChildFailed
-from libs.common.embedded.postgres_home import place_of
+from libs.common.embedded.postgres_home import elsewhere_said
 from libs.common.embedded.running import Report, write_report
 from libs.common.embedded.stack import Stack
 from libs.common.embedded.supervisor import Charge, Supervisor
@@ -83,12 +83,8 @@ class _Keeper:
             ours = any(server.role == "postgres" for server in self._stack.servers)
             where = "" if ours else " (see SLUICEWAY_DATABASE_URL, or unset it: then a server is started)"
             raise ChildFailed(f"the database cannot be brought to this version's tables: {error}{where}") from error
-        self._say_where_postgres_lies()
-
-    def _say_where_postgres_lies(self) -> None:
-        folder = self._stack.folder.path / "postgres"
-        if folder.exists() and place_of(folder) != folder:
-            self._say(f"PostgreSQL's files lie in {place_of(folder)}: it cannot run as root, nor enter {folder}")
+        if elsewhere := elsewhere_said(self._stack.folder.path):
+            self._say(elsewhere)
 
     def _obey_signals(self) -> None:
         loop = asyncio.get_running_loop()

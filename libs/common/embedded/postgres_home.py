@@ -56,6 +56,14 @@ def place_of(folder: Path) -> Path:
     return Path(note.read_text().strip()) if note.exists() else folder
 
 
+def elsewhere_said(data: Path) -> str:
+    """What somebody has to know whose data folder has not the files of its server; empty where it has."""
+    folder = data / "postgres"
+    if not folder.exists() or place_of(folder) == folder:
+        return ""
+    return f"PostgreSQL's files lie in {place_of(folder)}: it cannot run as root, nor enter {folder}"
+
+
 def move_out(folder: Path) -> None:
     """Delete everything that `settle_in` made for this folder. The server must have ended."""
     shutil.rmtree(place_of(folder), ignore_errors=True)
