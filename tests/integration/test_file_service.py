@@ -180,6 +180,13 @@ async def test_an_answer_compressed_unasked_is_read(service: StandInFileService,
     assert "too long" in (await _failure(service, staging)).message
 
 
+async def test_an_answer_in_a_coding_that_is_none_is_read_as_it_is(
+    service: StandInFileService, staging: Staging
+) -> None:
+    service.headers = {"Content-Encoding": "UTF-8"}
+    assert (await _put(service, staging)).url == f"{service.url}/f/{_FILE}"
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
 async def test_an_answer_that_cannot_be_unpacked_is_tried_again_later(
     service: StandInFileService, staging: Staging, encoding: str

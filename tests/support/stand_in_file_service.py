@@ -46,6 +46,7 @@ class StandInFileService:
         self.under_way += 1
         try:
             answer = await self._serve(request)
+            answer.headers.update(self.headers)
             if self.compresses:
                 answer.enable_compression(web.ContentCoding.gzip)
             return answer
@@ -64,7 +65,7 @@ class StandInFileService:
         if self.hangs:
             await self.released.wait()
         if self.status != 200:
-            return web.Response(status=self.status, text="out of order", headers=self.headers)
+            return web.Response(status=self.status, text="out of order")
         if self.answer is not None:
             return web.json_response(self.answer)
         self.files[upload.file_name] = upload.content

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -199,15 +199,17 @@ def _as_received(value: str) -> str:
 
 
 async def _whole(response: ClientResponse) -> bytes:
-    """The answer as it was meant, or as much of it as says that it is too long; nothing where it cannot be unpacked."""
+    """The answer as it was meant, or as much of it as says that it is too long; in part where it cannot be unpacked."""
     answer = b""
     try:
-        async for piece in body_of(response, wire_bytes=sys.maxsize, decoded_bytes=sys.maxsize):
-            answer += piece
-            if len(answer) > ANSWER_BYTES:
-                break
-    except ModelError:
-        return b""
+        with suppress(ModelError):
+            async for piece in body_of(response, wire_bytes=sys.maxsize, decoded_bytes=sys.maxsize):
+                answer += piece
+                if len(answer) > ANSWER_BYTES:
+                    return answer
+        # In a coding that is none, as the `UTF-8` of some, nothing was read yet, and it is there as it is.
+        while len(answer) <= ANSWER_BYTES and (chunk := await response.content.readany()):
+            answer += chunk
     except (ClientError, OSError) as error:
         raise UploadFailed("upload_unreachable", connection_error(_WHO, error).message, retryable=True) from None
     return answer
