@@ -111,7 +111,7 @@ def stop(data: Path) -> bool:
     pid = supervisor_pid(data)
     if pid is not None:
         report = read_report(data)
-        said = report["stop_seconds"] if report is not None and report["pid"] == pid else 0.0
+        said = report.get("stop_seconds", 60.0) if report is not None and report["pid"] == pid else 0.0
         _send(pid, signal.SIGTERM)
         if not _until_ended(data, pid, seconds=said + _STOP_SECONDS):
             _send(pid, signal.SIGKILL)
