@@ -241,14 +241,14 @@ async def test_readers_that_take_nothing_fill_no_memory(tmp_path: Path) -> None:
         found = await stored.open((tmp_path / "7" / "a.bin").as_uri())
         assert found is not None
         begun.append(found.chunks)
-        taken.append(await anext(found.chunks))
-    assert sum(map(len, taken)) < 100 * 2**20
+        taken.append(await anext(found.chunks) + await anext(found.chunks))
+    assert sum(map(len, taken)) < 120 * 2**20
     assert taken[-1] + b"".join([piece async for piece in begun.pop()]) == content
     for chunks in begun:
         await chunks.aclose()  # type: ignore[attr-defined]
     found = await stored.open((tmp_path / "7" / "a.bin").as_uri())
     assert found is not None
-    assert len(await anext(found.chunks)) == PIECE_BYTES
+    assert len(await anext(found.chunks)) < len(await anext(found.chunks)) == PIECE_BYTES
 
 
 async def test_who_takes_nothing_of_an_answer_is_let_go(
@@ -279,7 +279,7 @@ def taken(connection: socket.socket) -> int:
     return size
 
 
-async def test_of_a_part_no_other_byte_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_a_part_or_of_the_whole_no_other_byte_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async with stand_in_s3() as s3:
         for name, value in (
             ("ENDPOINT_URL", s3.url), ("ALLOW_HTTP", "true"), ("REGION", "us-east-1"), ("ACCESS_KEY_ID", "id"),
@@ -298,6 +298,12 @@ async def test_of_a_part_no_other_byte_is_read(monkeypatch: pytest.MonkeyPatch) 
             assert b"".join(pieces) == content[found.part.start : found.part.stop]
             assert s3.sent == len(found.part)
             assert max(map(len, pieces)) <= PIECE_BYTES
+        for size in (100, 1_000_000, len(content)):
+            s3.objects["results/7/c.mp4"], s3.sent = content[:size], 0
+            found = await stored.open("s3://b/results/7/c.mp4")
+            assert found is not None
+            assert b"".join([piece async for piece in found.chunks]) == content[:size]
+            assert (found.size, s3.sent) == (size, size)
         found = await stored.open("s3://b/results/7/a.mp4", WantedPart(len(content), None))
         assert found is not None
         assert found.part == range(0)

@@ -43,15 +43,15 @@ class StoredResults:
         if part is not None:
             return await self._part(key, kind, part)
         try:
-            found = await obstore.get_async(self._store, key)
-            size = int(found.meta["size"])
-            first = bytes(await found.bytes_async()) if size <= _SMALL_PIECE_BYTES else None
+            # No more than is taken at once (no result is empty): an answer that is given up in the middle costs its
+            # connection, and much of it has come.
+            found = await obstore.get_async(self._store, key, options={"range": (0, _SMALL_PIECE_BYTES)})
+            size, first = int(found.meta["size"]), bytes(await found.bytes_async())
         except FileNotFoundError:
             return None
         except (BaseError, OSError, ValueError) as error:
             raise _unavailable() from error
-        chunks = _whole(first) if first is not None else self._pieces(key, range(size))
-        return ResultContent(size, kind, chunks)
+        return ResultContent(size, kind, self._pieces(key, range(size), first))
 
     async def _part(self, key: str, kind: str, part: WantedPart) -> ResultContent | None:
         try:
@@ -63,8 +63,11 @@ class StoredResults:
         wanted = part.of(size)
         return ResultContent(size, kind, self._pieces(key, wanted), wanted)
 
-    async def _pieces(self, key: str, wanted: range) -> AsyncIterator[bytes]:
-        start = wanted.start
+    async def _pieces(self, key: str, wanted: range, first: bytes = b"") -> AsyncIterator[bytes]:
+        start = wanted.start + len(first)
+        if first:
+            yield first
+        del first
         while start < wanted.stop:
             whole = self._pieces_out < _PIECES_AT_ONCE
             end = min(start + (PIECE_BYTES if whole else _SMALL_PIECE_BYTES), wanted.stop)
@@ -83,10 +86,6 @@ class StoredResults:
 
     def _key(self, url: str) -> str:
         return unquote(url.removeprefix(self._base))
-
-
-async def _whole(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _unavailable() -> StorageUnavailable:
