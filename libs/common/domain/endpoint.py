@@ -156,7 +156,8 @@ def _endpoint(parts: SplitResult, host: str, port: int | None) -> Endpoint:
 def _host(host: str) -> str:
     try:
         if ":" in host:
-            return str(ipaddress.IPv6Address(host))
+            # As RFC 5952 writes it in each version of Python: str() changed for mapped addresses.
+            return socket.inet_ntop(socket.AF_INET6, ipaddress.IPv6Address(host).packed)
         if not host.isascii():
             host = host.encode("idna").decode().lower()
         if _NUMERIC.fullmatch(host):

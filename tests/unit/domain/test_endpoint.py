@@ -44,7 +44,7 @@ from libs.common.domain.endpoint import (
         ("http://0x7f.0.0.1", "", "http://127.0.0.1/"),
         ("http://0177.0.0.1", "", "http://127.0.0.1/"),
         ("http://\uff11\uff12\uff17.0.0.1", "", "http://127.0.0.1/"),
-        ("http://[::FFFF:127.0.0.1]:80", "", "http://[::ffff:7f00:1]:80/"),
+        ("http://[::FFFF:127.0.0.1]:80", "", "http://[::ffff:127.0.0.1]:80/"),
         ("http://my_model.svc.", "", "http://my_model.svc./"),
     ],
 )
