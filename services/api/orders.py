@@ -12,7 +12,7 @@ from libs.common.domain.webhook import ALL_ENDS, mask_of
 from libs.common.ports_tasks import IdempotencyKey
 from services.api import strict_json
 from services.api.operation_log import REQUEST_BYTES
-from services.api.problems import Problem, pointed
+from services.api.problems import Problem, bare, pointed
 from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, NAME_LIMIT, TaskIn
 from services.api.strict_json import BadJson, Payload
 from services.api.submission import Order
@@ -31,6 +31,7 @@ class Misformed(Problem):
     """What is wrong with the form of a task, and what it said of itself: by that it is found in the operation log."""
 
     def __init__(self, problem: Problem, members: Any) -> None:
+        bare(problem)  # every exception keeps what it was made of
         super().__init__(problem.code, problem.detail, errors=problem.errors)
         self.model = _said(members, "model", NAME_LIMIT)
         self.biz_name = _said(members, "biz_name", BIZ_NAME_LIMIT)

@@ -136,7 +136,7 @@ def problem_of(error: Exception) -> Problem:
     """
     match error:
         case Problem():
-            return error.with_traceback(None)
+            return bare(error)
         case Refused():
             return _refusal(error)
         case OutcomeUnknown():
@@ -152,6 +152,15 @@ def problem_of(error: Exception) -> Problem:
             return _plain(error)
         case _:
             return Problem("internal", "This is our fault. Quote the trace_id when you report it.")
+
+
+def bare(problem: Problem) -> Problem:
+    """The same without tracebacks, and so what it was raised from: each of their frames would keep all that called it."""
+    link: BaseException | None = problem
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__context__
+    return problem
 
 
 def pointed(errors: Sequence[Any]) -> list[dict[str, str]]:

@@ -252,7 +252,9 @@ def test_damaged_files_of_a_folder_are_named_or_passed_over(data: Path, damage: 
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0 or not everybody_reaches(Path(__file__).parent), reason="only root can be somebody else"
+    os.geteuid() != 0
+    or not all(everybody_reaches(path) for path in (Path(__file__).parent, Path(sys.executable).resolve())),
+    reason="only root can be somebody else, where others reach the tests and the interpreter",
 )
 def test_the_stack_of_another_account_is_said_to_be_one(data: Path) -> None:
     data.parent.chmod(0o755)

@@ -132,6 +132,7 @@ class Coalescer(Generic[Item, Result]):
         finally:
             # Counted here and not by the task's end: between the two a submit would wait for a flight that is over.
             self._flying -= 1
+            del batch  # as in _carry, whose frame knows this one
 
     def _turn_away(self) -> None:
         _fail(self._waiting, Unavailable("the flush before this one was cut off"))

@@ -11,6 +11,7 @@ advisory locks and the planner's settings would be anybody's, too.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
@@ -80,6 +81,11 @@ class WayIn:
             connection = await asyncpg.connect(*address, **arguments, target_session_attrs=SessionAttribute.read_write)
         except asyncpg.TargetServerAttributeNotMatched:
             raise TakesNoWrites from None
+        except Exception as error:
+            # asyncpg names it in a frame of its traceback: that, and from Python 3.13 on all that called it, would wait
+            # for the garbage collector.
+            traceback.clear_frames(error.__traceback__)
+            raise
         if self._seen:
             return connection
         try:
