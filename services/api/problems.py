@@ -155,7 +155,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 def bare(problem: Problem) -> Problem:
-    """The same without tracebacks, and so what it was raised from: each of their frames would keep all that called it."""
+    """The same without tracebacks, and so what it was raised from: their frames would keep all that called them."""
     link: BaseException | None = problem
     while link is not None:
         link.__traceback__ = None

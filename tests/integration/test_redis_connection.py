@@ -186,7 +186,7 @@ async def test_a_subscription_that_was_hung_up_hears_its_end_and_nothing_else(ow
             await ear.send_command("SUBSCRIBE", "sw:b")
             await next_reply(ear)
 
-        # asyncio's own loop in Python 3.13.0 writes to a closed transport by calling None; the product's loop is uvloop.
+        # The loop of asyncio in Python 3.13.0 calls None to write to a closed transport; the product's is uvloop.
         with pytest.raises((RedisError, OSError, TypeError)):
             await subscribe_too()
 
