@@ -180,10 +180,11 @@ async def test_an_answer_compressed_unasked_is_read(service: StandInFileService,
     assert "too long" in (await _failure(service, staging)).message
 
 
-async def test_an_answer_in_a_coding_that_is_none_is_read_as_it_is(
-    service: StandInFileService, staging: Staging
+@pytest.mark.parametrize("encoding", ["UTF-8", "gzip", "deflate", "br"])
+async def test_an_answer_that_is_not_packed_as_it_says_is_read_as_it_is(
+    service: StandInFileService, staging: Staging, encoding: str
 ) -> None:
-    service.headers = {"Content-Encoding": "UTF-8"}
+    service.headers = {"Content-Encoding": encoding}
     assert (await _put(service, staging)).url == f"{service.url}/f/{_FILE}"
 
 

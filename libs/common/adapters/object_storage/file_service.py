@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final
@@ -17,7 +16,7 @@ from yarl import URL
 
 from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, open_http_client
-from libs.common.adapters.models.exchange import body_of
+from libs.common.adapters.models.decoding import decoder_for
 from libs.common.adapters.models.refusals import connection_error, retry_after
 from libs.common.adapters.object_storage.upload_answer import ANSWER_BYTES, NotAccepted, read_answer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging
@@ -199,17 +198,25 @@ def _as_received(value: str) -> str:
 
 
 async def _whole(response: ClientResponse) -> bytes:
-    """The answer as it was meant, or as much of it as says that it is too long; in part where it cannot be unpacked."""
+    """The answer as it was meant, or as it came where it is not packed as it says; of a long one so much as says so."""
     answer = b""
     try:
-        with suppress(ModelError):
-            async for piece in body_of(response, wire_bytes=sys.maxsize, decoded_bytes=sys.maxsize):
-                answer += piece
-                if len(answer) > ANSWER_BYTES:
-                    return answer
-        # In a coding that is none, as the `UTF-8` of some, nothing was read yet, and it is there as it is.
         while len(answer) <= ANSWER_BYTES and (chunk := await response.content.readany()):
             answer += chunk
     except (ClientError, OSError) as error:
         raise UploadFailed("upload_unreachable", connection_error(_WHO, error).message, retryable=True) from None
+    with suppress(ModelError):
+        return _unpacked(answer, response.headers.getall("Content-Encoding", ()))
     return answer
+
+
+def _unpacked(answer: bytes, encodings: Sequence[str]) -> bytes:
+    decoder = decoder_for(encodings)
+    if decoder is None or not answer:
+        return answer
+    unpacked = b""
+    for piece in decoder.decode(answer):
+        unpacked += piece
+        if len(unpacked) > ANSWER_BYTES:
+            break
+    return unpacked
