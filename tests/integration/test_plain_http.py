@@ -8,6 +8,7 @@ import hashlib
 import socket
 import zlib
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from uuid import uuid4
 
 import pytest
 
+from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import GuardedConnector
 from libs.common.adapters.models.plain_http import AnswerLimits, PlainHttp, open_plain_http
@@ -395,11 +397,20 @@ async def test_a_refusal_whose_text_never_ends_is_a_refusal(caller: Caller) -> N
     assert (error.code, error.message) == ("model_http_503", "the model answered 503: busy")
 
 
+@pytest.mark.parametrize("others", [(), ("::1",), ("::1", "::1")], ids=["alone", "with another", "before another"])
 async def test_a_host_without_a_port_for_that_address_has_called_nobody(
-    caller: Caller, monkeypatch: pytest.MonkeyPatch
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
 ) -> None:
-    """Two connections from one port to one address: what a host says, too, whose ports all lead there."""
+    """Two connections from one port to one address: what a host says, too, whose ports all lead there. What another
+    address of that name says, by which nobody answers, is nothing of it."""
     model = urlsplit(caller.model.url)
+    assert model.port is not None
+    addresses = [(socket.AF_INET, ("127.0.0.1", model.port))]
+    addresses += [(socket.AF_INET6, (other, model.port)) for other in others]
+    known = Future[Any]()
+    known.set_result([(family, socket.SOCK_STREAM, 6, "", address) for family, address in addresses])
+    monkeypatch.setattr(names, "ask", lambda *_, **__: known)
+    caller.model.url = f"http://model.example:{model.port}"
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 0))
@@ -408,12 +419,13 @@ async def test_a_host_without_a_port_for_that_address_has_called_nobody(
 
         def from_the_same_port(connector: GuardedConnector, address: Any) -> socket.socket:
             one = made(connector, address)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(other.getsockname())
+            if one.family == socket.AF_INET:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.bind(other.getsockname())
             return one
 
         monkeypatch.setattr(GuardedConnector, "_socket", from_the_same_port)
-        async with open_plain_http(EgressGuard(["127.0.0.0/8"]), AnswerLimits(LIMIT, LIMIT)) as adapter:
+        async with open_plain_http(EgressGuard(["127.0.0.0/8", "::1/128"]), AnswerLimits(LIMIT, LIMIT)) as adapter:
             error = await Caller(caller.model, adapter, caller.staging).refused("ok")
     assert isinstance(error, OutOfPorts)
     assert not error.sent

@@ -108,16 +108,30 @@ class _Bounded(ResponseHandler):
 class _Dial:
     """What became of one attempt to connect."""
 
-    __slots__ = ("by_ipv4", "host", "permitted", "refused")
+    __slots__ = ("host", "no_port", "permitted", "refused")
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self.by_ipv4 = False
+        self.no_port = False
         self.permitted = 0
         self.refused = 0
 
 
 _dialled: ContextVar[_Dial] = ContextVar("dialled")
+
+
+class _Socket(socket.socket):
+    """Says of its address alone why it could not be called: of several, what comes out of aiohttp says nothing."""
+
+    def connect(self, address: Any) -> None:
+        try:
+            super().connect(address)
+        except OSError as error:
+            # By IPv6 it says just so that this host has no address of that kind, for ever.
+            if self.family == socket.AF_INET and error.errno == errno.EADDRNOTAVAIL:
+                _dialled.get().no_port = True
+            raise
+
 
 #: Told, for the requests of this context, when the connection is there: from then on the other side may have heard of
 #: the request; before, it certainly has not. What it raises ends the request there.
@@ -233,11 +247,10 @@ class GuardedConnector(aiohttp.TCPConnector):
                 connection.close()
             _tell(connection)
             return connection
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError):
             if dial.refused and not dial.permitted:
                 raise refusal(dial.host, req.url.port or 0) from None
-            # By IPv6 it says just so that this host has no address of that kind, for ever.
-            if dial.by_ipv4 and isinstance(error, OSError) and error.errno == errno.EADDRNOTAVAIL:
+            if dial.no_port:
                 raise NoPortLeft from None
             raise
         finally:
@@ -250,8 +263,7 @@ class GuardedConnector(aiohttp.TCPConnector):
             dial.refused += 1
             raise ConnectionRefusedError("not permitted")
         dial.permitted += 1
-        dial.by_ipv4 = dial.by_ipv4 or family == socket.AF_INET
-        made = socket.socket(family, kind, protocol)
+        made = _Socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in _KEEPALIVE_PROBES:
             if hasattr(socket, option):  # macOS names them otherwise
