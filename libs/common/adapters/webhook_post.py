@@ -22,7 +22,7 @@ KEPT_BYTES: Final = 1_024
 
 
 class WebhookPost:
-    """Implements ports_webhooks.Poster. Raises OutOfFiles where nobody was called for want of descriptors or ports."""
+    """Implements ports_webhooks.Poster. Raises NoSocket where nobody could be called from here."""
 
     def __init__(self, client: ClientSession, seconds: float) -> None:
         self._client = client

@@ -6,7 +6,9 @@ OutputError
 |   |-- NotHere              this process lacks what the call needs; another one may have it
 |   |   |-- UnknownAdapter   its adapter
 |   |   `-- SecretKeyMissing the key that opens what is added to its calls
-|   |-- OutOfFiles           this process may open no more files: admit no work
+|   |-- NoSocket             nobody could be called, for want of something here
+|   |   |-- OutOfFiles       this process may open no more files: admit no work
+|   |   `-- OutOfPorts       this host has no port left for that address: others can be called
 |   |-- Busy                 the other side is full: nobody's fault, later
 |   |-- JobGone              the provider does not know the job
 |   `-- TooEarly             that there is no such job may not be believed yet
@@ -83,18 +85,25 @@ class SecretKeyMissing(NotHere):
         super().__init__("secret_key_missing", message)
 
 
-class OutOfFiles(ModelError):
-    """This process has as many files open as it may: no connection could be made. Nobody was called."""
+class NoSocket(ModelError):
+    """No connection could be made for want of something here. Nobody was called."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message, retryable=True, sent=False)
+
+
+class OutOfFiles(NoSocket):
+    """This process has as many files open as it may."""
 
     def __init__(self) -> None:
-        super().__init__("out_of_files", "this process may open no more files", retryable=True, sent=False)
+        super().__init__("out_of_files", "this process may open no more files")
 
 
-class OutOfPorts(OutOfFiles):
-    """This host has no port left from which to call that address, though others can be called. Nobody was called."""
+class OutOfPorts(NoSocket):
+    """This host has no port left from which to call that address, though others can be called."""
 
     def __init__(self) -> None:
-        ModelError.__init__(self, "out_of_ports", "no port is left to call it from", retryable=True, sent=False)
+        super().__init__("out_of_ports", "no port is left to call it from")
 
 
 class Busy(ModelError):

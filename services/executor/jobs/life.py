@@ -14,7 +14,7 @@ import asyncio
 import random
 from typing import Final
 
-from libs.common.domain.model_errors import Busy, JobGone, ModelError, NotHere, OutOfFiles, StagingFull
+from libs.common.domain.model_errors import Busy, JobGone, ModelError, NoSocket, NotHere, StagingFull
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport, JobStatus
@@ -162,7 +162,7 @@ class JobLife:
                         raise
                 except ModelError as error:
                     # What stood unread too long here, or was never asked from here, is no failure of the provider.
-                    failures += not (job.share.waited or isinstance(error, OutOfFiles))
+                    failures += not (job.share.waited or isinstance(error, NoSocket))
                     pause = error.retry_after or 0.0
                     log.info("job.not_asked", task_id=str(job.run.attempt.public_id), code=error.code, times=failures)
                     if failures > POLL_FAILURES:

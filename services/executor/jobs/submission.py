@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from libs.common.domain.model_errors import Busy, ModelError, NotHere, OutOfFiles, TooEarly
+from libs.common.domain.model_errors import Busy, ModelError, NoSocket, NotHere, TooEarly
 from libs.common.domain.task import Phase
 from libs.common.ports_jobs import JobReport
 from libs.common.ports_provider_jobs import JobIntent
@@ -135,7 +135,7 @@ class Submission:
                 raise
             except ModelError as error:
                 # The provider has not failed where it is to be asked again, or could not be asked from here.
-                failures += not isinstance(error, Busy | TooEarly | OutOfFiles)
+                failures += not isinstance(error, Busy | TooEarly | NoSocket)
                 if failures == _TRIES:
                     raise _unknown(error.message) from None
                 # Pauses grow, since an outage is outlasted by patience and not by questions.
@@ -174,7 +174,7 @@ class Submission:
                 if job.open:
                     raise
                 job.run.called = error.sent and not isinstance(error, Busy)
-                if isinstance(error, Busy | OutOfFiles):
+                if isinstance(error, Busy | NoSocket):
                     raise
                 if error.sent or not error.retryable or pause is None:
                     if is_certain(error):

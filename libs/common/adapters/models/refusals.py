@@ -12,7 +12,7 @@ from typing import Final
 import aiohttp
 
 from libs.common.adapters.http_client import NoPortLeft
-from libs.common.domain.model_errors import ModelError, OutOfFiles, OutOfPorts
+from libs.common.domain.model_errors import ModelError, NoSocket, OutOfFiles, OutOfPorts
 from libs.common.runtime.open_files import none_left
 
 RETRYABLE_STATUSES: Final = frozenset({408, 409, 425, 429})  #: and every 5xx
@@ -28,7 +28,7 @@ def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelE
     return meaning
 
 
-def own_lack(error: Exception) -> OutOfFiles | None:
+def own_lack(error: Exception) -> NoSocket | None:
     """What this process lacked for a connection, if one of aiohttp's errors says so: then nobody was called."""
     if isinstance(error, NoPortLeft):
         return OutOfPorts()
