@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Literal
 
 import orjson
@@ -726,6 +727,35 @@ async def test_what_was_handed_to_an_executor_just_before_it_drains_is_uploaded(
     await asyncio.wait_for(first.pending, 8)
     assert await rig.statuses(parked) == {parked[0]: TaskStatus.SUCCESS}
     assert len(rig.model.calls) == 1
+
+
+async def test_what_is_handed_to_an_executor_that_drains_with_all_slots_taken_is_uploaded(rig: Rig) -> None:
+    """Given back it would be nobody's: others find the store of one that has left."""
+    model = await rig.make_model()
+    first = await rig.executor(slots=1, in_line=0.1, stores=("here",))
+    parked = await _parked(rig, model, first)
+    rig.model.held = asyncio.Event()
+    longer = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running == 1, "it has a long call")
+    await rig.executor(stores=("there",))
+    await until(lambda: first.executor._ownership.view.stores_differ(), "it sees the other one, who hands it over")
+    await rig.sql("UPDATE executor SET draining = true WHERE id = $1", first.number)
+    first.executor.heartbeat.soon()
+    await until(lambda: first.executor.posture() == "draining", "it drains")
+    await rig.sql(
+        "UPDATE dispatch SET state = 1, lease = 7, leased_at = now(), due_at = NULL, held_by = $1, error_code = NULL,"
+        " error_message = NULL WHERE id = ANY ($2::bigint[])",
+        first.number,
+        parked,
+    )
+    drains_from = time.monotonic()
+    await until(lambda: first.executor._handed_at > drains_from, "it has seen it")
+    await asyncio.sleep(0.5)
+    rig.model.held.set()
+    await asyncio.wait_for(first.pending, 8)
+    assert await rig.statuses(parked + longer) == dict.fromkeys(parked + longer, TaskStatus.SUCCESS)
+    assert len(rig.model.calls) == 2
 
 
 async def test_those_whose_staging_is_full_share_what_nobody_else_reads(rig: Rig) -> None:

@@ -92,7 +92,7 @@ class Desk:
     ) -> None:
         self.room = WaitingRoom()
         self.closed = False  #: nothing more is started: the process stops, or can open no file
-        self.leaving = False  #: nothing is held for later: it goes back at once
+        self.leaving = False  #: no call is held for later: it goes back at once
         self.paused = Paused()  #: nothing of it is started: it goes back
         self.others_read: Callable[[], bool] = lambda: True  #: who have room, in our place
         self._attempts = attempts
@@ -381,12 +381,13 @@ class Desk:
             await self.release(self._waits_for_a_slot())
 
     def _unwanted(self) -> list[Arrival]:
-        """What must not wait here: its tenant or model is paused, or we are about to leave."""
+        """What must not wait here: its tenant or model is paused, or we are about to leave. Uploads may: perhaps nobody
+        else can see what is staged here.
+        """
         if not (self.leaving or self.paused):
             return []
-        return [
-            arrival for arrival in self.room.held_since(float("inf")) if self.leaving or self._may_not_begin(arrival)
-        ]
+        held = self.room.held_since(float("inf"))
+        return [row for row in held if (self.leaving and row.phase < Phase.GENERATED) or self._may_not_begin(row)]
 
     def _stuck(self, now: float) -> list[Arrival]:
         """What waits for a start that this process cannot make, and has waited for as long as that makes sense here."""
