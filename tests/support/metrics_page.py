@@ -11,9 +11,10 @@ _HEAD = """# Metrics
 
 What `/metrics` of each process answers, in the Prometheus text format. Every figure is there from the start of its
 process, before anything was counted; those with labels as soon as their values are known (a model's with its first
-task). `model` is a model's id, of the first 200 that the process meets, and `other` for all behind them (`sluiceway
-lanes` tells all apart); no label is ever a tenant. Figures of what waits are measured by the janitors, each for
-everything: take the maximum, not the sum, where several run. What a janitor cannot read now has no figure.
+task). `model` is a model's id. What executors and the API count tells the first 200 apart that the process meets, and
+is `other` for all behind them (`sluiceway lanes` tells all apart); no label is ever a tenant. Figures of what waits are
+measured by the janitors, of every model that has some, each for everything: take the maximum, not the sum, where
+several run. What a janitor cannot read now has no figure.
 
 | name | kind | process | labels | meaning |
 |---|---|---|---|---|

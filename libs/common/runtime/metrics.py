@@ -1,6 +1,7 @@
 """The figures of a process: every name there is, what it means, and how to reach it.
 
-Labels are bounded: model is of_model's, route a template, codes come from closed sets, and no tenant is ever one.
+Labels are bounded: model is of_model's (of gauges, what has work now), route a template, codes come from closed sets,
+and no tenant is ever one.
 """
 
 from __future__ import annotations
