@@ -138,8 +138,8 @@ class ObjectStorage:
     async def _put_in_parts(self, key: str, staged: StagedFile, attributes: dict[str, Any] | None) -> None:
         """An error of the source, StagedLost among them, aborts the upload before the object exists.
 
-        So does a cancelled caller, a little later: an upload that is cut off leaves its parts at the store, where they
-        are paid for and never seen.
+        So does a cancelled caller, a little later, unless all has been read by then: an upload that is cut off leaves
+        its parts at the store, where they are paid for and never seen.
         """
         wanted = True
 
