@@ -135,7 +135,7 @@ def package_folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ChildFailed(
-            f"the package {package} is not installed: run `make env`, or install sluiceway[embedded] with Python 3.13 or"
-            " older, or name a server of your own (SLUICEWAY_REDIS_URL and its like)"
+            f"the package {package} is not installed: run `make env`, or install sluiceway[embedded] with Python 3.13"
+            " or older, or name a server of your own (SLUICEWAY_REDIS_URL and its like)"
         )
     return Path(next(iter(spec.submodule_search_locations)))
