@@ -622,3 +622,28 @@ async def test_the_end_of_a_stale_claim_takes_no_newer_one_out_of_the_waiting_ro
     await until(lambda: running.executor.desk.room.lease_of(task) == row.lease, "it waits here once more")
     go_on.set()
     await rig.ended([task])
+
+
+async def test_a_lane_that_never_runs_dry_is_looked_at_for_ever(rig: Rig) -> None:
+    """Every look grants all that waits, and one more comes meanwhile."""
+    model = await rig.make_model(max_concurrency=100)
+    feeding = True
+
+    def busy(real: Any) -> Through:
+        async def start_many(claims: Sequence[Claim]) -> list[Attempt]:
+            await until(lambda: held(running) > len(claims) or not feeding, "another one waits")
+            return list(await real.start_many(claims))
+
+        return Through(real, start_many=start_many)
+
+    running = await rig.executor(attempts=busy)
+    full = [PermitRequest(model.lane, str(number), 100, 60_000) for number in range(100)]
+    assert all(await rig.permits.acquire_many(full))
+    ids = [await one_task(rig, model, 0)]
+    await until(lambda: held(running) == 1, "it waits for a permit")
+    await rig.permits.release_many([(model.lane, permit.token) for permit in full])
+    for number in range(1, 80):
+        ids.append(await one_task(rig, model, number))
+        await asyncio.sleep(0.02)
+    feeding = False
+    await rig.ended(ids)

@@ -14,8 +14,9 @@ from services.executor.admission.rotation import Arrival
 #: A lane is looked at again this long after a refusal; the release script's hint comes earlier as a rule.
 SHORTEST_POLL_SECONDS: Final = 0.25
 LONGEST_POLL_SECONDS: Final = 1.0
-#: How many permits are asked for at first when a lane is woken; while all are granted, twice as many.
+#: How many permits are asked for at first when a lane is woken; while all are granted, twice as many, up to the most.
 FIRST_ASK: Final = 4
+MOST_ASK: Final = 1_024
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ class WaitingRoom:
         if lane is None:
             return
         if granted:
-            lane.ask *= 2
+            lane.ask = min(lane.ask * 2, MOST_ASK)
             lane.poll = SHORTEST_POLL_SECONDS
             self._woken.add(number)
         else:
