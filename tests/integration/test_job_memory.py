@@ -20,7 +20,7 @@ from libs.common.ports_provider_jobs import JobCallback
 from services.executor.admission.slots import Slot
 from services.executor.jobs import calls
 from services.executor.jobs.memory import AnswerMemory
-from tests.support.executor_rig import Rig, Through, until
+from tests.support.executor_rig import Rig, Running, Through, until
 from tests.support.job_rig import Jobs, open_jobs
 from tests.support.replicate_provider import PNG, Plan, ReplicateProvider, replicate_provider
 
@@ -173,12 +173,36 @@ async def test_large_callbacks_are_read_a_few_at_a_time(rig: Rig, monkeypatch: p
     assert max(batches) < 12 * MB
 
 
+async def test_jobs_that_are_canceled_together_leave_all_room_to_others(
+    rig: Rig, memory: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have room wait for staging, and give it back while those that wait for it are being canceled."""
+    async with open_jobs(rig, monkeypatch) as jobs:
+        model = await jobs.model({"polls": False}, max_concurrency=50)
+        running = await rig.executor()
+        running.staging.refuses = True
+        ids = await jobs.begin(model, 4, steps=["processing"])
+        await jobs.waits(running, 4)
+        await call_back(jobs, running, ids)
+        await until(lambda: len(memory._waiting) == 2, "two have room, two wait for it")
+        running.executor.cancel(ids)
+        await rig.ended(ids, TaskStatus.CANCELED)
+        assert memory.taken == 0
+        await jobs.clean()
+
+
 async def large_callbacks(jobs: Jobs, provider_jobs: object) -> None:
     """Twelve jobs whose ends come together, 3 MB each."""
     model = await jobs.model({"polls": False}, max_concurrency=50)
     running = await jobs.rig.executor(provider_jobs=provider_jobs)
     ids = await jobs.begin(model, 12, steps=["processing"])
     await jobs.waits(running, 12)
+    await call_back(jobs, running, ids)
+    await jobs.rig.ended(ids, seconds=20)
+
+
+async def call_back(jobs: Jobs, running: Running, ids: list[int]) -> None:
+    """All jobs end, each with an output of 3 MB in its callback."""
     await jobs.rig.sql(
         "INSERT INTO job_callback (task_id, attempt, headers, body)"
         " SELECT task_id, attempt, '{}', convert_to(json_build_object('key', intent_key, 'id', provider_id,"
@@ -187,4 +211,3 @@ async def large_callbacks(jobs: Jobs, provider_jobs: object) -> None:
     )
     for task in ids:
         running.executor._waits.called(task)
-    await jobs.rig.ended(ids, seconds=20)

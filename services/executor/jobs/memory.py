@@ -73,8 +73,8 @@ class AnswerMemory:
 
     def _let_in(self) -> None:
         for waiting in list(self._waiting):
-            if self._taken[waiting.tenant] + waiting.size > self._of_a_tenant:
-                continue
+            if waiting.turn.done() or self._taken[waiting.tenant] + waiting.size > self._of_a_tenant:
+                continue  # done: cancelled a moment ago, and about to leave
             if waiting.size > self._free:
                 return  # nothing smaller overtakes it: it would wait for ever
             self._free -= waiting.size

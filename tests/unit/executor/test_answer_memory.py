@@ -66,6 +66,20 @@ async def test_who_is_cancelled_while_it_waits_or_when_its_turn_has_come_takes_n
     assert await memory.take(5, 8 * MB) == 8 * MB
 
 
+async def test_room_that_comes_back_as_who_waits_for_it_is_cancelled_goes_to_the_next() -> None:
+    """Both are cancelled together, and the one that has room gives it back first."""
+    memory = AnswerMemory(everything=10 * MB, of_a_tenant=10 * MB)
+    share = memory.share(1, None)
+    await share.take(8 * MB)
+    waits, behind = await begun(memory.take(2, 5 * MB), memory.take(3, 4 * MB))
+    waits.cancel()
+    share.release()
+    assert await behind == 4 * MB
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert await memory.take(4, 6 * MB) == 6 * MB
+
+
 async def test_a_share_keeps_what_its_last_answer_needs() -> None:
     memory = AnswerMemory(everything=10 * MB, of_a_tenant=10 * MB)
     share = memory.share(1, None)
