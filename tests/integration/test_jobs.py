@@ -19,7 +19,7 @@ from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import OutOfFiles, UploadFailed
-from libs.common.domain.task import TaskStatus
+from libs.common.domain.task import Phase, TaskStatus
 from libs.common.operations.control import Controls
 from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
@@ -310,6 +310,22 @@ async def test_a_provider_that_is_not_there_gets_no_job_and_counts_no_call(jobs:
         "model_unreachable"
     ]
     assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
+    await jobs.clean()
+
+
+async def test_a_cancel_before_anything_was_sent_counts_no_call(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.executor.jobs.submission._UNSENT_PAUSES", (60.0,))
+    model = await jobs.rig.make_model(base_url="http://127.0.0.1:9", adapter="test", poll_seconds=1)
+    running = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await until(jobs.job, "its submit is intended")
+    (run,) = running.executor.runs._by_token.values()
+    await until(lambda: run.phase is Phase.SUBMITTED and not run.called, "nobody was there, and is tried again")
+    running.executor.cancel(ids)
+    await jobs.rig.ended(ids, TaskStatus.CANCELED)
+    assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 0
+    assert [row["called"] for row in await jobs.rig.sql("SELECT called FROM attempt")] == [False]
+    await jobs.rig.nothing_taken(model)
     await jobs.clean()
 
 

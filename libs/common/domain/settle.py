@@ -112,7 +112,8 @@ def settle(run: Run, outcome: Outcome, policy: RetryPolicy) -> Settlement:
         case Succeeded(files):
             return Finish(become(TaskStatus.MIGRATING, TaskStatus.SUCCESS), files=files)
         case Canceled():
-            return Finish(become(_SHOWN[run.phase], TaskStatus.CANCELED), "canceled", "canceled by the caller")
+            status = become(_SHOWN[run.phase], TaskStatus.CANCELED)
+            return Finish(status, "canceled", "canceled by the caller", called=run.called)
         case HandedBack(reason, after):
             return GiveBack(reason, after)
         case StagingGone(message):
