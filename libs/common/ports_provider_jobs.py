@@ -104,8 +104,11 @@ class ProviderJobs(Protocol):
     async def own_permits(self, attempts: Sequence[Attempt]) -> set[int]:
         """The permits of resumed jobs have the tokens of these attempts now."""
 
-    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
-        """What providers say. Raises a data error for a provider's id that another task has."""
+    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> dict[int, str]:
+        """What providers say; by task, the id of another job that was on record in place of this one, or nothing.
+
+        Raises a data error for a provider's id that another task has.
+        """
 
     async def named_late(self, key: UUID, provider_id: str) -> bool:
         """A submit was answered after its attempt was lost; False when that is not the job on record."""

@@ -27,7 +27,7 @@ async def submitted(house: House, status: str = "processing") -> Attempt:
     (attempt,) = await house.running(model, await house.executor())
     jobs = PostgresProviderJobs(house.database)
     assert await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])
-    assert await jobs.news_many([(attempt, JobNews("p1", status, 10.0, "", begun=True))]) == {attempt.id}
+    assert await jobs.news_many([(attempt, JobNews("p1", status, 10.0, "", begun=True))]) == {attempt.id: ""}
     return attempt
 
 
@@ -132,6 +132,17 @@ async def test_an_id_that_becomes_known_while_nobody_could_be_told_is_told(house
     assert await house.value("SELECT count(*) FROM provider_job WHERE cancel_at IS NOT NULL") == 0
 
 
+async def test_who_made_no_job_says_nothing_of_one_that_was_named_late(house: House) -> None:
+    model = await house.model(adapter="test", retry_times=3)
+    (attempt,) = await house.running(model, await house.executor())
+    jobs = PostgresProviderJobs(house.database)
+    await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))])
+    assert await jobs.named_late(intent_key(attempt), "p1")  # from an executor that was frozen
+    assert await jobs.news_many([(attempt, JobNews("", "failed", None, "", begun=False))]) == {attempt.id: ""}
+    await failed_and_retried(house, attempt)
+    assert [job.provider_id for job in await unwanted(jobs)] == ["p1"]
+
+
 async def test_a_job_that_is_over_there_leaves_nobody_to_tell(house: House) -> None:
     attempt = await submitted(house, "failed")
     await failed_and_retried(house, attempt)
@@ -151,7 +162,7 @@ async def test_who_lost_the_attempt_writes_nothing_of_its_job(house: House) -> N
     attempt = await submitted(house)
     await rescued(house, attempt)
     jobs = PostgresProviderJobs(house.database)
-    assert await jobs.news_many([(attempt, JobNews("p2", "queued", 50.0, "", begun=False))]) == set()
+    assert await jobs.news_many([(attempt, JobNews("p2", "queued", 50.0, "", begun=False))]) == {}
     assert await jobs.intend_many([(attempt, JobIntent(intent_key(attempt), "test", True, 60))]) == {}
     assert await jobs.resume_many([attempt]) == {}
     assert await jobs.own_permits([attempt]) == set()

@@ -701,7 +701,7 @@ class SlowNews(PostgresProviderJobs):
         super().__init__(database)
         self.asked, self.go_on = asyncio.Event(), asyncio.Event()
 
-    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
+    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> dict[int, str]:
         self.asked.set()
         await self.go_on.wait()
         return await super().news_many(rows)
@@ -755,6 +755,32 @@ async def test_who_was_frozen_ends_the_job_that_it_made_beside_its_successors(jo
     first.executor.runs.interrupt_all(Stop.LOST)
     held.set()
     await until(lambda: jobs.provider.canceled == ["p1"], "it ends what is on no record")
+    assert (await jobs.job())["provider_id"] == "p2"
+
+
+async def test_a_job_that_was_named_late_is_ended_when_its_successors_has_another_name(jobs: Jobs) -> None:
+    """The same, but the thawed one hears the answer to its submit first."""
+    jobs.provider.held = held = asyncio.Event()
+    model = await jobs.model({"dedupes": True})
+    first = await jobs.rig.executor()
+    ids = await jobs.begin(model)
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    (frozen,) = first.executor.runs._by_token.values()
+    jobs.provider.held = its_own = asyncio.Event()
+    await jobs.rig.executor()
+    await jobs.rescued(first, model)
+    await until(lambda: len(jobs.provider.submits) == 2, "it is submitted again")
+    frozen.interrupt(Stop.LOST)
+    held.set()
+
+    async def named() -> bool:
+        return (await jobs.job())["provider_id"] == "p1"
+
+    await until(named, "the late answer is kept")
+    its_own.set()
+    await jobs.rig.ended(ids)
+    assert (await jobs.job())["provider_id"] == "p2"
+    await until(lambda: jobs.provider.canceled == ["p1"], "what is on no record any more is ended")
     assert (await jobs.job())["provider_id"] == "p2"
 
 

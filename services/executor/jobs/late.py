@@ -38,7 +38,11 @@ class LateAnswers:
         requests for one attempt were under way, because one of the executors had been frozen for long.
         """
         if not await self._ledger.named_late(job.key, provider_id):
-            self.keep(self._end(job, provider_id), "stray-job")
+            self.end(job, provider_id)
+
+    def end(self, job: Job, provider_id: str) -> None:
+        """Have a job ended that stands on no record (any more)."""
+        self.keep(self._end(job, provider_id), "stray-job")
 
     def keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         """Have this done, whether or not somebody still waits for it."""

@@ -41,7 +41,7 @@ class JobLedger:
         )
         self._resumes = Coalescer[Attempt, JobRow | None](self._resume, is_deadlock=is_deadlock)
         self._owners = Coalescer[Attempt, bool](self._own, is_deadlock=is_deadlock)
-        self._news = Coalescer[tuple[Attempt, JobNews], bool](
+        self._news = Coalescer[tuple[Attempt, JobNews], str | None](
             self._tell, is_data_error=is_data_error, is_deadlock=is_deadlock
         )
         self._weights = Coalescer[Attempt, int](self._weigh)
@@ -76,18 +76,22 @@ class JobLedger:
 
     async def news(self, attempt: Attempt, news: JobNews) -> bool:
         """Write what the provider says. Raises ModelError when it names a job that another task has."""
+        return await self.replaced(attempt, news) is not None
+
+    async def replaced(self, attempt: Attempt, news: JobNews) -> str | None:
+        """The same; the id of another job that was on record in place of this one, empty where there was none."""
         await failpoint("executor/before-job-news")
         try:
-            mine = await until_answered(lambda: self._news.submit((attempt, news)))
+            former = await until_answered(lambda: self._news.submit((attempt, news)))
         except Exception as error:
             if not self._is_data_error(error):
                 raise
             log.error("job.id_taken", task_id=str(attempt.public_id), provider_id=news.provider_id)
             message = "the provider answered with the id of another task's job"
             raise ModelError("provider_id_taken", message, retryable=False) from None
-        if mine:
+        if former is not None:
             self._changed([(attempt.tenant_id, attempt.id)])
-        return mine
+        return former
 
     async def named_late(self, key: UUID, provider_id: str) -> bool:
         """Write the provider's id of a job whose attempt is not ours any more, if PostgreSQL takes it now.
@@ -134,9 +138,9 @@ class JobLedger:
         owned = await self._jobs.own_permits(attempts)
         return [attempt.id in owned for attempt in attempts]
 
-    async def _tell(self, rows: list[tuple[Attempt, JobNews]]) -> list[bool]:
-        mine = await self._jobs.news_many(rows)
-        return [attempt.id in mine for attempt, _ in rows]
+    async def _tell(self, rows: list[tuple[Attempt, JobNews]]) -> list[str | None]:
+        written = await self._jobs.news_many(rows)
+        return [written.get(attempt.id) for attempt, _ in rows]
 
     async def _weigh(self, attempts: list[Attempt]) -> list[int]:
         found = await self._jobs.weigh_callbacks(attempts)

@@ -217,14 +217,16 @@ class JobLife:
             return
         first = not job.provider_id
         try:
-            mine = await self._ledger.news(job.run.attempt, news)
+            former = await self._ledger.replaced(job.run.attempt, news)
         except ModelError:  # the id is another task's: that job must not be ended with this task
             await self._write_end(job, "failed")
             raise
-        if not mine:
+        if former is None:
             if first and news.provider_id:
                 await self._late.named(job, news.provider_id)
             raise NotOurs
+        if former:
+            self._late.end(job, former)
         job.wrote(news)
         if first:
             await failpoint("executor/after-provider-id")

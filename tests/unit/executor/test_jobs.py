@@ -136,8 +136,8 @@ async def test_a_call_that_comes_before_the_rest_ends_it_at_once() -> None:
 async def test_listeners_hear_of_news_that_were_written(mine: bool) -> None:
     heard: list[tuple[int, int]] = []
 
-    async def news_many(rows: Any) -> set[int]:
-        return {attempt.id for attempt, _ in rows} if mine else set()
+    async def news_many(rows: Any) -> dict[int, str]:
+        return {attempt.id: "" for attempt, _ in rows} if mine else {}
 
     ledger = JobLedger(
         SimpleNamespace(news_many=news_many),  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class PostgresProviderJobs:
     async def own_permits(self, attempts: Sequence[Attempt]) -> set[int]:
         return _ids(await self._database.fetch("own_permits", *_fence(attempts)))
 
-    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> set[int]:
+    async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> dict[int, str]:
         news = [one for _, one in rows]
         answers = await self._database.fetch(
             "job_news",
@@ -75,7 +75,7 @@ class PostgresProviderJobs:
             [one.message for one in news],
             [one.begun for one in news],
         )
-        return _ids(answers)
+        return {row["id"]: row["former"] for row in answers}
 
     async def named_late(self, key: UUID, provider_id: str) -> bool:
         if await self._database.fetch("job_named_late", key, provider_id):

@@ -48,7 +48,9 @@ RETURNING p.task_id AS id
 
 -- name: job_news
 -- What providers say of jobs, where it differs from what they said before. $1 ids, $2 tokens, $3 provider ids, $4 statuses,
--- $5 percentages, $6 messages, $7 whether they have begun: never taken back within an attempt.
+-- $5 percentages, $6 messages, $7 whether they have begun: never taken back within an attempt. Where the answer to an
+-- earlier submit named another job meanwhile (job_named_late), that one's id comes back, for nobody else knows it; who
+-- has no name for a job says nothing of one that has.
 WITH m AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::boolean[])
     AS m(id, token, provider_id, status, progress, message, begun) ORDER BY id
@@ -56,11 +58,15 @@ WITH m AS MATERIALIZED (
   UPDATE dispatch q SET job = CASE WHEN m.begun OR q.job = 1 THEN 1 ELSE 2 END, version = q.version + 1
   FROM m WHERE q.id = ANY (ARRAY[m.id]) AND q.token = m.token AND q.phase = 1
   RETURNING q.id, q.attempt, m.provider_id, m.status, m.progress, m.message
+), former AS MATERIALIZED (
+  SELECT p.task_id, p.attempt, p.provider_id FROM mine x, provider_job p
+  WHERE p.task_id = ANY (ARRAY[x.id]) AND p.attempt = x.attempt AND (p.ended_at IS NULL) IS TRUE FOR UPDATE OF p
 )
-UPDATE provider_job p SET provider_id = coalesce(x.provider_id, p.provider_id), status = x.status, unit_progress = x.progress,
-  message = x.message, submitted_at = coalesce(p.submitted_at, now()), told_at = now()
-FROM mine x WHERE p.task_id = ANY (ARRAY[x.id]) AND p.attempt = x.attempt AND (p.ended_at IS NULL) IS TRUE
-RETURNING p.task_id AS id
+UPDATE provider_job p SET provider_id = coalesce(x.provider_id, f.provider_id), unit_progress = x.progress, message = x.message,
+  status = CASE WHEN x.provider_id IS NULL AND f.provider_id IS NOT NULL THEN p.status ELSE x.status END,
+  submitted_at = coalesce(p.submitted_at, now()), told_at = now()
+FROM mine x, former f WHERE f.task_id = x.id AND p.task_id = ANY (ARRAY[x.id]) AND p.attempt = f.attempt
+RETURNING p.task_id AS id, CASE WHEN f.provider_id <> x.provider_id THEN f.provider_id ELSE '' END AS former
 
 -- name: job_named_late
 -- The answer to a submit reached somebody who had lost the attempt meanwhile. That there is a job is true all the same:
