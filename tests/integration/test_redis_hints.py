@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from libs.common.adapters.redis.connection import open_redis
 from libs.common.adapters.redis.hints import RedisHints, open_hints
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.ports import Hints
 from tests.support.redis_doors import eventually, open_ear
+from tests.support.slow_proxy import slow_proxy
 from tests.support.waiting import until
 
 
@@ -128,6 +130,21 @@ async def test_it_starts_to_hear_when_redis_comes_up_later(servers_folder: Path)
             task.cancel()
             await asyncio.wait([task])
             await server.stop()
+
+
+async def test_a_greeting_without_an_answer_makes_nobody_deaf(redis_url: str) -> None:
+    """A proxy takes the connection, and what stands behind it says nothing to it."""
+    listener = Listener()
+    async with slow_proxy(redis_url) as proxy, open_pair(redis_url) as hints:
+        proxy.hold = asyncio.Event()
+        greeted = urlsplit(proxy.url)._replace(path="/1").geturl()  # another database than the first is asked for
+        async with open_redis(greeted, seconds=0.5) as redis:
+            task = asyncio.create_task(RedisHints(redis).listen(["sw:a"], listener.on_lines, listener.on_gap))
+            await until(lambda: listener.gaps == 1)  # what was said before was not heard
+            hints.publish_soon("sw:a", "heard")
+            await until(lambda: bool(listener.lines))
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def test_lines_beyond_all_measure_are_dropped_and_counted(redis_url: str) -> None:

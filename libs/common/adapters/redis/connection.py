@@ -115,8 +115,9 @@ class RedisServer:
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator[Connection]:
-        """A connection for the caller alone, closed afterwards. Raises what redis-py raises."""
-        connection = await self._connect()
+        """A connection for the caller alone, closed afterwards. Raises what redis-py raises, or TimeoutError."""
+        async with asyncio.timeout(self._seconds):  # redis-py waits for ever for the answer to a password
+            connection = await self._connect()
         self._own.add(connection)
         try:
             yield connection
