@@ -61,6 +61,8 @@ _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
 _OTHERS_SECONDS: Final = (30.0, 300.0)
 #: The same for a tenant whose outputs have their share of staging: it waits for its uploads, in an outage for hours.
 _SHARE_SECONDS: Final = (15.0, 300.0)
+#: A call begins so soon after its attempt, or not at all: its permit could lapse while it lasts.
+_BEGIN_SECONDS: Final = 30.0
 #: When a full model or provider is tried again, if it does not say.
 _BUSY_SECONDS: Final = 5.0
 
@@ -74,6 +76,10 @@ class Untrusted(ModelError):
 
     def __init__(self, *, sent: bool) -> None:
         super().__init__("executor_silent", "the executor had lost touch", retryable=True, sent=sent)
+
+
+class TooLate(Exception):
+    """By the time that a call could begin, its permit may be somebody else's."""
 
 
 class HandedOver(Exception):
@@ -165,6 +171,8 @@ class Execution:
             return _interrupted(run.stop, run)
         except (NotOurs, HandedOver, CoalescerClosed, OutcomeUnknown):
             return None
+        except TooLate:
+            return HandedBack("not run")
         except NotHere as error:
             return HandedBack(error.code, _more_and_more(run, *_OTHERS_SECONDS))
         except (Busy, OutOfPorts) as error:  # others can be called meanwhile
@@ -212,6 +220,8 @@ class Execution:
         while True:
             if not self._trust.trusted:
                 await self._trust.regain()
+                if run.phase is Phase.NONE and time.monotonic() - run.began > _BEGIN_SECONDS:
+                    raise TooLate
             try:
                 return await self._calls.call(run)
             except Untrusted:

@@ -12,6 +12,7 @@ import pytest
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
 from libs.common.adapters.postgres.insight import PostgresInsight
+from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import (
@@ -27,9 +28,11 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.sight import Sight
 from libs.common.operations.why import Why
+from libs.common.ports import PermitRequest
 from libs.common.ports_execution import ModelCall
 from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime import failpoints, metrics
+from services.executor import execution
 from services.executor.admission import desk
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
 from tests.support.misbehaving_model import misbehaving_model
@@ -491,6 +494,41 @@ async def test_who_was_frozen_while_it_connected_calls_nothing_before_it_is_trus
         await rig.dispatch(model)
         await rig.ended(ids)
         assert (trusted, len(served.seen)) == ([True, True], 1)
+
+
+async def test_who_is_trusted_again_when_its_permit_may_be_anothers_calls_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL was away for longer than a permit lives, since a moment after the start."""
+    monkeypatch.setattr(execution, "_BEGIN_SECONDS", 0.5)
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor()
+    heartbeat = running.executor.heartbeat
+    failpoints.arm("executor/before-call:1:delay=300")
+    try:
+        ids = await rig.make_tasks(model)
+        await rig.dispatch(model)
+        await until(failpoints.reached, "the attempt is about to call")
+        real, heartbeat._membership = heartbeat._membership, Through(heartbeat._membership, beat=_unanswered)
+        heartbeat._trusted_from = float("-inf")
+        await asyncio.sleep(0.7)
+    finally:
+        failpoints.arm("")
+    await rig.redis.command_many([("DEL", keys.permits(model.lane))])
+    assert await rig.permits.acquire_many([PermitRequest(model.lane, "somebody else's", 1, 60_000)]) == [True]
+    heartbeat._membership = real
+
+    async def given_back() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM history WHERE detail = 'not run'"))
+
+    await until(given_back, "it is as if never started")
+    assert rig.model.calls == []
+    assert await counted(rig) == 0
+    await rig.permits.release_many([(model.lane, "somebody else's")])
+    await rig.dispatch(model)
+    await rig.ended(ids)
+    assert [tuple(row) for row in await rig.sql("SELECT attempt FROM task")] == [(1,)]
+    await rig.nothing_taken(model)
 
 
 async def _unanswered(*_: object) -> None:
