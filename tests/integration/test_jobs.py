@@ -725,6 +725,28 @@ async def test_who_loses_an_attempt_while_it_writes_the_jobs_id_writes_it_all_th
     await jobs.clean()
 
 
+async def test_who_loses_an_attempt_whose_end_was_asked_for_keeps_the_jobs_id_all_the_same(jobs: Jobs) -> None:
+    """It was to end in the middle of its submit, whose answer came a moment later."""
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model()
+    news = SlowNews(jobs.rig.database)
+    first = await jobs.rig.executor(provider_jobs=news)
+    ids = await jobs.begin(model, steps=["processing"])
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    first.executor.cancel(ids)
+    jobs.provider.held.set()
+    await until(news.asked.is_set, "the id is being written")
+    await jobs.rig.executor()
+    await jobs.rescued(first, model)
+    await jobs.rig.ended(ids, TaskStatus.FAILED)
+    first.executor.runs.interrupt_all(Stop.LOST)
+    await until(lambda: not first.executor.runs.tokens(), "it has let go of the attempt")
+    news.go_on.set()
+    await until(lambda: jobs.provider.canceled == ["p1"], "nobody wants that job")
+    assert (await jobs.job())["provider_id"] == "p1"
+    await jobs.clean()
+
+
 async def test_a_cancel_while_the_jobs_id_is_being_written_ends_the_job_by_that_id(jobs: Jobs) -> None:
     model = await jobs.model()
     news = SlowNews(jobs.rig.database)

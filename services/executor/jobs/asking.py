@@ -62,7 +62,8 @@ class Asking:
             report = await asyncio.shield(pending)
         except asyncio.CancelledError:
             if await self._is_answered(job, pending):
-                await self._last_words(job, pending)
+                # Whoever interrupts us once more: nobody else may ever learn what was answered.
+                await asyncio.shield(self._late.keep(self._last_words(job, pending), "last-words"))
             raise
         finally:
             shown.cancel()
