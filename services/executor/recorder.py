@@ -69,7 +69,8 @@ class Recorder:
         self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
 
     async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
-        """Write an end; False when the attempt was not ours any more, and nothing was written.
+        """Write an end; False when the attempt was not ours any more, and nothing was written. Who hands it back is not
+        told so.
 
         Raises CoalescerClosed when the process ended before PostgreSQL answered: the rescue finds the attempt then.
         """
@@ -88,7 +89,7 @@ class Recorder:
                 mine = await self._write(self._releases, (attempt, settlement, called))
             case CallAgain():
                 await failpoint("executor/before-call-again")
-                mine = await self._write(self._call_agains, (attempt, settlement), attempt)
+                mine = await self._write(self._call_agains, (attempt, settlement))
             case _:
                 assert_never(settlement)
         return self._seen(mine, type(settlement).__name__.lower(), attempt)
@@ -167,7 +168,7 @@ class Recorder:
 
     async def _call_again(self, rows: list[tuple[Attempt, CallAgain]]) -> list[bool]:
         self._placed(await self._attempts.call_again_many(rows))
-        return [True] * len(rows)
+        return await self._read_back([attempt for attempt, _ in rows])
 
     async def _migrate(self, attempts: list[Attempt]) -> list[bool]:
         mine = await self._attempts.migrating_many(attempts)

@@ -19,12 +19,13 @@ from libs.common.domain.model_errors import (
     Busy,
     ModelError,
     OutOfPorts,
+    StagedLost,
     StagingFull,
     StagingShareFull,
     UploadFailed,
     UploadUnauthorized,
 )
-from libs.common.domain.output import StagedFile
+from libs.common.domain.output import StagedFile, StoredFile
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.sight import Sight
 from libs.common.operations.why import Why
@@ -264,6 +265,25 @@ async def test_a_lost_output_is_called_for_once_more_and_recorded(rig: Rig) -> N
     assert len(rig.model.calls) == 2
     outcomes = await rig.sql("SELECT attempt, outcome FROM attempt ORDER BY attempt")
     assert [(row["attempt"], row["outcome"]) for row in outcomes] == [(1, "staging_lost"), (2, "success")]
+
+
+async def test_who_lost_an_attempt_and_cannot_read_its_output_leaves_it_to_the_new_owner(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await rig.make_model()
+    running = await rig.executor()
+
+    async def unreadable(*_: object) -> StoredFile:
+        await rig.sql("UPDATE dispatch SET token = gen_random_uuid(), executor = 999")
+        raise StagedLost("a stale file handle")
+
+    monkeypatch.setattr(running.results, "put", unreadable)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: running.staging.files, "the output is staged")
+    await until(lambda: len(running.executor.runs) == 0, "the attempt is over here")
+    assert len(running.staging.files) == 1
+    assert await rig.statuses(ids) == {ids[0]: TaskStatus.GENERATED}
 
 
 async def test_an_upload_goes_to_the_executor_that_has_its_store(rig: Rig) -> None:
