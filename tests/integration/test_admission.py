@@ -596,6 +596,39 @@ async def test_a_start_that_was_answered_after_its_permit_lapsed_is_none(
     await rig.nothing_taken(model)
 
 
+async def test_a_start_that_is_none_goes_back_also_if_that_is_not_answered_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "CLAIM_SECONDS", 0.0)
+    refused = 0
+
+    def flapping(real: PostgresAttempts) -> Through:
+        async def release_many(rows: Any) -> Any:
+            nonlocal refused
+            refused += 1
+            if refused <= 2:
+                raise Unavailable("away again")
+            return await real.release_many(rows)
+
+        return Through(real, release_many=release_many)
+
+    model = await rig.make_model(max_concurrency=1)
+    await rig.executor(attempts=flapping)
+    tasks = await rig.make_tasks(model)
+    await rig.dispatch(model)
+
+    async def given_back() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM history WHERE detail = 'not run'"))
+
+    await until(given_back, "it is as if never started")
+    monkeypatch.setattr(desk, "CLAIM_SECONDS", 30.0)
+    await rig.dispatch(model)
+    await rig.ended(tasks)
+    assert [tuple(row) for row in await rig.sql("SELECT attempt, outcome FROM attempt")] == [(1, "success")]
+    assert (await rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
+    await rig.nothing_taken(model)
+
+
 async def test_the_end_of_a_stale_claim_takes_no_newer_one_out_of_the_waiting_room(rig: Rig) -> None:
     """Its executor was taken for dead while it asked for a start, and holds the row again when it is answered."""
     asked, go_on = asyncio.Event(), asyncio.Event()

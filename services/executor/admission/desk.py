@@ -303,17 +303,24 @@ class Desk:
             await self._return(started)
 
     async def _return(self, attempts: Sequence[Attempt]) -> None:
-        """Started, but not run: as if never started. If PostgreSQL is away now, silence or the deadline says it."""
+        """Started, but not run: as if never started. If PostgreSQL is away when we stop, silence says it."""
         if not attempts:
             return
         # A provider's job that one of them was to go on with is there all the same.
         rows = [(attempt, GiveBack("not run", 0.0), attempt.phase is not Phase.NONE) for attempt in attempts]
-        try:
-            await failpoint("executor/before-hand-back")
-            self._placed(await self._attempts.release_many(rows))
-            self._changed((attempt.tenant_id, attempt.id) for attempt in attempts)
-        except (Unavailable, OutcomeUnknown) as error:
-            log.error("attempts.stranded", count=len(attempts), error=type(error).__name__)
+        await failpoint("executor/before-hand-back")
+        while True:
+            try:
+                placed = await self._attempts.release_many(rows)
+            except (Unavailable, OutcomeUnknown) as error:
+                if self._ending:
+                    log.error("attempts.stranded", count=len(attempts), error=type(error).__name__)
+                    return
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                break
+        self._placed(placed)
+        self._changed((attempt.tenant_id, attempt.id) for attempt in attempts)
 
     async def _hold(self, arrivals: Sequence[Arrival]) -> None:
         """Let PostgreSQL remember that these wait here; those that are not ours to hold are stale."""
