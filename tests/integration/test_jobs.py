@@ -17,6 +17,7 @@ from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
+from libs.common.domain.errors import Unavailable
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import OutOfFiles, UploadFailed
 from libs.common.domain.task import Phase, TaskStatus
@@ -30,7 +31,7 @@ from libs.common.ports_secrets import KeyMissing
 from libs.common.ports_sweeps import Ending
 from libs.common.runtime import failpoints
 from services.executor.runs import Runs, Stop
-from tests.support.executor_rig import Rig, answer_lost, until
+from tests.support.executor_rig import Rig, Through, answer_lost, until
 from tests.support.graves import Operator, janitor_of, save_up
 from tests.support.job_rig import Jobs, die, open_jobs
 
@@ -526,6 +527,34 @@ async def test_a_cancel_waits_for_no_submit_and_the_job_that_it_makes_is_ended(
         return (await jobs.job())["cancel_at"] is None
 
     await until(told, "the provider knows nothing of it yet")
+    jobs.provider.held.set()
+    await until(lambda: jobs.provider.canceled == ["p1"], "its late answer names the job, and it is ended")
+    await jobs.clean()
+
+
+async def test_a_job_that_is_named_late_while_postgresql_is_away_is_ended(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.executor.jobs.asking._ABORT_SECONDS", 0.2)
+    refused = 0
+
+    def flapping(real: PostgresProviderJobs) -> Through:
+        async def named_late(key: UUID, provider_id: str) -> bool:
+            nonlocal refused
+            refused += 1
+            if refused <= 2:
+                raise Unavailable("away")
+            return await real.named_late(key, provider_id)
+
+        return Through(real, named_late=named_late)
+
+    jobs.provider.held = asyncio.Event()
+    model = await jobs.model()
+    running = await jobs.rig.executor(provider_jobs=flapping)
+    ids = await jobs.begin(model, steps=["processing"])
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    running.executor.cancel(ids)
+    await jobs.rig.ended(ids, TaskStatus.CANCELED)
     jobs.provider.held.set()
     await until(lambda: jobs.provider.canceled == ["p1"], "its late answer names the job, and it is ended")
     await jobs.clean()

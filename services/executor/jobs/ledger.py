@@ -94,13 +94,13 @@ class JobLedger:
         return former
 
     async def named_late(self, key: UUID, provider_id: str) -> bool:
-        """Write the provider's id of a job whose attempt is not ours any more, if PostgreSQL takes it now.
+        """Write the provider's id of a job whose attempt is not ours any more, as soon as PostgreSQL takes it.
 
         False when it is another job than the one on record.
         """
         await failpoint("executor/before-late-name")
         try:
-            return await self._jobs.named_late(key, provider_id)
+            return await until_answered(lambda: self._jobs.named_late(key, provider_id))
         except Exception as error:
             log.error("job.orphaned", intent=str(key), provider_id=provider_id, error=type(error).__name__)
             return True
