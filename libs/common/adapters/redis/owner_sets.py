@@ -70,7 +70,7 @@ class OwnerSets:
         lapse or are reconciled: too few is safe, too many is not.
         """
         calls, places = self._claim_calls(claims, owners)
-        answers = await self.run_known(calls)
+        answers = await self._run_known(calls)
         verdicts = [0] * len(claims)
         failure: GateUnavailable | None = None
         for answer, indices in zip(answers, places, strict=True):
@@ -108,13 +108,13 @@ class OwnerSets:
     async def count(self, lanes: Sequence[int]) -> list[int]:
         """Places taken in each lane. Raises GateUnavailable."""
         calls = [LaneCall(lane, Call(COUNT, self.keys_of(lane), ())) for lane in lanes]
-        return [int(answer[0]) for answer in _raise_first(await self.run_known(calls))]
+        return [int(answer[0]) for answer in await self.answers(calls)]
 
     async def missing(self, lane: int, owners: Sequence[str]) -> list[str]:
         """Those that have no place, or one that has lapsed. Raises GateUnavailable."""
         steps = [owners[start : start + STEP] for start in range(0, len(owners), STEP)]
         calls = [LaneCall(lane, Call(MISSING, self.keys_of(lane), step)) for step in steps]
-        answers = _raise_first(await self.run_known(calls))
+        answers = await self.answers(calls)
         return [step[number - 1] for step, (_, *numbers) in zip(steps, answers, strict=True) for number in numbers]
 
     async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
@@ -128,7 +128,11 @@ class OwnerSets:
         """The set of a lane, and what tells that it is complete."""
         return self._set_key(lane), keys.known(lane)
 
-    async def run_known(self, calls: Sequence[LaneCall]) -> list[Answer | GateUnavailable]:
+    async def answers(self, calls: Sequence[LaneCall]) -> list[Answer]:
+        """What scripts answer, unknown lanes rebuilt; raises the first GateUnavailable after having tried all."""
+        return _raise_first(await self._run_known(calls))
+
+    async def _run_known(self, calls: Sequence[LaneCall]) -> list[Answer | GateUnavailable]:
         """Run scripts in one round trip; lanes that are unknown are rebuilt, and their calls repeated once."""
         answers = await self._redis.run([lane_call.call for lane_call in calls])
         unknown = [index for index, answer in enumerate(answers) if answer == []]

@@ -10,7 +10,6 @@ from libs.common.adapters.redis.connection import Call, RedisServer
 from libs.common.adapters.redis.owner_sets import STEP, LaneCall, OwnerSets
 from libs.common.adapters.redis.rebuild import LaneRebuilder
 from libs.common.adapters.redis.script import Script
-from libs.common.domain.errors import GateUnavailable
 from libs.common.ports import PermitRequest
 
 RENAME: Final = Script.load("rename")
@@ -20,7 +19,6 @@ class RedisPermits:
     """Implements ports.Permits. When Redis is away nobody gets a permit; running calls go on."""
 
     def __init__(self, redis: RedisServer, rebuilder: LaneRebuilder) -> None:
-        self._redis = redis
         self._permits = OwnerSets(redis, rebuilder, keys.permits, keys.waiting)
 
     async def acquire_many(self, requests: Sequence[PermitRequest]) -> list[bool]:
@@ -49,9 +47,7 @@ class RedisPermits:
             for lane, all_of_lane in by_lane.items()
             for step in (all_of_lane[start : start + STEP] for start in range(0, len(all_of_lane), STEP))
         ]
-        for answer in await self._permits.run_known(calls):
-            if isinstance(answer, GateUnavailable):
-                raise answer
+        await self._permits.answers(calls)
 
     async def restore(self, lane: int, permits: Sequence[tuple[str, int]]) -> None:
         """Add permits (token, ttl_ms) that PostgreSQL knows, over the limit too."""

@@ -10,7 +10,6 @@ from libs.common.adapters.redis.connection import Call, RedisServer
 from libs.common.adapters.redis.owner_sets import HELD, STEP, TAKEN, LaneCall, OwnerSets
 from libs.common.adapters.redis.rebuild import LaneRebuilder
 from libs.common.adapters.redis.script import Script
-from libs.common.domain.errors import GateUnavailable
 from libs.common.ports import SlotRequest, SlotVerdict
 
 RENEW: Final = Script.load("renew")
@@ -22,7 +21,6 @@ class RedisQueueGate:
     """Implements ports.QueueGate. When Redis is away the gate is closed: nobody is ever let in uncounted."""
 
     def __init__(self, redis: RedisServer, rebuilder: LaneRebuilder) -> None:
-        self._redis = redis
         self._slots = OwnerSets(redis, rebuilder, keys.gate)
 
     async def take_many(self, requests: Sequence[SlotRequest]) -> list[SlotVerdict]:
@@ -44,9 +42,7 @@ class RedisQueueGate:
             LaneCall(lane, Call(RENEW, self._slots.keys_of(lane), (ttl_ms, *members[start : start + STEP])))
             for start in range(0, len(members), STEP)
         ]
-        for answer in await self._slots.run_known(calls):
-            if isinstance(answer, GateUnavailable):
-                raise answer
+        await self._slots.answers(calls)
 
     async def restore(self, lane: int, slots: Sequence[tuple[str, int]]) -> None:
         """Add slots (member, ttl_ms) that PostgreSQL knows, over the limit too."""
