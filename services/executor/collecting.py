@@ -26,7 +26,7 @@ _LONGEST_PAUSE: Final = 8.0
 
 
 class OutputCollector:
-    """Implements execution.Collector: what came with the provider's report, and what lies behind its links.
+    """Implements jobs.life.Collector: what came with the provider's report, and what lies behind its links.
 
     One link's passing failure costs nobody else anything: it alone is tried again, with growing pauses, until the time
     for all is up. A final one ends the others, and what was staged of them goes.

@@ -38,7 +38,6 @@ from libs.common.domain.settle import Run as Course
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.domain.texts import storable, without_tokens
 from libs.common.ports_attempts import Posture
-from libs.common.ports_jobs import JobOutput
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -91,13 +90,6 @@ class Calls(Protocol):
 
     async def call(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model within its time and stage the answer. Raises ModelError or StagingFull."""
-
-
-class Collector(Protocol):
-    """The way of a provider's outputs into staging."""
-
-    async def collect(self, run: Run, outputs: Sequence[JobOutput]) -> tuple[StagedFile, ...]:
-        """Stage what a job that succeeded has put out. Raises ModelError or StagingFull, and stages nothing then."""
 
 
 class Uploads(Protocol):

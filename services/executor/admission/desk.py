@@ -65,7 +65,7 @@ class Trust(Protocol):
 
 
 class Hands(Protocol):
-    """Where started attempts go, and what is let go of."""
+    """Where started attempts go."""
 
     def __call__(self, attempt: Attempt, model: Model, *, has_permit: bool, slot: Slot) -> None: ...
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from libs.common.domain.model_errors import Busy, JobGone, ModelError, NoSocket, NotHere, StagingFull
 from libs.common.domain.output import StagedFile
 from libs.common.domain.task import Phase
-from libs.common.ports_jobs import JobReport, JobStatus
+from libs.common.ports_jobs import JobOutput, JobReport, JobStatus
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from services.executor.execution import Collector, NotOurs
+from services.executor.execution import NotOurs
 from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job
@@ -47,6 +48,13 @@ _NAMED_SECONDS: Final = 3.0
 #: How long outputs that cannot be had again wait for room in staging before the next look.
 _ROOM_SECONDS: Final = 1.0
 _OVER: Final = frozenset(status.value for status in JobStatus if status.over)
+
+
+class Collector(Protocol):
+    """The way of a provider's outputs into staging."""
+
+    async def collect(self, run: Run, outputs: Sequence[JobOutput]) -> tuple[StagedFile, ...]:
+        """Stage what a job that succeeded has put out. Raises ModelError or StagingFull, and stages nothing then."""
 
 
 class JobLife:
@@ -99,7 +107,7 @@ class JobLife:
     # taken over from somebody else
 
     async def _taken_over(self, run: Run, share: AnswerShare) -> tuple[Job, asyncio.Task[None]]:
-        run.called = run.has_permit = True
+        run.has_permit = True
         row = await self._ledger.resume(run.attempt)
         if row is None:
             raise NotOurs

@@ -11,10 +11,10 @@ from libs.common.domain.errors import GateUnavailable
 from libs.common.operations.by_lane import by_lane
 from libs.common.ports import Permits
 from libs.common.runtime.coalescer import Coalescer
+from services.executor.admission.desk import PERMIT_GRACE_SECONDS
 from services.executor.jobs.job import Job
 from services.executor.jobs.ledger import JobLedger
 
-_GRACE_SECONDS: Final = 60
 _RETRY_SECONDS: Final = 1.0
 
 
@@ -29,7 +29,7 @@ class JobPermits:
     async def take_over(self, job: Job, former: UUID) -> None:
         """Until it is done, or cancelled: the job goes on meanwhile."""
         attempt = job.run.attempt
-        seconds = max(job.left, 0.0) + job.run.model.timeout_seconds + _GRACE_SECONDS
+        seconds = max(job.left, 0.0) + job.run.model.timeout_seconds + PERMIT_GRACE_SECONDS
         while True:
             try:
                 if await self._renames.submit((attempt.lane, str(former), str(attempt.token), int(seconds * 1_000))):
