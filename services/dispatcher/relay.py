@@ -56,6 +56,7 @@ class Relay:
         self._pace = Pace(BATCH)
         self._batch = BATCH
         self._sweep_at = 0.0
+        self._broker_was_away = False
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -77,8 +78,8 @@ class Relay:
         try:
             while not self._stopped.is_set():
                 try:
-                    await self._until_reachable()
-                    await self._step()
+                    if await self._broker_answers():
+                        await self._step()
                     delays = reconnect_delays(self._rng)
                 except (Unavailable, OutcomeUnknown) as error:
                     log.warning("relay.database_away", cause=str(error))
@@ -201,17 +202,23 @@ class Relay:
             self._acknowledged += done
             raise
 
-    async def _until_reachable(self) -> None:
-        """While the broker is away no row is taken, so that nothing has to be given back."""
+    async def _broker_answers(self) -> bool:
+        """Wait for that; False when stopped meanwhile. While the broker is away no row is taken, so that nothing has to
+        be given back, and no acknowledged lease stays open, lest the janitor take this process for dead."""
         if self._carrier.reachable:
-            return
-        delays, tries = reconnect_delays(self._rng, cap=1.0), 0
-        while not self._stopped.is_set() and not await self._carrier.probe():
-            tries += 1
+            return True
+        delays = reconnect_delays(self._rng, cap=1.0)
+        while not self._stopped.is_set():
+            if await self._carrier.probe():
+                if self._broker_was_away:
+                    self._broker_was_away = False
+                    self._roads.look_at_topics()
+                return True
+            self._broker_was_away = True
             log.warning("relay.broker_away", cause=self._carrier.last_error)
+            await self._close_leases()
             await pause(next(delays), self._stopped)
-        if tries:
-            self._roads.look_at_topics()
+        return False
 
     async def _woken_within(self, seconds: float) -> bool:
         if seconds <= 0:

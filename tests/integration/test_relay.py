@@ -129,6 +129,30 @@ async def test_a_broker_that_is_away_loses_and_burns_nothing(desk: QueueDesk, se
     assert all(len(leases) == 1 or id_ in healed for id_, leases in leases_of.items())
 
 
+@pytest.mark.long
+async def test_while_the_broker_is_away_no_lease_stays_open_and_who_is_stopped_takes_nothing(
+    desk: QueueDesk, servers_folder: Path
+) -> None:
+    hints = FakeHints()
+    lane = await desk.lane(concurrency=50)
+    async with broker_in(servers_folder / "stopped", "tansu") as broker:
+        async with running_dispatcher(desk.url, connection_to(broker), "p", hints) as running:
+            await created(desk, hints, lane, 5)
+            await until_true(lambda: all_published(desk))
+            await broker.kill()
+            await created(desk, hints, lane, 5)
+            await until_true(lambda: desk.sql("SELECT FROM history WHERE kind = 'heal'"))
+            await until_true(lambda: not running.carrier.reachable)
+            # Else the janitor takes their dispatcher for dead, and what arrived is published a second time.
+            await until_true(lambda: _nothing(desk, "SELECT FROM lease"), 5)
+            turns = await desk.sql("SELECT last_value FROM lease_ids")
+        assert await desk.sql("SELECT last_value FROM lease_ids") == turns
+
+
+async def _nothing(desk: QueueDesk, query: str) -> bool:
+    return not await desk.sql(query)
+
+
 async def test_a_broker_that_lost_its_memory_gets_its_topics_back(desk: QueueDesk, servers_folder: Path) -> None:
     hints = FakeHints()
     lanes = [await desk.lane(concurrency=50), await desk.lane(concurrency=50)]
