@@ -395,3 +395,36 @@ async def running_job(desk: QueueDesk) -> Attempt:
     (id_,) = await desk.lease(lane)
     (attempt,) = await desk.executor.start_many([Claim(id_, desk.leases[id_], uuid4(), 60, job=True)])
     return attempt
+
+
+async def _lost(desk: QueueDesk, id_: int) -> Call:
+    return "rescue_running", [EXECUTOR], 3
+
+
+async def _ended_from_outside(desk: QueueDesk, id_: int) -> Call:
+    (row,) = await desk.sql("SELECT token FROM dispatch WHERE id = $1", id_)
+    one: list[object] = [None]
+    return "finish_many", [id_], [row["token"]], [8], ["c"], ["m"], one, one, one, one, [True], [True], "UTC"
+
+
+async def _retried_from_outside(desk: QueueDesk, id_: int) -> Call:
+    (row,) = await desk.sql("SELECT token FROM dispatch WHERE id = $1", id_)
+    return "retry_many", [id_], [row["token"]], [1.0], [True], ["c"], ["m"], [True], [True], "UTC"
+
+
+@pytest.mark.parametrize(
+    ("end", "staged"),
+    [(_lost, False), (_ended_from_outside, False), (_ended_from_outside, True), (_retried_from_outside, False)],
+)
+async def test_an_attempt_that_goes_on_while_a_janitor_begins_to_end_it_ends_after_all_that_it_did(
+    desk: QueueDesk, end: Callable[[QueueDesk, int], Coroutine[Any, Any, Call]], staged: bool
+) -> None:
+    (id_,) = await leased(desk)
+    async with desk.database.transaction() as janitor:
+        await janitor.fetch("hold_attempts", [])  # its instant is this one
+        (attempt,) = await desk.start([id_])
+        if staged:
+            await desk.database.fetch(*staged_of(attempt))
+        await janitor.fetch(*await end(desk, id_))
+    disorder = "SELECT 1 FROM attempt WHERE started_at > ended_at OR generated_at > ended_at"
+    assert await desk.sql(disorder) == [], "the audit takes it for a broken invariant"

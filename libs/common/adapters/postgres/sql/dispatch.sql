@@ -205,6 +205,7 @@ RETURNING q.id
 -- The end of tasks, by the holder of each attempt's token: task, attempt row, event; the dispatch row and the secrets
 -- go, the points of what is no success go back (`given_back`, word for word the same in every statement that ends tasks).
 -- Who has lost the token changes nothing. A call of which no model has heard ($11 false) counts no longer. $12 time zone.
+-- An attempt that somebody else ends was perhaps brought on since that transaction began: it ended after all that it did.
 WITH x AS MATERIALIZED (
   SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
                        $9::text[], $10::boolean[], $11::boolean[])
@@ -229,9 +230,10 @@ WITH x AS MATERIALIZED (
   WHERE u.tenant_id = ANY (ARRAY[b.tenant_id]) AND u.user_name = b.creator AND u.day = ANY (ARRAY[b.quota_day])
 ), a AS (
   INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, generated_at,
-                       migrating_at, staged_size, error_code, error_message)
+                       migrating_at, ended_at, staged_size, error_code, error_message)
   SELECT id, attempt, CASE status WHEN 6 THEN 'success' WHEN 8 THEN 'timeout' WHEN 9 THEN 'canceled' ELSE 'failed' END,
-         executor, token, called, entered_at, least(leased_at, started_at), started_at, generated_at, migrating_at, staged_size, code, message FROM gone
+         executor, token, called, entered_at, least(leased_at, started_at), started_at, generated_at, migrating_at,
+         greatest(now(), started_at, generated_at, migrating_at), staged_size, code, message FROM gone
 ), dd AS (
   INSERT INTO dead_task (task_id, tenant_id, model_id, error_code, version, staged, staged_size, staged_hash, staged_type, staged_files)
   SELECT g.id, k.tenant_id, k.model_id, g.code, g.version + 1, g.staged, g.staged_size, g.staged_hash, g.staged_type, g.staged_files
@@ -275,9 +277,9 @@ WITH m AS MATERIALIZED (
   SELECT (b.started_at AT TIME ZONE $9)::date, k.tenant_id, k.creator, k.model_id, -count(*)
   FROM back b JOIN task k ON k.id = ANY (ARRAY[b.id]) WHERE NOT b.called GROUP BY 1, 2, 3, 4
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, error_code, error_message)
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, called, entered_at, leased_at, started_at, ended_at, error_code, error_message)
   SELECT id, attempt, CASE WHEN timed_out THEN 'timeout' ELSE 'failed' END, executor, token, called, entered_at,
-         least(leased_at, started_at), started_at, error_code, error_message FROM back
+         least(leased_at, started_at), started_at, greatest(now(), started_at), error_code, error_message FROM back
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, lease, detail) SELECT id, 'retry', attempt, version, lease, error_code FROM back
 )

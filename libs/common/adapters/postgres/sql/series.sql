@@ -12,8 +12,8 @@ SELECT l.id AS lane, l.model_id, coalesce(extract(epoch FROM now() - oldest_read
 FROM waiting w JOIN lane l ON l.id = w.lane
 
 -- name: series_settled
--- Up to when no attempt can be recorded any more: an attempt's end is the begin of the transaction that writes it, so
--- everything before the oldest open one that may write is there. Reading transactions of more than a minute do not count.
+-- Up to when no attempt can be recorded any more: no attempt's end lies before the begin of the transaction that writes it,
+-- so everything before the oldest open one that may write is there. Reading transactions of more than a minute do not count.
 -- $1 seconds are left for those that have begun and do not say so yet. No row while no whole minute is settled.
 SELECT s.settled FROM series_mark k CROSS JOIN LATERAL (
   SELECT least(now() - make_interval(secs => $1), coalesce(min(a.xact_start), 'infinity')) AS settled FROM pg_stat_activity a

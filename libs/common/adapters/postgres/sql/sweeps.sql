@@ -62,8 +62,8 @@ WITH lost AS MATERIALIZED (
   RETURNING q.id, q.lane, q.class, q.priority, q.position, q.phase, q.attempt, q.version, lost.token, lost.executor, lost.lease,
     lost.entered_at, lost.leased_at, lost.started_at
 ), a AS (
-  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, error_code, error_message)
-  SELECT id, attempt, 'lost', executor, token, entered_at, leased_at, started_at, 'executor_lost',
+  INSERT INTO attempt (task_id, attempt, outcome, executor, token, entered_at, leased_at, started_at, ended_at, error_code, error_message)
+  SELECT id, attempt, 'lost', executor, token, entered_at, leased_at, started_at, greatest(now(), started_at), 'executor_lost',
     CASE WHEN executor = 0 THEN 'its executor knew nothing of it any more' ELSE 'its executor stopped giving heartbeats' END
   FROM back WHERE phase = 0
 ), h AS (
