@@ -278,8 +278,8 @@ class Sweeps(Protocol):
     async def open_rows(self, after: int) -> int:
         """How many open tasks there are behind an id."""
 
-    async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
-        """(lane, slot_ttl_ms) in order."""
+    async def lanes_page(self, after: int, limit: int) -> list[int]:
+        """The next lanes after one, those of deleted models too, in order."""
 
     async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
         """Members that have no open task that owns a slot."""

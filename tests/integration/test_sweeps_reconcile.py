@@ -98,6 +98,25 @@ async def test_a_big_lane_is_read_a_part_a_round(house: House, monkeypatch: pyte
     assert rounds > 10
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_lanes_where_nothing_is_taken_hold_up_no_leak(house: House, deleted: bool) -> None:
+    await house.sql(
+        "INSERT INTO model (tenant_id, name, base_url, deleted_at)"
+        " SELECT 1, 'm' || g, 'http://m', CASE WHEN $1 THEN now() - interval '9 days' END"
+        " FROM generate_series(1, 3000) g",
+        deleted,
+    )
+    await house.sql(
+        "INSERT INTO lane (model_id, tenant_id, window_size, closed) SELECT id, 1, 3, deleted_at IS NOT NULL FROM model"
+    )
+    model = await house.model()
+    await house.gate.take_many([SlotRequest(model.lane, "ghost", 100, SLOT_MS)])
+    leaks = Leaks(house.sweeps, slots(house.sweeps, house.gate), house.clock)
+    assert await leaks.sweep() == 0
+    house.clock.now += 31
+    assert await leaks.sweep() == 1
+
+
 async def test_leaked_permits_go_back_and_wake_who_waits(house: House) -> None:
     model = await house.model()
     (attempt,) = await house.running(model, await house.executor())

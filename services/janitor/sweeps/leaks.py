@@ -4,8 +4,8 @@ A process that died between Redis and PostgreSQL leaves a place behind that nobo
 lives for an hour. Only what PostgreSQL did not know in two looks far enough apart (APART_SECONDS), nor right before its
 removal, is removed.
 
-The lanes are visited in turn, and a round reads at most a fixed number of places, also in the middle of a lane; so a
-million open tasks make the turn longer, never a round.
+The lanes are visited in turn, and a round goes on until the turn is over, or it has asked for a fixed number of places
+and lanes, also in the middle of a lane; so a million open tasks make the turn longer, never a round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from services.janitor.report import did
 
 _LANES: Final = 500
 _PAGE: Final = 1_000
-#: Places that a round reads: some 0.1 s of PostgreSQL for the look-ups.
+#: Places that a round reads, and lanes of which it counts them: some 0.1 s of PostgreSQL, or of Redis.
 _BUDGET: Final = 10_000
 #: Suspects that one lane may have at a time.
 _SUSPECTS: Final = 10_000
@@ -78,11 +78,13 @@ class Leaks:
         budget, freed = _BUDGET, 0
         await failpoint("janitor/before-reconcile")
         try:
-            if not self._lanes and self._visit is None:
-                await self._next_lanes()
-            while budget > 0 and (self._visit is not None or self._lanes):
-                visit = self._visit or _Visit(self._lanes.pop(0))
-                self._visit = visit
+            last = self._visiting and self._after == 0
+            while budget > 0 and (self._visiting or not last):
+                if not self._visiting:
+                    budget -= await self._next_lanes()
+                    last = self._after == 0
+                    continue
+                visit = self._visit = self._visit or _Visit(self._lanes.pop(0))
                 try:
                     budget -= await self._read(visit)
                     if visit.cursor == 0:
@@ -95,14 +97,19 @@ class Leaks:
             self._visit = None
         return did(self._places.name, freed)
 
-    async def _next_lanes(self) -> None:
-        """The next lanes that have any place taken."""
-        page = [lane for lane, _ in await self._sweeps.lanes_page(self._after, _LANES)]
+    @property
+    def _visiting(self) -> bool:
+        return self._visit is not None or bool(self._lanes)
+
+    async def _next_lanes(self) -> int:
+        """The next lanes that have any place taken; returns how many were looked at."""
+        page = await self._sweeps.lanes_page(self._after, _LANES)
         self._after = page[-1] if len(page) == _LANES else 0
         if page:
             self._lanes = await self._taken(page)
             for lane in set(page).difference(self._lanes):
                 self._suspects.pop(lane, None)
+        return len(page)
 
     async def _taken(self, lanes: list[int]) -> list[int]:
         try:

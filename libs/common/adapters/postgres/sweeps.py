@@ -240,8 +240,8 @@ class PostgresSweeps:
             for row in await self._database.fetch("open_page", after, limit)
         ]
 
-    async def lanes_page(self, after: int, limit: int) -> list[tuple[int, int]]:
-        return [(row["lane"], row["slot_ttl_ms"]) for row in await self._database.fetch("lanes_open", after, limit)]
+    async def lanes_page(self, after: int, limit: int) -> list[int]:
+        return [row["lane"] for row in await self._database.fetch("lanes_page", after, limit)]
 
     async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
         return [row["member"] for row in await self._database.fetch("absent_slots", list(members), lane)]

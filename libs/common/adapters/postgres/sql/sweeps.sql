@@ -405,10 +405,9 @@ UNION ALL
 SELECT p.permit_token, greatest(1000, extract(epoch FROM p.deadline - now()) * 1000)::bigint
 FROM provider_job p WHERE p.lane = $1 AND p.ended_at IS NULL
 
--- name: lanes_open
--- Lanes that have any open row or may have leftovers in Redis: every lane that is not closed, or not yet empty.
-SELECT l.id AS lane, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
-FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
+-- name: lanes_page
+-- The next lanes, those of deleted models too: any may have leftovers in Redis. $1 after, $2 limit.
+SELECT l.id AS lane FROM lane l WHERE l.id > $1 ORDER BY l.id LIMIT $2
 
 -- name: absent_slots
 -- Which of these gate members have no open task of lane $2 that owns a slot.
