@@ -29,6 +29,7 @@ async def test_a_replayed_event_keeps_its_id_and_gets_fresh_sends(house: House) 
     (event,) = await PostgresEvents(house.database).due(10)
     assert (event.id, event.sends, event.version) == (number, 0, entry.version)
     assert (event.finished_at, event.files) == (before["finished_at"], before["files"])
+    assert house.hinted == ["* events"]
     assert (await operator.job(job)).state is JobState.DONE
     assert (await operator.dead.page(None, DeadFilter(), None, 10))[0] == []
 
@@ -65,6 +66,7 @@ async def test_a_delivery_that_was_given_up_is_listed_and_sent_again(house: Hous
     (row,) = await house.sql("SELECT status, round, attempts, dead_at, next_at <= now() AS due FROM delivery")
     assert tuple(row) == ("pending", 9, 9, None, True)
     assert (await operator.job(job)).state is JobState.DONE
+    assert house.hinted == ["* deliveries"]
 
 
 @pytest.mark.parametrize(

@@ -198,8 +198,10 @@ class OutboxReplays:
     async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> Done:
         await failpoint("janitor/before-replay-events")
         replayed = await self._work.replay_outbox(turn, [item.key for item in items])
-        if replayed:
+        if replayed and turn.kind is DeadKind.EVENT:
             self._wake.events()
+        elif replayed:
+            self._wake.deliveries()
         return Done(replayed)
 
 
