@@ -287,6 +287,9 @@ class Sweeps(Protocol):
     async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
         """Tokens that no running attempt has."""
 
+    async def lanes_in_flight(self) -> list[int]:
+        """Lanes that have something in flight."""
+
     async def lane_figures(self) -> list[LaneFigure]:
         """Lanes that have something ready or in flight. Costs by lanes and windows, not by how much waits."""
 

@@ -109,11 +109,9 @@ class PermitRenewal:
     async def sweep(self) -> int:
         """One round over the lanes that have something in flight; returns how many permits were put back."""
         restored = failures = 0
-        for figure in await self._sweeps.lane_figures():
-            if figure.in_flight == 0:
-                continue
+        for lane in await self._sweeps.lanes_in_flight():
             try:
-                restored += await self._restore(figure.lane)
+                restored += await self._restore(lane)
             except GateUnavailable:
                 failures += 1
                 if failures >= _PATIENCE:

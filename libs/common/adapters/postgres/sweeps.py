@@ -249,6 +249,9 @@ class PostgresSweeps:
     async def absent_permits(self, lane: int, tokens: Sequence[UUID]) -> list[UUID]:
         return [row["token"] for row in await self._database.fetch("absent_permits", lane, list(tokens))]
 
+    async def lanes_in_flight(self) -> list[int]:
+        return [row["lane"] for row in await self._database.fetch("lanes_in_flight")]
+
     async def lane_figures(self) -> list[LaneFigure]:
         waiting = {backlog.lane: backlog for backlog in await backlogs(self._database)}
         flying = {row["lane"]: row for row in await self._database.fetch("lanes_in_flight")}
