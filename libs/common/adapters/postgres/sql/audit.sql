@@ -304,13 +304,13 @@ WHERE t.id > $1 AND t.id <= $2 AND t.status = 6
 
 -- name: audit_lanes
 -- A page of lanes with the limit of their gate. $1 after, $2 how many.
-SELECT l.id AS lane, m.name AS model, l.tenant_id, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+SELECT l.id AS lane, m.name AS model, l.tenant_id, m.queue_limit, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
 FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
 
 -- name: audit_open_members
 -- Open tasks of a slice that own a gate slot, and who holds a permit for them: the call that runs, or the job that is
 -- open at a provider, also while nobody runs its attempt.
-SELECT d.lane, d.public_id, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
+SELECT d.lane, d.public_id, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms,
   coalesce(p.permit_token, d.token) AS token,
   CASE WHEN coalesce(p.permit_token, d.token) IS NOT NULL AND d.phase < 2 AND coalesce(p.deadline, d.until) > now()
     THEN (extract(epoch FROM coalesce(p.deadline, d.until) - now()) * 1000)::bigint END AS permit_ttl_ms
@@ -366,7 +366,7 @@ WITH lost AS (
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'heal', attempt, version, 'audit: its dispatch row was lost' FROM row
 )
-SELECT r.lane, r.public_id::text AS member, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+SELECT r.lane, r.public_id::text AS member, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
 FROM row r JOIN lane l ON l.id = r.lane JOIN model m ON m.id = l.model_id
 
 -- name: fix_row_without_open

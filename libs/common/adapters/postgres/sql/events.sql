@@ -5,22 +5,13 @@
 WITH gone AS (
   DELETE FROM event e USING unnest($4::bigint[], $5::timestamptz[]) AS m(id, at) WHERE e.id = ANY (ARRAY[m.id]) AND e.finished_at = m.at
 )
-SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
-  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
-FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
-WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL
+SELECT e.* FROM event_face e WHERE e.id = ANY ($3::bigint[]) AND e.due_at IS NULL
 UNION ALL
-(SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
-  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
-FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
-WHERE e.id > $1 AND e.due_at IS NULL ORDER BY e.id LIMIT $2)
+(SELECT e.* FROM event_face e WHERE e.id > $1 AND e.due_at IS NULL ORDER BY e.id LIMIT $2)
 
 -- name: events_due
 -- Events that the broker refused before and whose time has come again.
-SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
-  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
-FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id
-WHERE e.due_at <= now() ORDER BY e.due_at LIMIT $1
+SELECT e.* FROM event_face e WHERE e.due_at <= now() ORDER BY e.due_at LIMIT $1
 
 -- name: events_sent
 -- Acknowledged by the broker: nothing is left to do. $1 ids, $2 the instants of their ends, as above.

@@ -45,7 +45,7 @@ SELECT code, count(*) AS rows FROM legacy_note WHERE source = $1 GROUP BY code
 -- name: legacy_homes
 -- The model of ours, and its lane, behind each old name.
 SELECT k.tenant_id, k.name, m.id AS model_id, l.id AS lane, m.retry_times, m.retry_queue_max_seconds, m.auto_clean_seconds,
-  greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+  slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
 FROM legacy_model k JOIN model m ON m.id = k.model_id JOIN lane l ON l.model_id = m.id WHERE k.source = $1
 
 -- name: import_models

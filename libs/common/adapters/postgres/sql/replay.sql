@@ -31,7 +31,7 @@ WITH RECURSIVE lanes(lane) AS (
   FROM lanes w WHERE w.lane IS NOT NULL
 ), roomy AS MATERIALIZED (SELECT lane FROM lanes WHERE lane <> ALL ($3::int[])
 )
-SELECT i.target AS key, t.public_id, t.points, l.id AS lane, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+SELECT i.target AS key, t.public_id, t.points, l.id AS lane, m.queue_limit, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
 FROM (
   SELECT h.* FROM roomy r CROSS JOIN LATERAL (
     SELECT x.kind, x.target, x.due_at, row_number() OVER () AS nth FROM (

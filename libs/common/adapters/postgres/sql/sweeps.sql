@@ -12,7 +12,7 @@ RETURNING q.id, (SELECT l.tenant_id FROM lane l WHERE l.id = q.lane) AS tenant_i
 -- name: due_retries
 -- Failed rows whose retry is due: they need a gate slot first. Who was young enough for the tail when it failed may
 -- have waited so long for its slot that it goes to the head.
-SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms,
+SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms,
   q.class = 0 OR m.retry_queue_max_seconds > 0 AND t.created_at < now() - make_interval(secs => m.retry_queue_max_seconds) AS head
 FROM dispatch q JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
 WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
@@ -195,11 +195,8 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = gone.lane) AS tenant_id,
 -- Fetched tasks past expire_at, a page after ($1 time, $2 id) in that order: the whole page comes back, and of each whether
 -- its time is over, which takes that its event has left (see delete_tasks). LIMIT 1 keeps the planner from reading all
 -- that died. $3 limit.
-WITH unsent AS MATERIALIZED (
-  SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
-)
 SELECT t.id, t.version, t.expire_at,
-  t.finished_at < (SELECT since FROM unsent) AND (SELECT true FROM dead_event x WHERE x.task_id = t.id LIMIT 1) IS NULL AS over
+  t.finished_at < (SELECT before FROM announced) AND (SELECT true FROM dead_event x WHERE x.task_id = t.id LIMIT 1) IS NULL AS over
 FROM task t WHERE t.expire_at IS NOT NULL AND t.expire_at <= now() AND (t.expire_at, t.id) > ($1, $2) ORDER BY t.expire_at, t.id LIMIT $3
 
 -- name: unfetched_tasks
@@ -215,29 +212,22 @@ FROM (SELECT id, version, status, fetched_at, finished_at, created_at FROM task 
 -- name: dead_over
 -- Dead tasks past their retention whose event has left (see delete_tasks), unless a replay job has them in hand: what an
 -- operator ordered is done first, however slow or paused. $1 days, $2 limit.
-WITH unsent AS MATERIALIZED (
-  SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
-)
 SELECT d.task_id AS id, d.version, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
-FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT since FROM unsent)
+FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT before FROM announced)
   AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
   AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
 ORDER BY d.died_at LIMIT $2
 
 -- name: delete_tasks
 -- Tasks and everything that is theirs, if they are still as they were looked at: who was replayed meanwhile may have ended
--- anew, and who was fetched has time from then on. Never an open one. Never one whose event has not left: event rows have
--- no index on their task, but they carry the end's very time, so what ended before the oldest one (a minute for
--- transactions that overlap) has none, apart from those that died. Nor one whose entry in the operation log may be missing
--- yet, nor one that a replay job has in hand.
+-- anew, and who was fetched has time from then on. Never an open one. Never one whose event has not left (`announced`, and not
+-- dead). Nor one whose entry in the operation log may be missing yet, nor one that a replay job has in hand.
 -- They stay counted: `cleaned` balances statistics and events, a column of that name the points. $1 ids, $2 versions.
-WITH unsent AS MATERIALIZED (
-  SELECT coalesce((SELECT e.finished_at FROM event e ORDER BY e.id LIMIT 1) - interval '1 minute', 'infinity') AS since
-), gone AS (
+WITH gone AS (
   DELETE FROM task t USING unnest($1::bigint[], $2::int[]) AS m(id, version)
   WHERE t.id = ANY (ARRAY[m.id]) AND t.version = m.version AND t.status >= 6 AND (t.expire_at IS NULL OR t.expire_at <= now())
-    AND t.finished_at < (SELECT since FROM unsent)
+    AND t.finished_at < (SELECT before FROM announced)
     AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[t.id]))
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = ANY (ARRAY[t.id]))
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = ANY (ARRAY[t.id]) AND i.result IS NULL)
@@ -380,7 +370,7 @@ RETURNING id
 -- name: open_page
 -- Open rows that own a gate slot, in the order of their ids. $1 after, $2 limit: the whole page comes back, marked.
 SELECT q.id, q.public_id, q.lane, q.state <> 3 AS owns_slot,
-  greatest(3600, 10 * least(8640, m.expected_seconds)) * 1000 AS slot_ttl_ms
+  slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
 FROM dispatch q JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id WHERE q.id > $1 ORDER BY q.id LIMIT $2
 
 -- name: open_rows
@@ -393,7 +383,7 @@ SELECT q.public_id, x.slot_ttl_ms FROM (
   SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 0
   UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state = 1
   UNION ALL SELECT d.public_id FROM dispatch d WHERE d.lane = $1 AND d.state >= 2 AND d.state < 3) q
-CROSS JOIN (SELECT greatest(3600, 10 * least(8640, m.expected_seconds))::bigint * 1000 AS slot_ttl_ms
+CROSS JOIN (SELECT slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
             FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id = $1) x
 
 -- name: live_permits

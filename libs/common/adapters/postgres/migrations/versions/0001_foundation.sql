@@ -831,6 +831,21 @@ CREATE FUNCTION oldest_ready(a_lane int) RETURNS timestamptz LANGUAGE sql STABLE
   SELECT min(f.entered_at) FROM (SELECT entered_at FROM head LIMIT 20) f
 $$;
 
+-- How long a gate slot of a model lives unrenewed: max(1 h, min(24 h, 10 x expected_seconds)).
+CREATE FUNCTION slot_ttl_ms(expected_seconds int) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN greatest(3600, 10 * least(8640, expected_seconds)) * 1000;
+
+-- Of what ended before this every event has left, apart from those that died: event rows have no index on their task, but
+-- they carry the end's very time. A minute for transactions that overlap.
+CREATE VIEW announced AS
+SELECT coalesce((SELECT finished_at FROM event ORDER BY id LIMIT 1) - interval '1 minute', 'infinity') AS before;
+
+-- An event with all that is told of its end, and whether its tenant has any webhook.
+CREATE VIEW event_face AS
+SELECT e.*, t.public_id, t.tenant_id, t.creator, t.biz_name, t.created_at, m.name AS model_name, t.webhook_url, t.webhook_events,
+  EXISTS (SELECT 1 FROM webhook w WHERE w.tenant_id = t.tenant_id AND w.deleted_at IS NULL) AS hooked
+FROM event e JOIN task t ON t.id = ANY (ARRAY[e.task_id]) JOIN model m ON m.id = t.model_id;
+
 -- The bucket of a duration, as libs/common/domain/buckets.py has it.
 CREATE FUNCTION duration_bucket(duration interval) RETURNS smallint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN CASE WHEN extract(epoch FROM duration) <= 0.001 THEN 0
