@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.protocol.admin import CreateAclsRequest
 from pydantic import SecretStr
 
 from libs.common.adapters.kafka.carrier import KafkaCarrier
@@ -17,6 +19,10 @@ from libs.common.ports_dispatch import Record, TopicPlan
 from libs.common.settings import Settings
 from tests.support.broker import connection_to
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, self_signed
+
+#: Numbers of Kafka's protocol.
+_TOPIC, _LITERAL, _ALLOW = 2, 3, 3
+_CREATE, _DESCRIBE = 5, 8
 
 
 @pytest.fixture
@@ -57,6 +63,7 @@ async def test_passwords_tls_and_refused_topics(broker: SecureKafka, tmp_path: P
     assert broker.secure_address in await said_by_a_carrier(plaintext)
 
     await topic_refusals(broker, good)
+    await topics_of_operators(broker, good)
 
 
 async def said_by_a_carrier(connection: KafkaConnection) -> str:
@@ -82,3 +89,31 @@ async def topic_refusals(broker: SecureKafka, good: KafkaConnection) -> None:
     assert all("TopicAuthorizationFailed" in verdict.refused for verdict in verdicts)
     assert carrier.reachable
     await carrier.close()
+
+
+async def topics_of_operators(broker: SecureKafka, good: KafkaConnection) -> None:
+    """User app may make one topic, and use another one that is there."""
+    operator = KafkaTopics(connection_to(broker), client_id="o", replication=1)
+    await operator.ensure({"made": TopicPlan(1)})
+    await allow(broker, ("ours", _CREATE), ("ours", _DESCRIBE), ("made", _DESCRIBE))
+    topics = KafkaTopics(good, client_id="t", replication=1)
+    assert await topics.ensure({"ours": TopicPlan(1), "made": TopicPlan(1), "secret": TopicPlan(1)}) == {
+        "ours": 1,
+        "made": 1,
+    }
+    assert list(topics.refused) == ["secret"]
+    await operator.close()
+    await topics.close()
+
+
+async def allow(broker: SecureKafka, *grants: tuple[str, int]) -> None:
+    """Let user app do these to these topics."""
+    admin = AIOKafkaAdminClient(**connection_to(broker).arguments())
+    await admin.start()
+    try:
+        for name, operation in grants:
+            grant = CreateAclsRequest(_TOPIC, name, _LITERAL, f"User:{USER}", "*", operation, _ALLOW)
+            answer = await admin._client.send(admin._client.get_random_node(), grant)
+            assert [code for code, *_ in answer.creation_responses] == [0]
+    finally:
+        await admin.close()

@@ -54,11 +54,9 @@ class KafkaTopics:
         async with self._asking:
             admin = await self._open()
             there, causes = await self._ask(self._create(admin, valid))
-            # A broker that lets us create nothing may still have what its operators made; what it has not is not waited
-            # for, lest topics that are refused hold up those that are not.
-            led = await self._ask(
-                self._await_leaders(admin, dict.fromkeys(there, 1)) if there else _look(admin, list(valid))
-            )
+            # A topic that we may not make may still be there, made by an operator. Such ones are not waited for, lest
+            # topics that are refused hold up those that are not.
+            led = await self._ask(self._await_leaders(admin, dict.fromkeys(valid, 0) | dict.fromkeys(there, 1)))
             self._refused |= {name: causes.get(name, _NOT_LED) for name in valid.keys() - led.keys()}
             few = {name: valid[name].partitions for name, count in led.items() if count < valid[name].partitions}
             return led | (await self._ask(self._grow(admin, few)) if few else {})
