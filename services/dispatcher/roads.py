@@ -26,7 +26,7 @@ _LOOK_SECONDS: Final = 1.0
 _LATE_COMMIT: Final = timedelta(seconds=10)
 #: More are refused where the broker refuses all.
 _MOST_REFUSED: Final = 1_000
-#: What a change of a model does not tell, a tenant's weight, is read by reading everything.
+#: Everything is read so often: a transaction may have committed later than that, or the database's clock was set back.
 _ALL_SECONDS: Final = 300.0
 
 
