@@ -99,7 +99,8 @@ async def test_postgres_whose_first_start_was_interrupted_starts(make: Make) -> 
     with pytest.raises(asyncio.CancelledError):
         await first
     await server.start()
-    assert sorted(path.name for path in server.folder.iterdir()) == ["cluster", "password", "postgres.log"]
+    left = {path.name for path in server.folder.iterdir() if not path.name.startswith("programs-")}
+    assert left == {"cluster", "password", "postgres.log"}
 
 
 async def test_postgres_that_cuts_off_who_asks_does_not_serve(make: Make) -> None:
