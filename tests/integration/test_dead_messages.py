@@ -26,6 +26,7 @@ from services.executor import reader
 from tests.support.executor_rig import Rig, until
 from tests.support.graves import Operator, dispatcher_of, save_up
 from tests.support.poison import HEADERS, POISON
+from tests.support.servers import BrokerChoice
 
 MESSAGES = DeadFilter(kind=DeadKind.MESSAGE)
 
@@ -205,7 +206,9 @@ async def test_a_record_without_its_bytes_cannot_be_replayed_but_dropped(rig: Ri
     assert (await operator.dead.groups(None, MESSAGES)).items == []
 
 
-async def test_a_topic_that_is_not_there_puts_the_replay_off(rig: Rig) -> None:
+async def test_a_topic_that_is_not_there_puts_the_replay_off(rig: Rig, broker_choice: BrokerChoice) -> None:
+    if broker_choice.kind == "tansu":
+        pytest.skip("Tansu makes every topic that it is asked about")
     await lies_dead(rig, 1, topic=f"{rig.prefix}.nowhere")
     operator = Operator(rig.database)
     job = await operator.order(kind=DeadKind.MESSAGE)
