@@ -6,10 +6,11 @@ import asyncio
 import errno
 import functools
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import aiohttp
@@ -29,9 +30,12 @@ CONNECT_SECONDS: Final = 10.0
 #: Shorter than what servers keep an idle connection (gunicorn 2 s, uvicorn and Node 5 s), so that a request hardly
 #: ever meets a connection that is being closed: we may not send it a second time.
 KEEPALIVE_SECONDS: Final = 1.5
+#: A busy connection would never be idle: whoever moves a name to another address would not get the calls that way.
+_AGE_SECONDS: Final = 30
 _READ_BUFFER: Final = 64 * 1024  #: aiohttp stops reading at twice as much
 _HEADERS_LIMIT: Final = 256
 _DNS_SECONDS: Final = 10
+_DNS_LEAST_SECONDS: Final = 1
 #: Heads of answers that may wait to be looked at, those of class 1xx included.
 _HEADS_LIMIT: Final = 64
 #: Names that are asked for at the same time.
@@ -85,12 +89,15 @@ async def _once(request: ClientRequest, handler: ClientHandlerType) -> ClientRes
         raise Broken(error) from None
 
 
-def _has_spoken(connection: Connection) -> bool:
-    """Whether an idle connection brought bytes that nobody asked for, such as a 408 before it closes.
+def _is_over(connection: Connection) -> bool:
+    """Whether an idle connection brought bytes that nobody asked for, such as a 408 before it closes, or is old.
 
-    Aiohttp would take them for the answer to the next request, and a task would get another one's output.
+    Aiohttp would take the bytes for the answer to the next request, and a task would get another one's output.
     """
-    return connection.protocol is None or connection.protocol.should_close
+    protocol = connection.protocol
+    if protocol is None or protocol.should_close:
+        return True
+    return isinstance(protocol, _Bounded) and protocol.until < monotonic()
 
 
 class _Bounded(ResponseHandler):
@@ -98,6 +105,10 @@ class _Bounded(ResponseHandler):
 
     Aiohttp keeps them all until the connection is used or given up: hundreds of megabytes, while it only lies idle.
     """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.until = monotonic() + _AGE_SECONDS
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -205,7 +216,7 @@ class _Names(AbstractResolver):
 
     def _remembered(self, name: _Name) -> list[ResolveResult] | None:
         until, found = self._known.get(name, (0.0, []))
-        if until <= time.monotonic():
+        if until <= monotonic():
             return None
         found.append(found.pop(0))  # each address in its turn
         return list(found)
@@ -214,7 +225,15 @@ class _Names(AbstractResolver):
         if len(self._known) >= _NAMES_KNOWN:
             self._known.clear()
         if found:
-            self._known[name] = (time.monotonic() + _DNS_SECONDS, list(found))
+            self._known[name] = (monotonic() + _DNS_SECONDS, list(found))
+
+    def forget(self, name: _Name) -> None:
+        """Nobody is there: who asks again may hear where the host is now. Each second at most, or a dead host would
+        have its name asked for with every call.
+        """
+        until, _ = self._known.get(name, (inf, []))
+        if until - monotonic() < _DNS_SECONDS - _DNS_LEAST_SECONDS:
+            del self._known[name]
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -228,8 +247,9 @@ class GuardedConnector(aiohttp.TCPConnector):
     """
 
     def __init__(self, guard: EgressGuard | None) -> None:
+        self._names = _Names()
         super().__init__(
-            resolver=_Names(),
+            resolver=self._names,
             limit=0,  # the executor's slots are the limit
             use_dns_cache=False,
             keepalive_timeout=KEEPALIVE_SECONDS,
@@ -243,11 +263,12 @@ class GuardedConnector(aiohttp.TCPConnector):
         dial = _Dial(req.url.raw_host or "")
         before = _dialled.set(dial)  # the tasks that race for the fastest address inherit it
         try:
-            while _has_spoken(connection := await super().connect(req, traces, timeout)) and not dial.permitted:
+            while _is_over(connection := await super().connect(req, traces, timeout)) and not dial.permitted:
                 connection.close()
             _tell(connection)
             return connection
         except (aiohttp.ClientError, OSError):
+            self._names.forget((dial.host, req.url.port or 0, int(self._family)))
             if dial.refused and not dial.permitted:
                 raise refusal(dial.host, req.url.port or 0) from None
             if dial.no_port:
