@@ -315,4 +315,5 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     methods = request.app.state.methods.of(request.url.path) if problem.status_code == 405 else []
     if methods:  # the framework knows the methods of one route alone
         problem.headers = {"Allow": ", ".join(methods)}
+        problem.detail = f"This route takes {', '.join(methods)}."
     return ProblemAnswer(problem, trace_id_of(request.scope["trace"]))

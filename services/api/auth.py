@@ -16,7 +16,7 @@ from services.api.problems import Problem
 CACHE_SECONDS: Final = 1.0
 _MOST_REMEMBERED: Final = 10_000
 #: 256 random bits; such a key needs no slow hash.
-_KEY: Final = re.compile(rb"[Bb]earer +(sw_[A-Za-z0-9_-]{43})")
+_KEY: Final = re.compile(rb"(?i:bearer) +(sw_[A-Za-z0-9_-]{43})")
 
 
 class Callers:

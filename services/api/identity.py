@@ -21,6 +21,10 @@ VOUCHED_SCOPES: Final = frozenset({"submit", "read", "admin"})
 PEER_HEADER: Final = b"x-sluiceway-peer"
 #: Both headers are stored with the task while its upload needs them.
 _HEADER_LIMIT: Final = 16_384
+_NOT_BELIEVED: Final = (
+    "X-User-Info is not believed from this address, nor with this X-Sluiceway-Peer: an operator can trust its sender "
+    "(SLUICEWAY_TRUSTED_PEERS, SLUICEWAY_TRUSTED_SECRET). Without that a key is needed."
+)
 _ADDRESSES_REMEMBERED: Final = 4_096
 
 
@@ -75,15 +79,17 @@ class Identity:
                 return self._vouched(user_info, authorization or b"")
             if authorization is None and self._default is not None:
                 return self._default
-            return await self._by_key_alone(authorization)
+            return await self._by_key_alone(authorization, "X-User-Info is missing, and without it a key is needed.")
+        if b"x-user-info" in named:
+            return await self._by_key_alone(authorization, _NOT_BELIEVED)
         return await self._keys.identify(authorization)
 
-    async def _by_key_alone(self, authorization: bytes | None) -> KeyOwner:
-        """A trusted peer that does not say for whom it speaks may have a key; else it is told what is missing."""
+    async def _by_key_alone(self, authorization: bytes | None, why: str) -> KeyOwner:
+        """The owner of a key; who has none is told, too, why it needs one."""
         try:
             return await self._keys.identify(authorization)
         except Problem as refused:
-            raise unauthenticated(f"X-User-Info is missing, and without it a key is needed. {refused.detail}") from None
+            raise unauthenticated(f"{why} {refused.detail}") from None
 
     def _vouched(self, user_info: bytes, authorization: bytes) -> KeyOwner:
         if max(len(user_info), len(authorization)) > _HEADER_LIMIT:

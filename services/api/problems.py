@@ -75,6 +75,9 @@ class Code:
     title: str
 
 
+#: Said where an address leads nowhere.
+NO_ROUTE: Final = "There is no such route; /docs lists those that there are."
+
 #: Every code that the API itself gives. Refusals of the domain bring codes of their own (`model_limit`, ...).
 CODES: Final[dict[str, Code]] = {
     "bad_json": Code(400, "The body is not strict JSON"),
@@ -204,5 +207,7 @@ def _outage(code: str, detail: str) -> Problem:
 
 def _plain(error: HTTPException) -> Problem:
     """What the framework itself refuses: unknown paths and methods."""
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
+    if error.status_code == 404:
+        return Problem("not_found", NO_ROUTE)
+    code = "method_not_allowed" if error.status_code == 405 else "invalid"
     return Problem(code, str(error.detail), status=error.status_code, headers=error.headers)

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import orjson
 
 DEEPEST: Final = 200
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 #: Reads the value that begins at a place of a text; returns it and the place behind it.
 Reader: TypeAlias = Callable[[str, int], tuple[Any, int]]
@@ -51,6 +52,8 @@ def read(body: bytes, reader: Reader | None = None) -> Any:
     except BadJson:
         raise
     except StopIteration as error:
+        if text.startswith(_BYTE_ORDER_MARK):
+            raise BadJson("it begins with a byte order mark, which JSON has not") from None
         raise BadJson(f"there is no value at character {error.value}") from None
     except RecursionError:
         raise BadJson(_TOO_DEEP) from None

@@ -79,13 +79,15 @@ def _query(raw: bytes) -> dict[str, list[str]]:
 
 def _names(values: list[str]) -> frozenset[str]:
     if len(values) > MOST_NAMES or any(len(value) > _NAME_LIMIT for value in values):
-        raise _wrong("model", f"takes at most {MOST_NAMES} names")
+        raise _wrong("model", f"takes at most {MOST_NAMES} names, of {_NAME_LIMIT} characters at most")
     return frozenset(values)
 
 
 def _tasks(values: list[str]) -> frozenset[str]:
     ids = [parse_task_id(value) for value in values]
-    if len(values) > MOST_NAMES or None in ids:
+    if None in ids:
+        raise _wrong("task", "is no task id")
+    if len(values) > MOST_NAMES:
         raise _wrong("task", f"takes at most {MOST_NAMES} task ids")
     return frozenset(str(task_id) for task_id in ids)
 

@@ -15,7 +15,7 @@ from libs.common.ports_tasks import KeyOwner
 from services.api.auth import require
 from services.api.headers import named_headers
 from services.api.identity import Identity
-from services.api.problems import CONTENT_TYPE, Problem
+from services.api.problems import CONTENT_TYPE, NO_ROUTE, Problem
 from services.api.push import asked as asking
 from services.api.push.asked import TaskAsked
 from services.api.push.outlets import SocketOutlet, SseOutlet
@@ -74,7 +74,7 @@ class Push:
     async def socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by WebSocket. Raises Problem, Refused or Unavailable before it has begun."""
         if not self.owns(scope["path"]):
-            raise Problem("not_found", "Not Found")
+            raise Problem("not_found", NO_ROUTE)
         named = dict(named_headers(scope))
         if not self._origins.welcome(named):
             raise Problem("forbidden", "Pages of this origin may not listen; see SLUICEWAY_PUSH_ORIGINS.")

@@ -11,7 +11,7 @@ from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
 from services.api.cursors import after_of, cursor_after
-from services.api.problems import Problem
+from services.api.problems import NO_ROUTE, Problem
 from services.api.routes.context import Cases, Moving, Seeing, StrictRoute
 from services.api.routes.documented import answers
 from services.api.routes.insight import tenant_of
@@ -77,7 +77,7 @@ async def free_everybody(of: Whose, reach: Moving, cases: Cases) -> Response:
 def _user(user: str) -> str:
     """A user's name in the address: none at all is no user, least of all everybody."""
     if user == _EVERYBODY:
-        raise Problem("not_found", "Not Found")
+        raise Problem("not_found", NO_ROUTE)
     return user
 
 

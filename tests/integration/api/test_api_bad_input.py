@@ -255,6 +255,7 @@ class TestHttp:
         assert answer.headers["content-type"] == "application/problem+json"
         if method != "HEAD":
             assert_problem(answer, 405, "method_not_allowed")
+            assert answer.json()["detail"] == f"This route takes {answer.headers['allow']}."
 
     @pytest.mark.parametrize(
         "path",
@@ -264,6 +265,8 @@ class TestHttp:
         answer = await tenant.call("GET", path)
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"
+        if path != "/v1/tasks%00":
+            assert "/docs" in answer.json()["detail"], "who has the wrong address is told where the right ones are"
 
     async def test_the_trace_of_the_caller_is_in_the_problem(self, tenant: Tenant) -> None:
         trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -272,6 +272,10 @@ class TestRefusals:
         answer = await tenant.call("GET", path.format(task=task), params=parameters, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
 
+    async def test_what_is_no_task_id_is_not_called_too_many(self, tenant: Tenant) -> None:
+        answer = await tenant.call("GET", "/v1/events?task=mine")
+        assert answer.json()["errors"] == [{"parameter": "task", "detail": "is no task id"}]
+
     async def test_query_bytes_that_are_no_text_are_refused(self, tenant: Tenant) -> None:
         answer = await tenant.call("GET", "/v1/events?model=%ff%fe")
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid")

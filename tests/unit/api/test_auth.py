@@ -67,6 +67,11 @@ async def test_a_key_is_looked_up_once_a_second_for_everybody() -> None:
     assert keys.asked == 2
 
 
+@pytest.mark.parametrize("word", [b"Bearer", b"bearer", b"BEARER"])
+async def test_the_word_before_a_key_may_be_written_in_any_case(word: bytes) -> None:
+    assert await Callers(Keys(), Clock()).identify(word + b" " + KEY) is OWNER
+
+
 async def test_a_wrong_key_is_remembered_too() -> None:
     keys = Keys()
     callers = Callers(keys, Clock())

@@ -61,6 +61,15 @@ async def test_nobody_else_is(host: str | None) -> None:
     assert caller.credentials is None
 
 
+@pytest.mark.parametrize("headers", [{}, {"authorization": b"Bearer their-own"}, {"x_sluiceway_peer": b"wrong"}])
+async def test_who_is_not_believed_is_told_what_would_make_it_so(headers: dict[str, bytes]) -> None:
+    """A caller of the old gateway was told to send a key, and its operator not that an address was missing."""
+    with pytest.raises(Problem, match="SLUICEWAY_TRUSTED_PEERS") as caught:
+        await ask(identity(secret="open sesame"), FAR, x_user_info=INFO, **headers)
+    assert str(caught.value.detail).startswith("X-User-Info is not believed")
+    assert "Send Authorization" in str(caught.value.detail)
+
+
 async def test_without_settings_nobody_is_trusted() -> None:
     with pytest.raises(Problem):
         await ask(identity(peers=""), NEAR, x_user_info=INFO, x_sluiceway_peer=b"")

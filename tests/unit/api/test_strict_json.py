@@ -113,6 +113,11 @@ def test_refuses(body: bytes) -> None:
         strict_json.read(b'{"tasks":[' + body + b"]}" if body.strip() else b'{"tasks":[', BATCH)
 
 
+def test_a_byte_order_mark_is_named() -> None:
+    with pytest.raises(BadJson, match="byte order mark"):
+        strict_json.read(BAD["byte order mark"], TASK)
+
+
 def test_the_deepest_is_accepted() -> None:
     raw = b"[" * DEEPEST + b"]" * DEEPEST
     assert strict_json.read(b'{"payload":' + raw + b"}", TASK)["payload"].raw == raw
