@@ -408,6 +408,24 @@ async def test_times_that_were_never_set_and_a_missing_state_stop_nothing(desk: 
     assert await desk.audit() == {}
 
 
+async def test_columns_with_nothing_in_them_stop_nothing(any_desk: Desk) -> None:
+    """A model whose api_key was null ended the import with a traceback."""
+    newer = {} if any_desk.legacy.older else {"expected_seconds": None}
+    model = await any_desk.legacy.model(api_key=None, remark=None, **newer)
+    await any_desk.legacy.count(NOW, 3)
+    await any_desk.legacy.count(NOW, 4, creator="nobody")
+    await any_desk.legacy.connection.execute(
+        "UPDATE asynch_model_stat SET request_count = NULL WHERE creator = 'nobody'"
+    )
+    for dry in (["--dry-run"], []):
+        code, report, errors = await any_desk.run(*dry)
+        assert (code, "Traceback" in errors) == (0, False)
+        assert report["tables"]["asynch_models"]["copied"] == 1
+    (row,) = await any_desk.sql("SELECT bindings, remark, expected_seconds FROM model WHERE id = $1", model)
+    assert tuple(row) == (None, "", 0)
+    assert [row["creator"] for row in await any_desk.sql("SELECT creator FROM model_stat")] == ["c"]
+
+
 async def test_numbers_and_names_in_use_here_stay_with_their_owners(desk: Desk) -> None:
     await desk.sql("INSERT INTO tenant (id) VALUES (7)")
     await desk.sql(

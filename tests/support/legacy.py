@@ -27,7 +27,7 @@ def _tables(older: bool) -> str:
     return f"""
 CREATE TABLE asynch_models ({_COMMON}
   model_name VARCHAR(128) NOT NULL, base_url VARCHAR(256) NOT NULL, route VARCHAR(256) NOT NULL DEFAULT '',
-  http_method VARCHAR(8) NOT NULL DEFAULT 'POST', api_key VARCHAR({256 if older else 1024}) NOT NULL DEFAULT '',
+  http_method VARCHAR(8) NOT NULL DEFAULT 'POST', api_key VARCHAR({256 if older else 1024}) DEFAULT '',
   enabled SMALLINT NOT NULL DEFAULT 1, max_concurrency INT NOT NULL DEFAULT 10, queue_limit INT NOT NULL DEFAULT 1000,
   {timeout}, retry_times SMALLINT NOT NULL DEFAULT 0, {newer_model}
   auto_clean_seconds INT NOT NULL DEFAULT 86400, remark TEXT DEFAULT '', UNIQUE (tenant_id, model_name));

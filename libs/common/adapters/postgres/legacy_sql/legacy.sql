@@ -41,7 +41,7 @@ SELECT count(*) AS rows, 0::bigint AS deleted, 0::bigint AS largest_id FROM asyn
 -- Models, oldest first.
 SELECT x.* FROM (SELECT NULL::int AS timeout_seconds, NULL::int AS timeout_ms, NULL::int AS retry_queue_max_seconds, NULL::int AS expected_seconds) AS absent
 CROSS JOIN LATERAL (
-  SELECT m.id, m.tenant_id, m.model_name AS name, m.base_url, m.route, m.http_method, m.api_key, m.enabled <> 0 AS enabled,
+  SELECT m.id, m.tenant_id, m.model_name AS name, m.base_url, m.route, m.http_method, coalesce(m.api_key, '') AS api_key, m.enabled <> 0 AS enabled,
     m.max_concurrency, m.queue_limit, timeout_seconds::bigint AS timeout_seconds, timeout_ms::bigint AS timeout_ms, m.retry_times,
     retry_queue_max_seconds::bigint AS retry_queue_max_seconds, expected_seconds::bigint AS expected_seconds,
     m.auto_clean_seconds, coalesce(m.remark, '') AS remark, m.creator, m.updater, m.created_at::timestamptz AS created_at
@@ -79,5 +79,5 @@ FROM asynch_op_log l WHERE l.id > $1 AND l.deleted_at IS NULL ORDER BY l.id
 
 -- name: legacy_counts
 -- Statistics, oldest first.
-SELECT s.day, s.tenant_id, s.creator, s.model_name, s.request_count, s.created_at::timestamptz AS created_at, s.updated_at::timestamptz AS updated_at
+SELECT s.day, s.tenant_id, s.creator, s.model_name, coalesce(s.request_count, 0) AS request_count, s.created_at::timestamptz AS created_at, s.updated_at::timestamptz AS updated_at
 FROM asynch_model_stat s ORDER BY s.day, s.tenant_id, s.creator, s.model_name
