@@ -400,6 +400,17 @@ async def test_results_of_others_and_cleaned_tasks_are_not_looked_for(scene: Sce
     assert await scene.stores.found() == set()
 
 
+async def test_a_file_service_may_keep_another_size_than_it_was_given(scene: Scene) -> None:
+    """One that packs or converts what it gets: each of its results was told as one that nobody may use."""
+    await scene.sql(
+        "UPDATE task SET oss_file = 'http://files.example/x', file_size = 3,"
+        """ files = '[{"url": "http://files.example/x", "name": "x", "size": 3, "type": "zip"}]' WHERE id = $1""",
+        scene.succeeded.id,
+    )
+    scene.stores.log.records.clear()
+    assert await scene.stores.found() == set()
+
+
 async def test_young_staged_files_and_those_of_open_and_dead_tasks_are_in_order(scene: Scene) -> None:
     await scene.stores.stage(uuid4(), age=60)
     await scene.stores.stage(scene.running.public_id, age=9_999)
