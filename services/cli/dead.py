@@ -261,6 +261,9 @@ def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: O
     if preview["unknown"]:
         note(f"not dead: {', '.join(preview['unknown'][:10])}")
     count = preview["selected"]
+    if not count and not yes:
+        note("nothing that is dead fits: `sluiceway dead groups` tells what there is")
+        raise typer.Exit(1)
     noun = request.kind if count == 1 else _MANY[Kind(request.kind)]
     confirm(f"{request.action.capitalize()} {count} dead {noun}?", yes=yes)
     show_one(asked(lambda room: room.graves.start(request), way), output)

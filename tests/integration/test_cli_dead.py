@@ -48,6 +48,8 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     said = await shell.run("dead", "replay", *narrowed, code=2)
     assert "Replay 3 dead tasks? Nobody is there to ask: say --yes." in said
     assert "may be more" not in said
+    said = await shell.run("dead", "replay", "--code", "nobody_has_it", "--reason", "it is back", code=1)
+    assert "nothing that is dead fits" in said, "nobody is asked to say yes to nothing"
     job = await shell.json("dead", "replay", *narrowed, "--limit", "2", "--rate", "50", "--yes")
     assert (job["total"], job["rate"], job["reason"]) == (2, 50.0, "it is back")
     assert job["asked_by"].startswith("ann")
