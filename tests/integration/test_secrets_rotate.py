@@ -163,7 +163,7 @@ async def test_what_no_key_opens_is_named_and_left(safe: Safe) -> None:
     code, report, _ = await safe.run()
     assert (code, report["left"]) == (1, 1)
     (named,) = report["places"]["model.bindings"]["unreadable"]
-    assert named.startswith("tenant:7: no key 'gone'")
+    assert named.startswith(f"tenant:7, id {model.id}: no key 'gone'"), "a tenant has many models"
     after = await PostgresModels(safe.database).find(7, model.name)
     assert after is not None
     assert after.bindings == model.bindings

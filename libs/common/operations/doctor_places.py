@@ -92,6 +92,7 @@ def _unopened(ring: KeyRing, stored: Sequence[tuple[str, SealedValue]]) -> list[
     found = []
     for key, places in sorted(closed.items()):
         where = ", ".join(f"{number} in {place}" for place, number in places.items())
+        where = f"of the newest {_SEALED} of each place {where}"
         if key in ring.names:
             what = f"key {key!r} does not open what names it ({where}): another key of that id, or damaged values"
             do = "put the right key under that id"

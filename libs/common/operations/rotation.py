@@ -86,7 +86,7 @@ class Rotation:
             try:
                 clear = self._ring.open(value.sealed, value.owner)
             except ValueError as error:
-                report.unreadable.append(f"{value.owner}: {error}")
+                report.unreadable.append(f"{value.owner}, id {value.id}: {error}")
                 continue
             fresh.append((value, self._ring.seal(clear, value.owner)))
         return fresh
