@@ -181,7 +181,7 @@ class _Names(AbstractResolver):
         name = (host, port, int(family))
         if (found := self._remembered(name)) is not None:
             return found
-        asked = self._asked.get(name) or await self._asking(name, on_behalf_of.get())
+        asked = self._under_way(name) or await self._asking(name, on_behalf_of.get())
         if asked is None:  # somebody was answered while we waited
             return list(self._known[name][1])
         answer = await asyncio.shield(asked)
@@ -194,7 +194,7 @@ class _Names(AbstractResolver):
 
     async def _asking(self, name: _Name, tenant: int) -> asyncio.Future[Any] | None:
         await self._room.take(tenant)
-        asked = self._asked.get(name)
+        asked = self._under_way(name)
         if asked is not None or self._remembered(name) is not None:
             self._room.give_back(tenant)
             return asked
@@ -209,8 +209,14 @@ class _Names(AbstractResolver):
         asked.add_done_callback(lambda done: self._answered(name, done))
         return asked
 
+    def _under_way(self, name: _Name) -> asyncio.Future[Any] | None:
+        """From Python 3.14 on, who waits may go on before `_answered` is called."""
+        asked = self._asked.get(name)
+        return None if asked is None or asked.done() else asked
+
     def _answered(self, name: _Name, asked: asyncio.Future[Any]) -> None:
-        del self._asked[name]
+        if self._asked.get(name) is asked:
+            del self._asked[name]
         if not asked.cancelled():
             asked.exception()  # whoever waits is told; nobody may wait
 
