@@ -97,6 +97,9 @@ async def run_to_end(command: Command, *, seconds: float) -> None:
         if not await until_ended(process, seconds=seconds):
             raise ChildFailed(f"{command.arguments[0]} did not end within {seconds:.0f} s; log: {command.log_path}")
     finally:
+        if process.poll() is None:
+            # With the children of its own: one that it makes in this very moment would go on writing.
+            os.killpg(process.pid, signal.SIGKILL)
         await end(process, signal.SIGKILL, seconds=5)
     if process.returncode != 0:
         raise ChildFailed(
