@@ -51,7 +51,7 @@ class BeatView:
         for beat in beats:
             known = before.get(beat.id)
             if known is None:
-                moved_at = self._clock - beat.age
+                moved_at = self._clock - max(beat.age, 0.0)  # below 0 after the database's clock was set back
             else:
                 moved_at = known.moved_at if known.beat == beat.beat else self._clock
             self._seen[beat.id] = _Seen(

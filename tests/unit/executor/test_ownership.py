@@ -47,6 +47,13 @@ def test_a_newcomer_counts_by_the_age_of_its_beat() -> None:
     assert view.live() == {1, 3}
 
 
+def test_a_beat_from_before_the_databases_clock_was_set_back_keeps_nobody_alive() -> None:
+    view = BeatView()
+    for second in range(8):
+        view.observe([beat(1, second, age=0.0), beat(2, 7, age=second - 7_200.0)], at=float(second))
+    assert view.live() == {1}
+
+
 def test_one_that_stopped_is_gone_at_once() -> None:
     view = BeatView()
     view.observe([beat(1, 1), beat(2, 1)], at=0.0)
