@@ -273,9 +273,8 @@ class Reader:
         place = self._places.at(error.spot)
         if place is None or place is not before or place.epoch != epoch:
             return
-        if place.cursor is not None and place.cursor <= error.offset:
-            place.start(error.offset + 1, place.floor_ms)
-            self._road.seek(place.spot, error.offset + 1)
+        place.start(error.offset + 1, place.floor_ms)
+        self._road.seek(place.spot, error.offset + 1)
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         """Keep bytes that nobody can understand, before the position moves on behind them."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
-from aiokafka.record.util import calc_crc32c
 
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
@@ -21,6 +20,7 @@ from libs.common.ports_road import RoadRecord, Spot
 from libs.common.runtime.metrics import REGISTRY
 from services.executor import steward
 from tests.support.executor_rig import Rig, Running, Through, until
+from tests.support.unreadable import send_unreadable
 
 
 def figure(name: str) -> float:
@@ -114,15 +114,7 @@ async def test_bytes_that_the_client_cannot_take_do_not_stop_the_partition(rig: 
     model, other = await rig.make_model(), await rig.make_model()
     await rig.executor()
     topic = model_topic(rig.prefix, model.id, model.name)
-    batch = rig.producer.create_batch()
-    batch.append(key=b"k", value=b"{}", timestamp=None, headers=[("zz", b"1")])
-    batch.close()
-    content = bytearray(batch._build())
-    name = content.index(b"zz")
-    content[name : name + 2] = b"\xff\xfe"  # a header's name that is no UTF-8
-    content[17:21] = calc_crc32c(content[21:]).to_bytes(4, "big")
-    batch._build = lambda: bytes(content)
-    await (await rig.producer.send_batch(batch, topic, partition=0))
+    await send_unreadable(rig.producer, topic)
     ids = [*await rig.make_tasks(model), *await rig.make_tasks(other)]
     await rig.dispatch(model)
     await rig.dispatch(other)
@@ -130,6 +122,29 @@ async def test_bytes_that_the_client_cannot_take_do_not_stop_the_partition(rig: 
     dead = await rig.sql('SELECT "offset", value, cause FROM dead_message')
     assert [(row["offset"], row["value"]) for row in dead] == [(0, None)]
     assert "UnicodeDecodeError" in dead[0]["cause"]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_what_is_read_together_with_bytes_that_the_client_cannot_take_is_settled(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    monkeypatch.setattr("aiokafka.codec.has_gzip", lambda: False)
+    models = [await rig.make_model(max_concurrency=10) for _ in range(2)]
+    ids: list[int] = []
+    for model in models:
+        ids += await rig.make_tasks(model, 5)
+        rows = await rig.lease(model)
+        await rig.send(model, rows[:3], hint=False)
+        topic = model_topic(rig.prefix, model.id, model.name)
+        await send_unreadable(rig.producer, topic, compressed=compressed)
+        await rig.send(model, rows[3:], hint=False)
+    running = await rig.executor()
+    await rig.ended(ids)
+    dead = await rig.sql('SELECT topic, "offset", cause FROM dead_message')
+    assert sorted(row["topic"] for row in dead) == sorted(model_topic(rig.prefix, one.id, one.name) for one in models)
+    assert {row["offset"] for row in dead} == {3}
+    assert len(rig.model.calls) == len(ids)
+    assert running.executor.steward.generation == 1
 
 
 async def test_a_message_that_names_another_tenant_and_model_runs_as_its_row_says(rig: Rig) -> None:

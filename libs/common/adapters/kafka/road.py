@@ -11,9 +11,16 @@ from itertools import islice
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError, RecordTooLargeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    RecordTooLargeError,
+)
 
+from libs.common.adapters.kafka.choking import chokes
 from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.consignment import cause_of
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import RoadRecord, Spot, Unreadable
 
@@ -40,6 +47,7 @@ class KafkaRoad:
         self._consumer: AIOKafkaConsumer | None = None
         self._assigned = asyncio.Event()
         self._assigned_at = 0.0
+        self._next: dict[Spot, int] = {}  #: what was not handed out yet of each partition begins there
 
     async def rebuild(self) -> None:
         await self.close()
@@ -80,6 +88,7 @@ class KafkaRoad:
             # Not assign([]): that makes the client ask for the metadata of every topic there is.
             consumer.pause(*consumer.assignment())
             return
+        self._next = {spot: offset for spot, offset in cursors.items() if offset is not None}
         consumer.assign([TopicPartition(*spot) for spot in cursors])
         # In the same turn of the loop: nothing is ever fetched from a position that is not ours.
         for spot, offset in cursors.items():
@@ -93,6 +102,7 @@ class KafkaRoad:
         if self._consumer is not None:
             with suppress(IllegalStateError):
                 self._consumer.seek(TopicPartition(*spot), offset)
+                self._next[spot] = offset
                 self._consumer.resume(TopicPartition(*spot))
 
     def heard(self, spot: Spot) -> bool:
@@ -118,12 +128,68 @@ class KafkaRoad:
                 )
         except RecordTooLargeError as error:
             raise _too_large(error) from error
-        except (KafkaError, ConsumerStoppedError) as error:
-            raise BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}") from error
         except Exception as error:
-            # The client choked on the bytes: a header name that is no UTF-8, a compression that is not what it says.
-            raise await _unreadable(consumer, error) from error
+            if not chokes(error):
+                raise BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}") from error
+            records = await self._before_unreadable(consumer, error)
+        self._next.update((Spot(*place), batch[-1].offset + 1) for place, batch in records.items() if batch)
         return records
+
+    async def _before_unreadable(
+        self, consumer: AIOKafkaConsumer, error: Exception
+    ) -> Mapping[Spot, Sequence[RoadRecord]]:
+        """What lies before the record that the client choked on. Raises Unreadable if nothing does.
+
+        It is in the partition that fails again when it is asked alone. What else the client had taken, of this
+        partition or of others, is gone with its error: all are sought back to where they stood.
+        """
+        try:
+            for place in consumer.assignment():
+                found = await self._look_at(consumer, place)
+                if found is not None:
+                    return found
+        except (KafkaError, ConsumerStoppedError, TimeoutError) as broken:
+            raise BrokerUnavailable(f"reading from Kafka failed: {type(broken).__name__}") from broken
+        finally:
+            for spot, offset in self._next.items():
+                with suppress(IllegalStateError):
+                    consumer.seek(TopicPartition(*spot), offset)
+        raise BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}") from error
+
+    async def _look_at(
+        self, consumer: AIOKafkaConsumer, place: TopicPartition
+    ) -> Mapping[Spot, Sequence[RoadRecord]] | None:
+        """The next records of a partition, each taken alone, up to one that cannot be; None if all can. Raises
+        Unreadable if the first cannot.
+        """
+        spot = Spot(place.topic, place.partition)
+        begin = self._next.get(spot)
+        if begin is None:
+            return None
+        found: list[RoadRecord] = []
+        with _cancelled_by_us():
+            async with asyncio.timeout(_LOOK_UP_SECONDS):
+                offset = min(begin, await consumer.position(place))
+                if (consumer.highwater(place) or offset) <= offset:
+                    return None  # nothing of it is unread
+                consumer.seek(place, offset)
+                try:
+                    while len(found) < _BATCH:
+                        alone = await consumer.getmany(place, timeout_ms=1_000, max_records=1)
+                        if not alone:
+                            return None
+                        found += alone[place]
+                except Exception as again:
+                    if not chokes(again):
+                        raise
+                    if self._next.get(spot) != begin:
+                        return {}  # somebody sought meanwhile
+                    if not found:
+                        where = await consumer.position(place)
+                        raise Unreadable(spot, where, f"unreadable bytes: {cause_of(again)}") from again
+                    self._next[spot] = found[-1].offset + 1
+                    return {spot: found}
+        return None
 
     async def offsets(self, since: Mapping[Spot, int]) -> dict[Spot, int]:
         consumer = self._consumer
@@ -230,22 +296,3 @@ def _cancelled_by_us() -> Iterator[None]:
 def _too_large(error: RecordTooLargeError) -> Unreadable:
     _, place, offset, size = error.args
     return Unreadable(Spot(place.topic, place.partition), offset, f"record is larger than a fetch of {size} bytes")
-
-
-async def _unreadable(consumer: AIOKafkaConsumer, error: Exception) -> Unreadable | BrokerUnavailable:
-    """Whose record it is: the partition that fails again when it is asked alone, from where it stands."""
-    for place in consumer.assignment():
-        try:
-            with _cancelled_by_us():
-                async with asyncio.timeout(_LOOK_UP_SECONDS):
-                    offset = await consumer.position(place)
-                    if (consumer.highwater(place) or offset) <= offset:
-                        continue  # nothing of it is unread
-                    consumer.seek(place, offset)  # what was fetched is forgotten, so that nothing is skipped
-                    await consumer.getmany(place, timeout_ms=1_000, max_records=1)
-                    consumer.seek(place, offset)
-        except (KafkaError, ConsumerStoppedError, TimeoutError) as broken:
-            return BrokerUnavailable(f"reading from Kafka failed: {type(broken).__name__}")
-        except Exception as again:
-            return Unreadable(Spot(place.topic, place.partition), offset, f"unreadable bytes: {type(again).__name__}")
-    return BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}")
