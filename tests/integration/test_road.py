@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
@@ -144,6 +145,32 @@ async def test_what_is_read_together_with_bytes_that_the_client_cannot_take_is_s
     assert sorted(row["topic"] for row in dead) == sorted(model_topic(rig.prefix, one.id, one.name) for one in models)
     assert {row["offset"] for row in dead} == {3}
     assert len(rig.model.calls) == len(ids)
+    assert running.executor.steward.generation == 1
+
+
+async def test_a_topic_that_may_not_be_read_costs_the_others_no_connection(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, refused = await rig.make_model(), await rig.make_model()
+    topic = model_topic(rig.prefix, refused.id, refused.name)
+    getmany = AIOKafkaConsumer.getmany
+
+    async def read(consumer: AIOKafkaConsumer, *places: Any, **wanted: Any) -> Any:
+        found = await getmany(consumer, *places, **wanted)
+        others = {place: records for place, records in found.items() if place.topic != topic}
+        fetched = consumer.assignment() - consumer.paused()
+        if not others and any(place.topic == topic for place in fetched):
+            raise TopicAuthorizationFailedError(topic)
+        return others
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", read)
+    running = await rig.executor()
+    await rig.make_tasks(refused)
+    await rig.dispatch(refused)
+    await asyncio.sleep(1)
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
     assert running.executor.steward.generation == 1
 
 

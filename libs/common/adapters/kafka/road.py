@@ -16,6 +16,7 @@ from aiokafka.errors import (
     IllegalStateError,
     KafkaError,
     RecordTooLargeError,
+    TopicAuthorizationFailedError,
 )
 
 from libs.common.adapters.kafka.choking import chokes
@@ -23,6 +24,9 @@ from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.consignment import cause_of
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import RoadRecord, Spot, Unreadable
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
 
 _BATCH: Final = 500
 _START_SECONDS: Final = 3.0
@@ -48,6 +52,7 @@ class KafkaRoad:
         self._assigned = asyncio.Event()
         self._assigned_at = 0.0
         self._next: dict[Spot, int] = {}  #: what was not handed out yet of each partition begins there
+        self._refused: set[str] = set()  #: topics that may not be read, as far as this connection was told
 
     async def rebuild(self) -> None:
         await self.close()
@@ -77,6 +82,7 @@ class KafkaRoad:
         """Let go of the broker."""
         consumer, self._consumer = self._consumer, None
         self._assigned.clear()
+        self._refused.clear()
         if consumer is not None:
             await _stop(consumer)
 
@@ -110,7 +116,7 @@ class KafkaRoad:
         if consumer is None or place not in consumer.assignment():
             return True
         early = time.monotonic() - self._assigned_at < _UNHEARD_SECONDS
-        return early or consumer.last_poll_timestamp(place) is not None
+        return early or spot.topic in self._refused or consumer.last_poll_timestamp(place) is not None
 
     async def read(self, seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
         consumer = self._consumer
@@ -128,6 +134,13 @@ class KafkaRoad:
                 )
         except RecordTooLargeError as error:
             raise _too_large(error) from error
+        except TopicAuthorizationFailedError as error:
+            # Others can be read. Its rows stay unclaimed: the healer asks for it again, ever more rarely.
+            (topic,) = error.args
+            self._refused.add(topic)
+            log.warning("road.topic_refused", topic=topic)
+            consumer.pause(*(place for place in consumer.assignment() if place.topic == topic))
+            records = {}
         except Exception as error:
             if not chokes(error):
                 raise BrokerUnavailable(f"reading from Kafka failed: {type(error).__name__}") from error
