@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from contextlib import aclosing
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.support.house import SLOT_MS, House
 from tests.support.nursery import run_command
 from tests.support.servers import BrokerChoice
 from tests.support.stand_in_s3 import stand_in_s3
+from tests.support.unreadable import send_unreadable
 
 
 @pytest.fixture
@@ -63,6 +65,36 @@ async def test_a_topic_is_read_from_its_start_to_its_end(connection: KafkaConnec
         assert await log.begins(empty) == []
         assert await log.begins(f"{topic_prefix}.never-made") == []
         assert f"{topic_prefix}.never-made" not in await topics.existing()
+    finally:
+        await producer.stop()
+        await topics.close()
+
+
+async def test_what_the_client_cannot_take_comes_without_content_and_ends_no_reading(
+    connection: KafkaConnection, topic_prefix: str
+) -> None:
+    topic = f"{topic_prefix}.mixed"
+    topics = KafkaTopics(connection, client_id="test", replication=1)
+    await topics.ensure({topic: TopicPlan(2, None)})
+    producer = AIOKafkaProducer(**connection.arguments(), acks="all")
+    await producer.start()
+    log = KafkaLog(connection)
+    try:
+        await send_unreadable(producer, topic, 0)
+        for number in range(20):
+            await producer.send_and_wait(topic, b"%d" % number, partition=number % 2)
+            if number in (7, 8):
+                await send_unreadable(producer, topic, number % 2)
+        records = await everything(log, topic)
+        assert sorted(int(record.value) for record in records if record.value is not None) == list(range(20))
+        unread = [(record.partition, record.offset) for record in records if record.value is None]
+        assert sorted(unread) == [(0, 0), (0, 6), (1, 4)]
+        assert [first.offset for first in sorted(await log.begins(topic))] == [0, 1]
+        async with aclosing(log.follow(topic, 1)) as batches:
+            seen: list[LogRecord] = []
+            while len(seen) < 20:
+                seen += await anext(batches)
+        assert sorted(int(record.value or b"") for record in seen) == list(range(20))
     finally:
         await producer.stop()
         await topics.close()

@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from libs.common.adapters.kafka.choking import chokes
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.domain.errors import BrokerUnavailable
@@ -31,27 +32,28 @@ class KafkaLog:
         self._connection = connection
 
     async def begins(self, topic: str) -> list[FirstRecord]:
-        async with self._reading([topic]) as (consumer, places):
+        async with self._reading([topic]) as reading:
             firsts = []
-            for place in places:
-                batch = await _fetch(consumer, 1, place) if await _has_any(consumer, place) else []
-                firsts += [FirstRecord(record.offset, record.timestamp_ms) for record in batch]
+            for place in reading.places:
+                if await _has_any(reading.consumer, place) and (record := await reading.first(place)):
+                    firsts.append(FirstRecord(record.offset, record.timestamp_ms))
             return firsts
 
     async def read(self, topics: Sequence[str]) -> AsyncIterator[list[LogRecord]]:
-        async with self._reading(topics) as (consumer, places):
-            if not places:
+        async with self._reading(topics) as reading:
+            if not reading.places:
                 return
-            ends = await _asked(consumer.end_offsets(places))
+            ends = await _asked(reading.consumer.end_offsets(reading.places))
+            await reading.begin()
             loop = asyncio.get_running_loop()
             heard = loop.time()
             while True:
-                batch = await _fetch(consumer, _BATCH)
+                batch = await reading.next()
                 if batch:
                     heard = loop.time()
                     yield batch
                 # Also the empty fetch: Tansu says that its logs end sooner than they do.
-                elif await _reached(consumer, ends):
+                elif await _reached(reading.consumer, ends):
                     return
                 elif loop.time() - heard > _SILENCE_SECONDS:
                     raise BrokerUnavailable("Kafka gives nothing although there is more to read")
@@ -61,7 +63,8 @@ class KafkaLog:
 
         The first batch is empty: from then on nothing that comes is missed.
         """
-        async with self._reading([topic]) as (consumer, places):
+        async with self._reading([topic]) as reading:
+            consumer, places = reading.consumer, reading.places
             if not places:
                 raise BrokerUnavailable(f"there is no topic {topic} yet; a running dispatcher makes it")
             if since_ms > 0:
@@ -71,19 +74,18 @@ class KafkaLog:
                 found = await _asked(consumer.offsets_for_times(dict.fromkeys(places, since_ms)))
                 for place in places:
                     consumer.seek(place, found[place].offset if found.get(place) else ends[place])
-            for place in places:
-                await _asked(consumer.position(place))
+            await reading.begin()
             yield []
-            oldest = since_ms
+            oldest = max(1, since_ms)
             while True:
-                batch = await _fetch(consumer, _BATCH)
+                batch = await reading.next()
                 if not batch:
-                    oldest = 0
+                    oldest = 1  # what the client cannot take has no time
                 elif wanted := [record for record in batch if record.timestamp_ms >= oldest]:
                     yield wanted
 
     @asynccontextmanager
-    async def _reading(self, topics: Sequence[str]) -> AsyncIterator[tuple[AIOKafkaConsumer, list[TopicPartition]]]:
+    async def _reading(self, topics: Sequence[str]) -> AsyncIterator[_Reading]:
         """A consumer at the start of those topics that exist (asking for others might create them)."""
         existing = KafkaTopics(self._connection, client_id="sluiceway-audit", replication=1)
         try:
@@ -96,7 +98,7 @@ class KafkaLog:
             if places:
                 consumer.assign(places)
                 await _asked(consumer.seek_to_beginning(*places))
-            yield consumer, places
+            yield _Reading(consumer, places)
         finally:
             await asyncio.shield(_stop(consumer))
 
@@ -123,16 +125,69 @@ class KafkaLog:
         return consumer
 
 
-async def _fetch(consumer: AIOKafkaConsumer, records: int, *places: TopicPartition) -> list[LogRecord]:
-    deadline = _LOOK_UP_SECONDS if places else None
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while True:
-        batches: dict[Any, list[Any]] = await _asked(
-            consumer.getmany(*places, timeout_ms=_POLL_MS, max_records=records)
-        )
-        if batches or deadline is None or loop.time() - began > deadline:
-            return [_record(record) for batch in batches.values() for record in batch]
+class _Reading:
+    """Partitions that are read together. A record that the client cannot take comes without time and content."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, places: list[TopicPartition]) -> None:
+        self.consumer = consumer
+        self.places = places
+        self._next: dict[TopicPartition, int] = {}
+
+    async def begin(self) -> None:
+        """Find where reading begins."""
+        self._next = {place: await _asked(self.consumer.position(place)) for place in self.places}
+
+    async def first(self, place: TopicPartition) -> LogRecord | None:
+        """The first record of one partition that can be taken; None when it does not come in time."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while loop.time() - began <= _LOOK_UP_SECONDS:
+            record, taken = await self._one(place)
+            if record is not None and taken:
+                return record
+        return None
+
+    async def next(self) -> list[LogRecord]:
+        """What is there; nothing after a short while without any."""
+        try:
+            batches = await _asked(self.consumer.getmany(timeout_ms=_POLL_MS, max_records=_BATCH))
+            found = [_record(record) for batch in batches.values() for record in batch]
+        except BrokerUnavailable:
+            raise
+        except Exception:
+            found = await self._singly()
+        for record in found:
+            self._next[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        return found
+
+    async def _singly(self) -> list[LogRecord]:
+        """Up to the first record that cannot be taken, and that one."""
+        for place, offset in self._next.items():
+            self.consumer.seek(place, offset)
+        found: list[LogRecord] = []
+        for place in self.places:
+            if (self.consumer.highwater(place) or 0) <= self._next[place]:
+                continue  # nothing of it is unread
+            for _ in range(_BATCH):
+                record, taken = await self._one(place)
+                if record is None:
+                    break
+                found.append(record)
+                if not taken:
+                    return found
+        return found
+
+    async def _one(self, place: TopicPartition) -> tuple[LogRecord | None, bool]:
+        """The next record of a partition, if one is there, and whether it could be taken."""
+        try:
+            batch = await _asked(self.consumer.getmany(place, timeout_ms=_POLL_MS, max_records=1))
+        except BrokerUnavailable:
+            raise
+        except Exception:
+            offset = await _asked(self.consumer.position(place))
+            self.consumer.seek(place, offset + 1)
+            return LogRecord(place.topic, place.partition, offset, 0, None, None, ()), False
+        return (_record(batch[place][0]), True) if batch else (None, True)
 
 
 async def _has_any(consumer: AIOKafkaConsumer, place: TopicPartition) -> bool:
@@ -152,6 +207,8 @@ async def _asked(question: Any) -> Any:
         async with asyncio.timeout(_LOOK_UP_SECONDS):
             return await question
     except (KafkaError, OSError, TimeoutError) as error:
+        if chokes(error):
+            raise
         raise BrokerUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
 
 
