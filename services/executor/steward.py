@@ -42,6 +42,8 @@ SUSPICIOUS_SECONDS: Final = 2.0
 DOUBTFUL_MS: Final = 1_000
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
 REBUILD_SECONDS: Final = 10.0
+#: A connection that did not live so long did not live.
+SHORT_LIVED_SECONDS: Final = 5.0
 #: So long others read what we cannot fetch over a connection that is good for everything else.
 MUTE_SECONDS: Final = 60.0
 
@@ -79,6 +81,7 @@ class Steward:
         self._rebuilt_at = 0.0
         self.mute_until = 0.0  #: the broker answers no fetch of ours; monotonic seconds
         self._rng = random.Random()  # noqa: S311  spreads reconnects
+        self._breaths = reconnect_delays(self._rng, cap=SWEEP_SECONDS)
 
     # what others tell
 
@@ -150,6 +153,7 @@ class Steward:
             await self._rest()
             try:
                 if self._broken:
+                    await self._breathe()
                     await self._rebuild()
                     delays = reconnect_delays(self._rng)
                 if time.monotonic() >= self._sweep_at:
@@ -175,6 +179,13 @@ class Steward:
             except TimeoutError:
                 pass
         self._wake.clear()
+
+    async def _breathe(self) -> None:
+        """Where a new connection breaks at once, the next one waits: whatever breaks it would break it without end."""
+        if time.monotonic() - self._rebuilt_at < SHORT_LIVED_SECONDS:
+            await asyncio.sleep(next(self._breaths))
+        else:
+            self._breaths = reconnect_delays(self._rng, cap=SWEEP_SECONDS)
 
     async def _rebuild(self) -> None:
         self._generation += 1

@@ -301,6 +301,30 @@ async def test_an_error_of_the_client_makes_a_new_connection(rig: Rig) -> None:
     assert not failing
 
 
+async def test_a_connection_that_breaks_whenever_it_is_made_anew_is_made_anew_ever_more_rarely(rig: Rig) -> None:
+    model = await rig.make_model()
+    breaks = False
+
+    def change(real: Any) -> Through:
+        async def read(seconds: float) -> Mapping[Spot, Sequence[RoadRecord]]:
+            if breaks:
+                raise BrokerUnavailable("reading from Kafka failed")
+            records: Mapping[Spot, Sequence[RoadRecord]] = await real.read(seconds)
+            return records
+
+        return Through(real, read=read)
+
+    running = await rig.executor(road=change)
+    before = running.executor.steward.generation
+    breaks = True
+    await asyncio.sleep(2)
+    assert 1 <= running.executor.steward.generation - before <= 6
+    breaks = False
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
+
+
 async def test_a_batch_that_cannot_be_settled_is_read_again(rig: Rig) -> None:
     model = await rig.make_model()
     running = await rig.executor()
