@@ -290,6 +290,14 @@ async def test_a_record_that_cannot_be_had_waits_for_what_was_read_before_it() -
         assert (rig.desk.settled, rig.place(1).settled) == ([1], 3)
 
 
+async def test_a_record_that_cannot_be_had_is_left_behind_also_in_a_log_that_began_anew() -> None:
+    async with reading() as rig:
+        rig.place(1).start(1_000, 0)
+        rig.road.coming.put_nowait(Unreadable(spot(1), 0, "unreadable bytes"))
+        await rig.until(lambda: rig.road.seeks == [(spot(1), 1)])
+        assert (rig.graveyard.kept, rig.place(1).cursor) == ([0], 1)
+
+
 async def test_a_record_that_cannot_be_had_is_met_again_when_what_was_read_before_it_could_not_be_settled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
