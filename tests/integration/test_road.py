@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAuthorizationFailedError
 
 from libs.common.adapters.kafka.road import open_road
@@ -123,6 +125,25 @@ async def test_bytes_that_the_client_cannot_take_do_not_stop_the_partition(rig: 
     dead = await rig.sql('SELECT "offset", value, cause FROM dead_message')
     assert [(row["offset"], row["value"]) for row in dead] == [(0, None)]
     assert "UnicodeDecodeError" in dead[0]["cause"]
+
+
+@pytest.mark.parametrize("compression", ["lz4", "snappy", "zstd"])
+async def test_what_the_broker_compresses_is_read(rig: Rig, compression: str) -> None:
+    if rig.connection.broker != "kafka":
+        pytest.skip("it compresses nothing")
+    model = await rig.make_model()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    admin = AIOKafkaAdminClient(**rig.connection.arguments())
+    await admin.start()
+    try:
+        setting = {"compression.type": compression}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, setting)])
+    finally:
+        await admin.close()
+    await rig.executor()
+    ids = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await rig.ended(ids)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
