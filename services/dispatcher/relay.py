@@ -205,20 +205,19 @@ class Relay:
     async def _broker_answers(self) -> bool:
         """Wait for that; False when stopped meanwhile. While the broker is away no row is taken, so that nothing has to
         be given back, and no acknowledged lease stays open, lest the janitor take this process for dead."""
-        if self._carrier.reachable:
-            return True
-        delays = reconnect_delays(self._rng, cap=1.0)
-        while not self._stopped.is_set():
-            if await self._carrier.probe():
-                if self._broker_was_away:
-                    self._broker_was_away = False
-                    self._roads.look_at_topics()
-                return True
-            self._broker_was_away = True
-            log.warning("relay.broker_away", cause=self._carrier.last_error)
-            await self._close_leases()
-            await pause(next(delays), self._stopped)
-        return False
+        if not self._carrier.reachable:
+            delays = reconnect_delays(self._rng, cap=1.0)
+            while not await self._carrier.probe():
+                self._broker_was_away = True
+                log.warning("relay.broker_away", cause=self._carrier.last_error)
+                await self._close_leases()
+                await pause(next(delays), self._stopped)
+                if self._stopped.is_set():
+                    return False
+        if self._broker_was_away:  # somebody else may have seen it back first
+            self._broker_was_away = False
+            self._roads.look_at_topics()
+        return True
 
     async def _woken_within(self, seconds: float) -> bool:
         if seconds <= 0:

@@ -111,6 +111,8 @@ class MemoryQueue:
         return [row for *_, row in sorted(ranked, key=lambda entry: (entry[0], (entry[1] == 1) != ask.fresh_first))]
 
     async def close_leases(self, leases: Sequence[int]) -> None:
+        if self.fail_with is not None:
+            raise self.fail_with
         self.open_leases -= set(leases)
 
     async def lanes_with_work(self) -> list[int]:

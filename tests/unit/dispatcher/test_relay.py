@@ -191,6 +191,24 @@ async def test_postgresql_away_is_waited_for() -> None:
         await until(lambda: len(bench.published()) == 1)
 
 
+async def test_topics_are_looked_at_after_an_outage_of_the_broker_whoever_saw_its_end() -> None:
+    async with Bench().running() as bench:
+        bench.carrier.hold = asyncio.Event()
+        bench.create(1)
+        await until(lambda: bench.queue.open_leases)
+        bench.queue.fail_with = DatabaseUnavailable("away")
+        bench.carrier.hold.set()
+        await until(lambda: len(bench.published()) == 1)
+        bench.carrier.away, bench.carrier.reachable = True, False
+        await until(lambda: bench.carrier.probes > 1)
+        bench.topics.calls.clear()
+        bench.carrier.away, bench.carrier.reachable = False, True  # somebody else has asked
+        bench.queue.fail_with = None
+        bench.create(1)
+        await until(lambda: len(bench.published()) == 2)
+        await until(lambda: [TOPIC.format(1)] in bench.topics.calls)
+
+
 async def test_stopping_waits_for_what_is_on_its_way() -> None:
     bench = Bench()
     async with bench.running():
