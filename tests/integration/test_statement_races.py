@@ -16,7 +16,7 @@ from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Claim
-from libs.common.ports_provider_jobs import JobIntent
+from libs.common.ports_provider_jobs import JobIntent, JobNews
 from libs.common.ports_sweeps import Ending, LostAttempt, OverdueAttempt
 from tests.support.queue_desk import TENANT, QueueDesk, open_desk
 
@@ -386,6 +386,18 @@ async def test_a_job_that_is_just_being_begun_ends_with_its_attempt(desk: QueueD
     assert await overtaken(desk, end(desk, attempt), intent) == {attempt.id}
     (job,) = await desk.sql("SELECT ended_at IS NULL AS open, cancel_at IS NOT NULL AS unwanted FROM provider_job")
     assert tuple(job) == (False, True), "else nobody ever tells its provider, and its permit is never free"
+
+
+@pytest.mark.parametrize(("named", "told", "then"), [("p2", "p1", ("p2", "queued")), ("", "", ("p1", "intended"))])
+async def test_who_writes_of_a_job_sees_that_it_is_just_being_named_by_another(
+    desk: QueueDesk, named: str, told: str, then: tuple[str, str]
+) -> None:
+    attempt, jobs, key = await running_job(desk), PostgresProviderJobs(desk.database), uuid4()
+    await jobs.intend_many([(attempt, JobIntent(key, "test", True, 60))])
+    news = JobNews(named, "queued", None, "", begun=False)
+    assert await overtaken(desk, jobs.news_many([(attempt, news)]), ("job_named_late", key, "p1")) == {attempt.id: told}
+    (row,) = await desk.sql("SELECT provider_id, status FROM provider_job")
+    assert tuple(row) == then
 
 
 async def running_job(desk: QueueDesk) -> Attempt:
