@@ -629,6 +629,27 @@ async def test_a_start_that_is_none_goes_back_also_if_that_is_not_answered_at_on
     await rig.nothing_taken(model)
 
 
+async def test_a_start_that_cannot_go_back_holds_up_no_stop(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "CLAIM_SECONDS", 0.0)
+    refused = 0
+
+    def away(real: PostgresAttempts) -> Through:
+        async def release_many(rows: Any) -> Any:
+            nonlocal refused
+            refused += 1
+            raise Unavailable("away for good")
+
+        return Through(real, release_many=release_many)
+
+    model = await rig.make_model(max_concurrency=1)
+    running = await rig.executor(attempts=away)
+    await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: refused > 2, "it is asked again")
+    running.executor.stop()
+    await asyncio.wait_for(running.pending, 8)
+
+
 async def test_the_end_of_a_stale_claim_takes_no_newer_one_out_of_the_waiting_room(rig: Rig) -> None:
     """Its executor was taken for dead while it asked for a start, and holds the row again when it is answered."""
     asked, go_on = asyncio.Event(), asyncio.Event()
