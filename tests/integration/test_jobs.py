@@ -835,6 +835,32 @@ async def test_a_job_that_was_named_late_is_ended_when_its_successors_has_anothe
     assert (await jobs.job())["provider_id"] == "p2"
 
 
+async def test_a_job_that_was_named_late_is_ended_when_its_interrupted_successors_has_another_name(jobs: Jobs) -> None:
+    jobs.provider.held = held = asyncio.Event()
+    model = await jobs.model({"dedupes": True})
+    first = await jobs.rig.executor()
+    await jobs.begin(model)
+    await until(lambda: jobs.provider.submits, "it is submitted")
+    (frozen,) = first.executor.runs._by_token.values()
+    jobs.provider.held = its_own = asyncio.Event()
+    second = await jobs.rig.executor()
+    await jobs.rescued(first, model)
+    await until(lambda: len(jobs.provider.submits) == 2, "it is submitted again")
+    frozen.interrupt(Stop.LOST)
+    held.set()
+
+    async def named(name: str) -> bool:
+        return (await jobs.job())["provider_id"] == name
+
+    await until(lambda: named("p1"), "the late answer is kept")
+    runs = [*first.executor.runs._by_token.values(), *second.executor.runs._by_token.values()]
+    (successor,) = (run for run in runs if run is not frozen)
+    successor.interrupt(Stop.CANCELED)
+    its_own.set()
+    await until(lambda: named("p2"), "its own answer is written down")
+    await until(lambda: sorted(jobs.provider.canceled) == ["p1", "p2"], "nobody wants either")
+
+
 async def test_a_rescued_job_whose_end_was_asked_for_ends_canceled_there_too(jobs: Jobs) -> None:
     model = await jobs.model()
     first = await jobs.rig.executor()

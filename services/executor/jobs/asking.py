@@ -114,11 +114,14 @@ class Asking:
         await job.quiet()
         try:
             news = job.heard(pending.result())
-            if news is None or (run.stop is not Stop.LOST and await self._ledger.news(run.attempt, news)):
+            if news is None:
                 return
+            former = None if run.stop is Stop.LOST else await self._ledger.replaced(run.attempt, news)
         except ModelError:
             return
-        if news.provider_id:
+        if former:
+            self._late.end(job, former)
+        elif former is None and news.provider_id:
             await self._late.named(job, news.provider_id)
 
     def _show(self, job: Job) -> None:
