@@ -12,7 +12,7 @@ from uuid import UUID
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.kafka.carrier import KafkaCarrier
-from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.job_http import open_job_http
 from libs.common.adapters.models.output_links import open_output_links
@@ -62,6 +62,7 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
     limits = AnswerLimits(settings.output_max_bytes, settings.output_max_bytes)
     guard = EgressGuard.from_setting(settings.egress_allow)
     address = settings.database_url.get_secret_value()
+    quiet_clients()
     kafka = KafkaConnection.of(settings)
     async with (
         open_database(address) as database,

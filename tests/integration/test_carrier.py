@@ -22,7 +22,7 @@ from libs.common.domain.errors import BrokerUnavailable
 from libs.common.embedded.ports import free_port
 from libs.common.ports_dispatch import Record, TopicPlan
 from services.dispatcher.topic_keeper import TopicKeeper
-from tests.support.broker import broker_in, connection_to, frozen, records_on
+from tests.support.broker import asks_for_metadata, broker_in, connection_to, frozen, records_on
 from tests.support.servers import BrokerChoice
 from tests.support.waiting import until
 
@@ -108,6 +108,23 @@ async def test_a_topic_that_is_not_there_holds_nobody_up(
     assert [verdict.acknowledged for verdict in verdicts] == [True] * 3 + [False] * 3
     assert not any(verdict.refused for verdict in verdicts)
     assert carrier.reachable
+
+
+async def test_a_partition_that_loses_its_leader_does_not_have_the_brokers_asked_without_a_rest(
+    carrier: KafkaCarrier, topics: KafkaTopics, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await topics.ensure({f"{topic_prefix}.a": TopicPlan(1)})
+    assert (await carrier.send(records(f"{topic_prefix}.a", 1)))[0].acknowledged
+    line = carrier._line
+    assert line is not None
+    client = line.producer.client
+    asked = asks_for_metadata(client, monkeypatch)
+    with monkeypatch.context() as lost:
+        lost.setattr(client.cluster, "leader_for_partition", lambda place: -1)
+        sending = asyncio.create_task(carrier.send(records(f"{topic_prefix}.a", 1)))
+        await asyncio.sleep(1)
+        assert 5 <= len(asked) <= 20
+    assert (await sending)[0].acknowledged
 
 
 async def test_a_record_that_is_too_large_is_refused_alone(

@@ -13,15 +13,18 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAuthorizationFailedError
 
+from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.contracts.topics import model_topic
 from libs.common.domain.errors import BrokerUnavailable, DatabaseUnavailable, GateUnavailable
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
+from libs.common.embedded.ports import free_port
 from libs.common.ports_road import RoadRecord, Spot
 from libs.common.runtime.metrics import REGISTRY
 from services.executor import steward
+from tests.support.broker import asks_for_metadata
 from tests.support.executor_rig import Rig, Running, Through, until
 from tests.support.unreadable import send_unreadable
 
@@ -193,6 +196,29 @@ async def test_a_topic_that_may_not_be_read_costs_the_others_no_connection(
     await rig.dispatch(model)
     await rig.ended(ids)
     assert running.executor.steward.generation == 1
+
+
+async def test_why_there_is_no_connection_is_said_with_the_address() -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    async with open_road(KafkaConnection(bootstrap=(nowhere,))) as road:
+        with pytest.raises(BrokerUnavailable, match=f"{nowhere}: .*Connect call failed"):
+            await road.rebuild()
+
+
+async def test_a_partition_without_a_leader_does_not_have_the_brokers_asked_without_a_rest(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = await rig.make_model()
+    topic = model_topic(rig.prefix, model.id, model.name)
+    async with open_road(rig.connection) as road:
+        await road.rebuild()
+        assert road._consumer is not None
+        client = road._consumer._client
+        asked = asks_for_metadata(client, monkeypatch)
+        monkeypatch.setattr(client.cluster, "leader_for_partition", lambda place: -1)
+        road.assign({Spot(topic, 0): 0})
+        await road.read(1)
+    assert 5 <= len(asked) <= 20
 
 
 async def test_a_message_that_names_another_tenant_and_model_runs_as_its_row_says(rig: Rig) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.metadata import MetadataRequest
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.embedded import kafka_jars
@@ -70,3 +76,17 @@ async def records_on(
                     return found
     finally:
         await consumer.stop()
+
+
+def asks_for_metadata(client: AIOKafkaClient, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When a client asks its cluster for metadata from now on, monotonic seconds."""
+    asked: list[float] = []
+    send = AIOKafkaConnection.send
+
+    def noted(connection: AIOKafkaConnection, request: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(request, MetadataRequest) and connection in client._conns.values():
+            asked.append(time.monotonic())
+        return send(connection, request, *arguments, **named)
+
+    monkeypatch.setattr(AIOKafkaConnection, "send", noted)
+    return asked

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.connection import KafkaConnection, pace
 from libs.common.adapters.kafka.consignment import RECORD_BYTES, UNSENT, Consignment, cause_of
 from libs.common.ports_dispatch import Record, SendVerdict
 from libs.common.runtime.logging import get_logger
@@ -155,7 +155,7 @@ class KafkaCarrier:
         self._line, self._reachable = _Line(producer), True
 
     def _new_producer(self, *, idempotent: bool) -> AIOKafkaProducer:
-        return AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **self._connection.arguments(),
             client_id=self._client_id,
             acks="all",
@@ -166,6 +166,8 @@ class KafkaCarrier:
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
             retry_backoff_ms=100,
         )
+        pace(producer.client)
+        return producer
 
     async def _distrust(self, line: _Line | None, cause: str) -> None:
         log.warning("kafka.send_failed", cause=cause)

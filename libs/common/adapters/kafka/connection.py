@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaError
 
@@ -19,6 +21,8 @@ _DIAGNOSE_SECONDS: Final = 3.0
 _RESTED_MS: Final = 180_000
 #: How long a fetch may wait at the broker: Tansu does not wake a waiting fetch when a record comes.
 _FETCH_WAIT_MS: Final = {"kafka": 50, "tansu": 20}
+#: Between two requests for the metadata of a cluster: aiokafka's own pause between retries.
+_METADATA_REST: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,27 @@ class KafkaConnection:
             return f"{host}:{port}: {type(error).__name__}: {error}"[:300]
         connection.close()
         return ""
+
+
+def pace(client: AIOKafkaClient) -> None:
+    """Have a client rest between its requests for metadata.
+
+    While a partition that is read or written has no leader, or the client knows of none, aiokafka asks again as soon as
+    it is answered or refused: 2,200 times a second with half a core here, and as often at the brokers that are left.
+    There is no setting for it; a test guards the name.
+    """
+    update = client._metadata_update
+    earliest = 0.0
+
+    async def paced(cluster: Any, topics: Any) -> Any:
+        nonlocal earliest
+        await asyncio.sleep(earliest - time.monotonic())
+        try:
+            return await update(cluster, topics)
+        finally:
+            earliest = time.monotonic() + _METADATA_REST
+
+    client._metadata_update = paced
 
 
 def quiet_clients() -> None:

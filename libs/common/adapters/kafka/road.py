@@ -20,7 +20,7 @@ from aiokafka.errors import (
 )
 
 from libs.common.adapters.kafka.choking import chokes
-from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.connection import KafkaConnection, pace
 from libs.common.adapters.kafka.consignment import cause_of
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import RoadRecord, Spot, Unreadable
@@ -72,10 +72,12 @@ class KafkaRoad:
                     await consumer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await _stop(consumer)
-            raise BrokerUnavailable(f"no connection to Kafka: {type(error).__name__}") from error
+            cause = await self._connection.diagnose() or type(error).__name__
+            raise BrokerUnavailable(f"no connection to Kafka: {cause}") from error
         except BaseException:
             await asyncio.shield(_stop(consumer))
             raise
+        pace(consumer._client)
         self._consumer = consumer
 
     async def close(self) -> None:
