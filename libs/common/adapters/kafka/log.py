@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from libs.common.adapters.kafka.choking import chokes
-from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.connection import KafkaConnection, pace
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_audit import FirstRecord, LogRecord
@@ -122,6 +122,7 @@ class KafkaLog:
         except BaseException:
             await asyncio.shield(_stop(consumer))
             raise
+        pace(consumer._client)
         return consumer
 
 
