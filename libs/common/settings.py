@@ -68,7 +68,11 @@ class Settings(BaseSettings):
         gt=0,
         description="room for staged outputs; one tenant has half of it, and no call is begun while it is full",
     )
-    output_max_bytes: int = Field(2 * 2**30, gt=0, description="largest output of one call")
+    output_max_bytes: int = Field(
+        2 * 2**30,
+        gt=0,
+        description="largest output of one call; two thirds of the room for staged outputs are the most",
+    )
     oss_url: str = Field("", description="HTTP file service for results; set: used in place of the object store")
     oss_path: str = Field("/oss/file/uploadFile", description="path of its upload")
     oss_authorization: SecretStr = Field(

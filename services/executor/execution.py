@@ -60,6 +60,8 @@ _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
 _OTHERS_SECONDS: Final = (30.0, 300.0)
 #: The same for a tenant whose outputs have their share of staging: it waits for its uploads, in an outage for hours.
 _SHARE_SECONDS: Final = (15.0, 300.0)
+#: The same for an answer that found no room.
+_ROOM_SECONDS: Final = (_LACKING_SECONDS, 300.0)
 #: A call begins so soon after its attempt, or not at all: its permit could lapse while it lasts.
 _BEGIN_SECONDS: Final = 30.0
 #: When a full model or provider is tried again, if it does not say.
@@ -177,7 +179,8 @@ class Execution:
         except StagingShareFull as error:
             return HandedBack(error.code, _more_and_more(run, *_SHARE_SECONDS))
         except StagingFull as error:
-            return self._lacking("staging_full", error)
+            # A disk may never have room for an answer, and each call for it costs.
+            return self._lacking("staging_full", error, _more_and_more(run, *_ROOM_SECONDS) if run.called else None)
         except StagedLost as error:
             return StagingGone(error.message)
         except Exception as error:
@@ -187,9 +190,9 @@ class Execution:
                 return UploadPending("internal", message)
             return Failed("internal", message, retryable=True)
 
-    def _lacking(self, what: Posture, error: OutputError) -> Outcome:
+    def _lacking(self, what: Posture, error: OutputError, after: float | None = None) -> Outcome:
         self._lacks, self._lacks_until = what, time.monotonic() + _LACKING_SECONDS
-        return HandedBack(error.code, _LACKING_SECONDS)
+        return HandedBack(error.code, after or _LACKING_SECONDS)
 
     async def _generate(self, run: Run) -> tuple[StagedFile, ...]:
         """Call the model, stage its answer, and let PostgreSQL know where it lies before anything else happens."""

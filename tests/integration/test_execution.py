@@ -859,6 +859,27 @@ async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) ->
     assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING
 
 
+@pytest.mark.parametrize(("age", "rest"), [(0, 5), (1_000, 100), (86_400, 300)])
+async def test_an_output_that_finds_no_room_again_and_again_is_called_for_more_and_more_seldom(
+    rig: Rig, age: int, rest: int
+) -> None:
+    """Each call costs, and on a disk that has no room for its answer nothing comes of it."""
+    model = await rig.make_model()
+    running = await rig.executor()
+    running.staging.refuses = True
+    await rig.make_tasks(model)
+    await rig.sql("UPDATE task SET created_at = now() - make_interval(secs => $1)", float(age))
+    await rig.dispatch(model)
+
+    async def put_off() -> bool:
+        return bool(await rig.sql("SELECT 1 FROM history WHERE kind = 'release' AND detail = 'staging_full'"))
+
+    await until(put_off, "it is put off")
+    assert len(rig.model.calls) == 1
+    (row,) = await rig.sql("SELECT extract(epoch FROM due_at - now())::float8 AS left FROM dispatch")
+    assert rest - 5 < row["left"] < rest * 1.25 + 5
+
+
 @pytest.mark.parametrize("what", ["the model's api_key", "the creator's credential"])
 async def test_who_lacks_the_key_of_a_secret_leaves_it_to_who_has_it(rig: Rig, what: str) -> None:
     opened = []

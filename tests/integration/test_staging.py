@@ -283,6 +283,17 @@ async def test_one_tenant_never_fills_the_store(staging: Staging) -> None:
     await _staged(staging, _content(_MIB), tenant=-1)
 
 
+async def test_an_output_that_the_store_could_never_hold_is_refused_for_good(tmp_path: Path) -> None:
+    """Alone in it, too, it would have no room: its model was called again every 15 s to 5 min, for a day."""
+    async with open_staging(tmp_path / "s", "local", max_file_bytes=2**31, max_total_bytes=9 * _MIB) as staging:
+        kept = await _staged(staging, _content(6 * _MIB))
+        await staging.remove(kept.reference)
+        with pytest.raises(ModelError, match="larger than 6291456 bytes") as refused:
+            await _staged(staging, _content(6 * _MIB + 1))
+        assert (refused.value.code, refused.value.retryable) == ("answer_too_large", False)
+        assert staging.usage == await staging.measure() == 0
+
+
 async def test_shares_count_what_other_processes_put_there(staging: Staging) -> None:
     async with open_staging(staging.root, "local", max_file_bytes=8 * _MIB, max_total_bytes=20 * _MIB) as other:
         kept = [await _staged(other, _content(5 * _MIB), tenant=-1) for _ in range(2)]

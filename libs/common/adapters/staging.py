@@ -55,7 +55,8 @@ class Staging:
     """Outputs in one folder, which several processes may share; a reference is `store id:name`.
 
     A tenant that has as much in it as is free begins no more: alone it has half, and the next one finds room, however
-    long the first one's outputs stay. What it has begun may go on until it has twice as much as is free.
+    long the first one's outputs stay. What it has begun may go on until it has twice as much as is free: alone two
+    thirds, the most that an output can have.
 
     Names are never used twice, so what a presumed-dead executor still does here touches nobody else's output. What
     `commit` returned is on disk; a small output is nowhere but in what it returned (StagedFile.content).
@@ -68,7 +69,8 @@ class Staging:
             )
         self.root = root
         self.store_id = store_id
-        self.max_file_bytes = max_file_bytes
+        #: An output that is larger would find no room in an empty store either (see go_on).
+        self.max_file_bytes = min(max_file_bytes, max_total_bytes * 2 // 3)
         self.disk = DiskSync()
         self._prefix = os.path.join(root, "")
         self._max_total_bytes = max_total_bytes
