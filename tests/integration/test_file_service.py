@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from libs.common.adapters.object_storage.file_service import open_file_service
+from libs.common.adapters.http_client import open_http_client
+from libs.common.adapters.object_storage.file_service import FileService, open_file_service
+from libs.common.adapters.object_storage.put_memory import PutMemory
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.errors import WrongSetting
 from libs.common.domain.model_errors import StagedLost, UploadFailed, UploadUnauthorized
@@ -18,6 +22,7 @@ from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.ports_execution import UploadCredentials
 from tests.support.descriptors import no_more_files
 from tests.support.stand_in_file_service import StandInFileService, stand_in_file_service
+from tests.support.waiting import until
 
 _TASK = UUID("0190a000-0000-7000-8000-000000000001")
 _NAME = ResultName(7, datetime(2026, 3, 1, tzinfo=UTC), _TASK, 2)
@@ -230,6 +235,23 @@ async def test_a_service_that_hangs_is_given_up(
     service.hangs = True
     error = await _failure(service, staging)
     assert (error.code, error.retryable) == ("upload_timeout", True)
+
+
+async def test_uploads_that_it_takes_slowly_do_not_fill_the_memory(
+    service: StandInFileService, staging: Staging
+) -> None:
+    service.hangs = True
+    staged = await _staged(staging, 5 * 2**20)
+    memory = PutMemory(everything=8 * 2**20, of_a_tenant=8 * 2**20, patience=60)
+    async with open_http_client(None) as session:
+        uploads = FileService(session, staging, service.url, "/oss/file/uploadFile", memory=memory)
+        puts = [asyncio.create_task(uploads.put(replace(_NAME, index=index), staged, _OWN)) for index in range(5)]
+        await until(lambda: service.under_way == 2)
+        await asyncio.sleep(0.1)
+        assert service.under_way == 2
+        service.hangs = False
+        service.released.set()
+        assert len({stored.url for stored in await asyncio.gather(*puts)}) == 5
 
 
 async def test_a_service_out_of_reach(service: StandInFileService, staging: Staging, unused_tcp_port: int) -> None:

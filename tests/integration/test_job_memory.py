@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +17,6 @@ from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_provider_jobs import JobCallback
-from services.executor.admission.slots import Slot
 from services.executor.jobs import calls
 from services.executor.jobs.memory import AnswerMemory
 from tests.support.executor_rig import Rig, Running, Through, until
@@ -38,8 +37,8 @@ class Watched(AnswerMemory):
     def taken(self) -> int:
         return self.everything - self._free
 
-    async def take(self, tenant: int, size: int, slot: Slot | None = None) -> int:
-        got = await super().take(tenant, size, slot)
+    async def take(self, tenant: int, size: int, about_to_wait: Callable[[], None] | None = None) -> int:
+        got = await super().take(tenant, size, about_to_wait)
         self.most = max(self.most, self.taken)
         return got
 

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from libs.common.adapters.object_storage.obstore import PART_BYTES, BadStorageUrl, ObjectStorage
+from libs.common.adapters.object_storage.put_memory import PutMemory
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import StagedLost, UploadFailed
 from libs.common.domain.output import ResultName, StagedFile
@@ -304,6 +305,44 @@ async def test_an_upload_that_is_cut_off_leaves_no_parts_at_s3(
     s3.goes_on.set()
     await store.close()
     assert not s3.parts, "aborted, or completed where all had been read by then"
+
+
+async def test_uploads_that_storage_takes_slowly_do_not_fill_the_memory(staging: Staging, s3: StandInS3) -> None:
+    """Each has 18 MiB in it: a hundred had 1.9 GiB, and an executor may have thousands of them."""
+    s3.goes_on.clear()
+    staged = await _staged(staging, _content(PART_BYTES + 1))
+    memory = PutMemory(everything=4 * staged.size, of_a_tenant=2 * staged.size, patience=60)
+    store = ObjectStorage("s3://bucket", staging, memory=memory)
+    names = [replace(_NAME, tenant_id=1, task=uuid4()) for _ in range(6)]
+    puts = [asyncio.create_task(store.put(name, staged)) for name in (*names, replace(_NAME, tenant_id=2))]
+    await until(lambda: sum("partNumber=2" in request for request in s3.requests) == 3)
+    await asyncio.sleep(0.1)
+    begun = [request for request in s3.requests if "uploads" in request]
+    assert sorted(request.split("/")[2] for request in begun) == ["1", "1", "2"]
+    puts[0].cancel()  # it is not over yet: obstore waits for the store
+    await asyncio.sleep(0.1)
+    assert len([request for request in s3.requests if "uploads" in request]) == 3
+    s3.goes_on.set()
+    await asyncio.gather(*puts, return_exceptions=True)
+    assert {key for key in s3.objects if key != names[0].key("png")} == {
+        name.key("png") for name in (*names[1:], replace(_NAME, tenant_id=2))
+    }
+
+
+async def test_who_finds_no_memory_for_its_upload_tries_again_later(staging: Staging, s3: StandInS3) -> None:
+    s3.goes_on.clear()
+    staged = await _staged(staging, _content(PART_BYTES + 1))
+    memory = PutMemory(everything=staged.size, of_a_tenant=staged.size, patience=0.05)
+    store = ObjectStorage("s3://bucket", staging, memory=memory)
+    first = asyncio.create_task(store.put(_NAME, staged))
+    await until(lambda: any("partNumber=2" in request for request in s3.requests))
+    with pytest.raises(UploadFailed) as failure:
+        await store.put(replace(_NAME, index=1), staged)
+    assert (failure.value.code, failure.value.retryable) == ("upload_busy", True)
+    await store.put(replace(_NAME, index=2), await _staged(staging, _PNG))  # little ones always find room
+    s3.goes_on.set()
+    await first
+    await store.put(replace(_NAME, index=1), staged)
 
 
 @pytest.mark.parametrize(

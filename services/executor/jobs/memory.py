@@ -11,11 +11,10 @@ outputs which cannot be staged for long leave the other half to others.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from dataclasses import dataclass
 from typing import Final
 
 from libs.common.ports_jobs import LITTLE_ANSWER
+from libs.common.runtime.room import Room
 from services.executor.admission.slots import Slot
 
 _ALL: Final = 256 * 2**20
@@ -24,63 +23,15 @@ _OF_A_TENANT: Final = 128 * 2**20
 _PATIENCE_SECONDS: Final = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    tenant: int
-    size: int
-    turn: asyncio.Future[None]
-
-
-class AnswerMemory:
-    """The room of one process; those who wait are let in in their order, but for tenants that have their part."""
+class AnswerMemory(Room):
+    """The room of one process."""
 
     def __init__(self, *, everything: int = _ALL, of_a_tenant: int = _OF_A_TENANT) -> None:
-        self._free = everything
-        self._of_a_tenant = of_a_tenant
-        self._taken: Counter[int] = Counter()
-        self._waiting: deque[_Waiting] = deque()
+        super().__init__(everything=everything, of_a_tenant=of_a_tenant)
 
     def share(self, tenant: int, slot: Slot | None) -> AnswerShare:
         """What one job has of it, nothing yet."""
         return AnswerShare(self, tenant, slot)
-
-    async def take(self, tenant: int, size: int, slot: Slot | None = None) -> int:
-        """Wait for so much room, or as much as anybody gets; how much that is. Who has to wait gives back the slot."""
-        size = min(size, self._of_a_tenant)
-        waiting = _Waiting(tenant, size, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._let_in()
-        if slot is not None and not waiting.turn.done():
-            slot.give_back()
-        try:
-            await waiting.turn
-        except asyncio.CancelledError:
-            if waiting.turn.cancelled():
-                self._waiting.remove(waiting)
-                self._let_in()  # it may have stood before others that fit
-            else:
-                self.give_back(tenant, size)
-            raise
-        return size
-
-    def give_back(self, tenant: int, size: int) -> None:
-        """Others may have it."""
-        self._free += size
-        self._taken[tenant] -= size
-        if not self._taken[tenant]:
-            del self._taken[tenant]
-        self._let_in()
-
-    def _let_in(self) -> None:
-        for waiting in list(self._waiting):
-            if waiting.turn.done() or self._taken[waiting.tenant] + waiting.size > self._of_a_tenant:
-                continue  # done: cancelled a moment ago, and about to leave
-            if waiting.size > self._free:
-                return  # nothing smaller overtakes it: it would wait for ever
-            self._free -= waiting.size
-            self._taken[waiting.tenant] += waiting.size
-            self._waiting.remove(waiting)
-            waiting.turn.set_result(None)
 
 
 class AnswerShare:
@@ -104,7 +55,8 @@ class AnswerShare:
             began = asyncio.get_running_loop().time()
             if self._slot is not None:
                 await self._slot.take_again()
-            self._held += await self._memory.take(self._tenant, size, self._slot)
+            about_to_wait = None if self._slot is None else self._slot.give_back
+            self._held += await self._memory.take(self._tenant, size, about_to_wait)
             if self._slot is not None:
                 await self._slot.take_again()
             self.waited = asyncio.get_running_loop().time() - began > _PATIENCE_SECONDS

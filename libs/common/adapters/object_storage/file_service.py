@@ -18,6 +18,7 @@ from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, open_http_client
 from libs.common.adapters.models.decoding import decoder_for
 from libs.common.adapters.models.refusals import connection_error, retry_after
+from libs.common.adapters.object_storage.put_memory import PutMemory
 from libs.common.adapters.object_storage.upload_answer import ANSWER_BYTES, NotAccepted, read_answer
 from libs.common.adapters.staging import CHUNK_BYTES, Staging
 from libs.common.domain.endpoint import InvalidEndpoint, join_endpoint
@@ -29,6 +30,8 @@ from libs.common.ports_execution import UploadCredentials
 _WHO: Final = "the file service"
 _SECONDS: Final = 60.0
 _BYTES_PER_SECOND: Final = 1024 * 1024  #: what the slowest link that we wait for carries
+#: What an upload of any size has in memory meanwhile: a chunk that is sent, one that is held back, one that is read.
+_MEMORY_BYTES: Final = 4 * CHUNK_BYTES
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 #: The same file will not be taken tomorrow either. Anything else may be a service that is down or set up wrongly.
 _FINAL_STATUSES: Final = frozenset({400, 413, 415, 422})
@@ -41,9 +44,17 @@ class FileService:
     """
 
     def __init__(
-        self, session: ClientSession, staging: Staging, url: str, path: str, *, authorization: str = ""
+        self,
+        session: ClientSession,
+        staging: Staging,
+        url: str,
+        path: str,
+        *,
+        authorization: str = "",
+        memory: PutMemory | None = None,
     ) -> None:
         self._session = session
+        self._memory = memory or PutMemory()
         self._staging = staging
         self._url = upload_address(url, path)
         self._authorization = authorization
@@ -53,8 +64,10 @@ class FileService:
 
         Raises UploadFailed, UploadUnauthorized when none is, and StagedLost.
         """
-        given = credentials or UploadCredentials()
-        file_name = name.file_name(staged.file_type)
+        with await self._memory.hold(name.tenant_id, min(staged.size, _MEMORY_BYTES)):
+            return await self._put(name.file_name(staged.file_type), staged, credentials or UploadCredentials())
+
+    async def _put(self, file_name: str, staged: StagedFile, given: UploadCredentials) -> StoredFile:
         for authorization in self._authorizations(given):
             shown = UploadCredentials(authorization, given.user_info)
             try:

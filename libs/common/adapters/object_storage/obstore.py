@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +17,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from libs.common.adapters.object_storage.local_folder import LocalFolder
+from libs.common.adapters.object_storage.put_memory import PutMemory
 from libs.common.adapters.staging import Staging
 from libs.common.domain.model_errors import UploadFailed
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PUT_BYTES: Final = 1024 * 1024  #: up to here an object is one request
 PART_BYTES: Final = 8 * 1024 * 1024
 _PARTS_AT_ONCE: Final = 2
+_MEMORY_BYTES: Final = (_PARTS_AT_ONCE + 1) * PART_BYTES  #: what an object of any size has in memory meanwhile
 _SECONDS: Final = 60.0
 _CLOSE_SECONDS: Final = 5.0
 _BYTES_PER_SECOND: Final = 1024 * 1024  #: what the slowest link that we wait for carries
@@ -64,8 +66,9 @@ class ObjectStorage:
     `public_url` is the prefix under which readers find the objects, if that is not the store's own address.
     """
 
-    def __init__(self, url: str, staging: Staging, *, public_url: str = "") -> None:
+    def __init__(self, url: str, staging: Staging, *, public_url: str = "", memory: PutMemory | None = None) -> None:
         self._staging = staging
+        self._memory = memory or PutMemory()
         self._store = open_store(url)
         self._folder = _folder(url, staging)
         base = public_url or url
@@ -77,15 +80,19 @@ class ObjectStorage:
     ) -> StoredFile:
         """Store an output. Raises UploadFailed, and StagedLost when it is no longer what was staged."""
         key = name.key(staged.file_type)
+        needed = min(staged.size, _MEMORY_BYTES) if self._folder is None else 0
+        held = await self._memory.hold(name.tenant_id, needed)
         try:
             async with asyncio.timeout(_SECONDS + staged.size / _BYTES_PER_SECOND):
-                await self._put(key, staged)
+                await self._put(key, staged, held)
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise _failed("upload_denied", "the object store does not accept the service's own credentials") from error
         except TimeoutError:
             raise _failed("upload_timeout", "the object store did not take the result in time") from None
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
             raise _failed("upload_unreachable", f"the object store failed: {_reason(error)}") from error
+        finally:
+            held.close()
         return StoredFile(self.address(key), staged.file_type, staged.size, staged.sha256, key.rpartition("/")[2])
 
     def address(self, key: str) -> str:
@@ -121,25 +128,27 @@ class ObjectStorage:
         if self._putting:
             await asyncio.wait(self._putting, timeout=_CLOSE_SECONDS)
 
-    async def _put(self, key: str, staged: StagedFile) -> None:
+    async def _put(self, key: str, staged: StagedFile, held: ExitStack) -> None:
         if self._folder is None:
-            await self._send(key, staged, _attributes(staged))
+            await self._send(key, staged, _attributes(staged), held)
         elif not await self._folder.keep(staged, key):
-            await self._send(key, staged, None)
+            await self._send(key, staged, None, held)
             await self._folder.sync(key)
 
-    async def _send(self, key: str, staged: StagedFile, attributes: dict[str, Any] | None) -> None:
+    async def _send(self, key: str, staged: StagedFile, attributes: dict[str, Any] | None, held: ExitStack) -> None:
         if staged.size <= PUT_BYTES:
             content = await self._staging.read(staged)
             await obstore.put_async(self._store, key, content, attributes=attributes, use_multipart=False)
             return
-        await self._put_in_parts(key, staged, attributes)
+        await self._put_in_parts(key, staged, attributes, held)
 
-    async def _put_in_parts(self, key: str, staged: StagedFile, attributes: dict[str, Any] | None) -> None:
+    async def _put_in_parts(
+        self, key: str, staged: StagedFile, attributes: dict[str, Any] | None, held: ExitStack
+    ) -> None:
         """An error of the source, StagedLost among them, aborts the upload before the object exists.
 
         So does a cancelled caller, a little later, unless all has been read by then: an upload that is cut off leaves
-        its parts at the store, where they are paid for and never seen.
+        its parts at the store, where they are paid for and never seen. Until it is over it has its memory (`held`).
         """
         wanted = True
 
@@ -163,6 +172,8 @@ class ObjectStorage:
         putting = asyncio.create_task(put(), name="put-in-parts")
         self._putting.add(putting)
         putting.add_done_callback(self._was_put)
+        its_own = held.pop_all()
+        putting.add_done_callback(lambda _: its_own.close())
         try:
             await asyncio.shield(putting)
         finally:
