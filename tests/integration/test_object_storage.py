@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 from collections.abc import AsyncIterator
@@ -276,6 +277,36 @@ async def test_s3_out_of_reach(
     with pytest.raises(UploadFailed) as failure:
         await ObjectStorage("s3://bucket", staging).put(_NAME, await _staged(staging, _PNG))
     assert (failure.value.code, failure.value.retryable) == ("upload_unreachable", True)
+    assert failure.value.message == "the object store failed: Connection refused"
+
+
+@pytest.mark.parametrize("size", [9, PART_BYTES + 1])
+async def test_a_wrong_region_is_named(staging: Staging, s3: StandInS3, size: int) -> None:
+    s3.status = 301
+    with pytest.raises(UploadFailed, match="another region") as failure:
+        await ObjectStorage("s3://bucket", staging).put(_NAME, await _staged(staging, _content(size)))
+    assert (failure.value.code, failure.value.retryable) == ("upload_unreachable", True)
+
+
+@pytest.mark.parametrize("size", [20_000, 3 * 2**20])
+async def test_a_copy_that_the_results_disk_refuses_says_why(
+    staging: Staging, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """It said `GenericError` where results lie on another disk than staging."""
+
+    def on_another_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "link", on_another_disk)
+    store, staged = ObjectStorage((tmp_path / "results").as_uri(), staging), await _staged(staging, _content(size))
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, usual[1]))
+    try:
+        with pytest.raises(UploadFailed) as failure:
+            await store.put(_NAME, staged)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert failure.value.message == "the object store failed: File too large"
 
 
 async def test_a_store_that_hangs_is_given_up(staging: Staging, s3: StandInS3, monkeypatch: pytest.MonkeyPatch) -> None:

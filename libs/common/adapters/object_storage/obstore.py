@@ -50,6 +50,8 @@ _CLIENT: Final[ClientConfig] = {
 _ACTIVE: Final = frozenset({"html", "svg", "xml"})
 
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
+_SYSTEM_ERROR: Final = re.compile(r"os error ([0-9]{1,5})\)|Os \{\s*code: ([0-9]{1,5}),")
+_WRONG_REGION: Final = "incorrectly configured region"
 
 
 class BadStorageUrl(ValueError):
@@ -223,10 +225,16 @@ def _attributes(staged: StagedFile) -> dict[str, Any]:
 
 def _reason(error: Exception) -> str:
     """Its status or its kind: tenants read this, and its text names addresses that are the operator's."""
-    status = _STATUS.search(str(error))
-    if status is not None:
+    text = str(error)
+    if (status := _STATUS.search(text)) is not None:
         return f"it answered {status[1]}"
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+    if _WRONG_REGION in text:
+        return "it redirects, as for a bucket in another region (AWS_REGION)"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    if (number := _SYSTEM_ERROR.search(text)) is not None:
+        return os.strerror(int(number[1] or number[2]))
+    return type(error).__name__
 
 
 def _failed(code: str, message: str) -> UploadFailed:
