@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import tracemalloc
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import orjson
 import pytest
@@ -11,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.adapters.models.provider_answers import job_id, percent, progress_in, segment
-from libs.common.adapters.models.provider_outputs import OUTPUTS_LIMIT, BadOutput, outputs_of
+from libs.common.adapters.models.provider_outputs import (
+    ESCAPES_BY_HAND,
+    OUTPUTS_LIMIT,
+    BadOutput,
+    file_of,
+    outputs_of,
+)
 from libs.common.domain.model_errors import ModelError
 from libs.common.ports_jobs import JobOutput
 
@@ -73,6 +82,39 @@ def test_streamed_text_is_joined_where_that_is_wished() -> None:
 def test_data_that_cannot_be_decoded_is_said(value: Any) -> None:
     with pytest.raises(BadOutput):
         outputs_of(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "data:image/png" + ";a=" * 1_000_000 + ",x",
+        "data:text/plain," + "%41" * 1_000_000,
+        "data:text/plain;base64," + "QUFB" * 700_000,
+        "data:text/plain;base64," + "%51" * 1_000_000,
+        "data:text/plain;base64," + "Q U F B " * 300_000,
+    ],
+    ids=["parameters", "escapes", "base64", "escaped base64", "spaces in base64"],
+)
+def test_no_data_url_costs_many_times_its_size(value: str) -> None:
+    """Of 60 MB in an answer, parameters took 10 GB of memory, and escapes 7 s in which the loop stood still."""
+    tracemalloc.start()
+    try:
+        assert len(outputs_of(value)) == 1
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(value)
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.text("%%%=4aAfG_ \t\r\n\xff\0", max_size=20), st.integers(0, 1))
+def test_escapes_are_read_alike_however_many_there_are(data: str, many: int) -> None:
+    """Where there are many, a machine has made them: then one that is none is an error."""
+    data += "%20" * ESCAPES_BY_HAND * many
+    valid = re.search("%(?![0-9A-Fa-f]{2})", data) is None
+    if many and not valid:
+        with pytest.raises(BadOutput):
+            file_of(f"data:,{data}")
+    else:
+        assert file_of(f"data:,{data}").content == unquote_to_bytes(data)
 
 
 def test_too_many_files_are_refused() -> None:

@@ -14,9 +14,15 @@ import orjson
 from libs.common.ports_jobs import JobOutput
 
 OUTPUTS_LIMIT: Final = 1_000
+#: What has more escapes was written by a machine, so they are all of them escapes.
+ESCAPES_BY_HAND: Final = 2_000
 _DEEPEST: Final = 32
 _LINK: Final = re.compile(r"https?://[^\s\x00-\x20\x7f]{1,4096}", re.IGNORECASE)
-_DATA: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+(?:=[^,;\s]*)?)*),", re.ASCII | re.IGNORECASE)
+#: Possessive: it never tries a place twice.
+_DATA: Final = re.compile(r"data:([\w.+-]++/[\w.+-]++)?+((?:;[\w.+-]++(?:=[^,;\s]*+)?+)*+),", re.ASCII | re.IGNORECASE)
+#: What has no comma up to there is no data URL: looking further, and at millions of parameters, takes gigabytes.
+_DATA_HEAD: Final = 512
+_SPACE: Final = b" \t\n\r\v\f"
 
 
 class BadOutput(ValueError):
@@ -33,7 +39,7 @@ class TooManyOutputs(BadOutput):
 
 def is_file(value: Any) -> bool:
     """Whether this is a link or a data URL."""
-    return isinstance(value, str) and (_LINK.fullmatch(value) is not None or _DATA.match(value) is not None)
+    return isinstance(value, str) and (_LINK.fullmatch(value) is not None or _data_head(value) is not None)
 
 
 def outputs_of(value: Any, *, join_text: bool = False) -> tuple[JobOutput, ...]:
@@ -61,12 +67,12 @@ def file_of(value: str) -> JobOutput:
     """One link or data URL. Raises BadOutput."""
     if _LINK.fullmatch(value):
         return JobOutput(url=value)
-    head = _DATA.match(value)
+    head = _data_head(value)
     if head is None:
         raise BadOutput("an output is neither a link nor a data URL")
     data, plain = value[head.end() :], "base64" not in head[2].lower().split(";")
     try:
-        content = unquote_to_bytes(data) if plain else _base64(data)
+        content = _unescaped(data) if plain else _base64(data)
     except (binascii.Error, ValueError):
         raise BadOutput("an output is a data URL that cannot be decoded") from None
     return JobOutput(content=content, content_type=head[1] or "text/plain")
@@ -101,6 +107,10 @@ class _Found:
         return {"file": len(self.files) - 1}
 
 
+def _data_head(value: str) -> re.Match[str] | None:
+    return _DATA.match(value, 0, _DATA_HEAD)
+
+
 def _text(value: str) -> JobOutput:
     return JobOutput(content=value.encode("utf-8", "replace"), content_type="text/plain")
 
@@ -114,5 +124,21 @@ def _json(value: Any) -> JobOutput:
 
 def _base64(data: str) -> bytes:
     """Padding may be missing and escapes may be there, as browsers take it; nothing else is forgiven."""
-    raw = b"".join(unquote_to_bytes(data).split()).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+    raw = _unescaped(data).translate(None, _SPACE).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
     return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+
+
+def _unescaped(data: str) -> bytes:
+    """As unquote_to_bytes, which takes 0.3 us and 200 bytes of memory for each escape. Raises ValueError for what is
+    none among many."""
+    raw = data.encode()
+    escapes = raw.count(b"%")
+    if escapes <= ESCAPES_BY_HAND:
+        return unquote_to_bytes(raw)
+    if b"%\n" in raw or b"%\r" in raw:  # would end a line below
+        raise ValueError("not escapes")
+    # Quoted-printable is the same with another sign, and written in C. It leaves what is no escape as it is.
+    content = binascii.a2b_qp(raw.replace(b"=", b"=3D").replace(b"%", b"="))
+    if len(content) != len(raw) - 2 * escapes:
+        raise ValueError("not escapes")
+    return content
