@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from libs.common.adapters.disk_sync import DiskSync
-from libs.common.adapters.staging_writer import INLINE_BYTES, OutputWriter
+from libs.common.adapters.staging_writer import INLINE_BYTES, LARGE_BYTES, OutputWriter
 from libs.common.domain.model_errors import StagedLost, StagingFull, StagingShareFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 from libs.common.runtime.threads import open_pool
@@ -161,7 +161,10 @@ class Staging:
         path = self._path(reference)
         with suppress(FileNotFoundError):
             size = os.stat(path).st_size
-            os.unlink(path)
+            if size <= LARGE_BYTES:
+                os.unlink(path)
+            else:
+                await self.in_thread(partial(os.unlink, path))
             self.count(_tenant_of(path), -size)
 
     async def entries(self) -> list[StagedEntry]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 INLINE_BYTES: Final = 64 * 1024
 #: From here on bytes go to disk instead of waiting in memory.
 SPILL_BYTES: Final = 256 * 1024
+#: From here on a file is deleted beside the loop: that takes ext4 a millisecond for each 4 MiB.
+LARGE_BYTES: Final = 16 * 1024 * 1024
 PART: Final = ".part"  #: ends the name of what is not finished
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -136,9 +139,12 @@ class OutputWriter:
         self._count(-self._counted)
         self._close()
         if self._left is not None:
-            with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
-                os.unlink(self._staging.path(self._left))
-            self._left = None
+            path, self._left = self._staging.path(self._left), None
+            if self._size <= LARGE_BYTES:
+                _delete(path)
+            else:
+                with suppress(RuntimeError):  # the store is closed; then the cleaning finds it
+                    self._staging.in_thread(partial(_delete, path))
 
     def _count(self, size: int) -> None:
         self._counted += size
@@ -162,6 +168,11 @@ class OutputWriter:
             await asyncio.shield(self._working)
         except OSError as error:
             raise self._staging.refusal(error) from None
+
+
+def _delete(path: str) -> None:
+    with suppress(OSError):  # gone already, or the disk is; then the cleaning finds it
+        os.unlink(path)
 
 
 def _in_database(content: bytes, content_type: str) -> StagedFile:
