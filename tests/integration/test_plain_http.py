@@ -225,6 +225,8 @@ async def test_cookies_are_not_kept(caller: Caller) -> None:
         ("deflate", zlib.compress(PNG)),
         ("deflate", bare_deflate(PNG)),
         ("identity", PNG),
+        ("utf-8", PNG),
+        ("aws-chunked", PNG),
     ],
 )
 async def test_an_answer_compressed_unasked_is_unpacked(caller: Caller, encoding: str, packed: bytes) -> None:

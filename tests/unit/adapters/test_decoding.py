@@ -29,6 +29,10 @@ def test_gzip_in_any_chunks_and_members(parts: list[bytes], size: int, padding: 
     assert _unpacked("gzip", packed, size) == b"".join(parts)
 
 
+def test_what_is_packed_beside_a_name_that_says_nothing_is_unpacked() -> None:
+    assert _unpacked("gzip,aws-chunked", gzip.compress(b"x" * 100), 50) == b"x" * 100
+
+
 @given(st.binary(max_size=3_000), st.integers(1, 200))
 def test_deflate_with_and_without_its_wrapper(body: bytes, size: int) -> None:
     assert _unpacked("deflate", zlib.compress(body), size) == body
@@ -52,7 +56,9 @@ def test_noise_is_unpacked_or_refused(noise: bytes, encoding: str) -> None:
         assert error.code == "bad_answer"  # noqa: PT017  either end is fine
 
 
-@pytest.mark.parametrize("lines", [[], [""], ["identity"], ["identity, identity"], [" , "]])
+@pytest.mark.parametrize(
+    "lines", [[], [""], ["identity"], ["identity, identity"], [" , "], ["UTF-8"], ["aws-chunked"], ["none"], ["binary"]]
+)
 def test_plain_answers_need_no_decoder(lines: list[str]) -> None:
     assert decoder_for(lines) is None
 

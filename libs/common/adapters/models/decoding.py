@@ -11,7 +11,8 @@ from libs.common.domain.model_errors import ModelError
 PIECE_BYTES: Final = 64 * 1024  #: the most that one step unpacks, whatever was packed into it
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
-_MAGIC: Final = b"\x1f\x8b"
+#: What servers write where nothing is packed: charsets, and what object stores keep of how an object was uploaded.
+_PLAIN: Final = frozenset({"", "identity", "none", "binary", "utf-8", "utf8", "aws-chunked"})
 
 
 class Decoder(Protocol):
@@ -30,7 +31,7 @@ def decoder_for(encodings: Sequence[str]) -> Decoder | None:
     We ask for plain answers; one that is compressed nevertheless is taken if it is simply so. Raises ModelError.
     """
     names = [name.strip().lower() for line in encodings for name in line.split(",")]
-    names = [name for name in names if name not in ("", "identity")]
+    names = [name for name in names if name not in _PLAIN]
     if not names:
         return None
     if len(names) > 1:
