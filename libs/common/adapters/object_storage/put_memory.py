@@ -16,8 +16,9 @@ _ALL: Final = 512 * 2**20
 _OF_A_TENANT: Final = 256 * 2**20
 #: So much is had by each attempt anyway.
 _LITTLE: Final = 64 * 1024
-#: Whoever waits longer is parked: it has a slot, and a place in its lane's window.
-_PATIENCE_SECONDS: Final = 30.0
+#: Whoever waits longer is parked: it has a slot, and a place in its lane's window. Longer than most uploads take: of
+#: several files all are uploaded again when one was parked.
+_PATIENCE_SECONDS: Final = 120.0
 
 
 class PutMemory:
