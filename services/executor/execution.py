@@ -58,10 +58,9 @@ _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
 #: When a call is tried again that this process lacks something for; another may take it then. A tenth of the task's
 #: age, within these: a backlog that nobody can call for hours must not go round twice a minute.
 _OTHERS_SECONDS: Final = (30.0, 300.0)
-#: The same for a tenant whose outputs have their share of staging: it waits for its uploads, in an outage for hours.
-_SHARE_SECONDS: Final = (15.0, 300.0)
-#: The same for an answer that found no room.
-_ROOM_SECONDS: Final = (_LACKING_SECONDS, 300.0)
+#: The same where an answer found no room in staging, or its tenant has its share of that: until uploads are through,
+#: in an outage for hours.
+_ROOM_SECONDS: Final = (15.0, 300.0)
 #: A call begins so soon after its attempt, or not at all: its permit could lapse while it lasts.
 _BEGIN_SECONDS: Final = 30.0
 #: When a full model or provider is tried again, if it does not say.
@@ -177,7 +176,7 @@ class Execution:
         except ModelError as error:
             return _failed(error)
         except StagingShareFull as error:
-            return HandedBack(error.code, _more_and_more(run, *_SHARE_SECONDS))
+            return HandedBack(error.code, _more_and_more(run, *_ROOM_SECONDS))
         except StagingFull as error:
             # A disk may never have room for an answer, and each call for it costs.
             return self._lacking("staging_full", error, _more_and_more(run, *_ROOM_SECONDS) if run.called else None)

@@ -859,7 +859,7 @@ async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) ->
     assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING
 
 
-@pytest.mark.parametrize(("age", "rest"), [(0, 5), (1_000, 100), (86_400, 300)])
+@pytest.mark.parametrize(("age", "rest"), [(0, 15), (1_000, 100), (86_400, 300)])
 async def test_an_output_that_finds_no_room_again_and_again_is_called_for_more_and_more_seldom(
     rig: Rig, age: int, rest: int
 ) -> None:
