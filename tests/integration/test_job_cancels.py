@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
@@ -10,7 +11,7 @@ import pytest
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
 from libs.common.ports import PermitRequest
-from libs.common.ports_provider_jobs import UnwantedLook
+from libs.common.ports_provider_jobs import UnwantedJob, UnwantedLook
 from services.executor.jobs import unwanted
 from tests.support.executor_rig import Rig, until
 from tests.support.job_provider import ProvidedJob, job_provider
@@ -107,6 +108,44 @@ async def test_what_may_not_be_looked_for_yet_uses_up_no_try(jobs: Jobs, monkeyp
     await until(done, "that is written")
     (row,) = await jobs.rig.sql("SELECT cancel_tries FROM provider_job")
     assert row["cancel_tries"] == 1
+
+
+async def test_what_a_stopping_executor_cannot_say_any_more_is_others_to_say_at_once(jobs: Jobs) -> None:
+    jobs.provider.deaf = True
+    model = await jobs.model()
+    keys = await mark(jobs.rig, model, 3)
+    first = await jobs.rig.executor()
+    await until(lambda: len(jobs.provider.canceled) == 3, "its provider is being told", 8)
+    await first.stop()
+    assert await tries(jobs.rig) == [0, 0, 0]
+    jobs.provider.deaf = False
+    await jobs.rig.executor()
+
+    async def told() -> bool:
+        return await left(jobs.rig, model) == 0
+
+    await until(told, "the next executor tells", 8)
+    assert set(jobs.provider.canceled[3:]) == {str(key) for key in keys}
+
+
+async def test_what_an_executor_takes_while_it_stops_is_told(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, take = asyncio.Event(), PostgresProviderJobs.unwanted
+
+    async def slow(book: PostgresProviderJobs, look: UnwantedLook) -> list[UnwantedJob]:
+        found = await take(book, look)
+        if found:
+            taken.set()
+            await asyncio.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(PostgresProviderJobs, "unwanted", slow)
+    model = await jobs.model()
+    (key,) = await mark(jobs.rig, model, 1)
+    running = await jobs.rig.executor()
+    await asyncio.wait_for(taken.wait(), 8)
+    await running.stop()
+    assert jobs.provider.canceled == [str(key)]
+    assert await left(jobs.rig, model) == 0
 
 
 async def test_whoever_does_not_know_the_adapter_leaves_the_mark_to_others(jobs: Jobs) -> None:

@@ -8,6 +8,7 @@ nobody ran it. Marks are taken by executors that know the job's adapter.
       `----> taken for a minute --> told, or nobody to tell: the mark goes
                                     no answer, or refused:   tried again when the minute is over, five times
                                     too early to look:       tried again when it is not, however often
+                                    we stop meanwhile:       due at once, for others
 
 Each is told in a task of its own, a few of a model at a time. So a provider that hangs holds up its own jobs alone.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -45,6 +47,8 @@ _AGAIN_SECONDS: Final = 60.0
 _TRIES: Final = 5
 #: An answer "too early" that names no time to come back at.
 _EARLIEST_SECONDS: Final = 1.0
+#: How long who stops waits for answers: most providers have given theirs by then.
+_PARTING_SECONDS: Final = 1.0
 
 
 class Unwanted:
@@ -58,7 +62,7 @@ class Unwanted:
         self._calls = calls
         self._drop_permit = drop_permit
         self._wake = asyncio.Event()
-        self._at_work: dict[asyncio.Task[None], int] = {}  #: and their lanes
+        self._at_work: dict[asyncio.Task[None], UnwantedJob] = {}
         self._told: list[UnwantedJob] = []
         self._later: list[TellLater] = []
 
@@ -67,7 +71,8 @@ class Unwanted:
         self._wake.set()
 
     async def run(self) -> None:
-        """Look and tell until cancelled; what is being told then is left to others."""
+        """Look and tell until cancelled; what is being told then is handed back to others."""
+        looking: asyncio.Task[None] | None = None
         try:
             while True:
                 try:
@@ -76,13 +81,30 @@ class Unwanted:
                 except TimeoutError:
                     pass
                 self._wake.clear()
-                try:
-                    await self.look()
-                except Exception as error:  # the loop's end would be the process's
-                    log.warning("jobs.not_looked", error=type(error).__name__, message=str(error)[:200])
+                looking = asyncio.get_running_loop().create_task(self._looked(), name="unwanted-look")
+                await asyncio.shield(looking)
         finally:
-            for telling in self._at_work:
+            if looking is not None:
+                await asyncio.wait((looking,))  # who knows what PostgreSQL is just giving us
+            await self._part()
+
+    async def _looked(self) -> None:
+        try:
+            await self.look()
+        except Exception as error:  # the loop's end would be the process's
+            log.warning("jobs.not_looked", error=type(error).__name__, message=str(error)[:200])
+
+    async def _part(self) -> None:
+        """Hear out who answers at once, and have others tell the rest: not when its minute is over."""
+        at_work = dict(self._at_work)
+        if at_work:
+            await asyncio.wait(at_work, timeout=_PARTING_SECONDS)
+            for telling in at_work:
                 telling.cancel()
+            await asyncio.wait(at_work)
+        self._later += [TellLater(job.key, 0.0, tried=False) for telling, job in at_work.items() if telling.cancelled()]
+        with suppress(Unavailable, OutcomeUnknown):  # then their minute it is
+            await self._write()
 
     async def look(self) -> None:
         """Write down who has been told, give back permits, and have more told as there is room."""
@@ -96,7 +118,7 @@ class Unwanted:
             await self._begin(room)
 
     async def _begin(self, room: int) -> None:
-        at_work = Counter(self._at_work.values())
+        at_work = Counter(job.lane for job in self._at_work.values())
         look = UnwantedLook(room, _OF_A_LANE, _AGAIN_SECONDS, self._calls.names(), at_work)
         await failpoint("executor/before-unwanted")
         page = await self._jobs.unwanted(look)
@@ -104,7 +126,7 @@ class Unwanted:
             await failpoint("executor/before-provider-cancel")
         for job in page:
             telling = asyncio.get_running_loop().create_task(self._settle(job), name="provider-told")
-            self._at_work[telling] = job.lane
+            self._at_work[telling] = job
             telling.add_done_callback(self._ended)
 
     def _ended(self, telling: asyncio.Task[None]) -> None:
