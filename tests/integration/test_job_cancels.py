@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
+from structlog.testing import capture_logs
 
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
@@ -108,6 +109,20 @@ async def test_what_may_not_be_looked_for_yet_uses_up_no_try(jobs: Jobs, monkeyp
     await until(done, "that is written")
     (row,) = await jobs.rig.sql("SELECT cancel_tries FROM provider_job")
     assert row["cancel_tries"] == 1
+
+
+async def test_a_job_that_nobody_can_look_for_is_named_by_its_key_in_the_log(jobs: Jobs) -> None:
+    model = await jobs.model()
+    (key,) = await mark(jobs.rig, model, 1, named=False)
+    with capture_logs() as lines:
+        await jobs.rig.executor()
+
+        async def given_up() -> bool:
+            return await left(jobs.rig, model) == 0
+
+        await until(given_up, "there is nobody to tell", 8)
+    (line,) = [line for line in lines if line["event"] == "job.not_canceled"]
+    assert (line["intent"], line["provider_id"], line["code"]) == (str(key), "", "submit_unknown")
 
 
 async def test_what_a_stopping_executor_cannot_say_any_more_is_others_to_say_at_once(jobs: Jobs) -> None:

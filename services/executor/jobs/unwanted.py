@@ -194,6 +194,7 @@ async def _found(job: UnwantedJob, adapter: JobAdapter, call: JobCall) -> str:
         return str(job.key)
     try:
         found = await in_time(call, adapter.find, passes=LookupError)
-    except LookupError:
+    except LookupError:  # it may run on there, and the task does not say so where it was canceled
+        log.warning("job.not_canceled", intent=str(job.key), provider_id="", code="submit_unknown")
         return ""
     return found.provider_id if found is not None and not found.status.over else ""
