@@ -52,8 +52,8 @@ class PromisedFile:
     """One file of a result as the task's row describes it."""
 
     url: str
-    size: int | None
-    sha256: str
+    size: int | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

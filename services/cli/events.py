@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from libs.common.operations.republish import Republished
     from libs.common.ports_audit import LogRecord
 
+#: The calendar's end, as a producer may date its record beyond it.
+_LAST_MS = 253_402_300_799_000
+
 events = typer.Typer(help="Completion events on Kafka.", no_args_is_help=True)
 app.add_typer(events, name="events")
 
@@ -163,18 +166,20 @@ def _event(record: LogRecord) -> dict[str, Any]:
         "sequence": headers.get("ce_sequence"),
         "partition": record.partition,
         "offset": record.offset,
-        "at": datetime.fromtimestamp(record.timestamp_ms / 1_000, UTC).isoformat(timespec="milliseconds"),
+        "at": datetime.fromtimestamp(min(record.timestamp_ms, _LAST_MS) / 1_000, UTC).isoformat(
+            timespec="milliseconds"
+        ),
         "data": data if isinstance(data, dict) else {},
     }
 
 
 def _line(event: dict[str, Any]) -> str:
     data = event["data"]
-    error = " ".join(filter(None, (data.get("errorCode"), data.get("errorMsg"))))
+    error = " ".join(str(part) for part in (data.get("errorCode"), data.get("errorMsg")) if part)
     what = data.get("ossFile") if data.get("status") == "success" else error
     parts = (
         event["at"],
-        f"{data.get('status', '?'):8}",  # as long as the longest
+        f"{data.get('status', '?')!s:8}",  # as long as the longest
         f"tenant {data.get('tenantId')}",
         data.get("model"),
         event["id"],

@@ -181,6 +181,12 @@ async def test_a_broker_that_lost_its_memory_is_no_violation(scene: Scene) -> No
     assert await scene.stores.found() == set()
 
 
+async def test_a_record_that_is_dated_beyond_every_calendar_ends_no_audit(scene: Scene) -> None:
+    log = scene.stores.log.records[EVENTS]
+    log[0] = replace(log[0], timestamp_ms=10**17)
+    assert (await scene.stores.run()).clean
+
+
 async def test_events_of_very_many_cleaned_tasks_need_no_memory(scene: Scene) -> None:
     many = 20_000
     await scene.sql("INSERT INTO cleaned VALUES ($1, 'c', $2, 0)", scene.model.tenant_id, many)

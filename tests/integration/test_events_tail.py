@@ -42,14 +42,17 @@ async def test_events_are_printed_as_they_come(
         missing = await tail.run("--from-beginning", "--count", "1")
         assert (missing[0], "dispatcher makes it" in missing[2]) == (3, True)
         await topics.ensure({topic: TopicPlan(EVENT_PARTITIONS)})
-        await _send(carrier, [*records[:4], Record(topic, 3, b"k", b"no event")])
+        strange = b'{"status": ["x"], "errorCode": 5, "errorMsg": {"a": 1}, "ossFile": "\\ud800"}'
+        await _send(carrier, [*records[:4], Record(topic, 3, b"k", b"no event"), Record(topic, 3, b"k", strange)])
         following = await tail.start("--json", "--since", "0")
         assert b"following" in await asyncio.wait_for(following.stderr.readline(), 30)
-        code, out, _ = await tail.run("--from-beginning", "--count", "5", "--json")
+        code, out, _ = await tail.run("--from-beginning", "--count", "6", "--json")
         assert code == 0
         assert_as_promised(("events", "tail", "--json"), out)
         told = [json.loads(line) for line in out.splitlines()]
         assert {event["data"].get("taskId") for event in told} == {str(row.public_id) for row in rows[:4]} | {None}
+        code, out, err = await tail.run("--from-beginning", "--count", "6")
+        assert (code, err, "5 {'a': 1}" in out) == (0, f"sluiceway: following {topic}\n", True)
         await _send(carrier, records[4:])
         young = [json.loads(await asyncio.wait_for(following.stdout.readline(), 30)) for _ in range(2)]
         assert {event["data"]["taskId"] for event in young} == {str(row.public_id) for row in rows[4:]}

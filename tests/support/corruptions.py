@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,6 +241,33 @@ async def rubbish_is_on_the_events_topic(scene: Scene) -> None:
     scene.stores.log.append(EVENTS, b"\xffnot json")
 
 
+def _an_event_of_a_stranger(sequence: str = "1", at: int | None = None, **changes: object) -> Corruption:
+    """Headers and form are those of an event of ours; nothing of ours writes such a value."""
+
+    async def corrupt(scene: Scene) -> None:
+        record = scene.stores.log.records[EVENTS][-1]
+        task = str(uuid4())
+        value = json.dumps(json.loads(record.value or b"") | {"taskId": task} | changes).encode()
+        headers = dict(record.headers) | {"ce_sequence": sequence.encode(), "ce_id": f"{task}:{sequence}".encode()}
+        scene.stores.log.again(record, value=value, key=task.encode(), headers=tuple(headers.items()))
+
+    corrupt.__name__ = "an_event_has_" + "_".join((f"sequence_{sequence:.4}", *changes))
+    return corrupt
+
+
+#: Each was written by somebody else, and ended an audit with a traceback.
+STRANGE_EVENTS: list[Corruption] = [
+    _an_event_of_a_stranger(tenantId="a word"),
+    _an_event_of_a_stranger(tenantId=str(2**63)),
+    _an_event_of_a_stranger(sequence=str(10**30)),
+    _an_event_of_a_stranger(attempt=10**30),
+    _an_event_of_a_stranger(fileSize=10**30),
+    _an_event_of_a_stranger(finishedAt="9999-12-31T23:59:59-10:00"),
+    _an_event_of_a_stranger(creator="a\0b"),
+    _an_event_of_a_stranger(more=float("nan")),
+]
+
+
 async def it_was_sent_too_often(scene: Scene) -> None:
     await scene.sql("UPDATE dispatch SET sends = 21 WHERE id = $1", scene.waiting)
 
@@ -354,6 +382,37 @@ async def a_result_was_cut(scene: Scene) -> None:
 
 async def a_success_names_no_file(scene: Scene) -> None:
     await scene.sql("UPDATE task SET files = NULL WHERE id = $1", scene.succeeded.id)
+
+
+async def _files_of_a_success(scene: Scene, files: str) -> None:
+    await scene.sql("UPDATE task SET files = $2::jsonb WHERE id = $1", scene.succeeded.id, files)
+
+
+async def its_files_are_no_list(scene: Scene) -> None:
+    await _files_of_a_success(scene, '{"url": "file:///elsewhere"}')
+
+
+async def a_file_of_it_is_a_number(scene: Scene) -> None:
+    await _files_of_a_success(scene, "[1]")
+
+
+async def a_file_of_it_has_a_number_as_its_address(scene: Scene) -> None:
+    await _files_of_a_success(scene, '[{"url": 5, "size": 5, "sha256": ""}]')
+
+
+async def a_file_of_it_has_a_word_as_its_size(scene: Scene) -> None:
+    await _files_of_a_success(scene, f'[{{"url": "{scene.result.as_uri()}", "size": "six", "sha256": ""}}]')
+
+
+async def a_file_of_it_has_an_address_that_no_object_can_have(scene: Scene) -> None:
+    url = f"{scene.stores.objects.as_uri()}/../elsewhere"
+    await scene.sql(
+        "UPDATE task SET oss_file = $2, files ="
+        " jsonb_build_array(jsonb_build_object('url', $2::text, 'size', file_size)) WHERE id = $1",
+        scene.succeeded.id, url,
+    )  # fmt: skip
+    await scene.sql("UPDATE attempt SET staged_size = NULL WHERE task_id = $1", scene.succeeded.id)
+    scene.stores.log.records.clear()
 
 
 async def a_staged_file_was_left_behind(scene: Scene) -> None:
@@ -537,6 +596,7 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I7", a_phantom_is_on_the_topic),
     ("I7", an_event_is_ahead_of_its_task),
     ("I7", rubbish_is_on_the_events_topic),
+    *(("I7", strange) for strange in STRANGE_EVENTS),
     ("I8", it_was_sent_too_often),
     ("I8", an_event_never_dies),
     ("I8", an_event_was_sent_after_its_death),
@@ -562,6 +622,11 @@ CORRUPTIONS: list[tuple[str, Corruption]] = [
     ("I19", its_second_file_is_gone),
     ("I19", a_result_was_cut),
     ("I19", a_success_names_no_file),
+    ("I19", its_files_are_no_list),
+    ("I19", a_file_of_it_is_a_number),
+    ("I19", a_file_of_it_has_a_number_as_its_address),
+    ("I19", a_file_of_it_has_a_word_as_its_size),
+    ("I19", a_file_of_it_has_an_address_that_no_object_can_have),
     ("I20", a_staged_file_was_left_behind),
     ("I20", half_a_staged_file_was_left_behind),
     ("I20", a_staged_output_was_left_behind),

@@ -7,6 +7,7 @@ event of an unknown task is one of a cleaned task as long as so many of its tena
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,9 @@ from libs.common.ports_audit import AuditedTasks, FirstRecord, Log, LogRecord, T
 
 #: A broker that lost its memory gets the ends of its last moments again, and those before them not.
 _MARGIN_MS: Final = 5_000
+#: What the columns of these names hold.
+_VERSIONS: Final = range(2**31)
+_TENANTS: Final = range(-(2**63), 2**63)
 _REPUBLISH: Final = "sluiceway events republish sends it again"
 
 
@@ -144,29 +148,32 @@ def _held_since(firsts: Sequence[FirstRecord]) -> int | None:
     if not firsts:
         return None
     cut = [first.timestamp_ms for first in firsts if first.offset > 0]
-    return max([min(first.timestamp_ms for first in firsts), *cut])
+    since = max([min(first.timestamp_ms for first in firsts), *cut])
+    return min(since, int(time.time() * 1_000))  # a producer may date its record as it likes
 
 
 def _parse(record: LogRecord) -> Said:
     headers = dict(record.headers)
     try:
         event = TaskEvent.model_validate_json(record.value or b"")
-        task, sequence = UUID(event.taskId), int(headers.get("ce_sequence") or b"")
+        task, sequence, tenant = UUID(event.taskId), int(headers.get("ce_sequence") or b""), int(event.tenantId)
         status = TaskStatus[event.status.upper()]
+        content = orjson.dumps(orjson.loads(record.value or b""), option=orjson.OPT_SORT_KEYS)
+        facts = _facts(
+            event.tenantId, event.creator, event.bizName, event.status, event.attempt, rfc3339(event.finishedAt),
+            event.ossFile, event.fileType, event.fileSize, event.errorCode,
+        )  # fmt: skip
     except ValidationError as error:
         raise _NotOurs(f"its value does not read as an event ({error.error_count()} errors)") from error
-    except ValueError as error:
-        raise _NotOurs("its id or its sequence does not read") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _NotOurs("its id, its sequence or a value of it does not read") from error
+    if sequence not in _VERSIONS or tenant not in _TENANTS or "\0" in event.creator:
+        raise _NotOurs("no version, tenant or creator is written so")
     if headers.get("ce_id") != event_id(task, sequence).encode():
         raise _NotOurs("its ce_id is not its task's id and sequence")
     if record.key != event.taskId.encode() or headers.get("ce_type") != event_type(status).encode():
         raise _NotOurs("its key or its type is another task's")
-    content = orjson.dumps(orjson.loads(record.value or b""), option=orjson.OPT_SORT_KEYS)
-    facts = _facts(
-        event.tenantId, event.creator, event.bizName, event.status, event.attempt, rfc3339(event.finishedAt),
-        event.ossFile, event.fileType, event.fileSize, event.errorCode,
-    )  # fmt: skip
-    return Said(task, sequence, facts, _digest(content), int(event.tenantId), event.creator, _place(record))
+    return Said(task, sequence, facts, _digest(content), tenant, event.creator, _place(record))
 
 
 def _facts_of_row(end: TaskEnd) -> bytes:

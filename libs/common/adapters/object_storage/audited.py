@@ -32,8 +32,8 @@ class AuditedObjects:
             for start in range(0, size, PIECE_BYTES):
                 end = min(start + PIECE_BYTES, size)
                 digest.update(await obstore.get_range_async(self._store, key, start=start, end=end))
-        except FileNotFoundError:
-            return None
+        except (FileNotFoundError, ValueError):
+            return None  # a ValueError: no object can have this key
         except (BaseError, OSError) as error:
             raise StorageUnavailable(f"the object store cannot be read: {str(error).splitlines()[0]}") from error
         return StoredObject(size, digest.hexdigest())

@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import UNREACHABLE
@@ -23,6 +23,7 @@ _CONNECT_SECONDS: Final = 5.0
 #: A check over a big database takes a while; nobody waits for it but the operator.
 _STATEMENT_SECONDS: Final = 300.0
 _SLICE_TASKS: Final = 20_000
+_FILES: Final = TypeAdapter(tuple[PromisedFile, ...])
 
 
 class PostgresAudit:
@@ -136,14 +137,11 @@ def _end(row: asyncpg.Record) -> TaskEnd:
 
 
 def _promise(row: asyncpg.Record) -> Promise:
-    files = orjson.loads(row["files"]) if row["files"] else []
-    return Promise(
-        row["public_id"],
-        row["oss_file"],
-        row["file_size"],
-        row["staged_size"],
-        tuple(PromisedFile(file.get("url", ""), file.get("size"), file.get("sha256", "")) for file in files),
-    )
+    try:
+        promised = _FILES.validate_json(row["files"] or "[]", strict=True)
+    except ValidationError:
+        promised = ()  # somebody else wrote them
+    return Promise(row["public_id"], row["oss_file"], row["file_size"], row["staged_size"], promised)
 
 
 def _member(row: asyncpg.Record) -> OpenMember:
