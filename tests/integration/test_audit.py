@@ -19,6 +19,8 @@ from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.domain.model import Model
+from libs.common.domain.settle import Finish, GiveBack
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.operations.audit_events import EventChecks
 from libs.common.operations.audit_findings import BY_HAND, Findings
@@ -340,6 +342,56 @@ async def test_an_open_job_is_gone_on_with_and_not_submitted_again_when_its_row_
     (taken,) = await PostgresAttempts(house.database, executor, "UTC").start_many([claim])
     assert (taken.number, taken.phase) == (2, Phase.SUBMITTED)
     assert (await jobs.resume_many([taken]))[taken.id].key == key
+
+
+async def test_a_call_that_a_busy_model_answered_is_not_forgotten_when_its_row_was_lost(stores: Audited) -> None:
+    house = stores.house
+    model, executor = await house.model(), await house.executor()
+    (attempt,) = await house.running(model, executor)
+    await PostgresAttempts(house.database, executor, "UTC").release_many([(attempt, GiveBack("busy", 0.0), True)])
+    await house.permits.release_many([(model.lane, str(attempt.token))])
+    await _is_whole_again(stores, model, executor, attempt.id, 2)
+
+
+async def test_calls_of_an_old_gateway_are_not_forgotten_when_its_tasks_row_was_lost(stores: Audited) -> None:
+    house = stores.house
+    model, executor = await house.model(), await house.executor()
+    (task,) = await house.tasks(model)
+    await house.sql("INSERT INTO history (task_id, kind, attempt, version) VALUES ($1, 'import', 2, 1)", task)
+    await house.sql("UPDATE dispatch SET attempt = 2 WHERE id = $1", task)
+    await house.sql("INSERT INTO cleaned (tenant_id, creator, tasks, calls) SELECT tenant_id, creator, 0, -2 FROM task")
+    await _is_whole_again(stores, model, executor, task, 3)
+
+
+async def test_a_replayed_upload_whose_row_was_lost_is_a_call_after_all(stores: Audited) -> None:
+    house = stores.house
+    model, executor = await house.model(), await house.executor()
+    (attempt,) = await house.running(model, executor)
+    await house.stage(attempt)
+    await PostgresAttempts(house.database, executor, "UTC").finish_many(
+        [(attempt, Finish(TaskStatus.FAILED, "upload_failed", "no", dead=True))]
+    )
+    await house.give_back(attempt)
+    await stores.announce()
+    await Operator(house.database).order(ids=[str(attempt.public_id)])
+    await save_up(house.database)
+    assert await janitor_of(house.database, house.gate, house.wake).round() == 1
+    assert (await house.state(attempt.id))["phase"] == Phase.GENERATED
+    await _is_whole_again(stores, model, executor, attempt.id, 2)
+
+
+async def _is_whole_again(stores: Audited, model: Model, executor: int, task: int, attempt: int) -> None:
+    """Its row is lost and put back, and nothing is wrong when its next attempt, of this number, has succeeded."""
+    house = stores.house
+    assert (await stores.run()).clean
+    await house.sql("DELETE FROM dispatch")
+    assert [violation.invariant for violation in (await stores.run(fix=True)).repaired] == ["I3"]
+    (second,) = await house.start(model, executor, await house.lease(model))
+    assert (second.id, second.number) == (task, attempt)
+    await stores.succeed(second)
+    await stores.announce()
+    report = await stores.run()
+    assert report.clean, report.violations
 
 
 async def test_the_job_of_a_row_that_is_dropped_ends_at_its_provider(stores: Audited) -> None:

@@ -340,29 +340,37 @@ WHERE t.id IS NULL AND i.created_at > now() - make_interval(secs => $1) ORDER BY
 -- name: fix_open_without_row
 -- Give a task that lost its dispatch row a new one, at its old place in the lane, recorded; returns it with the slot that it
 -- needs. What is not due yet waits for its time. A job that is open at its provider is gone on with, first in line, and
--- never submitted again. An output that was staged cannot be uploaded any more (its kind stood in the row), so it goes.
+-- never submitted again. An output that was staged cannot be uploaded any more (its kind stood in the row), so it goes,
+-- and the attempt in which a replay wanted to do no more than that is a call. Calls that left no attempt (a busy model's, an
+-- old gateway's) are recorded as steps: `reached` counts them.
 WITH lost AS (
   SELECT t.*, length(i.payload) AS input_size,
     coalesce((SELECT max(a.attempt) FROM attempt a WHERE a.task_id = t.id), 0) AS last,
+    coalesce((SELECT max(n.attempt) FROM (
+      SELECT a.attempt FROM attempt a WHERE a.task_id = t.id
+      UNION ALL SELECT h.attempt FROM history h WHERE h.task_id = t.id AND h.kind IN ('release', 'import')) n), 0) AS reached,
+    (SELECT max(h.attempt) FROM history h WHERE h.task_id = t.id AND h.kind = 'replay') AS replayed,
     (SELECT count(*) FROM history h WHERE h.task_id = t.id AND h.kind = 'retry' AND h.version > coalesce(
       (SELECT max(r.version) FROM history r WHERE r.task_id = t.id AND r.kind = 'replay'), 0)) AS retried,
     greatest(t.version, coalesce((SELECT max(h.version) FROM history h WHERE h.task_id = t.id), 0)) + 1 AS next
   FROM task t JOIN task_input i ON i.task_id = t.id JOIN lane l ON l.id = t.lane
   WHERE t.id = $1 AND t.status < 6 AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = t.id)
 ), found AS (
-  SELECT l.*, j.attempt AS job, j.status IN ('intended', 'queued') AS queued, l.last = 0 AND j.attempt IS NULL AS fresh,
-    l.last = 0 AND j.attempt IS NULL AND coalesce(l.not_before > now(), false) AS draft
+  SELECT l.*, j.attempt AS job, j.status IN ('intended', 'queued') AS queued, l.reached = 0 AND j.attempt IS NULL AS fresh,
+    l.reached = 0 AND j.attempt IS NULL AND coalesce(l.not_before > now(), false) AS draft
   FROM lost l LEFT JOIN provider_job j ON j.task_id = l.id AND j.ended_at IS NULL AND j.attempt > l.last
   ORDER BY j.attempt DESC LIMIT 1
 ), row AS (
   INSERT INTO dispatch (id, public_id, lane, state, due_at, phase, job, class, priority, position, attempt, retries, version, input_size,
                         start_by, deadline, expires_at)
   SELECT id, public_id, lane, CASE WHEN draft THEN 2 ELSE 0 END, CASE WHEN draft THEN not_before END, CASE WHEN job IS NULL THEN 0 ELSE 1 END,
-    CASE WHEN job IS NULL THEN 0 WHEN queued THEN 2 ELSE 1 END, CASE WHEN job IS NULL THEN 1 ELSE 0 END, priority, id, coalesce(job, last),
+    CASE WHEN job IS NULL THEN 0 WHEN queued THEN 2 ELSE 1 END, CASE WHEN job IS NULL THEN 1 ELSE 0 END, priority, id, coalesce(job, reached),
     retries + retried, next, input_size, start_by, deadline, CASE WHEN fresh THEN least(start_by, deadline) ELSE deadline END
   FROM found ON CONFLICT DO NOTHING RETURNING id, public_id, lane, attempt, version
 ), so AS (
   DELETE FROM staged_output WHERE task_id = ANY (ARRAY(SELECT id FROM row))
+), up AS (
+  UPDATE task t SET uploads = t.uploads - 1 FROM found f JOIN row r ON r.id = f.id WHERE t.id = f.id AND f.replayed > f.reached AND t.uploads > 0
 ), h AS (
   INSERT INTO history (task_id, kind, attempt, version, detail) SELECT id, 'heal', attempt, version, 'audit: its dispatch row was lost' FROM row
 )
