@@ -33,7 +33,8 @@ _LISTED: list[Column] = [
     ("STATE", "state"),
     ("ACTION", "action"),
     ("KIND", "kind"),
-    ("DONE", lambda job: f"{job['total'] - job['pending']} of {job['total']}"),
+    ("DONE", lambda job: f"{job['results']['replayed'] + job['results']['dropped']} of {job['total']}"),
+    ("NOT DONE", lambda job: _not_done(job["results"])),
     ("ORDERED", "created_at"),
     ("BY", "asked_by"),
     ("REASON", "reason"),
@@ -47,6 +48,11 @@ _ITEMS: list[Column] = [
     ("TRIES", "tries"),
     ("DETAIL", "detail"),
 ]
+
+
+def _not_done(results: Document) -> str:
+    """What nobody waits for any more, and was neither replayed nor dropped: `replays show ID --items` says why."""
+    return ", ".join(f"{results[name]} {name}" for name in ("refused", "gone", "stopped") if results[name])
 
 
 @replays.command("list")

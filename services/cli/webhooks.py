@@ -24,7 +24,7 @@ _LISTED: list[Column] = [
 
 
 webhooks = typer.Typer(
-    help="""The webhooks of every tenant: list, pause, resume.
+    help="""The webhooks of every tenant: alone it lists them; pause, resume.
 
     Without a command: list them, whether each is on, held by an operator, or paused by its tenant, and since when it
     fails.

@@ -66,6 +66,9 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     assert (await shell.json("replays", "stop", other["id"], "--yes"))["state"] == "stopped"
     jobs = await shell.json("replays", "list")
     assert [one["id"] for one in jobs["items"]] == [other["id"], job["id"]]
+    lines = (await shell.run("replays", "list")).splitlines()
+    assert "0 of 1  1 stopped" in lines[1], "what was not done is not told as done"
+    assert "2 of 2  -" in lines[2]
     dropped = await shell.json(
         "dead", "drop", str(attempts[3].public_id), "nobody", "--reason", "the caller was wrong", "--yes"
     )
