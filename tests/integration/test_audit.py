@@ -371,7 +371,7 @@ async def test_a_replayed_upload_whose_row_was_lost_is_a_call_after_all(stores: 
     await PostgresAttempts(house.database, executor, "UTC").finish_many(
         [(attempt, Finish(TaskStatus.FAILED, "upload_failed", "no", dead=True))]
     )
-    await house.give_back(attempt)
+    await house._give_back(attempt)
     await stores.announce()
     await Operator(house.database).order(ids=[str(attempt.public_id)])
     await save_up(house.database)

@@ -207,20 +207,20 @@ class House:
         """The attempt failed, a retry follows; slot and permit are back."""
         retry = Retry("http_503", "no", delay, head, timed_out=False)
         assert await self._attempts(0).retry_many([(attempt, retry)])
-        await self.give_back(attempt)
+        await self._give_back(attempt)
 
     async def finish(self, attempt: Attempt, *files: ResultFile) -> bool:
         """The attempt succeeded; False when it is not ours any more."""
         if not files:
             files = (ResultFile("file:///r", "txt", 3, "00", "r"),)
         ended = await self._attempts(0).finish_many([(attempt, Finish(TaskStatus.SUCCESS, files=files))])
-        await self.give_back(attempt)
+        await self._give_back(attempt)
         return bool(ended)
 
     async def bury(self, attempt: Attempt, code: str = "http_400") -> None:
         """The attempt failed for good."""
         await self._attempts(0).finish_many([(attempt, Finish(TaskStatus.FAILED, code, "no", dead=True))])
-        await self.give_back(attempt)
+        await self._give_back(attempt)
 
     async def done(self, model: Model, count: int = 1) -> list[Attempt]:
         """Successful tasks whose events have left."""
@@ -230,8 +230,7 @@ class House:
         await self.sql("DELETE FROM event")
         return attempts
 
-    async def give_back(self, attempt: Attempt) -> None:
-        """Slot and permit of an attempt that has ended."""
+    async def _give_back(self, attempt: Attempt) -> None:
         await self.gate.release_many([(attempt.lane, str(attempt.public_id))])
         await self.permits.release_many([(attempt.lane, str(attempt.token))])
 
