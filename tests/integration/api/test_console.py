@@ -103,6 +103,14 @@ async def test_signing_out_ends_the_session_everywhere(api: Api, visitor: Browse
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in?next=%2Fconsole%2Ftasks")
 
 
+async def test_signing_out_leaves_others_signed_in(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    async with browser(api.url) as other:
+        await other.sign_in(tenant.key)
+        await other.post("/console/sign-out")
+    assert "<h1>Models</h1>" in await visitor.get("/console/models")
+
+
 async def test_a_revoked_key_is_out_at_once(api: Api, visitor: Browser, tenant: Tenant) -> None:
     await visitor.sign_in(tenant.key)
     assert "<h1>Models</h1>" in await visitor.get("/console/models")
@@ -183,6 +191,16 @@ async def test_a_form_that_is_none(visitor: Browser, tenant: Tenant) -> None:
 
 
 # --- pages
+
+
+async def test_a_dead_delivery_of_a_cleaned_task_leads_to_no_page_of_it(visitor: Browser, tenant: Tenant) -> None:
+    await visitor.sign_in(tenant.key)
+    hook = (await tenant.call("POST", "/v1/webhooks", json={"url": "http://127.0.0.1:9/hook"})).json()["id"]
+    task = await tenant.task()
+    for which in (task, None):
+        page = await visitor.get(f"/console/dead/delivery/{await tenant.delivery(hook, task=which)}")
+        assert bool([link for link in links_of(page) if "/console/tasks/" in link]) == (which is not None)
+        assert ("was cleaned" in text_of(page)) == (which is None)
 
 
 async def test_every_page_has_strict_headers_and_loads_nothing_from_elsewhere(
