@@ -228,6 +228,23 @@ async def test_a_removed_webhook_is_not_held_for_ever_whoever_is_first(house: Ho
         assert await sight_of(house).pauses(None) == []
 
 
+async def test_a_removal_ends_the_hold_of_no_other(house: House) -> None:
+    controls, webhooks = controls_of(house), PostgresWebhooks(house.database)
+    webhook, other, theirs = await webhook_of(house, 7), await webhook_of(house, 7), await webhook_of(house, 8)
+    model = await house.model(tenant=7)
+    for held in (webhook, other, theirs):
+        await controls.pause_webhook(held, "ann", "")
+    await controls.pause_all("ann", "")
+    await controls.pause_tenant(7, "ann", "")
+    await controls.pause_model(7, model.name, "ann", "")
+    assert await controls.resume_webhook(theirs, "ann") == "resumed"
+    (ended,) = await house.sql("SELECT id, ended FROM pause WHERE ended IS NOT NULL")
+    assert await webhooks.delete(7, webhook)
+    left = await house.sql("SELECT scope, webhook_id FROM pause WHERE ended IS NULL ORDER BY id")
+    assert [tuple(row) for row in left] == [("webhook", other), ("all", None), ("tenant", None), ("model", None)]
+    assert (await house.sql("SELECT id, ended FROM pause WHERE id = $1", ended["id"])) == [ended]
+
+
 async def test_a_removal_that_waited_for_a_hold_ends_it(house: House) -> None:
     webhook, webhooks = await webhook_of(house, 7), PostgresWebhooks(house.database)
     async with house.database.transaction() as transaction:

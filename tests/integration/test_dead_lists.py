@@ -170,6 +170,69 @@ async def test_one_list_of_all_kinds_goes_on_where_it_stopped(house: House) -> N
         assert seen == whole, limit
 
 
+async def test_what_was_dropped_or_died_earlier_is_in_no_list_whoever_asks(house: House) -> None:
+    """Of each kind one died hours ago, one was dropped, one is left; so of another tenant, too."""
+    model, other = await house.model(max_concurrency=20), await house.model(max_concurrency=20)
+    hour = datetime.now(UTC) - timedelta(hours=1)
+    for owner in (model, other):
+        await died(house, owner, 3)
+        for _ in range(3):
+            await dead_event(house, owner)
+        for _ in range(3):
+            await dead_delivery(house, owner)
+            await house.sql("DELETE FROM event")
+        await house.sql(
+            'INSERT INTO dead_message (topic, "partition", "offset", digest, code, cause)'
+            " SELECT 't', $1, g, '', 'not_json', 'not JSON' FROM generate_series(1, 3) g",
+            owner.lane,
+        )
+        await house.sql(
+            "UPDATE delivery SET webhook_id = (SELECT min(webhook_id) FROM delivery WHERE tenant_id = $1)"
+            " WHERE tenant_id = $1",
+            owner.tenant_id,
+        )
+        for table, key, at, off, own in (
+            ("dead_task", "task_id", "died_at", "dropped_at", "tenant_id"),
+            ("dead_event", "id", "dead_at", "dropped_at", "tenant_id"),
+            ("delivery", "id", "dead_at", "dropped_at", "tenant_id"),
+            ("dead_message", "id", "died_at", "settled_at", '"partition"'),
+        ):
+            whose = owner.lane if table == "dead_message" else owner.tenant_id
+            mine = f"SELECT {key} FROM {table} WHERE {own} = $1 ORDER BY {key} LIMIT 1"
+            await house.sql(f"UPDATE {table} SET {at} = now() - interval '2 h' WHERE {key} = ({mine})", whose)
+            await house.sql(f"UPDATE {table} SET {off} = now() WHERE {key} = ({mine} OFFSET 1)", whose)
+    webhook = await house.value("SELECT min(webhook_id) FROM delivery WHERE tenant_id = $1", model.tenant_id)
+    operator = Operator(house.database)
+    for wanted, reach, young in [
+        *((DeadFilter(kind=kind), None, 2) for kind in DeadKind),
+        *((DeadFilter(kind=kind), model.tenant_id, 1) for kind in DeadKind if kind is not DeadKind.MESSAGE),
+        (DeadFilter(kind=DeadKind.DELIVERY, webhook=webhook), None, 1),
+    ]:
+        for narrowed, count in ((wanted, 2 * young), (replace(wanted, since=hour), young)):
+            entries, _ = await operator.dead.page(reach, narrowed, None, 10)
+            groups = await operator.dead.groups(reach, narrowed)
+            assert (len(entries), sum(group.count for group in groups.items)) == (count, count), (narrowed, reach)
+
+
+async def test_who_has_one_in_hand_is_told_until_he_lets_it_go(house: House) -> None:
+    model = await house.model()
+    await died(house, model)
+    await dead_event(house, model)
+    await dead_delivery(house, model)
+    await house.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, code, cause)'
+        " VALUES ('t', 0, 1, '', 'not_json', 'not JSON')"
+    )
+    operator = Operator(house.database)
+    for kind in DeadKind:
+        job = await operator.order(kind=kind)
+        for held in (job.id, None):
+            ((entry,), _) = await operator.dead.page(None, DeadFilter(kind=kind), None, 10)
+            assert (entry.pending, entry.in_hand) == (held, held is not None), kind
+            if held:
+                await operator.replays.stop(None, job.id)
+
+
 async def test_nonsense_is_refused_and_changes_nothing(house: House) -> None:
     await died(house, await house.model())
     operator = Operator(house.database)

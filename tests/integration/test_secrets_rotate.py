@@ -156,6 +156,28 @@ async def test_a_run_that_was_killed_is_repeated(safe: Safe) -> None:
     assert (code, report["left"], await safe.keys()) == (0, 0, {"new"})
 
 
+async def test_places_are_walked_in_pages_and_pass_over_what_holds_nothing(safe: Safe) -> None:
+    ring = KeyRing(OLD)
+    models = [await safe.model(ring) for _ in range(2)]
+    await PostgresModels(safe.database).create(7, "c", {"name": "without a key", "base_url": "http://m"})
+    tasks = [await safe.secret(ring, model) for model in models]
+    for tenant in (7, 8):
+        sealed = ring.seal(b"whsec", f"webhook:{tenant}")
+        statement = "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'tasks', '', $2)"
+        await safe.database.pool.execute(statement, tenant, sealed)
+    webhooks = [row["id"] for row in await safe.database.pool.fetch("SELECT id FROM webhook ORDER BY id")]
+    for place, ids in zip(sealed_places(safe.database), ([m.id for m in models], tasks, webhooks), strict=True):
+        walked, after = list[int](), 0
+        while page := await place.page(after, 1):
+            (value,) = page
+            assert ring.open(value.sealed, value.owner)
+            after = value.id
+            walked.append(after)
+            assert walked == ids[: len(walked)], place.name
+        assert walked == ids, place.name
+        assert [value.id for value in await place.newest(9)] == ids[::-1], place.name
+
+
 async def test_what_no_key_opens_is_named_and_left(safe: Safe) -> None:
     stranger = KeyRing("gone:" + base64.b64encode(b"g" * 32).decode())
     model = await safe.model(stranger)

@@ -115,6 +115,7 @@ async def test_operators_hold_a_webhook_of_any_tenant(tenant: Tenant, operator: 
     assert (await operator.call("POST", f"/v1/webhooks/{hook}/pause")).json() == {"verdict": "already_paused"}
     assert (await operator.call("POST", f"/v1/webhooks/{hook}/resume")).json() == {"verdict": "resumed"}
     assert (await read(tenant, f"/v1/webhooks/{hook}"))["held"] is None
+    assert (await tenant.call("PATCH", f"/v1/webhooks/{hook}", json={"description": "shop"})).json()["held"] is None
     (action, *_) = (await read(operator, "/v1/actions", limit=2))["items"][1:]
     assert (action["action"], action["subject"], action["reason"]) == ("pause", f"webhook {hook}", "it moves")
     for nothing in ("0", "x", "9" * 19, "9" * 5_000):

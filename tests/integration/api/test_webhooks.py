@@ -63,8 +63,21 @@ async def test_what_is_given_changes_and_nothing_else(tenant: Tenant) -> None:
     assert (again["enabled"], again["disabled_at"], again["events"]) == (True, None, ["timeout"])
     assert (await secrets_of(tenant, webhook["id"])).current == webhook["secret"]
     assert (await tenant.call("DELETE", path)).status_code == 204
-    assert (await tenant.call("DELETE", path)).status_code == 404
+    for method, route, body in (
+        ("DELETE", path, None), ("GET", path, None), ("PATCH", path, {"paused": True}), ("POST", f"{path}/rotate", {}),
+        ("GET", f"{path}/deliveries", None),
+    ):  # fmt: skip
+        answer = await tenant.call(method, route, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (404, "webhook_unknown"), (method, route)
     assert (await tenant.call("GET", "/v1/webhooks")).json()["items"] == []
+
+
+async def test_what_changes_while_it_is_off_lets_nobody_forget_since_when_it_fails(tenant: Tenant) -> None:
+    path = f"/v1/webhooks/{(await made(tenant))['id']}"
+    await tenant.api.sql("UPDATE webhook SET failing_since = now() WHERE tenant_id = $1", tenant.id)
+    for fields, failing in (({"enabled": False}, True), ({"description": "shop"}, True), ({"enabled": True}, False)):
+        changed = (await tenant.call("PATCH", path, json=fields)).json()
+        assert (changed["failing_since"] is not None) == failing, fields
 
 
 async def test_rotation_keeps_the_old_secret_beside_the_fresh_one(tenant: Tenant) -> None:
@@ -113,6 +126,17 @@ async def test_a_delivery_is_read_and_sent_again(tenant: Tenant) -> None:
     await tenant.call("PATCH", f"/v1/webhooks/{webhook['id']}", json={"enabled": False})
     refused = await tenant.call("POST", f"{path}/{ids[2]}/redeliver")
     assert (refused.status_code, refused.json()["code"]) == (409, "webhook_disabled")
+
+
+async def test_deliveries_are_their_own_webhooks(tenant: Tenant) -> None:
+    first, second = await made(tenant), await made(tenant)
+    mine, other = await tenant.delivery(first["id"]), await tenant.delivery(second["id"])
+    path = f"/v1/webhooks/{first['id']}/deliveries"
+    assert [one["id"] for one in (await tenant.call("GET", path)).json()["items"]] == [mine]
+    refused = await tenant.call("POST", f"{path}/{other}/redeliver")
+    assert (refused.status_code, refused.json()["code"]) == (404, "delivery_unknown")
+    (row,) = await tenant.api.sql("SELECT status FROM delivery WHERE id = $1", int(other))
+    assert row["status"] == "dead"
 
 
 async def test_a_secret_is_in_no_store_and_in_no_log(
@@ -202,6 +226,8 @@ async def test_there_is_one_for_tasks_and_only_so_many_in_all(tenant: Tenant) ->
     )
     full = await tenant.call("POST", "/v1/webhooks", json={"url": URL})
     assert (full.status_code, full.json()["code"]) == (409, "webhook_limit")
+    assert (await tenant.call("DELETE", f"/v1/webhooks/{hook['id']}")).status_code == 204
+    await made(tenant)
 
 
 async def test_many_at_once_are_never_too_many(tenant: Tenant) -> None:
@@ -212,6 +238,16 @@ async def test_many_at_once_are_never_too_many(tenant: Tenant) -> None:
     )
     answers = await asyncio.gather(*(tenant.call("POST", "/v1/webhooks", json={"url": URL}) for _ in range(16)))
     assert sorted(answer.status_code for answer in answers) == [201] * 5 + [409] * 11
+
+
+async def test_nothing_else_signs_for_the_address_of_a_task(api: Api, tenant: Tenant) -> None:
+    other = await api.tenant()
+    await made(other, kind="tasks")
+    await made(tenant)
+    gone = await made(tenant, kind="tasks")
+    assert (await tenant.call("DELETE", f"/v1/webhooks/{gone['id']}")).status_code == 204
+    refused = await tenant.submit(webhook_url=URL)
+    assert (refused.status_code, refused.json()["code"]) == (400, "webhook_unsigned")
 
 
 async def test_a_task_brings_its_own_address_once_something_signs_for_it(tenant: Tenant) -> None:
