@@ -237,12 +237,14 @@ async def test_a_removal_ends_the_hold_of_no_other(house: House) -> None:
     await controls.pause_all("ann", "")
     await controls.pause_tenant(7, "ann", "")
     await controls.pause_model(7, model.name, "ann", "")
-    assert await controls.resume_webhook(theirs, "ann") == "resumed"
-    (ended,) = await house.sql("SELECT id, ended FROM pause WHERE ended IS NOT NULL")
+    assert await controls.resume_webhook(webhook, "ann") == await controls.resume_webhook(theirs, "ann") == "resumed"
+    over = "SELECT id, ended FROM pause WHERE ended IS NOT NULL ORDER BY id LIMIT 2"
+    ended = await house.sql(over)
+    await controls.pause_webhook(webhook, "ann", "")
     assert await webhooks.delete(7, webhook)
     left = await house.sql("SELECT scope, webhook_id FROM pause WHERE ended IS NULL ORDER BY id")
     assert [tuple(row) for row in left] == [("webhook", other), ("all", None), ("tenant", None), ("model", None)]
-    assert (await house.sql("SELECT id, ended FROM pause WHERE id = $1", ended["id"])) == [ended]
+    assert await house.sql(over) == ended
 
 
 async def test_a_removal_that_waited_for_a_hold_ends_it(house: House) -> None:

@@ -208,7 +208,9 @@ async def test_what_was_dropped_or_died_earlier_is_in_no_list_whoever_asks(house
         *((DeadFilter(kind=kind), model.tenant_id, 1) for kind in DeadKind if kind is not DeadKind.MESSAGE),
         (DeadFilter(kind=DeadKind.DELIVERY, webhook=webhook), None, 1),
     ]:
-        for narrowed, count in ((wanted, 2 * young), (replace(wanted, since=hour), young)):
+        for narrowed, count in (
+            (wanted, 2 * young), (replace(wanted, since=hour), young), (replace(wanted, until=hour), young),
+        ):  # fmt: skip
             entries, _ = await operator.dead.page(reach, narrowed, None, 10)
             groups = await operator.dead.groups(reach, narrowed)
             assert (len(entries), sum(group.count for group in groups.items)) == (count, count), (narrowed, reach)
