@@ -170,6 +170,42 @@ async def test_one_list_of_all_kinds_goes_on_where_it_stopped(house: House) -> N
         assert seen == whole, limit
 
 
+async def test_events_deliveries_and_messages_are_filtered_as_tasks_are(house: House) -> None:
+    first, second = await house.model(name="first"), await house.model(name="second")
+    for model in (first, second):
+        await dead_event(house, model)
+        await dead_delivery(house, model)
+        await house.sql("DELETE FROM event")
+    await house.sql("UPDATE dead_event SET last_error = 'GPU gone' WHERE model_id = $1", first.id)
+    await house.sql(
+        "UPDATE delivery SET last_error = 'GPU gone', last_code = 404 WHERE tenant_id = $1", first.tenant_id
+    )
+    await house.sql(
+        'INSERT INTO dead_message (topic, "partition", "offset", digest, code, cause)'
+        " VALUES ('t', 0, 1, '', 'tombstone', 'GPU gone'), ('t', 0, 2, '', 'not_json', 'not JSON')"
+    )
+    operator = Operator(house.database)
+    for kind, wanted, count in [
+        *((kind, DeadFilter(text="gpu"), 1) for kind in DeadKind if kind is not DeadKind.TASK),
+        *((kind, DeadFilter(code="nothing"), 0) for kind in DeadKind),
+        *((kind, DeadFilter(model="first"), 1) for kind in (DeadKind.EVENT, DeadKind.DELIVERY)),
+        *((kind, DeadFilter(model="nothing"), 0) for kind in DeadKind),
+        *((kind, DeadFilter(model_id=second.id), 1) for kind in (DeadKind.EVENT, DeadKind.DELIVERY)),
+        (DeadKind.EVENT, DeadFilter(code="publish_refused"), 2),
+        (DeadKind.DELIVERY, DeadFilter(code="webhook_http_404"), 1),
+        (DeadKind.MESSAGE, DeadFilter(code="tombstone"), 1),
+    ]:
+        narrowed = replace(wanted, kind=kind)
+        entries, _ = await operator.dead.page(None, narrowed, None, 10)
+        groups = await operator.dead.groups(None, narrowed)
+        assert (len(entries), sum(group.count for group in groups.items)) == (count, count), narrowed
+    deliveries = await house.sql("SELECT id, tenant_id, webhook_id FROM delivery ORDER BY id")
+    theirs = DeadFilter(kind=DeadKind.DELIVERY, webhook=deliveries[1]["webhook_id"])
+    assert (await operator.dead.groups(deliveries[0]["tenant_id"], theirs)).items == []
+    job = await operator.order(kind=DeadKind.DELIVERY, ids=[str(deliveries[0]["id"])])
+    assert set(await operator.results(job)) == {str(deliveries[0]["id"])}
+
+
 async def test_what_was_dropped_or_died_earlier_is_in_no_list_whoever_asks(house: House) -> None:
     """Of each kind one died hours ago, one was dropped, one is left; so of another tenant, too."""
     model, other = await house.model(max_concurrency=20), await house.model(max_concurrency=20)
