@@ -250,6 +250,17 @@ async def test_what_was_dropped_or_died_earlier_is_in_no_list_whoever_asks(house
             entries, _ = await operator.dead.page(reach, narrowed, None, 10)
             groups = await operator.dead.groups(reach, narrowed)
             assert (len(entries), sum(group.count for group in groups.items)) == (count, count), (narrowed, reach)
+    for kind, ids in (
+        (DeadKind.TASK, "SELECT t.public_id::text AS id FROM dead_task d JOIN task t ON t.id = task_id ORDER BY t.id"),
+        (DeadKind.EVENT, "SELECT d.id::text FROM dead_event d ORDER BY d.id"),
+        (DeadKind.DELIVERY, "SELECT d.id::text FROM delivery d ORDER BY d.id"),
+        (DeadKind.MESSAGE, "SELECT d.id::text FROM dead_message d ORDER BY d.id"),
+    ):
+        every = [row["id"] for row in await house.sql(ids)]
+        order = replace(USUAL, kind=kind, ids=every)
+        assert (await operator.replays.preview(None, order)).unknown == [every[1], every[4]], kind
+        if kind is not DeadKind.MESSAGE:
+            assert (await operator.replays.preview(model.tenant_id, order)).unknown == [every[1], *every[3:]], kind
 
 
 async def test_who_has_one_in_hand_is_told_until_he_lets_it_go(house: House) -> None:
