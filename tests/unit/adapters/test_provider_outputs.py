@@ -19,6 +19,7 @@ from libs.common.adapters.models.provider_outputs import (
     OUTPUTS_LIMIT,
     BadOutput,
     file_of,
+    is_file,
     outputs_of,
 )
 from libs.common.domain.model_errors import ModelError
@@ -92,8 +93,9 @@ def test_data_that_cannot_be_decoded_is_said(value: Any) -> None:
         "data:text/plain;base64," + "QUFB" * 700_000,
         "data:text/plain;base64," + "%51" * 1_000_000,
         "data:text/plain;base64," + "Q U F B " * 300_000,
+        "data:text/plain," + "=" * 3_000_000 + "%41" * (ESCAPES_BY_HAND + 1),
     ],
-    ids=["parameters", "escapes", "base64", "escaped base64", "spaces in base64"],
+    ids=["parameters", "escapes", "base64", "escaped base64", "spaces in base64", "equals signs beside escapes"],
 )
 def test_no_data_url_costs_many_times_its_size(value: str) -> None:
     """Of 60 MB in an answer, parameters took 10 GB of memory, and escapes 7 s in which the loop stood still."""
@@ -105,7 +107,17 @@ def test_no_data_url_costs_many_times_its_size(value: str) -> None:
         tracemalloc.stop()
 
 
-@given(st.text("%%%=4aAfG_ \t\r\n\xff\0", max_size=20), st.integers(0, 1))
+def test_so_much_may_stand_before_the_comma_of_a_data_url() -> None:
+    head = "data:text/plain;name="
+    longest = head + "a" * (512 - len(head))
+    assert is_file(longest + ",x")
+    assert not is_file(longest + "a,x")
+
+
+@given(
+    st.lists(st.sampled_from(["%25", "%3D", "%3d", "%", *"=2345dDaAfG_ \t\r\n\xff\0"]), max_size=20).map("".join),
+    st.integers(0, 1),
+)
 def test_escapes_are_read_alike_however_many_there_are(data: str, many: int) -> None:
     """Where there are many, a machine has made them: then one that is none is an error."""
     data += "%20" * ESCAPES_BY_HAND * many

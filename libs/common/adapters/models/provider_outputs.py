@@ -23,6 +23,10 @@ _DATA: Final = re.compile(r"data:([\w.+-]++/[\w.+-]++)?+((?:;[\w.+-]++(?:=[^,;\s
 #: What has no comma up to there is no data URL: looking further, and at millions of parameters, takes gigabytes.
 _DATA_HEAD: Final = 512
 _SPACE: Final = b" \t\n\r\v\f"
+_PLAIN_BASE64: Final = bytes.maketrans(b"-_", b"+/")
+_SIGNS: Final = bytes.maketrans(b"%=", b"=%")
+#: What would end a line in quoted-printable, and what stands for another below.
+_NO_ESCAPES: Final = (b"%\n", b"%\r", b"%\0")
 
 
 class BadOutput(ValueError):
@@ -108,7 +112,7 @@ class _Found:
 
 
 def _data_head(value: str) -> re.Match[str] | None:
-    return _DATA.match(value, 0, _DATA_HEAD)
+    return _DATA.match(value, 0, _DATA_HEAD + 1)
 
 
 def _text(value: str) -> JobOutput:
@@ -124,7 +128,7 @@ def _json(value: Any) -> JobOutput:
 
 def _base64(data: str) -> bytes:
     """Padding may be missing and escapes may be there, as browsers take it; nothing else is forgiven."""
-    raw = _unescaped(data).translate(None, _SPACE).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+    raw = _unescaped(data).translate(_PLAIN_BASE64, _SPACE).rstrip(b"=")
     return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
 
 
@@ -135,10 +139,13 @@ def _unescaped(data: str) -> bytes:
     escapes = raw.count(b"%")
     if escapes <= ESCAPES_BY_HAND:
         return unquote_to_bytes(raw)
-    if b"%\n" in raw or b"%\r" in raw:  # would end a line below
+    if any(other in raw for other in _NO_ESCAPES):
         raise ValueError("not escapes")
-    # Quoted-printable is the same with another sign, and written in C. It leaves what is no escape as it is.
-    content = binascii.a2b_qp(raw.replace(b"=", b"=3D").replace(b"%", b"="))
+    # Quoted-printable is the same with another sign, and written in C. It leaves what is no escape as it is. So the two
+    # signs change places, and back, and their own escapes with them: to escape millions of `=` would take seconds.
+    for escape, other in ((b"%25", b"%\0\0"), (b"%3D", b"%25"), (b"%3d", b"%25"), (b"%\0\0", b"%3D")):
+        raw = raw.replace(escape, other)
+    content = binascii.a2b_qp(raw.translate(_SIGNS)).translate(_SIGNS)
     if len(content) != len(raw) - 2 * escapes:
         raise ValueError("not escapes")
     return content
