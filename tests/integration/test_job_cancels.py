@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
@@ -161,6 +162,27 @@ async def test_what_an_executor_takes_while_it_stops_is_told(jobs: Jobs, monkeyp
     await running.stop()
     assert jobs.provider.canceled == [str(key)]
     assert await left(jobs.rig, model) == 0
+
+
+async def test_a_locked_table_does_not_hold_up_an_executor_that_stops(jobs: Jobs) -> None:
+    """It left the look behind, and closing the database waited five more seconds for that."""
+    jobs.provider.deaf = True
+    await mark(jobs.rig, await jobs.model(), 1)
+    running = await jobs.rig.executor()
+    await until(lambda: bool(jobs.provider.canceled), "its provider is being told", 8)
+    locking = await asyncpg.connect(jobs.rig.database_url)
+    try:
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE provider_job")
+            await until(lambda: "unwanted-look" in _tasks(), "it looks for more", 8)
+            await running.stop()
+            assert not {"unwanted", "unwanted-look", "provider-told"} & _tasks()
+    finally:
+        await locking.close()
+
+
+def _tasks() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def test_whoever_does_not_know_the_adapter_leaves_the_mark_to_others(jobs: Jobs) -> None:

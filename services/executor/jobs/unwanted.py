@@ -16,6 +16,7 @@ Each is told in a task of its own, a few of a model at a time. So a provider tha
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,8 +48,10 @@ _AGAIN_SECONDS: Final = 60.0
 _TRIES: Final = 5
 #: An answer "too early" that names no time to come back at.
 _EARLIEST_SECONDS: Final = 1.0
-#: How long who stops waits for answers: most providers have given theirs by then.
+#: How long who stops waits for answers: PostgreSQL and most providers have given theirs by then.
 _PARTING_SECONDS: Final = 1.0
+#: How long it then tries to write down what became of them: a locked table must not hold up the end of a process.
+_LAST_WRITE_SECONDS: Final = 0.5
 
 
 class Unwanted:
@@ -84,9 +87,7 @@ class Unwanted:
                 looking = asyncio.get_running_loop().create_task(self._looked(), name="unwanted-look")
                 await asyncio.shield(looking)
         finally:
-            if looking is not None:
-                await asyncio.wait((looking,))  # who knows what PostgreSQL is just giving us
-            await self._part()
+            await self._part(looking)
 
     async def _looked(self) -> None:
         try:
@@ -94,17 +95,22 @@ class Unwanted:
         except Exception as error:  # the loop's end would be the process's
             log.warning("jobs.not_looked", error=type(error).__name__, message=str(error)[:200])
 
-    async def _part(self) -> None:
+    async def _part(self, looking: asyncio.Task[None] | None) -> None:
         """Hear out who answers at once, and have others tell the rest: not when its minute is over."""
+        until = time.monotonic() + _PARTING_SECONDS
+        if looking is not None:
+            await asyncio.wait((looking,), timeout=_PARTING_SECONDS)  # who knows what PostgreSQL is just giving us
+            looking.cancel()
         at_work = dict(self._at_work)
         if at_work:
-            await asyncio.wait(at_work, timeout=_PARTING_SECONDS)
+            await asyncio.wait(at_work, timeout=max(0.0, until - time.monotonic()))
             for telling in at_work:
                 telling.cancel()
             await asyncio.wait(at_work)
         self._later += [TellLater(job.key, 0.0, tried=False) for telling, job in at_work.items() if telling.cancelled()]
-        with suppress(Unavailable, OutcomeUnknown):  # then their minute it is
-            await self._write()
+        with suppress(Unavailable, OutcomeUnknown, TimeoutError):  # then their minute it is
+            async with asyncio.timeout(_LAST_WRITE_SECONDS):
+                await self._write()
 
     async def look(self) -> None:
         """Write down who has been told, give back permits, and have more told as there is room."""
