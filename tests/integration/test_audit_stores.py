@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.log import KafkaLog
@@ -24,6 +25,7 @@ from libs.common.embedded.ports import free_port
 from libs.common.ports import SlotRequest
 from libs.common.ports_audit import LogRecord, StoredObject
 from libs.common.ports_dispatch import TopicPlan
+from tests.support.broker import asks_for_metadata
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import SLOT_MS, House
 from tests.support.nursery import run_command
@@ -98,6 +100,33 @@ async def test_what_the_client_cannot_take_comes_without_content_and_ends_no_rea
     finally:
         await producer.stop()
         await topics.close()
+
+
+async def test_a_partition_without_a_leader_does_not_have_the_brokers_asked_without_a_rest(
+    connection: KafkaConnection, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = f"{topic_prefix}.a"
+    topics = KafkaTopics(connection, client_id="test", replication=1)
+    try:
+        await topics.ensure({topic: TopicPlan(1)})
+    finally:
+        await topics.close()
+    started, start = [], KafkaLog._start
+
+    async def noted(log: KafkaLog) -> AIOKafkaConsumer:
+        started.append(await start(log))
+        return started[-1]
+
+    monkeypatch.setattr(KafkaLog, "_start", noted)
+    async with aclosing(KafkaLog(connection).follow(topic, 0)) as following, asyncio.timeout(20):
+        assert await anext(following) == []
+        client = started[0]._client
+        asked = asks_for_metadata(client, monkeypatch)
+        monkeypatch.setattr(client.cluster, "leader_for_partition", lambda place: -1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await anext(following)
+    assert 5 <= len(asked) <= 20
 
 
 async def test_stores_that_are_away_are_told_by_name() -> None:

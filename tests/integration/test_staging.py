@@ -262,6 +262,18 @@ async def test_a_large_file_is_deleted_beside_the_loop(
     assert thread.startswith("staging")
 
 
+async def test_whoever_is_cancelled_while_a_large_file_is_deleted_leaves_none(tmp_path: Path) -> None:
+    """Nobody would delete it before the task is over, and it counts against its tenant meanwhile."""
+    async with open_staging(tmp_path / "s", "local", max_file_bytes=2**30, max_total_bytes=2**31) as staging:
+        removing = asyncio.create_task(staging.remove((await _staged(staging, _content(LARGE_BYTES + 1))).reference))
+        await asyncio.sleep(0)
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+        await until(lambda: not os.listdir(staging.root))
+        await until(lambda: staging.usage == 0)
+
+
 async def test_unfinished_files_of_processes_that_died_are_listed_and_can_be_deleted(staging: Staging) -> None:
     finished = await _staged(staging, b"keep" * _SMALL)
     task = uuid4()

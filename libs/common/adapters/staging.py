@@ -163,9 +163,13 @@ class Staging:
             size = os.stat(path).st_size
             if size <= LARGE_BYTES:
                 os.unlink(path)
-            else:
-                await self.in_thread(partial(os.unlink, path))
-            self.count(_tenant_of(path), -size)
+                self.count(_tenant_of(path), -size)
+            else:  # shielded: who is cancelled meanwhile will not come back for it
+                await asyncio.shield(asyncio.ensure_future(self._remove_large(path, size)))
+
+    async def _remove_large(self, path: str, size: int) -> None:
+        await self.in_thread(partial(os.unlink, path))
+        self.count(_tenant_of(path), -size)
 
     async def entries(self) -> list[StagedEntry]:
         """All that lies in the store, for the audit and for cleaning up after processes that died."""
