@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final
 
 from libs.common.domain.model_errors import ModelError
@@ -55,9 +54,9 @@ class OutputCollector:
         try:
             return await self._all(run, outputs, staged)
         except BaseException:
-            for file in staged:
-                with suppress(OSError):  # what cannot be deleted now is the janitor's
-                    await self._staging.remove(file.reference)
+            # At once: who is cancelled meanwhile has begun with all. What cannot be deleted now is the janitor's.
+            removals = (self._staging.remove(file.reference) for file in staged)
+            await asyncio.gather(*removals, return_exceptions=True)
             raise
 
     async def _all(self, run: Run, outputs: Sequence[JobOutput], staged: list[StagedFile]) -> tuple[StagedFile, ...]:

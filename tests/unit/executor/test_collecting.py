@@ -177,6 +177,29 @@ async def test_whoever_is_cancelled_leaves_nothing_staged() -> None:
     assert desk.links.running == 0
 
 
+async def test_whoever_is_cancelled_while_it_clears_up_leaves_nothing_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large files are deleted in a thread, which takes a while."""
+    desk, removing = Desk(), asyncio.Event()
+    remove = desk.staging.remove
+
+    async def slowly(reference: str) -> None:
+        removing.set()
+        await asyncio.sleep(0.01)
+        await remove(reference)
+
+    monkeypatch.setattr(desk.staging, "remove", lambda one: asyncio.shield(asyncio.ensure_future(slowly(one))))
+    desk.links.held.add("bad")
+    desk.links.fail = lambda name, _nth: StagingFull("no room") if name == "bad" else None
+    collecting_ = asyncio.create_task(desk.collect("a", "b", "bad"))
+    await until(lambda: len(desk.staging.files) == 2)
+    desk.links.held.clear()
+    await removing.wait()
+    collecting_.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await collecting_
+    await until(lambda: not desk.staging.files)
+
+
 async def test_many_are_fetched_a_few_at_a_time() -> None:
     desk = Desk()
     names = [f"n{number}" for number in range(FILES_LIMIT)]
