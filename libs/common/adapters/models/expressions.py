@@ -6,7 +6,6 @@ may do is limited, first by its form, then while it runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,7 +32,6 @@ _FUNCTIONS: Final = frozenset(
         "to_number", "type", "values",
     }
 )  # fmt: skip
-_PLACEHOLDER: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _DEEPEST: Final = 32
 #: A step takes about as long as copying so many elements, as reading so many of them, as searching so much text.
 _PER_STEP: Final = 16
@@ -160,8 +158,13 @@ class Template:
 
     @classmethod
     def of(cls, text: str) -> Template:
-        pieces = _PLACEHOLDER.split(text)
-        parts = [Expression(piece) if place % 2 else piece for place, piece in enumerate(pieces)]
+        parts: list[str | Expression] = []
+        done = 0
+        # No pattern: each of many {{ that nothing closes would have it look through the rest of the text.
+        while (start := text.find("{{", done)) >= 0 and (end := text.find("}}", start + 2)) >= 0:
+            parts += [text[done:start], Expression(text[start + 2 : end])]
+            done = end + 2
+        parts.append(text[done:])
         return cls(tuple(part for part in parts if part != ""))
 
     def value(self, scope: Mapping[str, Any]) -> Any:
