@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 
+from libs.common.adapters.models import replicate, submit_poll
 from libs.common.adapters.models.provider_answers import VALUES_LIMIT, document, read_json, refusal, text
 from libs.common.domain.model_errors import ModelError
-from libs.common.ports_jobs import JobAnswer, JobCall
+from libs.common.ports_jobs import JobAdapter, JobAnswer, JobCall, JobHttp
 
 
 @pytest.mark.parametrize(("value", "signs"), [(b"0", 1), (b"[]", 2), (b"{}", 2), (b'{"a":[0]}', 3)])
@@ -53,3 +55,60 @@ def test_a_place_of_a_mistake_is_named_where_it_is_one(loc: Any, words: str) -> 
     body = json.dumps({"detail": [{"loc": loc, "msg": "bad"}]}).encode()
     refused = refusal(JobCall("key", "https://provider", "", {}, b""), JobAnswer(422, {}, body))
     assert (refused.message, refused.answered) == (f"the model answered 422: {words}", True)
+
+
+@pytest.mark.parametrize("words", ["detail", "error"])
+def test_a_place_that_is_nested_is_none(words: str) -> None:
+    """Written down it took a second of the loop, or ended in a RecursionError that went for the adapter's own."""
+    nested: Any = []
+    for _ in range(1_000):
+        nested = [nested]
+    body = b'{"%b":[{"loc":["a",%b],"msg":"bad"}]}' % (words.encode(), b"[" * 1_000 + b"]" * 1_000)
+    call = JobCall("key", "https://provider", "", {}, b"")
+    assert refusal(call, JobAnswer(422, {}, body)).message == "the model answered 422: a: bad"
+    assert text(call, [{"loc": ["a", nested], "msg": "bad"}]) == "a: bad"
+
+
+class _Telling:
+    """A provider whose answers are read already."""
+
+    async def send(self, call: JobCall, method: str, path: str, **more: Any) -> JobAnswer:
+        return JobAnswer(200, {}, b"")
+
+
+_POLLED = {
+    "job_id": "id",
+    "poll": {"path": "/{{job_id}}"},
+    "status": "status",
+    "statuses": {"succeeded": ["done"], "failed": ["failed"]},
+    "outputs": "output",
+    "error": "error",
+    "message": "message",
+}
+
+
+@pytest.mark.parametrize(("module", "kind", "config"), [
+    (replicate, replicate.Replicate, {}), (submit_poll, submit_poll.SubmitPoll, _POLLED),
+])  # fmt: skip
+@pytest.mark.parametrize(
+    "said",
+    [{"status": "\x7f" * 4_000_000}, {"status": "failed", "error": "\xdf" * 4_000_000}],
+    ids=["status", "error"],
+)
+async def test_words_of_megabytes_are_cut_before_anything_is_made_of_them(
+    monkeypatch: pytest.MonkeyPatch, module: Any, kind: type[Any], config: dict[str, Any], said: dict[str, str]
+) -> None:
+    """A status of 60 MB was written down whole, each sign as four: the loop stood still for a second."""
+    told = {"id": "job", **said}
+    monkeypatch.setattr(module, "document", lambda _answer: told)
+    http: JobHttp = _Telling()
+    adapter: JobAdapter = kind(http)
+    call = JobCall("key", "https://provider", "", config, b"")
+    await adapter.get(call, "job")
+    tracemalloc.start()
+    try:
+        report = await adapter.get(call, "job")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert report.message[:14] in ("unknown status", "\xdf" * 14)

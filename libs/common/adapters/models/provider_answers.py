@@ -15,6 +15,8 @@ from libs.common.domain.model_errors import Busy, ModelError, TooEarly
 from libs.common.ports_jobs import JobAnswer, JobCall
 
 ID_LIMIT: Final = 512
+#: No status that anybody knows is longer: adapter_config is not.
+WORD_LIMIT: Final = 65_536
 #: How long a provider that is full is left alone unless it says otherwise.
 BUSY_SECONDS: Final = 5.0
 
@@ -89,13 +91,17 @@ def text(call: JobCall, value: Any) -> str:
     """Whatever a provider gave as message or error, as clean text."""
     if value is None or value == "":
         return ""
-    if isinstance(value, str):
-        return cleaner_of(call).clean(value.encode("utf-8", "replace"))
-    known = _spoken(value)
+    cleaner = cleaner_of(call)
+    known = value if isinstance(value, str) else _spoken(value)
     try:
-        return cleaner_of(call).clean(known.encode("utf-8", "replace") if known else orjson.dumps(value))
+        return cleaner.clean(_encoded(known[: cleaner.wanted_bytes]) if known else orjson.dumps(value))
     except TypeError:  # deeper than what orjson writes, though it reads it
         return ""
+
+
+def unknown_status(call: JobCall, word: str) -> str:
+    """What is said of a status that is none of those known."""
+    return text(call, f"unknown status {word[:WORD_LIMIT]!r}")
 
 
 def job_id(value: Any) -> str:
@@ -142,7 +148,11 @@ def _reason(answer: JobAnswer) -> bytes:
         spoken = _spoken(read_json(answer.body))
     except ValueError:
         spoken = ""
-    return spoken.encode("utf-8", "replace") if spoken else answer.body
+    return _encoded(spoken) if spoken else answer.body
+
+
+def _encoded(words: str) -> bytes:
+    return words.encode("utf-8", "replace")
 
 
 def _spoken(value: Any, depth: int = 0) -> str:
@@ -155,7 +165,8 @@ def _spoken(value: Any, depth: int = 0) -> str:
         return ""
     if isinstance(value.get("msg"), str):
         place = value.get("loc")
-        where = ".".join(str(part) for part in place if part != "body") if isinstance(place, list) else ""
+        parts = place if isinstance(place, list) else ()
+        where = ".".join(str(part) for part in parts if part != "body" and isinstance(part, str | int | float))
         return f"{where}: {value['msg']}" if where else value["msg"]
     names = ("detail", "error", "message", "title")
     return next((words for name in names if (words := _spoken(value.get(name), depth + 1))), "")

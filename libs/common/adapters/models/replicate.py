@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from libs.common.adapters.models.provider_answers import (
+    WORD_LIMIT,
     bad_answer,
     document,
     job_id,
@@ -18,6 +19,7 @@ from libs.common.adapters.models.provider_answers import (
     refusal,
     segment,
     text,
+    unknown_status,
     unsettled,
 )
 from libs.common.adapters.models.provider_config import Config, bad_config, check_base, checked, config_of
@@ -230,9 +232,9 @@ def _report(call: JobCall, config: ReplicateConfig, found: dict[str, Any]) -> Jo
     provider_id, word = job_id(found.get("id")), found.get("status")
     if not isinstance(word, str) or not word:
         raise bad_answer("the provider's answer has no status")
-    status = _STATUSES.get(word.lower())
+    status = _STATUSES.get(word[:WORD_LIMIT].lower())
     if status is None:
-        return JobReport(JobStatus.PROCESSING, provider_id, message=text(call, f"unknown status {word!r}"))
+        return JobReport(JobStatus.PROCESSING, provider_id, message=unknown_status(call, word))
     if status is JobStatus.SUCCEEDED:
         return _succeeded(config, provider_id, found)
     if status is JobStatus.FAILED:

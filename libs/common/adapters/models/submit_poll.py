@@ -25,6 +25,7 @@ from libs.common.adapters.models.expressions import (
     sharing,
 )
 from libs.common.adapters.models.provider_answers import (
+    WORD_LIMIT,
     bad_answer,
     document,
     job_id,
@@ -33,6 +34,7 @@ from libs.common.adapters.models.provider_answers import (
     refusal,
     segment,
     text,
+    unknown_status,
     unsettled,
 )
 from libs.common.adapters.models.provider_config import CODE, Config, bad_config, check_path, checked, pointer
@@ -307,8 +309,8 @@ class _Provider:
 
     def word(self, told: Any) -> tuple[str, JobStatus | None]:
         """The provider's word for the status and what it means; raises ModelError when there is none."""
-        word = as_text(self.status.find(told))
-        if word is None or not word.strip():
+        word = (as_text(self.status.find(told)) or "")[:WORD_LIMIT]
+        if not word.strip():
             raise bad_answer("the provider's answer has no status where the configuration looks for it")
         return word, self._statuses.get(word.strip().casefold())
 
@@ -321,7 +323,7 @@ class _Provider:
         word, status = self.word(told)
         message = text(call, self._message.find(told)) if self._message else ""
         if status is None:
-            said = text(call, f"unknown status {word!r}")
+            said = unknown_status(call, word)
             return JobReport(JobStatus.PROCESSING, provider_id, message=f"{said}: {message}" if message else said)
         if status is JobStatus.FAILED:
             error = self.error_in(call, told) or message or "the provider's job failed without a reason"
