@@ -6,6 +6,7 @@ import ipaddress
 import json
 import re
 import socket
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -16,10 +17,14 @@ from libs.common.domain.payload import is_empty
 
 ADDRESS_LIMIT: Final = 4_096
 
+_HOST_LIMIT: Final = 253
+_LABEL_LIMIT: Final = 63
 _PORTS: Final = {"http": 80, "https": 443}
 #: Control characters and spaces vanish in some parsers; a backslash is a slash for others.
 _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f\\]")
 _HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?")
+#: What ends a label of a name that is not ASCII (RFC 3490).
+_DOTS: Final = re.compile("[.\u3002\uff0e\uff61]")
 _BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 #: Judged before anything reads it: releases of Python differ in what brackets they take for a host.
 _HOST_WITH_BRACKETS: Final = re.compile(r"https?://(?P<host>[^/?#@]*[\[\]][^/?#@]*)(?:[/?#]|$)", re.IGNORECASE)
@@ -159,14 +164,21 @@ def _host(host: str) -> str:
             # As RFC 5952 writes it in each version of Python: str() changed for mapped addresses.
             return socket.inet_ntop(socket.AF_INET6, ipaddress.IPv6Address(host).packed)
         if not host.isascii():
+            # The codec looks at each letter a dozen times, at all that it stands for: 4,000 of some took 0.2 s.
+            if not _fits(unicodedata.normalize("NFKC", host)):
+                raise _no_host()
             host = host.encode("idna").decode().lower()
         if _NUMERIC.fullmatch(host):
             return socket.inet_ntoa(socket.inet_aton(host.rstrip(".")))
     except (ValueError, OSError):
         raise _no_host() from None
-    if len(host) > 253 or any(len(label) > 63 for label in host.split(".")) or not _HOST_NAME.fullmatch(host):
+    if not _fits(host) or not _HOST_NAME.fullmatch(host):
         raise _no_host()
     return host
+
+
+def _fits(host: str) -> bool:
+    return len(host) <= _HOST_LIMIT and all(len(label) <= _LABEL_LIMIT for label in _DOTS.split(host))
 
 
 def _unreadable() -> InvalidEndpoint:

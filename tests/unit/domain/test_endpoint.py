@@ -52,6 +52,25 @@ def test_joining(base_url: str, route: str, expected: str) -> None:
     assert join_endpoint(base_url, route).url == expected
 
 
+@pytest.mark.parametrize("host", ["\ufdfa" * 4_000, "\ufdfa." * 120, "\u00e9" * 64, "\u00e9\u3002" * 127])
+def test_a_host_that_is_too_long_is_not_spelt_out(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """To spell out the first took 0.2 s of a process's only loop; a job's output may be a thousand links."""
+    looked_at: list[str] = []
+
+    def look(label: str) -> str:
+        looked_at.append(label)
+        return label
+
+    monkeypatch.setattr("encodings.idna.nameprep", look)
+    with pytest.raises(InvalidEndpoint) as refused:
+        parse_endpoint(f"http://{host}/")
+    assert (refused.value.code, looked_at) == ("endpoint_host", [])
+
+
+def test_a_host_counts_as_it_is_composed() -> None:
+    assert parse_endpoint("http://" + "e\u0301" * 40).host.startswith("xn--")
+
+
 @pytest.mark.parametrize(
     ("base_url", "route", "code"),
     [
