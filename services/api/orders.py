@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +15,7 @@ from services.api import strict_json
 from services.api.operation_log import REQUEST_BYTES
 from services.api.problems import Problem, bare, pointed
 from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, NAME_LIMIT, TaskIn
-from services.api.strict_json import BadJson, Payload
+from services.api.strict_json import BadJson, Payload, Reader, TooMany
 from services.api.submission import Order
 
 CREATE_ROUTE: Final = "POST /v1/tasks"
@@ -22,9 +23,11 @@ BATCH_ROUTE: Final = "POST /v1/tasks/batch"
 _KEY_LIMIT: Final = 255
 
 _TASK: Final = strict_json.members({"payload": strict_json.payload})
-#: One byte more than the operation log keeps: it sees that there was more.
-_BATCH: Final = strict_json.members({"tasks": strict_json.elements(strict_json.quoted(_TASK, REQUEST_BYTES + 1))})
+#: More than anything else in a task has, escapes counted.
+_OTHER_LIMIT: Final = 65_536
 _check: Final = TypeAdapter(TaskIn).validate_python
+_FIELDS: Final = TaskIn.model_fields.keys()
+_STRANGERS: Final = 20
 
 
 class Misformed(Problem):
@@ -42,6 +45,7 @@ class Orders:
 
     def __init__(self, payload_limit: int) -> None:
         self._payload_limit = payload_limit
+        self._batch = _batch(payload_limit)
 
     def single(self, body: bytes, trace: str, key: bytes | None) -> Order:
         """The order of POST /v1/tasks; raises Problem (400, 413)."""
@@ -58,7 +62,10 @@ class Orders:
         With an Idempotency-Key each place in the list has a key of its own: repeating a batch that was accepted in
         part creates only what is missing.
         """
-        members = _read(body, _BATCH)
+        try:
+            members = _read(body, self._batch)
+        except TooMany:
+            members = None
         items = members.get("tasks") if isinstance(members, dict) else None
         if not isinstance(items, list) or not 1 <= len(items) <= BATCH_LIMIT or len(members) > 1:
             raise _invalid([{"pointer": "/tasks", "detail": f"send an object with 1 to {BATCH_LIMIT} tasks alone"}])
@@ -75,7 +82,7 @@ class Orders:
 
     def _order(self, members: Any, trace: str, key: IdempotencyKey | None) -> Order:
         try:
-            task = _check(members)
+            task = _check(_fewer(members))
         except ValidationError as error:
             raise _invalid(pointed(error.errors(include_url=False, include_input=False))) from None
         raw = task.payload.raw if isinstance(task.payload, Payload) else b""
@@ -98,13 +105,30 @@ class Orders:
         )
 
 
+def _batch(payload_limit: int) -> Reader:
+    """Reads a batch. What is too long for its place is not read: a batch may be much larger than any payload."""
+    other = strict_json.within(_OTHER_LIMIT)
+    task = strict_json.members({"payload": strict_json.payload_within(payload_limit)}, other)
+    # One byte more than the operation log keeps: it sees that there was more.
+    tasks = strict_json.elements(strict_json.quoted(task, REQUEST_BYTES + 1), BATCH_LIMIT, other)
+    return strict_json.members({"tasks": tasks}, other)
+
+
+def _fewer(members: Any) -> Any:
+    """The same with only some of the names that are not known: each is complained of, in a kilobyte of memory."""
+    if not isinstance(members, dict) or len(members) <= len(_FIELDS) + _STRANGERS:
+        return members
+    strangers = islice((name for name in members if name not in _FIELDS), _STRANGERS)
+    return {name: members[name] for name in (*(_FIELDS & members.keys()), *strangers)}
+
+
 def _said(members: Any, name: str, limit: int) -> str:
     """A text of a task, cut; what is none is empty."""
     said = members.get(name) if isinstance(members, dict) else None
     return said[:limit] if isinstance(said, str) else ""
 
 
-def _read(body: bytes, reader: strict_json.Reader) -> Any:
+def _read(body: bytes, reader: Reader) -> Any:
     try:
         return strict_json.read(body, reader)
     except BadJson as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner that json itself uses
 from typing import Any, Final, NamedTuple, TypeAlias
-
-import orjson
 
 DEEPEST: Final = 200
 _BYTE_ORDER_MARK: Final = "\ufeff"
@@ -20,6 +20,10 @@ Reader: TypeAlias = Callable[[str, int], tuple[Any, int]]
 
 class BadJson(ValueError):
     """The bytes are not strict JSON; the message says what is wrong and never quotes them."""
+
+
+class TooMany(Exception):
+    """An array has more elements than are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ def read(body: bytes, reader: Reader | None = None) -> Any:
         if _after_space(text, end) != len(text):
             raise BadJson(f"there is more behind the value, at character {end}")
         if "\\ud" in text or "\\uD" in text:
-            orjson.loads(body)  # the one thing that json lets through: surrogates without their other half
+            _check_surrogates(text)  # the one thing that json lets through: those without their other half
     except BadJson:
         raise
     except StopIteration as error:
@@ -66,12 +70,13 @@ def read(body: bytes, reader: Reader | None = None) -> Any:
     return value
 
 
-def members(readers: Mapping[str, Reader]) -> Reader:
-    """Reads an object whose named members have readers of their own; any other value is read as it is."""
+def members(readers: Mapping[str, Reader], other: Reader | None = None) -> Reader:
+    """Reads an object whose named members have readers of their own; any other value by `other`, or as it is."""
+    usual = other or _value
 
     def read_members(text: str, at: int) -> tuple[Any, int]:
         if not text.startswith("{", at):
-            return _value(text, at)
+            return usual(text, at)
         found: dict[str, Any] = {}
         at = _after_space(text, at + 1)
         if text.startswith("}", at):
@@ -80,7 +85,7 @@ def members(readers: Mapping[str, Reader]) -> Reader:
             name, at = _name(text, at)
             if name in found:
                 raise BadJson(_TWICE)
-            found[name], at = readers.get(name, _value)(text, at)
+            found[name], at = readers.get(name, usual)(text, at)
             at, more = _next(text, at, "}")
             if not more:
                 return found, at
@@ -88,17 +93,20 @@ def members(readers: Mapping[str, Reader]) -> Reader:
     return read_members
 
 
-def elements(reader: Reader) -> Reader:
-    """Reads an array by reading each element with `reader`; any other value is read as it is."""
+def elements(reader: Reader, most: int, other: Reader) -> Reader:
+    """Reads an array by reading each element with `reader`; any other value by `other`. Raises TooMany behind `most`
+    elements: what follows them is not read."""
 
     def read_elements(text: str, at: int) -> tuple[Any, int]:
         if not text.startswith("[", at):
-            return _value(text, at)
+            return other(text, at)
         found: list[Any] = []
         at = _after_space(text, at + 1)
         if text.startswith("]", at):
             return found, at + 1
         while True:
+            if len(found) == most:
+                raise TooMany
             element, at = reader(text, at)
             found.append(element)
             at, more = _next(text, at, "]")
@@ -110,8 +118,34 @@ def elements(reader: Reader) -> Reader:
 
 def payload(text: str, at: int) -> tuple[Payload, int]:
     """Reads any value and keeps how it was written."""
-    value, end = _value(text, at)
-    return Payload(text[at:end].encode(), value), end
+    return _kept(_value, text, at)
+
+
+def payload_within(limit: int) -> Reader:
+    """The same for a value of at most so many characters; see `within`."""
+    return partial(_kept, within(limit))
+
+
+def within(limit: int) -> Reader:
+    """Reads any value, but objects and arrays of at most so many characters. A longer one is UNREAD, and nothing in it
+    is looked at but where it ends: to make millions of values of it in one go would hold up every other thread."""
+
+    def read_within(text: str, at: int) -> tuple[Any, int]:
+        if len(text) - at <= limit or not text.startswith(("[", "{"), at):
+            return _value(text, at)  # what is neither is one value
+        most = _FIRST_LOOK
+        while True:
+            most = min(most, limit)
+            with suppress(StopIteration, json.JSONDecodeError):
+                value, end = _value(text[at : at + most], 0)
+                return value, at + end
+            if most == limit:
+                break
+            most *= _NEXT_LOOK
+        end = _end(text, at)
+        return (UNREAD, end) if end - at > limit else _value(text, at)
+
+    return read_within
 
 
 def quoted(reader: Reader, most: int) -> Reader:
@@ -122,6 +156,21 @@ def quoted(reader: Reader, most: int) -> Reader:
         return Quoted(text[at : min(end, at + most)].encode(), value), end
 
     return read_quoted
+
+
+def _kept(reader: Reader, text: str, at: int) -> tuple[Payload, int]:
+    value, end = reader(text, at)
+    return Payload(text[at:end].encode(), value), end
+
+
+def _end(text: str, at: int) -> int:
+    """Where the object or array that begins here ends, if it is one."""
+    depth = 0
+    for found in _NESTING.finditer(text, at):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth == 0:
+            return found.end()
+    return len(text)
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
@@ -154,6 +203,16 @@ def _next(text: str, at: int, closing: str) -> tuple[int, bool]:
     return (mark.end(), True) if mark[1] == "," else (mark.end(1), False)
 
 
+def _check_surrogates(text: str) -> None:
+    """Not by reading all of it again, which holds up every other thread; piece by piece, which does not."""
+    at = text.find("\\")
+    while at < len(text):
+        whole = _PAIRED.match(text, at)
+        if whole is None:
+            raise BadJson(f"half of a surrogate pair at character {at}")
+        at = whole.end()
+
+
 def _after_space(text: str, at: int) -> int:
     return _SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing at all, too
 
@@ -183,6 +242,17 @@ def _inside(value: Any) -> Any:
 
 _TWICE: Final = "a name stands twice in one object"
 _TOO_DEEP: Final = f"nested deeper than {DEEPEST} levels"
+#: A value that was not read.
+UNREAD: Final = object()
+#: A value is looked for in so many characters, then in so many times as many: no more is copied than that of its size.
+_FIRST_LOOK: Final = 256
+_NEXT_LOOK: Final = 16
+#: What matters for finding the end of an object or array.
+_NESTING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
+#: Text and its escapes, up to a surrogate without its other half.
+_PAIRED: Final = re.compile(
+    r"(?:[^\\]++|\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F])){1,10000}+", re.DOTALL
+)
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _MARK: Final = re.compile(r"[ \t\n\r]*([,}\]])[ \t\n\r]*")
 #: A name without escapes, its colon, and the space around: what nearly all names are, in one step.

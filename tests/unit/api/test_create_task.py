@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -15,10 +16,10 @@ from services.api.legacy.face import CREATE, LegacyFace
 from services.api.legacy.tasks import LegacyTasks
 from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog
-from services.api.orders import Orders
+from services.api.orders import Misformed, Orders
 from services.api.problems import Problem
 from services.api.routes.create_task import CreateTask
-from services.api.submission import Submission
+from services.api.submission import Order, Submission
 
 CALLER = KeyOwner(1, 1, "somebody", frozenset({"submit"}))
 SCOPE: Scope = {
@@ -62,6 +63,51 @@ async def test_others_do_not_wait_while_a_large_create_is_read(one: bool) -> Non
     else:
         await creating
         assert sent[0]["status"] == 207
+
+
+@pytest.mark.parametrize(
+    ("around", "verdict"),
+    [
+        (b'{"tasks":[{"model":"m","payload":%b},{"model":"m","biz_name":"\\ud83d\\ude00"}]}', "payload_too_large"),
+        (b'{"tasks":[{"model":"m","other":%b},{"model":"m"}]}', "invalid"),
+        (b'{"tasks":[%b,{"model":"m"}]}', "invalid"),
+        (b'{"tasks":%b}', None),
+        (b'{"other":%b}', None),
+        (b"%b", None),
+    ],
+    ids=["payload", "member", "task", "tasks", "no tasks", "no object"],
+)
+def test_what_is_too_long_for_its_place_in_a_batch_is_not_read(around: bytes, verdict: str | None) -> None:
+    """Five million lists took 400 MB, and kept every thread of the process waiting for seconds: they are made in one
+    go. Of the list of tasks itself no more is read than a batch may have."""
+    orders, body = Orders(2**17), around % (b"[" + b"[]," * 500_000 + b"[]]")
+    tracemalloc.start()
+    try:
+        if verdict is None:
+            with pytest.raises(Problem, match="not valid"):
+                orders.batch(body, "t", b"key")
+        else:
+            (_, first), (_, second) = orders.batch(body, "t", b"key")
+            assert isinstance(first, Misformed)
+            assert first.code == verdict
+            assert isinstance(second, Order)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_that_are_not_known_take_little_memory() -> None:
+    """Each took a kilobyte, to be complained of; 20 are."""
+    body = b'{"model":"m","priority":"x",%b}' % b",".join(b'"%d":0' % number for number in range(50_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(Problem) as refused:
+            Orders(2**20).single(body, "t", None)
+        assert tracemalloc.get_traced_memory()[1] < 30 * len(body)
+    finally:
+        tracemalloc.stop()
+    named = [error["pointer"] for error in refused.value.errors]
+    assert (len(named), named[0], named[-1]) == (20, "/priority", "/18")
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api import strict_json
-from services.api.strict_json import DEEPEST, BadJson, Payload
+from services.api.strict_json import DEEPEST, UNREAD, BadJson, Payload, TooMany
 
 TASK = strict_json.members({"payload": strict_json.payload})
-BATCH = strict_json.members({"tasks": strict_json.elements(TASK)})
+BATCH = strict_json.members({"tasks": strict_json.elements(TASK, 1_000, strict_json.within(1_000))})
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 values = st.recursive(
@@ -125,6 +125,37 @@ def test_the_deepest_is_accepted() -> None:
 
 def test_surrogate_pairs_and_escaped_backslashes_are_fine() -> None:
     assert strict_json.read(b'{"payload":["\\ud83d\\ude00", "\\\\ud800"]}', TASK)["payload"].value == ["😀", "\\ud800"]
+
+
+@given(values, st.booleans(), st.integers(2, 40), space)
+def test_a_value_that_is_too_long_is_not_read(value: Any, ascii_only: bool, limit: int, behind: str) -> None:
+    raw = spelt(value, ascii_only=ascii_only)
+    read, end = strict_json.within(limit)(f"{raw}{behind},[1],2", 0)
+    assert end == len(raw)
+    if len(raw) <= limit or not isinstance(value, list | dict):
+        assert read == value
+    else:
+        assert read is UNREAD
+
+
+@pytest.mark.parametrize("raw", ["[1 2]", '{"a":}', "tru", '{"a":1,"a":2}', "[1,]"])
+def test_a_short_value_that_is_none_is_no_long_one(raw: str) -> None:
+    with pytest.raises(BadJson):
+        strict_json.read(f"{raw}{' ' * 50}".encode(), strict_json.within(20))
+
+
+def test_what_follows_too_many_elements_is_not_read() -> None:
+    places: list[int] = []
+
+    def place(_text: str, at: int) -> tuple[int, int]:
+        places.append(at)
+        return at, at + 1
+
+    three = strict_json.elements(place, 3, strict_json.within(10))
+    assert strict_json.read(b"[0,0,0]", three) == places == [1, 3, 5]
+    with pytest.raises(TooMany):
+        strict_json.read(b"[0,0,0,0,0,!", three)
+    assert len(places) == 6
 
 
 @given(st.binary(max_size=60) | st.text('{}[]",:\\u0daef19.-tn ', max_size=40).map(str.encode))
