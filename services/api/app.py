@@ -26,6 +26,7 @@ from services.api.console.app import Console
 from services.api.headers import named_headers
 from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
+from services.api.lengthy import Lengthy
 from services.api.problems import Problem, problem_of
 from services.api.push.face import Push, refuse_socket
 from services.api.routes import (
@@ -117,6 +118,7 @@ class Gateway:
         console: Console,
         callbacks: Callbacks,
         health: Health,
+        lengthy: Lengthy,
         *,
         payload_limit: int,
     ) -> None:
@@ -137,6 +139,7 @@ class Gateway:
         self._rest = rest_app()
         self._rest.state.use_cases = cases
         self._rest.state.health = health
+        self._rest.state.lengthy = lengthy
         self._requests: dict[tuple[str, str, int], _Figures] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

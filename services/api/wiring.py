@@ -153,6 +153,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
             _console(settings, database, cases, health, hub),
             Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             health,
+            lengthy,
             payload_limit=settings.payload_max_bytes,
         )
         health.need("postgres", lambda: database.fetch("database_now"))

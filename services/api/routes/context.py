@@ -56,6 +56,10 @@ class UseCases:
     open_sealed: Callable[[bytes, str], bytes]
 
 
+#: Many times what any body of ours has. Each that is not known is complained of, in a kilobyte of memory.
+_MOST_NAMES: Final = 1_000
+
+
 class StrictRoute(APIRoute):
     """A route whose body is read as strict JSON."""
 
@@ -70,10 +74,14 @@ class StrictRoute(APIRoute):
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
+        body, lengthy = await self.body(), self.app.state.lengthy
         try:
-            return strict_json.read(await self.body())
+            value = await lengthy.read(self.scope["caller"].tenant_id, len(body), lambda: strict_json.read(body))
         except BadJson as error:
             raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
+        if isinstance(value, dict) and len(value) > _MOST_NAMES:
+            raise Problem("invalid", f"The body has more than {_MOST_NAMES} names.")
+        return value
 
 
 #: For the document alone: who calls was known before any route was looked for.
