@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import socket
+import threading
 import zlib
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -21,8 +22,10 @@ import pytest
 from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import GuardedConnector
+from libs.common.adapters.models import plain_http
 from libs.common.adapters.models.plain_http import AnswerLimits, PlainHttp, open_plain_http
 from libs.common.adapters.staging import Staging, open_staging
+from libs.common.domain.endpoint import with_query
 from libs.common.domain.model_errors import ModelError, OutOfPorts
 from libs.common.domain.output import StagedFile
 from libs.common.ports_execution import ModelCall
@@ -127,6 +130,24 @@ async def test_a_get_turns_the_payload_into_the_query(caller: Caller) -> None:
     assert (seen.method, seen.body) == ("GET", b"")
     assert seen.target == "/echo?v=1&text=a%20b%26c&n=1.0&deep=%7B%22k%22%3A%5B1%2C2%5D%7D"
     assert seen.header("content-type") is None
+
+
+@pytest.mark.parametrize(("size", "beside"), [(1_000, False), (60_000, True)])
+async def test_a_long_query_is_made_beside_the_loop(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch, size: int, beside: bool
+) -> None:
+    """A megabyte of names took a third of a second in which all other calls stood still."""
+    threads: list[int] = []
+
+    def noted(url: str, payload: bytes) -> str:
+        threads.append(threading.get_ident())
+        return with_query(url, payload)
+
+    monkeypatch.setattr(plain_http, "with_query", noted)
+    await caller.refused("echo", method="GET", payload=b'["%b"]' % (b"x" * size))
+    await caller.call("echo", method="GET", payload=b'{"a":"b","c":null%b}' % (b" " * size))
+    assert [thread != threading.get_ident() for thread in threads] == [beside, beside]
+    assert caller.model.seen[0].target == "/echo?a=b"
 
 
 @pytest.mark.parametrize("size", [0, 1, 600_000, 3_000_000])

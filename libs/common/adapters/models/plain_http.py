@@ -33,8 +33,12 @@ from libs.common.domain.header_bindings import InvalidBindings, check_bindings
 from libs.common.domain.model_errors import ModelError
 from libs.common.domain.output import StagedFile
 from libs.common.ports_execution import ModelCall, StagingWriter
+from libs.common.runtime.turns import Turns
 
 _REASON_SECONDS: Final = 2.0  #: how long the text of a refusal is waited for
+
+#: A megabyte of names becomes a query in a third of a second.
+_QUICK_QUERY_BYTES: Final = 32 * 1024
 
 _HEADERS: Final = CIMultiDict({"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "sluiceway"})
 _POST_HEADERS: Final = CIMultiDict({**_HEADERS, "Content-Type": "application/json"})
@@ -60,6 +64,7 @@ class PlainHttp:
     def __init__(self, session: ClientSession, limits: AnswerLimits) -> None:
         self._session = session
         self._limits = limits
+        self._turns = Turns()
 
     async def invoke(self, call: ModelCall, sink: StagingWriter) -> StagedFile:
         """Call the model and stage its answer. Raises ModelError and StagingFull."""
@@ -81,7 +86,7 @@ class PlainHttp:
 
     async def _call(self, call: ModelCall, end: float, sink: StagingWriter) -> str:
         """The request and those that same-origin redirects lead to; gives the answer's Content-Type."""
-        endpoint, headers, body = _prepared(call)
+        endpoint, headers, body = await self._ready(call)
         for _ in range(REDIRECTS_LIMIT + 1):
             response = await self._request(call.method, endpoint, headers, body)
             try:
@@ -94,6 +99,12 @@ class PlainHttp:
             finally:
                 response.close()  # a connection that has given its whole answer is back in the pool by now
         raise too_many_redirects()
+
+    async def _ready(self, call: ModelCall) -> tuple[Endpoint, CIMultiDict[str], bytes | None]:
+        """The request, made beside the loop where it is a long query; models take turns."""
+        if call.method != "GET" or len(call.payload) <= _QUICK_QUERY_BYTES:
+            return _prepared(call)
+        return await self._turns.take(hash(call.base_url), lambda: _prepared(call))
 
     async def _request(
         self, method: str, endpoint: Endpoint, headers: CIMultiDict[str], body: bytes | None
