@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from libs.common.adapters.models.decoding import PIECE_BYTES, decoder_for
+from libs.common.adapters.models.exchange import body_of
 from libs.common.domain.model_errors import ModelError
 from tests.support.misbehaving_model import bare_deflate, gzip_bomb
 
@@ -43,6 +47,40 @@ def test_a_bomb_comes_in_small_pieces() -> None:
     packed = gzip_bomb(20)
     assert len(packed) < 25_000
     assert len(_unpacked("gzip", packed, len(packed))) == 20 * 2**20
+
+
+class _Arrived:
+    """A response whose whole body is there already."""
+
+    content_length = None
+
+    def __init__(self, body: bytes) -> None:
+        self.headers = CIMultiDict({"Content-Encoding": "gzip"})
+        self.content = self
+        self._left = [body]
+
+    async def readany(self) -> bytes:
+        return self._left.pop() if self._left else b""
+
+
+async def test_others_get_their_turns_while_a_bomb_is_unpacked() -> None:
+    """65 kB that arrive at once became 64 MB in one go, for which all other calls waited."""
+    turns, over = 0, False
+
+    async def others() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(others())
+    response: Any = _Arrived(gzip_bomb(20))
+    size = 0
+    async for piece in body_of(response, wire_bytes=2**20, decoded_bytes=2**25):
+        size += len(piece)
+    before, over = turns, True
+    await beside
+    assert (size, before >= 15) == (20 * 2**20, True)
 
 
 @given(st.binary(min_size=1, max_size=300), st.sampled_from(["gzip", "deflate"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -20,6 +21,8 @@ REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 #: aiohttp wants larger bodies as files, written piece by piece
 LARGE_BODY: Final = 512 * 1024
 
+#: Others get their turn after so much was unpacked, in some milliseconds.
+_BREATH_BYTES: Final = 2**20
 _FOLLOWED: Final = frozenset({307, 308})  #: these keep method and body
 
 
@@ -75,7 +78,7 @@ async def body_of(response: ClientResponse, *, wire_bytes: int, decoded_bytes: i
     if (response.content_length or 0) > wire_bytes:
         raise too_large(wire_bytes)
     decoder = decoder_for(response.headers.getall("Content-Encoding", ()))
-    wire = decoded = 0
+    wire = decoded = breathed = 0
     while chunk := await response.content.readany():
         wire += len(chunk)
         if wire > wire_bytes:
@@ -88,5 +91,8 @@ async def body_of(response: ClientResponse, *, wire_bytes: int, decoded_bytes: i
             if decoded > decoded_bytes:
                 raise too_large(decoded_bytes)
             yield piece
+            if decoded - breathed > _BREATH_BYTES:  # a piece off the wire may hold a thousand times its size
+                breathed = decoded
+                await asyncio.sleep(0)
     if decoder is not None:
         decoder.finish()
