@@ -77,6 +77,14 @@ def test_an_answer_without_a_file_is_a_failure(answer: Any) -> None:
     assert failure.value.retryable
 
 
+@pytest.mark.parametrize("begin", [b'{"code":', b'{"code":1,"message":', b'{"code":1,"data":', b'{"fileURL":'])
+def test_an_answer_nested_too_deeply_is_a_failure(begin: bytes) -> None:
+    """The task said that something unexpected had befallen it, and the log held a traceback for each try."""
+    with pytest.raises(UploadFailed) as failed:
+        _read(begin + b"[" * 1_000 + b"]" * 1_000 + b"}")
+    assert failed.value.retryable
+
+
 def test_an_endless_answer_is_a_failure() -> None:
     with pytest.raises(UploadFailed, match="too long"):
         _read(b" " * (ANSWER_BYTES + 1))

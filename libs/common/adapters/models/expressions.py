@@ -25,6 +25,8 @@ _NODES_LIMIT: Final = 200
 #: How often the parts of a value may be repeated by [a, b] and {a: a}; each repetition may contain the one before.
 _WIDTH_LIMIT: Final = 64
 _SEPARATOR_LIMIT: Final = 16
+#: Python reads no longer integer; of anything longer it makes a copy and a complaint, holding all threads.
+_NUMBER_LIMIT: Final = 4_300
 _FUNCTIONS: Final = frozenset(
     {
         "abs", "avg", "ceil", "contains", "ends_with", "floor", "join", "keys", "length", "map", "max", "max_by",
@@ -138,9 +140,15 @@ class _Interpreter(TreeInterpreter):
 
     def visit_function_expression(self, node: Any, value: Any) -> Any:
         arguments = [self.visit(child, value) for child in node["children"]]
+        if node["value"] == "to_number" and any(map(_is_long, arguments)):
+            return None
         if node["value"] not in _GLANCING:
             self._steps.spend(sum(map(_reading, arguments)))
         return _KNOWN.call_function(node["value"], arguments)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value) > _NUMBER_LIMIT
 
 
 def _reading(value: Any) -> int:

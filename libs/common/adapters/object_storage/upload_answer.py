@@ -34,10 +34,10 @@ def read_answer(answer: bytes, staged: StagedFile, file_name: str, cleaner: Clea
     outer = _fields(_parsed(answer))
     code = outer.get("code")
     if code not in (None, "", 0, "0"):
-        if _DENIED.fullmatch(str(code)):
+        if _DENIED.fullmatch(_words(code)):
             raise NotAccepted
-        message = cleaner.clean(str(outer.get("message") or outer.get("msg") or "").encode("utf-8", "replace"))
-        raise _unusable(f"refused the upload with code {cleaner.clean(str(code).encode())}: {message}")
+        message = cleaner.clean(_words(outer.get("message") or outer.get("msg") or "").encode("utf-8", "replace"))
+        raise _unusable(f"refused the upload with code {cleaner.clean(_words(code).encode())}: {message}")
     inner = outer if isinstance(outer.get("fileurl"), str) else _fields(outer.get("data"))
     return StoredFile(
         url=_address(inner.get("fileurl")),
@@ -59,6 +59,13 @@ def _parsed(answer: bytes) -> Any:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {name.lower(): inner for name, inner in value.items()} if isinstance(value, dict) else {}
+
+
+def _words(value: Any) -> str:
+    try:
+        return str(value)
+    except RecursionError:  # it may be nested deeper than it can be written
+        return "(nested too deeply)"
 
 
 def _address(value: Any) -> str:
