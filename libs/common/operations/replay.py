@@ -131,7 +131,7 @@ class Replays:
         reason = request.reason.strip()
         _check(request, reason)
         if request.mended is not None:
-            await _check_mended(request, request.mended)
+            _check_mended(request, request.mended)
         if reach is not None and request.wanted.tenant not in (None, reach):
             raise Invalid("invalid", "is another tenant's than yours", field="/filter/tenant")
         order = JobOrder(
@@ -153,6 +153,8 @@ class Replays:
         unknown = [one for one in asked if one not in found]
         if not found:
             raise NotFound("dead_unknown", f"none of these ids is a dead {request.kind}")
+        if request.mended is not None:  # now that it is known to be for somebody who may see messages
+            await _check_masks(request.mended)
         keys = sorted(set(found.values()))
         return replace(order, keys=keys, limit=len(keys)), unknown
 
@@ -172,12 +174,15 @@ def _check(request: ReplayRequest, reason: str) -> None:
         raise Invalid("invalid", "give ids or a filter, not both", field="/filter")
 
 
-async def _check_mended(request: ReplayRequest, mended: bytes) -> None:
+def _check_mended(request: ReplayRequest, mended: bytes) -> None:
     one_message = request.kind is DeadKind.MESSAGE and request.ids is not None and len(request.ids) == 1
     if not one_message or request.action is not Action.REPLAY:
         raise Invalid("invalid", "only one message can be mended, by its id", field="/value")
     if len(mended) > KEPT_BYTES:
         raise Invalid("invalid", f"may have at most {KEPT_BYTES} bytes", field="/value")
+
+
+async def _check_masks(mended: bytes) -> None:
     # Every face shows a message with its secrets masked, so what was copied from there must not go out as it is. A
     # value of a megabyte takes a second or two: not on the loop.
     if await asyncio.to_thread(holds_mask, mended):

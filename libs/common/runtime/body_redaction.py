@@ -31,6 +31,8 @@ _SIMPLE: Final = re.compile(
     r""""[^"\\]*+(?:\\.[^"\\]*+)*+"?|'[^']*'?|(?:(?:bearer|basic|digest|token|key|apikey)\s+)?[^\s"'{}\[\],;&]+""",
     re.DOTALL | re.IGNORECASE,
 )
+#: How values begin that end at a place of their own, whatever they stand in.
+_OF_ITS_OWN: Final = re.compile(r"""["']|(?:bearer|basic|digest|token|key|apikey)\s""", re.IGNORECASE)
 #: What matters for finding the end of an object or array.
 _NESTING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
 #: What a field of a form or query has that has to be decoded.
@@ -169,7 +171,7 @@ class _Scan:
         for start, end, instead in sorted(self._edits, key=lambda edit: (edit[0], -edit[1])):
             if start >= done:
                 parts += [self._text[done:start], instead]
-                done = end
+            done = max(done, end)  # one that begins inside of another and goes on behind it is masked with it
         return "".join([*parts, self._text[done:]])
 
     def _see(self, found: re.Match[str]) -> int:
@@ -194,9 +196,17 @@ class _Scan:
             return end
         if name.lower() in _VALUES:
             self._value_at = at
-            if not self._text.startswith(("{", "["), at) and (simple := _SIMPLE.match(self._text, at)) is not None:
-                self._frames[-1].values.append(simple.span())
+            self._simple_value(at)
         return at
+
+    def _simple_value(self, at: int) -> None:
+        values = self._frames[-1].values
+        inside = bool(values) and values[-1][0] <= at < values[-1][1]
+        if self._text.startswith(("{", "["), at) or (inside and _OF_ITS_OWN.match(self._text, at) is None):
+            return  # inside of another value it ends where that ends: to look again for each would take the square
+        simple = _SIMPLE.match(self._text, at)
+        if simple is not None:
+            values.append(simple.span())
 
     def _quoted(self, start: int, end: int, content: str) -> None:
         clear = _unescaped(content)
