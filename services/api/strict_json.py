@@ -167,7 +167,7 @@ def _end(text: str, at: int) -> int:
     """Where the object or array that begins here ends, if it is one."""
     depth = 0
     for found in _NESTING.finditer(text, at):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[1], 0)
         if depth == 0:
             return found.end()
     return len(text)
@@ -247,8 +247,9 @@ UNREAD: Final = object()
 #: A value is looked for in so many characters, then in so many times as many: no more is copied than that of its size.
 _FIRST_LOOK: Final = 256
 _NEXT_LOOK: Final = 16
-#: What matters for finding the end of an object or array.
-_NESTING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]]', re.DOTALL)
+#: What matters for finding the end of an object or array, and what stands before it; no search goes so far at once
+#: that it would hold up other threads.
+_NESTING: Final = re.compile(r'[^"{}\[\]]{0,65536}+("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]])?', re.DOTALL)
 #: Text and its escapes, up to a surrogate without its other half.
 _PAIRED: Final = re.compile(
     r"(?:[^\\]++|\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F])){1,10000}+", re.DOTALL
