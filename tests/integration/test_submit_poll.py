@@ -19,6 +19,7 @@ from libs.common.adapters.models.job_http import GuardedJobHttp, open_job_http
 from libs.common.adapters.models.submit_poll import SubmitPoll
 from libs.common.domain.model_errors import Busy, JobGone, ModelError
 from libs.common.ports_jobs import JobCall, JobStatus
+from tests.support.turns import slowest_turn
 
 SECRET = "k-0123456789abcdef"
 CONFIG: dict[str, Any] = {
@@ -398,16 +399,6 @@ def test_a_callback_that_takes_long_to_look_through_says_nothing() -> None:
 
 
 COSTLY = f"[{', '.join(['sum(payload)'] * 60)}] | [0]"
-
-
-async def slowest_turn(work: asyncio.Future[Any]) -> float:
-    """How long the loop stood still at most while this was done, in seconds."""
-    slowest = 0.0
-    while not work.done():
-        before = time.monotonic()
-        await asyncio.sleep(0.001)
-        slowest = max(slowest, time.monotonic() - before)
-    return slowest
 
 
 async def test_a_costly_request_holds_up_nothing_and_is_not_made(provider: Provider, adapter: SubmitPoll) -> None:

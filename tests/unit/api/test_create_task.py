@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import tracemalloc
 from typing import Any, cast
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from services.api.orders import Misformed, Orders
 from services.api.problems import Problem
 from services.api.routes.create_task import CreateTask
 from services.api.submission import Order, Submission
+from tests.support.turns import slowest_turn
 
 CALLER = KeyOwner(1, 1, "somebody", frozenset({"submit"}))
 SCOPE: Scope = {
@@ -30,16 +30,6 @@ SCOPE: Scope = {
 
 class Noted:
     def note(self, *_: Any, **__: Any) -> None: ...
-
-
-async def slowest_turn(creating: asyncio.Future[None]) -> float:
-    """How long the loop stood still at most meanwhile."""
-    slowest = 0.0
-    while not creating.done():
-        before = time.monotonic()
-        await asyncio.sleep(0.001)
-        slowest = max(slowest, time.monotonic() - before)
-    return slowest
 
 
 @pytest.mark.parametrize("one", [True, False], ids=["task", "batch"])
