@@ -250,9 +250,10 @@ _NEXT_LOOK: Final = 16
 #: What matters for finding the end of an object or array, and what stands before it; no search goes so far at once
 #: that it would hold up other threads.
 _NESTING: Final = re.compile(r'[^"{}\[\]]{0,65536}+("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]])?', re.DOTALL)
-#: Text and its escapes, up to a surrogate without its other half.
+#: Text and its escapes, up to a surrogate without its other half. The group is not repeated possessively: Python up to
+#: 3.11.4 would go on from the middle of what does not match (cpython#106052).
 _PAIRED: Final = re.compile(
-    r"(?:[^\\]++|\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F])){1,10000}+", re.DOTALL
+    r"(?:[^\\]++|\\(?:[^u]|u(?![dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F])){1,10000}", re.DOTALL
 )
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _MARK: Final = re.compile(r"[ \t\n\r]*([,}\]])[ \t\n\r]*")

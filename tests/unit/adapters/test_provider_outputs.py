@@ -62,6 +62,7 @@ def shown(outputs: tuple[JobOutput, ...]) -> list[Any]:
         ({"image": A, "seed": 7, "tags": ["x", A]}, [A, {"image": {"file": 0}, "seed": 7, "tags": ["x", A]}]),
         ("file:///etc/passwd", [b"file:///etc/passwd"]),
         ("data: this is text", [b"data: this is text"]),
+        ("data:text/plain;,this is text", [b"data:text/plain;,this is text"]),
     ],
 )  # fmt: skip
 def test_what_is_a_file_and_what_is_text(value: Any, files: list[Any]) -> None:

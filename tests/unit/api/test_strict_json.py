@@ -88,6 +88,9 @@ BAD = {
     "twice inside": b'{"payload":{"a":{"b":1,"b":1}}}',
     "lone high surrogate": b'{"payload":"\\ud800"}',
     "lone low surrogate": b'{"payload":["\\udc00"]}',
+    "lone surrogate behind an escape": b'{"payload":"\\n\\ud800"}',
+    "lone low surrogate behind a backslash": b'{"payload":"\\\\ud83d\\ude00"}',
+    "two high surrogates behind a quote": b'{"payload":"\\"\\ud83d\\ud83d"}',
     "surrogate as name": b'{"payload":{"\\uDBFF":1}}',
     "surrogate bytes": b'{"payload":"\xed\xa0\x80"}',
     "latin-1": b'{"payload":"\xe9"}',
@@ -125,6 +128,20 @@ def test_the_deepest_is_accepted() -> None:
 
 def test_surrogate_pairs_and_escaped_backslashes_are_fine() -> None:
     assert strict_json.read(b'{"payload":["\\ud83d\\ude00", "\\\\ud800"]}', TASK)["payload"].value == ["😀", "\\ud800"]
+
+
+@given(
+    st.lists(st.sampled_from([r"\ud83d", r"\uDE00", r"\u00e9", r"\\", r"\n", "ud83d", "ude00", "a", "1"]), max_size=9)
+)
+def test_no_half_of_a_surrogate_pair_is_read(parts: list[str]) -> None:
+    body = f'["{"".join(parts)}"]'.encode()
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        with pytest.raises(BadJson):
+            strict_json.read(body)
+    else:
+        assert strict_json.read(body) == json.loads(body)
 
 
 @given(values, st.booleans(), st.integers(2, 40), space)
