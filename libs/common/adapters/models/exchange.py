@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from libs.common.adapters.foreign_text import Cleaner
-from libs.common.adapters.models.decoding import decoder_for
+from libs.common.adapters.models.decoding import PIECE_BYTES, decoder_for
 from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, follow
 from libs.common.domain.model_errors import ModelError
 
@@ -86,13 +86,15 @@ async def body_of(response: ClientResponse, *, wire_bytes: int, decoded_bytes: i
         if decoder is None:
             yield chunk
             continue
-        for piece in decoder.decode(chunk):
-            decoded += len(piece)
-            if decoded > decoded_bytes:
-                raise too_large(decoded_bytes)
-            yield piece
-            if decoded - breathed > _BREATH_BYTES:  # a piece off the wire may hold a thousand times its size
-                breathed = decoded
-                await asyncio.sleep(0)
+        for start in range(0, len(chunk), PIECE_BYTES):
+            for piece in decoder.decode(chunk[start : start + PIECE_BYTES]):
+                decoded += len(piece)
+                if decoded > decoded_bytes:
+                    raise too_large(decoded_bytes)
+                yield piece
+                if decoded - breathed > _BREATH_BYTES:  # a piece off the wire may hold a thousand times its size
+                    breathed = decoded
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)  # or thousands of packings with nothing in them
     if decoder is not None:
         decoder.finish()
