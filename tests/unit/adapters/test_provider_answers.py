@@ -69,6 +69,28 @@ def test_a_place_that_is_nested_is_none(words: str) -> None:
     assert text(call, [{"loc": ["a", nested], "msg": "bad"}]) == "a: bad"
 
 
+def test_words_in_many_lists_are_cut_in_each() -> None:
+    """Every list around 60 MB copied them all, for two seconds in which the loop stood still."""
+    words: Any = "w" * 4_000_000
+    for _ in range(20):
+        words = [words, "and"]
+    call = JobCall("key", "https://provider", "", {}, b"")
+    body = json.dumps({"error": words}).encode()
+    tracemalloc.start()
+    try:
+        assert text(call, words) == "w" * 500
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert refusal(call, JobAnswer(400, {}, body)).message.endswith("w" * 450)
+
+
+def test_of_a_place_of_a_mistake_only_the_first_parts_are_named() -> None:
+    mistake = {"loc": ["body", *range(100_000)], "msg": "bad"}
+    said = text(JobCall("key", "https://provider", "", {}, b""), [mistake])
+    assert said == ".".join(map(str, range(31))) + ": bad"
+
+
 class _Telling:
     """A provider whose answers are read already."""
 
