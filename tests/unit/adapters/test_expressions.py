@@ -204,5 +204,14 @@ def test_a_text_of_megabytes_is_no_number() -> None:
     finally:
         tracemalloc.stop()
     assert finding.find({"a": " 1.5 "}) == 1.5
-    assert finding.find({"a": "7" * 4_300}) == int("7" * 4_300)
+    assert finding.find({"a": "7" * 4_000}) == int("7" * 4_000)
+    assert finding.find({"a": "7" * 4_001}) is None
     assert Expression("to_number()").find({}) is None
+
+
+def test_a_sum_of_the_longest_numbers_can_be_written() -> None:
+    """Python wrote no sum of two numbers of 4,300 digits, and a task failed for an `internal` error."""
+    filled = Template.of("x{{sum([to_number(a), to_number(a)])}}")
+    assert len(filled.text({"a": "9" * 4_000})) == 4_002
+    with pytest.raises(Missing):
+        filled.text({"a": "9" * 4_300})

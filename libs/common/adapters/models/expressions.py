@@ -25,8 +25,9 @@ _NODES_LIMIT: Final = 200
 #: How often the parts of a value may be repeated by [a, b] and {a: a}; each repetition may contain the one before.
 _WIDTH_LIMIT: Final = 64
 _SEPARATOR_LIMIT: Final = 16
-#: Python reads no longer integer; of anything longer it makes a copy and a complaint, holding all threads.
-_NUMBER_LIMIT: Final = 4_300
+#: Python reads and writes no integer of more than 4,300 digits, and a sum has some more than what it is of. Of a longer
+#: text it makes a copy and a complaint, holding all threads.
+_NUMBER_LIMIT: Final = 4_000
 _FUNCTIONS: Final = frozenset(
     {
         "abs", "avg", "ceil", "contains", "ends_with", "floor", "join", "keys", "length", "map", "max", "max_by",
