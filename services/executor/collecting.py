@@ -54,9 +54,9 @@ class OutputCollector:
         try:
             return await self._all(run, outputs, staged)
         except BaseException:
-            # At once: who is cancelled meanwhile has begun with all. What cannot be deleted now is the janitor's.
+            # Shielded: who is cancelled meanwhile leaves none. What cannot be deleted now is the janitor's.
             removals = (self._staging.remove(file.reference) for file in staged)
-            await asyncio.gather(*removals, return_exceptions=True)
+            await asyncio.shield(asyncio.gather(*removals, return_exceptions=True))
             raise
 
     async def _all(self, run: Run, outputs: Sequence[JobOutput], staged: list[StagedFile]) -> tuple[StagedFile, ...]:

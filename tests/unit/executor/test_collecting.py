@@ -200,6 +200,23 @@ async def test_whoever_is_cancelled_while_it_clears_up_leaves_nothing_staged(mon
     await until(lambda: not desk.staging.files)
 
 
+async def test_whoever_is_cancelled_twice_at_once_leaves_nothing_staged() -> None:
+    """The second cancel ended removals that had not begun."""
+    desk = Desk()
+    desk.links.held.add("bad")
+    collecting_ = asyncio.create_task(desk.collect("a", "b", "bad"))
+    await until(lambda: len(desk.staging.files) == 2)
+    collecting_.cancel()
+    while desk.links.running:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        collecting_.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await collecting_
+    await until(lambda: not desk.staging.files)
+
+
 async def test_many_are_fetched_a_few_at_a_time() -> None:
     desk = Desk()
     names = [f"n{number}" for number in range(FILES_LIMIT)]
