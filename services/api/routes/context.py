@@ -56,7 +56,7 @@ class UseCases:
     open_sealed: Callable[[bytes, str], bytes]
 
 
-#: Many times what any body of ours has. Each that is not known is complained of, in a kilobyte of memory.
+#: Many times what any object of a body of ours has. Each that is not known is complained of, in a kilobyte of memory.
 _MOST_NAMES: Final = 1_000
 
 
@@ -79,8 +79,9 @@ class _StrictRequest(Request):
             value = await lengthy.read(self.scope["caller"].tenant_id, len(body), lambda: strict_json.read(body))
         except BadJson as error:
             raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
-        if isinstance(value, dict) and len(value) > _MOST_NAMES:
-            raise Problem("invalid", f"The body has more than {_MOST_NAMES} names.")
+        inner = value.values() if isinstance(value, dict) else ()
+        if any(isinstance(part, dict) and len(part) > _MOST_NAMES for part in (value, *inner)):
+            raise Problem("invalid", f"The body has more than {_MOST_NAMES} names in one object.")
         return value
 
 

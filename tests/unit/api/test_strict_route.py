@@ -15,9 +15,14 @@ from libs.common.ports_tasks import KeyOwner
 from services.api.routes.context import StrictRoute
 
 
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
 class Thing(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Any = None
+    part: Part | None = None
 
 
 class Noting:
@@ -30,6 +35,8 @@ class Noting:
         self.given.append((tenant_id, size))
         return work()
 
+
+_STRANGERS = b"{%b}" % b",".join(b'"%d":0' % name for name in range(1_001))
 
 router = APIRouter(route_class=StrictRoute)
 
@@ -45,9 +52,10 @@ async def make(thing: Thing) -> Any:
         (b'{"name":"x"}', 200),
         (b'{"name":"x","name":"y"}', 400),
         (b'{"other":1}', 422),
-        (b"{%b}" % b",".join(b'"%d":0' % name for name in range(1_001)), 400),
+        (_STRANGERS, 400),
+        (b'{"part":%b}' % _STRANGERS, 400),
     ],
-    ids=["good", "twice", "unknown", "a thousand unknown"],
+    ids=["good", "twice", "unknown", "a thousand unknown", "a thousand unknown in a part"],
 )
 async def test_a_body_is_read_where_it_holds_up_nobody(body: bytes, status: int) -> None:
     """A megabyte of lists held up the loop for half a second. Of names that nobody knows the framework would make a
