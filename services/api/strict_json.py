@@ -166,11 +166,16 @@ def _kept(reader: Reader, text: str, at: int) -> tuple[Payload, int]:
 def _end(text: str, at: int) -> int:
     """Where the object or array that begins here ends, if it is one."""
     depth = 0
-    for found in _NESTING.finditer(text, at):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[1], 0)
-        if depth == 0:
-            return found.end()
-    return len(text)
+    while at < len(text):
+        for found in _NESTING.finditer(text, at):
+            mark, at = found[1], found.end()
+            if mark == '"':
+                at = scanstring(text, at, True)[1]
+                break
+            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark, 0)
+            if depth == 0:
+                return at
+    return at
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
@@ -247,9 +252,11 @@ UNREAD: Final = object()
 #: A value is looked for in so many characters, then in so many times as many: no more is copied than that of its size.
 _FIRST_LOOK: Final = 256
 _NEXT_LOOK: Final = 16
-#: What matters for finding the end of an object or array, and what stands before it; no search goes so far at once
-#: that it would hold up other threads.
-_NESTING: Final = re.compile(r'[^"{}\[\]]{0,65536}+("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[{}\[\]])?', re.DOTALL)
+#: What matters for finding the end of an object or array, and what stands before it: a bracket, a text of usual length,
+#: or how a longer one begins. No search goes so far at once that it would hold up other threads.
+_NESTING: Final = re.compile(
+    r'[^"{}\[\]]{0,65536}+("[^"\\]{0,4096}+(?:\\.[^"\\]{0,4096}+){0,64}"|["{}\[\]])?', re.DOTALL
+)
 #: Text and its escapes, up to a surrogate without its other half. The group is not repeated possessively: Python up to
 #: 3.11.4 would go on from the middle of what does not match (cpython#106052).
 _PAIRED: Final = re.compile(

@@ -155,6 +155,22 @@ def test_a_value_that_is_too_long_is_not_read(value: Any, ascii_only: bool, limi
         assert read is UNREAD
 
 
+@given(st.lists(st.text('a"\\[]{}\n', max_size=4).map(lambda part: part * 40), max_size=6))
+def test_the_end_of_a_value_is_found_behind_texts_of_any_length(texts: list[str]) -> None:
+    raw = json.dumps([[], texts])
+    assert strict_json.within(3)(f"{raw}]]", 0) == (UNREAD, len(raw))
+
+
+@pytest.mark.parametrize("long", ["a" * 2**21, r"\n" * 2**20, r"\"]" * 2**19], ids=["plain", "escapes", "quotes"])
+def test_no_search_in_a_value_that_is_too_long_goes_far(long: str) -> None:
+    """One through a text of 15 MB held up every other thread for 0.2 s."""
+    raw = f'["{long}",1]'
+    assert strict_json.within(1_000)(f"{raw},2", 0) == (UNREAD, len(raw))
+    assert max(len(found[0]) for found in strict_json._NESTING.finditer(raw)) < 2**19
+    with pytest.raises(BadJson):
+        strict_json.read(raw[:-5].encode(), strict_json.within(1_000))
+
+
 @pytest.mark.parametrize("raw", ["[1 2]", '{"a":}', "tru", '{"a":1,"a":2}', "[1,]"])
 def test_a_short_value_that_is_none_is_no_long_one(raw: str) -> None:
     with pytest.raises(BadJson):
