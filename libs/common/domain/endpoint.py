@@ -32,7 +32,7 @@ _HOST_WITH_BRACKETS: Final = re.compile(r"https?://(?P<host>[^/?#@]*[\[\]][^/?#@
 _NUMERIC: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _PATH_SAFE: Final = "/%:@!$&'()*+,;=~-._[]?"
 _JSON_SPACE: Final = " \t\r\n"
-_STRING_OR_SPACE: Final = re.compile(r'("(?:[^"\\]|\\.)*")|[ \t\r\n]+', re.DOTALL)
+_STRING_OR_SPACE: Final = re.compile(r'("[^"\\]*+(?:\\.[^"\\]*+)*+")|[ \t\r\n]+', re.DOTALL)
 
 
 class InvalidEndpoint(Invalid):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -261,3 +262,15 @@ def test_every_object_arrives_as_it_was(members: dict[str, object], spread: bool
     assert arrived.keys() == kept.keys()
     for name, value in kept.items():
         assert arrived[name] == value if isinstance(value, str) else json.loads(arrived[name]) == value
+
+
+@pytest.mark.parametrize("text", ["x" * 300_000, '"' * 150_000], ids=["plain", "escapes"])
+def test_a_long_text_inside_of_a_value_costs_no_hundred_times_its_size(text: str) -> None:
+    payload = json.dumps({"a": [text]}).encode()
+    tracemalloc.start()
+    try:
+        url = with_query("http://m/", payload)
+        assert tracemalloc.get_traced_memory()[1] < 30 * len(payload)
+    finally:
+        tracemalloc.stop()
+    assert dict(parse_qsl(urlsplit(url).query)) == {"a": json.dumps([text])}
