@@ -168,7 +168,7 @@ class _Scan:
         while self._frames:
             self._close(len(self._text))
         parts, done = [], 0
-        for start, end, instead in sorted(self._edits, key=lambda edit: (edit[0], -edit[1])):
+        for start, end, instead in sorted(self._edits, key=_order):
             if start >= done:
                 parts += [self._text[done:start], instead]
             done = max(done, end)  # one that begins inside of another and goes on behind it is masked with it
@@ -228,6 +228,12 @@ class _Scan:
     def _mask(self, start: int, end: int) -> None:
         quoted = self._text[start : start + 1] in ('"', "{", "[")
         self._edits.append((start, end, f'"{MASK}"' if quoted else MASK))
+
+
+def _order(edit: tuple[int, int, str]) -> tuple[int, int, bool]:
+    """By where they begin, the longest first; a mask before what else becomes of the same text."""
+    start, end, instead = edit
+    return start, -end, instead.strip('"') != MASK
 
 
 def _is_secret(name: str) -> bool:

@@ -214,3 +214,15 @@ def test_values_inside_of_values_are_not_looked_through_again(monkeypatch: pytes
 )  # fmt: skip
 def test_a_secret_in_a_value_inside_of_a_value_is_masked(body: str) -> None:
     assert CANARY not in kept_body(body.replace("CANARY", CANARY).encode(), 4_096)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name": "Cookie", "value": "auth_token=a; sid=CANARY"}', '{"value": "token=a; CANARY", "key": "password"}',
+        '["Authorization", "Bearer abcdef, token=a CANARY"]',
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_secret_that_has_a_named_secret_in_it_is_masked_whole(body: str) -> None:
+    assert CANARY not in kept_body(body.replace("CANARY", CANARY).encode(), 4_096)
