@@ -84,16 +84,18 @@ class Attempts(Protocol):
     executor: int  #: the number under which we start and hold; it changes when we were presumed dead and join again
 
     async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
-        """Claim and start; stale, started and canceled messages are left out."""
+        """Claim and start; stale, started and canceled messages are left out, and tasks whose rows somebody's
+        transaction keeps locked: nobody has those, so their messages are sent again."""
 
     async def started_many(self, claims: Sequence[Claim]) -> list[Attempt]:
         """Those that an earlier start with the same tokens, whose answer was lost, did start."""
 
     async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
-        """(id, lease): remember that these wait for a permit with us; stale ones are left out. Asking twice is safe."""
+        """(id, lease): remember that these wait for a permit with us; stale and locked ones are left out. Asking twice
+        is safe."""
 
     async def release_held(self, ids: Sequence[int]) -> list[Placed]:
-        """Give back what waits here; same place in the queue."""
+        """Give back what waits here, but for locked rows; same place in the queue."""
 
     async def release_many(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
         """Give back started attempts (with: was the model called), using up nothing."""
@@ -124,6 +126,9 @@ class Attempts(Protocol):
 
     async def handed(self) -> list[HandedRow]:
         """Uploads that others have handed to us."""
+
+    async def locked(self, tasks: Sequence[int]) -> set[int]:
+        """Of these tasks those whose rows somebody's transaction has locked just now."""
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         """Tokens that are still ours."""

@@ -149,6 +149,9 @@ class Tasks(Protocol):
         That of a priced task reserves its points in the same transaction; one that its creator cannot pay is left out.
         """
 
+    async def locked(self, tasks: Sequence[NewTask]) -> list[bool]:
+        """Of each, whether somebody's transaction keeps its creator's account locked, so that it cannot be paid now."""
+
     async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
         """The earlier task that each one's key belongs to, in order; None for a free key. Every task has a key."""
 

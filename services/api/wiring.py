@@ -252,6 +252,7 @@ async def _submission(
         size_of=lambda task: len(task.payload),
         is_data_error=is_data_error,
         is_deadlock=is_deadlock,
+        locked=tasks.locked,
     )
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
     names: Coalescer[tuple[int, str], Model | None] = Coalescer(cache.look_up, is_data_error=is_data_error)

@@ -10,14 +10,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, assert_never
 
-from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
 from libs.common.ports_attempts import Attempt, Attempts
 from libs.common.ports_dispatch import Placed
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.logging import get_logger
 from services.executor.figures import Figures
+
+log = get_logger()
 
 _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 
@@ -57,7 +60,9 @@ class Recorder:
         self._figures = figures
         self._placed = placed
         self._changed = changed
-        self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "is_deadlock": is_deadlock}
+        self._verdicts: dict[str, Any] = {
+            "is_data_error": is_data_error, "is_deadlock": is_deadlock, "locked": self._locked,
+        }  # fmt: skip
         self._finishes = self._gather(attempts.finish_many)
         self._retries = self._gather(attempts.retry_many)
         self._parks = self._gather(attempts.park_many)
@@ -67,6 +72,7 @@ class Recorder:
         self._call_agains = Coalescer[tuple[Attempt, CallAgain], bool](self._call_again, **self._verdicts)
         self._migrating = Coalescer[Attempt, bool](self._migrate, **self._verdicts)
         self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
+        self._locks = Coalescer[Attempt, bool](self._locked)
 
     async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
         """Write an end; False when the attempt was not ours any more, and nothing was written. Who hands it back is not
@@ -118,7 +124,7 @@ class Recorder:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
         everything = (
             self._finishes, self._retries, self._parks, self._generated, self._hand_overs,
-            self._releases, self._call_agains, self._migrating, self._recorded,
+            self._releases, self._call_agains, self._migrating, self._recorded, self._locks,
         )  # fmt: skip
         await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
 
@@ -136,6 +142,9 @@ class Recorder:
                 mine = await line.submit(item)
                 if not mine and unsure and ends is not None:
                     mine = await self._recorded.submit(ends)
+            except RowsLocked:
+                await self._until_free(_attempt_of(item))
+                raise
             except (OutcomeUnknown, MemoryError):
                 unsure = True
                 raise
@@ -145,6 +154,14 @@ class Recorder:
         if not mine and unsure and in_doubt:
             raise OutcomeUnknown("the attempt was lost after a write whose answer was")
         return mine
+
+    async def _until_free(self, attempt: Attempt) -> None:
+        """Somebody keeps rows of this task locked. Whoever tried again meanwhile would hold up a batch of others."""
+        log.warning("task.locked", task_id=str(attempt.public_id), advice="`sluiceway doctor` finds old transactions")
+        while True:
+            await asyncio.sleep(_RETRY_SECONDS[-1])
+            if not await self._locks.submit(attempt):
+                return
 
     def _seen(self, mine: bool, step: str, attempt: Attempt) -> bool:
         if mine:
@@ -174,6 +191,17 @@ class Recorder:
         mine = await self._attempts.migrating_many(attempts)
         return [attempt.id in mine for attempt in attempts]
 
+    async def _locked(self, items: Sequence[Any]) -> list[bool]:
+        attempts = [_attempt_of(item) for item in items]
+        locked = await self._attempts.locked([attempt.id for attempt in attempts])
+        return [attempt.id in locked for attempt in attempts]
+
     async def _read_back(self, attempts: list[Attempt]) -> list[bool]:
         written = await self._attempts.ends_recorded(attempts)
         return [attempt.id in written for attempt in attempts]
+
+
+def _attempt_of(item: Any) -> Attempt:
+    """Every line takes attempts, or tuples of one and what is written of it."""
+    attempt: Attempt = item if isinstance(item, Attempt) else item[0]
+    return attempt

@@ -97,6 +97,17 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
     finding = told(await doctor_servers.examine_postgres(settings), "model m;")
     assert "`sluiceway resume --tenant 7 --model 'm; rm -rf ~'`" in finding.do
 
+    forgotten = await asyncpg.connect(house.database_url, server_settings={"application_name": "somebody's tool"})
+    async with forgotten.transaction():
+        pid = await forgotten.fetchval("SELECT pg_backend_pid()")
+        assert not [one for one in await doctor_servers.examine_postgres(settings) if "transaction" in one.what]
+        with patch.object(doctor_servers, "_IDLE_SECONDS", 0.0):
+            finding = told(await doctor_servers.examine_postgres(settings), "a transaction (")
+        assert "somebody's tool" in finding.what
+        assert finding.do.startswith(f"SELECT pg_terminate_backend({pid})")
+        with patch.object(doctor_servers, "_TRANSACTION_SECONDS", 0.0):  # it is idle
+            assert not [one for one in await doctor_servers.examine_postgres(settings) if str(pid) in one.what]
+    await forgotten.close()
     newer = settings.model_copy(update={"timezone": "Europe/Newtown"})  # of a release that the server has not yet
     finding = told(await doctor_servers.examine_postgres(newer), "'Europe/Newtown'")
     assert (finding.level, "SLUICEWAY_TIMEZONE" in finding.do) == ("problem", True)

@@ -8,6 +8,7 @@ SluicewayError
 |   `-- Exhausted            a limit is reached; try again after `retry_after` seconds
 |-- Unavailable              a store cannot be reached; nothing is half done
 |   |-- DatabaseUnavailable
+|   |   `-- RowsLocked       somebody else's transaction does not let go of them
 |   |-- GateUnavailable
 |   |   `-- LaneUnavailable
 |   |-- BrokerUnavailable
@@ -59,6 +60,10 @@ class Unavailable(SluicewayError):
 
 class DatabaseUnavailable(Unavailable):
     """PostgreSQL cannot be reached, or refuses to write."""
+
+
+class RowsLocked(DatabaseUnavailable):
+    """Somebody else's transaction keeps rows locked, or a table; nothing was written."""
 
 
 class GateUnavailable(Unavailable):

@@ -29,6 +29,7 @@ _POSTGRES_VERSION: Final = 15
 _REDIS_VERSION: Final = (7, 0)
 _SKEW_SECONDS: Final = 5.0
 _TRANSACTION_SECONDS: Final = 600.0
+_IDLE_SECONDS: Final = 60.0  #: ours are ended after 30
 _SECONDS: Final = 5.0
 _COPIES: Final = 2
 _CONFIGS_AT_ONCE: Final = 100
@@ -84,9 +85,12 @@ async def _server(connection: Any) -> list[Finding]:
         found.append(problem("autovacuum is off: the queue's tables will grow for ever", "set autovacuum to on"))
     if abs(skew) > _SKEW_SECONDS:
         found.append(advice(f"its clock is {skew:+.0f} s from this machine's", "let both follow a time server"))
-    if row["oldest"] > _TRANSACTION_SECONDS:
-        what = f"a transaction has been open for {row['oldest']:.0f} s: nothing newer can be vacuumed"
-        found.append(advice(what, "find it in pg_stat_activity (xact_start) and end it"))
+    open_ = await connection.fetchrow(_STATEMENTS["doctor_transaction"], _TRANSACTION_SECONDS, _IDLE_SECONDS)
+    if open_ is not None:
+        who = f"{open_['user']}, {open_['client'] or 'a client without a name'}, process {open_['pid']}"
+        what = f"a transaction ({who}) has been open for {open_['seconds']:.0f} s"
+        do = f"SELECT pg_terminate_backend({open_['pid']}): tasks whose rows it locks wait, and nothing newer is vacuumed"
+        found.append(advice(what, do))
     return found
 
 

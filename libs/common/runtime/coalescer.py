@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeAlias, TypeVar, cast
 
-from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,7 +33,9 @@ class Coalescer(Generic[Item, Result]):
     item goes alone). What was submitted is flushed even if its caller is cancelled meanwhile.
 
     A data error halves the batch until the bad item stands alone: only its caller sees the error. A deadlock is tried
-    once more, and then Unavailable: nothing was written. Any other error goes to every caller of the batch.
+    once more, and then Unavailable: nothing was written. RowsLocked goes to the callers of the items that `locked`
+    names, and the others are flushed without them; where it names none, the batch is halved. Any other error goes to
+    every caller of the batch.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Coalescer(Generic[Item, Result]):
         concurrency: int = 1,
         is_data_error: Callable[[BaseException], bool] = _never,
         is_deadlock: Callable[[BaseException], bool] = _never,
+        locked: Callable[[list[Item]], Awaitable[Sequence[bool]]] | None = None,
     ) -> None:
         self._flush = flush
         self._max_items = max_items
@@ -54,6 +57,7 @@ class Coalescer(Generic[Item, Result]):
         self._concurrency = concurrency
         self._is_data_error = is_data_error
         self._is_deadlock = is_deadlock
+        self._locked = locked
         self._waiting: list[_Waiting[Item, Result]] = []
         self._waiting_bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
@@ -158,13 +162,16 @@ class Coalescer(Generic[Item, Result]):
         try:
             results = await self._flush_once_more_on_deadlock([item for item, _, _ in batch])
         except Exception as error:
-            if len(batch) > 1 and self._is_data_error(error):
-                half = len(batch) // 2
-                await self._carry(batch[:half])
-                await self._carry(batch[half:])
+            if len(batch) > 1 and isinstance(error, RowsLocked):
+                parts = await self._around_locked(batch, error)
+            elif len(batch) > 1 and self._is_data_error(error):
+                parts = _halves(batch)
             else:
                 _fail(batch, error)
-            del batch  # named by a frame of its own error's traceback, all of it would wait for the garbage collector
+                parts = []
+            for part in parts:
+                await self._carry(part)
+            del batch, parts  # named by a frame of their error's traceback, they would wait for the garbage collector
             return
         if len(results) != len(batch):
             _fail(batch, RuntimeError(f"a flush answered {len(results)} of {len(batch)} items"))
@@ -172,6 +179,23 @@ class Coalescer(Generic[Item, Result]):
         for (_, future, _), result in zip(batch, results, strict=True):
             if not future.done():
                 future.set_result(result)
+
+    async def _around_locked(
+        self, batch: list[_Waiting[Item, Result]], error: RowsLocked
+    ) -> list[list[_Waiting[Item, Result]]]:
+        """What is still to be flushed of a batch: all but those whose callers are told that their rows are locked."""
+        if self._locked is None:
+            return _halves(batch)
+        try:
+            locked = await self._locked([item for item, _, _ in batch])
+        except Exception:  # what PostgreSQL does not say now it says to their next try
+            _fail(batch, error)
+            return []
+        if not any(locked):
+            return _halves(batch)
+        _fail([waiting for waiting, kept in zip(batch, locked, strict=True) if kept], error)
+        free = [waiting for waiting, kept in zip(batch, locked, strict=True) if not kept]
+        return [free] if free else []
 
     async def _flush_once_more_on_deadlock(self, items: list[Item]) -> Sequence[Result]:
         try:
@@ -185,6 +209,11 @@ class Coalescer(Generic[Item, Result]):
             if self._is_deadlock(error):
                 raise Unavailable("one deadlock after the other") from error
             raise
+
+
+def _halves(batch: list[_Waiting[Item, Result]]) -> list[list[_Waiting[Item, Result]]]:
+    half = len(batch) // 2
+    return [batch[:half], batch[half:]]
 
 
 def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

@@ -62,6 +62,17 @@ class TestQuota:
         read = await account(tenant)
         assert (read["used"], read["limit"], read["rest"], read["own_limit"]) == (3, 10, 7, True)
 
+    async def test_an_account_that_somebody_keeps_locked_holds_up_nobody_else(self, tenant: Tenant, me: str) -> None:
+        await tenant.model("dear", price=1)
+        await tenant.model("free")
+        await tenant.task("dear")
+        body = {"tasks": [{"model": model} for _ in range(20) for model in ("dear", "free")]}
+        async with tenant.api.pool.acquire() as forgotten, forgotten.transaction():
+            await forgotten.execute("UPDATE quota_usage SET used = used WHERE user_name = $1", me)
+            answer = await tenant.call("POST", "/v1/tasks/batch", json=body)
+        assert [item["http_status"] for item in answer.json()["items"]] == [503, 202] * 20
+        assert (await account(tenant))["used"] == 1
+
     async def test_in_a_batch_each_that_fits_is_accepted(self, tenant: Tenant, me: str) -> None:
         await tenant.model("dear", price=1)
         await limit(tenant, 5)

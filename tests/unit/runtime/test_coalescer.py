@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from tests.support.waiting import until
 
@@ -261,3 +261,53 @@ async def test_a_flush_cancelled_from_within_does_not_end_the_coalescer() -> Non
     with pytest.raises(OutcomeUnknown):
         await coalescer.submit(1)
     assert await coalescer.submit(2) == 2
+
+
+class LockedTable(Table):
+    """The same; whoever writes one of `locked` waits in vain. What asks for them finds those that are `seen`."""
+
+    def __init__(self, locked: frozenset[int], seen: frozenset[int]) -> None:
+        super().__init__()
+        self.locked = locked
+        self.seen = seen
+
+    async def flush(self, items: list[int]) -> Sequence[int]:
+        doubled = await super().flush(items)
+        if self.locked.intersection(items):
+            self.written = self.written[: -len(items)]
+            raise RowsLocked
+        return doubled
+
+    async def ask(self, items: list[int]) -> list[bool]:
+        return [item in self.seen for item in items]
+
+
+@pytest.mark.parametrize(
+    ("locked", "seen", "batches"),
+    [
+        ({3, 5}, {3, 5}, [[*range(8)], [0, 1, 2, 4, 6, 7]]),
+        ({3}, set(), [[*range(8)], [0, 1, 2, 3], [0, 1], [2, 3], [2], [3], [4, 5, 6, 7]]),
+        (set(range(8)), set(range(8)), [[*range(8)]]),
+    ],
+    ids=["seen", "not of the kind that is looked for", "all"],
+)
+async def test_whose_rows_somebody_keeps_locked_is_told_and_the_others_go_on(
+    locked: set[int], seen: set[int], batches: list[list[int]]
+) -> None:
+    table = LockedTable(frozenset(locked), frozenset(seen))
+    coalescer = Coalescer(table.flush, locked=table.ask)
+    answers = await asyncio.gather(*[coalescer.submit(item) for item in range(8)], return_exceptions=True)
+    assert table.batches == batches
+    assert [item for item, answer in enumerate(answers) if isinstance(answer, RowsLocked)] == sorted(locked)
+    assert sorted(table.written) == [item for item in range(8) if item not in locked]
+
+
+async def test_where_nobody_can_say_whose_rows_are_locked_all_are_told() -> None:
+    async def away(_: list[int]) -> list[bool]:
+        raise Unavailable
+
+    table = LockedTable(frozenset({1}), frozenset())
+    coalescer = Coalescer(table.flush, locked=away)
+    answers = await asyncio.gather(*[coalescer.submit(item) for item in range(3)], return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RowsLocked] * 3
+    assert table.batches == [[0, 1, 2]]

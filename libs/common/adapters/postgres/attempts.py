@@ -42,7 +42,7 @@ class PostgresAttempts:
 
     async def start_many(self, claims: Sequence[Claim]) -> list[Attempt]:
         ordered = sorted(claims, key=lambda claim: claim.id)
-        rows = await self._database.fetch(
+        rows = await self._database.fetch_free(
             "start_many",
             [claim.id for claim in ordered],
             [claim.lease for claim in ordered],
@@ -62,13 +62,13 @@ class PostgresAttempts:
 
     async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
         ordered = sorted(messages)
-        rows = await self._database.fetch(
+        rows = await self._database.fetch_free(
             "hold_many", [message[0] for message in ordered], [message[1] for message in ordered], self.executor
         )
         return {row["id"] for row in rows}
 
     async def release_held(self, ids: Sequence[int]) -> list[Placed]:
-        return placed(await self._database.fetch("release_held", sorted(ids), self.executor))
+        return placed(await self._database.fetch_free("release_held", sorted(ids), self.executor))
 
     async def release_many(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
         ordered = sorted(rows, key=lambda row: row[0].id)
@@ -186,6 +186,9 @@ class PostgresAttempts:
             HandedRow(row["id"], row["lease"], row["lane"], row["model_id"], row["input_size"], Phase(row["phase"]))
             for row in rows
         ]
+
+    async def locked(self, tasks: Sequence[int]) -> set[int]:
+        return {row["id"] for row in await self._database.fetch("locked_rows", list(tasks))}
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         rows = await self._database.fetch(

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -18,7 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.postgres.way_in import WayIn
-from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, RowsLocked
+from libs.common.runtime.logging import get_logger
+
+log = get_logger()
 
 #: One plan for all values, of nested loops alone. PostgreSQL makes it anew only after it has looked at a table, and it
 #: looks when nothing is in flight, too: then it takes `dispatch` for a table of one row until it looks again, a minute
@@ -28,8 +32,11 @@ from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 _HOT_PLANNER: Final = """
 SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0;
-SET statement_timeout = '20s'
+SET statement_timeout = '20s';
 """
+#: A batch waits no longer for rows that a transaction which somebody has forgotten keeps locked: all of it would wait.
+#: Our own transactions are over sooner, and PostgreSQL has found deadlocks by then (deadlock_timeout, 1 s).
+_LOCK_SECONDS: Final = 2
 #: The locks of a process that is frozen, or whose host is gone without a word, are nobody's for longer.
 _IDLE_SECONDS: Final = 30
 _ACQUIRE_SECONDS: Final = 2.0
@@ -110,6 +117,28 @@ class Database:
             return await self.fetch(name, *arguments, seconds=_READ_SECONDS)
         except OutcomeUnknown as error:
             raise DatabaseUnavailable(str(error)) from error
+
+    async def fetch_free(self, name: str, tasks: Sequence[int], *columns: Any) -> list[asyncpg.Record]:
+        """The same for a batch by tasks: those whose rows somebody's transaction keeps locked are left out of it, as if
+        there were none of them. Raises RowsLocked where it is not the rows of tasks that are locked.
+        """
+        return await self.around_locked(partial(self.fetch, name), tasks, *columns)
+
+    async def around_locked(
+        self, act: Callable[..., Awaitable[list[asyncpg.Record]]], tasks: Sequence[int], *columns: Any
+    ) -> list[asyncpg.Record]:
+        """What `act` returns for such a batch, of whose columns the lists are as long as the one of the tasks."""
+        try:
+            return await act(tasks, *columns)
+        except RowsLocked:
+            locked = {row["id"] for row in await self.fetch("locked_rows", tasks)}
+            if not locked:
+                raise
+        log.warning("tasks.locked", count=len(locked), advice="`sluiceway doctor` finds old transactions")
+        free = [index for index, task in enumerate(tasks) if task not in locked]
+        return await act(
+            *([values[index] for index in free] if isinstance(values, list) else values for values in (tasks, *columns))
+        )
 
     async def copy(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Append rows to a table in a transaction of its own: the cheapest way in, which knows no conflicts."""
@@ -277,13 +306,14 @@ _REFUSED: Final = (
     asyncpg.exceptions.ReadOnlySQLTransactionError,
     asyncpg.exceptions.InvalidPasswordError,
     asyncpg.exceptions.QueryCanceledError,
-    asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.PostgresSystemError,
 )
 
 
 def _lost(error: BaseException) -> DatabaseUnavailable | OutcomeUnknown:
     """Told apart: refused before anything happened, or broken in the middle, when a commit may have gone through."""
+    if isinstance(error, asyncpg.exceptions.LockNotAvailableError):
+        return RowsLocked("somebody's transaction keeps rows locked in PostgreSQL")
     if isinstance(error, _REFUSED):
         return DatabaseUnavailable(f"PostgreSQL refuses: {type(error).__name__}")
     return OutcomeUnknown(f"PostgreSQL's answer is lost: {type(error).__name__}")
@@ -305,7 +335,7 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
     way_in = WayIn()
 
     async def pin_planner(connection: Any) -> None:
-        await connection.execute(_HOT_PLANNER)
+        await connection.execute(f"{_HOT_PLANNER} SET lock_timeout = '{_LOCK_SECONDS}s'")
         await pin_transactions(connection)
 
     async def pin_transactions(connection: Any) -> None:

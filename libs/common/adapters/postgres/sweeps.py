@@ -52,12 +52,12 @@ class PostgresSweeps:
     async def requeue(self, retries: Sequence[DueRetry]) -> list[Moved]:
         ordered = sorted(retries, key=lambda retry: retry.id)
         return moved(
-            await self._database.fetch("requeue_retries", *_versions(ordered), [retry.head for retry in ordered])
+            await self._database.fetch_free("requeue_retries", *_versions(ordered), [retry.head for retry in ordered])
         )
 
     async def put_off(self, retries: Sequence[tuple[DueRetry, float]]) -> None:
         ordered = sorted(retries, key=lambda retry: retry[0].id)
-        await self._database.fetch(
+        await self._database.fetch_free(
             "put_off_retries", *_versions([retry for retry, _ in ordered]), [seconds for _, seconds in ordered]
         )
 
@@ -124,9 +124,12 @@ class PostgresSweeps:
         return {row["id"] for row in rows}
 
     async def _end(self, name: str, ids: Sequence[int], *columns: Any) -> list[asyncpg.Record]:
-        async with self._database.transaction() as transaction:
-            await transaction.fetch("hold_attempts", ids)
-            return await transaction.fetch(name, ids, *columns)
+        async def end(ids: Sequence[int], *columns: Any) -> list[asyncpg.Record]:
+            async with self._database.transaction() as transaction:
+                await transaction.fetch("hold_attempts", ids)
+                return await transaction.fetch(name, ids, *columns)
+
+        return await self._database.around_locked(end, ids, *columns)
 
     async def waiting_page(self, after: int, limit: int, seconds: int) -> list[OpenRow]:
         return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit, seconds)]
@@ -142,7 +145,7 @@ class PostgresSweeps:
 
     async def end_waiting(self, endings: Sequence[Ending]) -> list[Ended]:
         ordered = sorted(endings, key=lambda ending: ending.id)
-        rows = await self._database.fetch(
+        rows = await self._database.fetch_free(
             "end_waiting",
             [ending.id for ending in ordered],
             [ending.version for ending in ordered],

@@ -50,6 +50,14 @@ class PostgresTasks:
             return await self._read_back(tasks, refused)
         return _creations(tasks, rows, {})
 
+    async def locked(self, tasks: Sequence[NewTask]) -> list[bool]:
+        priced = [task for task in tasks if task.points]
+        rows = await self._database.fetch(
+            "locked_accounts", [task.tenant_id for task in priced], [task.creator for task in priced], self._time_zone
+        )
+        locked = {(row["tenant_id"], row["user_name"]) for row in rows}
+        return [bool(task.points) and (task.tenant_id, task.creator) in locked for task in tasks]
+
     async def _create_in_steps(self, tasks: Sequence[NewTask], refused: dict[UUID, Creation]) -> list[Creation]:
         """Keys first, so that a repeated request costs nothing; then points; then the tasks. Notes who is `refused`."""
         rows: list[asyncpg.Record] = []

@@ -462,9 +462,14 @@ SELECT (SELECT count(*)::int FROM process p WHERE p.role = 'dispatcher' AND p.be
 -- What the doctor asks of a server.
 SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
   pg_is_in_recovery() AS standby, current_setting('synchronous_commit') AS durable, current_setting('autovacuum') AS autovacuum,
-  extract(epoch FROM clock_timestamp())::float8 AS now,
-  coalesce((SELECT max(extract(epoch FROM now() - xact_start)) FROM pg_stat_activity
-            WHERE datname = current_database() AND backend_type = 'client backend'), 0)::float8 AS oldest
+  extract(epoch FROM clock_timestamp())::float8 AS now
+
+-- name: doctor_transaction
+-- The oldest transaction that has been open for $1 seconds, or for $2 seconds while its client asks for nothing.
+SELECT pid, usename AS "user", application_name AS client, extract(epoch FROM now() - xact_start)::float8 AS seconds FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend'
+  AND xact_start < now() - make_interval(secs => CASE WHEN state LIKE 'idle in transaction%' THEN $2::float8 ELSE $1::float8 END)
+ORDER BY xact_start LIMIT 1
 
 -- name: doctor_executors
 -- How many executors are alive, how many of them take work, and how the others stand.

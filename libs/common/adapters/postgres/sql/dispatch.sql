@@ -61,12 +61,13 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id,
 
 -- name: republish_lost
 -- Published, never picked up: the log does not hold it any more. $1 seconds of age, $2 rows at most. OFFSET 0: asked for
--- the order of the key outright, the planner walks the whole table in that order.
+-- the order of the key outright, the planner walks the whole table in that order. Rows that somebody keeps locked are the next
+-- round's.
 WITH lost AS MATERIALIZED (
   SELECT * FROM (
     SELECT o.id, o.lease FROM dispatch o
     WHERE o.state = 1 AND o.token IS NULL AND o.held_by IS NULL AND o.leased_at < now() - make_interval(secs => $1)
-      AND (SELECT l.id FROM lease l WHERE l.id = o.lease) IS NULL OFFSET 0) f
+      AND (SELECT l.id FROM lease l WHERE l.id = o.lease) IS NULL OFFSET 0 FOR UPDATE OF o SKIP LOCKED) f
   ORDER BY f.id LIMIT $2
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, version = q.version + 1
@@ -103,6 +104,17 @@ SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retrie
   i.payload, x.sealed, o.content AS staged_content
 FROM started s JOIN task k ON k.id = ANY (ARRAY[s.id]) JOIN task_input i ON i.task_id = ANY (ARRAY[s.id]) LEFT JOIN task_secret x ON x.task_id = ANY (ARRAY[s.id])
 LEFT JOIN staged_output o ON o.task_id = ANY (ARRAY[s.id]) AND s.phase >= 2
+
+-- name: locked_rows
+-- Which of these open tasks have a row that somebody's transaction keeps locked: it waits for nobody. $1 ids.
+WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id
+), queued AS MATERIALIZED (
+  SELECT q.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM dispatch d WHERE d.id = m.id FOR UPDATE SKIP LOCKED) q
+), written AS MATERIALIZED (
+  SELECT t.id FROM m CROSS JOIN LATERAL (SELECT k.id FROM task k WHERE k.id = m.id FOR NO KEY UPDATE SKIP LOCKED) t
+)
+SELECT o.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM dispatch d WHERE d.id = m.id OFFSET 0) o
+EXCEPT (SELECT id FROM queued INTERSECT SELECT id FROM written)
 
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.

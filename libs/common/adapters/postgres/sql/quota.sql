@@ -2,6 +2,19 @@
 -- Points for priced tasks, in the transaction that writes them: see the function. $1 tenant_ids, $2 users, $3 points, $4 zone.
 SELECT * FROM quota_reserve($1::bigint[], $2::text[], $3::int[], $4)
 
+-- name: locked_accounts
+-- Which of these accounts of today somebody's transaction keeps locked: it waits for nobody. $1 tenant_ids, $2 users, $3 zone.
+WITH m AS MATERIALIZED (
+  SELECT x.tenant_id, x.user_name, (now() AT TIME ZONE $3)::date AS day FROM unnest($1::bigint[], $2::text[]) AS x(tenant_id, user_name)
+), free AS MATERIALIZED (
+  SELECT m.tenant_id, m.user_name FROM m CROSS JOIN LATERAL (
+    SELECT FROM quota_usage u WHERE u.tenant_id = m.tenant_id AND u.user_name = m.user_name AND u.day = m.day
+    FOR NO KEY UPDATE SKIP LOCKED) x
+)
+SELECT m.tenant_id, m.user_name FROM m CROSS JOIN LATERAL (
+  SELECT FROM quota_usage u WHERE u.tenant_id = m.tenant_id AND u.user_name = m.user_name AND u.day = m.day OFFSET 0) x
+EXCEPT SELECT tenant_id, user_name FROM free
+
 -- name: give_back_points
 -- Points that were reserved in this transaction for tasks that are not written after all: tenant_id, user, day, points.
 UPDATE quota_usage u SET used = greatest(u.used - b.points, 0)

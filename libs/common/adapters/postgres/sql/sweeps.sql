@@ -33,10 +33,11 @@ RETURNING q.id
 
 -- name: rescue_held
 -- Rows that waited for a permit with silent executors: same place in the queue. OFFSET 0, here and below: asked for the
--- order of the key outright, the planner walks the whole table in that order instead of sorting what is in flight.
+-- order of the key outright, the planner walks the whole table in that order instead of sorting what is in flight. Rows that
+-- somebody keeps locked are the next round's, here and in rescue_running: the others need not wait for them.
 WITH lost AS MATERIALIZED (
   SELECT * FROM (SELECT o.id, o.held_by, o.lease FROM dispatch o
-                 WHERE o.state = 1 AND o.held_by = ANY ($1::int[]) AND o.token IS NULL OFFSET 0) f ORDER BY f.id
+                 WHERE o.state = 1 AND o.held_by = ANY ($1::int[]) AND o.token IS NULL OFFSET 0 FOR UPDATE SKIP LOCKED) f ORDER BY f.id
 ), back AS (
   UPDATE dispatch q SET state = 0, lease = NULL, held_by = NULL, version = q.version + 1
   FROM lost WHERE q.id = ANY (ARRAY[lost.id]) AND q.held_by = lost.held_by AND q.lease = lost.lease AND q.token IS NULL
@@ -53,7 +54,8 @@ SELECT id, (SELECT l.tenant_id FROM lane l WHERE l.id = back.lane) AS tenant_id,
 WITH lost AS MATERIALIZED (
   SELECT * FROM (SELECT o.* FROM dispatch o WHERE o.state = 1 AND o.executor = ANY ($1::int[]) AND o.token IS NOT NULL
                    AND (o.phase >= 1 OR o.lost < $2)
-                   AND (SELECT true FROM cancel_request c WHERE c.task_id = o.id LIMIT 1) IS NULL OFFSET 0) f ORDER BY f.id
+                   AND (SELECT true FROM cancel_request c WHERE c.task_id = o.id LIMIT 1) IS NULL OFFSET 0 FOR UPDATE SKIP LOCKED) f
+  ORDER BY f.id
 ), back AS (
   UPDATE dispatch q SET state = 0, class = 0, lease = NULL, leased_at = NULL, token = NULL, executor = NULL, until = NULL,
     started_at = CASE WHEN q.phase >= 1 THEN q.started_at END, lost = q.lost + CASE WHEN q.phase = 0 THEN 1 ELSE 0 END, version = q.version + 1,

@@ -1,0 +1,133 @@
+"""Somebody keeps rows of one task locked in a forgotten transaction: the task waits for its end, nobody else does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from libs.common.adapters.postgres.attempts import PostgresAttempts
+from libs.common.adapters.postgres.database import is_data_error, is_deadlock
+from libs.common.domain.outcome import ResultFile
+from libs.common.domain.settle import LOST_BUDGET, Finish
+from libs.common.domain.task import TaskStatus
+from libs.common.ports_attempts import Attempt, Claim
+from libs.common.ports_sweeps import Ending, LostAttempt
+from services.executor.figures import Figures
+from services.executor.recorder import Recorder
+from tests.support.house import House
+
+FINISH = Finish(TaskStatus.SUCCESS, files=(ResultFile("file:///r", "txt", 3, "00", "r"),))
+
+
+@asynccontextmanager
+async def locked(house: House, task: int, table: str = "dispatch") -> AsyncIterator[None]:
+    """What an operator's client does with autocommit off."""
+    connection = await asyncpg.connect(house.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"UPDATE {table} SET version = version WHERE id = {task}")
+            yield
+    finally:
+        await connection.close()
+
+
+def attempts_of(house: House, executor: int = 1) -> PostgresAttempts:
+    return PostgresAttempts(house.database, executor, "UTC")
+
+
+def lost(attempt: Attempt) -> LostAttempt:
+    return LostAttempt(
+        attempt.id, attempt.public_id, attempt.tenant_id, attempt.lane, attempt.token, canceled=False
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["dispatch", "task"])
+async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: House, table: str) -> None:
+    first, stuck, third = await house.running(await house.model(), await house.executor(), 3)
+    recorder = Recorder(
+        attempts_of(house), Figures(), lambda _: None, changed=lambda _: None,
+        is_data_error=is_data_error, is_deadlock=is_deadlock,
+    )  # fmt: skip
+    async with locked(house, stuck.id, table):
+        ends = [asyncio.create_task(recorder.end(one, FINISH, called=True)) for one in (first, stuck, third)]
+        assert await asyncio.wait_for(asyncio.gather(ends[0], ends[2]), 15) == [True, True]
+        later = await house.running(await house.model(), await house.executor())
+        assert await asyncio.wait_for(recorder.end(later[0], FINISH, called=True), 15)
+        assert not ends[1].done()
+    assert await asyncio.wait_for(ends[1], 15)
+    await recorder.close(1)
+    assert [(await house.row(one.id))["status"] for one in (first, stuck, third)] == [6, 6, 6]
+    assert await house.value("SELECT count(*) FROM event") == 4
+
+
+async def test_what_arrives_with_it_is_started_or_held(house: House) -> None:
+    model, executor = await house.model(), await house.executor()
+    await house.tasks(model, 4)
+    rows = await house.lease(model)
+    claims = [Claim(row.id, row.lease, uuid4(), 60) for row in rows]
+    attempts = attempts_of(house, executor)
+    async with locked(house, rows[1].id):
+        assert await attempts.hold_many([(row.id, row.lease) for row in rows]) == {rows[n].id for n in (0, 2, 3)}
+        assert [one.id for one in await attempts.start_many(claims)] == [rows[n].id for n in (0, 2, 3)]
+    assert [one.id for one in await attempts.start_many(claims)] == [rows[1].id], "who was left out lost nothing"
+
+
+async def test_what_waits_for_a_permit_beside_it_goes_back(house: House) -> None:
+    model, executor = await house.model(), await house.executor()
+    ids = await house.tasks(model, 2)
+    await house.hold(executor, await house.lease(model))
+    async with locked(house, ids[0]):
+        assert [placed.key.position for placed in await attempts_of(house, executor).release_held(ids)] == [ids[1]]
+
+
+async def test_a_dead_executors_other_work_is_rescued(house: House) -> None:
+    model, dead = await house.model(), await house.executor()
+    running = await house.running(model, dead, 2)
+    held = await house.tasks(model, 2)
+    await house.hold(dead, await house.lease(model))
+    async with locked(house, running[0].id), locked(house, held[1]):
+        rescued = await house.sweeps.rescue([dead], LOST_BUDGET)
+        assert {(one.moved.id, one.token) for one in rescued} == {(held[0], None), (running[1].id, running[1].token)}
+    assert {one.moved.id for one in await house.sweeps.rescue([dead], LOST_BUDGET)} == {held[1], running[0].id}
+
+
+async def test_what_was_lost_on_the_road_is_sent_again(house: House) -> None:
+    model = await house.model()
+    ids = await house.tasks(model, 2)
+    await house.lease(model)
+    async with locked(house, ids[0]):
+        assert [moved.id for moved in await house.sweeps.republish_lost(0, 10)] == [ids[1]]
+    assert [moved.id for moved in await house.sweeps.republish_lost(0, 10)] == [ids[0]]
+
+
+async def test_waiting_tasks_and_lost_attempts_end_beside_it(house: House) -> None:
+    model = await house.model()
+    stuck, other = await house.tasks(model, 2)
+    versions = [(await house.state(task))["version"] for task in (stuck, other)]
+    endings = [
+        Ending(task, version, TaskStatus.TIMEOUT, "wait_limit", "no", dead=True)
+        for task, version in zip((stuck, other), versions, strict=True)
+    ]
+    async with locked(house, stuck):
+        assert [ended.id for ended in await house.sweeps.end_waiting(endings)] == [other]
+    dead, lives = await house.running(await house.model(), await house.executor(), 2)
+    async with locked(house, dead.id):
+        ends = [(lost(one), TaskStatus.FAILED, "lost", "no") for one in (dead, lives)]
+        assert await house.sweeps.end_running(ends) == {lives.id}
+
+
+async def test_retries_beside_it_are_made(house: House) -> None:
+    model = await house.model()
+    attempts = await house.running(model, await house.executor(), 2)
+    for attempt in attempts:
+        await house.fail(attempt)
+    due = await house.sweeps.due_retries(10)
+    stuck, other = sorted(due, key=lambda retry: retry.id)
+    async with locked(house, stuck.id):
+        await house.sweeps.put_off([(stuck, 0.0), (other, 0.0)])
+        assert [moved.id for moved in await house.sweeps.requeue(due)] == [other.id]
