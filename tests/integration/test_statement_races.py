@@ -46,6 +46,13 @@ async def overtaken(desk: QueueDesk, second: Coroutine[Any, Any, Answer], statem
     return await asyncio.wait_for(waiting, 5)
 
 
+async def passed_over(desk: QueueDesk, sweep: Callable[[], Coroutine[Any, Any, list[Answer]]], statement: Call) -> None:
+    """Run `statement`, and before it is committed `sweep`, which waits for nobody's row and takes none of it."""
+    async with desk.database.transaction() as first:
+        await first.fetch(*statement)
+        assert await sweep() == []  # it would fail after 2 s if it waited
+
+
 async def _somebody_waits(desk: QueueDesk) -> bool:
     return bool(
         await desk.sql(
@@ -103,10 +110,6 @@ def staged_of(attempt: Attempt) -> Call:
     )
 
 
-async def _rescue(desk: QueueDesk, _: Attempt) -> object:
-    return await desk.sweeps.rescue([EXECUTOR], 3)
-
-
 async def _retry_overdue(desk: QueueDesk, attempt: Attempt) -> object:
     overdue = OverdueAttempt(
         attempt.id,
@@ -138,11 +141,22 @@ async def _end_again(desk: QueueDesk, attempt: Attempt) -> object:
     return await desk.executor.finish_many([(attempt, Finish(TaskStatus.CANCELED, "canceled", "by the caller"))])
 
 
-@pytest.mark.parametrize("second", [_rescue, _retry_overdue, _end_lost, _hand_back, _end_again])
+@pytest.mark.parametrize("second", [_retry_overdue, _end_lost, _hand_back, _end_again])
 async def test_the_first_end_wins_and_is_announced_once(desk: QueueDesk, second: Second) -> None:
     attempt = await running(desk)
     answer = await overtaken(desk, second(desk, attempt), success_of(attempt))
     assert not answer
+    await _ended_once(desk, attempt)
+
+
+async def test_an_end_that_a_rescue_meets_wins_and_is_announced_once(desk: QueueDesk) -> None:
+    attempt = await running(desk)
+    await passed_over(desk, lambda: desk.sweeps.rescue([EXECUTOR], 3), success_of(attempt))
+    assert await desk.sweeps.rescue([EXECUTOR], 3) == []
+    await _ended_once(desk, attempt)
+
+
+async def _ended_once(desk: QueueDesk, attempt: Attempt) -> None:
     assert await desk.row(attempt.id) is None
     assert [row["outcome"] for row in await desk.sql("SELECT outcome FROM attempt")] == ["success"]
     assert [row["status"] for row in await desk.sql("SELECT status FROM event")] == [6]
@@ -152,7 +166,8 @@ async def test_the_first_end_wins_and_is_announced_once(desk: QueueDesk, second:
 
 async def test_a_rescue_keeps_the_output_that_was_staged_at_that_moment(desk: QueueDesk) -> None:
     attempt = await running(desk)
-    (rescued,) = await overtaken(desk, desk.sweeps.rescue([EXECUTOR], 3), staged_of(attempt))
+    await passed_over(desk, lambda: desk.sweeps.rescue([EXECUTOR], 3), staged_of(attempt))
+    (rescued,) = await desk.sweeps.rescue([EXECUTOR], 3)
     assert rescued.token == attempt.token
     row = await desk.row(attempt.id)
     assert row is not None
@@ -172,11 +187,8 @@ async def test_a_rescue_that_meets_a_move_leaves_what_another_has_by_then(desk: 
     try:
         async with connection.transaction():
             await connection.execute(f"UPDATE dispatch SET lease = lease + 1, {has}")
-            rescuing = asyncio.create_task(desk.sweeps.rescue([EXECUTOR], 3))
-            async with asyncio.timeout(5):
-                while not await _somebody_waits(desk):
-                    assert not rescuing.done()
-        assert await rescuing == []
+            assert await desk.sweeps.rescue([EXECUTOR], 3) == []
+        assert await desk.sweeps.rescue([EXECUTOR], 3) == []
     finally:
         await connection.close()
     row = await desk.row(id_)
@@ -233,7 +245,7 @@ async def test_a_row_that_is_being_started_or_held_is_neither_given_back_nor_pub
     assert await overtaken(desk, desk.queue.give_back(lease, [first]), start_of(desk, first)) == []
     assert await overtaken(desk, desk.queue.give_back(lease, [second]), hold) == []
     await desk.queue.close_leases([lease])
-    assert await overtaken(desk, desk.sweeps.republish_lost(0.0, 10), start_of(desk, third)) == []
+    await passed_over(desk, lambda: desk.sweeps.republish_lost(0.0, 10), start_of(desk, third))
     assert await desk.sweeps.republish_lost(0.0, 10) == [], "the second is held"
     assert [row["kind"] for row in await desk.sql("SELECT kind FROM history")] == []
 
