@@ -89,7 +89,7 @@ async def _server(connection: Any) -> list[Finding]:
     if open_ is not None:
         who = f"{open_['user']}, {open_['client'] or 'a client without a name'}, process {open_['pid']}"
         what = f"a transaction ({who}) has been open for {open_['seconds']:.0f} s"
-        do = f"SELECT pg_terminate_backend({open_['pid']}): tasks whose rows it locks wait, and nothing newer is vacuumed"
+        do = f"SELECT pg_terminate_backend({open_['pid']}): tasks whose rows it locks wait, and vacuum, too"
         found.append(advice(what, do))
     return found
 
