@@ -77,7 +77,7 @@ class Events:
         self.last = last  #: where to go on after a break
         self._rest = ""  #: of a line that is not whole yet
         self._data: list[str] = []
-        self._id: str | None = None
+        self._id: str | None = None  #: of the event that is not whole yet
         self._name = ""
 
     def begin(self, response: httpx.Response) -> bool:
@@ -102,14 +102,14 @@ class Events:
         if not line:
             if self._id is not None:
                 self.last = self._id
-            data, name = "\n".join(self._data), self._name
-            self._data, self._name = [], ""
+            data, name, place = "\n".join(self._data), self._name, self._id
+            self._data, self._name, self._id = [], "", None
             if data:
                 event = _object(data)
                 if name == _CAUGHT_UP:
                     _look_for_gap(event)
                 else:
-                    yield event
+                    yield {**event, "event_id": place}
             return
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")

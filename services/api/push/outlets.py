@@ -29,6 +29,7 @@ _SSE_HEADERS: Final = (
 )
 #: Close codes of RFC 6455 and its registry.
 _DONE: Final = 1000
+_BARRED: Final = 1008
 _RESTART: Final = 1012
 
 
@@ -103,10 +104,11 @@ class SocketOutlet:
         """The server pings by itself."""
 
     async def end(self, stream: Stream) -> None:
+        # Closed from here while something could still follow: the caller shall come again, unless it may not.
+        code = _BARRED if stream.barred else _RESTART if stream.closed else _DONE
         if not self._gone:
             with suppress(OSError):
-                # Closed from here while something could still follow: the caller shall come again.
-                await self._send({"type": "websocket.close", "code": _RESTART if stream.closed else _DONE})
+                await self._send({"type": "websocket.close", "code": code})
 
     async def accept_and_end(self) -> None:
         """There is nothing to tell."""

@@ -29,13 +29,16 @@ class Wanted:
 class Stream:
     """Filled by the hub, emptied by a connection. `task` is None on the stream of a tenant."""
 
-    __slots__ = ("_awake", "_told", "_waiting", "_woken_by", "closed", "on_slow", "slow", "task", "tenant_id", "wanted")
+    __slots__ = (
+        "_awake", "_told", "_waiting", "_woken_by", "barred", "closed", "on_slow", "slow", "task", "tenant_id", "wanted",
+    )  # fmt: skip
 
     def __init__(self, tenant_id: int, *, task: int | None = None, wanted: Wanted | None = None) -> None:
         self.tenant_id = tenant_id
         self.task = task
         self.wanted = wanted or Wanted()
         self.closed = False
+        self.barred = False  #: the caller may not listen any more
         self.slow = False  #: it fell too far behind; what waited for it is gone
         self.on_slow: Callable[[], None] | None = None
         self._waiting: deque[News] = deque()
@@ -82,6 +85,11 @@ class Stream:
         """Nothing more is offered; who waits gets what is left, then the end."""
         self.closed = True
         self._awake.set()
+
+    def bar(self) -> None:
+        """The caller lost the right to listen: there is no coming again."""
+        self.barred = True
+        self.close()
 
     async def next(self, seconds: float) -> list[News] | None:
         """What waits, at once or within that time (else an empty list); None at the end."""

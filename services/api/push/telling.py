@@ -44,6 +44,32 @@ Line: TypeAlias = tuple[News, str | None]
 Still: TypeAlias = Callable[[], Awaitable[Any]]
 
 
+class NotWelcome(Exception):
+    """The caller may not listen any more."""
+
+
+class Right:
+    """The caller's right to listen: asked for anew every so many seconds, however much there is to tell."""
+
+    def __init__(self, still: Still, seconds: float) -> None:
+        self._still = still
+        self._seconds = seconds
+        self.asked_at = time.monotonic() + seconds  #: when it is asked for next
+
+    async def check(self) -> None:
+        """Raises NotWelcome when the caller may hear no more."""
+        now = time.monotonic()
+        if now < self.asked_at:
+            return
+        self.asked_at = now + self._seconds
+        try:
+            await self._still()
+        except Problem:
+            raise NotWelcome from None
+        except (Unavailable, OutcomeUnknown):
+            return  # nobody can tell: it stood a moment ago
+
+
 class Outlet(Protocol):
     """The connection: raises nothing when the other side has gone, waits while it does not read."""
 
@@ -85,7 +111,8 @@ class Telling:
             if known and not state.open:
                 return False
             stream.tell(state.id, state.stage)
-            await self._guarded(outlet, stream, self._tell_task(outlet, stream, None if known else state, still))
+            right = Right(still, self._heartbeat)
+            await self._guarded(outlet, stream, self._tell_task(outlet, stream, None if known else state, right))
         finally:
             await self._hub.leave(stream)
         return True
@@ -94,14 +121,18 @@ class Telling:
         """Everything that the caller wants of his tenant, from where he left, until he goes. Raises as above."""
         stream = await self._hub.listen(caller.tenant_id, asked.wanted)
         try:
-            await self._guarded(outlet, stream, self._tell_tenant(outlet, stream, asked.since, still))
+            right = Right(still, self._heartbeat)
+            await self._guarded(outlet, stream, self._tell_tenant(outlet, stream, asked.since, right))
         finally:
             await self._hub.leave(stream)
 
     async def _guarded(self, outlet: Outlet, stream: Stream, story: Awaitable[None]) -> None:
         stream.on_slow = outlet.abort  # it waits in a send; nothing else would end that
         try:
-            await story
+            try:
+                await story
+            except NotWelcome:
+                stream.bar()
             if not stream.slow:
                 await _soon(outlet.end(stream))
         except SlowReader:
@@ -110,54 +141,54 @@ class Telling:
             counter("sluiceway_push_dropped_total").inc()
             outlet.abort()
 
-    async def _tell_task(self, outlet: Outlet, stream: Stream, first: TaskState | None, still: Still) -> None:
+    async def _tell_task(self, outlet: Outlet, stream: Stream, first: TaskState | None, right: Right) -> None:
         await _soon(outlet.begin(stream, ""))
         if first is not None:
             news = News.of(first)
             await _soon(outlet.news([(news, news.place_in_task)]))
             if not first.open:
                 return
-        await self._pass_on(outlet, stream, still)
+        await self._pass_on(outlet, stream, right)
 
-    async def _tell_tenant(self, outlet: Outlet, stream: Stream, since: datetime | None, still: Still) -> None:
+    async def _tell_tenant(self, outlet: Outlet, stream: Stream, since: datetime | None, right: Right) -> None:
         # Who was told nothing yet has a place to come back to, too; who catches up, only when he has.
         await _soon(outlet.begin(stream, self._place_of(stream) if since is None else ""))
         if since is not None:
             await self._catching_up.take(stream.tenant_id)
             try:
-                if not await self._catch_up(outlet, stream, since - _OVERLAP):
+                if not await self._catch_up(outlet, stream, since - _OVERLAP, right):
                     return  # news would have places behind what was not told: the caller comes again from where he was
             finally:
                 self._catching_up.give_back(stream.tenant_id)
-        await self._pass_on(outlet, stream, still)
+        await self._pass_on(outlet, stream, right)
 
-    async def _pass_on(self, outlet: Outlet, stream: Stream, still: Still) -> None:
-        began = checked = time.monotonic()
+    async def _pass_on(self, outlet: Outlet, stream: Stream, right: Right) -> None:
+        began = time.monotonic()
+        beat_at = began + self._heartbeat
         place = ""
-        while (batch := await stream.next(self._heartbeat)) is not None:
+        while (batch := await stream.next(max(min(beat_at, right.asked_at) - time.monotonic(), 0.0))) is not None:
+            await right.check()
             for start in range(0, len(batch), _AT_ONCE):
                 await _soon(outlet.news([(news, _place(stream, news)) for news in batch[start : start + _AT_ONCE]]))
                 if len(batch) > _AT_ONCE:
                     await asyncio.sleep(0)  # a send that finds room does not wait for anybody
+                    await right.check()
             if stream.task is not None and batch and batch[-1].over:
                 return
-            if batch:
-                place = _place(stream, batch[-1])
-            else:
-                await _soon(outlet.beat(max(place, self._place_of(stream))))
             now = time.monotonic()
+            if batch:
+                place, beat_at = _place(stream, batch[-1]), now + self._heartbeat
+            elif now >= beat_at:
+                beat_at = now + self._heartbeat
+                await _soon(outlet.beat(max(place, self._place_of(stream))))
             if now - began > _FORGET_SECONDS and stream.task is None:
                 stream.forget()
-            if now - checked >= self._heartbeat:
-                checked = now
-                if not await _still_welcome(still):
-                    stream.close()
 
     def _place_of(self, stream: Stream) -> str:
         until = self._hub.told_until(stream)
         return "" if until is None else place_in_time(until)
 
-    async def _catch_up(self, outlet: Outlet, stream: Stream, since: datetime) -> bool:
+    async def _catch_up(self, outlet: Outlet, stream: Stream, since: datetime, right: Right) -> bool:
         """Tell of open tasks and of ends since then, the newest tasks first; False when the stream ends in the middle,
         or PostgreSQL is away."""
         before: int | None = None
@@ -170,6 +201,7 @@ class Telling:
             place = place or (place_in_time(page[0].read_at) if page else "")
             told: list[Line] = [(News.of(state), None) for state in page if self._is_due(stream, state, since)]
             for start in range(0, len(told), _AT_ONCE):
+                await right.check()
                 await _soon(outlet.news(told[start : start + _AT_ONCE]))
             examined, caught = examined + len(page), caught + len(told)
             whole = len(page) < _PAGE
@@ -205,13 +237,3 @@ async def _soon(sending: Awaitable[None]) -> None:
 
 def _place(stream: Stream, news: News) -> str:
     return news.place_in_time if stream.task is None else news.place_in_task
-
-
-async def _still_welcome(still: Still) -> bool:
-    try:
-        await still()
-    except Problem:
-        return False
-    except (Unavailable, OutcomeUnknown):
-        return True  # nobody can tell: it was welcome a moment ago
-    return True

@@ -79,6 +79,7 @@ class FakeOutlet:
     caught: list[dict[str, Any]] = field(default_factory=list)
     begun: bool = False
     ended: bool = False
+    barred: bool = False
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
     deaf: bool = False
 
@@ -99,7 +100,7 @@ class FakeOutlet:
         self.places.append(place)
 
     async def end(self, stream: Stream) -> None:
-        self.ended = True
+        self.ended, self.barred = True, stream.barred
 
     def abort(self) -> None:
         self.aborted.set()
@@ -178,6 +179,41 @@ async def test_who_loses_the_right_to_listen_is_told_no_more(bench: Bench, over:
     await telling
     assert outlet.ended
     assert bench.hub.open == 0
+
+
+class Forbidding:
+    """A right that ends."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    async def still(self) -> None:
+        if self.gone:
+            raise Problem("unauthenticated", "revoked")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+async def test_a_right_that_ends_is_noticed_within_one_interval_however_much_is_told(bench: Bench, quiet: bool) -> None:
+    outlet, forbidding, loop = FakeOutlet(), Forbidding(), asyncio.get_running_loop()
+    telling = Telling(bench.hub, heartbeat_seconds=0.5)
+    began = loop.time()
+    listening = asyncio.create_task(telling.tenant(CALLER, TenantAsked(Wanted()), outlet, forbidding.still))
+    await until(lambda: outlet.begun)
+    forbidding.gone = True
+    if not quiet:
+        await asyncio.sleep(0.4)
+        bench.moves(TaskStatus.QUEUED)
+    await listening
+    assert loop.time() - began < 0.75
+    assert (outlet.ended, outlet.barred, len(outlet.lines)) == (True, True, 0 if quiet else 1)
+
+
+async def test_who_catches_up_slowly_is_told_no_more_once_his_right_has_ended(bench: Bench) -> None:
+    outlet, forbidding = FakeOutlet(), Forbidding()
+    forbidding.gone = True
+    telling = Telling(bench.hub, heartbeat_seconds=0.0)
+    await telling.tenant(CALLER, TenantAsked(Wanted(), NOW), outlet, forbidding.still)
+    assert (outlet.lines, outlet.caught, outlet.barred) == ([], [], True)
 
 
 async def test_a_reader_that_takes_nothing_is_dropped_with_what_waits_for_it(

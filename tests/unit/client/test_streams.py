@@ -17,10 +17,10 @@ def test_events_are_put_together_from_lines() -> None:
     lines = ["retry: 1", ": ping", "", "id: a:1", 'data: {"status":', 'data: "queued"}', "", "id: a:2", 'data:{"n":2}']
     for line in lines:
         seen += list(stream.feed(f"{line}\n"))
-    assert seen == [{"status": "queued"}]
+    assert seen == [{"status": "queued", "event_id": "a:1"}]
     assert stream.last == "a:1", "the second one is not whole yet"
     seen += list(stream.feed("\n"))
-    assert (seen[-1], stream.last) == ({"n": 2}, "a:2")
+    assert (seen[-1], stream.last) == ({"n": 2, "event_id": "a:2"}, "a:2")
 
 
 def test_what_a_break_cut_in_half_is_dropped() -> None:
@@ -28,7 +28,7 @@ def test_what_a_break_cut_in_half_is_dropped() -> None:
     seen += list(stream.feed('id: a:2\ndata: {"half":'))
     assert stream.begin(STREAM)
     seen += list(stream.feed('id: a:2\ndata: {"n": 2}\n\n'))
-    assert seen == [{"n": 2}]
+    assert seen == [{"n": 2, "event_id": "a:2"}]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
@@ -39,14 +39,15 @@ def test_lines_end_as_the_specification_says_wherever_the_text_is_cut(end: str) 
         stream, seen = Events(), []
         for at in range(0, len(told), size):
             seen += list(stream.feed(told[at : at + size]))
-        assert (seen, stream.last) == ([{"a": message}], "a:1")
+        assert (seen, stream.last) == ([{"a": message, "event_id": "a:1"}], "a:1")
 
 
 def test_the_end_of_what_is_told_again_is_no_change() -> None:
     stream = Events("before")
     told = 'data: {"n": 1}\n\nid: now\nevent: caught_up\ndata: {"complete": true, "complete_from": null}\n\n'
-    assert list(stream.feed(told + 'data: {"n": 2}\n\n')) == [{"n": 1}, {"n": 2}]
-    assert stream.last == "now"
+    heard = list(stream.feed(told + 'id: later\ndata: {"n": 2}\n\n'))
+    assert heard == [{"n": 1, "event_id": None}, {"n": 2, "event_id": "later"}], "nobody comes back to what is told again"
+    assert stream.last == "later"
 
 
 def test_changes_that_may_not_be_told_again_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

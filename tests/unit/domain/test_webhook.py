@@ -38,3 +38,4 @@ def test_what_cannot_be_posted_to_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as refused:
         check_webhook_url(url, "/url")
     assert (refused.value.code, refused.value.field) == ("webhook_url", "/url")
+    assert "api_key" not in str(refused.value), "that is a model's"
