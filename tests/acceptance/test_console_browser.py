@@ -360,6 +360,17 @@ async def test_a_phone_shows_every_page_without_scrolling_sideways(stack: Road, 
         assert opened.complaints == []
 
 
+@pytest.mark.parametrize("width", [320, 800])
+async def test_no_page_is_wider_than_a_small_window(stack: Road, browser: Browser, tenant: int, width: int) -> None:
+    (task,) = await stack.submit(tenant)
+    await stack.ended([task])
+    async with watched(browser, stack.api, viewport={"width": width, "height": 640}) as opened:
+        await sign_in(opened.page, stack.keys[tenant])
+        for path in PAGES[1:]:
+            await opened.page.goto(path.format(tenant=tenant, task=task))
+            assert await opened.page.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
 async def test_pages_can_be_read_without_scripts(stack: Road, browser: Browser, tenant: int) -> None:
     (task,) = await stack.submit(tenant)
     await stack.ended([task])
