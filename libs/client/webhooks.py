@@ -20,12 +20,13 @@ class BadSignature(ValueError):
 def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float | None = None) -> None:
     """Raises BadSignature unless `secret` signed this body, at most five minutes ago or ahead.
 
-    `headers` are looked up in lower case, as most frameworks give them; `body` is what came, byte for byte. Afterwards
+    `headers` may be in any case, as frameworks and proxies give them; `body` is what came, byte for byte. Afterwards
     remember `webhook-id`: a repeat carries the same.
     """
+    named = {name.lower(): value for name, value in headers.items()}
     try:
-        message_id, sent = headers["webhook-id"], int(headers["webhook-timestamp"])
-        signatures = headers["webhook-signature"].split()
+        message_id, sent = named["webhook-id"], int(named["webhook-timestamp"])
+        signatures = named["webhook-signature"].split()
         signed = f"{message_id}.{sent}.".encode() + body
     except (KeyError, ValueError):
         raise BadSignature("a header is missing or cannot be read") from None

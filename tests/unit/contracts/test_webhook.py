@@ -46,6 +46,11 @@ def test_both_secrets_of_a_rotation_fit() -> None:
         Webhook(secret).verify(BODY.decode(), headers(fresh, old))
 
 
+def test_headers_may_come_in_any_case() -> None:
+    secret = new_secret()
+    verify(secret, {name.title(): value for name, value in headers(secret).items()}, BODY)
+
+
 @pytest.mark.parametrize(
     "change",
     [
