@@ -126,6 +126,17 @@ async def test_a_session_ends_by_itself_and_is_forgotten(api: Api, visitor: Brow
     assert len(await api.sql("SELECT FROM console_session WHERE expires_at < now()")) == 0
 
 
+async def test_what_is_ordered_after_the_end_of_a_session_is_said_to_be_undone(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    task = await tenant.task()
+    for path, said in ((f"/console/tasks/{task}/cancel", True), ("/console/sign-out", False)):
+        await visitor.sign_in(tenant.key)
+        await api.sql("UPDATE console_session SET expires_at = now() - interval '1 s'")
+        assert ("was not done" in await visitor.post(path)) == said
+    assert (await tenant.call("GET", f"/v1/tasks/{task}")).json()["status"] == "submitted"
+
+
 async def test_only_digests_of_cookies_are_stored(api: Api, visitor: Browser, tenant: Tenant) -> None:
     await visitor.sign_in(tenant.key)
     cookie = visitor.client.cookies["sluiceway_session"]

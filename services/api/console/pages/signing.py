@@ -14,6 +14,8 @@ from services.api.console.visit import SESSION_COOKIE, THEME_COOKIE, THEMES, Vis
 
 _PATH: Final = "/console"
 SIGN_IN: Final = "/console/sign-in"
+#: What is as good as done when the session has ended.
+_LOST_GLADLY: Final = ("/console/sign-out", "/console/theme")
 #: Binds the form of the sign-in page to the browser that asked for it.
 _FORM_COOKIE: Final = "sluiceway_form"
 _FORM_SECONDS: Final = 3_600
@@ -25,7 +27,7 @@ async def sign_in_page(desk: Desk, request: Request) -> Response:
     going = _inside(request.query_params.get("next"))
     if await desk.sessions.find(request.cookies.get(SESSION_COOKIE)) is not None:
         return seen_next(going)
-    return _form(request, going)
+    return _form(request, going, undone="undone" in request.query_params)
 
 
 async def sign_in(desk: Desk, request: Request) -> Response:
@@ -70,16 +72,20 @@ def to_sign_in(request: Request) -> Response:
     """
     if request.headers.get("sec-fetch-site") == "cross-site" and request.method == "GET":
         return outside(request, "once_more.html", here=here(request))
-    there = address(SIGN_IN, next=here(request) if request.method == "GET" else "")
+    if request.method == "GET":
+        there = address(SIGN_IN, next=here(request))
+    else:
+        there = address(SIGN_IN, undone=None if request.url.path in _LOST_GLADLY else "1")
     if request.headers.get("hx-request"):
         return Response(status_code=401, headers={"HX-Redirect": SIGN_IN, "Cache-Control": "no-store"})
     return seen_next(there)
 
 
-def _form(request: Request, going: str, *, complaint: str = "") -> Response:
+def _form(request: Request, going: str, *, complaint: str = "", undone: bool = False) -> Response:
     cookie = request.cookies.get(_FORM_COOKIE) or new_token()
     status = 403 if complaint else 200
-    answer = outside(request, "sign_in.html", status=status, csrf=form_token(cookie), going=going, complaint=complaint)
+    values = {"csrf": form_token(cookie), "going": going, "complaint": complaint, "undone": undone}
+    answer = outside(request, "sign_in.html", status=status, **values)
     _keep(request, answer, _FORM_COOKIE, cookie, _FORM_SECONDS)
     return answer
 
