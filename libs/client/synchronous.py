@@ -126,8 +126,8 @@ class Client:
         """Changes of a task until it ends, or of all the tenant's tasks for ever; breaks of two minutes are bridged.
 
         Behind a break some may come again: of two with one id the greater `sequence` is the newer. Where the server
-        looks at too few tasks to tell all that happened meanwhile, a warning is logged. The `event_id` of what came last,
-        if it has one, is the `last_event_id` of a program that was started again.
+        looks at too few tasks to tell all that happened meanwhile, a warning is logged. The last
+        `event_id` that was not None is the `last_event_id` of a program that was started again.
         """
         stream, patience = Events(last_event_id), Patience(self._tries)
         while True:

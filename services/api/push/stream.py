@@ -30,7 +30,8 @@ class Stream:
     """Filled by the hub, emptied by a connection. `task` is None on the stream of a tenant."""
 
     __slots__ = (
-        "_awake", "_told", "_waiting", "_woken_by", "barred", "closed", "on_slow", "slow", "task", "tenant_id", "wanted",
+        "_awake", "_told", "_waiting", "_woken_by", "barred", "closed", "on_slow", "slow", "task", "tenant_id",
+        "wanted",
     )  # fmt: skip
 
     def __init__(self, tenant_id: int, *, task: int | None = None, wanted: Wanted | None = None) -> None:

@@ -46,7 +46,7 @@ def test_the_end_of_what_is_told_again_is_no_change() -> None:
     stream = Events("before")
     told = 'data: {"n": 1}\n\nid: now\nevent: caught_up\ndata: {"complete": true, "complete_from": null}\n\n'
     heard = list(stream.feed(told + 'id: later\ndata: {"n": 2}\n\n'))
-    assert heard == [{"n": 1, "event_id": None}, {"n": 2, "event_id": "later"}], "nobody comes back to what is told again"
+    assert heard == [{"n": 1, "event_id": None}, {"n": 2, "event_id": "later"}], "to that nobody comes back"
     assert stream.last == "later"
 
 
