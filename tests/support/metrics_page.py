@@ -14,7 +14,8 @@ process, before anything was counted; those with labels as soon as their values 
 task). `model` is a model's id. What executors and the API count tells the first 200 apart that the process meets, and
 is `other` for all behind them (`sluiceway lanes` tells all apart); no label is ever a tenant. Figures of what waits are
 measured by the janitors, of every model that has some, each for everything: take the maximum, not the sum, where
-several run. What a janitor cannot read now has no figure.
+several run. What a janitor cannot read now has no figure. Counters and histograms come with a
+figure `<name>_created` (of a counter without its `_total`): since when they count.
 
 | name | kind | process | labels | meaning |
 |---|---|---|---|---|
