@@ -80,9 +80,8 @@ class Tries:
             self._seen.popitem(last=False)
         if tries >= _TRIES:
             wait = max(1, round(_TRIES_SECONDS - (now - began)))
-            raise Problem(
-                "too_many_tries", f"Wait {wait} s before you try again.", status=429, headers={"Retry-After": str(wait)}
-            )
+            said = f"Too many wrong keys came from here: wait {wait} s. Whoever has a right one is let in."
+            raise Problem("too_many_tries", said, status=429, headers={"Retry-After": str(wait)})
 
     def forget(self, address: str) -> None:
         """Somebody got in from there."""

@@ -11,6 +11,7 @@ from services.api.console.desk import Desk, read_form
 from services.api.console.rendering import outside, seen_next
 from services.api.console.sessions import SESSION_SECONDS, WrongKey, form_token, new_token
 from services.api.console.visit import SESSION_COOKIE, THEME_COOKIE, THEMES, Visit, address, here
+from services.api.problems import Problem
 
 _PATH: Final = "/console"
 SIGN_IN: Final = "/console/sign-in"
@@ -38,8 +39,13 @@ async def sign_in(desk: Desk, request: Request) -> Response:
     try:
         cookie = await desk.sessions.open(form.get("key", "").strip())
     except WrongKey as error:
-        desk.tries.failed(source)
-        return _form(request, going, complaint=str(error))
+        try:
+            desk.tries.failed(source)
+        except Problem as refused:
+            answer = _form(request, going, complaint=refused.detail, status=refused.status_code)
+            answer.headers.update(refused.headers or {})
+            return answer
+        return _form(request, going, complaint=str(error), status=403)
     desk.tries.forget(source)
     await desk.sessions.close(request.cookies.get(SESSION_COOKIE))
     answer = seen_next(going)
@@ -81,9 +87,8 @@ def to_sign_in(request: Request) -> Response:
     return seen_next(there)
 
 
-def _form(request: Request, going: str, *, complaint: str = "", undone: bool = False) -> Response:
+def _form(request: Request, going: str, *, complaint: str = "", status: int = 200, undone: bool = False) -> Response:
     cookie = request.cookies.get(_FORM_COOKIE) or new_token()
-    status = 403 if complaint else 200
     values = {"csrf": form_token(cookie), "going": going, "complaint": complaint, "undone": undone}
     answer = outside(request, "sign_in.html", status=status, **values)
     _keep(request, answer, _FORM_COOKIE, cookie, _FORM_SECONDS)
