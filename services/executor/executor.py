@@ -299,8 +299,9 @@ class Executor:
         """We were silent for long: abort what is not ours any more. Raises Unavailable or OutcomeUnknown."""
         running = self.runs.attempts()
         alive = await self._attempts.alive(running) if running else set()
-        log.warning("executor.was_silent", running=len(running), lost=len(running) - len(alive))
-        self.runs.interrupt_all(Stop.LOST, but=alive | (self.runs.tokens() - {run.token for run in running}))
+        lost = {attempt.token for attempt in running} - alive
+        log.warning("executor.was_silent", running=len(running), lost=len(lost))
+        self.runs.interrupt(lost, Stop.LOST)
 
     def buried(self, number: int) -> None:
         """We were presumed dead: abort and forget everything; `number` is who we are from now on."""

@@ -54,7 +54,7 @@ class Reconcile:
         lost, self._unnamed = unnamed & self._unnamed, unnamed
         if lost:
             log.warning("executor.runs_lost", attempts=len(lost))
-            self._runs.interrupt_all(Stop.LOST, but=self._runs.tokens() - lost)
+            self._runs.interrupt(lost, Stop.LOST)
 
     def _is_here(self, row: NamedRow, running: set[UUID]) -> bool:
         return self._room.lease_of(row.id) == row.lease if row.token is None else row.token in running

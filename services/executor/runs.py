@@ -135,10 +135,15 @@ class Runs:
         """The tokens of all that run."""
         return set(self._by_token)
 
-    def interrupt_all(self, why: Stop, *, but: frozenset[UUID] | set[UUID] = frozenset()) -> None:
-        """Stop all, or all but these tokens."""
-        for token, run in list(self._by_token.items()):
-            if token not in but:
+    def interrupt_all(self, why: Stop) -> None:
+        """Stop all."""
+        self.interrupt(self.tokens(), why)
+
+    def interrupt(self, tokens: Iterable[UUID], why: Stop) -> None:
+        """Stop those of these that still run."""
+        for token in tokens:
+            run = self._by_token.get(token)
+            if run is not None:
                 run.interrupt(why)
 
     def waiting(self) -> int:
