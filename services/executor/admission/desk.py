@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Final, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
@@ -47,6 +47,7 @@ HELD_FOR_A_SLOT_SECONDS: Final = 2.0
 _ROUND_SECONDS: Final = (15.0, 300.0)
 _PUT_OFF_SECONDS: Final = 0.5
 
+Answer = TypeVar("Answer")
 Wanted = tuple[Arrival, Claim]
 
 
@@ -127,15 +128,15 @@ class Desk:
         # A hundred stale messages must not take permits from calls: PostgreSQL is asked first which of them wait.
         doubtful = {arrival.lane for arrival in fresh if arrival.doubtful}
         ahead: list[Arrival] = []
+        stopped: list[Arrival] = []
         behind: list[Arrival] = []
         for arrival in fresh:
-            # Who waits in a lane was there first; uploads wait for no permit.
-            queues = arrival.lane in doubtful or (arrival.needs_permit and self.room.busy(arrival.lane))
-            (behind if queues else ahead).append(arrival)
-        stopped = [arrival for arrival in ahead if self._may_not_begin(arrival) or self._has_to_wait(arrival)]
-        if stopped:
-            without = {id(arrival) for arrival in stopped}
-            ahead = [arrival for arrival in ahead if id(arrival) not in without]
+            if arrival.lane in doubtful or (arrival.needs_permit and self.room.busy(arrival.lane)):
+                behind.append(arrival)  # who waits in a lane was there first; uploads wait for no permit
+            elif self._may_not_begin(arrival) or self._has_to_wait(arrival):
+                stopped.append(arrival)
+            else:
+                ahead.append(arrival)
         with self.room.expecting({arrival.lane for arrival in fresh}):
             for lane in doubtful:
                 self.room.wake(lane)
@@ -195,16 +196,17 @@ class Desk:
         except GateUnavailable as error:
             log.warning("permits.unavailable", error=str(error)[:200])
             verdicts = [None] * len(asking)
+        refused = []
         for (arrival, claim), granted in zip(asking, verdicts, strict=True):
+            if granted:
+                continue
+            refused.append(arrival)
             if granted is None:  # it may have been granted before the answer was lost
                 self._drop_permit(arrival.lane, claim.token)
-            elif not granted:
+            else:
                 self._figures.refused(arrival.model.id)
-        refused = [arrival for (arrival, _), granted in zip(asking, verdicts, strict=True) if not granted]
-        if not refused:
-            return wanted, []
-        without = {id(arrival) for arrival in refused}
-        return [one for one in wanted if id(one[0]) not in without], refused
+        without = set(refused)
+        return [(arrival, claim) for arrival, claim in wanted if arrival not in without], refused
 
     async def _start(self, wanted: Sequence[Wanted], asked_at: float) -> None:
         """Start those with a permit, asked for then; slots and permits of those that were not ours go back."""
@@ -309,16 +311,11 @@ class Desk:
         # A provider's job that one of them was to go on with is there all the same.
         rows = [(attempt, GiveBack("not run", 0.0), attempt.phase is not Phase.NONE) for attempt in attempts]
         await failpoint("executor/before-hand-back")
-        while True:
-            try:
-                placed = await self._attempts.release_many(rows)
-            except (Unavailable, OutcomeUnknown) as error:
-                if self._ending:
-                    log.error("attempts.stranded", count=len(attempts), error=type(error).__name__)
-                    return
-                await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                break
+        try:
+            placed = await self._until_answered(lambda: self._attempts.release_many(rows))
+        except Closing as closing:
+            log.error("attempts.stranded", count=len(attempts), error=type(closing.__cause__).__name__)
+            return
         self._placed(placed)
         self._changed((attempt.tenant_id, attempt.id) for attempt in attempts)
 
@@ -327,18 +324,21 @@ class Desk:
         if not arrivals:
             return
         await failpoint("executor/before-hold")
+        messages = [(arrival.id, arrival.lease) for arrival in arrivals]
+        held = await self._until_answered(lambda: self._attempts.hold_many(messages))
+        self.room.put((arrival for arrival in arrivals if arrival.id in held), time.monotonic())
+        self._figures.stale(len(arrivals) - len(held))
+        self._wake.set()
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What may be asked twice, asked until it is answered. Raises Closing, from the last error, when we give up."""
         while True:
             try:
-                held = await self._attempts.hold_many([(arrival.id, arrival.lease) for arrival in arrivals])
+                return await ask()
             except (Unavailable, OutcomeUnknown) as error:
                 if self._ending:
                     raise Closing("stopping before PostgreSQL answered") from error
                 await asyncio.sleep(_RETRY_SECONDS)
-            else:
-                break
-        self.room.put((arrival for arrival in arrivals if arrival.id in held), time.monotonic())
-        self._figures.stale(len(arrivals) - len(held))
-        self._wake.set()
 
     # what waits here
 
@@ -379,7 +379,9 @@ class Desk:
         # Of a model that was deleted while they waited: the janitor ends them where they stood.
         await self.release([arrival for arrival in candidates if self._may_not_begin(arrival)])
         chosen, late = self._choose([arrival for arrival in candidates if arrival in self.room])
-        refused = await self._admit_held(chosen)
+        refused = await self._admit(chosen)
+        for arrival in set(chosen) - set(refused):
+            self.room.let_go(arrival)
         now = time.monotonic()
         without = {arrival.lane for arrival in (*refused, *late)}
         for lane in {arrival.lane for arrival in candidates}:
@@ -408,14 +410,6 @@ class Desk:
         held = self.room.held_since(now - (HELD_FOR_A_SLOT_SECONDS if others else alone))
         return [arrival for arrival in held if self._has_to_wait(arrival)]
 
-    async def _admit_held(self, chosen: Sequence[Arrival]) -> list[Arrival]:
-        refused = await self._admit(chosen)
-        waiting = {id(arrival) for arrival in refused}
-        for arrival in chosen:
-            if id(arrival) not in waiting:
-                self.room.let_go(arrival)
-        return refused
-
     def crowded(self) -> bool:
         """Whether others should read in our place: something waited long for a slot, and slots are scarce since."""
         self._crowded = self._slots.scarce and (self._crowded or bool(self._waits_for_a_slot()))
@@ -436,8 +430,6 @@ class Desk:
         for arrival in arrivals:
             self.room.let_go(arrival)
 
-    # the end
-
     def begin_calls(self, allowed: bool) -> None:
         """Whether calls are begun. Where they are not, because the process drains, has no place for their outputs or
         gets no permits that others get, what is staged still leaves.
@@ -446,6 +438,8 @@ class Desk:
             self._no_calls_since = None
         elif self._no_calls_since is None:
             self._no_calls_since = time.monotonic()
+
+    # the end
 
     def close(self) -> None:
         """Start nothing more."""

@@ -66,8 +66,8 @@ class Rotation:
                 lanes.append(waiting)
             if lanes:
                 tenants.append((tenant, lanes))
-        taken = {id(arrival) for arrival in chosen}
-        return chosen, [arrival for arrival in arrivals if id(arrival) not in taken]
+        taken = set(chosen)
+        return chosen, [arrival for arrival in arrivals if arrival not in taken]
 
     def _by_turn(self, arrivals: Sequence[Arrival]) -> deque[tuple[int, deque[deque[Arrival]]]]:
         """Tenants in the order of their numbers, beginning after the one that was served last; so their lanes."""
