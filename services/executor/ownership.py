@@ -12,7 +12,6 @@ executor after the other, some have it and some do not.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
@@ -23,22 +22,12 @@ SILENT_SECONDS: Final = 6.0
 _LONGEST_STEP_SECONDS: Final = 2.0
 
 
-@dataclass(slots=True)
-class _Seen:
-    beat: int
-    moved_at: float
-    reading: bool
-    stores: tuple[str, ...]
-    free: int
-    adapters: frozenset[str]
-    last_resort: bool
-
-
 class BeatView:
     """What one executor has seen of the others' heartbeats; times are of `observe`'s own clock."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, _Seen] = {}
+        self._moved: dict[int, tuple[int, float]] = {}  #: by executor: its last beat, and when that was new
+        self._live: dict[int, WatchedBeat] = {}
         self._clock = 0.0
         self._looked_at: float | None = None
 
@@ -47,65 +36,54 @@ class BeatView:
         if self._looked_at is not None:
             self._clock += min(at - self._looked_at, _LONGEST_STEP_SECONDS)
         self._looked_at = at
-        before, self._seen = self._seen, {}
+        before, self._moved = self._moved, {}
         for beat in beats:
             known = before.get(beat.id)
             if known is None:
                 moved_at = self._clock - max(beat.age, 0.0)  # below 0 after the database's clock was set back
             else:
-                moved_at = known.moved_at if known.beat == beat.beat else self._clock
-            self._seen[beat.id] = _Seen(
-                beat.beat, moved_at, beat.reading, beat.stores, beat.free, beat.adapters, beat.last_resort
-            )
+                moved_at = known[1] if known[0] == beat.beat else self._clock
+            self._moved[beat.id] = beat.beat, moved_at
+        self._live = {beat.id: beat for beat in beats if self._clock - self._moved[beat.id][1] <= SILENT_SECONDS}
 
     def live(self) -> frozenset[int]:
         """Executors that have not fallen silent."""
-        return frozenset(number for number, seen in self._seen.items() if self._lives(seen))
+        return frozenset(self._live)
 
     def readers(self) -> frozenset[int]:
         """Those among them that take work: the hash is over these. Where nobody does, over those that go on with what
         needs no permit, or no room in staging.
         """
-        able = frozenset(number for number, seen in self._seen.items() if seen.reading and self._lives(seen))
-        return able or frozenset(
-            number for number, seen in self._seen.items() if seen.last_resort and self._lives(seen)
-        )
+        able = frozenset(number for number, beat in self._live.items() if beat.reading)
+        return able or frozenset(number for number, beat in self._live.items() if beat.last_resort)
 
     def others_start(self, me: int) -> bool:
         """Whether another executor takes work and can start it."""
-        return any(number != me and seen.reading and self._lives(seen) for number, seen in self._seen.items())
+        return any(number != me and beat.reading for number, beat in self._live.items())
 
     def room_elsewhere(self, me: int, slots: int) -> bool:
         """Whether another executor takes work and has so many slots left."""
-        return any(
-            number != me and seen.reading and seen.free >= slots and self._lives(seen)
-            for number, seen in self._seen.items()
-        )
+        return any(number != me and beat.reading and beat.free >= slots for number, beat in self._live.items())
 
     def with_store(self, store: str, *, but: int) -> int | None:
         """A live executor other than `but` that can read this staging store, if possible one that takes work."""
         fit = [
-            (not seen.reading, number)
-            for number, seen in self._seen.items()
-            if number != but and store in seen.stores and self._lives(seen)
+            (not beat.reading, number) for number, beat in self._live.items() if number != but and store in beat.stores
         ]
         return min(fit)[1] if fit else None
 
     def stores_differ(self) -> bool:
         """Whether some live executor reads other staging stores than another."""
-        return len({seen.stores for seen in self._seen.values() if self._lives(seen)}) > 1
+        return len({beat.stores for beat in self._live.values()}) > 1
 
     def has_adapter(self, number: int, adapter: str) -> bool:
-        """Whether this executor can call models by that adapter."""
-        seen = self._seen.get(number)
-        return seen is not None and adapter in seen.adapters
+        """Whether this executor lives, and can call models by that adapter."""
+        beat = self._live.get(number)
+        return beat is not None and adapter in beat.adapters
 
     def adapters_differ(self) -> bool:
         """Whether some live executor has other adapters than another."""
-        return len({seen.adapters for seen in self._seen.values() if self._lives(seen)}) > 1
-
-    def _lives(self, seen: _Seen) -> bool:
-        return self._clock - seen.moved_at <= SILENT_SECONDS
+        return len({beat.adapters for beat in self._live.values()}) > 1
 
 
 class Ownership:
