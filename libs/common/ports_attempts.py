@@ -40,9 +40,6 @@ class Attempt:
     number: int
     retries: int
     lost: int
-    version: int
-    creator: str
-    biz_name: str
     input_ref: str
     trace: str | None
     created_at: datetime
@@ -63,7 +60,6 @@ class HandedRow:
 
     id: int
     lease: int
-    lane: int
     model_id: int
     size: int
     phase: Phase
@@ -152,12 +148,10 @@ class ReadFrom:
 class UnclaimedPartition:
     """A partition with published rows that nobody has claimed; `age` of the oldest in seconds."""
 
-    lane: int
     model_id: int
     partition: int
     oldest: datetime
     age: float
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,12 +114,10 @@ class Places:
         self._by_key.pop(place.key, None)
         self._by_spot.pop(place.spot, None)
 
-    def clear(self) -> list[Place]:
-        """Forget everything; returns what was assigned."""
-        assigned = self.assigned()
-        for place in list(self):
+    def clear(self) -> None:
+        """Forget everything."""
+        for place in self:
             self.forget(place)
-        return assigned
 
     def assigned(self) -> list[Place]:
         """Those that are read now."""

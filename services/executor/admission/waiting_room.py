@@ -155,10 +155,8 @@ class WaitingRoom:
         """Rows that have been held since before then."""
         return [row for lane in self._lanes.values() for row in lane.rows() if row.held_at <= before]
 
-    def clear(self) -> list[int]:
-        """Forget all; returns their ids."""
-        held = list(self._lane_of)
+    def clear(self) -> None:
+        """Forget all."""
         self._lanes.clear()
         self._lane_of.clear()
         self._woken.clear()
-        return held

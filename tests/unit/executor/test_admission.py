@@ -236,7 +236,7 @@ def test_rows_held_for_long_are_found() -> None:
     room.put([arrival(1)], now=0.0)
     room.put([arrival(2, lane=2)], now=5.0)
     assert [one.id for one in room.held_since(3.0)] == [1]
-    assert sorted(room.clear()) == [1, 2]
+    room.clear()
     assert len(room) == 0
     assert not room.busy(1)
     assert room.next_look(9.0) is None

@@ -183,8 +183,7 @@ class PostgresAttempts:
     async def handed(self) -> list[HandedRow]:
         rows = await self._database.fetch("handed_rows", self.executor)
         return [
-            HandedRow(row["id"], row["lease"], row["lane"], row["model_id"], row["input_size"], Phase(row["phase"]))
-            for row in rows
+            HandedRow(row["id"], row["lease"], row["model_id"], row["input_size"], Phase(row["phase"])) for row in rows
         ]
 
     async def locked(self, tasks: Sequence[int]) -> set[int]:
@@ -244,10 +243,7 @@ class PostgresMembership:
 
     async def unclaimed(self) -> list[UnclaimedPartition]:
         rows = await self._database.fetch("unclaimed_partitions")
-        return [
-            UnclaimedPartition(row["lane"], row["model_id"], row["partition"], row["oldest"], row["age"], row["rows"])
-            for row in rows
-        ]
+        return [UnclaimedPartition(row["model_id"], row["partition"], row["oldest"], row["age"]) for row in rows]
 
     async def read_from(self, wanted: Sequence[tuple[int, int]]) -> list[ReadFrom]:
         lanes, partitions = [lane for lane, _ in wanted], [partition for _, partition in wanted]
@@ -310,9 +306,6 @@ def _attempt(row: asyncpg.Record) -> Attempt:
         number=row["attempt"],
         retries=row["retries"],
         lost=row["lost"],
-        version=row["version"],
-        creator=row["creator"],
-        biz_name=row["biz_name"],
         input_ref=row["input_ref"],
         trace=row["trace"],
         created_at=row["created_at"],

@@ -97,9 +97,9 @@ WITH started AS (
   SELECT (now() AT TIME ZONE $6)::date, t.tenant_id, t.creator, t.model_id, count(*)
   FROM started s JOIN task t ON t.id = ANY (ARRAY[s.id]) WHERE s.phase = 0 GROUP BY t.tenant_id, t.creator, t.model_id
 )
-SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.entered_at, s.started_at, s.until,
+SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.entered_at, s.started_at,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
-  k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
+  k.tenant_id, k.model_id, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
   i.payload, x.sealed, o.content AS staged_content
 FROM started s JOIN task k ON k.id = ANY (ARRAY[s.id]) JOIN task_input i ON i.task_id = ANY (ARRAY[s.id]) LEFT JOIN task_secret x ON x.task_id = ANY (ARRAY[s.id])
@@ -118,9 +118,9 @@ EXCEPT (SELECT id FROM queued INTERSECT SELECT id FROM written)
 
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
-SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.version, s.entered_at, s.started_at, s.until,
+SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.entered_at, s.started_at,
   s.staged, s.staged_size, s.staged_hash, s.staged_type, s.staged_files, extract(epoch FROM now() - s.generated_at)::float8 AS upload_age,
-  k.tenant_id, k.model_id, k.creator, k.biz_name, k.input_ref, k.trace, k.created_at,
+  k.tenant_id, k.model_id, k.input_ref, k.trace, k.created_at,
   extract(epoch FROM now() - k.created_at)::float8 AS age, extract(epoch FROM s.deadline - now())::float8 AS deadline_in, k.output_count,
   i.payload, x.sealed, o.content AS staged_content
 FROM unnest($1::bigint[], $2::uuid[]) AS m(id, token) JOIN dispatch s ON s.id = ANY (ARRAY[m.id]) AND s.token = m.token
@@ -144,7 +144,7 @@ RETURNING q.id
 
 -- name: handed_rows
 -- Uploads that others have handed to this executor.
-SELECT q.id, q.lease, q.lane, q.phase, q.input_size, l.model_id FROM dispatch q JOIN lane l ON l.id = q.lane
+SELECT q.id, q.lease, q.phase, q.input_size, l.model_id FROM dispatch q JOIN lane l ON l.id = q.lane
 WHERE q.state = 1 AND q.held_by = $1 AND q.token IS NULL AND q.phase >= 2
 
 -- name: release_held
@@ -336,17 +336,17 @@ WITH m AS MATERIALIZED (
 SELECT id, lane, class, priority, position FROM back
 
 -- name: unclaimed_partitions
--- Partitions with published rows that nobody has claimed: the truth behind the road's hints. With each its oldest row,
--- that row's age by this clock, and how many there are.
+-- Partitions with published rows that nobody has claimed: the truth behind the road's hints. With each its oldest row and
+-- that row's age by this clock.
 WITH RECURSIVE busy(lane) AS (
   (SELECT lane FROM dispatch WHERE state = 1 ORDER BY lane LIMIT 1)
   UNION ALL
   SELECT (SELECT q.lane FROM dispatch q WHERE q.state = 1 AND q.lane > b.lane ORDER BY q.lane LIMIT 1)
   FROM busy b WHERE b.lane IS NOT NULL)
-SELECT l.id AS lane, l.model_id, p.partition, p.oldest, extract(epoch FROM now() - p.oldest)::float8 AS age, p.rows
+SELECT l.model_id, p.partition, p.oldest, extract(epoch FROM now() - p.oldest)::float8 AS age
 FROM busy b JOIN lane l ON l.id = b.lane JOIN model m ON m.id = l.model_id
 CROSS JOIN LATERAL (
-  SELECT (q.id % coalesce(l.partitions, m.partitions))::int AS "partition", min(q.leased_at) AS oldest, count(*)::int AS rows FROM dispatch q
+  SELECT (q.id % coalesce(l.partitions, m.partitions))::int AS "partition", min(q.leased_at) AS oldest FROM dispatch q
   WHERE q.lane = b.lane AND q.state = 1 AND q.token IS NULL AND q.held_by IS NULL GROUP BY 1) p
 
 -- name: read_from
