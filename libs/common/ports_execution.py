@@ -55,9 +55,6 @@ class StagingWriter(Protocol):
         The type is sniffed from its bytes, `content_type` is a last hint. Raises StagingFull.
         """
 
-    async def discard(self) -> None:
-        """Forget it; harmless after `commit`."""
-
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(

@@ -266,10 +266,6 @@ class Executor:
         """Whether we take work, or why not."""
         return self._posture
 
-    def reading(self) -> bool:
-        """Whether we take work."""
-        return self._posture == "reading"
-
     def told(self, *, reading: bool) -> None:
         """The table says so now: those who share the partitions should look."""
         if reading != self._told:

@@ -265,10 +265,10 @@ async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
     # Alone it reads on, so that its tenants take turns; with somebody there who has room it lets go.
     await until(first.executor.desk.crowded, "they wait for long")
     first.executor._take_posture()
-    assert first.executor.reading()
+    assert first.executor.posture() == "reading"
     assert held(first) == 3
     await rig.executor(slots=10)
-    await until(lambda: not first.executor.reading(), "it leaves the hash")
+    await until(lambda: first.executor.posture() != "reading", "it leaves the hash")
     assert first.executor.steward._reading, "it reads on until the other one has taken over"
 
     async def ready() -> bool:
@@ -281,7 +281,7 @@ async def test_a_full_executor_leaves_its_work_to_others(rig: Rig) -> None:
     await until(lambda: rig.model.running == 5, "the other one runs them")
     rig.model.held.set()
     await rig.ended(ids)
-    await until(lambda: first.executor.reading(), "it reads again")
+    await until(lambda: first.executor.posture() == "reading", "it reads again")
 
 
 async def test_freed_slots_go_to_tenants_in_turn(rig: Rig) -> None:
@@ -445,7 +445,7 @@ async def test_what_is_kept_for_others_is_no_room_to_leave_work_to(rig: Rig) -> 
     await until(lambda: all(running.executor.desk.crowded() for running in both), "both hold for long")
     for running in both:
         running.executor._take_posture()
-        assert running.executor.reading()
+        assert running.executor.posture() == "reading"
     assert held(both[0]) + held(both[1]) == 44
     rig.model.held.set()
     await rig.ended(ids)

@@ -653,7 +653,7 @@ async def test_a_call_that_ends_in_time_is_not_handed_back(rig: Rig) -> None:
     await rig.dispatch(model)
     await until(lambda: rig.model.running, "it is called")
     running.executor.stop()
-    await until(lambda: not running.executor.reading(), "it leaves the hash")
+    await until(lambda: running.executor.posture() != "reading", "it leaves the hash")
     rig.model.held.set()
     await asyncio.wait_for(running.pending, 3)
     assert await rig.statuses(ids) == {ids[0]: TaskStatus.SUCCESS}
@@ -663,7 +663,7 @@ async def test_without_room_in_staging_nothing_is_called(rig: Rig) -> None:
     model = await rig.make_model()
     running = await rig.executor()
     running.staging.full = True
-    await until(lambda: not running.executor.reading(), "it stops reading")
+    await until(lambda: running.executor.posture() != "reading", "it stops reading")
     ids = await rig.make_tasks(model)
     await rig.dispatch(model)
     await asyncio.sleep(0.5)
@@ -678,7 +678,7 @@ async def test_a_full_staging_lets_out_what_is_in_it(rig: Rig) -> None:
     running = await rig.executor(in_line=0.1)
     parked = await _parked(rig, model, running)
     running.staging.full = True
-    await until(lambda: not running.executor.reading(), "it takes no work")
+    await until(lambda: running.executor.posture() != "reading", "it takes no work")
     fresh = await rig.make_tasks(model)
     await rig.sql("UPDATE dispatch SET due_at = now() WHERE state = 2")
     await rig.sweeps.promote_due(10)
@@ -698,7 +698,7 @@ async def test_calls_that_find_no_room_keep_no_upload_from_its_lanes_window(
     running = await rig.executor(in_line=0.1)
     parked = await _parked(rig, model, running)
     running.staging.full = True
-    await until(lambda: not running.executor.reading(), "it takes no work")
+    await until(lambda: running.executor.posture() != "reading", "it takes no work")
     await rig.make_tasks(model, 9)
     window = len(await rig.dispatch(model))
     await until(lambda: len(running.executor.desk.room) == window, "its window is full of calls")
@@ -719,7 +719,7 @@ async def test_jobs_that_find_no_room_keep_no_upload_of_their_lane_from_its_slot
     running = await rig.executor(slots=1, in_line=0.1)
     parked = await _parked(rig, model, running, 2)
     running.staging.full = True
-    await until(lambda: not running.executor.reading(), "it takes no work")
+    await until(lambda: running.executor.posture() != "reading", "it takes no work")
     jobs = await rig.make_tasks(model, 5)
     await rig.sql("UPDATE dispatch SET phase = 1, attempt = 1, started_at = now() WHERE id = ANY ($1::bigint[])", jobs)
     await rig.dispatch(model)
@@ -855,7 +855,7 @@ async def test_an_output_that_finds_no_room_is_handed_back_unharmed(rig: Rig) ->
         return bool(await rig.sql("SELECT 1 FROM dispatch WHERE state = 2 AND retries = 0 AND attempt = 1"))
 
     await until(put_off, "it is put off")
-    assert not running.executor.reading() or running.executor._lacks() == "staging_full"
+    assert running.executor.posture() != "reading" or running.executor._lacks() == "staging_full"
     assert (await rig.statuses(ids))[ids[0]] < TaskStatus.PROCESSING
 
 

@@ -105,7 +105,7 @@ async def test_who_is_asked_to_stay_after_all_reads_again(rig: Rig) -> None:
     await controls.drain("rig-0", "ann", "")
     await until(lambda: running.executor.posture() == "draining", "it heard")
     await controls.undrain("rig-0", "ann")
-    await until(running.executor.reading, "it reads again")
+    await until(lambda: running.executor.posture() == "reading", "it reads again")
     rig.model.held.set()
     more = await rig.make_tasks(model)
     await rig.dispatch(model)

@@ -54,10 +54,6 @@ async def take(doors: Doors, lane: int, member: str, limit: int = 1) -> SlotVerd
 
 async def test_health(doors: Doors) -> None:
     await doors.redis.ping()
-    assert await doors.redis.eviction_policy() == "noeviction"
-    await doors.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    assert await doors.redis.eviction_policy() == "allkeys-lru"
-    await doors.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
 
 
 async def test_forgotten_scripts_are_loaded_again(doors: Doors) -> None:
@@ -226,7 +222,6 @@ def _every_call(doors: Doors) -> list[Callable[[], Awaitable[object]]]:
         lambda: doors.permits.missing(1, ["t"]),
         lambda: doors.permits.members(1, 0, 10),
         doors.redis.ping,
-        doors.redis.eviction_policy,
     ]
 
 

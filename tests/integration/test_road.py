@@ -488,7 +488,7 @@ async def test_a_reader_that_hangs_while_it_beats_loses_its_partitions_and_keeps
         return {}
 
     owner.road.read = hangs  # type: ignore[method-assign,assignment]
-    await until(lambda: not owner.executor.reading(), "it leaves the hash")
+    await until(lambda: owner.executor.posture() != "reading", "it leaves the hash")
     more = await rig.make_tasks(model)
     await rig.dispatch(model)
     await until(lambda: rig.model.running == 2, "the other one reads")
@@ -537,7 +537,9 @@ async def test_who_redis_does_not_answer_leaves_what_waits_to_others(rig: Rig, m
     await asyncio.sleep(0.5)
     away.clear()
     await until(ended, "they are answered again")
-    await until(lambda: owner.executor.reading() and other.executor.reading(), "both take work again")
+    await until(
+        lambda: owner.executor.posture() == "reading" and other.executor.posture() == "reading", "both take work again"
+    )
 
 
 async def start_one(rig: Rig, model: Model) -> list[int]:
@@ -576,7 +578,7 @@ async def test_who_gets_no_answer_to_its_fetches_alone_leaves_what_waits_to_othe
     await until(lambda: owner.executor.posture() == "hangs", "it steps aside", seconds=15)
     await rig.ended(ids, seconds=5)
     silent.clear()
-    await until(owner.executor.reading, "it tries again", seconds=12)
+    await until(lambda: owner.executor.posture() == "reading", "it tries again", seconds=12)
 
 
 async def test_a_partition_whose_fetches_are_answered_is_heard(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

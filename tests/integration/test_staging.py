@@ -194,10 +194,6 @@ async def test_a_store_needs_a_plain_name(tmp_path: Path, name: str) -> None:
 async def test_what_is_not_committed_leaves_nothing(staging: Staging, size: int) -> None:
     async with staging.create(uuid4(), 1, 7) as sink:
         await sink.write(_content(size))
-    sink = staging.create(uuid4(), 2, 7)
-    await sink.write(_content(size))
-    await sink.discard()
-    await sink.discard()
     assert await staging.entries() == []
     assert staging.usage == 0
 

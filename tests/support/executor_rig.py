@@ -117,8 +117,6 @@ class FakeWriter:
         self._staging.files[reference] = content
         return StagedFile(reference, len(content), hashlib.sha256(content).digest(), "txt", content_type)
 
-    async def discard(self) -> None: ...
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -337,7 +335,9 @@ class Rig:
         pending = asyncio.create_task(executor.run())
         running = Running(executor, pending, road, staging, results)
         self.started.append(running)
-        await until(lambda: pending.done() or (executor.reading() and not executor.steward.broken), "it reads")
+        await until(
+            lambda: pending.done() or (executor.posture() == "reading" and not executor.steward.broken), "it reads"
+        )
         return running
 
     async def sql(self, query: str, *arguments: Any) -> list[Any]:

@@ -49,7 +49,7 @@ class OutputWriter:
         self._head = b""
         self._digest = sha256()
         self._descriptor: int | None = None
-        self._left: str | None = None  #: the file that `discard` has to delete
+        self._left: str | None = None  #: the file that has to be deleted unless it is kept
         self._working: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -92,10 +92,6 @@ class OutputWriter:
         kind = sniff(self._head, complete=self._size <= HEAD_BYTES, content_type=content_type)
         reference = f"{self._staging.store_id}:{self._name}"
         return StagedFile(reference, self._size, self._digest.digest(), kind.extension, kind.mime)
-
-    async def discard(self) -> None:
-        """Forget it; harmless after `commit`."""
-        self._drop()
 
     async def _finish(self) -> None:
         if self._left is not None:

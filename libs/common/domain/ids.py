@@ -6,11 +6,12 @@ import re
 from uuid import UUID
 
 _SLUG = re.compile(r"[^a-z0-9]+")
+_SLUG_LIMIT = 60
 
 
-def slug(name: str, limit: int = 60) -> str:
+def slug(name: str) -> str:
     """A topic-safe shadow of a name, for human eyes; uniqueness comes from the id beside it."""
-    return _SLUG.sub("-", name.lower()).strip("-")[:limit].strip("-") or "model"
+    return _SLUG.sub("-", name.lower()).strip("-")[:_SLUG_LIMIT].strip("-") or "model"
 
 
 def parse_task_id(text: str) -> UUID | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -49,23 +48,16 @@ class EventChecks:
 
     name = "kafka events"
 
-    def __init__(
-        self,
-        tasks: AuditedTasks,
-        log: Log,
-        topic: str,
-        ledger: Callable[[], AbstractContextManager[Ledger]] = open_ledger,
-    ) -> None:
+    def __init__(self, tasks: AuditedTasks, log: Log, topic: str) -> None:
         self._tasks = tasks
         self._log = log
         self._topic = topic
-        self._open_ledger = ledger
 
     async def run(self, found: Findings) -> None:
         for invariant in ("I5", "I6", "I7"):
             found.looked(invariant, 0)
         since_ms = _held_since(await self._log.begins(self._topic))
-        with self._open_ledger() as ledger:
+        with open_ledger() as ledger:
             if since_ms is not None:
                 await self._read_ends(ledger, since_ms, found)
             await self._read_topic(ledger, found)

@@ -154,13 +154,10 @@ class WebhookAdministration:
 class TaskHooks:
     """Judges the address that a task brings along, before the task is accepted."""
 
-    def __init__(
-        self, signs_tasks: Callable[[int], Awaitable[bool]], guard: Guard, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, signs_tasks: Callable[[int], Awaitable[bool]], guard: Guard) -> None:
         """`signs_tasks` answers whether a tenant has what signs for its tasks' addresses; many may ask at once."""
         self._signs_tasks = signs_tasks
         self._guard = guard
-        self._clock = clock
         self._signing: dict[int, float] = {}
 
     async def check(self, tenant_id: int, url: str) -> None:
@@ -170,14 +167,14 @@ class TaskHooks:
             self._guard.check_url(endpoint.url)
         except EgressRefused as error:
             raise Invalid(error.code, str(error), field="/webhook_url") from None
-        if self._signing.get(tenant_id, 0.0) > self._clock():
+        if self._signing.get(tenant_id, 0.0) > time.monotonic():
             return
         if not await self._signs_tasks(tenant_id):
             message = 'nothing would sign it: make, or switch on, the webhook of the kind "tasks" (/v1/webhooks)'
             raise Invalid("webhook_unsigned", message, field="/webhook_url")
         if len(self._signing) >= _MOST_REMEMBERED:
             self._signing.clear()
-        self._signing[tenant_id] = self._clock() + _SIGNS_SECONDS
+        self._signing[tenant_id] = time.monotonic() + _SIGNS_SECONDS
 
 
 def _mask(given: dict[str, Any]) -> int:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import orjson
@@ -41,7 +41,6 @@ def configure_logging(role: str, level: Level = "INFO", format: Format | None = 
 
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             # Before the redactor, so that secrets in a traceback are masked as well.
             structlog.processors.format_exc_info,
             _redact_event,
@@ -61,20 +60,6 @@ def configure_logging(role: str, level: Level = "INFO", format: Format | None = 
 def get_logger() -> FilteringBoundLogger:
     """A logger for a module; make it once at import. What is below the level costs one empty call."""
     return cast(FilteringBoundLogger, structlog.get_logger())
-
-
-def task_context(
-    *,
-    task_id: object = None,
-    tenant: int | None = None,
-    model: str | None = None,
-    attempt: int | None = None,
-    trace_id: str | None = None,
-) -> AbstractContextManager[None]:
-    """Every line of the block names the task; fields that are None stay as they are outside."""
-    fields = {"task_id": task_id, "tenant": tenant, "model": model, "attempt": attempt, "trace_id": trace_id}
-    known = {name: value for name, value in fields.items() if value is not None}
-    return cast(AbstractContextManager[None], structlog.contextvars.bound_contextvars(**known))
 
 
 def _redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

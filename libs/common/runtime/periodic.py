@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -37,7 +36,6 @@ class Periodic:
         self._stopping = False
         runs = counter("sluiceway_periodic_runs_total")
         self._done, self._failed = runs.labels(name=name, result="ok"), runs.labels(name=name, result="error")
-        self._last_success: float | None = None
 
     async def run(self) -> None:
         """Work until `stop`; an action under way is finished first. Ends at once when cancelled."""
@@ -56,12 +54,6 @@ class Periodic:
         self._stopping = True
         self._wake.set()
 
-    def last_success_age(self) -> timedelta | None:
-        """How long ago the action last succeeded; None before the first time."""
-        if self._last_success is None:
-            return None
-        return timedelta(seconds=time.monotonic() - self._last_success)
-
     async def _once(self) -> None:
         try:
             await self._action()
@@ -77,7 +69,6 @@ class Periodic:
             )
         else:
             self.failures = 0
-            self._last_success = time.monotonic()
             self._done.inc()
 
     async def _rest(self) -> None:

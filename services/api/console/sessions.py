@@ -7,7 +7,6 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
@@ -65,13 +64,12 @@ class Tries:
     A right key is never kept out by them: behind a proxy all senders have one address.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def failed(self, address: str) -> None:
         """One more; raises Problem (429) beyond the limit."""
-        now = self._clock()
+        now = time.monotonic()
         began, tries = self._seen.pop(address, (now, 0))
         if now - began >= _TRIES_SECONDS:
             began, tries = now, 0

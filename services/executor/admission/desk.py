@@ -89,7 +89,6 @@ class Desk:
         changed: Callable[[Iterable[tuple[int, int]]], None],
         figures: Figures,
         jobs: Collection[str] = (),
-        start_bytes: int = 8 * 2**20,
     ) -> None:
         self.room = WaitingRoom()
         self.closed = False  #: nothing more is started: the process stops, or can open no file
@@ -114,9 +113,10 @@ class Desk:
         self._crowded = False
         self._no_calls_since: float | None = None
         self._starved: set[int] = set()  #: lanes that wait for nothing but a slot
-        # Answers carry payloads: a batch is cut so that none of them grows beyond 8 MiB.
         self._starts: Coalescer[Wanted, Attempt | None] = Coalescer(
-            self._start_batch, max_bytes=start_bytes, size_of=lambda wanted: wanted[0].size, concurrency=2
+            self._start_batch,
+            size_of=lambda wanted: wanted[0].size,
+            concurrency=2,  # answers carry payloads
         )
 
     # what is read

@@ -105,14 +105,6 @@ class RedisServer:
         """Return when Redis takes writes: one whose memory is full, or a replica, answers a PING all the same."""
         await self.command_many([_WRITES_NOTHING])
 
-    async def eviction_policy(self) -> str:
-        """What Redis does when its memory is full. Anything but `noeviction` may forget a slot that is taken."""
-        (facts,) = await self.command_many([("INFO", "memory")])
-        for line in facts.decode().splitlines():
-            if line.startswith("maxmemory_policy:"):
-                return str(line.partition(":")[2])
-        return "unknown"
-
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator[Connection]:
         """A connection for the caller alone, closed afterwards. Raises what redis-py raises, or TimeoutError."""
