@@ -15,7 +15,7 @@ from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.obstore import BadStorageUrl
 from libs.common.adapters.object_storage.result_reader import StoredResults
 from libs.common.adapters.postgres.control import PostgresControl
-from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.database import Database, is_data_error, open_database
 from libs.common.adapters.postgres.dead import PostgresDead, PostgresReplayJobs
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
@@ -251,7 +251,6 @@ async def _submission(
         concurrency=_FLUSHES,
         size_of=lambda task: len(task.payload),
         is_data_error=is_data_error,
-        is_deadlock=is_deadlock,
         locked=tasks.locked,
     )
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)

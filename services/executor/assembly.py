@@ -67,7 +67,6 @@ class World:
     results: ResultStore
     open_sealed: Opener
     is_data_error: Verdict
-    is_deadlock: Verdict
     graveyard: DeadMessages
     upkeep: Callable[[], Awaitable[object]]  #: what staging wants done now and then
     redis_answers: Callable[[], Awaitable[object]]  #: raises GateUnavailable where it does not
@@ -102,7 +101,6 @@ def assemble(world: World, rules: Rules) -> Executor:
         wake.placed,
         changed=world.hints.changed,
         is_data_error=world.is_data_error,
-        is_deadlock=world.is_deadlock,
     )
     uploads = ResultUploads(
         world.results,
@@ -118,7 +116,6 @@ def assemble(world: World, rules: Rules) -> Executor:
         world.provider_jobs,
         changed=world.hints.changed,
         is_data_error=world.is_data_error,
-        is_deadlock=world.is_deadlock,
     )
     waits, callbacks, late = Waits(), Callbacks(job_calls, ledger), LateAnswers(job_calls, ledger)
     life = JobLife(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias, TypeVar, assert_never
+from typing import Final, TypeAlias, TypeVar, assert_never
 
 from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.domain.output import StagedFile
@@ -26,7 +26,7 @@ _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-#: What the coalescers ask about errors: is it one bad row's fault, was it a deadlock.
+#: What the coalescers ask about errors: is it one bad row's fault.
 Verdict: TypeAlias = Callable[[BaseException], bool]
 
 
@@ -54,15 +54,12 @@ class Recorder:
         *,
         changed: Callable[[Iterable[tuple[int, int]]], None],
         is_data_error: Verdict,
-        is_deadlock: Verdict,
     ) -> None:
         self._attempts = attempts
         self._figures = figures
         self._placed = placed
         self._changed = changed
-        self._verdicts: dict[str, Any] = {
-            "is_data_error": is_data_error, "is_deadlock": is_deadlock, "locked": self._locked,
-        }  # fmt: skip
+        self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "locked": self._locked}
         self._finishes = self._gather(attempts.finish_many)
         self._retries = self._gather(attempts.retry_many)
         self._parks = self._gather(attempts.park_many)

@@ -21,7 +21,7 @@ from libs.common.adapters.models.registry import load_adapters
 from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
-from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.database import Database, is_data_error, open_database
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.replay import PostgresDeadLetters
@@ -97,7 +97,6 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
             results=results,
             open_sealed=_opener(settings),
             is_data_error=is_data_error,
-            is_deadlock=is_deadlock,
             graveyard=DeadLetters(PostgresDeadLetters(database), letters, dead_topic(settings.topic_prefix)),
             upkeep=staging.measure,
             redis_answers=redis.ping,

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from libs.common.adapters.postgres.database import open_database
-from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+from libs.common.domain.errors import DatabaseUnavailable, Deadlocked, OutcomeUnknown
 
 SECRET = "https://hooks.example/?token=k-0123456789abcdef"
 
@@ -29,6 +29,8 @@ async def test_what_a_statement_was_given_is_no_part_of_its_error(database_url: 
     [
         ("55P03", DatabaseUnavailable),  # lock_timeout
         ("58030", DatabaseUnavailable),  # could not read a file: Input/output error
+        ("40P01", Deadlocked),
+        ("40001", Deadlocked),  # could not serialize
         ("25P03", OutcomeUnknown),  # idle_in_transaction_session_timeout
         ("25P04", OutcomeUnknown),  # transaction_timeout
     ],

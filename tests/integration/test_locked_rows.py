@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
-from libs.common.adapters.postgres.database import is_data_error, is_deadlock
+from libs.common.adapters.postgres.database import is_data_error
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
@@ -51,7 +51,7 @@ async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: 
     first, stuck, third = await house.running(await house.model(), await house.executor(), 3)
     recorder = Recorder(
         attempts_of(house), Figures(), lambda _: None, changed=lambda _: None,
-        is_data_error=is_data_error, is_deadlock=is_deadlock,
+        is_data_error=is_data_error,
     )  # fmt: skip
     async with locked(house, stuck.id, table):
         ends = [asyncio.create_task(recorder.end(one, FINISH, called=True)) for one in (first, stuck, third)]

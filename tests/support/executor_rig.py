@@ -24,7 +24,7 @@ from libs.common.adapters.models.output_links import open_output_links
 from libs.common.adapters.models.plain_http import AnswerLimits
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.connection import Connection
-from libs.common.adapters.postgres.database import Database, is_data_error, is_deadlock, open_database
+from libs.common.adapters.postgres.database import Database, is_data_error, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
@@ -321,7 +321,6 @@ class Rig:
             results=results,
             open_sealed=lambda sealed, owner: sealed,
             is_data_error=is_data_error,
-            is_deadlock=is_deadlock,
             graveyard=DeadLetters(PostgresDeadLetters(self.database), letters, dead_topic(self.prefix)),
             upkeep=_nothing,
             redis_answers=self.redis.ping,

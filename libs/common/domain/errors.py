@@ -8,6 +8,7 @@ SluicewayError
 |   `-- Exhausted            a limit is reached; try again after `retry_after` seconds
 |-- Unavailable              a store cannot be reached; nothing is half done
 |   |-- DatabaseUnavailable
+|   |   `-- Deadlocked       undone for the sake of another statement: once more is right
 |   |   `-- RowsLocked       somebody else's transaction does not let go of them
 |   |-- GateUnavailable
 |   |   `-- LaneUnavailable
@@ -64,6 +65,10 @@ class DatabaseUnavailable(Unavailable):
 
 class RowsLocked(DatabaseUnavailable):
     """Somebody else's transaction keeps rows locked, or a table; nothing was written."""
+
+
+class Deadlocked(DatabaseUnavailable):
+    """PostgreSQL undid it for the sake of another statement that it met: once more is right."""
 
 
 class GateUnavailable(Unavailable):

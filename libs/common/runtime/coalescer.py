@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, Generic, TypeAlias, TypeVar, cast
 
-from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
+from libs.common.domain.errors import Deadlocked, OutcomeUnknown, RowsLocked, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,10 +33,9 @@ class Coalescer(Generic[Item, Result]):
     flushes are under way goes together into the next one, at most `max_items` and `max_bytes` of it (a single larger
     item goes alone). What was submitted is flushed even if its caller is cancelled meanwhile.
 
-    A data error halves the batch until the bad item stands alone: only its caller sees the error. A deadlock is tried
-    once more, and then Unavailable: nothing was written. RowsLocked goes to the callers of the items that `locked`
-    names, and the others are flushed without them; where it names none, the batch is halved. Any other error goes to
-    every caller of the batch.
+    A data error halves the batch until the bad item stands alone: only its caller sees the error. What met a deadlock
+    is flushed once more. RowsLocked goes to the callers of the items that `locked` names, and the others are flushed
+    without them; where it names none, the batch is halved. Any other error goes to every caller of the batch.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class Coalescer(Generic[Item, Result]):
         size_of: Callable[[Item], int] | None = None,
         concurrency: int = 1,
         is_data_error: Callable[[BaseException], bool] = _never,
-        is_deadlock: Callable[[BaseException], bool] = _never,
         locked: Callable[[list[Item]], Awaitable[Sequence[bool]]] | None = None,
     ) -> None:
         self._flush = flush
@@ -56,7 +55,6 @@ class Coalescer(Generic[Item, Result]):
         self._size_of = size_of
         self._concurrency = concurrency
         self._is_data_error = is_data_error
-        self._is_deadlock = is_deadlock
         self._locked = locked
         self._waiting: list[_Waiting[Item, Result]] = []
         self._waiting_bytes = 0
@@ -162,16 +160,10 @@ class Coalescer(Generic[Item, Result]):
         try:
             results = await self._flush_once_more_on_deadlock([item for item, _, _ in batch])
         except Exception as error:
-            if len(batch) > 1 and isinstance(error, RowsLocked):
-                parts = await self._around_locked(batch, error)
-            elif len(batch) > 1 and self._is_data_error(error):
-                parts = _halves(batch)
-            else:
-                _fail(batch, error)
-                parts = []
-            for part in parts:
-                await self._carry(part)
-            del batch, parts  # named by a frame of their error's traceback, they would wait for the garbage collector
+            left = await self._left_over(batch, error)
+            while left:
+                await self._carry(left.pop(0))
+            del batch  # named by a frame of its own error's traceback, all of it would wait for the garbage collector
             return
         if len(results) != len(batch):
             _fail(batch, RuntimeError(f"a flush answered {len(results)} of {len(batch)} items"))
@@ -180,40 +172,30 @@ class Coalescer(Generic[Item, Result]):
             if not future.done():
                 future.set_result(result)
 
-    async def _around_locked(
-        self, batch: list[_Waiting[Item, Result]], error: RowsLocked
+    async def _left_over(
+        self, batch: list[_Waiting[Item, Result]], error: Exception
     ) -> list[list[_Waiting[Item, Result]]]:
-        """What is still to be flushed of a batch: all but those whose callers are told that their rows are locked."""
-        if self._locked is None:
-            return _halves(batch)
-        try:
-            locked = await self._locked([item for item, _, _ in batch])
-        except Exception:  # what PostgreSQL does not say now it says to their next try
-            _fail(batch, error)
-            return []
-        if not any(locked):
-            return _halves(batch)
-        _fail([waiting for waiting, kept in zip(batch, locked, strict=True) if kept], error)
-        free = [waiting for waiting, kept in zip(batch, locked, strict=True) if not kept]
-        return [free] if free else []
+        """What is flushed anew of a batch that failed, in batches; the other callers are told."""
+        locked: Sequence[bool] = ()
+        if len(batch) > 1 and isinstance(error, RowsLocked) and self._locked is not None:
+            try:
+                locked = await self._locked([item for item, _, _ in batch])
+            except Exception:  # what PostgreSQL does not say now it says to their next try
+                locked = [True] * len(batch)
+        if any(locked):
+            _fail([waiting for waiting, kept in zip(batch, locked, strict=True) if kept], error)
+            free = [waiting for waiting, kept in zip(batch, locked, strict=True) if not kept]
+            return [free] if free else []
+        if len(batch) > 1 and (isinstance(error, RowsLocked) or self._is_data_error(error)):
+            half = len(batch) // 2
+            return [batch[:half], batch[half:]]
+        _fail(batch, error)
+        return []
 
     async def _flush_once_more_on_deadlock(self, items: list[Item]) -> Sequence[Result]:
-        try:
+        with suppress(Deadlocked):
             return await self._flush(items)
-        except Exception as error:
-            if not self._is_deadlock(error):
-                raise
-        try:
-            return await self._flush(items)
-        except Exception as error:
-            if self._is_deadlock(error):
-                raise Unavailable("one deadlock after the other") from error
-            raise
-
-
-def _halves(batch: list[_Waiting[Item, Result]]) -> list[list[_Waiting[Item, Result]]]:
-    half = len(batch) // 2
-    return [batch[:half], batch[half:]]
+        return await self._flush(items)
 
 
 def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

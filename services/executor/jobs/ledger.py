@@ -31,19 +31,16 @@ class JobLedger:
         *,
         changed: Callable[[Iterable[tuple[int, int]]], None],
         is_data_error: Verdict,
-        is_deadlock: Verdict,
     ) -> None:
         self._jobs = jobs
         self._changed = changed
         self._is_data_error = is_data_error
         self._intents = Coalescer[tuple[Attempt, JobIntent], float | Busy | None](
-            self._intend, is_data_error=is_data_error, is_deadlock=is_deadlock
+            self._intend, is_data_error=is_data_error
         )
-        self._resumes = Coalescer[Attempt, JobRow | None](self._resume, is_deadlock=is_deadlock)
-        self._owners = Coalescer[Attempt, bool](self._own, is_deadlock=is_deadlock)
-        self._news = Coalescer[tuple[Attempt, JobNews], str | None](
-            self._tell, is_data_error=is_data_error, is_deadlock=is_deadlock
-        )
+        self._resumes = Coalescer[Attempt, JobRow | None](self._resume)
+        self._owners = Coalescer[Attempt, bool](self._own)
+        self._news = Coalescer[tuple[Attempt, JobNews], str | None](self._tell, is_data_error=is_data_error)
         self._weights = Coalescer[Attempt, int](self._weigh)
         self._callbacks = Coalescer[tuple[Attempt, int], list[JobCallback]](self._read, size_of=lambda one: one[1])
 

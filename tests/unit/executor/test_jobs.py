@@ -143,7 +143,6 @@ async def test_listeners_hear_of_news_that_were_written(mine: bool) -> None:
         SimpleNamespace(news_many=news_many),  # type: ignore[arg-type]
         changed=heard.extend,
         is_data_error=lambda _: False,
-        is_deadlock=lambda _: False,
     )
     attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
     assert await ledger.news(attempt, job(provider_id="p").news("queued")) is mine
@@ -162,7 +161,6 @@ async def test_who_stops_an_attempt_waits_for_the_intent_that_is_being_written()
         SimpleNamespace(intend_many=intend_many),  # type: ignore[arg-type]
         changed=lambda _: None,
         is_data_error=lambda _: False,
-        is_deadlock=lambda _: False,
     )
     attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
     intending = asyncio.create_task(ledger.intend(attempt, JobIntent(uuid4(), "test", True, 60)))

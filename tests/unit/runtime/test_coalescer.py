@@ -9,16 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
+from libs.common.domain.errors import Deadlocked, OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from tests.support.waiting import until
 
 
 class BadItem(Exception):
-    pass
-
-
-class Deadlock(Exception):
     pass
 
 
@@ -46,7 +42,7 @@ class Table:
             self.flying -= 1
         if self.deadlocks:
             self.deadlocks -= 1
-            raise Deadlock
+            raise Deadlocked
         if self.bad.intersection(items):
             raise BadItem
         self.written.extend(items)
@@ -55,10 +51,6 @@ class Table:
 
 def is_bad(error: BaseException) -> bool:
     return isinstance(error, BadItem)
-
-
-def is_deadlock(error: BaseException) -> bool:
-    return isinstance(error, Deadlock)
 
 
 @settings(deadline=None, max_examples=150)
@@ -198,7 +190,7 @@ async def test_a_flight_that_is_cancelled_before_its_first_step_keeps_nobody_wai
 
 async def test_a_deadlock_is_tried_once_more_and_is_nobodys_fault() -> None:
     table = Table()
-    coalescer = Coalescer(table.flush, is_deadlock=is_deadlock)
+    coalescer = Coalescer(table.flush)
     table.deadlocks = 1
     assert await coalescer.submit(1) == 2
     table.deadlocks = 2

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.postgres.way_in import WayIn
-from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, RowsLocked
+from libs.common.domain.errors import DatabaseUnavailable, Deadlocked, OutcomeUnknown, RowsLocked
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -53,6 +53,9 @@ _RESTED_SECONDS: Final = 180
 #: refuse for ever, wherever the address leads by now.
 _READ_ONLY: Final = asyncpg.exceptions.ReadOnlySQLTransactionError
 
+#: 40P01 and 40001: nothing was written.
+_UNDONE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
 UNREACHABLE: Final = (
     OSError,
     TimeoutError,
@@ -70,6 +73,7 @@ UNREACHABLE: Final = (
     asyncpg.exceptions.TransactionTimeoutError,
     asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
     asyncpg.exceptions.PostgresSystemError,  # its disk fails
+    *_UNDONE,
 )
 
 
@@ -84,8 +88,8 @@ def open_engine(connect: Callable[[], Awaitable[Any]], **pooling: Any) -> AsyncE
 class Database:
     """Both ways to PostgreSQL. Hot statements run by name on the pool, `:name` statements on the engine.
 
-    Every method raises DatabaseUnavailable when the server cannot be reached or cannot write; a write whose
-    answer was lost raises OutcomeUnknown, because only reading back tells what happened.
+    Every method raises DatabaseUnavailable when the server cannot be reached or cannot write, Deadlocked among them; a
+    write whose answer was lost raises OutcomeUnknown, because only reading back tells what happened.
 
     The pool takes three asyncio tasks and eight turns of the loop to hand a connection out and take it back, which is
     more than a small statement costs its caller. So those whose last statement succeeded stay at hand, the one used
@@ -314,6 +318,8 @@ def _lost(error: BaseException) -> DatabaseUnavailable | OutcomeUnknown:
     """Told apart: refused before anything happened, or broken in the middle, when a commit may have gone through."""
     if isinstance(error, asyncpg.exceptions.LockNotAvailableError):
         return RowsLocked("somebody's transaction keeps rows locked in PostgreSQL")
+    if isinstance(error, _UNDONE):
+        return Deadlocked(f"PostgreSQL undid it: {type(error).__name__}")
     if isinstance(error, _REFUSED):
         return DatabaseUnavailable(f"PostgreSQL refuses: {type(error).__name__}")
     return OutcomeUnknown(f"PostgreSQL's answer is lost: {type(error).__name__}")
@@ -322,11 +328,6 @@ def _lost(error: BaseException) -> DatabaseUnavailable | OutcomeUnknown:
 def is_data_error(error: BaseException) -> bool:
     """Whether one bad row made the batch fail (the coalescer then halves it)."""
     return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
-
-
-def is_deadlock(error: BaseException) -> bool:
-    """40P01 or 40001: nothing was written; once more is right."""
-    return isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError)
 
 
 @asynccontextmanager
