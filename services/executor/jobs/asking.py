@@ -54,7 +54,7 @@ class Asking:
 
     async def _sent(self, job: Job) -> JobReport:
         run, gate = job.run, _Gate(self._trust)
-        call = self._calls.submit(run.model, run.attempt, job.key, job.intended_at, job.left, gate.passes, job.share)
+        call = self._calls.submit(job, gate.passes)
         run.called = True
         shown = asyncio.get_running_loop().call_later(_SHOWN_SECONDS, self._show, job)
         pending = asyncio.ensure_future(in_time(call, job.adapter.submit))

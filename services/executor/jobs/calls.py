@@ -12,11 +12,11 @@ import orjson
 
 from libs.common.domain.model import Model
 from libs.common.domain.model_errors import ModelError, UnknownAdapter
-from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import JobAdapter, JobCall
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.off_the_clock import off_the_clock
 from services.executor.calls import ModelHeaders, payload_of
+from services.executor.jobs.job import Job
 from services.executor.jobs.memory import AnswerMemory, AnswerShare
 from services.executor.runs import Run
 
@@ -85,33 +85,16 @@ class JobCalls:
             known = self._configs[model.id] = (model.adapter_config, orjson.loads(model.adapter_config))
         return known[1]
 
-    def submit(
-        self,
-        model: Model,
-        attempt: Attempt,
-        key: UUID,
-        intended_at: float,
-        seconds_left: float,
-        sends: Callable[[], None],
-        share: AnswerShare,
-    ) -> JobCall:
+    def submit(self, job: Job, sends: Callable[[], None]) -> JobCall:
         """The call that makes a job. Raises ModelError for an api_key that cannot be read."""
-        model = self.now(model)
-        return JobCall(
-            intent_key=str(key),
-            base_url=model.base_url,
-            route=model.route,
-            config=self.config(model),
+        attempt, left = job.run.attempt, job.left
+        return replace(
+            self.ask(job.run.model, job.key, job.intended_at, job.share, seconds=max(1.0, left)),
             payload=payload_of(attempt),
-            headers=self._headers.of(model),
-            timeout_seconds=min(float(model.timeout_seconds), max(1.0, seconds_left)),
             output_count=attempt.output_count,
-            job_seconds=seconds_left,
-            intended_at=intended_at,
-            tenant_id=model.tenant_id,
-            callback_url=self._callback_url(key, seconds_left),
+            job_seconds=left,
+            callback_url=self._callback_url(job.key, left),
             sends=sends,
-            room=share.take,
         )
 
     def ask(
