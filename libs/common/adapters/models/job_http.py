@@ -105,9 +105,7 @@ class GuardedJobHttp:
             return await self._session.request(
                 method, wire_url(endpoint), data=data, headers=headers, allow_redirects=False
             )
-        except Broken as broken:
-            raise connection_error(endpoint.origin, broken.error, sent=contact.made) from None
-        except ClientError as error:
+        except (Broken, ClientError) as error:
             raise connection_error(endpoint.origin, error, sent=contact.made) from None
 
     async def _body(

@@ -79,9 +79,7 @@ class GuardedOutputLinks:
                 allow_redirects=False,
                 timeout=ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=_SILENCE_SECONDS),
             )
-        except Broken as broken:
-            raise connection_error(endpoint.origin, broken.error) from None
-        except ClientError as error:
+        except (Broken, ClientError) as error:
             raise connection_error(endpoint.origin, error) from None
 
     async def _receive(

@@ -114,9 +114,7 @@ class PlainHttp:
             return await self._session.request(
                 method, wire_url(endpoint), data=data, headers=headers, allow_redirects=False
             )
-        except Broken as broken:
-            raise connection_error(endpoint.origin, broken.error) from None
-        except ClientError as error:
+        except (Broken, ClientError) as error:
             raise connection_error(endpoint.origin, error) from None
 
     async def _receive(self, response: ClientResponse, endpoint: Endpoint, sink: StagingWriter) -> None:

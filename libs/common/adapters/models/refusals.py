@@ -11,7 +11,7 @@ from typing import Final
 
 import aiohttp
 
-from libs.common.adapters.http_client import NoPortLeft
+from libs.common.adapters.http_client import Broken, NoPortLeft
 from libs.common.domain.model_errors import ModelError, NoSocket, OutOfFiles, OutOfPorts
 from libs.common.runtime.open_files import none_left
 
@@ -20,7 +20,11 @@ _LONGEST_WAIT: Final = 86_400.0
 
 
 def connection_error(who: str, error: Exception, *, sent: bool = True) -> ModelError:
-    """What one of aiohttp's errors means. Its own text is never used: it may hold a header or a query."""
+    """What one of aiohttp's errors means, alone or in a Broken. Its own text is never used: it may hold a header or a
+    query.
+    """
+    if isinstance(error, Broken):
+        error = error.error
     if (ours := own_lack(error)) is not None:
         return ours
     meaning = _meaning(who, error)

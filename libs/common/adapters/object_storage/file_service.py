@@ -124,8 +124,7 @@ class FileService:
         except (Broken, ClientError) as error:
             if body.lost is not None:
                 raise body.lost from None
-            cause = error.error if isinstance(error, Broken) else error
-            raise UploadFailed("upload_unreachable", connection_error(_WHO, cause).message, retryable=True) from None
+            raise UploadFailed("upload_unreachable", connection_error(_WHO, error).message, retryable=True) from None
 
 
 @asynccontextmanager
