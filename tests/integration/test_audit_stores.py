@@ -15,6 +15,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.consumer import started
 from libs.common.adapters.kafka.log import KafkaLog
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.object_storage.audited import AuditedObjects
@@ -111,16 +112,16 @@ async def test_a_partition_without_a_leader_does_not_have_the_brokers_asked_with
         await topics.ensure({topic: TopicPlan(1)})
     finally:
         await topics.close()
-    started, start = [], KafkaLog._start
+    consumers: list[AIOKafkaConsumer] = []
 
-    async def noted(log: KafkaLog) -> AIOKafkaConsumer:
-        started.append(await start(log))
-        return started[-1]
+    async def noted(connection: KafkaConnection, client_id: str, *, seconds: float) -> AIOKafkaConsumer:
+        consumers.append(await started(connection, client_id, seconds=seconds))
+        return consumers[-1]
 
-    monkeypatch.setattr(KafkaLog, "_start", noted)
+    monkeypatch.setattr("libs.common.adapters.kafka.log.started", noted)
     async with aclosing(KafkaLog(connection).follow(topic, 0)) as following, asyncio.timeout(20):
         assert await anext(following) == []
-        client = started[0]._client
+        client = consumers[0]._client
         asked = asks_for_metadata(client, monkeypatch)
         monkeypatch.setattr(client.cluster, "leader_for_partition", lambda place: -1)
         with suppress(TimeoutError):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from libs.common.adapters.kafka.choking import chokes
-from libs.common.adapters.kafka.connection import KafkaConnection, pace
+from libs.common.adapters.kafka.connection import KafkaConnection
+from libs.common.adapters.kafka.consumer import started, stop
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_audit import FirstRecord, LogRecord
 
 _START_SECONDS: Final = 5.0
 _LOOK_UP_SECONDS: Final = 15.0
-_STOP_SECONDS: Final = 2.0
 #: A broker that gives nothing for so long, although there is something, is away.
 _SILENCE_SECONDS: Final = 15.0
 _POLL_MS: Final = 300
@@ -93,37 +93,14 @@ class KafkaLog:
         finally:
             await existing.close()
         places = [TopicPartition(topic, number) for topic in topics for number in range(partitions.get(topic, 0))]
-        consumer = await self._start()
+        consumer = await started(self._connection, "sluiceway-audit", seconds=_START_SECONDS)
         try:
             if places:
                 consumer.assign(places)
                 await _asked(consumer.seek_to_beginning(*places))
             yield _Reading(consumer, places)
         finally:
-            await asyncio.shield(_stop(consumer))
-
-    async def _start(self) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **self._connection.arguments(),
-            client_id="sluiceway-audit",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=self._connection.fetch_wait_ms,
-            request_timeout_ms=10_000,
-        )
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await consumer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _stop(consumer)
-            cause = await self._connection.diagnose() or type(error).__name__
-            raise BrokerUnavailable(f"no connection to Kafka: {cause}") from error
-        except BaseException:
-            await asyncio.shield(_stop(consumer))
-            raise
-        pace(consumer._client)
-        return consumer
+            await asyncio.shield(stop(consumer))
 
 
 class _Reading:
@@ -211,12 +188,6 @@ async def _asked(question: Any) -> Any:
         if chokes(error):
             raise
         raise BrokerUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    with suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(_STOP_SECONDS):
-            await consumer.stop()
 
 
 def _record(record: Any) -> LogRecord:

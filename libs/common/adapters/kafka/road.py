@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -20,8 +20,9 @@ from aiokafka.errors import (
 )
 
 from libs.common.adapters.kafka.choking import chokes
-from libs.common.adapters.kafka.connection import KafkaConnection, pace
+from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.consignment import cause_of
+from libs.common.adapters.kafka.consumer import cancelled_by_us, started, stop
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import RoadRecord, Spot, Unreadable
 from libs.common.runtime.logging import get_logger
@@ -30,7 +31,6 @@ log = get_logger()
 
 _BATCH: Final = 500
 _START_SECONDS: Final = 3.0
-_STOP_SECONDS: Final = 1.0
 _LOOK_UP_SECONDS: Final = 3.0
 #: Asked for more at once a slow broker would answer for none in time, and the same would be asked again for ever.
 _LOOKED_UP_AT_ONCE: Final = 100
@@ -41,10 +41,7 @@ _METADATA_PAUSE: Final = 0.01
 
 
 class KafkaRoad:
-    """Implements ports_road.Road.
-
-    No group_id: with one, `assign` while the coordinator is away kills the consumer for ever.
-    """
+    """Implements ports_road.Road."""
 
     def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
@@ -56,29 +53,7 @@ class KafkaRoad:
 
     async def rebuild(self) -> None:
         await self.close()
-        consumer = AIOKafkaConsumer(
-            **self._connection.arguments(),
-            client_id="sluiceway-executor",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=self._connection.fetch_wait_ms,
-            request_timeout_ms=10_000,
-            retry_backoff_ms=100,
-        )
-        try:
-            with _cancelled_by_us():
-                async with asyncio.timeout(_START_SECONDS):
-                    await consumer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _stop(consumer)
-            cause = await self._connection.diagnose() or type(error).__name__
-            raise BrokerUnavailable(f"no connection to Kafka: {cause}") from error
-        except BaseException:
-            await asyncio.shield(_stop(consumer))
-            raise
-        pace(consumer._client)
-        self._consumer = consumer
+        self._consumer = await started(self._connection, "sluiceway-executor", seconds=_START_SECONDS)
 
     async def close(self) -> None:
         """Let go of the broker."""
@@ -86,7 +61,7 @@ class KafkaRoad:
         self._assigned.clear()
         self._refused.clear()
         if consumer is not None:
-            await _stop(consumer)
+            await stop(consumer)
 
     def assign(self, cursors: Mapping[Spot, int | None]) -> None:
         consumer = self._consumer
@@ -130,7 +105,7 @@ class KafkaRoad:
                     await self._assigned.wait()
             return {}
         try:
-            with _cancelled_by_us():
+            with cancelled_by_us():
                 records: Mapping[Spot, Sequence[RoadRecord]] = await consumer.getmany(
                     timeout_ms=int(seconds * 1_000), max_records=_BATCH
                 )
@@ -182,7 +157,7 @@ class KafkaRoad:
         if begin is None:
             return None
         found: list[RoadRecord] = []
-        with _cancelled_by_us():
+        with cancelled_by_us():
             async with asyncio.timeout(_LOOK_UP_SECONDS):
                 offset = min(begin, await consumer.position(place))
                 if (consumer.highwater(place) or offset) <= offset:
@@ -249,7 +224,7 @@ async def _offsets(
     found: dict[Spot, int] = {}
     left = iter(places.items())
     try:
-        with _cancelled_by_us():
+        with cancelled_by_us():
             async with asyncio.timeout(_LOOK_UP_SECONDS):
                 while asked := dict(islice(left, _LOOKED_UP_AT_ONCE)):
                     # The end first: a partition that has nothing of that time yet is read from there, and a record sent
@@ -286,26 +261,6 @@ async def _known(consumer: AIOKafkaConsumer, spots: Iterable[Spot]) -> dict[Spot
                     break
                 await asyncio.sleep(_METADATA_PAUSE)
     return known
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    with suppress(KafkaError, OSError, TimeoutError), _cancelled_by_us():
-        async with asyncio.timeout(_STOP_SECONDS):
-            await consumer.stop()
-
-
-@contextmanager
-def _cancelled_by_us() -> Iterator[None]:
-    """While it closes, the client cancels futures of its own that somebody may wait for. Nobody asked that one to end:
-    the cancellation comes out as a KafkaError.
-    """
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise KafkaError("the client gave up what was waited for") from error
 
 
 def _too_large(error: RecordTooLargeError) -> Unreadable:
