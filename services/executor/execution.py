@@ -33,8 +33,7 @@ from libs.common.domain.outcome import (
     UploadPending,
 )
 from libs.common.domain.output import StagedFile
-from libs.common.domain.settle import Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
-from libs.common.domain.settle import Run as Course
+from libs.common.domain.settle import Course, Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.task import Phase, TaskStatus
 from libs.common.domain.texts import storable, without_tokens
 from libs.common.ports_attempts import Posture

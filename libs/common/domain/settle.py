@@ -36,7 +36,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Course:
     """What deciding needs to know of the attempt that ended; ages in seconds."""
 
     phase: Phase
@@ -106,62 +106,64 @@ _SHOWN: Final = {
 }
 
 
-def settle(run: Run, outcome: Outcome, policy: RetryPolicy) -> Settlement:
+def settle(course: Course, outcome: Outcome, policy: RetryPolicy) -> Settlement:
     """Decide what an ended attempt means for its task; raises IllegalTransition where there is no such arrow."""
     match outcome:
         case Succeeded(files):
             return Finish(become(TaskStatus.MIGRATING, TaskStatus.SUCCESS), files=files)
         case Canceled():
-            status = become(_SHOWN[run.phase], TaskStatus.CANCELED)
-            return Finish(status, "canceled", "canceled by the caller", called=run.called)
+            status = become(_SHOWN[course.phase], TaskStatus.CANCELED)
+            return Finish(status, "canceled", "canceled by the caller", called=course.called)
         case HandedBack(reason, after):
             return GiveBack(reason, after)
         case StagingGone(message):
-            if _too_late(run, 0.0):
-                return _expired(run, message)
-            if run.lost >= LOST_BUDGET:  # a store that loses everything must not buy calls for ever
-                return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), "staging_lost", message, dead=True)
+            if _too_late(course, 0.0):
+                return _expired(course, message)
+            if course.lost >= LOST_BUDGET:  # a store that loses everything must not buy calls for ever
+                return Finish(become(_SHOWN[course.phase], TaskStatus.FAILED), "staging_lost", message, dead=True)
             return CallAgain(message[:MESSAGE_LIMIT])
         case UploadPending():
-            return _settle_upload(run, outcome, policy)
+            return _settle_upload(course, outcome, policy)
         case Failed():
-            return _settle_failure(run, outcome, policy)
+            return _settle_failure(course, outcome, policy)
         case _:
             assert_never(outcome)
 
 
-def _settle_upload(run: Run, outcome: UploadPending, policy: RetryPolicy) -> Settlement:
+def _settle_upload(course: Course, outcome: UploadPending, policy: RetryPolicy) -> Settlement:
     message = outcome.message[:MESSAGE_LIMIT]
-    if outcome.permanent or run.upload_age >= policy.upload_max_seconds:
-        return Finish(become(_SHOWN[run.phase], TaskStatus.FAILED), outcome.code, message, dead=True)
+    if outcome.permanent or course.upload_age >= policy.upload_max_seconds:
+        return Finish(become(_SHOWN[course.phase], TaskStatus.FAILED), outcome.code, message, dead=True)
     # A tenth of the time tried so far, within 5 s and 5 min: quick at first, rare in a long outage. What storage asks
     # for goes before, but for a last try when the time is over.
-    asked = min(outcome.retry_after or 0.0, policy.upload_max_seconds - run.upload_age)
-    delay = max(min(300.0, max(5.0, run.upload_age / 10)), asked)
-    return _expired(run, message) if _too_late(run, delay) else Park(outcome.code, message, delay)
+    asked = min(outcome.retry_after or 0.0, policy.upload_max_seconds - course.upload_age)
+    delay = max(min(300.0, max(5.0, course.upload_age / 10)), asked)
+    return _expired(course, message) if _too_late(course, delay) else Park(outcome.code, message, delay)
 
 
-def _settle_failure(run: Run, outcome: Failed, policy: RetryPolicy) -> Settlement:
+def _settle_failure(course: Course, outcome: Failed, policy: RetryPolicy) -> Settlement:
     message = outcome.message[:MESSAGE_LIMIT]
-    if outcome.retryable and run.retries < policy.retry_times:
-        delay = max(backoff_seconds(run.retries + 1), outcome.retry_after or 0.0)
-        if _too_late(run, delay):
-            return _expired(run, message)
-        return Retry(outcome.code, message, delay, goes_to_head(policy, run.age), outcome.timed_out, run.called)
-    if outcome.timed_out and _too_late(run, 0.0):
-        return _expired(run, message)
+    if outcome.retryable and course.retries < policy.retry_times:
+        delay = max(backoff_seconds(course.retries + 1), outcome.retry_after or 0.0)
+        if _too_late(course, delay):
+            return _expired(course, message)
+        return Retry(outcome.code, message, delay, goes_to_head(policy, course.age), outcome.timed_out, course.called)
+    if outcome.timed_out and _too_late(course, 0.0):
+        return _expired(course, message)
     status = TaskStatus.TIMEOUT if outcome.timed_out else TaskStatus.FAILED
-    return Finish(become(_SHOWN[run.phase], status), outcome.code, message, dead=True, called=run.called)
+    return Finish(become(_SHOWN[course.phase], status), outcome.code, message, dead=True, called=course.called)
 
 
-def _too_late(run: Run, delay: float) -> bool:
+def _too_late(course: Course, delay: float) -> bool:
     """Whether nothing can begin after `delay` seconds, because the task's deadline comes first."""
-    return run.deadline_in is not None and run.deadline_in <= delay
+    return course.deadline_in is not None and course.deadline_in <= delay
 
 
-def _expired(run: Run, cause: str) -> Finish:
+def _expired(course: Course, cause: str) -> Finish:
     text = f"the task's deadline leaves no time to go on: {cause}"[:MESSAGE_LIMIT]
-    return Finish(become(_SHOWN[run.phase], TaskStatus.TIMEOUT), DEADLINE_EXCEEDED, text, dead=True, called=run.called)
+    return Finish(
+        become(_SHOWN[course.phase], TaskStatus.TIMEOUT), DEADLINE_EXCEEDED, text, dead=True, called=course.called
+    )
 
 
 def goes_to_head(policy: RetryPolicy, age: float) -> bool:

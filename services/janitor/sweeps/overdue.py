@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 from libs.common.domain.outcome import EXPIRED, Failed, UploadPending
-from libs.common.domain.settle import Finish, Retry, RetryPolicy, Run, Settlement, settle
+from libs.common.domain.settle import Course, Finish, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.task import Phase
 from libs.common.operations.wake import Wake
 from libs.common.ports_sweeps import OverdueAttempt, Sweeps
@@ -61,14 +61,14 @@ class Overdue:
     def _decide(self, attempt: OverdueAttempt) -> Settlement:
         policy = RetryPolicy(attempt.retry_times, attempt.retry_queue_max_seconds, self._upload_seconds)
         phase = Phase(attempt.phase)
-        run = Run(
+        course = Course(
             phase, attempt.retries, attempt.lost, attempt.age, attempt.upload_age, deadline_in=attempt.deadline_in
         )
         if attempt.deadline_in is not None and attempt.deadline_in < 0:
-            return settle(run, EXPIRED, policy)
+            return settle(course, EXPIRED, policy)
         if phase is Phase.SUBMITTED:
-            return settle(run, _JOB, policy)
-        return settle(run, _UPLOAD if phase >= Phase.GENERATED else _CALL, policy)
+            return settle(course, _JOB, policy)
+        return settle(course, _UPLOAD if phase >= Phase.GENERATED else _CALL, policy)
 
     async def _give_back(self, over: Sequence[OverdueAttempt]) -> None:
         await self._returns.give(

@@ -21,12 +21,12 @@ from libs.common.domain.settle import (
     LOST_BUDGET,
     MESSAGE_LIMIT,
     CallAgain,
+    Course,
     Finish,
     GiveBack,
     Park,
     Retry,
     RetryPolicy,
-    Run,
     backoff_seconds,
     settle,
 )
@@ -37,8 +37,8 @@ TWICE = RetryPolicy(retry_times=1, retry_queue_max_seconds=60, upload_max_second
 FILE = ResultFile("file:///x.png", "png", 3, "ab", "x.png")
 
 
-def run(phase: Phase = Phase.NONE, *, retries: int = 0, age: float = 1.0, upload_age: float = 0.0) -> Run:
-    return Run(phase, retries, 0, age, upload_age)
+def run(phase: Phase = Phase.NONE, *, retries: int = 0, age: float = 1.0, upload_age: float = 0.0) -> Course:
+    return Course(phase, retries, 0, age, upload_age)
 
 
 def test_success_keeps_every_file() -> None:
@@ -115,12 +115,12 @@ def test_backoff_doubles_up_to_its_cap() -> None:
 
 
 def test_staging_that_loses_everything_does_not_buy_calls_for_ever() -> None:
-    end = settle(Run(Phase.GENERATED, 0, LOST_BUDGET, 1.0), StagingGone("no file"), ONCE)
+    end = settle(Course(Phase.GENERATED, 0, LOST_BUDGET, 1.0), StagingGone("no file"), ONCE)
     assert end == Finish(TaskStatus.FAILED, "staging_lost", "no file", dead=True)
 
 
-def bound(left: float, phase: Phase = Phase.NONE, *, upload_age: float = 0.0) -> Run:
-    return Run(phase, 0, 0, 1.0, upload_age, deadline_in=left)
+def bound(left: float, phase: Phase = Phase.NONE, *, upload_age: float = 0.0) -> Course:
+    return Course(phase, 0, 0, 1.0, upload_age, deadline_in=left)
 
 
 LATE_FAILURES = [
@@ -135,7 +135,7 @@ LATE_FAILURES = [
 
 @pytest.mark.parametrize(("late", "outcome"), LATE_FAILURES)
 @pytest.mark.parametrize("policy", [ONCE, TWICE])
-def test_what_cannot_go_on_before_its_deadline_ends_now(late: Run, outcome: Outcome, policy: RetryPolicy) -> None:
+def test_what_cannot_go_on_before_its_deadline_ends_now(late: Course, outcome: Outcome, policy: RetryPolicy) -> None:
     end = settle(late, outcome, policy)
     assert isinstance(end, Finish)
     if policy is ONCE and late.deadline_in and late.deadline_in > 0 and isinstance(outcome, Failed):
