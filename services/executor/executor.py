@@ -364,7 +364,7 @@ class Executor:
             async with asyncio.timeout(max(0.5, self._margin)):
                 await self._reader.idle()
         self.desk.give_up()
-        await self._release_held(self._margin)
+        await self._release_held()
         left = self._drain_until - (time.monotonic() - began)
         log.info("executor.draining", running=len(self.runs), seconds=round(left, 1))
         with suppress(TimeoutError):
@@ -379,9 +379,9 @@ class Executor:
                 async with asyncio.timeout(_POSTURE_SECONDS):
                     await self.runs.quiet()
 
-    async def _release_held(self, seconds: float) -> None:
+    async def _release_held(self) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.5, seconds)):
+            async with asyncio.timeout(max(0.5, self._margin)):
                 while True:
                     try:
                         await self.desk.release(self.desk.room.held_since(float("inf")))

@@ -100,7 +100,11 @@ class PostgresAttempts:
         return {row["id"] for row in answers}
 
     async def migrating_many(self, attempts: Sequence[Attempt]) -> set[int]:
-        return await self._by_token("migrating_many", attempts)
+        ordered = sorted(attempts, key=lambda attempt: attempt.id)
+        rows = await self._database.fetch(
+            "migrating_many", [attempt.id for attempt in ordered], [attempt.token for attempt in ordered]
+        )
+        return {row["id"] for row in rows}
 
     async def finish_many(self, rows: Sequence[tuple[Attempt, Finish]]) -> set[int]:
         ordered = sorted(rows, key=lambda row: row[0].id)
@@ -208,13 +212,6 @@ class PostgresAttempts:
             [row.token for row in ordered],
             self.executor,
         )
-
-    async def _by_token(self, name: str, attempts: Sequence[Attempt]) -> set[int]:
-        ordered = sorted(attempts, key=lambda attempt: attempt.id)
-        rows = await self._database.fetch(
-            name, [attempt.id for attempt in ordered], [attempt.token for attempt in ordered]
-        )
-        return {row["id"] for row in rows}
 
 
 class PostgresMembership:
