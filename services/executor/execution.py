@@ -48,19 +48,19 @@ log = get_logger()
 
 #: Jitter only adds: tasks that failed together must not come back as a wall.
 _JITTER: Final = 0.25
-#: How long no call is begun where an output or a call found no room.
+#: How long no call is begun here after an output or a call found no room.
 _LACKING_SECONDS: Final = 5.0
 #: How long a task that was canceled before its call is kept from being started again: several looks of the janitor.
 _UNCALLED_SECONDS: Final = 10.0
-#: How a call is called that used up its time: the task's status is `timeout` then, not `failed`.
+#: Codes of calls that used up their time: the task ends as `timeout` then, not as `failed`.
 _TIMEOUT_CODES: Final = ("model_timeout", "job_timeout", "output_timeout")
-#: When a call is tried again that this process lacks something for; another may take it then. A tenth of the task's
-#: age, within these: a backlog that nobody can call for hours must not go round twice a minute.
+#: When a call is due again for which this process lacks something; another one may take it then. A tenth of the task's
+#: age, within these limits: a backlog that nobody can call for hours must not go round twice a minute.
 _OTHERS_SECONDS: Final = (30.0, 300.0)
-#: The same where an answer found no room in staging, or its tenant has its share of that: until uploads are through,
-#: in an outage for hours.
+#: The same after an answer found no room in staging, or its tenant had used up its share: uploads have to make room
+#: first, which in an outage takes hours.
 _ROOM_SECONDS: Final = (15.0, 300.0)
-#: A call begins so soon after its attempt, or not at all: its permit could lapse while it lasts.
+#: A call begins within this time of its attempt or not at all: its permit could lapse while the call lasts.
 _BEGIN_SECONDS: Final = 30.0
 #: When a full model or provider is tried again, if it does not say.
 _BUSY_SECONDS: Final = 5.0

@@ -43,14 +43,14 @@ CHANNELS: Final = (
     wire.ROAD, wire.PERMIT, wire.EXECUTORS, wire.MODELS, wire.CANCEL, wire.JOBS,
 )  # fmt: skip
 _POSTURE_SECONDS: Final = 0.25
-#: For so long both read when a crowded executor leaves or comes back: a beat, the others' look, and the look-up.
+#: How long both executors read when a crowded one leaves or comes back: a beat, the others' look, and the look-up.
 _HANDING_OVER_SECONDS: Final = 1.5
 _HANDED_SECONDS: Final = 2.0
 _UPKEEP_SECONDS: Final = 10.0
 _DOOR_SECONDS: Final = 1.0
-#: Others read in place of a reader that hangs; one that hangs for so long wants a restart.
+#: Others read in place of a reader that hangs; one that hangs for this long needs a restart.
 _HOPELESS_SECONDS: Final = 60.0
-#: What is kept of the time to drain for handing back what did not end.
+#: The share of the time to drain that is kept for handing back what did not end.
 _MARGIN_SHARE: Final = 0.2
 _LONGEST_MARGIN: Final = 3.0
 _LAST_WORDS_SECONDS: Final = 2.0

@@ -72,8 +72,8 @@ class Recorder:
         self._locks = Coalescer[Attempt, bool](self._locked)
 
     async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
-        """Write an end; False when the attempt was not ours any more, and nothing was written. Who hands it back is not
-        told so.
+        """Write an end; False when the attempt was not ours any more and nothing was written. For a hand-back the
+        answer is always True.
 
         Raises CoalescerClosed when the process ended before PostgreSQL answered: the rescue finds the attempt then.
         """

@@ -38,13 +38,13 @@ IDLE_SECONDS: Final = 30.0
 HANDING_OVER_SECONDS: Final = 0.5
 #: A row that nobody claims is suspicious when it and the assignment of its partition are older than this.
 SUSPICIOUS_SECONDS: Final = 2.0
-#: What was sent so long before we begin to read was read by somebody else as a rule; a hint comes sooner.
+#: What was sent this long before we begin to read has mostly been read by somebody else; a hint comes sooner.
 DOUBTFUL_MS: Final = 1_000
 #: The healer suspects the connection at most this often: rows that the log has lost would make it do so for ever.
 REBUILD_SECONDS: Final = 10.0
-#: A connection that did not live so long did not live.
+#: A connection that broke sooner than this does not count as one: the next try waits.
 SHORT_LIVED_SECONDS: Final = 5.0
-#: So long others read what we cannot fetch over a connection that is good for everything else.
+#: How long others read what we cannot fetch over a connection that is good for everything else.
 MUTE_SECONDS: Final = 60.0
 
 
@@ -181,7 +181,7 @@ class Steward:
         self._wake.clear()
 
     async def _breathe(self) -> None:
-        """Where a new connection breaks at once, the next one waits: whatever breaks it would break it without end."""
+        """After a connection that broke at once, wait before the next: what broke it might break them all."""
         if time.monotonic() - self._rebuilt_at < SHORT_LIVED_SECONDS:
             await asyncio.sleep(next(self._breaths))
         else:

@@ -34,16 +34,17 @@ log = get_logger()
 
 #: A permit outlives its call by this much: staging, the quick part of an upload, and a late finish.
 PERMIT_GRACE_SECONDS: Final = 60
-#: A start that was answered later than this behind its permit is none: the permit could lapse during the call.
+#: A start that is answered later than this after its permit was asked for does not count: the permit could lapse during
+#: the call.
 CLAIM_SECONDS: Final = 30.0
 #: What a redispatched upload or job is given until its row counts as overdue, or says how long it may last.
 UPLOAD_SECONDS: Final = 120
 _RETRY_SECONDS: Final = 0.2
-#: What has waited here for a slot for this long goes to others that have room. Not sooner: by then they have said how
+#: What has waited here this long for a slot goes to executors that have room. Not sooner: by then they have said how
 #: much they have, even if their slots were taken at the same moment as ours.
 HELD_FOR_A_SLOT_SECONDS: Final = 2.0
-#: When calls that nobody can begin go round: a tenth of the time for which that is so, within these. They fill the
-#: windows of their lanes, and uploads, which stand before them in the queue, could not leave behind them.
+#: How long calls are held that nobody can begin: a tenth of the time for which that has been so, within these limits.
+#: Held for longer they would fill the windows of their lanes, and uploads, which come before them, could not leave.
 _ROUND_SECONDS: Final = (15.0, 300.0)
 _PUT_OFF_SECONDS: Final = 0.5
 
@@ -94,7 +95,7 @@ class Desk:
         self.closed = False  #: nothing more is started: the process stops, or can open no file
         self.leaving = False  #: no call is held for later: it goes back at once
         self.paused = Paused()  #: nothing of it is started: it goes back
-        self.others_read: Callable[[], bool] = lambda: True  #: who have room, in our place
+        self.others_read: Callable[[], bool] = lambda: True  #: whether executors that have room read in our place
         self._attempts = attempts
         self._permits = permits
         self._slots = slots

@@ -9,7 +9,8 @@ from typing import Final
 
 #: A tenant may have so many slots for each free one. Alone it leaves a twentieth free, and with it another tenant.
 _FOR_EACH_FREE_ONE: Final = 19
-#: Twice of what a tenant alone leaves free is room enough to read for: less, and it would come and go with every call.
+#: Twice what a tenant alone leaves free is room enough to read for; with less, an executor would come and go with every
+#: call.
 _ENOUGH_SHARE: Final = 0.1
 
 
@@ -100,7 +101,7 @@ class Slot:
             self._freed()
 
     async def take_again(self) -> None:
-        """Wait until it is ours again; what outlives the attempt, as the answer to its submit may, needs none."""
+        """Wait until it is ours again. What outlives the attempt, such as an answer to its submit, needs none."""
         if not self._held and not self._over:
             await self._slots.come_back(self._tenant)
             self._held = True

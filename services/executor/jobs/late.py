@@ -20,7 +20,7 @@ _STRAY_PAUSES: Final = (5.0, 30.0, 60.0)
 
 
 class LateAnswers:
-    """Waits for them beside the attempts. What this process ends with is lost as if it had been killed."""
+    """Waits for them beside the attempts. When the process ends, those still awaited are lost as if it was killed."""
 
     def __init__(self, calls: JobCalls, ledger: JobLedger) -> None:
         self._calls = calls
@@ -41,7 +41,7 @@ class LateAnswers:
             self.end(job, provider_id)
 
     def end(self, job: Job, provider_id: str) -> None:
-        """Have a job ended that stands on no record (any more)."""
+        """Have a job cancelled that is on no record, or no longer on one."""
         self.keep(self._end(job, provider_id), "stray-job")
 
     def keep(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:

@@ -3,9 +3,9 @@
 An answer may have its outputs inside: 64 MiB of it are taken, by hundreds of jobs that end together. So a large answer
 waits here, unread, until there is room for it, and keeps its room until its outputs are staged.
 
-Who waits for room has had its slot, and leaves it to others meanwhile, and who has room may wait for staging, without
-its slot too: so who has a slot waits for neither, and nobody in a circle. A tenant may have half of the room, so that
-outputs which cannot be staged for long leave the other half to others.
+A job gives up its slot while it waits for room, and again while it has room and waits for staging. So no holder of a
+slot waits for either, and jobs cannot wait for each other in a circle. A tenant may have half of the room: outputs that
+cannot be staged for long leave the other half to others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from services.executor.admission.slots import Slot
 
 _ALL: Final = 256 * 2**20
 _OF_A_TENANT: Final = 128 * 2**20
-#: What stood unread for longer may have been given up by the other side.
+#: An answer that stood unread for longer may have been given up by the other side.
 _PATIENCE_SECONDS: Final = 1.0
 
 

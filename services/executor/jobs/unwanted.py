@@ -48,7 +48,7 @@ _AGAIN_SECONDS: Final = 60.0
 _TRIES: Final = 5
 #: An answer "too early" that names no time to come back at.
 _EARLIEST_SECONDS: Final = 1.0
-#: How long who stops waits for answers: PostgreSQL and most providers have given theirs by then.
+#: How long a stopping process waits for answers: PostgreSQL and most providers have given theirs by then.
 _PARTING_SECONDS: Final = 1.0
 #: How long it then tries to write down what became of them: a locked table must not hold up the end of a process.
 _LAST_WRITE_SECONDS: Final = 0.5

@@ -20,7 +20,7 @@ class Waits:
         self._turns: dict[int, asyncio.Semaphore] = {}  #: by model
 
     async def rest(self, run: Run, seconds: float) -> None:
-        """Wait so long, or until the provider calls; the attempt's slot is others' meanwhile, and stays theirs."""
+        """Wait so long, or until the provider calls. The attempt gives up its slot, and is not given it back here."""
         task = run.attempt.id
         if task in self._called:
             self._called.discard(task)
