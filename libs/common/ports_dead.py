@@ -225,6 +225,7 @@ class Selection:
     count: int
     busy: int
     groups: Sequence[DeadGroup]
+    refused: Mapping[str, int] = field(default_factory=dict)  #: of the count, by why: the job would not replay them
 
 
 class DeadRows(Protocol):

@@ -114,7 +114,15 @@ REPLAY: Final[dict[str, Any]] = {
     "ended_at": None,
     "unknown": [],
 }
-PREVIEW: Final = {"dry_run": True, "selected": 4210, "busy": 0, "groups": [GROUP], "unknown": []}
+PREVIEW: Final = {
+    "dry_run": True,
+    "selected": 4210,
+    "busy": 0,
+    "refused": 12,
+    "why_refused": {"model_deleted": 12},
+    "groups": [GROUP],
+    "unknown": [],
+}
 REPLAY_PAGE: Final = {"items": [REPLAY], "next_cursor": None}
 REPLAY_ITEMS: Final = {
     "items": [

@@ -316,6 +316,11 @@ class ReplayPreviewOut(BaseModel):
     dry_run: Literal[True]
     selected: int
     busy: int = Field(description="Those that another job has in hand; they are left out.")
+    refused: int = Field(description="Of the selected, those that the job would refuse as they are now.")
+    why_refused: dict[str, int] = Field(
+        description="These by the detail that the job's items would have: `model_deleted`, `payload_missing`, "
+        "`webhook_removed`, `webhook_switched_off`, `no_bytes`, `cut`."
+    )
     groups: list[DeadGroupOut]
     unknown: list[str]
 

@@ -12,6 +12,7 @@ from libs.common.domain.task import TaskStatus
 from libs.common.ports_operations import OperationView
 from libs.common.ports_tasks import TaskView
 from libs.common.ports_webhooks import DeliveryView
+from libs.common.runtime.redaction import redact_text
 
 MASK: Final = "********"
 _SHOWN_AS_STORED: Final = (
@@ -118,13 +119,14 @@ def history_view(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def delivery_view(delivery: DeliveryView) -> dict[str, Any]:
     """A delivery with its attempts."""
-    names = ("type", "status", "attempts", "next_at", "last_code", "last_error", "created_at", "ended_at")
+    names = ("type", "status", "attempts", "next_at", "last_code", "created_at", "ended_at")
     return {
         "id": str(delivery.id),
         "task_id": str(delivery.task_id),
         "event_id": delivery.message_id,
         "url": delivery.url or None,
         **{name: getattr(delivery, name) for name in names},
+        "last_error": redact_text(delivery.last_error) if delivery.last_error else delivery.last_error,
         "tries": list(delivery.tries),
     }
 
@@ -158,4 +160,4 @@ def _result(task: TaskView) -> dict[str, Any] | None:
 
 
 def _error(code: str | None, message: str | None) -> dict[str, str] | None:
-    return {"code": code, "message": message or ""} if code else None
+    return {"code": code, "message": redact_text(message or "")} if code else None

@@ -258,6 +258,8 @@ def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: O
         return
     if preview["busy"]:
         note(f"{preview['busy']} are in the hands of another job and are left out")
+    if refused := _refused(preview):
+        note(f"the job will refuse {refused}")
     if preview["unknown"]:
         note(f"not dead: {', '.join(preview['unknown'][:10])}")
     count = preview["selected"]
@@ -272,7 +274,13 @@ def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: O
 def _show_preview(preview: dict[str, Any], output: Output) -> None:
     _show_groups(preview, preview["groups"], output)
     if output in (Output.TABLE, Output.IDS):
-        note(f"a dry run: {preview['selected']} would be taken, {preview['busy']} are in another job's hands")
+        refused = _refused(preview)
+        but = f", of them refused: {refused}" if refused else ""
+        note(f"a dry run: {preview['selected']} would be taken{but}; {preview['busy']} are in another job's hands")
+
+
+def _refused(preview: dict[str, Any]) -> str:
+    return ", ".join(f"{count} ({why})" for why, count in preview["why_refused"].items())
 
 
 def _show_groups(document: dict[str, Any], groups: list[dict[str, Any]], output: Output) -> None:

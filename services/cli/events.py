@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from libs.common.runtime.redaction import redact_text
 from services.cli.app import app
 from services.cli.options import LARGEST_ID, OfTenant
 from services.cli.output import note
@@ -154,12 +155,15 @@ async def _records(since_ms: int) -> AsyncGenerator[LogRecord, None]:
 
 
 def _event(record: LogRecord) -> dict[str, Any]:
-    """A record as it is: what is no event of ours is shown as one without data."""
+    """A record as it is, its secrets masked: what is no event of ours is shown as one without data."""
     headers = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
     try:
         data = json.loads(record.value or b"")
     except (ValueError, RecursionError):
         data = None
+    told = data if isinstance(data, dict) else {}
+    if isinstance(told.get("errorMsg"), str):
+        told["errorMsg"] = redact_text(told["errorMsg"])
     return {
         "id": headers.get("ce_id"),
         "type": headers.get("ce_type"),
@@ -169,7 +173,7 @@ def _event(record: LogRecord) -> dict[str, Any]:
         "at": datetime.fromtimestamp(min(record.timestamp_ms, _LAST_MS) / 1_000, UTC).isoformat(
             timespec="milliseconds"
         ),
-        "data": data if isinstance(data, dict) else {},
+        "data": told,
     }
 
 

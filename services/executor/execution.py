@@ -35,11 +35,12 @@ from libs.common.domain.outcome import (
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import Course, Finish, GiveBack, Park, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.task import Phase, TaskStatus
-from libs.common.domain.texts import storable, without_tokens
+from libs.common.domain.texts import storable
 from libs.common.ports_attempts import Posture
 from libs.common.runtime.coalescer import CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.redaction import redact_text
 from libs.common.runtime.shares import on_behalf_of
 from services.executor.recorder import Recorder
 from services.executor.runs import Run, Stop
@@ -299,7 +300,7 @@ def _interrupted(why: Stop, run: Run) -> Outcome | None:
 def _failed(error: ModelError) -> Outcome:
     return Failed(
         error.code,
-        storable(without_tokens(error.message)),
+        storable(redact_text(error.message)),
         error.retryable,
         retry_after=error.retry_after,
         timed_out=error.code in _TIMEOUT_CODES,

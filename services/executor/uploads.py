@@ -26,6 +26,7 @@ from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
+from libs.common.runtime.redaction import redact_text
 from libs.common.runtime.together import all_or_none
 from services.executor.calls import Opener
 from services.executor.execution import HandedOver
@@ -139,7 +140,7 @@ class ResultUploads:
                 stored = await self._store.put(name, staged, credentials)
             except UploadFailed as error:
                 asked = error.retry_after if error.retryable else None
-                pending = UploadPending(error.code, storable(error.message), not error.retryable, asked)
+                pending = UploadPending(error.code, storable(redact_text(error.message)), not error.retryable, asked)
             else:
                 self._seconds.observe(time.monotonic() - began)
                 return ResultFile(stored.url, stored.file_type, stored.size, stored.sha256.hex(), stored.name)

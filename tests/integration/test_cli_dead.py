@@ -42,6 +42,14 @@ async def test_an_operator_finds_a_group_replays_it_and_sees_how_far_it_is(house
     narrowed = ["--code", "http_503", "--reason", "it is back"]
     dry = await shell.json("dead", "replay", *narrowed[:2], "--dry-run")  # nothing is recorded, so nothing is asked
     assert (dry["selected"], dry["groups"][0]["count"]) == (3, 3)
+    assert (dry["refused"], dry["why_refused"]) == (0, {})
+    await house.sql("UPDATE lane SET closed = true")
+    dry = await shell.json("dead", "replay", *narrowed[:2], "--dry-run")
+    assert (dry["selected"], dry["refused"], dry["why_refused"]) == (3, 3, {"model_deleted": 3})
+    said = (await shell.ran("dead", "replay", *narrowed[:2], "--dry-run")).err
+    assert "3 would be taken, of them refused: 3 (model_deleted)" in said
+    assert "will refuse 3 (model_deleted)" in await shell.run("dead", "replay", *narrowed, code=2)
+    await house.sql("UPDATE lane SET closed = false")
     cut = await shell.ran("dead", "replay", *narrowed[:2], "--dry-run", "--limit", "2")
     assert "the oldest 2, there may be more" in cut.err
     assert "--reason" in await shell.run("dead", "replay", *narrowed[:2], "--yes", code=2)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from libs.common.ports_dispatch import LeasedRow, Record, SendVerdict, TopicPlan
 from libs.common.runtime import failpoints
 from services.executor import reader
 from tests.support.executor_rig import Rig, until
-from tests.support.graves import Operator, dispatcher_of, save_up
+from tests.support.graves import USUAL, Operator, dispatcher_of, save_up
 from tests.support.poison import HEADERS, POISON
 from tests.support.servers import BrokerChoice
 
@@ -196,6 +197,10 @@ async def test_a_record_without_its_bytes_cannot_be_replayed_but_dropped(rig: Ri
         " RETURNING id"
     )
     operator = Operator(rig.database)
+    asked = replace(USUAL, kind=DeadKind.MESSAGE)
+    assert (await operator.replays.preview(None, asked)).selection.refused == {"no_bytes": 1, "cut": 1}
+    mended = replace(asked, ids=[str(rows[0]["id"])], mended=b"{}")
+    assert (await operator.replays.preview(None, mended)).selection.refused == {}, "its bytes are brought along"
     job = await operator.order(kind=DeadKind.MESSAGE)
     assert await replay(rig) == 0
     items, _ = await operator.replays.items(None, job.id, None, 9)

@@ -71,8 +71,8 @@ _PAGE = {**_ALL, "limit": "51", "examine": "51"}
 _FEWER = {**_GROUPS, "examine": "10000"}
 _DELIVERIES = {**_PAGE, "webhook": "NULL"}
 
-_ORDER = {str(nth): "NULL" for nth in range(1, 12)} | {
-    "1": "'task'", "6": "'1000-01-01'", "7": "'9999-01-01'", "9": "1000",
+_ORDER = {str(nth): "NULL" for nth in range(1, 13)} | {
+    "1": "'task'", "6": "'1000-01-01'", "7": "'9999-01-01'", "9": "1000", "12": "true",
 }  # fmt: skip
 
 

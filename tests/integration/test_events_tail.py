@@ -35,6 +35,8 @@ async def test_events_are_printed_as_they_come(
     rows = [replace(ROW, public_id=uuid4(), id=number) for number in range(6)]
     rows[4] = replace(rows[4], status=TaskStatus.FAILED, error_code="model_http_500", error_message="\x1b[31mred")
     records = [event_record(row, topic=topic, source="/test", partitions=EVENT_PARTITIONS) for row in rows]
+    failed = json.loads(records[4].value or b"") | {"errorMsg": "\x1b[31mred, token: canary"}  # of an older version
+    records[4] = records[4]._replace(value=json.dumps(failed).encode())
     tail = Tail(kafka_bootstrap, broker_choice.kind, topic_prefix)
     try:
         misspelt = await tail.run("--status", "sucess")
@@ -56,11 +58,13 @@ async def test_events_are_printed_as_they_come(
         await _send(carrier, records[4:])
         young = [json.loads(await asyncio.wait_for(following.stdout.readline(), 30)) for _ in range(2)]
         assert {event["data"]["taskId"] for event in young} == {str(row.public_id) for row in rows[4:]}
+        assert "canary" not in json.dumps(young)
         for old in ("inf", "1d", "2000-01-01T00:00:00Z"):
             assert (await tail.run("--since", old, "--count", "1"))[0] == 0, f"{old}: older than the topic"
         code, out, _ = await tail.run("--from-beginning", "--status", "failed", "--count", "1")
         assert "  failed    tenant " in out, "as wide as any other end"
         assert (code, str(rows[4].public_id) in out, "model_http_500" in out, "\x1b" in out) == (0, True, True, False)
+        assert "red, token: ***" in out
         following.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(following.wait(), 15) == 130
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -421,6 +422,22 @@ async def test_a_job_that_was_paused_before_the_points_does_not_go_on_before_the
         assert not await replaying.fetch("lock_dead_tasks", job.id, [attempt.id])
         with pytest.raises(asyncpg.LockNotAvailableError):
             await house.sql("UPDATE replay_job SET state = 'running'")
+
+
+async def test_a_dry_run_says_how_many_the_job_will_refuse_and_why_in_its_words(house: House) -> None:
+    model, closed = await house.model(), await house.model()
+    (_, bare), orphans = await died(house, model, 2), await died(house, closed, 3)
+    await house.sql("UPDATE lane SET closed = true WHERE model_id = $1", closed.id)
+    await house.sql("DELETE FROM task_input WHERE task_id = ANY ($1::bigint[])", [bare.id, orphans[0].id])
+    operator = Operator(house.database)
+    told = (await operator.replays.preview(None, USUAL)).selection
+    assert (told.count, told.refused) == (5, {"model_deleted": 3, "payload_missing": 1})
+    oldest = (await operator.replays.preview(None, replace(USUAL, limit=2))).selection
+    assert (oldest.count, oldest.refused) == (2, {"payload_missing": 1}), "only of what it would take"
+    job = await operator.order()
+    assert await work(house) == 1
+    items, _ = await operator.replays.items(None, job.id, None, 10)
+    assert Counter(item.detail for item in items if item.result is ItemResult.REFUSED) == told.refused
 
 
 async def test_a_task_of_a_deleted_model_is_refused(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -10,7 +11,7 @@ from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.ports_dead import Action, DeadFilter, DeadKind, ItemResult, JobState
-from tests.support.graves import Operator, dead_delivery, dead_event, save_up, work
+from tests.support.graves import USUAL, Operator, dead_delivery, dead_event, save_up, work
 from tests.support.house import House
 from tests.support.sights import sight_of
 
@@ -81,6 +82,10 @@ async def test_a_delivery_to_a_webhook_that_sends_nothing_is_refused(house: Hous
     number = await dead_delivery(house, await house.model())
     await house.sql(change)
     operator = Operator(house.database)
+    asked = replace(USUAL, kind=DeadKind.DELIVERY)
+    assert (await operator.replays.preview(None, asked)).selection.refused == {why: 1}
+    dropped = await operator.replays.preview(None, replace(asked, action=Action.DROP))
+    assert (dropped.selection.count, dropped.selection.refused) == (1, {}), "dropped is what nobody could replay, too"
     job = await operator.order(kind=DeadKind.DELIVERY)
     await work(house)
     items, _ = await operator.replays.items(None, job.id, None, 10)

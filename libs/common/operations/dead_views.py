@@ -72,10 +72,10 @@ def details_view(details: DeadDetails, opener: Opener | None = None) -> dict[str
         "history": [_line(row, "at", "kind", "attempt", "version", "detail") for row in story.history],
         "request": _request(story.request, opener) if story.request else None,
         "provider_jobs": [
-            _line(
-                row, "attempt", "adapter", "provider_id", "status", "unit_progress", "message", "intended_at",
-                "submitted_at", "deadline", "ended_at",
-            )
+            {**_line(
+                row, "attempt", "adapter", "provider_id", "status", "unit_progress", "intended_at", "submitted_at",
+                "deadline", "ended_at",
+            ), "message": redact_text(row["message"])}
             for row in story.provider_jobs
         ],
         "events": [_event(story.entry, row) for row in story.events],
@@ -130,6 +130,8 @@ def preview_view(preview: Preview) -> dict[str, Any]:
         "dry_run": True,
         "selected": preview.selection.count,
         "busy": preview.selection.busy,
+        "refused": sum(preview.selection.refused.values()),
+        "why_refused": dict(preview.selection.refused),
         "groups": [_group(group) for group in preview.selection.groups],
         "unknown": list(preview.unknown)[:100],
     }

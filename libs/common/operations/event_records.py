@@ -6,6 +6,7 @@ import orjson
 
 from libs.common.contracts.completion_event import cloud_event_headers, rfc3339
 from libs.common.ports_dispatch import EventRow, Record
+from libs.common.runtime.redaction import redact_text
 
 
 def event_record(row: EventRow, *, topic: str, source: str, partitions: int) -> Record:
@@ -45,5 +46,5 @@ def event_data(row: EventRow) -> dict[str, object]:
         "fileSize": row.file_size,
         "files": orjson.Fragment(row.files) if row.files is not None else None,
         "errorCode": row.error_code,
-        "errorMsg": row.error_message,
+        "errorMsg": redact_text(row.error_message) if row.error_message else row.error_message,
     }

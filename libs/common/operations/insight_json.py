@@ -22,6 +22,7 @@ from libs.common.ports_insight import (
     ProcessSight,
     TaskWhy,
 )
+from libs.common.runtime.redaction import redact_text
 
 
 def task_why_document(why: TaskWhy) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def process_document(process: ProcessSight) -> dict[str, Any]:
         "started_at": process.started_at,
         "age_seconds": process.age,
         "broker_reachable": process.broker_reachable,
-        "last_error": process.last_error,
+        "last_error": redact_text(process.last_error),
         "topics_refused": len(process.refused),
         "events_refused": process.events_refused,
     }
@@ -146,7 +147,7 @@ def outbox_document(channel: OutboxSight) -> dict[str, Any]:
         "retrying": count_document(channel.retrying),
         "dead": count_document(channel.dead),
         "held": count_document(channel.held),
-        "last_error": channel.last_error,
+        "last_error": redact_text(channel.last_error),
     }
 
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_insight import Presence, Role
 from libs.common.runtime.periodic import Periodic
+from libs.common.runtime.redaction import redact_text
 
 BEAT_SECONDS: Final = 3.0
 
@@ -51,9 +52,9 @@ class SignOfLife:
             f"{socket.gethostname()}-{os.getpid()}",
             self._version,
             reachable,
-            "" if reachable else error,
-            refused,
-            events,
+            "" if reachable else redact_text(error),
+            {lane: redact_text(why) for lane, why in refused.items()},
+            redact_text(events),
         )
 
     async def leave(self) -> None:

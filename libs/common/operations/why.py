@@ -31,6 +31,7 @@ from libs.common.ports_insight import (
     TaskFacts,
     TaskWhy,
 )
+from libs.common.runtime.redaction import redact_text
 
 #: An executor that is silent for so long is about to be presumed dead.
 _LATE_BEAT_SECONDS: Final = 6.0
@@ -358,14 +359,15 @@ def _dispatching(world: _World) -> Iterator[Hold]:
 def _topic_unusable(world: _World, cause: str) -> Hold:
     return Hold(
         "topic_unusable",
-        f"the broker refuses the topic of {world.lane.facts.model!r}: {cause}; let the dispatchers create topics, make"
-        " it by hand (`sluiceway topics` names it), or set SLUICEWAY_TOPIC_REPLICATION to what the brokers can keep",
+        f"the broker refuses the topic of {world.lane.facts.model!r}: {redact_text(cause)}; let the dispatchers create"
+        " topics, make it by hand (`sluiceway topics` names it), or set SLUICEWAY_TOPIC_REPLICATION to what the brokers"
+        " can keep",
     )
 
 
 def _broker_unreachable(world: _World) -> Hold:
     said = [process.last_error for process in world.processes if process.role == "dispatcher" and process.last_error]
-    because = f": {said[-1]}" if said else ""
+    because = f": {redact_text(said[-1])}" if said else ""
     return Hold("broker_unreachable", f"the dispatchers do not reach the broker{because}")
 
 
@@ -472,7 +474,7 @@ def _ended(facts: TaskFacts) -> Hold:
 
 
 def _because(facts: TaskFacts) -> str:
-    return f" ({facts.error_code}: {(facts.error_message or '')[:200]})" if facts.error_code else ""
+    return f" ({facts.error_code}: {redact_text(facts.error_message or '')[:200]})" if facts.error_code else ""
 
 
 def _ahead(place: Place) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from libs.common.domain.count import Count
+from libs.common.runtime.redaction import redact_text
 
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 NOTHING: Final = "\N{EN DASH}"
@@ -127,4 +128,4 @@ FILTERS: Final = {
     for written in (
         clock, counted, day_time, duration, exact, instant, iso, many, number, percent, plain, rate, short, size, words,
     )
-}  # fmt: skip
+} | {"masked": redact_text}  # fmt: skip

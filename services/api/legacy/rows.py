@@ -11,6 +11,7 @@ import orjson
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus, compact
 from libs.common.ports_legacy import ModelRow, StatRow, TaskRow
+from libs.common.runtime.redaction import redact_text
 from services.api.legacy.fields import MODEL_FIELDS
 from services.api.views import MASK
 
@@ -54,7 +55,7 @@ class Rows:
             "ossFile": row.oss_file or "",
             "fileType": row.file_type or "",
             "fileSize": row.file_size or 0,
-            "errorMsg": row.error_message or "",
+            "errorMsg": redact_text(row.error_message or ""),
             "startedAt": self._time(row.started_at),
             "finishedAt": self._time(row.finished_at),
             "expireAt": self._time(row.expire_at),

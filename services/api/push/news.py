@@ -8,6 +8,7 @@ from typing import Any
 
 from libs.common.contracts.completion_event import rfc3339
 from libs.common.ports_push import Stage, TaskState
+from libs.common.runtime.redaction import redact_text
 from services.api.views import encoded
 
 
@@ -51,6 +52,7 @@ def place_in_time(at: datetime) -> str:
 
 def news_view(state: TaskState) -> dict[str, Any]:
     """The fields of a status change."""
+    said = state.error_message or state.job_message
     return {
         "id": str(state.public_id),
         "model": state.model_name,
@@ -58,7 +60,7 @@ def news_view(state: TaskState) -> dict[str, Any]:
         "code": int(state.status),
         "progress": state.status.progress,
         "unit_progress": None if state.unit_progress is None else round(state.unit_progress, 2),
-        "message": state.error_message or state.job_message,
+        "message": redact_text(said) if said else said,
         "error_code": state.error_code,
         "attempt": state.attempt,
         "sequence": state.version,

@@ -9,10 +9,11 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from libs.common.domain.model_errors import ModelError
-from libs.common.domain.texts import storable, without_tokens
+from libs.common.domain.texts import storable
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import JobAdapter, JobReport, JobStatus
 from libs.common.ports_provider_jobs import JobNews
+from libs.common.runtime.redaction import redact_text
 from services.executor.jobs.memory import AnswerShare
 from services.executor.runs import Run
 
@@ -68,7 +69,7 @@ class Job:
             self.provider_id or _checked(report.provider_id),
             status,
             self._further(report.unit_progress),
-            storable(without_tokens(report.message))[:_MESSAGE_LIMIT],
+            storable(redact_text(report.message))[:_MESSAGE_LIMIT],
             status not in _NOT_BEGUN,
         )
         said = (self.provider_id, self.status, self.progress, self.message)

@@ -854,6 +854,9 @@ async def test_a_dry_run_changes_nothing_and_an_order_needs_a_reason(
     await visitor.sign_in(tenant.key)
     page = text_of(await visitor.get("/console/dead/order?kind=task&action=drop&code=model_http_500"))
     assert "1 task" in page
+    await api.sql("UPDATE lane SET closed = true WHERE tenant_id = $1", tenant.id)
+    page = text_of(await visitor.get("/console/dead/order?kind=task&action=replay&code=model_http_500"))
+    assert "The job would refuse 1 of them, which stay dead: 1 model_deleted." in page
     fields = {"kind": "task", "action": "drop", "code": "model_http_500", "counted": "1000"}
     assert "reason" in text_of(await visitor.post("/console/dead/order", expect=400, **fields))
     for wrong in ({"limit": "x"}, {"limit": "0"}, {"rate": "x"}, {"rate": "nan"}, {"since": "soon"}):

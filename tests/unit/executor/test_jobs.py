@@ -52,6 +52,12 @@ def test_a_percentage_never_falls_and_stays_one(told: float | None, kept: float)
     assert news.unit_progress == kept
 
 
+def test_secrets_in_what_a_provider_says_are_not_kept() -> None:
+    news = job(provider_id="p").heard(JobReport(JobStatus.PROCESSING, "p", message="sent Authorization: Bearer canary"))
+    assert news is not None
+    assert news.message == "sent Authorization: ***"
+
+
 def test_what_has_begun_is_not_queued_again() -> None:
     news = job(provider_id="p", status="processing").heard(JobReport(JobStatus.QUEUED, "p", message="x"))
     assert news is not None

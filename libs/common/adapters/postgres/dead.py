@@ -182,9 +182,11 @@ class PostgresReplayJobs:
         self._database = database
 
     async def select(self, order: JobOrder) -> Selection:
-        rows = await self._database.fetch("replay_selection", *_order(order))
+        may_refuse = order.action is Action.REPLAY and order.mended is None
+        rows = await self._database.fetch("replay_selection", *_order(order), may_refuse)
         groups = [_group(order.kind, row) for row in rows if row["count"] is not None]
-        return Selection(rows[0]["selected"], rows[0]["busy"], groups)
+        refused = orjson.loads(rows[0]["refused"]) if rows[0]["refused"] is not None else {}
+        return Selection(rows[0]["selected"], rows[0]["busy"], groups, refused)
 
     async def create(self, order: JobOrder) -> Job:
         async with self._database.transaction() as transaction:

@@ -277,10 +277,11 @@ WHERE i.kind = :kind AND i.target = :key ORDER BY i.job_id LIMIT 100
 SELECT key, value, size, headers FROM dead_message WHERE id = :key
 
 -- name: replay_selection
--- What an order would take, by cause, and what is in another job's hands. $1 kind, $2 tenant_id, $3 rows, $4 code, $5 model, $6 since,
--- $7 until, $8 a part of the message, $9 limit, $10 model id (0: of no model), $11 webhook.
+-- What an order would take, by cause, what is in another job's hands, and what of it the job would refuse, in the job's own
+-- words. $1 kind, $2 tenant_id, $3 rows, $4 code, $5 model, $6 since, $7 until, $8 a part of the message, $9 limit, $10 model id
+-- (0: of no model), $11 webhook, $12 whether any may be refused: none is that is dropped, or sent mended.
 WITH chosen AS MATERIALIZED (
-  SELECT f.key, f.tenant_id, f.model_id, f.code, f.died_at,
+  SELECT f.key, f.tenant_id, f.model_id, f.code, f.died_at, f.lane, f.webhook_id,
     EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL) AS busy
   FROM dead_face f
   WHERE f.kind = $1 AND ($2::bigint IS NULL OR f.tenant_id = $2) AND ($3::bigint[] IS NULL OR f.key = ANY ($3)) AND ($4::text IS NULL OR f.code = $4)
@@ -290,8 +291,19 @@ WITH chosen AS MATERIALIZED (
 ), ours AS MATERIALIZED (SELECT * FROM chosen WHERE NOT busy ORDER BY died_at, key LIMIT $9
 ), g AS (
   SELECT tenant_id, model_id, code, count(*) AS count, min(died_at) AS first_at, max(died_at) AS last_at, max(key) AS key FROM ours GROUP BY 1, 2, 3
+), no AS (
+  SELECT CASE $1
+    WHEN 'task' THEN (
+      SELECT CASE WHEN l.closed THEN 'model_deleted' WHEN NOT EXISTS (SELECT 1 FROM task_input i WHERE i.task_id = o.key) THEN 'payload_missing' END
+      FROM lane l WHERE l.id = o.lane)
+    WHEN 'delivery' THEN coalesce(
+      (SELECT CASE WHEN w.deleted_at IS NOT NULL THEN 'webhook_removed' WHEN w.disabled_at IS NOT NULL THEN 'webhook_switched_off' ELSE '' END
+       FROM webhook w WHERE w.id = o.webhook_id), 'webhook_removed')
+    WHEN 'message' THEN (SELECT CASE WHEN d.value IS NULL THEN 'no_bytes' WHEN length(d.value) < d.size THEN 'cut' END FROM dead_message d WHERE d.id = o.key)
+    END AS why FROM ours o WHERE $12::boolean
 )
-SELECT (SELECT count(*) FROM ours) AS selected, (SELECT count(*) FROM chosen WHERE busy) AS busy, g.tenant_id, g.model_id, m.name AS model, g.code, g.count,
+SELECT (SELECT count(*) FROM ours) AS selected, (SELECT count(*) FROM chosen WHERE busy) AS busy,
+  (SELECT jsonb_object_agg(n.why, n.count) FROM (SELECT why, count(*) AS count FROM no WHERE why <> '' GROUP BY 1) n)::text AS refused, g.tenant_id, g.model_id, m.name AS model, g.code, g.count,
   g.first_at, g.last_at, f.public_id AS example_id, f.message AS example
 FROM (SELECT 1) one LEFT JOIN g ON true LEFT JOIN model m ON m.id = g.model_id
 LEFT JOIN LATERAL (SELECT x.public_id, x.message FROM dead_face x WHERE x.kind = $1 AND x.key = ANY (ARRAY[g.key]) OFFSET 0) f ON true
