@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NamedTuple, Protocol
@@ -36,6 +36,7 @@ class SourceFacts:
     tables: Mapping[str, TableFacts]
     states: Mapping[str, int]  #: tasks by state
     later_than_now: int  #: tasks created in the future: the time zone is another one
+    shared: Collection[UUID] = ()  #: task ids that several tenants have
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,16 @@ class TakenLine(NamedTuple):
 
 
 class LegacyCount(NamedTuple):
-    """A row of asynch_model_stat."""
+    """A row of asynch_model_stat; no day where it has one beyond our calendar, which is only `written`."""
 
-    day: date
+    day: date | None
     tenant_id: int
     creator: str
     model_name: str
     request_count: int
     created_at: datetime | None
     updated_at: datetime | None
+    written: str | None  #: the day
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ class LegacySource(Protocol):
 class LegacyTarget(Protocol):
     """Our tables. Each add_ method is one transaction, which moves the mark of its table too.
 
-    It raises Conflict when the mark has moved since: another import of the same source is running.
+    It raises Conflict when the mark has moved since: another import of the same source is running. It raises Invalid
+    with the code UNFIT, and has changed nothing, when one of the rows has a value that no column takes.
     """
 
     async def begin(self, source: str, largest: Mapping[str, int]) -> None:
@@ -192,7 +195,7 @@ class LegacyTarget(Protocol):
     async def new_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
         """How many rows of statistics would add something."""
 
-    async def add_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
+    async def add_counts(self, source: str, counts: Sequence[LegacyCount], notes: Sequence[Note]) -> int:
         """Add what is not in the statistics yet; returns how many rows added something."""
 
     async def open_without_credential(self) -> int:
@@ -214,5 +217,7 @@ class Progress(Protocol):
 
 #: Notes that a NoteBook quotes.
 QUOTED = 1_000
+#: The code of a row with a value that no column here takes.
+UNFIT = "unfit"
 #: Codes of rows that have no counterpart here.
-LEFT_OUT = frozenset({"unknown_state", "model_name", "same_task_id", "line_is_here"})
+LEFT_OUT = frozenset({"unknown_state", "model_name", "same_task_id", "line_is_here", UNFIT})

@@ -408,6 +408,162 @@ async def test_times_that_were_never_set_and_a_missing_state_stop_nothing(desk: 
     assert await desk.audit() == {}
 
 
+_MOST = 2**63 - 1
+_STAT = "INSERT INTO asynch_model_stat VALUES ({}, 7, 'x', 'm', {}, now(), now())"
+_SUMS = " ; ".join(_STAT.format(f"'2026-01-0{day}'", _MOST - 1) for day in (1, 2))
+#: What an old database may hold by now -> the table, the row, and what is said of it.
+UNFIT = {
+    "a day beyond the calendar": (_STAT.format("'10000-01-01'", 1), "asynch_model_stat", 0, "10000-01-01 of tenant 7"),
+    "a day before it": (_STAT.format("'0044-03-15 BC'", 1), "asynch_model_stat", 0, "day is beyond the calendar"),
+    "no day at all": (_STAT.format("'infinity'", 1), "asynch_model_stat", 0, "day is beyond the calendar"),
+    "a sum": (_SUMS, "asynch_model_stat", 0, "2026-01-02 of tenant 7, creator 'x', model 'm': request_count makes"),
+    "a number": (
+        "ALTER TABLE asynch_model_stat ALTER request_count TYPE numeric; " + _STAT.format("'2026-01-01'", "1e30"),
+        "asynch_model_stat", 0, "request_count is a number that no column takes",
+    ),
+    "a day twice": (
+        "ALTER TABLE asynch_model_stat DROP CONSTRAINT asynch_model_stat_pkey; "
+        + _STAT.format("'2026-01-01'", 1) + "; " + _STAT.format("'2026-01-01'", 2),
+        "asynch_model_stat", 0, "are another row's, too",
+    ),
+    "a model's number": (
+        "ALTER TABLE asynch_models ALTER max_concurrency TYPE bigint; "
+        "INSERT INTO asynch_models (id, tenant_id, creator, updater, model_name, base_url, max_concurrency)"
+        " VALUES (5, 7, 'c', 'c', 'n', 'http://127.0.0.1:9', 4294967296)",
+        "asynch_models", 5, "max_concurrency is a number that no column takes",
+    ),
+    "a model without a switch": (
+        "ALTER TABLE asynch_models ALTER enabled DROP NOT NULL; "
+        "INSERT INTO asynch_models (id, tenant_id, creator, updater, model_name, base_url, enabled)"
+        " VALUES (5, 7, 'c', 'c', 'n', 'http://127.0.0.1:9', NULL)",
+        "asynch_models", 5, "enabled is null",
+    ),
+    "a model's name twice": (
+        "ALTER TABLE asynch_models DROP CONSTRAINT asynch_models_tenant_id_model_name_key; "
+        "INSERT INTO asynch_models (id, tenant_id, creator, updater, model_name, base_url)"
+        " VALUES (2000000000000000000, 7, 'c', 'c', 'm', 'http://127.0.0.1:9')",
+        "asynch_models", 2_000_000_000_000_000_000, "its name is another row's, too",
+    ),
+    "a task's size": (
+        "ALTER TABLE asynch_task ALTER file_size TYPE numeric; "
+        "INSERT INTO asynch_task (id, tenant_id, creator, updater, model_name, task_id, state, file_size)"
+        " VALUES (5, 7, 'c', 'c', 'm', gen_random_uuid(), 2, 1e30)",
+        "asynch_task", 5, "file_size is a number that no column takes",
+    ),
+    "a task of nobody": (
+        "ALTER TABLE asynch_task ALTER creator DROP NOT NULL; "
+        "INSERT INTO asynch_task (id, tenant_id, creator, updater, model_name, task_id, state)"
+        " VALUES (5, 7, NULL, 'c', 'm', gen_random_uuid(), 2)",
+        "asynch_task", 5, "creator is null",
+    ),
+    "a line of no tenant": (
+        "ALTER TABLE asynch_op_log ALTER tenant_id DROP NOT NULL; "
+        "INSERT INTO asynch_op_log (id, tenant_id, creator, updater) VALUES (5, NULL, 'c', 'c')",
+        "asynch_op_log", 5, "tenant_id is null",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", UNFIT)
+async def test_a_row_with_a_value_that_no_column_takes_is_named_and_left_out_alone(desk: Desk, value: str) -> None:
+    change, table, row, words = UNFIT[value]
+    await desk.legacy.model()
+    tasks = [await desk.legacy.task(state) for state in (0, 2)]
+    await desk.legacy.line()
+    await desk.legacy.count(NOW, 3)
+    await desk.legacy.connection.execute(change)
+    for arguments in (["--dry-run"], [], []):
+        code, report, errors = await desk.run(*arguments)
+        assert (code, "Traceback" in errors) == (3, False), errors
+        (note,) = report["noted"]
+        assert (note["table"], note["id"]) == (table, str(row))
+        assert words in note["detail"]
+        assert report["left_out"] == 1
+    assert [row["id"] for row in await desk.sql("SELECT id FROM task ORDER BY 1")] == tasks
+    assert await desk.connection.fetchval("SELECT count(*) FROM op_log") == 1
+    assert await desk.connection.fetchval("SELECT request_count FROM model_stat WHERE creator = 'c'") == 3
+    assert await desk.audit() == {}
+
+
+async def test_a_sum_that_is_too_large_with_what_is_here_is_named_and_left_out_alone(desk: Desk) -> None:
+    await desk.sql("INSERT INTO cleaned (tenant_id, creator, tasks, calls) VALUES (7, 'c', 0, $1)", _MOST - 5)
+    for day in (1, 2, 3):
+        await desk.legacy.count(datetime(2026, 1, day), 3)  # noqa: DTZ001
+    code, report, _ = await desk.run()
+    assert (code, report["left_out"], report["tables"]["asynch_model_stat"]["copied"]) == (3, 2, 1)
+    assert [note["detail"][:11] for note in report["noted"]] == ["2026-01-02 ", "2026-01-03 "]
+    assert all("request_count makes a sum that no column takes" in note["detail"] for note in report["noted"])
+
+
+async def test_what_only_postgresql_refuses_is_named_and_left_out_alone(desk: Desk) -> None:
+    """As values that nobody has thought of."""
+    await desk.sql("ALTER TABLE task ADD CONSTRAINT no_ogre CHECK (creator <> 'ogre')")
+    await desk.sql("ALTER TABLE op_log ADD CONSTRAINT no_ogre CHECK (creator <> 'ogre')")
+    await desk.sql("ALTER TABLE model ADD CONSTRAINT no_ogre CHECK (creator <> 'ogre')")
+    try:
+        creators = ["c", "ogre", "c", "c", "ogre"]
+        for number, creator in enumerate(creators):
+            await desk.legacy.model(f"m{number}", creator=creator)
+            await desk.legacy.task(0, "m0", creator=creator)
+            await desk.legacy.line(creator=creator)
+        code, report, errors = await desk.run()
+        assert (code, report["notes"], "Traceback" in errors) == (3, {"unfit": 6}, False)
+        assert {note["detail"] for note in report["noted"]} == {
+            "no_ogre does not take what it has (CheckViolationError)"
+        }
+        assert [table["copied"] for table in report["tables"].values()] == [3, 3, 3, 0]
+        assert (await desk.run())[1]["notes"] == {"unfit": 6}
+    finally:
+        for table in ("task", "op_log", "model"):
+            await desk.sql(f"ALTER TABLE {table} DROP CONSTRAINT no_ogre")
+
+
+async def test_ids_at_the_end_of_all_numbers_leave_numbers_to_what_is_new(desk: Desk) -> None:
+    await desk.legacy.model(id=_MOST)
+    await desk.legacy.task(0, id=_MOST)
+    await desk.legacy.line(id=_MOST)
+    for arguments in (["--dry-run"], []):
+        assert (await desk.run(*arguments))[0] == 0
+    for sequence in ("model_ids", "task_ids", "op_log_id_seq"):
+        assert await desk.connection.fetchval(f"SELECT nextval('{sequence}')") < 100
+
+
+async def test_instants_beyond_all_zones_are_none(desk: Desk) -> None:
+    last = datetime(9999, 12, 31)  # noqa: DTZ001
+    await desk.legacy.model()
+    task = await desk.legacy.task(2, created_at=last, finished_at=last)
+    await desk.legacy.connection.execute("UPDATE asynch_task SET created_at = '294276-12-31 23:59:59'")
+    assert (await desk.run("--timezone", "America/New_York"))[0] == 0
+    assert (await desk.task(task))["created_at"] < datetime.now(UTC) + timedelta(minutes=1)
+
+
+async def test_a_task_id_of_two_tenants_is_told_and_both_are_here(desk: Desk) -> None:
+    shared = uuid4()
+    rows = []
+    for tenant, text in ((7, str(shared)), (8, shared.hex.upper())):
+        await desk.legacy.model(tenant_id=tenant)
+        rows.append(await desk.legacy.task(0, tenant_id=tenant, task_id=text))
+    for arguments in (["--dry-run"], []):
+        code, report, _ = await desk.run(*arguments)
+        assert (code, report["tables"]["asynch_task"]["copied"], report["left_out"]) == (0, 2, 0)
+        told = [note for note in report["noted"] if note["code"] == "task_id_in_two_tenants"]
+        assert [note["id"] for note in told] == [str(row) for row in rows]
+        assert all(str(shared) in note["detail"] for note in told)
+    await desk.legacy.connection.execute("UPDATE asynch_task SET id = id + 1000 WHERE tenant_id = 8")
+    await desk.sql("DELETE FROM task WHERE tenant_id = 8")
+    dry = (await desk.run("--dry-run"))[1]
+    assert dry["tables"]["asynch_task"]["copied"] == 1, "tenant 7's is not tenant 8's"
+
+
+async def test_columns_of_other_kinds_are_no_tables_of_the_old_gateway(desk: Desk) -> None:
+    await desk.legacy.connection.execute(
+        "ALTER TABLE asynch_models ALTER enabled DROP DEFAULT, ALTER enabled TYPE boolean USING enabled <> 0"
+    )
+    code, _, errors = await desk.run()
+    assert (code, "Traceback" in errors) == (2, False)
+    assert "the old database does not answer legacy_models: operator does not exist" in errors
+
+
 async def test_columns_with_nothing_in_them_stop_nothing(any_desk: Desk) -> None:
     """A model whose api_key was null ended the import with a traceback."""
     newer = {} if any_desk.legacy.older else {"expected_seconds": None}

@@ -55,6 +55,7 @@ class DryRun:
         return Written(sum(not model.stand_in for model in new))
 
     async def add_lines(self, part: Slice, lines: Sequence[TakenLine]) -> Written:
+        self._note(part.notes)
         return Written(len(lines))
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
@@ -66,7 +67,8 @@ class DryRun:
     async def in_use(self, tasks: Sequence[TakenTask]) -> list[int]:
         return await self._target.in_use(tasks)
 
-    async def add_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
+    async def add_counts(self, source: str, counts: Sequence[LegacyCount], notes: Sequence[Note]) -> int:
+        self._note(notes)
         return await self._target.new_counts(source, counts)
 
     async def new_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:

@@ -7,14 +7,15 @@ it. Gate slots of open tasks are taken after the commit; the janitor would do it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable, Invalid
 from libs.common.domain.legacy import Home, LegacyState, TakenTask, public_id, taken_task
+from libs.common.operations.legacy_fit import FitCounts, count_note, unfit_line, unfit_task
 from libs.common.operations.legacy_models import ModelMapping, Seal
 from libs.common.operations.legacy_payloads import (
     credentials,
@@ -32,13 +33,18 @@ from libs.common.ports_import import (
     STATISTICS,
     TABLES,
     TASKS,
+    UNFIT,
+    LegacyCount,
     LegacySource,
     LegacyTarget,
     Note,
     Progress,
     RawTask,
     Slice,
+    Written,
 )
+
+Row = TypeVar("Row")
 
 _SAMPLES: Final = 3
 #: Lanes that may fail before Redis is taken for gone.
@@ -99,8 +105,9 @@ class LegacyImport:
         async for part in self._source.models():
             taken, notes = await mapping.map(part)
             upto = max(mark, part[-1].id)
-            written = await self._target.add_models(Slice(report.facts.name, MODELS, mark, upto, notes), taken)
-            report.tables[MODELS].copied += written.copied
+            whole = Slice(report.facts.name, MODELS, mark, upto, notes)
+            for written in await self._in_halves(self._target.add_models, whole, taken, lambda model: model.id):
+                report.tables[MODELS].copied += written.copied
             mark = upto
             self._progress.advance(MODELS, len(part))
 
@@ -108,12 +115,17 @@ class LegacyImport:
         self._begin(report, OP_LOG)
         mark = await self._target.mark(report.facts.name, OP_LOG)
         async for part in self._source.lines(mark):
+            wrong = {line.id: why for line in part if (why := unfit_line(line))}
             lines = [
-                masked_line(line, public_id(line.tenant_id, line.task_id)[0] if line.task_id else None) for line in part
+                masked_line(line, public_id(line.tenant_id, line.task_id)[0] if line.task_id else None)
+                for line in part
+                if line.id not in wrong
             ]
             upto = part[-1].id
-            written = await self._target.add_lines(Slice(report.facts.name, OP_LOG, mark, upto), lines)
-            report.tables[OP_LOG].copied += written.copied
+            notes = [Note(OP_LOG, id_, UNFIT, why) for id_, why in wrong.items()]
+            whole = Slice(report.facts.name, OP_LOG, mark, upto, notes)
+            for written in await self._in_halves(self._target.add_lines, whole, lines, lambda taken: taken.line.id):
+                report.tables[OP_LOG].copied += written.copied
             mark = upto
             self._progress.advance(OP_LOG, len(part))
 
@@ -123,20 +135,61 @@ class LegacyImport:
         homes = await self._target.homes(source)
         mark = await self._target.mark(source, TASKS)
         async for part in self._source.tasks(mark):
-            notes = await self._give_homes(source, part, homes, mapping)
-            tasks = self._mapped(part, homes, report, notes)
+            wrong = {raw.task.id: why for raw in part if (why := unfit_task(raw.task))}
+            fit = [raw for raw in part if raw.task.id not in wrong]
+            notes = [Note(TASKS, id_, UNFIT, why) for id_, why in wrong.items()]
+            notes += await self._give_homes(source, fit, homes, mapping)
+            tasks = self._mapped(fit, homes, report, notes)
             upto = part[-1].task.id
-            written = await self._target.add_tasks(Slice(source, TASKS, mark, upto, notes), tasks)
-            report.tables[TASKS].copied += written.copied
+            whole = Slice(source, TASKS, mark, upto, notes)
+            for written in await self._in_halves(self._target.add_tasks, whole, tasks, lambda task: task.id):
+                report.tables[TASKS].copied += written.copied
+                await self._take_slots(written.slots, report)
             mark = upto
-            await self._take_slots(written.slots, report)
             self._progress.advance(TASKS, len(part))
 
     async def _copy_counts(self, report: ImportReport) -> None:
         self._begin(report, STATISTICS)
+        fit = FitCounts()
         async for part in self._source.counts():
-            report.tables[STATISTICS].copied += await self._target.add_counts(report.facts.name, part)
+            report.tables[STATISTICS].copied += await self._add_counts(report.facts.name, *fit.of(part))
             self._progress.advance(STATISTICS, len(part))
+
+    async def _add_counts(self, source: str, counts: Sequence[LegacyCount], notes: Sequence[Note]) -> int:
+        try:
+            return await self._target.add_counts(source, counts, notes)
+        except Invalid as error:
+            if error.code != UNFIT or not counts:
+                raise
+        if len(counts) == 1:  # with what is in the statistics already
+            beyond = count_note(counts[0], "request_count makes a sum that no column takes")
+            return await self._add_counts(source, (), [*notes, beyond])
+        half = len(counts) // 2
+        first = await self._add_counts(source, counts[:half], notes)
+        return first + await self._add_counts(source, counts[half:], ())
+
+    async def _in_halves(
+        self,
+        add: Callable[[Slice, Sequence[Row]], Awaitable[Written]],
+        part: Slice,
+        rows: Sequence[Row],
+        id_of: Callable[[Row], int],
+    ) -> list[Written]:
+        """Write a slice; where a row has a value that no column takes, all others, and a note on it."""
+        try:
+            return [await add(part, rows)]
+        except Invalid as error:
+            if error.code != UNFIT or not rows:
+                raise
+            wrong = error.message
+        if len(rows) == 1:
+            note = Note(part.table, id_of(rows[0]), UNFIT, wrong)
+            return [await add(part._replace(notes=[*part.notes, note]), ())]
+        half = len(rows) // 2
+        border = max(part.after, id_of(rows[half - 1]))  # models are all looked at again each time
+        first = await self._in_halves(add, part._replace(upto=border), rows[:half], id_of)
+        second = await self._in_halves(add, part._replace(after=border, notes=()), rows[half:], id_of)
+        return [*first, *second]
 
     def _begin(self, report: ImportReport, table: str) -> None:
         self._progress.begin(table, report.tables[table].rows)
@@ -181,7 +234,7 @@ class LegacyImport:
                 notes.append(Note(TASKS, task.id, "same_task_id", f"task id {taken.public_id} is another row's too"))
                 continue
             seen.add((taken.tenant_id, taken.public_id))
-            notes += self._notes_on(raw, taken)
+            notes += self._notes_on(raw, taken, report)
             clear = sealable(task) if taken.state is not None else None
             if clear is not None:
                 taken = replace(taken, sealed=self._seal(clear, f"task:{taken.public_id}"))
@@ -190,11 +243,14 @@ class LegacyImport:
             tasks.append(taken)
         return tasks
 
-    def _notes_on(self, raw: RawTask, taken: TakenTask) -> Iterable[Note]:
+    def _notes_on(self, raw: RawTask, taken: TakenTask, report: ImportReport) -> Iterable[Note]:
         spelling = public_id(raw.task.tenant_id, raw.task.task_id)[1]
         if spelling:
             detail = f"task id {raw.task.task_id!r} is {taken.public_id} here"
             yield Note(TASKS, raw.task.id, f"task_id_{spelling}", detail)
+        if taken.public_id in report.facts.shared:
+            detail = f"task id {taken.public_id} is another tenant's too: events of both have the same ids"
+            yield Note(TASKS, raw.task.id, "task_id_in_two_tenants", detail)
         if not raw.unwrapped:
             yield Note(
                 TASKS, raw.task.id, "not_wrapped", "nothing lies at --payload-path: what is stored is the payload"

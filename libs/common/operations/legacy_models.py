@@ -11,8 +11,9 @@ from libs.common.domain.header_bindings import InvalidBindings, parse_bindings
 from libs.common.domain.legacy import LegacyModel, model_values
 from libs.common.domain.model import MAX_INT, partitions, window
 from libs.common.domain.model_errors import EgressRefused
+from libs.common.operations.legacy_fit import unfit_model
 from libs.common.operations.legacy_report import ImportReport
-from libs.common.ports_import import MODELS, Note, TakenModel
+from libs.common.ports_import import MODELS, UNFIT, Note, TakenModel
 
 Seal = Callable[[bytes, str], bytes]
 
@@ -39,16 +40,22 @@ class ModelMapping:
         self._partitions = partitions_setting
         self._slots = executor_slots
         self._hosts: dict[str, dict[str, Any] | None] = {}
+        self._names: set[tuple[int, str]] = set()
 
     async def map(self, models: Sequence[LegacyModel]) -> tuple[list[TakenModel], list[Note]]:
         """The models as they are written, and notes on those that cannot be."""
         taken, notes = [], []
         for model in models:
             try:
+                if wrong := unfit_model(model):
+                    raise Invalid(UNFIT, wrong)
+                if (model.tenant_id, model.name) in self._names:
+                    raise Invalid("model_name", "its name is another row's, too")
                 values, changes = model_values(model)
             except Invalid as error:
                 notes.append(Note(MODELS, model.id, error.code, error.message))
                 continue
+            self._names.add((model.tenant_id, model.name))
             taken.append(TakenModel(model.id, model.tenant_id, model.name, self._stored(model, values)))
             await self._look_at(model, values, changes)
         return taken, notes

@@ -33,6 +33,7 @@ _SLICE_ROWS: Final = 1_000
 _SLICE_BYTES: Final = 8 * 2**20
 #: Rows that the driver holds beside a slice; each may have a payload of megabytes.
 _PREFETCH: Final = 50
+_MOST_SHARED: Final = 100_000
 
 _COMMON: Final = frozenset({"id", "tenant_id", "creator", "created_at", "updated_at", "deleted_at"})
 _NEEDED: Final = {
@@ -87,7 +88,8 @@ class PostgresLegacy:
             tables[table] = TableFacts(row["rows"], row["deleted"], row["largest_id"], variant)
         states = {row["state"]: row["rows"] for row in await self._fetch("legacy_states")}
         (name,) = await self._fetch("legacy_name")
-        return SourceFacts(name["name"], tables, states, later)
+        shared = {row["id"] for row in await self._fetch("legacy_shared", _MOST_SHARED)}
+        return SourceFacts(name["name"], tables, states, later, shared)
 
     def models(self) -> AsyncIterator[list[LegacyModel]]:
         return self._slices("legacy_models", (), lambda row: LegacyModel(**row))
@@ -115,6 +117,8 @@ class PostgresLegacy:
                     part, size = [], 0
         except UNREACHABLE as error:
             raise _away(error) from error
+        except asyncpg.PostgresError as error:
+            raise _unreadable(name, error) from error
         if part:
             yield part
 
@@ -123,6 +127,8 @@ class PostgresLegacy:
             rows: list[asyncpg.Record] = await self._connection.fetch(self._statements[name], *arguments)
         except UNREACHABLE as error:
             raise _away(error) from error
+        except asyncpg.PostgresError as error:
+            raise _unreadable(name, error) from error
         return rows
 
 
@@ -160,6 +166,11 @@ def _unsent(value: Any) -> Any:
 
 def _away(error: BaseException) -> DatabaseUnavailable:
     return DatabaseUnavailable(f"the old database (--dsn) cannot be read: {type(error).__name__} {error}".rstrip())
+
+
+def _unreadable(name: str, error: asyncpg.PostgresError) -> Invalid:
+    """Columns of other types than the old gateway's, as a rule."""
+    return Invalid("unreadable", f"the old database does not answer {name}: {error.args[0]}")
 
 
 def _check(columns: dict[str, set[str]]) -> None:

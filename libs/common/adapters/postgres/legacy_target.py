@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
 
-from libs.common.adapters.postgres.database import Database, HotTransaction
+from libs.common.adapters.postgres.database import Database, HotTransaction, is_data_error
 from libs.common.domain.errors import Conflict, Invalid
 from libs.common.domain.legacy import Home, TakenTask
 from libs.common.domain.settle import RetryPolicy
@@ -18,6 +19,7 @@ from libs.common.ports_import import (
     QUOTED,
     TABLES,
     TASKS,
+    UNFIT,
     LegacyCount,
     Note,
     NoteBook,
@@ -27,6 +29,7 @@ from libs.common.ports_import import (
     Written,
 )
 from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.redaction import redact_text
 
 _MOST_COUNTED: Final = 1_000_000
 _BEFORE_ALL: Final = -(2**63)  #: where a table's mark begins: its ids are the old gateway's own
@@ -78,7 +81,7 @@ class PostgresLegacyTarget:
         columns: list[list[Any]] = [[getattr(model, name) for model in models] for name in ("id", "tenant_id", "name")]
         columns += [[model.stored[name] for model in models] for name in _STORED]
         columns.append([model.stand_in for model in models])
-        async with self._database.transaction() as transaction:
+        async with _unfit(), self._database.transaction() as transaction:
             await _hold(transaction, part)
             rows = await transaction.fetch("import_models", part.source, *columns)
             notes = [*part.notes, *(note for row in rows if row["id"] > 0 and (note := _model_note(row)) is not None)]
@@ -87,17 +90,17 @@ class PostgresLegacyTarget:
         return Written(new)
 
     async def add_lines(self, part: Slice, lines: Sequence[TakenLine]) -> Written:
-        async with self._database.transaction() as transaction:
+        async with _unfit(), self._database.transaction() as transaction:
             await _hold(transaction, part)
             rows = await transaction.fetch("import_lines", *_line_columns(lines))
             written = {row["old_id"] for row in rows}
             there = [taken.line.id for taken in lines if taken.line.id not in written]
-            notes = [Note(OP_LOG, id_, "line_is_here", "the operation log has this line already") for id_ in there]
-            await self._close(transaction, part._replace(notes=notes), len(rows))
+            here = [Note(OP_LOG, id_, "line_is_here", "the operation log has this line already") for id_ in there]
+            await self._close(transaction, part._replace(notes=[*part.notes, *here]), len(rows))
         return Written(len(rows))
 
     async def add_tasks(self, part: Slice, tasks: Sequence[TakenTask]) -> Written:
-        async with self._database.transaction() as transaction:
+        async with _unfit(), self._database.transaction() as transaction:
             await _hold(transaction, part)
             rows = await transaction.fetch("import_tasks", *_task_columns(tasks))
             ids = {row["old_id"]: row["id"] for row in rows}
@@ -116,17 +119,19 @@ class PostgresLegacyTarget:
         rows = await self._database.fetch(
             "written_tasks", [task.tenant_id for task in tasks], [task.public_id for task in tasks]
         )
-        used = {row["public_id"] for row in rows}
-        return [task.id for task in tasks if task.public_id in used]
+        used = {(row["tenant_id"], row["public_id"]) for row in rows}
+        return [task.id for task in tasks if (task.tenant_id, task.public_id) in used]
 
     async def new_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
-        rows = await self._database.fetch("new_counts", source, *map(list, zip(*(c[:5] for c in counts), strict=True)))
+        rows = await self._database.fetch("new_counts", source, *_count_columns(counts)[:5])
         return int(rows[0]["rows"])
 
-    async def add_counts(self, source: str, counts: Sequence[LegacyCount]) -> int:
-        async with self._database.transaction() as transaction:
+    async def add_counts(self, source: str, counts: Sequence[LegacyCount], notes: Sequence[Note]) -> int:
+        async with _unfit(), self._database.transaction() as transaction:
             await transaction.fetch("lock_statistics", source)
-            rows = await transaction.fetch("import_counts", source, *map(list, zip(*counts, strict=True)))
+            rows = await transaction.fetch("import_counts", source, *_count_columns(counts))
+            if notes:
+                await transaction.fetch("add_notes", source, *map(list, zip(*notes, strict=True)))
             await failpoint("cli/import-before-commit")
         return int(rows[0]["rows"])
 
@@ -154,6 +159,22 @@ def _model_note(row: Any) -> Note | None:
     if old != new:
         return Note(MODELS, old, "model_renumbered", f"its id is in use here, it has {new}: tell those who stored it")
     return None
+
+
+@asynccontextmanager
+async def _unfit() -> AsyncIterator[None]:
+    """What PostgreSQL says about a value that it does not take, without the value."""
+    try:
+        yield
+    except Exception as error:
+        if not is_data_error(error):
+            raise
+        named = getattr(error, "column_name", None) or getattr(error, "constraint_name", None) or "a column"
+        raise Invalid(UNFIT, f"{named} does not take what it has ({type(error).__name__})") from error
+
+
+def _count_columns(counts: Sequence[LegacyCount]) -> list[list[Any]]:
+    return [[count[nth] for count in counts] for nth in range(7)]
 
 
 def _line_columns(lines: Sequence[TakenLine]) -> tuple[list[Any], ...]:
@@ -202,7 +223,7 @@ def _task_columns(tasks: Sequence[TakenTask]) -> tuple[list[Any], ...]:
         [task.oss_file for task in tasks],
         [task.file_type for task in tasks],
         [task.file_size for task in tasks],
-        [task.error_message for task in tasks],
+        [None if task.error_message is None else redact_text(task.error_message) for task in tasks],
         [None if task.state is None else int(task.state) for task in tasks],
         [0 if task.head else 1 for task in tasks],
         [task.position for task in tasks],

@@ -36,7 +36,7 @@ SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[]) ON CO
 
 -- name: legacy_notes
 -- The first $2 of what was noted.
-SELECT "table", id, code, detail FROM legacy_note WHERE source = $1 ORDER BY "table", id, code LIMIT $2
+SELECT "table", id, code, detail FROM legacy_note WHERE source = $1 ORDER BY "table", id, code, detail LIMIT $2
 
 -- name: legacy_note_counts
 -- How much was noted.
@@ -61,7 +61,7 @@ WITH x AS MATERIALIZED (
   WHERE NOT EXISTS (SELECT 1 FROM legacy_model k WHERE k.source = $1 AND k.tenant_id = u.tenant_id AND k.name = u.name)
 ), named AS MATERIALIZED (
   SELECT x.*, (SELECT m.id FROM model m WHERE m.tenant_id = x.tenant_id AND m.name = x.name AND m.deleted_at IS NULL) AS same,
-    x.id <= 0 OR EXISTS (SELECT 1 FROM model m WHERE m.id = x.id) AS taken FROM x
+    x.id NOT BETWEEN 1 AND 4611686018427387904 OR EXISTS (SELECT 1 FROM model m WHERE m.id = x.id) AS taken FROM x
 ), chosen AS MATERIALIZED (
   SELECT n.*, CASE WHEN n.same IS NOT NULL THEN n.same WHEN n.taken THEN nextval('model_ids') ELSE n.id END AS model_id FROM named n
 ), tn AS (
@@ -86,7 +86,7 @@ SELECT id, model_id, same IS NOT NULL AS there FROM chosen
 -- Lines of the operation log under their old numbers; a number in use by another line is replaced by a new one. Says the
 -- old numbers of those that were written: a line that the log has already is left out.
 WITH x AS MATERIALIZED (
-  SELECT u.*, CASE WHEN u.old_id > 0 AND NOT EXISTS (SELECT 1 FROM op_log o WHERE o.id = u.old_id) THEN u.old_id
+  SELECT u.*, CASE WHEN u.old_id BETWEEN 1 AND 4611686018427387904 AND NOT EXISTS (SELECT 1 FROM op_log o WHERE o.id = u.old_id) THEN u.old_id
                    ELSE nextval(pg_get_serial_sequence('op_log', 'id')::regclass) END AS id
   FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
     $10::text[], $11::uuid[], $12::text[], $13::boolean[], $14::text[], $15::bigint[], $16::text[], $17::text[])
@@ -109,7 +109,7 @@ SELECT x.old_id FROM written w JOIN x ON x.id = w.id
 -- whose public id is in use are left out. Their biz_name is in the operation log. Calls that the old gateway counted and
 -- made are its own: `cleaned` balances them.
 WITH x AS MATERIALIZED (
-  SELECT u.*, CASE WHEN u.old_id > 0 AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = u.old_id) THEN u.old_id ELSE nextval('task_ids') END AS id
+  SELECT u.*, CASE WHEN u.old_id BETWEEN 1 AND 4611686018427387904 AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = u.old_id) THEN u.old_id ELSE nextval('task_ids') END AS id
   FROM unnest($1::bigint[], $2::uuid[], $3::bigint[], $4::bigint[], $5::int[], $6::text[], $7::text[], $8::bytea[], $9::bytea[], $10::smallint[],
     $11::smallint[], $12::smallint[], $13::text[], $14::timestamptz[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[],
     $18::timestamptz[], $19::text[], $20::text[], $21::bigint[], $22::text[], $23::smallint[], $24::smallint[], $25::bigint[])

@@ -50,7 +50,7 @@ WHERE i.tenant_id = ANY (ARRAY[k.tenant_id]) AND i.route = k.route AND i.key_has
 
 -- name: written_tasks
 -- Which of these tasks exist: decides what became of a commit whose answer was lost.
-SELECT t.public_id, t.id, t.lane, t.status = 0 AS draft FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
+SELECT t.tenant_id, t.public_id, t.id, t.lane, t.status = 0 AS draft FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
 JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id
 
 -- name: still_open

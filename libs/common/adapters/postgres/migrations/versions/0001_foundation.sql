@@ -716,9 +716,10 @@ CREATE TABLE legacy_note (
   "table" text NOT NULL,
   id bigint NOT NULL,
   code text NOT NULL,
-  detail text NOT NULL,
-  PRIMARY KEY (source, "table", id, code)
+  detail text NOT NULL
 );
+-- Statistics have no ids: their notes tell their rows apart.
+CREATE UNIQUE INDEX legacy_note_once ON legacy_note (source, "table", id, code, md5(detail));
 
 -- The limit of each user that has one of its own; '' is that of all other users of the tenant.
 CREATE TABLE quota_limit (
