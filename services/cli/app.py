@@ -9,12 +9,40 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from services.cli.output import printable
+
+
+class _PlainlyRefusing(TyperGroup):
+    """What is wrong with an argument is said without what steers a terminal: the argument may be repeated in it."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **named)
+        except Exception as error:
+            _make_printable(error)
+            raise
+
+    def invoke(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().invoke(*arguments, **named)
+        except Exception as error:
+            _make_printable(error)
+            raise
+
+
+def _make_printable(error: Any) -> None:
+    if hasattr(error, "format_message"):  # typer brings a click of its own along: its errors are known by that
+        error.message = printable(error.message)
+
 
 app = typer.Typer(
     name="sluiceway",
+    cls=_PlainlyRefusing,
     help="Carries slow AI-model calls for many tenants, reliably.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

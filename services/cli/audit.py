@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +18,7 @@ from services.cli.output import (
     chosen,
     confirm,
     console,
+    note,
     show_document,
 )
 
@@ -100,7 +100,7 @@ def _show(report: Report) -> None:
     for repaired in report.repaired:
         screen.print(f"repaired {repaired.invariant} {cell(repaired.subject)}: {repaired.repair}")
     for store, why in report.unchecked.items():
-        print(f"sluiceway: could not look at {store}: {why}", file=sys.stderr)
+        note(f"could not look at {store}: {why}")
     looked = ", ".join(f"{invariant} {number}" for invariant, number in report.as_dict()["checked"].items())
     verdict = "clean" if report.clean else f"violations: {len(report.violations)}"
     screen.print(f"{verdict}; looked at {looked or 'nothing'}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from services.cli.app import app
-from services.cli.output import JsonOption, Output, OutputOption, chosen, show_document
+from services.cli.output import JsonOption, Output, OutputOption, chosen, note, print_exactly, show_document
 
 
 @app.command()
@@ -19,12 +18,12 @@ def config(output: OutputOption = Output.TABLE, as_json: JsonOption = False) -> 
     from services.cli.usable_settings import usable_settings
 
     for name in unknown_names(os.environ):
-        print(f"sluiceway: {name} is no setting; it changes nothing", file=sys.stderr)
+        note(f"{name} is no setting; it changes nothing")
     settings = usable_settings()
     shown = settings.redacted()
 
     def table() -> None:
         for name, value in shown.items():
-            print(f"{name}={value}")
+            print_exactly(f"{name}={value}")
 
     show_document(shown, chosen(output, as_json), table, shown)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from services.cli.app import app
+from services.cli.output import printable
 
 _TASKS = 6  # of each tenant and model
 
@@ -44,7 +45,7 @@ def demo(
     try:
         asyncio.run(run_demo(folder, tasks, Show(sys.stdout)))
     except DemoFailed as failure:
-        print(f"demo failed: {failure}", file=sys.stderr)
+        print(f"demo failed: {printable(str(failure))}", file=sys.stderr)
         logs = Path(tempfile.gettempdir()) / f"{folder.name}-logs"
         if (folder / "data" / "logs").is_dir():
             shutil.copytree(folder / "data" / "logs", logs, dirs_exist_ok=True)

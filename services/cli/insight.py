@@ -334,7 +334,7 @@ def _scope(tenant: int | None, model: str | None, everything: bool) -> Scope:
 
 def say(verdict: str, output: Output) -> None:
     """What an order came to."""
-    show_document({"verdict": verdict}, output, lambda: print(verdict.replace("_", " ")), [verdict])
+    show_document({"verdict": verdict}, output, lambda: print(cell(verdict.replace("_", " "))), [verdict])
 
 
 def paused_in_words(pause: Mapping[str, Any]) -> str:

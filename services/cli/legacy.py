@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from services.cli.app import app
-from services.cli.output import as_json_text
+from services.cli.output import as_json_text, note
 
 if TYPE_CHECKING:
     from libs.common.operations.legacy_report import ImportReport
@@ -73,10 +73,10 @@ def import_legacy(
         with watch(sys.stderr) as progress:
             report = asyncio.run(_run(settings, dsn, zone, path, dry_run, progress))
     except Refused as error:
-        print(f"sluiceway: {error}", file=sys.stderr)
+        note(str(error))
         raise typer.Exit(_STOPPED if error.code == "import_running" else _UNUSABLE) from None
     except (SluicewayError, OSError) as error:
-        print(f"sluiceway: stopped: {error}; what was copied stays, repeat the command to go on", file=sys.stderr)
+        note(f"stopped: {error}; what was copied stays, repeat the command to go on")
         raise typer.Exit(_STOPPED) from None
     if as_json:
         print(as_json_text(report.as_dict()))

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from services.cli.app import app
-from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, confirm, note, show_list, show_one
+from services.cli.output import (
+    Column,
+    JsonOption,
+    Output,
+    OutputOption,
+    cell,
+    chosen,
+    confirm,
+    note,
+    show_list,
+    show_one,
+)
 from services.cli.remote import KeyFileOption, UrlOption, connect
 
 if TYPE_CHECKING:
@@ -221,9 +232,9 @@ def _carry_out(client: Client, fields: Mapping[str, Any], change: Mapping[str, A
 def _say(change: Mapping[str, Any], *, dry_run: bool) -> None:
     words = {"create": ("created", "would be created"), "change": ("changed", "would be changed")}
     verdict = words[change["action"]][dry_run] if change["action"] in words else "unchanged"
-    print(f"{change['name']}: {verdict}")
+    print(f"{cell(change['name'])}: {verdict}")
     for field, values in change["changes"].items():
-        print(f"  {field}: {json.dumps(values['from'])} -> {json.dumps(values['to'])}")
+        print(f"  {cell(field)}: {json.dumps(values['from'])} -> {json.dumps(values['to'])}")
 
 
 def _read(client: Client, name: str) -> dict[str, Any]:

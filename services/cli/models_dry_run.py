@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from services.cli.output import as_json_text, note
+from services.cli.output import as_json_text, cell, note
 
 
 def show_dry_run(fields: Mapping[str, Any], payload: str, answers: Sequence[Path], *, as_json: bool) -> None:
@@ -43,9 +43,9 @@ def _show(shown: Mapping[str, Any]) -> None:
         print(f"== {step['step']}")
         for exchange in step["exchanges"]:
             request = exchange["request"]
-            print(f"{request['method']} {request['url']}")
+            print(cell(f"{request['method']} {request['url']}"))
             for name, value in request["headers"].items():
-                print(f"  {name}: {value}")
+                print(f"  {cell(f'{name}: {value}')}")
             if "body" in request:
                 print(f"  {_compact(request['body'])}")
             if "answer" in exchange:
@@ -59,7 +59,8 @@ def _show(shown: Mapping[str, Any]) -> None:
 
 
 def _compact(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return cell(text) if text else text
 
 
 def _text(path: Path, option: str) -> str:

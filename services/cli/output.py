@@ -51,7 +51,7 @@ def show_list(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], outp
             print(_yaml({"items": found}), end="")
         case Output.IDS:
             for named in filter(None, map(_first_id, found)):  # an outbox's channel has no id
-                _print_id(named)
+                print_exactly(named)
         case Output.TABLE:
             _table(found, columns)
 
@@ -65,7 +65,7 @@ def show_one(thing: Mapping[str, Any], output: Output) -> None:
             print(_yaml(dict(thing)), end="")
         case Output.IDS:
             if named := _first_id(thing):  # an overview has no id
-                _print_id(named)
+                print_exactly(named)
         case Output.TABLE:
             lines = list(_flat(thing))
             width = max((len(name) for name, _ in lines), default=0)
@@ -82,14 +82,14 @@ def show_document(
             table()
         case Output.IDS:
             for one in ids:
-                print(one)
+                print_exactly(str(one))
         case _:
             show_one(document, output)
 
 
 def note(message: str) -> None:
     """Something for the person, not for the pipe; it may repeat what others wrote."""
-    lines = "\n".join(map(_shown, message.split("\n")))
+    lines = "\n".join(map(printable, message.split("\n")))
     print(f"sluiceway: {lines}", file=sys.stderr, flush=True)
 
 
@@ -98,10 +98,16 @@ def as_json_text(thing: object) -> str:
     return _escaped(json.dumps(thing, ensure_ascii=False, default=str))
 
 
+def print_exactly(text: str) -> None:
+    """As it is for a pipe: what reads it looks for exactly that."""
+    print(printable(text) if sys.stdout.isatty() else text)
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask before what cannot be undone. Without a terminal nobody can answer: then --yes is needed."""
     if yes:
         return
+    question = printable(question)
     if not sys.stdin.isatty():
         note(f"{question} Nobody is there to ask: say --yes.")
         raise typer.Exit(2)
@@ -153,16 +159,12 @@ def cell(value: Any) -> str:
         return "-"
     if isinstance(value, Mapping | list):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    return _shown(str(value))
+    return printable(str(value))
 
 
-def _shown(text: str) -> str:
+def printable(text: str) -> str:
+    """The same text, a space for each sign that a terminal would obey, or that turns a line round."""
     return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _print_id(named: str) -> None:
-    """As it is for a pipe: what reads it looks for exactly that."""
-    print(_shown(named) if sys.stdout.isatty() else named)
 
 
 def _flat(thing: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -9,7 +9,7 @@ import typer
 from services.cli.app import app
 from services.cli.control_room import ControlRoom, Document
 from services.cli.options import LARGEST_ID, SMALLEST_TENANT
-from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_document, show_list
+from services.cli.output import Column, JsonOption, Output, OutputOption, cell, chosen, show_document, show_list
 from services.cli.remote import KeyFileOption
 from services.cli.which_way import ApiOption, Way, asked, found
 
@@ -96,7 +96,7 @@ def _show(shown: dict[str, Any], user: str | None) -> None:
         show_list(shown["items"], _LIMITS, Output.TABLE)
         return
     limit = "no limit" if shown["limit"] is None else f"{shown['rest']} of {shown['limit']} left"
-    print(f"{user or '(no name)'}: {shown['used']} points used on {shown['day']}, {limit}")
+    print(f"{cell(user or '(no name)')}: {shown['used']} points used on {shown['day']}, {limit}")
 
 
 def _named(user: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.app import app
+from services.cli.output import cell, note
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def rotate(
 def _show(reports: dict[str, PlaceReport], newest: str) -> None:
     for name, report in reports.items():
         keys = ", ".join(f"{number} by {key}" for key, number in sorted(report.keys.items())) or "nothing"
-        print(f"{name}: {keys}; {report.resealed} sealed anew by {newest}, {report.left} left")
+        print(f"{name}: {cell(keys)}; {report.resealed} sealed anew by {newest}, {report.left} left")
         for unreadable in report.unreadable:
-            print(f"sluiceway: {unreadable}", file=sys.stderr)
+            note(str(unreadable))
 
 
 async def _rotate(settings: Settings, ring: KeyRing, dry_run: bool) -> dict[str, PlaceReport]:

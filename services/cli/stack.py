@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.app import app
+from services.cli.output import printable
 
 _READY_SECONDS = 300.0  # Apache Kafka's jars may have to be fetched
 _STOP_SECONDS = 90.0
@@ -197,7 +198,7 @@ def _print(report: dict[str, Any], as_json: bool, *, with_state: bool = False) -
         print(json.dumps({**addresses, "pid": report["pid"], "processes": processes}), flush=True)
         return
     for name in _ADDRESSES:
-        print(f"{name.replace('_', ' '):13} {report[name]}")
+        print(f"{name.replace('_', ' '):13} {printable(str(report[name]))}")
     print(f"{'supervisor':13} process {report['pid']}")
     for entry in report["processes"]:
         pid = "-" if entry["pid"] is None else entry["pid"]
@@ -205,5 +206,6 @@ def _print(report: dict[str, Any], as_json: bool, *, with_state: bool = False) -
 
 
 def _say(message: str) -> None:
+    plain = "\n".join(map(printable, message.split("\n")))
     with suppress(OSError):  # a supervisor's log may lie on a full disk, and a terminal may be gone
-        print(f"{_SAID}{message}", file=sys.stderr, flush=True)
+        print(f"{_SAID}{plain}", file=sys.stderr, flush=True)

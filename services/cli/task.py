@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from itertools import islice
@@ -21,6 +22,7 @@ from services.cli.output import (
     chosen,
     confirm,
     note,
+    print_exactly,
     show_list,
     show_one,
 )
@@ -156,7 +158,8 @@ def watch(task_id: Id, url: UrlOption = "", key_file: KeyFileOption = None, as_j
                 unit = event.get("unit_progress")
                 own = f", provider {unit:.0f} %" if unit is not None else ""
                 message = f"  {cell(event['message'])}" if event.get("message") else ""
-                print(f"{event.get('at')}  {last:10} {event.get('progress', 0):6.2f} %{own}{message}", flush=True)
+                line = f"{event.get('at')}  {last:10} {event.get('progress', 0):6.2f} %{own}{message}"
+                print(cell(line), flush=True)
     raise typer.Exit(0 if last == "success" else 1)
 
 
@@ -252,8 +255,8 @@ def download(
     """
     with connect(url, key_file) as client:
         found = client.get(task_id)
-        files = (found.result or {}).get("files", [])
-        wanted = [file for file in files if index is None or file["index"] == index]
+        files = _files(found)
+        wanted = [file for file in files if index is None or file[0] == index]
         if not wanted:
             note(f"the task is {found.status} and has {len(files)} files" + (f", none is {index}" if index else ""))
             raise typer.Exit(1)
@@ -261,16 +264,34 @@ def download(
         if to.endswith("/") or len(wanted) > 1:
             target.mkdir(parents=True, exist_ok=True)
         written = []
-        for file in wanted:
-            name = f"{task_id}-{file['index']}.{file['type']}"
-            written.append(client.download(task_id, target / name if target.is_dir() else target, file["index"]))
+        for nth, ending in wanted:
+            name = f"{_segment(task_id)}-{nth}.{ending}"
+            written.append(client.download(task_id, target / name if target.is_dir() else target, nth))
     if target.is_char_device() or target.is_fifo() or to.startswith("/dev/"):
         return  # it may be the very output
     if as_json:
         print(json.dumps({"files": [str(path) for path in written]}))
     else:
         for path in written:
-            print(path)
+            print_exactly(str(path))
+
+
+def _files(found: Task) -> list[tuple[int, str]]:
+    """The numbers of a result's files, and how their names end; raises NotReachable for a list that is none of ours."""
+    from libs.client import NotReachable
+    from libs.client.calls import STRANGER
+
+    files = (found.result or {}).get("files") or []
+    told = [file if isinstance(file, dict) else {} for file in (files if isinstance(files, list) else [None])]
+    numbers = [file.get("index") for file in told]
+    if not all(type(number) is int and number >= 0 for number in numbers) or len(set(numbers)) < len(numbers):
+        raise NotReachable(f"{STRANGER}: its list of files is none")
+    return [(file["index"], _segment(str(file.get("type") or "bin"))) for file in told]
+
+
+def _segment(text: str) -> str:
+    """As a part of a file's name, which leads to no other folder."""
+    return re.sub(r"[^\w.+-]", "_", text, flags=re.ASCII)[:64]
 
 
 def _end(ended: list[Task], output: Output) -> None:

@@ -17,7 +17,8 @@ _WRONG_SETTING: Final = 2
 def report(wrong: WrongSetting) -> int:
     """Tell whoever started the process; returns its exit code."""
     for line in wrong.lines:
-        sys.stderr.write(f"sluiceway: {line}\n")
+        printable = "".join(character if character.isprintable() else " " for character in line)
+        sys.stderr.write(f"sluiceway: {printable}\n")
     return _WRONG_SETTING
 
 

@@ -57,3 +57,15 @@ def test_json_and_yaml_say_what_they_hide(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out) == {"id": HOSTILE, "name": "a\u202eb"}
     show_one({"id": HOSTILE, "name": "a\u202eb"}, Output.YAML)
     assert yaml.safe_load(capsys.readouterr().out) == {"id": HOSTILE, "name": "a\u202eb"}
+
+
+@pytest.mark.parametrize("output", [Output.TABLE, Output.IDS])
+def test_ids_of_a_document_steer_no_terminal(
+    output: Output, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    show_document({}, output, lambda: None, [HOSTILE])
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)
+    show_document({}, Output.IDS, lambda: None, [HOSTILE])
+    assert capsys.readouterr().out == f"{HOSTILE}\n", "what reads a pipe looks for exactly that"

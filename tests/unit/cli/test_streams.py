@@ -103,3 +103,29 @@ def test_an_interrupt_before_the_command_is_known_is_told_by_the_exit_code(monke
     with pytest.raises(SystemExit) as ended:
         command_line.main()
     assert ended.value.code == 130
+
+
+HOSTILE = "x\x1b]0;t\x07\x1b[2J\u202e\u2066\x9b31my"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (f"--{HOSTILE}", 2), (f"{HOSTILE}", 2), (f"task {HOSTILE}", 2), (f"task list --limit {HOSTILE}", 2),
+        (f"models apply -f /no/{HOSTILE}", 2), (f"models dry-run -f /no/{HOSTILE}", 2),
+        (f"status --data /no/{HOSTILE}", 3), (f"task submit m -p @/no/{HOSTILE}", 2),
+        (f"dead list --since {HOSTILE}", 2), (f"import-legacy --dsn x --timezone {HOSTILE}", 2),
+        (f"task get {HOSTILE} --url {HOSTILE}", 2), (f"task get x --url http://h --key-file /no/{HOSTILE}", 2),
+        (f"why --tenant 1 --model {HOSTILE}", 3),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_repeated_steers_no_terminal(words: str, expected: int) -> None:
+    code, complaint = run(*words.split())
+    said = complaint.decode()
+    assert (code, "Traceback" in said) == (expected, False), said
+    assert not [character for character in said if character != "\n" and not character.isprintable()], said
+
+
+def test_a_setting_that_is_repeated_steers_no_terminal() -> None:
+    code, complaint = run("config", before=f"export SLUICEWAY_{HOSTILE[:1]}=1 SLUICEWAY_LOG_FORMAT=$'\\e[2J'; ")
+    assert (code, b"\x1b" in complaint) == (2, False)
