@@ -233,10 +233,17 @@ class _MountedSecrets(PydanticBaseSettingsSource):
 
 def load_settings() -> Settings:
     """The settings of this process. Raises WrongSetting."""
+    variables = (f"{PREFIX}{name.upper()}" for name in Settings.model_fields)
+    if no_text := [variable for variable in variables if not _is_text(os.environ.get(variable, ""))]:
+        raise WrongSetting(*(f"{variable}: it is no text in this machine's encoding." for variable in no_text))
     try:
         return Settings()
     except ValidationError as error:
         raise WrongSetting(*(_line(wrong) for wrong in error.errors(include_input=False))) from None
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _line(wrong: Mapping[str, Any]) -> str:

@@ -233,6 +233,13 @@ def test_a_mounted_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyP
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "KAFKA_BOOTSTRAP", "TOPIC_PREFIX", "STAGING_DIR"])
+def test_a_setting_of_bytes_that_are_no_text_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"SLUICEWAY_{name}", "x\udcff")
+    with pytest.raises(WrongSetting, match=f"SLUICEWAY_{name}: it is no text"):
+        load_settings()
+
+
 def test_no_line_of_a_process_shows_a_secret_of_its_settings() -> None:
     secrets = {
         "SLUICEWAY_DATABASE_URL": "postgresql://someone:canary%2Done@there/x",
