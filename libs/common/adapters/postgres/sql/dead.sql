@@ -223,7 +223,7 @@ WITH RECURSIVE tenants(id) AS (
 SELECT d.task_id AS key, x.public_id::text AS id, d.died_at FROM tenants w CROSS JOIN LATERAL (
   SELECT t.id, t.public_id FROM task t WHERE t.tenant_id = w.id AND t.public_id = ANY (CAST(:public_ids AS uuid[])) OFFSET 0) x
 JOIN dead_task d ON d.task_id = x.id AND d.dropped_at IS NULL
-WHERE w.id IS NOT NULL AND (CAST(:tenant_id AS bigint) IS NULL OR w.id = :tenant_id)
+WHERE CAST(:tenant_id AS bigint) IS NULL OR w.id = :tenant_id
 
 -- name: dead_event_keys
 -- Which of these events are dead.
