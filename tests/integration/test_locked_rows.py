@@ -12,11 +12,13 @@ import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.database import is_data_error
+from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Claim
 from libs.common.ports_sweeps import Ending, LostAttempt
+from services.dispatcher.webhook_events import hooked_event
 from services.executor.figures import Figures
 from services.executor.recorder import Recorder
 from tests.support.house import House
@@ -131,3 +133,18 @@ async def test_retries_beside_it_are_made(house: House) -> None:
     async with locked(house, stuck.id):
         await house.sweeps.put_off([(stuck, 0.0), (other, 0.0)])
         assert [moved.id for moved in await house.sweeps.requeue(due)] == [other.id]
+
+
+async def test_other_events_that_were_sent_are_deleted(house: House) -> None:
+    for attempt in await house.running(await house.model(), await house.executor(), 3):
+        await house.finish(attempt)
+    events = PostgresEvents(house.database)
+    rows = await events.after(0, 10, [])
+    async with locked(house, rows[0].id, "event"):
+        assert await events.after(rows[2].id, 10, [], [row.key for row in rows[:2]]) == []
+        assert [row.id for row in await events.after(0, 10, [])] == [rows[0].id, rows[2].id]
+        await events.refused([(rows[0].key, 1.0, "no"), (rows[2].key, 1.0, "no")], 10)
+        assert [row["id"] for row in await house.sql("SELECT id FROM event WHERE sends = 1")] == [rows[2].id]
+        hooked = [hooked_event(row, "http://here") for row in (rows[0], rows[2])]
+        assert await events.hand_over(hooked) == 0, "nobody wants them"
+        assert await house.value("SELECT array_agg(id) FROM event") == [rows[0].id]

@@ -122,26 +122,33 @@ class Database:
         except OutcomeUnknown as error:
             raise DatabaseUnavailable(str(error)) from error
 
-    async def fetch_free(self, name: str, tasks: Sequence[int], *columns: Any) -> list[asyncpg.Record]:
-        """The same for a batch by tasks: those whose rows somebody's transaction keeps locked are left out of it, as if
-        there were none of them. Raises RowsLocked where it is not the rows of tasks that are locked.
+    async def fetch_free(
+        self, name: str, ids: Sequence[int], *columns: Any, locked: str = "locked_rows"
+    ) -> list[asyncpg.Record]:
+        """The same for a batch by ids, of tasks unless the statement `locked` looks at something else: those whose rows
+        somebody's transaction keeps locked are left out of it, as if there were none of them. Raises RowsLocked where
+        it is something else that is locked.
         """
-        return await self.around_locked(partial(self.fetch, name), tasks, *columns)
+        return await self.around_locked(partial(self.fetch, name), ids, *columns, locked=locked)
 
     async def around_locked(
-        self, act: Callable[..., Awaitable[list[asyncpg.Record]]], tasks: Sequence[int], *columns: Any
+        self,
+        act: Callable[..., Awaitable[list[asyncpg.Record]]],
+        ids: Sequence[int],
+        *columns: Any,
+        locked: str = "locked_rows",
     ) -> list[asyncpg.Record]:
-        """What `act` returns for such a batch, of whose columns the lists are as long as the one of the tasks."""
+        """What `act` returns for such a batch, of whose columns the lists are as long as `ids`."""
         try:
-            return await act(tasks, *columns)
+            return await act(ids, *columns)
         except RowsLocked:
-            locked = {row["id"] for row in await self.fetch("locked_rows", tasks)}
-            if not locked:
+            kept = {row["id"] for row in await self.fetch(locked, ids)}
+            if not kept:
                 raise
-        log.warning("tasks.locked", count=len(locked), advice="`sluiceway doctor` finds old transactions")
-        free = [index for index, task in enumerate(tasks) if task not in locked]
+        log.warning("rows.locked", count=len(kept), advice="`sluiceway doctor` finds old transactions")
+        free = [index for index, id_ in enumerate(ids) if id_ not in kept]
         return await act(
-            *([values[index] for index in free] if isinstance(values, list) else values for values in (tasks, *columns))
+            *([values[index] for index in free] if isinstance(values, list) else values for values in (ids, *columns))
         )
 
     async def copy(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

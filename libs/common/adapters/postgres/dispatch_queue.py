@@ -12,6 +12,7 @@ import asyncpg
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.deliveries import hooked_columns
 from libs.common.adapters.postgres.right import Right
+from libs.common.domain.errors import RowsLocked
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
     EndFilter,
@@ -113,7 +114,12 @@ class PostgresEvents:
     async def after(
         self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[EventKey] = ()
     ) -> list[EventRow]:
-        rows = await self._database.fetch("events_after", cursor, limit, list(missing), *_key_columns(sent))
+        try:
+            rows = await self._database.fetch("events_after", cursor, limit, list(missing), *_key_columns(sent))
+        except RowsLocked:
+            # One that cannot be deleted must not have all of them sent again, time and again.
+            await self.sent(sent)
+            rows = await self._database.fetch("events_after", cursor, limit, list(missing), [], [])
         return [_event(row) for row in rows]
 
     async def due(self, limit: int) -> list[EventRow]:
@@ -126,15 +132,18 @@ class PostgresEvents:
         return [_event(row) for row in rows if row["id"] is not None], rows[0]["upto"]
 
     async def sent(self, events: Sequence[EventKey]) -> None:
-        await self._database.fetch("events_sent", *_key_columns(events))
+        await self._database.fetch_free("events_sent", *_key_columns(events), locked="locked_events")
 
     async def hand_over(self, events: Sequence[HookedEvent]) -> int:
-        return len(await self._database.fetch("hand_to_webhooks", *hooked_columns(events)))
+        columns = hooked_columns(events)
+        return len(await self._database.fetch_free("hand_to_webhooks", *columns, locked="locked_events"))
 
     async def refused(self, rows: Sequence[tuple[EventKey, float, str]], max_sends: int) -> list[int]:
         keys, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
         ids, instants = _key_columns(keys)
-        answers = await self._database.fetch("events_refused", ids, delays, errors, max_sends, instants)
+        answers = await self._database.fetch_free(
+            "events_refused", ids, delays, errors, max_sends, instants, locked="locked_events"
+        )
         return [row["id"] for row in answers]
 
 

@@ -17,6 +17,14 @@ SELECT e.* FROM event_face e WHERE e.due_at <= now() ORDER BY e.due_at LIMIT $1
 -- Acknowledged by the broker: nothing is left to do. $1 ids, $2 the instants of their ends, as above.
 DELETE FROM event e USING unnest($1::bigint[], $2::timestamptz[]) AS m(id, at) WHERE e.id = ANY (ARRAY[m.id]) AND e.finished_at = m.at
 
+-- name: locked_events
+-- Which of these events somebody's transaction keeps locked: it waits for nobody. $1 ids.
+WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id
+), free AS MATERIALIZED (
+  SELECT e.id FROM m CROSS JOIN LATERAL (SELECT x.id FROM event x WHERE x.id = m.id FOR UPDATE SKIP LOCKED) e
+)
+SELECT e.id FROM m CROSS JOIN LATERAL (SELECT x.id FROM event x WHERE x.id = m.id OFFSET 0) e EXCEPT SELECT id FROM free
+
 -- name: events_refused
 -- The broker refused these: each backs off alone, and after $4 sends it dies, under its id. Those that died come back.
 -- The right to relay passes on with a connection, so another relay may have had one refused meanwhile: then it is counted
