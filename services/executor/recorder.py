@@ -7,6 +7,7 @@ whether it was ours, and only then do slot and permit go back.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias, TypeVar, assert_never
 
@@ -23,6 +24,7 @@ from services.executor.figures import Figures
 log = get_logger()
 
 _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
+_WARN_SECONDS: Final = 10.0
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -70,6 +72,7 @@ class Recorder:
         self._migrating = Coalescer[Attempt, bool](self._migrate, **self._verdicts)
         self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
         self._locks = Coalescer[Attempt, bool](self._locked)
+        self._warn_at = 0.0  #: the monotonic second from which on a locked task is told of: a locked table locks all
 
     async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
         """Write an end; False when the attempt was not ours any more and nothing was written. For a hand-back the
@@ -154,7 +157,10 @@ class Recorder:
 
     async def _until_free(self, attempt: Attempt) -> None:
         """Somebody keeps rows of this task locked. Whoever tried again meanwhile would hold up a batch of others."""
-        log.warning("task.locked", task_id=str(attempt.public_id), advice="`sluiceway doctor` finds old transactions")
+        now = time.monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + _WARN_SECONDS
+            log.warning("task.locked", task_id=str(attempt.public_id), advice="`sluiceway doctor` finds old transactions")
         while True:
             await asyncio.sleep(_RETRY_SECONDS[-1])
             if not await self._locks.submit(attempt):
