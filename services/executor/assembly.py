@@ -36,6 +36,7 @@ from services.executor.jobs.submission import Submission
 from services.executor.jobs.unwanted import Unwanted
 from services.executor.jobs.waits import Waits
 from services.executor.letting_go import LettingGo
+from services.executor.locked_rows import LockedRows
 from services.executor.ownership import Ownership
 from services.executor.positions import Places
 from services.executor.reader import DeadMessages, Reader
@@ -95,10 +96,12 @@ def assemble(world: World, rules: Rules) -> Executor:
     job_calls = JobCalls(world.jobs, headers, world.models.known, world.callback_url)
     unwanted = Unwanted(world.provider_jobs, world.models, job_calls, letting_go.permit)
     endings = Endings(letting_go, wake, figures, unwanted.soon)
+    locks = LockedRows(world.attempts)
     recorder = Recorder(
         world.attempts,
         figures,
         wake.placed,
+        locks,
         changed=world.hints.changed,
         is_data_error=world.is_data_error,
     )
@@ -114,6 +117,7 @@ def assemble(world: World, rules: Rules) -> Executor:
     )
     ledger = JobLedger(
         world.provider_jobs,
+        locks,
         changed=world.hints.changed,
         is_data_error=world.is_data_error,
     )

@@ -7,42 +7,22 @@ whether it was ours, and only then do slot and permit go back.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, TypeAlias, TypeVar, assert_never
+from typing import Any, TypeAlias, TypeVar, assert_never
 
-from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
+from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
 from libs.common.ports_attempts import Attempt, Attempts
 from libs.common.ports_dispatch import Placed
-from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
+from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
-from libs.common.runtime.logging import get_logger
 from services.executor.figures import Figures
-
-log = get_logger()
-
-_RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
-_WARN_SECONDS: Final = 10.0
+from services.executor.locked_rows import LockedRows
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
 #: What the coalescers ask about errors: is it one bad row's fault.
 Verdict: TypeAlias = Callable[[BaseException], bool]
-
-
-async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Ask PostgreSQL until it answers, and there is memory to ask. Raises CoalescerClosed, and what is no outage."""
-    tries = 0
-    while True:
-        try:
-            return await ask()
-        except CoalescerClosed:
-            raise
-        except (OutcomeUnknown, Unavailable, MemoryError):
-            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-            tries += 1
 
 
 class Recorder:
@@ -53,6 +33,7 @@ class Recorder:
         attempts: Attempts,
         figures: Figures,
         placed: Callable[[Sequence[Placed]], None],
+        locks: LockedRows,
         *,
         changed: Callable[[Iterable[tuple[int, int]]], None],
         is_data_error: Verdict,
@@ -61,7 +42,8 @@ class Recorder:
         self._figures = figures
         self._placed = placed
         self._changed = changed
-        self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "locked": self._locked}
+        self._locks = locks
+        self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "locked": locks.among}
         self._finishes = self._gather(attempts.finish_many)
         self._retries = self._gather(attempts.retry_many)
         self._parks = self._gather(attempts.park_many)
@@ -71,8 +53,6 @@ class Recorder:
         self._call_agains = Coalescer[tuple[Attempt, CallAgain], bool](self._call_again, **self._verdicts)
         self._migrating = Coalescer[Attempt, bool](self._migrate, **self._verdicts)
         self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
-        self._locks = Coalescer[Attempt, bool](self._locked)
-        self._warn_at = 0.0  #: the monotonic second from which on a locked task is told of: a locked table locks all
 
     async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
         """Write an end; False when the attempt was not ours any more and nothing was written. For a hand-back the
@@ -83,19 +63,19 @@ class Recorder:
         match settlement:
             case Finish():
                 await failpoint("executor/before-finish")
-                mine = await self._write(self._finishes, (attempt, settlement), attempt)
+                mine = await self._write(self._finishes, attempt, (attempt, settlement), ends=True)
             case Retry():
                 await failpoint("executor/before-retry")
-                mine = await self._write(self._retries, (attempt, settlement), attempt)
+                mine = await self._write(self._retries, attempt, (attempt, settlement), ends=True)
             case Park():
                 await failpoint("executor/before-park")
-                mine = await self._write(self._parks, (attempt, settlement))
+                mine = await self._write(self._parks, attempt, (attempt, settlement))
             case GiveBack():
                 await failpoint("executor/before-hand-back")
-                mine = await self._write(self._releases, (attempt, settlement, called))
+                mine = await self._write(self._releases, attempt, (attempt, settlement, called))
             case CallAgain():
                 await failpoint("executor/before-call-again")
-                mine = await self._write(self._call_agains, (attempt, settlement))
+                mine = await self._write(self._call_agains, attempt, (attempt, settlement))
             case _:
                 assert_never(settlement)
         return self._seen(mine, type(settlement).__name__.lower(), attempt)
@@ -107,29 +87,36 @@ class Recorder:
         written: whoever goes on with the attempt needs the output then.
         """
         await failpoint("executor/before-generated")
-        mine = await self._write(self._generated, (attempt, staged), in_doubt=True)
+        mine = await self._write(self._generated, attempt, (attempt, staged), in_doubt=True)
         return self._seen(mine, "generated", attempt)
 
     async def migrating(self, attempt: Attempt) -> bool:
         """Write that the upload lasts."""
         await failpoint("executor/before-migrating")
-        return self._seen(await self._write(self._migrating, attempt), "migrating", attempt)
+        return self._seen(await self._write(self._migrating, attempt, attempt), "migrating", attempt)
 
     async def hand_over(self, attempt: Attempt, executor: int) -> bool:
         """Hand an upload to the executor that has its staging store."""
         await failpoint("executor/before-hand-over")
-        return self._seen(await self._write(self._hand_overs, (attempt, executor)), "hand_over", attempt)
+        return self._seen(await self._write(self._hand_overs, attempt, (attempt, executor)), "hand_over", attempt)
 
     async def close(self, timeout: float) -> None:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
         everything = (
             self._finishes, self._retries, self._parks, self._generated, self._hand_overs,
-            self._releases, self._call_agains, self._migrating, self._recorded, self._locks,
+            self._releases, self._call_agains, self._migrating, self._recorded,
         )  # fmt: skip
-        await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
+        closing = [coalescer.close(timeout) for coalescer in everything]
+        await asyncio.gather(*closing, self._locks.close(timeout))
 
     async def _write(
-        self, line: Coalescer[Item, bool], item: Item, ends: Attempt | None = None, *, in_doubt: bool = False
+        self,
+        line: Coalescer[Item, bool],
+        attempt: Attempt,
+        item: Item,
+        *,
+        ends: bool = False,
+        in_doubt: bool = False,
     ) -> bool:
         """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed, and
         OutcomeUnknown where it matters (`in_doubt`) that what is not ours any more was perhaps written before.
@@ -140,31 +127,17 @@ class Recorder:
             nonlocal unsure
             try:
                 mine = await line.submit(item)
-                if not mine and unsure and ends is not None:
-                    mine = await self._recorded.submit(ends)
-            except RowsLocked:
-                await self._until_free(_attempt_of(item))
-                raise
+                if not mine and unsure and ends:
+                    mine = await self._recorded.submit(attempt)
             except (OutcomeUnknown, MemoryError):
                 unsure = True
                 raise
             return mine
 
-        mine = await until_answered(write)
+        mine = await self._locks.until_answered(write, attempt)
         if not mine and unsure and in_doubt:
             raise OutcomeUnknown("the attempt was lost after a write whose answer was")
         return mine
-
-    async def _until_free(self, attempt: Attempt) -> None:
-        """Somebody keeps rows of this task locked. Whoever tried again meanwhile would hold up a batch of others."""
-        now = time.monotonic()
-        if now >= self._warn_at:
-            self._warn_at = now + _WARN_SECONDS
-            log.warning("task.locked", task_id=str(attempt.public_id), advice="`sluiceway doctor` finds old transactions")
-        while True:
-            await asyncio.sleep(_RETRY_SECONDS[-1])
-            if not await self._locks.submit(attempt):
-                return
 
     def _seen(self, mine: bool, step: str, attempt: Attempt) -> bool:
         if mine:
@@ -194,17 +167,6 @@ class Recorder:
         mine = await self._attempts.migrating_many(attempts)
         return [attempt.id in mine for attempt in attempts]
 
-    async def _locked(self, items: Sequence[Any]) -> list[bool]:
-        attempts = [_attempt_of(item) for item in items]
-        locked = await self._attempts.locked([attempt.id for attempt in attempts])
-        return [attempt.id in locked for attempt in attempts]
-
     async def _read_back(self, attempts: list[Attempt]) -> list[bool]:
         written = await self._attempts.ends_recorded(attempts)
         return [attempt.id in written for attempt in attempts]
-
-
-def _attempt_of(item: Any) -> Attempt:
-    """Every line takes attempts, or tuples of one and what is written of it."""
-    attempt: Attempt = item if isinstance(item, Attempt) else item[0]
-    return attempt

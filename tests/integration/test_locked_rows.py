@@ -13,13 +13,17 @@ import pytest
 from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.database import is_data_error
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
+from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Claim
+from libs.common.ports_provider_jobs import JobIntent
 from libs.common.ports_sweeps import Ending, LostAttempt
 from services.dispatcher.webhook_events import hooked_event
 from services.executor.figures import Figures
+from services.executor.jobs.ledger import JobLedger
+from services.executor.locked_rows import LockedRows
 from services.executor.recorder import Recorder
 from tests.support.house import House
 
@@ -52,7 +56,7 @@ def lost(attempt: Attempt) -> LostAttempt:
 async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: House, table: str) -> None:
     first, stuck, third = await house.running(await house.model(), await house.executor(), 3)
     recorder = Recorder(
-        attempts_of(house), Figures(), lambda _: None, changed=lambda _: None,
+        attempts_of(house), Figures(), lambda _: None, LockedRows(attempts_of(house)), changed=lambda _: None,
         is_data_error=is_data_error,
     )  # fmt: skip
     async with locked(house, stuck.id, table):
@@ -65,6 +69,22 @@ async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: 
     await recorder.close(1)
     assert [(await house.row(one.id))["status"] for one in (first, stuck, third)] == [6, 6, 6]
     assert await house.value("SELECT count(*) FROM event") == 4
+
+
+async def test_jobs_of_others_are_written_down(house: House) -> None:
+    stuck, other = await house.running(await house.model(adapter="test"), await house.executor(), 2)
+    locks = LockedRows(attempts_of(house))
+    ledger = JobLedger(
+        PostgresProviderJobs(house.database), locks, changed=lambda _: None, is_data_error=is_data_error
+    )  # fmt: skip
+    async with locked(house, stuck.id):
+        intents = [
+            asyncio.create_task(ledger.intend(one, JobIntent(uuid4(), "test", True, 60))) for one in (stuck, other)
+        ]
+        assert await asyncio.wait_for(intents[1], 15) is not None
+        assert not intents[0].done()
+    assert await asyncio.wait_for(intents[0], 15) is not None
+    await asyncio.gather(ledger.close(1), locks.close(1))
 
 
 async def test_what_arrives_with_it_is_started_or_held(house: House) -> None:

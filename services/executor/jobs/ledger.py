@@ -14,7 +14,8 @@ from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, Job
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from services.executor.recorder import Verdict, until_answered
+from services.executor.locked_rows import LockedRows, until_answered
+from services.executor.recorder import Verdict
 
 log = get_logger()
 
@@ -28,19 +29,23 @@ class JobLedger:
     def __init__(
         self,
         jobs: ProviderJobs,
+        locks: LockedRows,
         *,
         changed: Callable[[Iterable[tuple[int, int]]], None],
         is_data_error: Verdict,
     ) -> None:
         self._jobs = jobs
+        self._locks = locks
         self._changed = changed
         self._is_data_error = is_data_error
         self._intents = Coalescer[tuple[Attempt, JobIntent], float | Busy | None](
-            self._intend, is_data_error=is_data_error
+            self._intend, is_data_error=is_data_error, locked=locks.among
         )
         self._resumes = Coalescer[Attempt, JobRow | None](self._resume)
-        self._owners = Coalescer[Attempt, bool](self._own)
-        self._news = Coalescer[tuple[Attempt, JobNews], str | None](self._tell, is_data_error=is_data_error)
+        self._owners = Coalescer[Attempt, bool](self._own, locked=locks.among)
+        self._news = Coalescer[tuple[Attempt, JobNews], str | None](
+            self._tell, is_data_error=is_data_error, locked=locks.among
+        )
         self._weights = Coalescer[Attempt, int](self._weigh)
         self._callbacks = Coalescer[tuple[Attempt, int], list[JobCallback]](self._read, size_of=lambda one: one[1])
 
@@ -50,7 +55,9 @@ class JobLedger:
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
         await failpoint("executor/before-intent")
-        asked = asyncio.ensure_future(until_answered(lambda: self._intents.submit((attempt, intent))))
+        asked = asyncio.ensure_future(
+            self._locks.until_answered(lambda: self._intents.submit((attempt, intent)), attempt)
+        )
         try:
             written = await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -69,7 +76,7 @@ class JobLedger:
     async def own_permit(self, attempt: Attempt) -> bool:
         """Write that the job's permit has this attempt's token now."""
         await failpoint("executor/before-own-permit")
-        return await until_answered(lambda: self._owners.submit(attempt))
+        return await self._locks.until_answered(lambda: self._owners.submit(attempt), attempt)
 
     async def news(self, attempt: Attempt, news: JobNews) -> bool:
         """Write what the provider says. Raises ModelError when it names a job that another task has."""
@@ -79,7 +86,7 @@ class JobLedger:
         """The same; the id of another job that was on record in place of this one, empty where there was none."""
         await failpoint("executor/before-job-news")
         try:
-            former = await until_answered(lambda: self._news.submit((attempt, news)))
+            former = await self._locks.until_answered(lambda: self._news.submit((attempt, news)), attempt)
         except Exception as error:
             if not self._is_data_error(error):
                 raise

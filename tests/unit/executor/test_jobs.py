@@ -18,6 +18,7 @@ from services.executor.jobs.job import Job, intent_key
 from services.executor.jobs.ledger import JobLedger
 from services.executor.jobs.memory import AnswerMemory
 from services.executor.jobs.waits import Waits
+from services.executor.locked_rows import LockedRows
 
 
 def job(**known: Any) -> Job:
@@ -147,6 +148,7 @@ async def test_listeners_hear_of_news_that_were_written(mine: bool) -> None:
 
     ledger = JobLedger(
         SimpleNamespace(news_many=news_many),  # type: ignore[arg-type]
+        LockedRows(SimpleNamespace()),  # type: ignore[arg-type]
         changed=heard.extend,
         is_data_error=lambda _: False,
     )
@@ -165,6 +167,7 @@ async def test_who_stops_an_attempt_waits_for_the_intent_that_is_being_written()
 
     ledger = JobLedger(
         SimpleNamespace(intend_many=intend_many),  # type: ignore[arg-type]
+        LockedRows(SimpleNamespace()),  # type: ignore[arg-type]
         changed=lambda _: None,
         is_data_error=lambda _: False,
     )
