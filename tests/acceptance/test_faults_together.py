@@ -6,6 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 
+import asyncpg
 import httpx
 import pytest
 import redis.asyncio
@@ -67,7 +68,7 @@ class Faults:
         self._stores = {
             store: asyncio.Lock() for store in (road.servers.postgres, road.servers.redis, road.servers.broker)
         }
-        self._kinds = [self._away, self._forgotten, self._killed, self._stopped, self._frozen]
+        self._kinds = [self._away, self._forgotten, self._killed, self._stopped, self._frozen, self._locked]
 
     async def for_(self, seconds: float) -> None:
         end = asyncio.get_running_loop().time() + seconds
@@ -87,6 +88,18 @@ class Faults:
         async with redis.asyncio.Redis.from_url(self._road.servers.redis.address) as client:
             with suppress(redis.exceptions.RedisError):  # perhaps it is away
                 await client.flushall()
+
+    async def _locked(self) -> None:
+        """A transaction with rows of a few tasks that somebody leaves open for a while."""
+        table = self._rng.choice(["dispatch", "task", "event", "provider_job", "quota_usage"])
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):  # perhaps PostgreSQL is away
+            connection = await asyncpg.connect(self._road.database_url, timeout=5)
+            try:
+                async with connection.transaction():
+                    await connection.execute(f"SELECT FROM {table} ORDER BY random() LIMIT 10 FOR UPDATE SKIP LOCKED")
+                    await asyncio.sleep(self._rng.choice([1, 5, 12]))
+            finally:
+                connection.terminate()
 
     def _one(self) -> ServiceProcess:
         return self._rng.choice(self._road.processes[self._rng.choice(["executor", *ROLES])])

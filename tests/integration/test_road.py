@@ -389,7 +389,7 @@ async def test_a_batch_that_cannot_be_settled_is_read_again(rig: Rig) -> None:
 
 
 async def test_two_executors_share_the_models_and_read_each_once(rig: Rig) -> None:
-    models = [await rig.make_model() for _ in range(8)]
+    models = [await rig.make_model() for _ in range(16)]  # of 8 one had all in one run of 128
     first, second = await rig.executor(), await rig.executor()
     both = {first.number, second.number}
     for running in (first, second):
