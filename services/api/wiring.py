@@ -15,8 +15,9 @@ from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.obstore import BadStorageUrl
 from libs.common.adapters.object_storage.result_reader import StoredResults
 from libs.common.adapters.postgres.control import PostgresControl
-from libs.common.adapters.postgres.database import Database, is_data_error, open_database
+from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.dead import PostgresDead, PostgresReplayJobs
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.postgres.legacy_rows import PostgresLegacyRows
 from libs.common.adapters.postgres.models import PostgresApiKeys, PostgresConsoleSessions, PostgresModels

@@ -12,9 +12,10 @@ from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.postgres.control import PostgresPresence
-from libs.common.adapters.postgres.database import is_data_error, open_database
+from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.deliveries import PostgresDeliveries
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue, PostgresEvents
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.replay import PostgresDeadLetters, PostgresReplayWork
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks
 from libs.common.adapters.redis.connection import open_redis

@@ -21,7 +21,8 @@ from libs.common.adapters.models.registry import load_adapters
 from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
-from libs.common.adapters.postgres.database import Database, is_data_error, open_database
+from libs.common.adapters.postgres.database import Database, open_database
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.replay import PostgresDeadLetters

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from libs.common.adapters.postgres.control import PostgresPresence
-from libs.common.adapters.postgres.database import is_data_error, open_database
+from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.adapters.postgres.series import PostgresSeries
 from libs.common.adapters.postgres.sweeps import PostgresOpenTasks, PostgresSweeps

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
-from libs.common.adapters.postgres.database import is_data_error
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish

@@ -24,8 +24,9 @@ from libs.common.adapters.models.output_links import open_output_links
 from libs.common.adapters.models.plain_http import AnswerLimits
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.connection import Connection
-from libs.common.adapters.postgres.database import Database, is_data_error, open_database
+from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.replay import PostgresDeadLetters

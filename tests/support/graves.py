@@ -7,9 +7,10 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from libs.common.adapters.postgres.database import Database, is_data_error
+from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dead import PostgresDead, PostgresReplayJobs
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.operations import PostgresOperations
 from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.domain.model import Model

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.postgres import migrate, way_in
-from libs.common.adapters.postgres.database import UNREACHABLE
+from libs.common.adapters.postgres.failures import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.redis.connection import RedisServer, open_redis
 from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic

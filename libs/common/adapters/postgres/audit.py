@@ -12,7 +12,7 @@ import asyncpg
 from pydantic import TypeAdapter, ValidationError
 
 from libs.common.adapters.postgres.connection import Connection
-from libs.common.adapters.postgres.database import UNREACHABLE
+from libs.common.adapters.postgres.failures import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.postgres.way_in import WayIn
 from libs.common.domain.errors import DatabaseUnavailable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,9 +16,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from libs.common.adapters.postgres.connection import Connection
+from libs.common.adapters.postgres.failures import READ_ONLY, UNREACHABLE, as_outage
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.adapters.postgres.way_in import WayIn
-from libs.common.domain.errors import DatabaseUnavailable, Deadlocked, OutcomeUnknown, RowsLocked
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, RowsLocked
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -48,33 +48,6 @@ _PING_SECONDS: Final = 2.0
 _AT_HAND_SECONDS: Final = 60.0
 #: Networks forget connections that rest (Azure after 4 minutes, AWS after 6), and say nothing: ours end before.
 _RESTED_SECONDS: Final = 180
-
-#: Its server takes no writes any more, as one that is set apart while another takes over: on that connection it would
-#: refuse for ever, wherever the address leads by now.
-_READ_ONLY: Final = asyncpg.exceptions.ReadOnlySQLTransactionError
-
-#: 40P01 and 40001: nothing was written.
-_UNDONE: Final = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-
-UNREACHABLE: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server ended the connection between two messages of one statement
-    asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.CannotConnectNowError,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.exceptions.ReadOnlySQLTransactionError,
-    asyncpg.exceptions.InvalidPasswordError,
-    asyncpg.exceptions.QueryCanceledError,
-    # limits of an administrator's own (ALTER ROLE ... SET): while a table is locked, or slow, they end every statement
-    asyncpg.exceptions.LockNotAvailableError,
-    asyncpg.exceptions.TransactionTimeoutError,
-    asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
-    asyncpg.exceptions.PostgresSystemError,  # its disk fails
-    *_UNDONE,
-)
 
 
 def open_engine(connect: Callable[[], Awaitable[Any]], **pooling: Any) -> AsyncEngine:
@@ -198,13 +171,13 @@ class Database:
         try:
             yield connection
         except BaseException as error:
-            if isinstance(error, _READ_ONLY):
+            if isinstance(error, READ_ONLY):
                 connection.terminate()
             await self._give_back(connection)
             if isinstance(error, TimeoutError):
                 await self._distrust(before=began)
             if isinstance(error, UNREACHABLE):
-                raise _lost(error) from error
+                raise as_outage(error) from error
             raise
         now = time.monotonic()
         self._at_hand.append((connection, now))
@@ -251,21 +224,21 @@ class Database:
                 try:
                     yield connection
                 except DBAPIError as error:
-                    if isinstance(_cause(error), _READ_ONLY):
+                    if isinstance(_cause(error), READ_ONLY):
                         await connection.invalidate()
                     raise
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to PostgreSQL is busy") from error
         except (InterfaceError, *UNREACHABLE) as error:
-            raise _lost(error) from error
+            raise as_outage(error) from error
         except DBAPIError as error:
             cause = _cause(error)
             if error.connection_invalidated or isinstance(cause, UNREACHABLE):
-                raise _lost(cause or error) from error
+                raise as_outage(cause or error) from error
             raise
         except SQLAlchemyError as error:
             if isinstance(error.__cause__, UNREACHABLE):
-                raise _lost(error) from error
+                raise as_outage(error) from error
             raise
 
 
@@ -306,35 +279,6 @@ class HotTransaction:
             self._connection.cursor(self._statements[name], *arguments, prefetch=page)
         )
         return rows
-
-
-#: What the server answers before it has begun to change anything.
-_REFUSED: Final = (
-    ConnectionRefusedError,
-    socket.gaierror,
-    asyncpg.exceptions.CannotConnectNowError,
-    asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.exceptions.ReadOnlySQLTransactionError,
-    asyncpg.exceptions.InvalidPasswordError,
-    asyncpg.exceptions.QueryCanceledError,
-    asyncpg.exceptions.PostgresSystemError,
-)
-
-
-def _lost(error: BaseException) -> DatabaseUnavailable | OutcomeUnknown:
-    """Told apart: refused before anything happened, or broken in the middle, when a commit may have gone through."""
-    if isinstance(error, asyncpg.exceptions.LockNotAvailableError):
-        return RowsLocked("somebody's transaction keeps rows locked in PostgreSQL")
-    if isinstance(error, _UNDONE):
-        return Deadlocked(f"PostgreSQL undid it: {type(error).__name__}")
-    if isinstance(error, _REFUSED):
-        return DatabaseUnavailable(f"PostgreSQL refuses: {type(error).__name__}")
-    return OutcomeUnknown(f"PostgreSQL's answer is lost: {type(error).__name__}")
-
-
-def is_data_error(error: BaseException) -> bool:
-    """Whether one bad row made the batch fail (the coalescer then halves it)."""
-    return isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
 
 
 @asynccontextmanager

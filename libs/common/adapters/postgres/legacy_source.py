@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import orjson
 
-from libs.common.adapters.postgres.database import UNREACHABLE
+from libs.common.adapters.postgres.failures import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, Invalid
 from libs.common.domain.legacy import LegacyModel, LegacyTask

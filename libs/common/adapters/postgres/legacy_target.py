@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from libs.common.adapters.postgres.database import Database, HotTransaction, is_data_error
+from libs.common.adapters.postgres.database import Database, HotTransaction
+from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.domain.errors import Conflict, Invalid
 from libs.common.domain.legacy import Home, TakenTask
 from libs.common.domain.settle import RetryPolicy

@@ -8,7 +8,8 @@ from typing import Any
 
 import asyncpg
 
-from libs.common.adapters.postgres.database import UNREACHABLE, Database
+from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.failures import UNREACHABLE
 from libs.common.domain.errors import DatabaseUnavailable
 
 _SECONDS = 5
