@@ -28,7 +28,7 @@ UNREACHABLE: Final = (
     asyncpg.exceptions.ReadOnlySQLTransactionError,
     asyncpg.exceptions.InvalidPasswordError,
     asyncpg.exceptions.QueryCanceledError,
-    # our limit for locks, or an administrator's own (ALTER ROLE ... SET): while a table is locked they end every statement
+    # our limit for locks, or an administrator's own (ALTER ROLE ... SET): a locked table makes every statement meet it
     asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.TransactionTimeoutError,
     asyncpg.exceptions.IdleInTransactionSessionTimeoutError,
