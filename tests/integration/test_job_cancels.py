@@ -122,6 +122,7 @@ async def test_a_job_that_nobody_can_look_for_is_named_by_its_key_in_the_log(job
             return await left(jobs.rig, model) == 0
 
         await until(given_up, "there is nobody to tell", 8)
+        await until(lambda: "job.not_canceled" in [line["event"] for line in lines], "the log tells of it", 8)
     (line,) = [line for line in lines if line["event"] == "job.not_canceled"]
     assert (line["intent"], line["provider_id"], line["code"]) == (str(key), "", "submit_unknown")
 
