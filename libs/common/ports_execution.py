@@ -43,11 +43,19 @@ class OutputLink:
     content_type: str = ""  #: what the provider says of it
 
 
+@dataclass(slots=True)
+class OutputSet:
+    """The outputs of one job, which need their room in staging together."""
+
+    size: int = 0  #: bytes of those that are there, and of those on their way
+
+
 class StagingWriter(Protocol):
     """One output on its way into staging. Used as a context, it leaves nothing behind unless committed."""
 
     async def write(self, chunk: bytes) -> None:
-        """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file."""
+        """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file, or past
+        what staging could ever hold of the set."""
 
     async def commit(self, content_type: str = "") -> StagedFile:
         """Keep it: durably, or as the content of a StagedFile that becomes so when it is recorded.
@@ -69,8 +77,8 @@ class Staging(Protocol):
     def full(self) -> bool:
         """Whether it takes nothing now: admit no work."""
 
-    def create(self, task: UUID, attempt: int, tenant: int, *, one_of_several: bool = False) -> StagingWriter:
-        """Begin an output; of several, each becomes a file, however small. Raises StagingFull."""
+    def create(self, task: UUID, attempt: int, tenant: int, one_of: OutputSet | None = None) -> StagingWriter:
+        """Begin an output; one of a set becomes a file, however small. Raises StagingFull."""
 
     def holds(self, reference: str) -> bool:
         """Whether the output can be read here: it lies in this store, or in PostgreSQL."""

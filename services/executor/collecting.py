@@ -9,7 +9,7 @@ from typing import Final
 
 from libs.common.domain.model_errors import ModelError
 from libs.common.domain.output import FILES_LIMIT, StagedFile
-from libs.common.ports_execution import OutputLink, OutputLinks, Staging
+from libs.common.ports_execution import OutputLink, OutputLinks, OutputSet, Staging
 from libs.common.ports_jobs import COLLECT_SECONDS, JobOutput
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -64,6 +64,7 @@ class OutputCollector:
         room = asyncio.Semaphore(_AT_ONCE)
         headers = self._headers.of(run.model)
         failures: dict[int, ModelError] = {}
+        together = OutputSet() if len(outputs) > 1 else None
 
         async def one(index: int, output: JobOutput) -> StagedFile:
             link = OutputLink(output.url, run.model.base_url, headers, output.content_type)
@@ -71,7 +72,7 @@ class OutputCollector:
             while True:
                 async with room:
                     try:
-                        file = await self._take(run, output, link, one_of_several=len(outputs) > 1)
+                        file = await self._take(run, output, link, together)
                     except ModelError as error:
                         if not error.retryable:
                             raise _of_one(error, index, len(outputs)) from None
@@ -93,16 +94,17 @@ class OutputCollector:
         except TimeoutError:
             raise self._late(failures, len(outputs)) from None
 
-    async def _take(self, run: Run, output: JobOutput, link: OutputLink, *, one_of_several: bool) -> StagedFile:
+    async def _take(self, run: Run, output: JobOutput, link: OutputLink, one_of: OutputSet | None) -> StagedFile:
         attempt = run.attempt
-        async with self._staging.create(
-            attempt.public_id, attempt.number, attempt.tenant_id, one_of_several=one_of_several
-        ) as sink:
+        async with self._staging.create(attempt.public_id, attempt.number, attempt.tenant_id, one_of) as sink:
             if output.content is None:
                 return await self._links.fetch(link, sink)
             if not output.content:
                 raise ModelError("empty_output", "the output is empty", retryable=False)
-            await sink.write(output.content)
+            try:
+                await sink.write(output.content)
+            except ModelError as error:  # past a cap; of an output behind a link it is named so, too
+                raise ModelError("output_too_large", error.message, retryable=False) from None
             return await sink.commit(output.content_type)
 
     def _late(self, failures: dict[int, ModelError], count: int) -> ModelError:

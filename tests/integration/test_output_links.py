@@ -52,14 +52,14 @@ class Provider:
     async def contents(self, *outputs: JobOutput | str) -> list[bytes]:
         return [await self.staging.read(file) for file in await self.collect(*outputs)]
 
-    async def refused(self, *outputs: JobOutput | str) -> ModelError:
-        """The error that collecting ends with: it shows no secret and leaves nothing in staging."""
+    async def refused(self, *outputs: JobOutput | str, leaves: int = 0) -> ModelError:
+        """The error that collecting ends with: it shows no secret and leaves nothing more in staging."""
         with pytest.raises(ModelError) as raised, structlog.testing.capture_logs() as logs:
             await self.collect(*outputs)
         shown = repr(raised.value) + raised.value.message + repr(logs)
         assert KEY not in shown
         assert "canary" not in shown
-        assert await self.staging.entries() == []
+        assert len(await self.staging.entries()) == leaves
         return raised.value
 
 
@@ -252,6 +252,22 @@ async def test_the_time_for_all_bounds_whatever_a_server_does(provider: Provider
 async def test_a_body_without_an_end_is_cut_at_the_limit(provider: Provider) -> None:
     assert (await provider.refused("flood")).code == "output_too_large"
     await provider.files.until_idle()
+
+
+@pytest.mark.parametrize("last", ["link", "data URL", "content"])
+async def test_outputs_that_staging_could_never_hold_together_are_too_large(provider: Provider, last: str) -> None:
+    """Each is small enough, and each found room: they were fetched anew until their task's time was up."""
+    provider.files.answers["/half"] = answer(b"a" * 40_000, Content_Type="application/octet-stream")
+    provider.staging.max_set_bytes = 80_010
+    outputs = {
+        "link": JobOutput(url=f"{provider.files.url}/ok"),
+        "data URL": JobOutput(url="data:text/plain,more-than-ten"),
+        "content": JobOutput(content=b"more-than-ten"),
+    }
+    await provider.collect("half", "half")
+    error = await provider.refused("half", "half", outputs[last], leaves=2)
+    assert (error.code, error.retryable) == ("output_too_large", False)
+    assert "the outputs together are larger than 80010 bytes" in error.message
 
 
 async def test_a_server_that_falls_silent_is_asked_again(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:

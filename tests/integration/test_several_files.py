@@ -15,7 +15,7 @@ from libs.common.domain.output import FILES_LIMIT, ResultName, StagedFile, Store
 from libs.common.domain.settle import Park
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Claim
-from libs.common.ports_execution import UploadCredentials
+from libs.common.ports_execution import OutputSet, UploadCredentials
 from libs.common.runtime import failpoints
 from tests.support.executor_rig import FakeResults, FakeStaging, Rig, Running, until
 
@@ -59,7 +59,7 @@ async def _staged(rig: Rig, model: Model, *contents: bytes) -> tuple[int, FakeSt
     (attempt,) = await attempts.start_many([claim])
     files = []
     for content in contents:
-        writer = staging.create(attempt.public_id, attempt.number, attempt.tenant_id, one_of_several=True)
+        writer = staging.create(attempt.public_id, attempt.number, attempt.tenant_id, OutputSet())
         await writer.write(content)
         files.append(await writer.commit("text/plain"))
     assert await attempts.generated_many([(attempt, files)]) == {task}

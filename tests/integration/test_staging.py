@@ -22,6 +22,7 @@ from libs.common.adapters.staging_writer import INLINE_BYTES, LARGE_BYTES, SPILL
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.model_errors import ModelError, StagedLost, StagingFull, StagingShareFull
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
+from libs.common.ports_execution import OutputSet
 from tests.support.descriptors import no_more_files
 from tests.support.waiting import until
 
@@ -325,6 +326,31 @@ async def test_an_output_that_the_store_could_never_hold_is_refused_for_good(tmp
             await _staged(staging, _content(6 * _MIB + 1))
         assert (refused.value.code, refused.value.retryable) == ("answer_too_large", False)
         assert staging.usage == await staging.measure() == 0
+
+
+async def test_outputs_that_the_store_could_never_hold_together_are_refused_for_good(tmp_path: Path) -> None:
+    """Each found room, all of them never did: they were fetched again and again until their task's time was up."""
+    async with open_staging(tmp_path / "s", "local", max_file_bytes=2**31, max_total_bytes=9 * _MIB) as staging:
+        fitting, kept = OutputSet(), []
+        for _ in range(6):  # behind the first, the others go on what was begun
+            async with staging.create(uuid4(), 1, 7, fitting) as sink:
+                await sink.write(_content(_MIB))
+                kept.append(await sink.commit())
+        async with staging.create(uuid4(), 1, 7, OutputSet(fitting.size)) as sink:
+            with pytest.raises(ModelError, match="together are larger than 6291456 bytes") as refused:
+                await sink.write(b"x")
+        assert (refused.value.code, refused.value.retryable) == ("answer_too_large", False)
+        for file in kept:
+            await staging.remove(file.reference)
+        assert staging.usage == await staging.measure() == 0
+
+
+async def test_what_was_thrown_away_of_an_output_is_no_part_of_its_set(staging: Staging) -> None:
+    outputs = OutputSet()
+    for _ in range(10):
+        async with staging.create(uuid4(), 1, 7, outputs) as sink:
+            await sink.write(_content(2 * _MIB))
+    assert outputs.size == 0
 
 
 async def test_shares_count_what_other_processes_put_there(staging: Staging) -> None:

@@ -47,7 +47,7 @@ from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import SlotRequest
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, TopicPlan
-from libs.common.ports_execution import ModelCall, UploadCredentials
+from libs.common.ports_execution import ModelCall, OutputSet, UploadCredentials
 from libs.common.ports_jobs import JobAdapter
 from libs.common.ports_tasks import Created, NewTask
 from services.executor.assembly import Rules, World, assemble
@@ -133,7 +133,7 @@ class FakeStaging:
     full: bool = False
     refuses: bool = False
 
-    def create(self, task: UUID, attempt: int, tenant: int, *, one_of_several: bool = False) -> FakeWriter:
+    def create(self, task: UUID, attempt: int, tenant: int, one_of: OutputSet | None = None) -> FakeWriter:
         return FakeWriter(self, f"{task}/{attempt}-{uuid4().hex[:6]}")
 
     def holds(self, reference: str) -> bool:

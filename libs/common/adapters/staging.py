@@ -20,7 +20,8 @@ from uuid import UUID
 from libs.common.adapters.disk_sync import DiskSync
 from libs.common.adapters.staging_writer import INLINE_BYTES, LARGE_BYTES, OutputWriter
 from libs.common.domain.model_errors import StagedLost, StagingFull, StagingShareFull
-from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
+from libs.common.domain.output import IN_DATABASE, StagedFile
+from libs.common.ports_execution import OutputSet
 from libs.common.runtime.threads import open_pool
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Staging:
 
     A tenant that has as much in it as is free begins no more: alone it has half, and the next one finds room, however
     long the first one's outputs stay. What it has begun may go on until it has twice as much as is free: alone two
-    thirds, the most that an output can have.
+    thirds, the most that an output, or the set of one job's outputs, can have.
 
     Names are never used twice, so what a presumed-dead executor still does here touches nobody else's output. What
     `commit` returned is on disk; a small output is nowhere but in what it returned (StagedFile.content).
@@ -69,8 +70,9 @@ class Staging:
             )
         self.root = root
         self.store_id = store_id
-        #: An output that is larger would find no room in an empty store either (see go_on).
-        self.max_file_bytes = min(max_file_bytes, max_total_bytes * 2 // 3)
+        #: What is larger would find no room in an empty store either (see go_on).
+        self.max_set_bytes = max_total_bytes * 2 // 3
+        self.max_file_bytes = min(max_file_bytes, self.max_set_bytes)
         self.disk = DiskSync()
         self._prefix = os.path.join(root, "")
         self._max_total_bytes = max_total_bytes
@@ -90,15 +92,17 @@ class Staging:
         """Whether it takes nothing now: over its size, or the disk refused the last write."""
         return bool(self._refused) or self._usage >= self._max_total_bytes * _FULL
 
-    def create(self, task: UUID, attempt: int, tenant: int, *, one_of_several: bool = False) -> OutputWriter:
-        """Begin an output; of several, each becomes a file, however small. Raises StagingFull."""
-        self._check(tenant, self._max_total_bytes - self._usage)
-        name = f"{task.hex}-{attempt}-{tenant}"
-        return OutputWriter(self, name, tenant, 0 if one_of_several else IN_DATABASE_BYTES)
+    def create(self, task: UUID, attempt: int, tenant: int, one_of: OutputSet | None = None) -> OutputWriter:
+        """Begin an output; one of a set becomes a file, however small. Raises StagingFull."""
+        if one_of is not None and one_of.size:
+            self.go_on(tenant)
+        else:
+            self._check(tenant, self._max_total_bytes - self._usage)
+        return OutputWriter(self, f"{task.hex}-{attempt}-{tenant}", tenant, one_of)
 
     def go_on(self, tenant: int) -> None:
         """Raises StagingFull unless what a tenant has begun may grow."""
-        self._check(tenant, 2 * (self._max_total_bytes - self._usage))
+        self._check(tenant, 2 * (self._max_total_bytes - self._usage) + 1)
 
     def _check(self, tenant: int, share: int) -> None:
         """Raises StagingFull for a full store, and for a tenant that has so much."""

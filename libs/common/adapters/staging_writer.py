@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 from libs.common.adapters.file_type import HEAD_BYTES, sniff
 from libs.common.domain.model_errors import ModelError
-from libs.common.domain.output import IN_DATABASE, StagedFile
+from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
+from libs.common.ports_execution import OutputSet
 
 if TYPE_CHECKING:
     from libs.common.adapters.staging import Staging
@@ -32,15 +33,16 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 class OutputWriter:
     """Bytes in, a StagedFile out. Used as a context, it leaves nothing behind unless committed.
 
-    An output of at most `in_database_bytes` becomes no file at all: it is the StagedFile's content, and durable when
-    that is recorded. A middling one is one write under its final name, known to nobody before `commit` returns. A large
-    one grows as `<name>.part` and is renamed when it is complete and on disk.
+    An output of at most IN_DATABASE_BYTES, alone, becomes no file at all: it is the StagedFile's content, and durable
+    when that is recorded. A middling one is one write under its final name, known to nobody before `commit` returns. A
+    large one grows as `<name>.part` and is renamed when it is complete and on disk.
     """
 
-    def __init__(self, staging: Staging, name: str, tenant: int, in_database_bytes: int) -> None:
+    def __init__(self, staging: Staging, name: str, tenant: int, one_of: OutputSet | None) -> None:
         self._staging = staging
         self._tenant = tenant
-        self._in_database_bytes = in_database_bytes
+        self._set = one_of or OutputSet()
+        self._in_database_bytes = IN_DATABASE_BYTES if one_of is None else 0
         self._name = name
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -50,6 +52,7 @@ class OutputWriter:
         self._digest = sha256()
         self._descriptor: int | None = None
         self._left: str | None = None  #: the file that has to be deleted unless it is kept
+        self._kept = False
         self._working: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -58,15 +61,19 @@ class OutputWriter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._kept:
+            self._set.size -= self._size
         self._drop()
 
     async def write(self, chunk: bytes) -> None:
-        """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file."""
+        """Take the next bytes. Raises StagingFull, and ModelError `answer_too_large` past the cap of one file, or past
+        what staging could ever hold of the set."""
         self._size += len(chunk)
-        if self._size > self._staging.max_file_bytes:
-            raise ModelError(
-                "answer_too_large", f"the output is larger than {self._staging.max_file_bytes} bytes", retryable=False
-            )
+        self._set.size += len(chunk)
+        if self._size > (most := self._staging.max_file_bytes):
+            raise ModelError("answer_too_large", f"the output is larger than {most} bytes", retryable=False)
+        if self._set.size > (most := self._staging.max_set_bytes):
+            raise ModelError("answer_too_large", f"the outputs together are larger than {most} bytes", retryable=False)
         self._buffer.append(chunk)
         self._buffered += len(chunk)
         if self._buffered >= SPILL_BYTES:
@@ -85,7 +92,7 @@ class OutputWriter:
             await self._staging.disk.keep(descriptor, self._staging.path(""))
         except OSError as error:
             raise self._staging.refusal(error) from None
-        self._left = None
+        self._left, self._kept = None, True
         self._close()
         self._count(self._size - self._counted)
         self._counted = 0

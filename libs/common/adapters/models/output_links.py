@@ -52,11 +52,10 @@ class GuardedOutputLinks:
 
     async def fetch(self, link: OutputLink, sink: StagingWriter) -> StagedFile:
         """See OutputLinks. The caller bounds the time."""
-        if link.url[:5].lower() == "data:":
-            return await _inline(link, sink)
-        endpoint = _address(link.url)
         try:
-            return await self._follow(endpoint, link, sink)
+            if link.url[:5].lower() == "data:":
+                return await _inline(link, sink)
+            return await self._follow(_address(link.url), link, sink)
         except ModelError as error:
             raise _renamed(error) from None
 
