@@ -174,15 +174,33 @@ def cancel(
 ) -> None:
     """Ask for the end of tasks: verdicts are canceled, cancel_requested, already_final.
 
+    One that is unknown keeps none of the others; what was done before anything else went wrong is printed all the same.
+
     Example: sluiceway task cancel 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --yes
     """
+    from libs.client import ApiError
+
+    columns: list[Column] = [("ID", "id"), ("VERDICT", "verdict"), ("STATUS", "status")]
     named = list(_named(ids))
+    answers: list[dict[str, Any]] = []
+    unknown = 0
     with connect(url, key_file) as client:
         if named:  # a list of tasks that is read may be empty
             confirm(f"Cancel {len(named)} tasks?" if len(named) > 1 else f"Cancel the task {named[0]}?", yes=yes)
-        answers = [client.cancel(task_id) for task_id in named]
-    columns: list[Column] = [("ID", "id"), ("VERDICT", "verdict"), ("STATUS", "status")]
-    show_list(answers, columns, chosen(output, as_json))
+        try:
+            for task_id in named:
+                try:
+                    answers.append(client.cancel(task_id))
+                except ApiError as error:
+                    if error.status != 404:
+                        raise
+                    unknown += 1
+                    note(f"{task_id}: {error}")
+        finally:
+            if answers or not named:
+                show_list(answers, columns, chosen(output, as_json))
+    if unknown:
+        raise typer.Exit(4)
 
 
 @task.command()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import typer.main
@@ -81,6 +82,17 @@ async def test_a_list_of_tasks_that_is_read_may_be_empty(tenant: Tenant) -> None
     for command in (("get", "-"), ("wait", "-"), ("cancel", "-")):
         ran = await run("task", *command, "--json", tenant=tenant, given="\n")
         assert (ran.code, ran.json) == (0, {"items": []})
+
+
+async def test_an_unknown_task_keeps_none_of_the_others_from_being_canceled(tenant: Tenant) -> None:
+    """It ended the command, which did not say what it had canceled before."""
+    made = [(await run("task", "submit", "m", "--json", tenant=tenant)).json["id"] for _ in range(2)]
+    given = f"{made[0]}\n{uuid4()}\n{made[1]}\n"
+    ran = await run("task", "cancel", "-", "--yes", "--json", tenant=tenant, given=given)
+    assert (ran.code, ran.err.count("\n"), "not_found: " in ran.err) == (4, 1, True)
+    assert [(item["id"], item["verdict"]) for item in ran.json["items"]] == [(id_, "canceled") for id_ in made]
+    none = await run("task", "cancel", str(uuid4()), "--yes", "--json", tenant=tenant)
+    assert (none.code, none.out, none.err.count("\n")) == (4, "", 1)
 
 
 async def test_a_wait_that_lasts_too_long_says_how_to_go_on(tenant: Tenant) -> None:
