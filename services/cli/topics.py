@@ -58,17 +58,13 @@ def _show(lines: Iterable[TopicLine]) -> None:
 
 async def _read(settings: Settings) -> list[TopicLine]:
     from libs.common.adapters.kafka.connection import KafkaConnection
-    from libs.common.adapters.kafka.topics import KafkaTopics
+    from libs.common.adapters.kafka.topics import existing_topics
     from libs.common.adapters.postgres.database import open_database
     from libs.common.adapters.postgres.dispatch_queue import PostgresDispatchQueue
 
     async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
         lanes = await PostgresDispatchQueue(database).lanes_changed(None)
-    topics = KafkaTopics(KafkaConnection.of(settings), client_id="sluiceway-cli", replication=1)
-    try:
-        existing = await topics.existing()
-    finally:
-        await topics.close()
+    existing = await existing_topics(KafkaConnection.of(settings), client_id="sluiceway-cli")
     return topic_lines(settings.topic_prefix, lanes, existing)
 
 

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from sqlalchemy.exc import SQLAlchemyError
 
 from libs.common.adapters.kafka.connection import KafkaConnection
-from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.kafka.topics import existing_topics
 from libs.common.adapters.postgres import migrate, way_in
 from libs.common.adapters.postgres.failures import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
@@ -238,13 +238,10 @@ async def examine_kafka(settings: Settings) -> list[Finding]:
     if cause:
         do = "check SLUICEWAY_KAFKA_BOOTSTRAP, _SECURITY, user and CA; until it is back tasks are accepted and wait"
         return [problem(f"cannot be reached: {cause}", do)]
-    topics = KafkaTopics(connection, client_id="sluiceway-doctor", replication=1)
     try:
-        existing = await topics.existing()
+        existing = await existing_topics(connection, client_id="sluiceway-doctor")
     except BrokerUnavailable as error:
         return [problem(f"does not list its topics: {error}", "check the rights of SLUICEWAY_KAFKA_USERNAME")]
-    finally:
-        await topics.close()
     models = await _topics_of_models(settings)
     found = [
         fine(f"Kafka answers and has {len(existing)} topics"),

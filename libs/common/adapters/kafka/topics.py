@@ -31,6 +31,15 @@ _NOT_LED: Final = "a partition of it has no leader"
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
+async def existing_topics(connection: KafkaConnection, *, client_id: str) -> dict[str, int]:
+    """All topics and their partitions, for who only looks. Raises BrokerUnavailable."""
+    topics = KafkaTopics(connection, client_id=client_id, replication=1)
+    try:
+        return await topics.existing()
+    finally:
+        await topics.close()
+
+
 class KafkaTopics:
     """Implements ports_dispatch.Topics. At most a hundred topics a call: leaders of more come slowly."""
 
