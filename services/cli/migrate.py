@@ -17,8 +17,8 @@ def migrate(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON
 
     Example: sluiceway migrate
     """
+    from libs.common.adapters.postgres.migrate import upgrade
     from libs.common.settings import load_settings
-    from services.cli.wiring import upgrade
 
-    revision = complete(upgrade(load_settings()))
+    revision = complete(upgrade(load_settings().database_url.get_secret_value()))
     print(json.dumps({"revision": revision}) if as_json else f"the database is at revision {revision}")

@@ -74,8 +74,9 @@ def _show(reports: dict[str, PlaceReport], newest: str) -> None:
 
 
 async def _rotate(settings: Settings, ring: KeyRing, dry_run: bool) -> dict[str, PlaceReport]:
+    from libs.common.adapters.postgres.database import open_database
+    from libs.common.adapters.postgres.sealed import sealed_places
     from libs.common.operations.rotation import Rotation
-    from services.cli.wiring import open_sealed_places
 
-    async with open_sealed_places(settings) as places:
-        return await Rotation(ring, places).run(dry_run=dry_run)
+    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
+        return await Rotation(ring, sealed_places(database)).run(dry_run=dry_run)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from libs.common.operations.series import Series
     from libs.common.operations.sight import Sight
     from libs.common.operations.why import Why
-    from libs.common.ports_secrets import SealedPlace
     from libs.common.ports_webhooks import Webhooks
     from libs.common.settings import Settings
 
@@ -72,23 +71,6 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
             raise
         note(remedy)
         raise typer.Exit(3) from None
-
-
-@asynccontextmanager
-async def open_sealed_places(settings: Settings) -> AsyncIterator[list[SealedPlace]]:
-    """Every place of the configured database where sealed values lie."""
-    from libs.common.adapters.postgres.database import open_database
-    from libs.common.adapters.postgres.sealed import sealed_places
-
-    async with open_database(settings.database_url.get_secret_value(), hot_connections=1) as database:
-        yield sealed_places(database)
-
-
-async def upgrade(settings: Settings) -> str:
-    """Bring the configured database to this version's tables; returns the revision."""
-    from libs.common.adapters.postgres import migrate
-
-    return await migrate.upgrade(settings.database_url.get_secret_value())
 
 
 @dataclass(frozen=True, slots=True)
