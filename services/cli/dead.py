@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.options import LARGEST_ID, OfTenant
+from services.cli.options import LARGEST_ID, OfTenant, instant
 from services.cli.output import (
     Column,
     JsonOption,
@@ -32,9 +30,6 @@ from services.cli.wiring import operator_name
 if TYPE_CHECKING:
     from libs.common.operations.replay import ReplayRequest
     from libs.common.ports_dead import DeadFilter
-
-_AGO = re.compile(r"(\d{1,9})\s*([smhd])")
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 dead = typer.Typer(help="What is dead, and its replay.", no_args_is_help=True)
 app.add_typer(dead, name="dead")
@@ -309,17 +304,3 @@ def _model_number(word: str | None) -> int | None:
     if not (word.isascii() and word.isdecimal() and 0 < int(word[:20]) <= LARGEST_ID):
         raise typer.BadParameter(f"a number, or {NO_MODEL_WORD!r}", param_hint="--model-id")
     return int(word)
-
-
-def instant(text: str | None, option: str) -> datetime | None:
-    """An option that says when; raises typer.BadParameter."""
-    if text is None:
-        return None
-    ago = _AGO.fullmatch(text.strip())
-    try:
-        if ago is not None:
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
-        at = datetime.fromisoformat(text.strip())
-        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter("write RFC 3339, or an age such as 90m, 2h, 3d", param_hint=option) from None

@@ -14,8 +14,8 @@ import typer
 
 from libs.common.runtime.redaction import redact_text
 from services.cli.app import app
-from services.cli.options import LARGEST_ID, OfTenant
-from services.cli.output import note
+from services.cli.options import LARGEST_ID, OfTenant, instant
+from services.cli.output import note, printable
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -78,8 +78,6 @@ def republish(
 
     Example: sluiceway events republish --since 2h --dry-run
     """
-    from services.cli.dead import instant
-
     now = datetime.now(UTC)
     span = (instant(since, "--since") or now, instant(until, "--until") or now)
     done = complete(_republish(span, tenant, model, after, rate, dry_run))
@@ -91,8 +89,6 @@ def republish(
 
 
 def _since_ms(since: str | None) -> int:
-    from services.cli.dead import instant
-
     now = time.time()
     try:
         ago = float(since or 0)
@@ -111,16 +107,16 @@ async def _republish(
     from libs.common.settings import load_settings
     from services.cli.events_republish import open_republish
 
-    reached = [0.0]
+    told_at = time.monotonic()
 
-    def told(done: Republished) -> None:
-        if time.monotonic() - reached[0] > 5:
+    def tell(done: Republished) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at > 5:
             note(f"{done.sent} events; go on by --after {done.after}")
-            reached[0] = time.monotonic()
+            told_at = time.monotonic()
 
-    reached[0] = time.monotonic()
     async with open_republish(load_settings()) as work:
-        done = await work.run(EndFilter(*span, tenant, model), after, rate, told, dry_run=dry_run)
+        done = await work.run(EndFilter(*span, tenant, model), after, rate, tell, dry_run=dry_run)
     return {"sent": done.sent, "refused": done.refused, "after": done.after}
 
 
@@ -189,6 +185,4 @@ def _line(event: dict[str, Any]) -> str:
         event["id"],
         what,
     )
-    return "".join(
-        character if character.isprintable() else " " for character in "  ".join(str(part) for part in parts)
-    )
+    return printable("  ".join(str(part) for part in parts))

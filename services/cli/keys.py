@@ -23,7 +23,6 @@ from services.cli.output import (
 from services.cli.remote import KeyFileOption
 from services.cli.which_way import ApiOption, By, Way, asked, found
 
-_SCOPES = ("submit", "read", "operate", "admin")
 #: `operate` reads what belongs to all tenants: it is given on purpose, or not at all.
 _USUAL = "submit,read,admin"
 
@@ -56,9 +55,12 @@ def create(
 
     Example: sluiceway keys create --tenant 42 --name shop --scopes submit,read
     """
+    from libs.common.operations.keys import KEY_NAME_LIMIT
+
     allowed = _scopes(scopes)
-    if len(name) > 64 or any(ord(character) < 32 for character in name):
-        raise typer.BadParameter("at most 64 characters, none of them a control character", param_hint="--name")
+    if len(name) > KEY_NAME_LIMIT or any(ord(character) < 32 for character in name):
+        said = f"at most {KEY_NAME_LIMIT} characters, none of them a control character"
+        raise typer.BadParameter(said, param_hint="--name")
     made = asked(lambda room: room.keys.create(tenant, name, allowed), Way(url, key_file, by))
     show_document(_numbered(made), chosen(output, as_json), lambda: print(made["key"]), [made["id"]])
 
@@ -104,11 +106,13 @@ def revoke(
 
 
 def _scopes(text: str) -> list[str]:
+    from libs.common.operations.keys import SCOPES
+
     wanted = [scope.strip() for scope in text.split(",") if scope.strip()]
-    unknown = sorted(set(wanted) - set(_SCOPES))
+    unknown = sorted(set(wanted) - set(SCOPES))
     if unknown or not wanted:
-        raise typer.BadParameter(f"choose of {', '.join(_SCOPES)}", param_hint="--scopes")
-    return [scope for scope in _SCOPES if scope in wanted]
+        raise typer.BadParameter(f"choose of {', '.join(SCOPES)}", param_hint="--scopes")
+    return [scope for scope in SCOPES if scope in wanted]
 
 
 def _numbered(key: Document) -> Document:

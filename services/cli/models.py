@@ -16,6 +16,7 @@ from services.cli.output import (
     JsonOption,
     Output,
     OutputOption,
+    YesOption,
     cell,
     chosen,
     confirm,
@@ -112,7 +113,7 @@ def apply(
 @models.command()
 def delete(
     name: Annotated[str, typer.Argument(help="Name of the model.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     url: UrlOption = "",
     key_file: KeyFileOption = None,
     as_json: JsonOption = False,

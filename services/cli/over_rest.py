@@ -61,6 +61,11 @@ class Face:
         """What an order came to, in a word."""
         return str((await self.post(path, {"reason": reason}, **params))["verdict"])
 
+    async def items(self, path: str, **params: Any) -> list[Document]:
+        """Items of a list that has no pages."""
+        items: list[Document] = page_of(await self.get(path, **params))["items"]
+        return items
+
     async def listed(self, path: str, most: int | None, largest: int, **params: Any) -> list[Document]:
         """Items of a list, page by page, `most` of them (all for None)."""
         found: list[Document] = []
@@ -101,16 +106,13 @@ class RestSights:
         return await self.face.listed("/v1/lanes", most, _LANES, tenant=tenant, busy=busy)
 
     async def executors(self) -> list[Document]:
-        items: list[Document] = page_of(await self.face.get("/v1/executors"))["items"]
-        return items
+        return await self.face.items("/v1/executors")
 
     async def outbox(self) -> list[Document]:
-        items: list[Document] = page_of(await self.face.get("/v1/outbox"))["items"]
-        return items
+        return await self.face.items("/v1/outbox")
 
     async def pauses(self) -> list[Document]:
-        items: list[Document] = page_of(await self.face.get("/v1/pauses"))["items"]
-        return items
+        return await self.face.items("/v1/pauses")
 
     async def series(self, wanted: SeriesWanted) -> Document:
         times = {"from": wanted.since.isoformat(), "to": wanted.until.isoformat()}
@@ -189,8 +191,7 @@ class RestKeys:
     face: Face
 
     async def keys(self, tenant: int) -> list[Document]:
-        items: list[Document] = (await self.face.get("/v1/keys", tenant=tenant))["items"]
-        return items
+        return await self.face.items("/v1/keys", tenant=tenant)
 
     async def create(self, tenant: int, name: str, scopes: list[str]) -> Document:
         body = {"name": name, "scopes": scopes}

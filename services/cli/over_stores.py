@@ -230,8 +230,9 @@ class StoresGraves:
         return plain([graves.item_view(item) for item in await _gathered(page, None, _PAGE)])
 
     async def steer(self, job: int, verb: Steer) -> Document:
-        steered = {"pause": self.stores.replays.pause, "resume": self.stores.replays.resume}
-        return plain(graves.job_view(await steered.get(verb, self.stores.replays.stop)(None, job)))
+        replays = self.stores.replays
+        steered = {"pause": replays.pause, "resume": replays.resume, "stop": replays.stop}
+        return plain(graves.job_view(await steered[verb](None, job)))
 
 
 def plain(view: View) -> View:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.output import printable
+from services.cli.output import note, printable
 
 _READY_SECONDS = 300.0  # Apache Kafka's jars may have to be fetched
 _STOP_SECONDS = 90.0
@@ -206,6 +206,5 @@ def _print(report: dict[str, Any], as_json: bool, *, with_state: bool = False) -
 
 
 def _say(message: str) -> None:
-    plain = "\n".join(map(printable, message.split("\n")))
     with suppress(OSError):  # a supervisor's log may lie on a full disk, and a terminal may be gone
-        print(f"{_SAID}{plain}", file=sys.stderr, flush=True)
+        note(message)

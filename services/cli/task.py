@@ -18,6 +18,7 @@ from services.cli.output import (
     JsonOption,
     Output,
     OutputOption,
+    YesOption,
     cell,
     chosen,
     confirm,
@@ -166,7 +167,7 @@ def watch(task_id: Id, url: UrlOption = "", key_file: KeyFileOption = None, as_j
 @task.command()
 def cancel(
     ids: Ids,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     url: UrlOption = "",
     key_file: KeyFileOption = None,
     output: OutputOption = Output.TABLE,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from services.cli.app import app
+from services.cli.insight import counted
 from services.cli.options import LARGEST_ID, SMALLEST_TENANT
 from services.cli.output import Column, JsonOption, Output, OutputOption, chosen, show_list, show_one
 from services.cli.remote import KeyFileOption
@@ -21,7 +22,7 @@ _LISTED: list[Column] = [
     ("ID", "id"),
     ("WEIGHT", "weight"),
     ("PAUSED", lambda row: "paused" if row["paused"] else ""),
-    ("MODELS", lambda row: f"{row['models']['value']}" if row["models"]["exact"] else f">{row['models']['value']}"),
+    ("MODELS", lambda row: counted(row["models"])),
     ("CALLS TODAY", "calls_today"),
     ("CREATED", "created_at"),
 ]
