@@ -89,7 +89,7 @@ async def test_an_unknown_task_keeps_none_of_the_others_from_being_canceled(tena
     made = [(await run("task", "submit", "m", "--json", tenant=tenant)).json["id"] for _ in range(2)]
     given = f"{made[0]}\n{uuid4()}\n{made[1]}\n"
     ran = await run("task", "cancel", "-", "--yes", "--json", tenant=tenant, given=given)
-    assert (ran.code, ran.err.count("\n"), "not_found: " in ran.err) == (4, 1, True)
+    assert (ran.code, ran.err.count("\n"), "task_unknown: " in ran.err) == (4, 1, True)
     assert [(item["id"], item["verdict"]) for item in ran.json["items"]] == [(id_, "canceled") for id_ in made]
     none = await run("task", "cancel", str(uuid4()), "--yes", "--json", tenant=tenant)
     assert (none.code, none.out, none.err.count("\n")) == (4, "", 1)
