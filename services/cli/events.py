@@ -166,7 +166,7 @@ def _event(record: LogRecord) -> dict[str, Any]:
         "sequence": headers.get("ce_sequence"),
         "partition": record.partition,
         "offset": record.offset,
-        "at": datetime.fromtimestamp(min(record.timestamp_ms, _LAST_MS) / 1_000, UTC).isoformat(
+        "at": datetime.fromtimestamp(min(max(record.timestamp_ms, 0), _LAST_MS) / 1_000, UTC).isoformat(
             timespec="milliseconds"
         ),
         "data": told,

@@ -19,18 +19,18 @@ from libs.common.embedded.ports import free_port
 
 _START_SECONDS = 30
 
-PREDICT = """
+RUN = """
 import time
 from pathlib import Path as Folder
 
-from cog import BasePredictor, Input, Path
+from cog import BaseRunner, Input, Path
 
 
-class Predictor(BasePredictor):
+class Runner(BaseRunner):
     def setup(self) -> None:
         self.runs = Folder("runs.txt")
 
-    def predict(
+    def run(
         self,
         text: str = Input(default="hi"),
         seconds: float = Input(default=0.0),
@@ -74,13 +74,13 @@ def cog_server(folder: Path) -> Iterator[CogServer]:
     """The server, ready. Skips the test, loudly, where Cog is not installed."""
     if importlib.util.find_spec("cog") is None or importlib.util.find_spec("coglet") is None:
         pytest.skip("NOT TESTED AGAINST A REAL THIRD-PARTY SERVER: the package cog is not installed (make env)")
-    (folder / "predict.py").write_text(PREDICT)
-    (folder / "cog.yaml").write_text('build:\n  python_version: "3.11"\npredict: predict.py:Predictor\n')
+    (folder / "run.py").write_text(RUN)
+    (folder / "cog.yaml").write_text('build:\n  python_version: "3.11"\nrun: run.py:Runner\n')
     port = free_port()
     environment = {
         **os.environ,
         "PORT": str(port),
-        "COG_PREDICT_TYPE_STUB": "predict.py:Predictor",
+        "COG_PREDICT_TYPE_STUB": "run.py:Runner",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # its worker is `python`
     }
     with (folder / "cog.log").open("wb") as log:
