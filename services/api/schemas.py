@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from libs.common.domain.task import TaskStatus
 from libs.common.domain.webhook import END_WORDS, URL_LIMIT
-from libs.common.operations.keys import KEY_NAME_LIMIT, SCOPES
+from libs.common.operations.keys import KEY_NAME_LIMIT, SCOPES, Scope
 from libs.common.operations.quota import MOST_POINTS, WEIGHTS
 
 BATCH_LIMIT: Final = 1_000
@@ -61,6 +61,8 @@ Integer = Annotated[int, BeforeValidator(_integer)]
 #: Text in JSON; pydantic's strict mode would want a datetime object, its lax mode would take numbers too.
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), AfterValidator(_in_utc), Field(strict=False)]
 Int32 = Annotated[Integer, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
+Limit = Annotated[int, Field(ge=1, le=PAGE_LIMIT)]
+Cursor = Annotated[str | None, Field(description="next_cursor of the page before.", max_length=200)]
 Ends = Annotated[
     list[Literal["success", "failed", "timeout", "canceled"]], Field(min_length=1, max_length=len(END_WORDS))
 ]
@@ -71,6 +73,16 @@ class Request(BaseModel):
     """Strict, frozen, and closed: an unknown field is a misunderstanding and is said."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    def given(self) -> dict[str, Any]:
+        """The fields that say something."""
+        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
+
+
+class Query(BaseModel):
+    """The same of an address: query parameters are text, so numbers in text are what is meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TaskIn(Request):
@@ -110,10 +122,6 @@ class WebhookChange(Request):
     paused: bool | None = Field(None, description="Deliveries wait meanwhile.")
     enabled: bool | None = Field(None, description="Off: nothing is told, and what waits is given up.")
 
-    def given(self) -> dict[str, Any]:
-        """The fields that say something."""
-        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
-
 
 class WebhookIn(Request):
     """A webhook to be made."""
@@ -127,10 +135,6 @@ class WebhookIn(Request):
     )
     events: Ends | None = Field(None, description="Only these ends; left out: all.")
     description: Text = Field("", max_length=500)
-
-    def given(self) -> dict[str, Any]:
-        """The fields that say something."""
-        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
 
 
 class RotateIn(Request):
@@ -151,37 +155,30 @@ class TaskIdsIn(Request):
     ids: list[str] = Field(min_length=1, max_length=BATCH_LIMIT, description="Task ids; unknown ones are left out.")
 
 
-class TaskQuery(Request):
+class TaskQuery(Query):
     """What a list of tasks is narrowed to."""
-
-    # Query parameters are text: here numbers in text are what is meant.
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
 
     model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
     status: str | None = Field(None, description="Status words, comma separated.", examples=["submitted,queued"])
     biz_name: Text | None = Field(None, max_length=BIZ_NAME_LIMIT)
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+    limit: Limit = PAGE_USUAL
+    cursor: Cursor = None
 
 
-class OperationQuery(Request):
+class OperationQuery(Query):
     """What the operation log is narrowed to."""
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
 
     task_id: UUID | None = Field(None, alias="taskId", description="Entries of one task.")
     biz_name: Text | None = Field(None, alias="bizName", max_length=BIZ_NAME_LIMIT)
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+    limit: Limit = PAGE_USUAL
+    cursor: Cursor = None
 
 
-class PageQuery(Request):
+class PageQuery(Query):
     """Which page of a list."""
 
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
-
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+    limit: Limit = PAGE_USUAL
+    cursor: Cursor = None
 
 
 class QuotaLimitIn(Request):
@@ -194,9 +191,7 @@ class KeyIn(Request):
     """A new API key."""
 
     name: Text = Field("", max_length=KEY_NAME_LIMIT, description="Who uses it; becomes the creator of its tasks.")
-    scopes: list[Literal["submit", "read", "operate", "admin"]] = Field(
-        min_length=1, max_length=len(SCOPES), description="None that the caller's key has not."
-    )
+    scopes: list[Scope] = Field(min_length=1, max_length=len(SCOPES), description="None that the caller's key has not.")
 
 
 class TenantIn(Request):
@@ -241,10 +236,6 @@ class ModelChange(Request):
     job_timeout_seconds: Int32 | None = Field(None, description="Longest provider job; 0 or less: 3600.")
     price: Int32 | None = Field(None, description="Quota points per output.")
     remark: Text | None = Field(None, max_length=10_000)
-
-    def given(self) -> dict[str, Any]:
-        """The fields that say something."""
-        return {name: value for name in self.model_fields_set if (value := getattr(self, name)) is not None}
 
 
 class ModelIn(ModelChange):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, Field
 
 from libs.common.operations.replay import (
     HIGHEST_RATE,
@@ -17,7 +17,7 @@ from libs.common.operations.replay import (
     USUAL_RATE,
 )
 from libs.common.ports_dead import NO_MODEL, NO_MODEL_WORD, DeadFilter, DeadKind
-from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, Integer, Request, Text
+from services.api.schemas import NAME_LIMIT, PAGE_USUAL, Cursor, Instant, Integer, Limit, Query, Request, Text
 from services.api.schemas_out import AttemptOut, ErrorOut, HistoryOut, StatusWord
 
 KindWord = Literal["task", "event", "delivery", "message"]
@@ -34,10 +34,8 @@ _UNTIL = "Died before this instant."
 _TEXT = "A part of the last error's message, whatever its case."
 
 
-class DeadGroupQuery(Request):
+class DeadGroupQuery(Query):
     """What groups of the dead are narrowed to."""
-
-    model_config = ConfigDict(strict=False, frozen=True, extra="forbid")
 
     kind: KindWord | None = None
     code: Text | None = Field(None, max_length=_CODE_LIMIT, description="A stable error code.")
@@ -60,8 +58,8 @@ class DeadGroupQuery(Request):
 class DeadQuery(DeadGroupQuery):
     """What a list of the dead is narrowed to."""
 
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+    limit: Limit = PAGE_USUAL
+    cursor: Cursor = None
 
 
 class ReplayFilterIn(Request):

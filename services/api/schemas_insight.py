@@ -10,16 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from libs.common.operations.control import REASON_LIMIT
 from libs.common.operations.quota import USER_LIMIT
 from libs.common.ports_attempts import Posture
-from services.api.schemas import NAME_LIMIT, PAGE_LIMIT, PAGE_USUAL, Instant, TenantId, Text
+from services.api.schemas import NAME_LIMIT, PAGE_USUAL, Cursor, Instant, Limit, Query, TenantId, Text
 from services.api.schemas_out import StatusWord
 
 OfTenant = Field(None, description="Of this tenant; operators alone may name another than their own.")
-
-
-class _Asked(BaseModel):
-    """Query parameters are text: here numbers in text are what is meant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ReasonIn(BaseModel):
@@ -30,7 +24,7 @@ class ReasonIn(BaseModel):
     reason: Text = Field("", max_length=REASON_LIMIT, description="Shown wherever it holds something.")
 
 
-class TenantQuery(_Asked):
+class TenantQuery(Query):
     """Whose model it is."""
 
     tenant: TenantId | None = OfTenant
@@ -45,39 +39,32 @@ class UserQuery(TenantQuery):
 class LimitQuery(TenantQuery):
     """Which page of whose users' limits."""
 
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
+    limit: Limit = PAGE_USUAL
     cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=2_000)
 
 
-class WebhookQuery(_Asked):
+class WebhookQuery(Query):
     """Which page of the webhooks."""
 
     tenant: TenantId | None = Field(None, description="Of this tenant; operators see all without it.")
     failing: bool = Field(False, description="Only those that fail or were switched off.")
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+    limit: Limit = PAGE_USUAL
+    cursor: Cursor = None
 
 
-class LaneQuery(_Asked):
+class LaneQuery(Query):
     """What a list of lanes is narrowed to."""
 
     tenant: TenantId | None = Field(None, description="Of this tenant; operators see all without it.")
     busy: bool = Field(True, description="Only lanes with something ready or in flight.")
     limit: int = Field(PAGE_USUAL, ge=1, le=200)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
+    cursor: Cursor = None
 
 
-class ActionQuery(_Asked):
-    """Which page of a list."""
-
-    limit: int = Field(PAGE_USUAL, ge=1, le=PAGE_LIMIT)
-    cursor: str | None = Field(None, description="next_cursor of the page before.", max_length=200)
-
-
-class SeriesQuery(_Asked):
+class SeriesQuery(Query):
     """Whose series, and which part of it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     tenant: TenantId | None = Field(None, description="Of this tenant; operators see everything's without it.")
     model: Text | None = Field(None, max_length=NAME_LIMIT, description="Of this model of the tenant.")

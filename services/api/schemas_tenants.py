@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from libs.common.operations.keys import Scope
 from services.api.schemas_insight import CountOut
-
-ScopeWord = Literal["submit", "read", "operate", "admin"]
 
 
 class TenantOut(BaseModel):
@@ -41,7 +39,7 @@ class KeyOut(BaseModel):
     id: str
     tenant: str
     name: str
-    scopes: list[ScopeWord]
+    scopes: list[Scope]
     created_at: datetime
     revoked_at: datetime | None
 
@@ -59,4 +57,4 @@ class KeyMadeOut(BaseModel):
     key: str = Field(description="Shown this once: only its digest is stored.")
     tenant: str
     name: str
-    scopes: list[ScopeWord]
+    scopes: list[Scope]

@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from libs.common.domain.errors import Invalid, NotFound
 from libs.common.ports_tasks import ApiKeys
 
-SCOPES: Final = ("submit", "read", "operate", "admin")
+Scope: TypeAlias = Literal["submit", "read", "operate", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 KEY_NAME_LIMIT: Final = 64
 _RANDOM_BYTES: Final = 32
 

@@ -141,6 +141,18 @@ def _reach_with(scope: str) -> Callable[[Request], Reach]:
     return reach
 
 
+def name_of(caller: KeyOwner) -> str:
+    """Who it was, for the record."""
+    return caller.name or f"key {caller.id}"
+
+
+def tenant_of(caller: KeyOwner, named: int | None) -> int:
+    """The tenant that is meant; raises Problem (403) for another one's."""
+    if named is not None and named != caller.tenant_id and "operate" not in caller.scopes:
+        raise Problem("forbidden", "Other tenants are for keys with the scope 'operate'.")
+    return caller.tenant_id if named is None else named
+
+
 def number_of(text: str) -> int | None:
     """The number that an id in a path is; None for what is none of ours."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 19):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 
 from libs.common.domain.errors import NotFound
-from libs.common.ports_tasks import KeyOwner
 from services.api import examples
 from services.api import examples_insight as shown
 from services.api.answers import JsonAnswer
-from services.api.routes.context import Cases, Operator, StrictRoute, number_of
-from services.api.routes.documented import answers
-from services.api.routes.insight import tenant_of
+from services.api.routes.context import Cases, Operator, StrictRoute, name_of, number_of, tenant_of
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import TenantId
 from services.api.schemas_insight import ReasonIn, TenantQuery, VerdictOut
-
-_BODY: Final = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 
 router = APIRouter(prefix="/v1", tags=["control"], route_class=StrictRoute)
 
@@ -25,13 +21,17 @@ Reason = Annotated[ReasonIn | None, examples.body(shown.REASON)]
 Tenant = Annotated[TenantId, Path()]
 
 
-@router.post("/dispatch/pause", summary="Pause all dispatching", responses=answers(VerdictOut, shown.PAUSED, *_BODY))
+@router.post(
+    "/dispatch/pause", summary="Pause all dispatching", responses=answers(VerdictOut, shown.PAUSED, *BODY_ERRORS)
+)
 async def pause_all(caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """Nothing starts any more, whoever's it is; what runs goes on, creates are accepted and wait."""
     return _verdict(await cases.controls.pause_all(name_of(caller), _reason(asked)))
 
 
-@router.post("/dispatch/resume", summary="Resume all dispatching", responses=answers(VerdictOut, shown.RESUMED, *_BODY))
+@router.post(
+    "/dispatch/resume", summary="Resume all dispatching", responses=answers(VerdictOut, shown.RESUMED, *BODY_ERRORS)
+)
 async def resume_all(caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """What tenants and models are paused by themselves stays paused."""
     return _verdict(await cases.controls.resume_all(name_of(caller), _reason(asked)))
@@ -40,7 +40,7 @@ async def resume_all(caller: Operator, cases: Cases, asked: Reason = None) -> Re
 @router.post(
     "/tenants/{tenant_id}/pause",
     summary="Pause a tenant",
-    responses=answers(VerdictOut, shown.PAUSED, *_BODY, "tenant_unknown"),
+    responses=answers(VerdictOut, shown.PAUSED, *BODY_ERRORS, "tenant_unknown"),
 )
 async def pause_tenant(tenant_id: Tenant, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """Nothing of this tenant starts any more; what runs goes on."""
@@ -50,7 +50,7 @@ async def pause_tenant(tenant_id: Tenant, caller: Operator, cases: Cases, asked:
 @router.post(
     "/tenants/{tenant_id}/resume",
     summary="Resume a tenant",
-    responses=answers(VerdictOut, shown.RESUMED, *_BODY, "tenant_unknown"),
+    responses=answers(VerdictOut, shown.RESUMED, *BODY_ERRORS, "tenant_unknown"),
 )
 async def resume_tenant(tenant_id: Tenant, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """The time of the pause does not count as waiting."""
@@ -60,7 +60,7 @@ async def resume_tenant(tenant_id: Tenant, caller: Operator, cases: Cases, asked
 @router.post(
     "/models/{name:path}/pause",
     summary="Pause a model",
-    responses=answers(VerdictOut, shown.PAUSED, *_BODY, "model_unknown"),
+    responses=answers(VerdictOut, shown.PAUSED, *BODY_ERRORS, "model_unknown"),
 )
 async def pause_model(
     name: str, of: Annotated[TenantQuery, Query()], caller: Operator, cases: Cases, asked: Reason = None
@@ -73,7 +73,7 @@ async def pause_model(
 @router.post(
     "/models/{name:path}/resume",
     summary="Resume a model",
-    responses=answers(VerdictOut, shown.RESUMED, *_BODY, "model_unknown"),
+    responses=answers(VerdictOut, shown.RESUMED, *BODY_ERRORS, "model_unknown"),
 )
 async def resume_model(
     name: str, of: Annotated[TenantQuery, Query()], caller: Operator, cases: Cases, asked: Reason = None
@@ -86,7 +86,7 @@ async def resume_model(
 @router.post(
     "/executors/{name:path}/drain",
     summary="Have an executor finish and leave",
-    responses=answers(VerdictOut, shown.DRAINING, *_BODY, "executor_unknown"),
+    responses=answers(VerdictOut, shown.DRAINING, *BODY_ERRORS, "executor_unknown"),
 )
 async def drain_executor(name: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """It takes nothing new, gives back what only waits there, lets end what runs, and its process ends."""
@@ -96,7 +96,7 @@ async def drain_executor(name: str, caller: Operator, cases: Cases, asked: Reaso
 @router.post(
     "/executors/{name:path}/undrain",
     summary="Have an executor stay after all",
-    responses=answers(VerdictOut, shown.STAYING, *_BODY, "executor_unknown"),
+    responses=answers(VerdictOut, shown.STAYING, *BODY_ERRORS, "executor_unknown"),
 )
 async def undrain_executor(name: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """If it has not left yet."""
@@ -106,7 +106,7 @@ async def undrain_executor(name: str, caller: Operator, cases: Cases, asked: Rea
 @router.post(
     "/webhooks/{webhook_id}/pause",
     summary="Let a webhook's deliveries wait",
-    responses=answers(VerdictOut, shown.PAUSED, *_BODY, "webhook_unknown"),
+    responses=answers(VerdictOut, shown.PAUSED, *BODY_ERRORS, "webhook_unknown"),
 )
 async def pause_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """Of whatever tenant it is, which cannot lift this; they go out when it is resumed."""
@@ -116,7 +116,7 @@ async def pause_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: 
 @router.post(
     "/webhooks/{webhook_id}/resume",
     summary="Let a webhook's deliveries go on",
-    responses=answers(VerdictOut, shown.RESUMED, *_BODY, "webhook_unknown"),
+    responses=answers(VerdictOut, shown.RESUMED, *BODY_ERRORS, "webhook_unknown"),
 )
 async def resume_webhook(webhook_id: str, caller: Operator, cases: Cases, asked: Reason = None) -> Response:
     """What waited goes out, too, unless its tenant holds it."""
@@ -128,11 +128,6 @@ def _webhook(text: str) -> int:
     if number is None:
         raise NotFound("webhook_unknown", "there is no such webhook")
     return number
-
-
-def name_of(caller: KeyOwner) -> str:
-    """Who it was, for the record."""
-    return caller.name or f"key {caller.id}"
 
 
 def _reason(asked: ReasonIn | None) -> str:

@@ -9,18 +9,16 @@ from fastapi import APIRouter, Query, Request, Response
 
 from libs.common.operations import insight_json as shown
 from libs.common.ports_insight import SeriesWanted
-from libs.common.ports_tasks import KeyOwner
 from services.api import examples_insight as examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
 from services.api.cursors import before_of, cursor_of
-from services.api.problems import Problem
-from services.api.routes.context import Cases, Operator, Seeing, TaskId
+from services.api.routes.context import Cases, Operator, Seeing, TaskId, tenant_of
 from services.api.routes.documented import answers
 from services.api.routes.models import read_model
+from services.api.schemas import PageQuery
 from services.api.schemas_insight import (
     ActionPage,
-    ActionQuery,
     ExecutorItems,
     LanePage,
     LaneQuery,
@@ -138,20 +136,8 @@ async def read_series(asked: Annotated[SeriesQuery, Query()], reach: Seeing, cas
     summary="What operators did",
     responses=answers(ActionPage, examples.ACTIONS, "invalid", "bad_cursor"),
 )
-async def list_actions(asked: Annotated[ActionQuery, Query()], _caller: Operator, cases: Cases) -> Response:
+async def list_actions(asked: Annotated[PageQuery, Query()], _caller: Operator, cases: Cases) -> Response:
     """Pauses, resumes, drains, keys made and revoked: who, when and why, newest first."""
     actions, following = await cases.controls.actions(before_of("action", asked.cursor), asked.limit)
     items = [shown.action_document(action) for action in actions]
     return JsonAnswer({"items": items, "next_cursor": cursor_of("action", following)})
-
-
-def is_operator(caller: KeyOwner) -> bool:
-    """Whether a caller may look at all tenants."""
-    return "operate" in caller.scopes
-
-
-def tenant_of(caller: KeyOwner, named: int | None) -> int:
-    """The tenant that is meant; raises Problem (403) for another one's."""
-    if named is not None and named != caller.tenant_id and not is_operator(caller):
-        raise Problem("forbidden", "Other tenants are for keys with the scope 'operate'.")
-    return caller.tenant_id if named is None else named

@@ -11,9 +11,8 @@ from libs.common.operations.tenant_json import key_document, made_key_document
 from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
-from services.api.routes.context import Cases, Operator, StrictRoute, number_of
-from services.api.routes.control import name_of
-from services.api.routes.documented import answers
+from services.api.routes.context import Cases, Operator, StrictRoute, name_of, number_of, tenant_of
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import KeyIn
 from services.api.schemas_insight import TenantQuery
 from services.api.schemas_tenants import KeyItems, KeyMadeOut
@@ -25,9 +24,7 @@ router = APIRouter(prefix="/v1/keys", tags=["keys"], route_class=StrictRoute)
     "",
     summary="Make an API key",
     status_code=201,
-    responses=answers(
-        KeyMadeOut, examples.KEY_MADE, "bad_json", "invalid", "body_too_large", "unsupported_media_type", status=201
-    ),
+    responses=answers(KeyMadeOut, examples.KEY_MADE, *BODY_ERRORS, status=201),
 )
 async def create_key(
     wanted: Annotated[KeyIn, examples.body(examples.KEY_IN)],
@@ -38,15 +35,14 @@ async def create_key(
     """The answer shows the key, once. Nobody gives a scope that the own key has not."""
     for scope in wanted.scopes:
         require(caller, scope)
-    tenant = caller.tenant_id if of.tenant is None else of.tenant
-    made = await cases.keys.create(tenant, wanted.name, wanted.scopes, name_of(caller))
+    made = await cases.keys.create(tenant_of(caller, of.tenant), wanted.name, wanted.scopes, name_of(caller))
     return JsonAnswer(made_key_document(made), 201, {"Cache-Control": "no-store"})
 
 
 @router.get("", summary="List a tenant's API keys", responses=answers(KeyItems, examples.KEY_ITEMS, "invalid"))
 async def list_keys(of: Annotated[TenantQuery, Query()], caller: Operator, cases: Cases) -> Response:
     """Oldest first, those that were revoked too, without the keys themselves."""
-    keys = await cases.keys.list_of(caller.tenant_id if of.tenant is None else of.tenant)
+    keys = await cases.keys.list_of(tenant_of(caller, of.tenant))
     return JsonAnswer({"items": [key_document(key) for key in keys]})
 
 

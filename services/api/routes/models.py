@@ -14,7 +14,7 @@ from services.api.answers import JsonAnswer
 from services.api.conditions import etag, is_known, wanted_versions
 from services.api.cursors import before_of, cursor_of
 from services.api.routes.context import Admin, Cases, Reader, StrictRoute
-from services.api.routes.documented import answers
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import ModelChange, ModelIn, PageQuery
 from services.api.schemas_out import ModelOut, ModelPage
 from services.api.views import model_view
@@ -31,14 +31,12 @@ def _whole_name(request: Request) -> None:
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute, dependencies=[Depends(_whole_name)])
 
-_MODEL_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
-
 
 @router.post(
     "",
     summary="Make a model",
     status_code=201,
-    responses=answers(ModelOut, examples.MODEL, *_MODEL_ERRORS, "model_exists", status=201),
+    responses=answers(ModelOut, examples.MODEL, *BODY_ERRORS, "model_exists", status=201),
 )
 async def create_model(
     wanted: Annotated[ModelIn, examples.body(examples.MODEL_IN)], caller: Admin, cases: Cases
@@ -86,7 +84,7 @@ async def read_model(
     responses=answers(
         ModelOut,
         examples.MODEL,
-        *_MODEL_ERRORS,
+        *BODY_ERRORS,
         "model_unknown",
         "model_exists",
         "model_jobs_open",

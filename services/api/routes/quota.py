@@ -12,16 +12,14 @@ from services.api.answers import JsonAnswer
 from services.api.auth import require
 from services.api.cursors import after_of, cursor_after
 from services.api.problems import NO_ROUTE, Problem
-from services.api.routes.context import Cases, Moving, Seeing, StrictRoute
-from services.api.routes.documented import answers
-from services.api.routes.insight import tenant_of
+from services.api.routes.context import Cases, Moving, Seeing, StrictRoute, tenant_of
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import QuotaLimitIn
 from services.api.schemas_insight import LimitQuery, TenantQuery, UserQuery
 from services.api.schemas_out import QuotaLimitOut, QuotaLimitPage, QuotaOut
 
 router = APIRouter(prefix="/v1/quota", tags=["quota"], route_class=StrictRoute)
 
-_SETTING_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 _EVERYBODY = ""
 
 Whose = Annotated[TenantQuery, Query()]
@@ -53,7 +51,7 @@ async def list_limits(wanted: Annotated[LimitQuery, Query()], reach: Moving, cas
 @router.put(
     "/limits",
     summary="Limit all users who have no limit of their own",
-    responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT_OF_ALL, *_SETTING_ERRORS),
+    responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT_OF_ALL, *BODY_ERRORS),
 )
 async def limit_everybody(
     wanted: Annotated[QuotaLimitIn, examples.body(examples.QUOTA_LIMIT_IN)], of: Whose, reach: Moving, cases: Cases
@@ -88,7 +86,7 @@ User = Annotated[str, Depends(_user)]
 @router.put(
     "/limits/{user:path}",
     summary="Limit a user",
-    responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT, "not_found", *_SETTING_ERRORS),
+    responses=answers(QuotaLimitOut, examples.QUOTA_LIMIT, "not_found", *BODY_ERRORS),
 )
 async def limit_user(
     user: User,

@@ -17,7 +17,7 @@ from services.api.conditions import etag, is_known
 from services.api.cursors import before_of, cursor_of
 from services.api.problems import Problem
 from services.api.routes.context import Cases, Reader, StrictRoute, Submitter, TaskId
-from services.api.routes.documented import answers
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import STATUS_BY_WORD, TaskIdsIn, TaskQuery
 from services.api.schemas_out import AttemptItems, CancelOut, HistoryItems, TaskItems, TaskOut, TaskPage
 from services.api.views import attempt_view, history_view, task_view
@@ -31,9 +31,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=StrictRoute)
 @router.post(
     "/read",
     summary="Read several tasks",
-    responses=answers(
-        TaskItems, examples.TASK_ITEMS, "bad_json", "invalid", "body_too_large", "unsupported_media_type"
-    ),
+    responses=answers(TaskItems, examples.TASK_ITEMS, *BODY_ERRORS),
 )
 async def read_tasks(
     asked: Annotated[TaskIdsIn, examples.body(examples.TASK_IDS)], caller: Reader, cases: Cases

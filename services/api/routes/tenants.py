@@ -11,7 +11,7 @@ from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.cursors import cursor_of, number_after
 from services.api.routes.context import Cases, Operator, StrictRoute
-from services.api.routes.documented import answers
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import PageQuery, TenantId, TenantIn
 from services.api.schemas_tenants import TenantOut, TenantPage
 
@@ -45,7 +45,7 @@ async def read_tenant(tenant_id: Tenant, _caller: Operator, cases: Cases) -> Res
 @router.put(
     "/{tenant_id}",
     summary="Give a tenant its weight",
-    responses=answers(TenantOut, examples.TENANT, "bad_json", "invalid", "body_too_large", "unsupported_media_type"),
+    responses=answers(TenantOut, examples.TENANT, *BODY_ERRORS),
 )
 async def weigh_tenant(
     tenant_id: Tenant,

@@ -10,17 +10,14 @@ from libs.common.operations.tenant_json import webhook_document
 from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.cursors import before_of, cursor_of
-from services.api.routes.context import Admin, Cases, Reader, Seeing, StrictRoute, number_of
-from services.api.routes.documented import answers
-from services.api.routes.insight import tenant_of
+from services.api.routes.context import Admin, Cases, Reader, Seeing, StrictRoute, number_of, tenant_of
+from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import PageQuery, RotateIn, WebhookChange, WebhookIn
 from services.api.schemas_insight import WebhookQuery
 from services.api.schemas_out import DeliveryOut, DeliveryPage, WebhookOut, WebhookPage, WebhookSecretOut
 from services.api.views import delivery_view
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
-
-_BODY_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 
 
 @router.post(
@@ -30,7 +27,7 @@ _BODY_ERRORS = ("bad_json", "invalid", "body_too_large", "unsupported_media_type
     responses=answers(
         WebhookSecretOut,
         examples.WEBHOOK_SECRET,
-        *_BODY_ERRORS,
+        *BODY_ERRORS,
         "webhook_url",
         "webhook_secret",
         "webhook_exists",
@@ -73,7 +70,7 @@ async def read_webhook(webhook_id: str, caller: Reader, cases: Cases) -> Respons
 @router.patch(
     "/{webhook_id}",
     summary="Change a webhook",
-    responses=answers(WebhookOut, examples.WEBHOOK, *_BODY_ERRORS, "webhook_url", "webhook_unknown", "conflict"),
+    responses=answers(WebhookOut, examples.WEBHOOK, *BODY_ERRORS, "webhook_url", "webhook_unknown", "conflict"),
 )
 async def change_webhook(
     webhook_id: str,
@@ -104,7 +101,7 @@ async def delete_webhook(webhook_id: str, caller: Admin, cases: Cases) -> Respon
     "/{webhook_id}/rotate",
     summary="Rotate a webhook's secret",
     responses=answers(
-        WebhookSecretOut, examples.WEBHOOK_SECRET, *_BODY_ERRORS, "webhook_secret", "webhook_unknown", "conflict"
+        WebhookSecretOut, examples.WEBHOOK_SECRET, *BODY_ERRORS, "webhook_secret", "webhook_unknown", "conflict"
     ),
 )
 async def rotate_webhook(
