@@ -125,22 +125,22 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         insight = PostgresInsight(database)
         sight = Sight(insight, gate, RedisPermits(redis, rebuilder))
         cases = UseCases(
-            Administration(models, cache, hints, seal=ring, guard=guard, adapters=adapters),
-            reading,
-            operations,
-            Canceling(tasks, gate, hints),
-            WebhookAdministration(webhooks, ring, guard),
-            Results(reading, _result_reader(settings)),
-            Quota(PostgresQuotaBook(database, settings.timezone), zone),
-            Weights(PostgresTenants(database, settings.timezone), hints),
-            Keys(PostgresApiKeys(database)),
-            sight,
-            Why(insight, sight),
-            Series(insight),
-            Controls(PostgresControl(database), insight, hints),
-            Dead(dead, operations),
-            Replays(dead, PostgresReplayJobs(database)),
-            ring.open,
+            administration=Administration(models, cache, hints, seal=ring, guard=guard, adapters=adapters),
+            reading=reading,
+            operations=operations,
+            canceling=Canceling(tasks, gate, hints),
+            webhooks=WebhookAdministration(webhooks, ring, guard),
+            results=Results(reading, _result_reader(settings)),
+            quota=Quota(PostgresQuotaBook(database, settings.timezone), zone),
+            weights=Weights(PostgresTenants(database, settings.timezone), hints),
+            keys=Keys(PostgresApiKeys(database)),
+            sight=sight,
+            why=Why(insight, sight),
+            series=Series(insight),
+            controls=Controls(PostgresControl(database), insight, hints),
+            dead=Dead(dead, operations),
+            replays=Replays(dead, PostgresReplayJobs(database)),
+            open_sealed=ring.open,
         )
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), most=settings.push_connections)
         identity = _identity(settings, database)

@@ -125,17 +125,17 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         insight, dead = PostgresInsight(database), PostgresDead(database)
         sight = Sight(insight, RedisQueueGate(redis, rebuilder), RedisPermits(redis, rebuilder))
         yield Stores(
-            sight,
-            Why(insight, sight),
-            Series(insight),
-            Controls(PostgresControl(database), insight, hints),
-            Weights(PostgresTenants(database, settings.timezone), hints),
-            Quota(PostgresQuotaBook(database, settings.timezone), ZoneInfo(settings.timezone)),
-            Keys(PostgresApiKeys(database)),
-            PostgresWebhooks(database),
-            Dead(dead, PostgresOperations(database)),
-            Replays(dead, PostgresReplayJobs(database)),
-            _opener(settings),
+            sight=sight,
+            why=Why(insight, sight),
+            series=Series(insight),
+            controls=Controls(PostgresControl(database), insight, hints),
+            weights=Weights(PostgresTenants(database, settings.timezone), hints),
+            quota=Quota(PostgresQuotaBook(database, settings.timezone), ZoneInfo(settings.timezone)),
+            keys=Keys(PostgresApiKeys(database)),
+            webhooks=PostgresWebhooks(database),
+            dead=Dead(dead, PostgresOperations(database)),
+            replays=Replays(dead, PostgresReplayJobs(database)),
+            opener=_opener(settings),
         )
 
 

@@ -38,17 +38,17 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
         _open_staging(settings) as staging,
     ):
         stores = Stores(
-            PostgresSweeps(database),
-            PostgresSweeps(rescue_database),
-            PostgresOpenTasks(database),
-            RedisQueueGate(redis, rebuilder),
-            RedisPermits(redis, rebuilder),
-            hints,
-            staging,
-            PostgresSeries(database),
-            PostgresPresence(rescue_database),
-            PostgresReplayWork(database, settings.timezone),
-            is_data_error,
+            sweeps=PostgresSweeps(database),
+            rescue=PostgresSweeps(rescue_database),
+            source=PostgresOpenTasks(database),
+            gate=RedisQueueGate(redis, rebuilder),
+            permits=RedisPermits(redis, rebuilder),
+            hints=hints,
+            staging=staging,
+            series=PostgresSeries(database),
+            presence=PostgresPresence(rescue_database),
+            replays=PostgresReplayWork(database, settings.timezone),
+            is_data_error=is_data_error,
         )
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("redis", redis.ping)
