@@ -19,7 +19,7 @@ from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.shares import Shares
 from services.api import callbacks, openapi
-from services.api.answers import ProblemAnswer, send_problem
+from services.api.answers import Begun, ProblemAnswer, send_problem
 from services.api.bodies import ClientGone, announced, read_body, replay, require_json
 from services.api.callbacks import Callbacks
 from services.api.console.app import Console
@@ -159,14 +159,14 @@ class Gateway:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = traceparent_of(_traceparent(scope))
-        began = _Began(send)
+        begun = Begun(send)
         try:
-            await self._push.socket(scope, receive, began)
+            await self._push.socket(scope, receive, begun)
         except Exception as error:
             problem = problem_of(error)
             if problem.code == "internal":
                 log.error("request.failed", path=self._shown(scope["path"]), trace_id=trace_id_of(trace), exc_info=True)
-            if not began.yes:
+            if not begun.yes:
                 await refuse_socket(receive, send, problem, trace_id_of(trace))
 
     async def _answer(self, scope: Scope, receive: Receive, send: _Watched) -> None:
@@ -258,20 +258,6 @@ class _Watched:
             self.status = message["status"]
             if self._closing:
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
-        return self._send(message)
-
-
-class _Began:
-    """A `send` that remembers whether anything was sent."""
-
-    __slots__ = ("_send", "yes")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.yes = False
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        self.yes = True
         return self._send(message)
 
 

@@ -16,6 +16,7 @@ from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.ports import Hints
 from libs.common.ports_provider_jobs import CallbackBox
 from libs.common.runtime.failpoints import failpoint
+from services.api.answers import send_nothing
 from services.api.bodies import read_body, require_plain
 from services.api.headers import named_headers
 from services.api.problems import Problem
@@ -58,8 +59,7 @@ class Callbacks:
         await failpoint("api/after-callback")
         if task is not None:
             self._hints.publish_soon(wire.JOBS, str(task))
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        await send_nothing(send)
 
 
 def _kept(named: Mapping[bytes, bytes], token: bytes) -> dict[str, str]:

@@ -66,6 +66,11 @@ class Problem(HTTPException):
         """The problem document."""
         return orjson.dumps(self.body(trace_id))
 
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        """Its headers as ASGI has them."""
+        return [(name.lower().encode(), value.encode()) for name, value in (self.headers or {}).items()]
+
 
 @dataclass(frozen=True, slots=True)
 class Code:

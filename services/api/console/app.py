@@ -8,10 +8,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from libs.common.domain.errors import SluicewayError
 from libs.common.runtime.logging import get_logger
+from services.api.answers import Begun
 from services.api.bodies import ClientGone
 from services.api.console.assets import asset
 from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
@@ -57,19 +58,13 @@ class Console:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # without one, the router itself answers what it does not know
-        began = False
-
-        async def watched(message: Message) -> None:
-            nonlocal began
-            began = True
-            await send(message)
-
+        begun = Begun(send)
         try:
-            await self._router(scope, receive, watched)
+            await self._router(scope, receive, begun)
         except ClientGone:
             raise
         except Exception as error:
-            if began:
+            if begun.yes:
                 raise
             request = Request(scope, receive)
             await (await _refusal(self._desk, request, error))(scope, receive, send)

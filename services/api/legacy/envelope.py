@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from starlette.types import Send
 
+from services.api.answers import send_json
 from services.api.legacy.fields import MODEL_FIELDS
 from services.api.problems import Problem
 
@@ -92,26 +92,7 @@ def enveloped_refusal(refusal: Refusal) -> dict[str, Any]:
     return {"code": refusal.code, "message": refusal.message, "data": None}
 
 
-async def send_data(send: Send, data: Any) -> None:
-    """Answer with data."""
-    await _send(send, 200, enveloped(data))
-
-
 async def send_refusal(send: Send, problem: Problem, *, status: int | None = None) -> None:
     """Answer with a refusal; its HTTP status is the code's unless another one is given."""
     refusal = refusal_of(problem)
-    headers = [(name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()]
-    await _send(send, status or refusal.status, enveloped_refusal(refusal), headers)
-
-
-async def _send(
-    send: Send, status: int, envelope: dict[str, Any], headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    body = orjson.dumps(envelope)
-    head = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *(headers or ()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+    await send_json(send, status or refusal.status, enveloped_refusal(refusal), problem.raw_headers)

@@ -11,10 +11,11 @@ from uuid import UUID
 from starlette.types import Scope, Send
 
 from libs.common.ports_tasks import KeyOwner
+from services.api.answers import send_json
 from services.api.auth import require
 from services.api.bodies import require_plain
 from services.api.legacy.decoding import decode
-from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_data, send_refusal
+from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_refusal
 from services.api.legacy.given import Given
 from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog, asked_by
@@ -82,9 +83,10 @@ class LegacyFace:
         read = partial(self._lengthy.read, caller.tenant_id, len(body))
         scope["given"] = given = await decode(scope["query_string"], named, body, read)
         data = await route.handle(Asked(caller, given, trace, len(body)))
+        answer = enveloped(data)
         if route.path_format == CREATE:
-            self._note(scope, enveloped(data), task_id=UUID(data["taskId"]))
-        await send_data(send, data)
+            self._note(scope, answer, task_id=UUID(data["taskId"]))
+        await send_json(send, 200, answer)
 
     async def refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
         """Answer with a refusal."""

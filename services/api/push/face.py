@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from libs.common.domain.errors import WrongSetting
 from libs.common.ports_tasks import KeyOwner
+from services.api.answers import send_nothing
 from services.api.auth import require
 from services.api.headers import named_headers
 from services.api.identity import Identity
@@ -66,8 +67,7 @@ class Push:
         try:
             if not await self._tell(scope, scope["named"], caller, outlet):
                 # Nothing is left to tell: this answer, and no other, keeps browsers from coming again.
-                await send({"type": "http.response.start", "status": 204, "headers": []})
-                await send({"type": "http.response.body", "body": b""})
+                await send_nothing(send)
         finally:
             await outlet.close()
 
@@ -111,8 +111,7 @@ class Push:
 async def refuse_socket(receive: Receive, send: Send, problem: Problem, trace_id: str) -> None:
     """Answer a WebSocket's handshake with a problem."""
     await receive()  # websocket.connect
-    headers = [(name.lower().encode(), value.encode()) for name, value in (problem.headers or {}).items()]
-    head = [(b"content-type", CONTENT_TYPE.encode()), *headers]
+    head = [(b"content-type", CONTENT_TYPE.encode()), *problem.raw_headers]
     with suppress(OSError):  # the other side has gone
         await send({"type": "websocket.http.response.start", "status": problem.status_code, "headers": head})
         await send({"type": "websocket.http.response.body", "body": problem.encoded(trace_id)})
