@@ -51,7 +51,7 @@ class Orders:
         """The order of POST /v1/tasks; raises Problem (400, 413)."""
         members = _read(body, _TASK)
         try:
-            return self._order(members, trace, _key(CREATE_ROUTE, key, body) if key is not None else None)
+            return self._order(members, trace, None if key is None else _key(CREATE_ROUTE, _checked(key), body))
         except Problem as problem:
             raise Misformed(problem, members) from None
 
@@ -70,12 +70,12 @@ class Orders:
         if not isinstance(items, list) or not 1 <= len(items) <= BATCH_LIMIT or len(members) > 1:
             raise _invalid([{"pointer": "/tasks", "detail": f"send an object with 1 to {BATCH_LIMIT} tasks alone"}])
         if key is not None:
-            _check_key(key)
+            _checked(key)
         return [(item.start, self._item(item.value, trace, key, place)) for place, item in enumerate(items)]
 
     def _item(self, item: Any, trace: str, key: bytes | None, place: int) -> Order | Misformed:
         try:
-            own = None if key is None else _key(BATCH_ROUTE, b"%s\n%d" % (key, place), _canonical(item), checked=True)
+            own = None if key is None else _key(BATCH_ROUTE, b"%s\n%d" % (key, place), _canonical(item))
             return self._order(item, trace, own)
         except Problem as problem:
             return Misformed(problem, item)
@@ -135,15 +135,14 @@ def _read(body: bytes, reader: Reader) -> Any:
         raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
 
 
-def _key(route: str, key: bytes, body: bytes, *, checked: bool = False) -> IdempotencyKey:
-    if not checked:
-        _check_key(key)
+def _key(route: str, key: bytes, body: bytes) -> IdempotencyKey:
     return IdempotencyKey(route, sha256(key).digest(), sha256(body).digest())
 
 
-def _check_key(key: bytes) -> None:
+def _checked(key: bytes) -> bytes:
     if not 1 <= len(key) <= _KEY_LIMIT or not all(32 < byte < 127 for byte in key):
         raise Problem("bad_idempotency_key", f"An Idempotency-Key has 1 to {_KEY_LIMIT} visible ASCII characters.")
+    return key
 
 
 def _canonical(item: Any) -> bytes:

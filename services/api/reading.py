@@ -22,22 +22,23 @@ class Reading:
 
     async def one(self, caller: KeyOwner, public_id: UUID, wait_seconds: float, leaving: Leaving) -> TaskView:
         """One task, at its end if that comes within the wait; raises NotFound. Who leaves before has read nothing."""
-        task = await self._find(caller, public_id)
+        task = await self.peek(caller, public_id)
         if task.open and wait_seconds > 0:
             if not await self._room.wait(caller.tenant_id, public_id, wait_seconds, leaving):
                 return task
-            task = await self._find(caller, public_id)
+            task = await self.peek(caller, public_id)
         return (await self._first_read(caller, [task]))[0]
 
     async def several(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
         """The tasks among these ids, in their order, each once."""
-        wanted = list(dict.fromkeys(public_ids))
-        found = {task.public_id: task for task in await self._tasks.find_many(caller.tenant_id, wanted)}
-        return await self._first_read(caller, [found[public_id] for public_id in wanted if public_id in found])
+        return await self._first_read(caller, await self.look(caller, list(dict.fromkeys(public_ids))))
 
     async def peek(self, caller: KeyOwner, public_id: UUID) -> TaskView:
         """One task, for people who look after it: it is not marked as fetched; raises NotFound."""
-        return await self._find(caller, public_id)
+        found = await self._tasks.find_many(caller.tenant_id, [public_id])
+        if not found:
+            raise NotFound("task_unknown", "there is no such task")
+        return found[0]
 
     async def look(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
         """The same for several, in the order of their ids."""
@@ -56,19 +57,13 @@ class Reading:
 
     async def attempts(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
         """Ended attempts, oldest first; raises NotFound."""
-        await self._find(caller, public_id)
+        await self.peek(caller, public_id)
         return await self._tasks.list_attempts(caller.tenant_id, public_id)
 
     async def history(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
         """What happened beside the attempts, oldest first; raises NotFound."""
-        await self._find(caller, public_id)
+        await self.peek(caller, public_id)
         return await self._tasks.list_history(caller.tenant_id, public_id)
-
-    async def _find(self, caller: KeyOwner, public_id: UUID) -> TaskView:
-        found = await self._tasks.find_many(caller.tenant_id, [public_id])
-        if not found:
-            raise NotFound("task_unknown", "there is no such task")
-        return found[0]
 
     async def mark_fetched(self, caller: KeyOwner, unread: Sequence[UUID]) -> set[UUID]:
         """Remember the first read of successes: from now on they are fetched, and cleaned in their time.

@@ -10,7 +10,7 @@ from typing import Final
 from libs.common.domain.errors import NotFound
 from libs.common.domain.model import Model
 from libs.common.operations.series import Series
-from libs.common.ports_insight import Point, SeriesWanted
+from libs.common.ports_insight import Percentiles, Point, SeriesWanted
 from services.api.console.formats import plain
 from services.api.console.visit import Visit
 
@@ -66,6 +66,14 @@ class Plots:
         return f"{plot.title}, {self.unit(plot)}, by the time of day in UTC, last {self.span}: {lines}"
 
 
+def _percentiles(of: Callable[[Point], Percentiles]) -> Sequence[Line]:
+    return (
+        Line("p50", "one", lambda point: of(point).p50),
+        Line("p90", "two", lambda point: of(point).p90),
+        Line("p99", "three", lambda point: of(point).p99),
+    )
+
+
 PLOTS: Final = (
     Plot(
         "throughput",
@@ -73,26 +81,8 @@ PLOTS: Final = (
         "attempts",
         (Line("success", "good", lambda point: point.success), Line("other", "bad", lambda point: _other(point))),
     ),
-    Plot(
-        "wait",
-        "Wait",
-        "s",
-        (
-            Line("p50", "one", lambda point: point.wait.p50),
-            Line("p90", "two", lambda point: point.wait.p90),
-            Line("p99", "three", lambda point: point.wait.p99),
-        ),
-    ),
-    Plot(
-        "run",
-        "Run time",
-        "s",
-        (
-            Line("p50", "one", lambda point: point.run.p50),
-            Line("p90", "two", lambda point: point.run.p90),
-            Line("p99", "three", lambda point: point.run.p99),
-        ),
-    ),
+    Plot("wait", "Wait", "s", _percentiles(lambda point: point.wait)),
+    Plot("run", "Run time", "s", _percentiles(lambda point: point.run)),
     Plot(
         "errors",
         "Error rate",

@@ -58,14 +58,12 @@ MENU: Final = (
 
 def page(visit: Visit, template: str, *, status: int = 200, **values: Any) -> Response:
     """A whole page for somebody who is signed in."""
-    values = {**values, **_frame(visit)}
-    return HTMLResponse(_templates().get_template(template).render(values), status, HEADERS)
+    return HTMLResponse(part(visit, template, **values), status, HEADERS)
 
 
 def split_page(visit: Visit, template: str, **values: Any) -> tuple[str, str]:
     """A whole page in two parts: what comes before and after its mark, where something is still being made."""
-    whole = _templates().get_template(template).render({**values, **_frame(visit)})
-    before, _, after = whole.partition(MARK)
+    before, _, after = part(visit, template, **values).partition(MARK)
     return before, after
 
 

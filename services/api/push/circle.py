@@ -64,7 +64,7 @@ class Circle:
         """PostgreSQL was away: it may go on from an older state, in which tasks have come less far."""
         self.deaf = True
         self._doubted = set(self._known)
-        for stream in (*self.streams, *(one for some in self.watchers.values() for one in some)):
+        for stream in self.everybody():
             stream.forget()
 
     def note(self, states: Iterable[TaskState], most: int) -> None:
@@ -105,6 +105,9 @@ class Circle:
         self._open.clear()
         self._over.clear()
         self._doubted.clear()
+
+    def everybody(self) -> list[Stream]:
+        return [*self.streams, *(stream for watching in self.watchers.values() for stream in watching)]
 
     def listeners(self, model_name: str, task_id: str, task: int) -> list[Stream]:
         whole = [stream for stream in self.streams if stream.wanted.includes(model_name, task_id)]

@@ -125,7 +125,7 @@ class Hub:
         """Let everybody go, and take nobody more."""
         self._closed = True
         for circle in self._circles.values():
-            for stream in (*circle.streams, *(one for some in circle.watchers.values() for one in some)):
+            for stream in circle.everybody():
                 stream.close()
 
     async def page(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Protocol, TypeAlias
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
@@ -15,6 +15,7 @@ from libs.common.runtime.metrics import counter
 from libs.common.runtime.shares import Shares
 from services.api.problems import Problem
 from services.api.push.asked import TaskAsked, TenantAsked
+from services.api.push.circle import OVERLAP
 from services.api.push.hub import Hub
 from services.api.push.news import News, place_in_time
 from services.api.push.stream import Stream
@@ -27,8 +28,6 @@ _PAGE: Final = 500
 #: Who comes back hears of tasks that ended since; as many are looked at, and as many told.
 MOST_EXAMINED: Final = 10_000
 MOST_CAUGHT: Final = 2_000
-#: Transactions that began before an answer was read may commit after it.
-_OVERLAP: Final = timedelta(seconds=10)
 #: After this what was told in catching up is not heard again as news.
 _FORGET_SECONDS: Final = 30.0
 _CATCHING_UP_AT_ONCE: Final = 8
@@ -54,14 +53,14 @@ class Right:
     def __init__(self, still: Still, seconds: float) -> None:
         self._still = still
         self._seconds = seconds
-        self.asked_at = time.monotonic() + seconds  #: when it is asked for next
+        self.due_at = time.monotonic() + seconds  #: when it is asked for next
 
     async def check(self) -> None:
         """Raises NotWelcome when the caller may hear no more."""
         now = time.monotonic()
-        if now < self.asked_at:
+        if now < self.due_at:
             return
-        self.asked_at = now + self._seconds
+        self.due_at = now + self._seconds
         try:
             await self._still()
         except Problem:
@@ -156,7 +155,7 @@ class Telling:
         if since is not None:
             await self._catching_up.take(stream.tenant_id)
             try:
-                if not await self._catch_up(outlet, stream, since - _OVERLAP, right):
+                if not await self._catch_up(outlet, stream, since - OVERLAP, right):
                     return  # news would have places behind what was not told: the caller comes again from where he was
             finally:
                 self._catching_up.give_back(stream.tenant_id)
@@ -166,7 +165,7 @@ class Telling:
         began = time.monotonic()
         beat_at = began + self._heartbeat
         place = ""
-        while (batch := await stream.next(max(min(beat_at, right.asked_at) - time.monotonic(), 0.0))) is not None:
+        while (batch := await stream.next(max(min(beat_at, right.due_at) - time.monotonic(), 0.0))) is not None:
             await right.check()
             for start in range(0, len(batch), _AT_ONCE):
                 await _soon(outlet.news([(news, _place(stream, news)) for news in batch[start : start + _AT_ONCE]]))

@@ -13,6 +13,7 @@ from services.api.console.live import LivePart
 from services.api.console.plots import SPANS, read_plots
 from services.api.console.rendering import page, part, seen_next
 from services.api.console.visit import Visit, address
+from services.api.routes.context import number_of
 from services.api.views import MASK
 
 _PATH: Final = "/console/models"
@@ -85,16 +86,16 @@ async def pause_all(desk: Desk, visit: Visit) -> Response:
 
 
 async def _lanes(desk: Desk, visit: Visit) -> dict[str, Any]:
-    after = visit.asked("after") or "0"
-    if not (after.isascii() and after.isdecimal()) or len(after) > 10 or int(after) > _LARGEST:
+    after = number_of(visit.asked("after") or "0")
+    if after is None or after > _LARGEST:
         raise Invalid("bad_cursor", "The address does not name a place in the list.")
     tenant = visit.asked("tenant") if visit.operates else ""
     lanes, following = await desk.cases.sight.lanes(
-        visit.caller.tenant_id if tenant else visit.reach, after=int(after), limit=_PAGE, busy=False
+        visit.caller.tenant_id if tenant else visit.reach, after=after, limit=_PAGE, busy=False
     )
     return {
         "lanes": lanes,
-        "first": after == "0",
+        "first": after == 0,
         "first_url": address(_PATH, tenant=tenant),
         "next_url": address(_PATH, tenant=tenant, after=following) if following else None,
     }

@@ -14,6 +14,7 @@ from services.api.console.live import LivePart
 from services.api.console.rendering import fragment, page, part, seen_next
 from services.api.console.visit import Visit, address
 from services.api.cursors import before_of, cursor_of
+from services.api.routes.context import number_of
 
 _PATH: Final = "/console/replays"
 _PAGE: Final = 50
@@ -80,7 +81,7 @@ async def _job(desk: Desk, visit: Visit) -> dict[str, Any]:
 
 
 def _number(visit: Visit) -> int:
-    text = str(visit.request.path_params["id"])
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+    number = number_of(visit.request.path_params["id"])
+    if number is None:
         raise NotFound("replay_unknown", "there is no such replay job")
-    return int(text)
+    return number

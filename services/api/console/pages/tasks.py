@@ -19,6 +19,7 @@ from services.api.console.visit import Visit
 from services.api.cursors import before_of, cursor_of
 from services.api.push.stream import Stream
 from services.api.push.stream import Wanted as NewsWanted
+from services.api.routes.context import number_of
 
 _PATH: Final = "/console/tasks"
 _PAGE: Final = 50
@@ -108,11 +109,11 @@ async def ask_cancel(desk: Desk, visit: Visit) -> Response:
 async def cancel(desk: Desk, visit: Visit) -> Response:
     """Cancel what was counted: the same filter, no task newer than the newest that was counted."""
     wanted = Wanted.sent(visit)
-    upto = visit.form.get("upto", "")
-    if not (upto.isascii() and upto.isdecimal()) or len(upto) > 19 or int(upto) >= 2**63:
+    upto = number_of(visit.form.get("upto", ""))
+    if upto is None:
         raise Invalid("invalid", "The form is not one of ours.")
     bulk = BulkCancel(desk.cases.reading, desk.cases.canceling)
-    result = await bulk.cancel(visit.caller, wanted.narrowed(), int(upto))
+    result = await bulk.cancel(visit.caller, wanted.narrowed(), upto)
     return page(visit, "tasks_canceled.html", wanted=wanted, result=result)
 
 
