@@ -16,6 +16,9 @@ _Waiting: TypeAlias = "tuple[Item, asyncio.Future[Result], int]"
 
 _MAX_ITEMS: Final = 500
 _MAX_BYTES: Final = 8 * 1024 * 1024
+#: Flushes of a batch that may meet RowsLocked one after the other, each after a wait of seconds. Halving the largest
+#: batch takes ten until a locked item stands alone; by then others succeed, unless it is a whole table.
+_MOST_IN_VAIN: Final = 15
 
 
 class CoalescerClosed(Unavailable):
@@ -35,7 +38,8 @@ class Coalescer(Generic[Item, Result]):
 
     A data error halves the batch until the bad item stands alone: only its caller sees the error. What met a deadlock
     is flushed once more. RowsLocked goes to the callers of the items that `locked` names, and the others are flushed
-    without them; where it names none, the batch is halved. Any other error goes to every caller of the batch.
+    without them; where it names none, the batch is halved, but to no end where it is a whole table that is locked: then
+    it goes to all. Any other error goes to every caller of the batch.
     """
 
     def __init__(
@@ -157,20 +161,22 @@ class Coalescer(Generic[Item, Result]):
 
     async def _carry(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Answer every caller of the batch, halving it around bad items."""
-        try:
-            results = await self._flush_once_more_on_deadlock([item for item, _, _ in batch])
-        except Exception as error:
-            left = await self._left_over(batch, error)
-            while left:
-                await self._carry(left.pop(0))
-            del batch  # named by a frame of its own error's traceback, all of it would wait for the garbage collector
-            return
-        if len(results) != len(batch):
-            _fail(batch, RuntimeError(f"a flush answered {len(results)} of {len(batch)} items"))
-            return
-        for (_, future, _), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        parts, in_vain = [batch], 0
+        del batch  # named by a frame of its own error's traceback, all of it would wait for the garbage collector
+        while parts:
+            part = parts.pop(0)
+            try:
+                _answer(part, await self._flush_once_more_on_deadlock([item for item, _, _ in part]))
+                in_vain = 0
+            except Exception as error:
+                in_vain = in_vain + 1 if isinstance(error, RowsLocked) else 0
+                if in_vain > _MOST_IN_VAIN:
+                    _fail([waiting for left in (part, *parts) for waiting in left], error)
+                    parts = []
+                else:
+                    parts[:0] = await self._left_over(part, error)
+            finally:
+                del part  # as above
 
     async def _left_over(
         self, batch: list[_Waiting[Item, Result]], error: Exception
@@ -196,6 +202,15 @@ class Coalescer(Generic[Item, Result]):
         with suppress(Deadlocked):
             return await self._flush(items)
         return await self._flush(items)
+
+
+def _answer(batch: Sequence[_Waiting[Item, Result]], results: Sequence[Result]) -> None:
+    if len(results) != len(batch):
+        _fail(batch, RuntimeError(f"a flush answered {len(results)} of {len(batch)} items"))
+        return
+    for (_, future, _), result in zip(batch, results, strict=True):
+        if not future.done():
+            future.set_result(result)
 
 
 def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

@@ -303,3 +303,20 @@ async def test_where_nobody_can_say_whose_rows_are_locked_all_are_told() -> None
     answers = await asyncio.gather(*[coalescer.submit(item) for item in range(3)], return_exceptions=True)
     assert [type(answer) for answer in answers] == [RowsLocked] * 3
     assert table.batches == [[0, 1, 2]]
+
+
+async def test_where_a_table_is_locked_all_are_told_before_each_of_them_was_waited_for() -> None:
+    """A flush of 500 creates would have gone on for half an hour, 2 s for each part of it."""
+    table = LockedTable(frozenset(range(500)), frozenset())
+    coalescer = Coalescer(table.flush, locked=table.ask)
+    answers = await asyncio.gather(*[coalescer.submit(item) for item in range(500)], return_exceptions=True)
+    assert {type(answer) for answer in answers} == {RowsLocked}
+    assert len(table.batches) == 16
+
+
+@pytest.mark.parametrize("locked", [{0}, {0, 1, 2}, {0, 137, 138, 499}, set(range(0, 500, 7))], ids=len)
+async def test_however_many_are_locked_the_others_are_written(locked: set[int]) -> None:
+    table = LockedTable(frozenset(locked), frozenset())
+    coalescer = Coalescer(table.flush, locked=table.ask)
+    answers = await asyncio.gather(*[coalescer.submit(item) for item in range(500)], return_exceptions=True)
+    assert [item for item, answer in enumerate(answers) if isinstance(answer, RowsLocked)] == sorted(locked)
