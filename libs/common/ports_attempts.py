@@ -123,8 +123,9 @@ class Attempts(Protocol):
     async def handed(self) -> list[HandedRow]:
         """Uploads that others have handed to us."""
 
-    async def locked(self, tasks: Sequence[int]) -> set[int]:
-        """Of these tasks those whose rows somebody's transaction has locked just now."""
+    async def locked(self, tasks: Sequence[int], giving_back: Sequence[int]) -> set[int]:
+        """Of these tasks those whose rows somebody's transaction has locked just now; for those of them that give their
+        points back that is also the account of their creator."""
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         """Tokens that are still ours."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
+from libs.common.domain.settle import Finish
+from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Attempts
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.logging import get_logger
@@ -34,29 +36,29 @@ async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 class LockedRows:
-    """Who of the attempts of this process cannot be written now."""
+    """Who of the attempts of this process cannot be written now. An item is an attempt, or a tuple of one and what is
+    written of it.
+    """
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
-        self._looks = Coalescer[Attempt, bool](self.among)
+        self._looks = Coalescer[Any, bool](self.among)
         self._warn_at = 0.0  #: the monotonic second from which on a locked task is told of: a locked table locks all
 
     async def among(self, items: Sequence[Any]) -> list[bool]:
-        """Of each of these attempts, or tuples of one and what is written of it, whether its rows are locked."""
-        ids = [(item if isinstance(item, Attempt) else item[0]).id for item in items]
-        locked = await self._attempts.locked(ids)
+        """Of each of these items whether its rows are locked."""
+        ids = [_attempt(item).id for item in items]
+        locked = await self._attempts.locked(ids, [_attempt(item).id for item in items if _gives_back(item)])
         return [id_ in locked for id_ in ids]
 
-    async def until_answered(self, ask: Callable[[], Awaitable[Answer]], attempt: Attempt) -> Answer:
-        """The same for what is written of one attempt, which is not tried while its rows are locked: each try would
-        hold up a batch of others.
-        """
+    async def until_answered(self, ask: Callable[[], Awaitable[Answer]], item: Any) -> Answer:
+        """The same for one item, which is not tried while its rows are locked: each try would hold up others."""
 
         async def when_free() -> Answer:
             try:
                 return await ask()
             except RowsLocked:
-                await self._until_free(attempt)
+                await self._until_free(item)
                 raise
 
         return await until_answered(when_free)
@@ -65,13 +67,23 @@ class LockedRows:
         """Look no more."""
         await self._looks.close(timeout)
 
-    async def _until_free(self, attempt: Attempt) -> None:
+    async def _until_free(self, item: Any) -> None:
         now = time.monotonic()
         if now >= self._warn_at:
             self._warn_at = now + _WARN_SECONDS
             advice = "`sluiceway doctor` finds old transactions"
-            log.warning("task.locked", task_id=str(attempt.public_id), advice=advice)
+            log.warning("task.locked", task_id=str(_attempt(item).public_id), advice=advice)
         while True:
             await asyncio.sleep(_RETRY_SECONDS[-1])
-            if not await self._looks.submit(attempt):
+            if not await self._looks.submit(item):
                 return
+
+
+def _attempt(item: Any) -> Attempt:
+    return item if isinstance(item, Attempt) else cast(Attempt, item[0])
+
+
+def _gives_back(item: Any) -> bool:
+    """Whether points of the task go back: it ends, and with no success."""
+    end = None if isinstance(item, Attempt) else item[1]
+    return isinstance(end, Finish) and end.status is not TaskStatus.SUCCESS

@@ -134,7 +134,7 @@ class Recorder:
                 raise
             return mine
 
-        mine = await self._locks.until_answered(write, attempt)
+        mine = await self._locks.until_answered(write, item)
         if not mine and unsure and in_doubt:
             raise OutcomeUnknown("the attempt was lost after a write whose answer was")
         return mine

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import uuid4
 
 import asyncpg
@@ -14,6 +14,7 @@ from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.domain.model import Model
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
@@ -30,16 +31,28 @@ from tests.support.house import House
 FINISH = Finish(TaskStatus.SUCCESS, files=(ResultFile("file:///r", "txt", 3, "00", "r"),))
 
 
+FAILED = Finish(TaskStatus.FAILED, "http_400", "no", dead=True)
+
+
 @asynccontextmanager
-async def locked(house: House, task: int, table: str = "dispatch") -> AsyncIterator[None]:
+async def kept_by(house: House, update: str) -> AsyncIterator[None]:
     """What an operator's client does with autocommit off."""
     connection = await asyncpg.connect(house.database_url)
     try:
         async with connection.transaction():
-            await connection.execute(f"UPDATE {table} SET version = version WHERE id = {task}")
+            assert await connection.execute(f"UPDATE {update}") == "UPDATE 1"
             yield
     finally:
         await connection.close()
+
+
+def locked(house: House, task: int, table: str = "dispatch") -> AbstractAsyncContextManager[None]:
+    return kept_by(house, f"{table} SET version = version WHERE id = {task}")
+
+
+def account_locked(house: House, model: Model) -> AbstractAsyncContextManager[None]:
+    """Of the one user that has tasks of this model."""
+    return kept_by(house, f"quota_usage SET used = used WHERE tenant_id = {model.tenant_id}")
 
 
 def attempts_of(house: House, executor: int = 1) -> PostgresAttempts:
@@ -69,6 +82,64 @@ async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: 
     await recorder.close(1)
     assert [(await house.row(one.id))["status"] for one in (first, stuck, third)] == [6, 6, 6]
     assert await house.value("SELECT count(*) FROM event") == 4
+
+
+class Counting(PostgresAttempts):
+    """How many ends were written at once, each time."""
+
+    def __init__(self, house: House) -> None:
+        super().__init__(house.database, 1, "UTC")
+        self.batches: list[int] = []
+
+    async def finish_many(self, rows: Sequence[tuple[Attempt, Finish]]) -> set[int]:
+        self.batches.append(len(rows))
+        return await super().finish_many(rows)
+
+
+async def test_who_cannot_get_its_points_back_is_not_tried_meanwhile_and_who_needs_none_ends(house: House) -> None:
+    model, executor = await house.model(), await house.executor()
+    await house.tasks(model, 2, points=5)
+    await house.tasks(model, 2)
+    stuck, fine, *others = await house.start(model, executor, await house.lease(model))
+    attempts = Counting(house)
+    recorder = Recorder(
+        attempts, Figures(), lambda _: None, LockedRows(attempts), changed=lambda _: None, is_data_error=is_data_error
+    )  # fmt: skip
+    async with account_locked(house, model):
+        ends = [asyncio.create_task(recorder.end(one, FAILED, called=True)) for one in (*others, stuck)]
+        ends.insert(0, asyncio.create_task(recorder.end(fine, FINISH, called=True)))
+        assert await asyncio.wait_for(asyncio.gather(*ends[:3]), 15) == [True] * 3
+        assert attempts.batches == [4, 3]
+        assert await attempts.locked([fine.id, stuck.id], [stuck.id]) == {stuck.id}
+        assert not ends[3].done()
+    assert await asyncio.wait_for(ends[3], 15)
+    await recorder.close(1)
+    assert await house.value("SELECT used FROM quota_usage") == 5
+
+
+async def test_waiting_tasks_and_lost_attempts_end_beside_one_whose_account_is_locked(house: House) -> None:
+    model = await house.model()
+    (stuck,), (other,) = await house.tasks(model, 1, points=5), await house.tasks(model)
+    endings = [
+        Ending(task, (await house.state(task))["version"], TaskStatus.TIMEOUT, "wait_limit", "no", dead=True)
+        for task in (stuck, other)
+    ]
+    async with account_locked(house, model):
+        assert [ended.id for ended in await house.sweeps.end_waiting(endings)] == [other]
+    (lives,) = await house.running(await house.model(), await house.executor())
+    (waits,) = await house.start(model, await house.executor(), await house.lease(model))
+    async with account_locked(house, model):
+        ends = [(lost(one), TaskStatus.FAILED, "lost", "no") for one in (lives, waits)]
+        assert await house.sweeps.end_running(ends) == {lives.id}
+
+
+async def test_whose_job_is_locked_is_told_apart(house: House) -> None:
+    stuck, other = await house.running(await house.model(adapter="test"), await house.executor(), 2)
+    jobs, attempts = PostgresProviderJobs(house.database), attempts_of(house)
+    await jobs.intend_many([(one, JobIntent(uuid4(), "test", True, 60)) for one in (stuck, other)])
+    async with kept_by(house, f"provider_job SET message = message WHERE task_id = {stuck.id}"):
+        assert await attempts.locked([stuck.id, other.id], []) == {stuck.id}
+    assert await attempts.locked([stuck.id, other.id], []) == set()
 
 
 async def test_jobs_of_others_are_written_down(house: House) -> None:
@@ -105,6 +176,15 @@ async def test_what_waits_for_a_permit_beside_it_goes_back(house: House) -> None
     await house.hold(executor, await house.lease(model))
     async with locked(house, ids[0]):
         assert [placed.key.position for placed in await attempts_of(house, executor).release_held(ids)] == [ids[1]]
+
+
+async def test_what_is_unknown_here_beside_it_is_disowned(house: House) -> None:
+    executor = await house.executor()
+    stuck, _ = await house.running(await house.model(), executor, 2)
+    attempts = attempts_of(house, executor)
+    async with locked(house, stuck.id):
+        await attempts.disown(await attempts.named())
+    assert [row.id for row in await attempts.named()] == [stuck.id]
 
 
 async def test_a_dead_executors_other_work_is_rescued(house: House) -> None:

@@ -190,8 +190,11 @@ class PostgresAttempts:
             HandedRow(row["id"], row["lease"], row["model_id"], row["input_size"], Phase(row["phase"])) for row in rows
         ]
 
-    async def locked(self, tasks: Sequence[int]) -> set[int]:
-        return {row["id"] for row in await self._database.fetch("locked_rows", list(tasks))}
+    async def locked(self, tasks: Sequence[int], giving_back: Sequence[int]) -> set[int]:
+        rows = await self._database.fetch("locked_rows", list(tasks))
+        if giving_back:
+            rows += await self._database.fetch("locked_payers", list(giving_back))
+        return {row["id"] for row in rows}
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         rows = await self._database.fetch(
@@ -205,7 +208,7 @@ class PostgresAttempts:
 
     async def disown(self, rows: Sequence[NamedRow]) -> None:
         ordered = sorted(rows, key=lambda row: row.id)
-        await self._database.fetch(
+        await self._database.fetch_free(
             "disown",
             [row.id for row in ordered],
             [row.lease for row in ordered],

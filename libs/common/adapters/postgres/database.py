@@ -96,9 +96,9 @@ class Database:
             raise DatabaseUnavailable(str(error)) from error
 
     async def fetch_free(
-        self, name: str, ids: Sequence[int], *columns: Any, locked: str = "locked_rows"
+        self, name: str, ids: Sequence[int], *columns: Any, locked: Sequence[str] = ("locked_rows",)
     ) -> list[asyncpg.Record]:
-        """The same for a batch by ids, of tasks unless the statement `locked` looks at something else: those whose rows
+        """The same for a batch by ids, of tasks unless the statements `locked` look at something else: those whose rows
         somebody's transaction keeps locked are left out of it, as if there were none of them. Raises RowsLocked where
         it is something else that is locked.
         """
@@ -109,13 +109,13 @@ class Database:
         act: Callable[..., Awaitable[list[asyncpg.Record]]],
         ids: Sequence[int],
         *columns: Any,
-        locked: str = "locked_rows",
+        locked: Sequence[str] = ("locked_rows",),
     ) -> list[asyncpg.Record]:
         """What `act` returns for such a batch, of whose columns the lists are as long as `ids`."""
         try:
             return await act(ids, *columns)
         except RowsLocked:
-            kept = {row["id"] for row in await self.fetch(locked, ids)}
+            kept = {row["id"] for look in locked for row in await self.fetch(look, ids)}
             if not kept:
                 raise
         log.warning("rows.locked", count=len(kept), advice="`sluiceway doctor` finds old transactions")

@@ -132,17 +132,17 @@ class PostgresEvents:
         return [_event(row) for row in rows if row["id"] is not None], rows[0]["upto"]
 
     async def sent(self, events: Sequence[EventKey]) -> None:
-        await self._database.fetch_free("events_sent", *_key_columns(events), locked="locked_events")
+        await self._database.fetch_free("events_sent", *_key_columns(events), locked=["locked_events"])
 
     async def hand_over(self, events: Sequence[HookedEvent]) -> int:
         columns = hooked_columns(events)
-        return len(await self._database.fetch_free("hand_to_webhooks", *columns, locked="locked_events"))
+        return len(await self._database.fetch_free("hand_to_webhooks", *columns, locked=["locked_events"]))
 
     async def refused(self, rows: Sequence[tuple[EventKey, float, str]], max_sends: int) -> list[int]:
         keys, delays, errors = (list(column) for column in zip(*sorted(rows), strict=True))
         ids, instants = _key_columns(keys)
         answers = await self._database.fetch_free(
-            "events_refused", ids, delays, errors, max_sends, instants, locked="locked_events"
+            "events_refused", ids, delays, errors, max_sends, instants, locked=["locked_events"]
         )
         return [row["id"] for row in answers]
 

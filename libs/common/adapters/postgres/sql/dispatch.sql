@@ -106,15 +106,37 @@ FROM started s JOIN task k ON k.id = ANY (ARRAY[s.id]) JOIN task_input i ON i.ta
 LEFT JOIN staged_output o ON o.task_id = ANY (ARRAY[s.id]) AND s.phase >= 2
 
 -- name: locked_rows
--- Which of these open tasks have a row that somebody's transaction keeps locked: it waits for nobody. $1 ids.
+-- Which of these open tasks have a row, of the open job of theirs too, that somebody's transaction keeps locked: it waits for
+-- nobody. $1 ids.
 WITH m AS MATERIALIZED (SELECT id FROM unnest($1::bigint[]) AS id
 ), queued AS MATERIALIZED (
   SELECT q.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM dispatch d WHERE d.id = m.id FOR UPDATE SKIP LOCKED) q
 ), written AS MATERIALIZED (
   SELECT t.id FROM m CROSS JOIN LATERAL (SELECT k.id FROM task k WHERE k.id = m.id FOR NO KEY UPDATE SKIP LOCKED) t
+), job AS MATERIALIZED (
+  SELECT p.task_id, p.attempt FROM m JOIN provider_job p ON p.task_id = ANY (ARRAY[m.id]) AND (p.ended_at IS NULL) IS TRUE
+), told AS MATERIALIZED (
+  SELECT p.task_id, p.attempt FROM job CROSS JOIN LATERAL (
+    SELECT x.task_id, x.attempt FROM provider_job x WHERE x.task_id = job.task_id AND x.attempt = job.attempt FOR UPDATE SKIP LOCKED) p
 )
 SELECT o.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM dispatch d WHERE d.id = m.id OFFSET 0) o
 EXCEPT (SELECT id FROM queued INTERSECT SELECT id FROM written)
+UNION SELECT task_id FROM (TABLE job EXCEPT TABLE told) kept
+
+-- name: locked_payers
+-- Which of these tasks have taken points from an account that somebody's transaction keeps locked, so that none can go back
+-- there: it waits for nobody. $1 ids.
+WITH m AS MATERIALIZED (
+  SELECT t.id, t.tenant_id, t.creator, t.quota_day FROM unnest($1::bigint[]) AS m(id) JOIN task t ON t.id = ANY (ARRAY[m.id]) AND t.points > 0
+), account AS MATERIALIZED (
+  SELECT a.* FROM (SELECT DISTINCT tenant_id, creator, quota_day FROM m) a CROSS JOIN LATERAL (
+    SELECT FROM quota_usage u WHERE u.tenant_id = a.tenant_id AND u.user_name = a.creator AND u.day = a.quota_day OFFSET 0) u
+), free AS MATERIALIZED (
+  SELECT a.* FROM account a CROSS JOIN LATERAL (
+    SELECT FROM quota_usage u WHERE u.tenant_id = a.tenant_id AND u.user_name = a.creator AND u.day = a.quota_day
+    FOR NO KEY UPDATE SKIP LOCKED) u
+)
+SELECT m.id FROM m JOIN (TABLE account EXCEPT TABLE free) kept USING (tenant_id, creator, quota_day)
 
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
