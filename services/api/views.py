@@ -127,7 +127,10 @@ def delivery_view(delivery: DeliveryView) -> dict[str, Any]:
         "url": delivery.url or None,
         **{name: getattr(delivery, name) for name in names},
         "last_error": redact_text(delivery.last_error) if delivery.last_error else delivery.last_error,
-        "tries": list(delivery.tries),
+        "tries": [
+            {**tried, **{name: redact_text(tried[name]) for name in ("error", "answer") if tried[name]}}
+            for tried in delivery.tries
+        ],
     }
 
 

@@ -9,17 +9,38 @@ import orjson
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.operations.dead_views import details_view
 from libs.common.operations.event_records import event_data
 from libs.common.operations.insight_json import outbox_document, process_document, task_why_document
 from libs.common.ports_dead import DeadKind
+from libs.common.ports_webhooks import DeliveryView
 from services.api.push.news import news_view
-from services.api.views import attempt_view, task_view
+from services.api.views import attempt_view, delivery_view, task_view
 from tests.support.graves import Operator
 from tests.support.house import House
 from tests.support.sights import alive, sight_of, why_task
 
 SAID = "cannot sign in with Authorization: Bearer canary-4711"
+
+
+async def delivery_of(house: House, tenant: int) -> DeliveryView:
+    """One that a receiver has refused, and said so."""
+    hook = await house.value(
+        "INSERT INTO webhook (tenant_id, kind, url, secrets) VALUES ($1, 'endpoint', 'http://h', '') RETURNING id",
+        tenant,
+    )
+    delivery = await house.value(
+        "INSERT INTO delivery (tenant_id, webhook_id, line, url, task_id, message_id, type, body, last_error)"
+        " VALUES ($1, $2, '', '', gen_random_uuid(), 'm', 't', '', $3) RETURNING id",
+        tenant, hook, SAID,
+    )  # fmt: skip
+    await house.sql(
+        "INSERT INTO delivery_try (delivery_id, attempt, error, cost_ms, answer) VALUES ($1, 1, NULL, 1, $2)",
+        delivery, SAID,
+    )  # fmt: skip
+    views, _ = await PostgresWebhooks(house.database).deliveries(tenant, hook, None, 1)
+    return views[0]
 
 
 async def told_of(house: House) -> dict[str, Any]:
@@ -46,6 +67,7 @@ async def told_of(house: House) -> dict[str, Any]:
         "attempts": [attempt_view(row) for row in await tasks.list_attempts(model.tenant_id, attempt.public_id)],
         "event": event_data(event),
         "push": news_view(state),
+        "delivery": delivery_view(await delivery_of(house, model.tenant_id)),
         "why": task_why_document(await why_task(house, attempt.id)),
         "the broker": task_why_document(await why_task(house, waiting)),
         "processes": [process_document(process) for process in await sight_of(house).processes()],
