@@ -90,5 +90,5 @@ async def _run(
 ) -> ImportReport:
     from services.cli.legacy_wiring import open_import
 
-    async with open_import(settings, dsn, zone, path, dry_run=dry_run, progress=progress) as (job, report, models):
-        return await job.run(report, models)
+    async with open_import(settings, dsn, zone, path, dry_run=dry_run, progress=progress) as job:
+        return await job.run()

@@ -28,11 +28,8 @@ _REDIS_SECONDS = 5.0
 @asynccontextmanager
 async def open_import(
     settings: Settings, dsn: str, zone: str, path: Sequence[str] | None, *, dry_run: bool, progress: Progress
-) -> AsyncIterator[tuple[LegacyImport, ImportReport, ModelMapping]]:
-    """An import with its report and its mapping of models.
-
-    Raises WrongSetting, Invalid, and DatabaseUnavailable for either side.
-    """
+) -> AsyncIterator[LegacyImport]:
+    """An import. Raises WrongSetting, Invalid, and DatabaseUnavailable for either side."""
     seal, guard = _seal(settings, dry_run), EgressGuard.from_setting(settings.egress_allow)
     async with (
         open_legacy(dsn, zone, path) as source,
@@ -56,7 +53,7 @@ async def open_import(
             payload_path=path is not None,
         )
         gate = RedisQueueGate(redis, rebuilder)
-        yield LegacyImport(source, target, gate, seal, progress, rules), report, models
+        yield LegacyImport(source, target, gate, seal, progress, rules, models, report)
 
 
 def _seal(settings: Settings, dry_run: bool) -> Seal:
