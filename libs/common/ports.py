@@ -109,6 +109,23 @@ class Seal(Protocol):
         """The sealed value."""
 
 
+class Ring(Seal, Protocol):
+    """Seals, and opens what it has sealed."""
+
+    def open(self, sealed: bytes, owner: str) -> bytes:
+        """The clear value; raises ValueError for what no key of its opens for that owner."""
+
+
+class Guard(Protocol):
+    """Knows which addresses may be called."""
+
+    def check_url(self, url: str) -> None:
+        """Raises EgressRefused for an address that is private by its text."""
+
+    async def check_resolved(self, url: str) -> None:
+        """Raises EgressRefused for an address that is private now."""
+
+
 class Hints(Protocol):
     """Wake-ups between processes. They may be lost: polling is the truth behind each. Nothing here raises."""
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from libs.common.ports import Ring
+
 
 class SealError(ValueError):
     """A sealed value that no key of the ring opens: it was changed, moved to another row, or its key is gone."""
@@ -40,8 +42,8 @@ class SealedPlace(Protocol):
         """Write new bytes where the old ones still are; returns the ids of those."""
 
 
-class Ring(Protocol):
-    """Keys, of which the first one seals."""
+class KeyedRing(Ring, Protocol):
+    """A ring whose keys have names. The newest one seals; `open` raises SealError."""
 
     @property
     def newest(self) -> str:
@@ -49,9 +51,3 @@ class Ring(Protocol):
 
     def key_of(self, sealed: bytes) -> str:
         """The name of the key that sealed a value."""
-
-    def open(self, sealed: bytes, owner: str) -> bytes:
-        """The clear value; raises SealError when no key opens it for that owner."""
-
-    def seal(self, clear: bytes, owner: str) -> bytes:
-        """The sealed value."""

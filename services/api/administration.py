@@ -13,7 +13,7 @@ from libs.common.domain.header_bindings import parse_bindings
 from libs.common.domain.model import Model, normalised
 from libs.common.domain.model_errors import EgressRefused
 from libs.common.operations.model_cache import ModelCache
-from libs.common.ports import Hints, Seal
+from libs.common.ports import Guard, Hints, Seal
 from libs.common.ports_tasks import KeyOwner, Models
 from services.api.problems import Problem
 from services.api.views import MASK
@@ -25,13 +25,6 @@ _CALLED_BY: Final = frozenset({"adapter", "adapter_config", "base_url", "route"}
 
 #: How a caller names a model: by its name on /v1, by its id on the old routes.
 ModelRef: TypeAlias = str | int
-
-
-class Guard(Protocol):
-    """Knows which addresses may be called."""
-
-    async def check_resolved(self, url: str) -> None:
-        """Raises EgressRefused for an address that is private now."""
 
 
 class Adapters(Protocol):

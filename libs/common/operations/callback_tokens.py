@@ -5,22 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
+
+from libs.common.ports import Ring
 
 _OWNER: Final = "callback"
 _KEY_BYTES: Final = 16
 _LONGEST: Final = 512
 #: How long after its deadline a job may still be called back about; later callbacks would change nothing anyway.
 _GRACE_SECONDS: Final = 3_600
-
-
-class Ring(Protocol):
-    """Seals, and opens what it has sealed."""
-
-    def seal(self, clear: bytes, owner: str) -> bytes: ...
-    def open(self, sealed: bytes, owner: str) -> bytes:
-        """Raises ValueError."""
 
 
 class CallbackTokens:

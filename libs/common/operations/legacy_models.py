@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from libs.common.domain.endpoint import join_endpoint
 from libs.common.domain.errors import Invalid
@@ -13,19 +13,13 @@ from libs.common.domain.model import MAX_INT, partitions, window
 from libs.common.domain.model_errors import EgressRefused
 from libs.common.operations.legacy_fit import unfit_model
 from libs.common.operations.legacy_report import ImportReport
+from libs.common.ports import Guard
 from libs.common.ports_import import MODELS, UNFIT, Note, TakenModel
 
 Seal = Callable[[bytes, str], bytes]
 
 #: Never free, so a stand-in gets a number of ours.
 _NO_ID: Final = 0
-
-
-class Guard(Protocol):
-    """Knows which addresses may be called."""
-
-    async def check_resolved(self, url: str) -> None:
-        """Raises EgressRefused for an address that is private now."""
 
 
 class ModelMapping:

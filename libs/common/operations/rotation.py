@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from libs.common.ports_secrets import Ring, SealedPlace, SealedValue
+from libs.common.ports_secrets import KeyedRing, SealedPlace, SealedValue
 from libs.common.runtime.failpoints import failpoint
 
 _PAGE: Final = 500
@@ -43,7 +43,7 @@ class PlaceReport:
 class Rotation:
     """Seals anew."""
 
-    def __init__(self, ring: Ring, places: Sequence[SealedPlace]) -> None:
+    def __init__(self, ring: KeyedRing, places: Sequence[SealedPlace]) -> None:
         self._ring = ring
         self._places = places
 

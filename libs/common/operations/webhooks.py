@@ -5,35 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from libs.common.contracts.webhook import check_secret, decode_secrets, encode_secrets, new_secret
 from libs.common.domain.errors import Conflict, Invalid, NotFound
 from libs.common.domain.model_errors import EgressRefused
 from libs.common.domain.webhook import ALL_ENDS, Secrets, check_webhook_url, mask_of
+from libs.common.ports import Guard, Ring
 from libs.common.ports_webhooks import DeliveryView, Webhook, WebhookCounts, Webhooks
 
 MOST_WEBHOOKS: Final = 50
 _TRIES: Final = 5
 _SIGNS_SECONDS: Final = 5.0
 _MOST_REMEMBERED: Final = 10_000
-
-
-class Guard(Protocol):
-    """Knows which addresses may be called."""
-
-    def check_url(self, url: str) -> None:
-        """Raises EgressRefused for an address that is private by its text."""
-
-    async def check_resolved(self, url: str) -> None:
-        """Raises EgressRefused for an address that is private now."""
-
-
-class Ring(Protocol):
-    """Seals and opens secrets."""
-
-    def seal(self, clear: bytes, owner: str) -> bytes: ...
-    def open(self, sealed: bytes, owner: str) -> bytes: ...
 
 
 class WebhookAdministration:
