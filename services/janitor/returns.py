@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
-from libs.common.operations.by_lane import Place, kept_by_lane
+from libs.common.operations.by_lane import Place, kept_by_lane, members_of_lanes
 from libs.common.ports import Permits, QueueGate
+from libs.common.ports_sweeps import LostAttempt, OverdueAttempt
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -51,6 +51,13 @@ class Returns:
                 log.warning("returns.kept", slots=len(fresh), message=str(error))
                 self._keep(fresh, {})
 
+    async def give_both(self, over: Sequence[LostAttempt | OverdueAttempt]) -> None:
+        """Give back slot and permit of each of these attempts."""
+        await self.give(
+            slots=[(attempt.lane, str(attempt.public_id)) for attempt in over],
+            permits=[(attempt.lane, str(attempt.token)) for attempt in over],
+        )
+
     async def flush(self) -> bool:
         """Give back what waits; False while Redis, or PostgreSQL where it has to be asked, is away, and while another
         call is at it.
@@ -83,10 +90,8 @@ class Returns:
         return True
 
     async def _unowned(self, slots: Iterable[Place]) -> list[Place]:
-        by_lane: dict[int, list[UUID]] = defaultdict(list)
-        for lane, member in slots:
-            by_lane[lane].append(UUID(member))
-        return [(lane, str(member)) for lane, of in by_lane.items() for member in await self._absent(lane, of)]
+        lanes = members_of_lanes((lane, UUID(member)) for lane, member in slots)
+        return [(lane, str(member)) for lane, of in lanes.items() for member in await self._absent(lane, of)]
 
     def _keep(self, slots: dict[Place, None], permits: dict[Place, None]) -> None:
         self._slots_waiting = dict(list({**slots, **self._slots_waiting}.items())[-_MOST:])

@@ -64,11 +64,8 @@ class Stores:
 
 def assemble(stores: Stores, settings: Settings) -> Maintenance:
     """A janitor of all sweeps."""
-    returns, wake, watch = (
-        Returns(stores.gate, stores.permits, stores.sweeps.absent_slots),
-        Wake(stores.hints),
-        BeatWatch(),
-    )
+    returns = Returns(stores.gate, stores.permits, stores.sweeps.absent_slots)
+    wake, watch = Wake(stores.hints), BeatWatch()
     endings, rng = Endings(stores.sweeps, returns, wake), Random()  # noqa: S311 - spreads retries
     at_once: dict[str, Action] = {
         "promote": Promote(stores.sweeps, wake).sweep,

@@ -21,7 +21,7 @@ from libs.common.ports_audit import StagedListing
 from libs.common.runtime.health import Health
 from libs.common.settings import Settings
 from services.janitor.maintenance import Maintenance
-from services.janitor.pace import Stores, assemble
+from services.janitor.schedule import Stores, assemble
 
 
 @asynccontextmanager

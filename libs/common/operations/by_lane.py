@@ -6,8 +6,9 @@ it is of another kind) its neighbours must not share it: whose lanes have nothin
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias, TypeVar
+from uuid import UUID
 
 from libs.common.domain.errors import LaneUnavailable
 
@@ -64,6 +65,14 @@ async def kept_by_lane(
 
     answers = await by_lane(ask, places, lambda place: place[0])
     return {place: None for place, answer in zip(places, answers, strict=True) if answer is None}
+
+
+def members_of_lanes(places: Iterable[tuple[int, UUID]]) -> dict[int, list[UUID]]:
+    """Who has these places, lane by lane."""
+    lanes: dict[int, list[UUID]] = {}
+    for lane, member in places:
+        lanes.setdefault(lane, []).append(member)
+    return lanes
 
 
 def _halves(places: list[int]) -> list[list[int]]:

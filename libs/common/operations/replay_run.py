@@ -5,14 +5,13 @@ and what each write does is settled by PostgreSQL, item by item.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
-from libs.common.operations.by_lane import by_lane
+from libs.common.operations.by_lane import by_lane, members_of_lanes
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
 from libs.common.ports_dead import Action, DeadKind, DueItem, DueMessage, ReplayWork, Turn
@@ -112,12 +111,9 @@ class ReplayRunner:
                 first, second = await self._settle(turn, items[:half]), await self._settle(turn, items[half:])
                 return Done(first.items + second.items, first.full | second.full)
             log.error("replay.refused", job=turn.id, key=items[0].key, error=type(error).__name__)
-            return await self._refuse(turn, items[0])
-
-    async def _refuse(self, turn: Turn, item: DueItem) -> Done:
-        await failpoint("janitor/before-replay-refuse")
-        await self._work.refuse(turn, [(item.key, "data_error")])
-        return Done(0)
+            await failpoint("janitor/before-replay-refuse")
+            await self._work.refuse(turn, [(items[0].key, "data_error")])
+            return Done(0)
 
 
 def _slices(turn: Turn) -> int:
@@ -176,11 +172,10 @@ class TaskReplays:
 
     async def _give_back(self, losers: Sequence[DueItem]) -> None:
         """Slots of tasks that were not replayed after all: unless somebody else replayed them with that very slot."""
-        by_lane: dict[int, list[UUID]] = defaultdict(list)
-        for item in losers:
-            if item.lane is not None and item.public_id is not None:
-                by_lane[item.lane].append(item.public_id)
-        for lane, members in by_lane.items():
+        places = [
+            (item.lane, item.public_id) for item in losers if item.lane is not None and item.public_id is not None
+        ]
+        for lane, members in members_of_lanes(places).items():
             try:
                 absent = await self._work.absent_slots(lane, members)
                 await self._gate.release_many([(lane, str(member)) for member in absent])
@@ -223,11 +218,12 @@ class MessageReplays:
         going = [message for message in messages if message.topic is not None and not message.problem]
         verdicts = await self._carrier.send([_record(message) for message in going]) if going else []
         answered = list(zip(going, verdicts, strict=True))
-        no = [(message.key, verdict.refused) for message, verdict in answered if verdict.refused]
         settled = [message.key for message in messages if message.topic is None]
         settled += [message.key for message, verdict in answered if verdict.acknowledged]
         refused = [(message.key, message.problem) for message in messages if message.problem]
-        refused += [(key, f"publish_refused: {cause}") for key, cause in no]
+        refused += [
+            (message.key, f"publish_refused: {verdict.refused}") for message, verdict in answered if verdict.refused
+        ]
         replayed = 0
         if settled:
             await failpoint("dispatcher/after-replay-send")

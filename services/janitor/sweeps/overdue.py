@@ -6,11 +6,10 @@ an ended attempt means is decided where it always is, by `settle`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 from typing import Final
 
-from libs.common.domain.outcome import EXPIRED, Failed, UploadPending
+from libs.common.domain.outcome import EXPIRED, Failed, Outcome, UploadPending
 from libs.common.domain.settle import Course, Finish, Retry, RetryPolicy, Settlement, settle
 from libs.common.domain.task import Phase
 from libs.common.operations.wake import Wake
@@ -55,7 +54,9 @@ class Overdue:
                 if isinstance(again, Retry)
             ]
         )
-        await self._give_back([attempt for attempt in overdue if attempt.id in ended | retried])
+        over = [attempt for attempt in overdue if attempt.id in ended | retried]
+        await self._returns.give_both(over)
+        self._wake.ended(over)
         return did("overdue", len(ended) + len(retried), ended=len(ended), retried=len(retried))
 
     def _decide(self, attempt: OverdueAttempt) -> Settlement:
@@ -64,18 +65,14 @@ class Overdue:
         course = Course(
             phase, attempt.retries, attempt.lost, attempt.age, attempt.upload_age, deadline_in=attempt.deadline_in
         )
+        outcome: Outcome = _CALL
         if attempt.deadline_in is not None and attempt.deadline_in < 0:
-            return settle(course, EXPIRED, policy)
-        if phase is Phase.SUBMITTED:
-            return settle(course, _JOB, policy)
-        return settle(course, _UPLOAD if phase >= Phase.GENERATED else _CALL, policy)
-
-    async def _give_back(self, over: Sequence[OverdueAttempt]) -> None:
-        await self._returns.give(
-            slots=[(attempt.lane, str(attempt.public_id)) for attempt in over],
-            permits=[(attempt.lane, str(attempt.token)) for attempt in over],
-        )
-        self._wake.ended(over)
+            outcome = EXPIRED
+        elif phase is Phase.SUBMITTED:
+            outcome = _JOB
+        elif phase >= Phase.GENERATED:
+            outcome = _UPLOAD
+        return settle(course, outcome, policy)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (1 + _JITTER * self._rng.random())

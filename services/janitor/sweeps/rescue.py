@@ -94,10 +94,7 @@ class Rescue:
         ends = [(attempt, *(_CANCELED if attempt.canceled else _LOST)) for attempt in lost]
         ended = await self._sweeps.end_running(ends)
         over = [attempt for attempt in lost if attempt.id in ended]
-        await self._returns.give(
-            slots=[(attempt.lane, str(attempt.public_id)) for attempt in over],
-            permits=[(attempt.lane, str(attempt.token)) for attempt in over],
-        )
+        await self._returns.give_both(over)
         self._wake.ended(over)
         for sweep, canceled in (("lost", False), ("canceled", True)):
             tasks = [str(attempt.public_id) for attempt in over if attempt.canceled is canceled]

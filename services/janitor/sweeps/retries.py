@@ -12,10 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from random import Random
 from typing import Final
-from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
-from libs.common.operations.by_lane import by_lane
+from libs.common.operations.by_lane import by_lane, members_of_lanes
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
 from libs.common.ports_sweeps import DueRetry, Sweeps
@@ -90,10 +89,7 @@ class Retries:
         The other janitor found our slot and went on with it ("held"): so only the slot of a task that PostgreSQL says
         owns none goes back.
         """
-        by_lane: dict[int, list[UUID]] = {}
-        for retry in losers:
-            by_lane.setdefault(retry.lane, []).append(retry.public_id)
-        for lane, members in by_lane.items():
+        for lane, members in members_of_lanes((retry.lane, retry.public_id) for retry in losers).items():
             absent = await self._sweeps.absent_slots(lane, members)
             await self._returns.give(slots=[(lane, str(member)) for member in absent])
 
