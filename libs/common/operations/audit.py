@@ -12,12 +12,12 @@ time, a moment later, and only what both looks found is a violation. Numbers as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.operations.audit_findings import BY_HAND, Findings, Violation
+from libs.common.operations.audit_findings import Findings, Fix, Violation
 
 #: Longer than anything that is under way between two stores takes when nothing is wrong.
 CONFIRM_SECONDS: Final = 2.0
@@ -81,13 +81,14 @@ class Audit:
         """What two looks found, and when the first of them was over."""
         first, guilty = await self._look(self._checks)
         seen_at = asyncio.get_running_loop().time()
-        if not first.violations:
-            return _report(first, first.violations), seen_at
-        await asyncio.sleep(self._confirm)
-        second, _ = await self._look(guilty)
-        again = {violation.key for violation in second.violations}
-        first.unchecked |= second.unchecked
-        return _report(first, [violation for violation in first.violations if violation.key in again]), seen_at
+        confirmed = first.violations
+        if confirmed:
+            await asyncio.sleep(self._confirm)
+            second, _ = await self._look(guilty)
+            again = {violation.key for violation in second.violations}
+            confirmed = [violation for violation in confirmed if violation.key in again]
+            first.unchecked |= second.unchecked
+        return Report(confirmed, first.checked, first.unchecked), seen_at
 
     async def _look(self, checks: Sequence[Check]) -> tuple[Findings, list[Check]]:
         """One look; also gives the checks that found something."""
@@ -111,21 +112,14 @@ class Audit:
         for violation in sorted(report.violations, key=lambda one: one.apart_seconds):
             if violation.fix is not None:
                 await asyncio.sleep(seen_at + violation.apart_seconds - loop.time())
-            if await _fixed(violation):
-                repaired.append(violation)
+                if await _done(violation.fix):
+                    repaired.append(violation)
         after, _ = await self._confirmed()
         return Report(after.violations, report.checked, after.unchecked, repaired)
 
 
-async def _fixed(violation: Violation) -> bool:
+async def _done(fix: Fix) -> bool:
     try:
-        return violation.fix is not None and await violation.fix()
+        return await fix()
     except (Unavailable, OutcomeUnknown):
         return False
-
-
-def _report(found: Findings, violations: Iterable[Violation]) -> Report:
-    return Report(list(violations), dict(found.checked), dict(found.unchecked))
-
-
-__all__ = ["BY_HAND", "CONFIRM_SECONDS", "Audit", "Check", "Findings", "Report", "Violation"]

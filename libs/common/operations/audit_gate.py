@@ -109,7 +109,7 @@ class GateChecks:
         if depth > lane.queue_limit and ghosts:
             subject = f"gate of model {lane.model!r} of tenant {lane.tenant_id}"
             detail = f"{depth} slots taken of {lane.queue_limit}, {ghosts} of them by no open task"
-            found.add(Violation("I11", subject, detail, "give the slots back that nobody owns (I13)"))
+            found.add(Violation("I11", subject, detail))
 
     async def _check_owners(self, members: Iterable[OpenMember], found: Findings) -> None:
         """Who has a row in PostgreSQL is in Redis."""

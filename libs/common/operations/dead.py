@@ -12,7 +12,6 @@ from libs.common.ports_operations import OperationFilter, Operations, OperationV
 
 #: Entries of the operation log that one story shows.
 _OPERATIONS: Final = 20
-KINDS: Final = tuple(DeadKind)
 
 
 @dataclass(frozen=True, slots=True)

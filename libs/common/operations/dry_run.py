@@ -22,8 +22,8 @@ from libs.common.domain.errors import Invalid
 from libs.common.domain.header_bindings import parse_bindings
 from libs.common.domain.model_errors import ModelError
 from libs.common.ports_jobs import JobAdapter, JobAnswer, JobCall, JobReport, JobStatus
+from libs.common.runtime.redaction import MASK
 
-MASK: Final = "***"
 SAMPLE_KEY: Final = "01890a5d-ac96-774b-bcce-b302099a8057"
 SAMPLE_JOB: Final = "the-job"
 SAMPLE_CALLBACK: Final = "https://this-service.example/v1/callbacks/the-token"
@@ -109,15 +109,11 @@ class _Dry:
         body: bytes | None = None,
     ) -> JobAnswer:
         """Keep the request, made as the executor's client makes it."""
-        own = {name.lower() for name, _ in call.headers}
-        shown = [
-            (name, MASK if name.lower() in own else value)
-            for name, value in request_headers(call, headers, has_body=body is not None).items()
-        ]
-        exchange: dict[str, Any] = {"method": method, "url": address(call, path).url, "headers": dict(shown)}
+        shown = _shown_headers(call, headers, has_body=body is not None)
+        request: dict[str, Any] = {"method": method, "url": address(call, path).url, "headers": shown}
         if body is not None:
-            exchange["body"] = _json(body)
-        self.exchanges.append({"request": exchange})
+            request["body"] = _json(body)
+        self.exchanges.append({"request": request})
         if not self.answers:
             raise _Unanswered
         answer = self.answers.popleft()
@@ -184,15 +180,20 @@ def _call(model: DryModel, payload: bytes) -> JobCall:
 
 def _plain(model: DryModel, call: JobCall) -> dict[str, Any]:
     """The one request of a model that is called and answers at once."""
-    own = {name.lower() for name, _ in call.headers}
-    endpoint = address(call, model.route)
-    url = endpoint.url if model.http_method == "POST" else with_query(endpoint.url, call.payload)
-    headers = request_headers(call, (("Accept", "*/*"),), has_body=model.http_method == "POST")
-    shown = {name: MASK if name.lower() in own else value for name, value in headers.items()}
+    url, posts = address(call, model.route).url, model.http_method == "POST"
+    shown = _shown_headers(call, (("Accept", "*/*"),), has_body=posts)
+    url = url if posts else with_query(url, call.payload)
     request: dict[str, Any] = {"method": model.http_method, "url": url, "headers": shown}
-    if model.http_method == "POST":
+    if posts:
         request["body"] = _json(call.payload)
     return {"step": "call", "exchanges": [{"request": request}]}
+
+
+def _shown_headers(call: JobCall, headers: Sequence[tuple[str, str]], *, has_body: bool) -> dict[str, str]:
+    """As the executor's client would send them; those of the model's api_key are masked."""
+    own = {name.lower() for name, _ in call.headers}
+    sent = request_headers(call, headers, has_body=has_body)
+    return {name: MASK if name.lower() in own else value for name, value in sent.items()}
 
 
 def _report(report: JobReport) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
@@ -29,13 +28,13 @@ class Broker(NamedTuple):
 
 
 #: Of a process that has nothing to do with it.
-_NO_BROKER: Final = (None, "", MappingProxyType[int, str]({}), "")
+_NO_BROKER: Final = Broker(None, "", {}, "")
 
 
 class SignOfLife:
     """Says every few seconds that this process lives; says so when it stops in good order."""
 
-    def __init__(self, presence: Presence, role: Role, broker: Callable[[], Broker] | None = None) -> None:
+    def __init__(self, presence: Presence, role: Role, broker: Callable[[], Broker] = lambda: _NO_BROKER) -> None:
         self.periodic = Periodic("presence", timedelta(seconds=BEAT_SECONDS), self.say)
         self._presence = presence
         self._role = role
@@ -45,7 +44,7 @@ class SignOfLife:
 
     async def say(self) -> None:
         """I live. Raises DatabaseUnavailable or OutcomeUnknown."""
-        reachable, error, refused, events = self._broker() if self._broker is not None else _NO_BROKER
+        reachable, error, refused, events = self._broker()
         self._number = await self._presence.beat(
             self._number,
             self._role,

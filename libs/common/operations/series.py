@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Final
 
 from libs.common.domain.buckets import merged, percentile
@@ -37,7 +39,8 @@ class Series:
             if lane is None:
                 raise NotFound("model_unknown", f"there never was a model named {wanted.model!r}")
         rows = await self._insight.series(wanted, lane, hourly=wanted.step_seconds >= _HOUR)
-        return [_point(at, part) for at, part in _parts(rows, wanted)]
+        steps = groupby(rows, lambda row: _floor(row.at, wanted.step_seconds))
+        return [_point(at, list(part)) for at, part in steps]
 
 
 def _aligned(wanted: SeriesWanted) -> SeriesWanted:
@@ -53,22 +56,11 @@ def _aligned(wanted: SeriesWanted) -> SeriesWanted:
         raise Invalid("series", f"at most {_MOST_POINTS} points are read at once: widen the step", field="/step")
     if step < _HOUR and since < datetime.now(UTC) - _MINUTES_FOR - timedelta(seconds=step):
         raise Invalid("series", "minutes are kept for a day: ask for steps of an hour", field="/step")
-    return SeriesWanted(since, until, step, wanted.tenant_id, wanted.model)
+    return replace(wanted, since=since)
 
 
 def _floor(at: datetime, step: int) -> datetime:
     return datetime.fromtimestamp(at.timestamp() // step * step, UTC)
-
-
-def _parts(rows: Sequence[SeriesRow], wanted: SeriesWanted) -> Iterator[tuple[datetime, list[SeriesRow]]]:
-    part: list[SeriesRow] = []
-    for row in rows:
-        if part and _floor(row.at, wanted.step_seconds) != _floor(part[0].at, wanted.step_seconds):
-            yield _floor(part[0].at, wanted.step_seconds), part
-            part = []
-        part.append(row)
-    if part:
-        yield _floor(part[0].at, wanted.step_seconds), part
 
 
 def _point(at: datetime, rows: Sequence[SeriesRow]) -> Point:

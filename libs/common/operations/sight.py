@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from libs.common.domain.count import Count
@@ -99,7 +100,7 @@ class Sight:
         (sight,) = await self._sights([facts], await self._insight.pauses(facts.tenant_id))
         if sight.starts_per_second:
             return sight
-        return _with_pace(sight, await self._insight.recent_pace(lane))
+        return replace(sight, starts_per_second=await self._insight.recent_pace(lane))
 
     async def _sights(self, facts: Sequence[LaneFacts], pauses: Sequence[Pause]) -> list[LaneSight]:
         lanes = [lane.lane for lane in facts]
@@ -171,10 +172,6 @@ def _sight(facts: LaneFacts, pauses: Sequence[Pause], open_: int | None, permits
         starts_per_second=pace,
         error_rate=facts.errors / facts.ended if facts.ended else None,
     )
-
-
-def _with_pace(sight: LaneSight, pace: float | None) -> LaneSight:
-    return LaneSight(sight.facts, sight.pauses, sight.waiting, sight.open, sight.permits, pace, sight.error_rate)
 
 
 def _covers(pause: Pause, lane: LaneFacts) -> bool:
