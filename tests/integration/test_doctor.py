@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -105,7 +107,8 @@ async def test_postgres_in_order_and_what_can_be_wrong_with_it(house: House, set
             finding = told(await doctor_servers.examine_postgres(settings), "a transaction (")
         assert "somebody's tool" in finding.what
         assert finding.do.startswith(f"SELECT pg_terminate_backend({pid})")
-        with patch.object(doctor_servers, "_TRANSACTION_SECONDS", 0.0):  # it is idle
+        await forgotten.execute("SELECT pg_sleep(2.5)")
+        with patch.object(doctor_servers, "_IDLE_SECONDS", 2.0):  # somebody works in it
             assert not [one for one in await doctor_servers.examine_postgres(settings) if str(pid) in one.what]
     await forgotten.close()
     newer = settings.model_copy(update={"timezone": "Europe/Newtown"})  # of a release that the server has not yet
@@ -261,6 +264,26 @@ async def test_a_migration_that_holds_our_tables_hides_nothing_else(
     assert kafka[0].what.startswith("Kafka answers")
     assert "pg_locks" in told(found, "TimeoutError").do
     assert any("answers" in one.what for one in found if one.level == "ok"), "the server itself was looked at"
+
+
+async def test_a_transaction_whose_age_our_user_may_not_see_is_told_of(house: House, settings: Settings) -> None:
+    user = f"doctor{uuid4().hex[:8]}"
+    await house.sql(f"CREATE ROLE {user} LOGIN PASSWORD 'well-kept-1'")
+    address = urlsplit(house.database_url)
+    theirs = address._replace(netloc=f"{user}:well-kept-1@{address.hostname}:{address.port}").geturl()
+    somebody = await asyncpg.connect(house.database_url)
+    try:
+        await somebody.execute("BEGIN; INSERT INTO tenant (id) VALUES (4711)")
+        finding = told(await doctor_servers.examine_postgres(changed(settings, database_url=theirs)), "since when")
+        assert (finding.level, finding.do) == ("advice", f'GRANT pg_read_all_stats TO "{user}"')
+        assert str(somebody.get_server_pid()) in finding.what
+        await house.sql(f"GRANT pg_read_all_stats TO {user}")
+        for url in (theirs, house.database_url):
+            found = await doctor_servers.examine_postgres(changed(settings, database_url=url))
+            assert not [one for one in found if "since when" in one.what]
+    finally:
+        await somebody.close()
+        await house.sql(f"DROP ROLE {user}")
 
 
 async def test_settings_secrets_and_places(settings: Settings, tmp_path: Path) -> None:

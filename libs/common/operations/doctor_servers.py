@@ -85,13 +85,27 @@ async def _server(connection: Any) -> list[Finding]:
         found.append(problem("autovacuum is off: the queue's tables will grow for ever", "set autovacuum to on"))
     if abs(skew) > _SKEW_SECONDS:
         found.append(advice(f"its clock is {skew:+.0f} s from this machine's", "let both follow a time server"))
+    return found + await _forgotten(connection)
+
+
+async def _forgotten(connection: Any) -> list[Finding]:
+    """Transactions that hold up tasks, or vacuum."""
+    found = []
     open_ = await connection.fetchrow(_STATEMENTS["doctor_transaction"], _TRANSACTION_SECONDS, _IDLE_SECONDS)
     if open_ is not None:
-        who = f"{open_['user']}, {open_['client'] or 'a client without a name'}, process {open_['pid']}"
-        what = f"a transaction ({who}) has been open for {open_['seconds']:.0f} s"
+        what = f"a transaction ({_whose(open_)}) has been open for {open_['seconds']:.0f} s"
         do = f"SELECT pg_terminate_backend({open_['pid']}): tasks whose rows it locks wait, and vacuum, too"
         found.append(advice(what, do))
+    unseen = await connection.fetchrow(_STATEMENTS["doctor_unseen"])
+    if unseen is not None:
+        what = f"since when a transaction ({_whose(unseen)}) is open cannot be seen: it may be a forgotten one"
+        found.append(advice(what, f'GRANT pg_read_all_stats TO "{unseen["me"]}"'))
     return found
+
+
+def _whose(transaction: Any) -> str:
+    client = transaction["client"] or "a client without a name"
+    return f"{transaction['user']}, {client}, process {transaction['pid']}"
 
 
 async def _zone(connection: Any, name: str) -> list[Finding]:

@@ -465,11 +465,18 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
   extract(epoch FROM clock_timestamp())::float8 AS now
 
 -- name: doctor_transaction
--- The oldest transaction that has been open for $1 seconds, or for $2 seconds while its client asks for nothing.
+-- A transaction that has been open for $1 seconds, or whose client has asked for nothing in it for $2 seconds: that one first,
+-- then the oldest. One that works, such as a dump or a walk of ours, is not forgotten.
 SELECT pid, usename AS "user", application_name AS client, extract(epoch FROM now() - xact_start)::float8 AS seconds FROM pg_stat_activity
 WHERE datname = current_database() AND backend_type = 'client backend'
-  AND xact_start < now() - make_interval(secs => CASE WHEN state LIKE 'idle in transaction%' THEN $2::float8 ELSE $1::float8 END)
-ORDER BY xact_start LIMIT 1
+  AND (xact_start < now() - make_interval(secs => $1) OR state LIKE 'idle in transaction%' AND state_change < now() - make_interval(secs => $2))
+ORDER BY state LIKE 'idle in transaction%' AND state_change < now() - make_interval(secs => $2) DESC, xact_start LIMIT 1
+
+-- name: doctor_unseen
+-- A transaction that has changed something, of a user of whom this one may not see since when.
+SELECT a.pid, a.usename AS "user", a.application_name AS client, current_user AS me FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' AND a.datname = current_database()
+  AND a.usename <> current_user AND NOT pg_has_role(a.usesysid, 'USAGE') AND NOT pg_has_role('pg_read_all_stats', 'USAGE') LIMIT 1
 
 -- name: doctor_executors
 -- How many executors are alive, how many of them take work, and how the others stand.
