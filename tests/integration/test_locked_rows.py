@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -233,6 +234,22 @@ async def test_retries_beside_it_are_made(house: House) -> None:
     async with locked(house, stuck.id):
         await house.sweeps.put_off([(stuck, 0.0), (other, 0.0)])
         assert [moved.id for moved in await house.sweeps.requeue(due)] == [other.id]
+
+
+async def test_events_wait_once_for_one_that_cannot_be_deleted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for attempt in await house.running(await house.model(), await house.executor(), 3):
+        await house.finish(attempt)
+    events, asked, fetch = PostgresEvents(house.database), [], house.database.fetch
+
+    async def noted(name: str, *arguments: Any) -> Any:
+        asked.append(name)
+        return await fetch(name, *arguments)
+
+    stuck, other, new = await events.after(0, 10, [])
+    monkeypatch.setattr(house.database, "fetch", noted)
+    async with locked(house, stuck.id, "event"):
+        assert [row.id for row in await events.after(other.id, 10, [], [stuck.key, other.key])] == [new.id]
+    assert asked == ["events_after", "locked_events", "events_after"]
 
 
 async def test_other_events_that_were_sent_are_deleted(house: House) -> None:

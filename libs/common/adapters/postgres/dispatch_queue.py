@@ -12,7 +12,6 @@ import asyncpg
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.deliveries import hooked_columns
 from libs.common.adapters.postgres.right import Right
-from libs.common.domain.errors import RowsLocked
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dispatch import (
     EndFilter,
@@ -114,12 +113,11 @@ class PostgresEvents:
     async def after(
         self, cursor: int, limit: int, missing: Sequence[int], sent: Sequence[EventKey] = ()
     ) -> list[EventRow]:
-        try:
-            rows = await self._database.fetch("events_after", cursor, limit, list(missing), *_key_columns(sent))
-        except RowsLocked:
-            # One that cannot be deleted must not have all of them sent again, time and again.
-            await self.sent(sent)
-            rows = await self._database.fetch("events_after", cursor, limit, list(missing), [], [])
+        async def read(ids: Sequence[int], instants: Sequence[datetime]) -> list[asyncpg.Record]:
+            return await self._database.fetch("events_after", cursor, limit, list(missing), ids, instants)
+
+        # One that cannot be deleted must not have all of them sent again, time and again.
+        rows = await self._database.around_locked(read, *_key_columns(sent), locked=["locked_events"])
         return [_event(row) for row in rows]
 
     async def due(self, limit: int) -> list[EventRow]:
