@@ -511,10 +511,12 @@ async def test_a_redirect_to_another_origin_is_final_and_named(
 
 async def test_a_redirect_without_a_target_and_a_circle(caller: Caller) -> None:
     caller.model.answers["/nowhere"] = answer(b"", "307 Moved")
-    caller.model.answers["/circle"] = answer(b"", "307 Moved", Location="/circle")
-    assert (await caller.refused("nowhere")).code == "redirect_refused"
-    assert (await caller.refused("circle")).code == "redirect_refused"
-    assert [seen.target for seen in caller.model.seen].count("/circle") == 6
+    caller.model.answers["/circle"] = answer(b"", "307 Moved", Location="/circle?token=hidden")
+    nowhere, circle = await caller.refused("nowhere"), await caller.refused("circle")
+    assert (nowhere.code, circle.code) == ("redirect_refused", "redirect_refused")
+    assert "(307) to no readable address" in nowhere.message
+    assert f"to {caller.model.url}/circle, not followed" in circle.message
+    assert [seen.target for seen in caller.model.seen].count("/circle?token=hidden") == 5
 
 
 # when it is given up

@@ -49,23 +49,28 @@ def redirect_target(endpoint: Endpoint, response: ClientResponse, bindings: tupl
     what it repeats of the bindings."""
     status, location = response.status, response.headers.get("Location", "")
     try:
-        target = follow(endpoint, location)
+        target = follow(endpoint, location) if location else None
     except InvalidEndpoint:
-        raise ModelError(
-            "redirect_refused", f"the model redirects ({status}) to no readable address", retryable=False
-        ) from None
-    if status in _FOLLOWED and location and target.origin == endpoint.origin:
+        target = None
+    if target is None:
+        raise ModelError("redirect_refused", f"the model redirects ({status}) to no readable address", retryable=False)
+    if status in _FOLLOWED and target.origin == endpoint.origin:
         return target
     why = "another origin" if target.origin != endpoint.origin else "with a change of method"
-    named = Cleaner.of(value for _, value in bindings).clean(unquote_to_bytes(target.shown))
+    named = _named(target, bindings)
     raise ModelError(
         "redirect_refused", f"the model redirects ({status}, {why}) to {named}, not followed", retryable=False
     )
 
 
-def too_many_redirects() -> ModelError:
-    """The refusal of a chain without an end."""
-    return ModelError("redirect_refused", f"the model redirects more than {REDIRECTS_LIMIT} times", retryable=False)
+def too_many_redirects(target: Endpoint, bindings: tuple[tuple[str, str], ...]) -> ModelError:
+    """The refusal of a chain without an end; `target` is where it would go on."""
+    times = f"more than {REDIRECTS_LIMIT} times, the last one to {_named(target, bindings)}"
+    return ModelError("redirect_refused", f"the model redirects {times}, not followed", retryable=False)
+
+
+def _named(target: Endpoint, bindings: tuple[tuple[str, str], ...]) -> str:
+    return Cleaner.of(value for _, value in bindings).clean(unquote_to_bytes(target.shown))
 
 
 def too_large(limit: int) -> ModelError:

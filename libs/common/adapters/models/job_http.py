@@ -95,7 +95,7 @@ class GuardedJobHttp:
                 endpoint = redirect_target(endpoint, response, contact.call.headers)
             finally:
                 response.close()
-        raise too_many_redirects()
+        raise too_many_redirects(endpoint, contact.call.headers)
 
     async def _request(
         self, endpoint: Endpoint, method: str, headers: CIMultiDict[str], body: bytes | None, contact: _Contact

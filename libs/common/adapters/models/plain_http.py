@@ -98,7 +98,7 @@ class PlainHttp:
                 endpoint = redirect_target(endpoint, response, call.headers)
             finally:
                 response.close()  # a connection that has given its whole answer is back in the pool by now
-        raise too_many_redirects()
+        raise too_many_redirects(endpoint, call.headers)
 
     async def _ready(self, call: ModelCall) -> tuple[Endpoint, CIMultiDict[str], bytes | None]:
         """The request, made beside the loop where it is a long query; models take turns."""
