@@ -20,7 +20,8 @@ def offer_stack(environment: Mapping[str, str] = os.environ) -> None:
 def adopt_stack(environment: MutableMapping[str, str] = os.environ) -> None:
     """Where no database is named, or that of the stack running here: take this stack's settings where none are given.
 
-    So that after `sluiceway up`, `audit` looks at all of its stores and `dead show` can open what is sealed.
+    So that after `sluiceway up`, `audit` looks at all of its stores and topics, whatever prefix they were given, and
+    `dead show` can open what is sealed.
     """
     from libs.common.domain.errors import WrongSetting
     from libs.common.embedded import running
@@ -41,10 +42,9 @@ def adopt_stack(environment: MutableMapping[str, str] = os.environ) -> None:
         "SLUICEWAY_KAFKA_BOOTSTRAP": report["kafka"],
         "SLUICEWAY_BROKER": report.get("broker_kind", ""),
         "SLUICEWAY_STORAGE_URL": report["object_store"],
-        "SLUICEWAY_STAGING_DIR": str(folder.staging),
+        **report.get("settings", {}),
     }
-    if folder.secrets.exists() and not environment.get("SLUICEWAY_SECRET_KEYS"):
-        found["SLUICEWAY_SECRET_KEYS_FILE"] = str(folder.secrets)
     for name, value in found.items():
-        if value and not environment.get(name) and not environment.get(f"{name}_FILE"):
+        plain = name.removesuffix("_FILE")
+        if value and not environment.get(plain) and not environment.get(f"{plain}_FILE"):
             environment[name] = value

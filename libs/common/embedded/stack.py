@@ -26,6 +26,15 @@ _ROLES = {"api": 1, "dispatcher": 1, "executor": 2, "janitor": 1}
 
 _SERVER_ADDRESSES = ("SLUICEWAY_DATABASE_URL", "SLUICEWAY_REDIS_URL", "SLUICEWAY_KAFKA_BOOTSTRAP")
 
+# Where things lie and what they are called: whoever looks at the stores from outside needs the same. No secrets.
+_TOLD = (
+    *("SLUICEWAY_TOPIC_PREFIX", "SLUICEWAY_TOPIC_PARTITIONS", "SLUICEWAY_TOPIC_REPLICATION"),
+    *("SLUICEWAY_KAFKA_SECURITY", "SLUICEWAY_KAFKA_SASL_MECHANISM", "SLUICEWAY_KAFKA_USERNAME"),
+    *("SLUICEWAY_KAFKA_PASSWORD_FILE", "SLUICEWAY_KAFKA_CA_FILE", "SLUICEWAY_SECRET_KEYS_FILE"),
+    *("SLUICEWAY_STAGING_DIR", "SLUICEWAY_STAGING_STORE", "SLUICEWAY_STORAGE_PUBLIC_URL", "SLUICEWAY_OSS_URL"),
+    *("SLUICEWAY_EVENT_SOURCE", "SLUICEWAY_TIMEZONE", "SLUICEWAY_MAX_WAIT_SECONDS", "SLUICEWAY_EXECUTOR_SLOTS"),
+)
+
 
 def _module(role: str) -> Sequence[str]:
     return (sys.executable, "-m", f"services.{role}")
@@ -111,7 +120,7 @@ class Stack:
 
     @property
     def report(self) -> dict[str, object]:
-        """The addresses, as `sluiceway up --json` names them, and what the broker is."""
+        """The addresses, as `sluiceway up --json` names them, what the broker is, and what else finds the same things."""
         return {
             "api": self.api_url,
             "kafka": self.kafka_bootstrap,
@@ -122,6 +131,7 @@ class Stack:
             "console": f"{self.api_url}/console",
             "data": str(self.folder.path),
             "logs": str(self.folder.logs),
+            "settings": {name: self.environment[name] for name in _TOLD if name in self.environment},
         }
 
     @cached_property

@@ -16,12 +16,17 @@ ADDRESSES = {
     "database": "postgresql://here", "redis": "redis://here", "kafka": "here:9", "broker_kind": "tansu",
     "object_store": "file:///x",
 }  # fmt: skip
+SETTINGS = {
+    "SLUICEWAY_TOPIC_PREFIX": "others",
+    "SLUICEWAY_STAGING_DIR": "/srv/staging",
+    "SLUICEWAY_SECRET_KEYS_FILE": "/srv/keys",
+    "SLUICEWAY_KAFKA_CA_FILE": "/srv/ca",
+}
 
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
-    (tmp_path / "secrets").write_text("key\n")
-    running.write_report(tmp_path, {**ADDRESSES, "pid": os.getpid(), "processes": []})
+    running.write_report(tmp_path, {**ADDRESSES, "settings": SETTINGS, "pid": os.getpid(), "processes": []})
     return tmp_path
 
 
@@ -37,12 +42,14 @@ def test_a_running_stack_is_taken_whole(stack: Path) -> None:
         assert (found["DATABASE_URL"], found["REDIS_URL"], found["KAFKA_BOOTSTRAP"]) == (
             "postgresql://here", "redis://here", "here:9",
         )  # fmt: skip
-        assert (found["STAGING_DIR"], found["SECRET_KEYS_FILE"]) == (str(stack / "staging"), str(stack / "secrets"))
+        assert (found["STAGING_DIR"], found["SECRET_KEYS_FILE"]) == ("/srv/staging", "/srv/keys")
+        assert (found["TOPIC_PREFIX"], found["KAFKA_CA_FILE"]) == ("others", "/srv/ca")
         assert found["BROKER"] == "tansu", "it has no idempotent producer, and events would not go out"
         named = adopted(stack, SLUICEWAY_DATABASE_URL="postgresql://here", SLUICEWAY_REDIS_URL="redis://own")
         assert (named["REDIS_URL"], named["KAFKA_BOOTSTRAP"]) == ("redis://own", "here:9")
-        keys = adopted(stack, SLUICEWAY_SECRET_KEYS="own")
-        assert "SECRET_KEYS_FILE" not in keys
+        own = adopted(stack, SLUICEWAY_SECRET_KEYS="own", SLUICEWAY_TOPIC_PREFIX="mine")
+        assert "SECRET_KEYS_FILE" not in own
+        assert own["TOPIC_PREFIX"] == "mine"
 
 
 def test_other_stores_and_stacks_that_do_not_run_are_left_alone(stack: Path, tmp_path: Path) -> None:
