@@ -29,6 +29,7 @@ from services.api.legacy.face import LegacyFace
 from services.api.lengthy import Lengthy
 from services.api.problems import Problem, problem_of
 from services.api.push.face import Push, refuse_socket
+from services.api.queries import check_once
 from services.api.routes import (
     control,
     dead,
@@ -226,6 +227,8 @@ class Gateway:
         elif self._push.owns(path):
             await self._push.sse(scope, receive, send, caller)
         else:
+            if scope["query_string"]:
+                check_once(scope["query_string"])
             await self._rest(scope, replay(body, receive), send)
 
     def _shown(self, path: str) -> str:

@@ -55,11 +55,17 @@ def _integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _flag(value: Any) -> Any:
+    return bool(value) if type(value) in (int, float) and value in (0, 1) else value
+
+
 Text = Annotated[str, AfterValidator(_storable)]
 TenantId = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, description="A signed 64-bit number.")]
 Integer = Annotated[int, BeforeValidator(_integer)]
 #: Text in JSON; pydantic's strict mode would want a datetime object, its lax mode would take numbers too.
 Instant = Annotated[AwareDatetime, BeforeValidator(_instant_text), AfterValidator(_in_utc), Field(strict=False)]
+#: Also 0 and 1, as the old routes have it.
+Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"enum": [False, True, 0, 1]})]
 Int32 = Annotated[Integer, Field(ge=_SMALLEST_INT, le=_LARGEST_INT)]
 Limit = Annotated[int, Field(ge=1, le=PAGE_LIMIT)]
 Cursor = Annotated[str | None, Field(description="next_cursor of the page before.", max_length=200)]
@@ -216,7 +222,7 @@ class ModelChange(Request):
         max_length=API_KEY_LIMIT,
         description="Header bindings `Name:Value`, comma separated. Shown as a mask only.",
     )
-    enabled: bool | None = Field(None, description="false refuses new tasks.")
+    enabled: Flag | None = Field(None, description="false or 0 refuses new tasks.")
     max_concurrency: Int32 | None = Field(None, description="Calls at once; 0 or less: 10.")
     queue_limit: Int32 | None = Field(None, description="Tasks waiting or running; 0 or less: 1000.")
     timeout_seconds: Int32 | None = Field(None, description="One call; 0 or less: 60.")

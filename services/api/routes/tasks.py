@@ -55,7 +55,7 @@ async def read_task(
     caller: Reader,
     cases: Cases,
     request: Request,
-    prefer: Annotated[
+    _prefer: Annotated[
         str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 60 s.")
     ] = None,
     if_none_match: Annotated[
@@ -63,7 +63,7 @@ async def read_task(
     ] = None,
 ) -> Response:
     """The task as it is now, or at its end when `Prefer: wait=n` gives it time. Marks a success as fetched."""
-    seconds = _wait_seconds(prefer)
+    seconds = _wait_seconds(", ".join(request.headers.getlist("prefer")))
     task = await cases.reading.one(caller, task_id, seconds or 0, lambda: until_gone(request.receive))
     headers = {"ETag": etag(task.version, weak=True), "Vary": "Prefer"}
     if seconds is not None:
@@ -119,9 +119,9 @@ async def list_history(task_id: TaskId, caller: Reader, cases: Cases) -> Respons
     return JsonAnswer({"items": [history_view(row) for row in rows]})
 
 
-def _wait_seconds(prefer: str | None) -> float | None:
+def _wait_seconds(prefer: str) -> float | None:
     """How long the caller would wait (RFC 7240); a preference that makes no sense is no error."""
-    matched = _WAIT.search(prefer) if prefer else None
+    matched = _WAIT.search(prefer)
     return min(float(matched.group(1)), LONGEST_WAIT_SECONDS) if matched else None
 
 

@@ -142,7 +142,8 @@ class TestCreate:
             {"base_url": "http://127.0.0.1", "route": "x y"}, {"base_url": "http://127.0.0.1?x=1", "route": "y"},
             {"http_method": "PUT"}, {"max_concurrency": "4"}, {"max_concurrency": 1.5}, {"max_concurrency": True},
             {"queue_limit": 2**31}, {"queue_limit": 10**30}, {"timeout_seconds": 10**9},
-            {"retry_times": 1_001}, {"enabled": 1}, {"adapter_config": []}, {"adapter_config": {"a": "x" * 70_000}},
+            {"retry_times": 1_001}, {"enabled": 2}, {"enabled": "1"}, {"adapter_config": []},
+            {"adapter_config": {"a": "x" * 70_000}},
             {"api_key": "Host:x"}, {"api_key": 'X:"open'}, {"api_key": "a b:c"}, {"color": "red"}, {"version": 3},
             {"job_timeout_seconds": 100_000}, {"remark": "\x00"}, {"tenant_id": 1},
         ],
@@ -251,6 +252,13 @@ class TestChange:
         assert (await tenant.call("PATCH", "/v1/models/m", json=another)).status_code == 409
         await api.sql(ended, job["task_id"], timedelta(hours=2))  # nobody can tell it
         assert (await tenant.call("PATCH", "/v1/models/m", json=another)).json()["adapter"] == "cog"
+
+    async def test_enabled_may_be_written_as_the_old_routes_write_it(self, api: Api) -> None:
+        tenant = await api.tenant()
+        await tenant.model("m")
+        for written, meant in ((0, False), (1, True), (0.0, False), (True, True)):
+            changed = await tenant.call("PATCH", "/v1/models/m", json={"enabled": written})
+            assert (changed.status_code, changed.json()["enabled"]) == (200, meant)
 
     async def test_an_address_is_judged_again(self, api: Api) -> None:
         tenant = await api.tenant()

@@ -135,6 +135,12 @@ class TestWait:
         assert answer.headers["preference-applied"] == "wait=20"
         assert time.monotonic() - began < 10
 
+    async def test_preferences_may_stand_in_headers_of_their_own(self, tenant: Tenant) -> None:
+        url = f"/v1/tasks/{await tenant.task()}"
+        lines = [("Prefer", "respond-async"), ("Prefer", "wait=1"), ("Authorization", f"Bearer {tenant.key}")]
+        answer = await tenant.api.client.get(url, headers=lines)
+        assert answer.headers["preference-applied"] == "wait=1"
+
     async def test_the_present_state_comes_when_time_is_up(self, tenant: Tenant) -> None:
         task = await tenant.task()
         answer = await tenant.call("GET", f"/v1/tasks/{task}", headers={"Prefer": "respond-async, wait=1"})
@@ -228,8 +234,7 @@ class TestList:
         "query",
         ["limit=0", "limit=-1", "limit=1001", "limit=x", "limit=1000000", "limit=1.5", "status=done", "status=",
          "cursor=", "statuses=failed", "cursor=x", "cursor=bW9kZWw6Mw", "cursor=dGFzazoxZTk", "cursor=dGFzazotMQ",
-         "model=%00",
-         "biz_name=a%00"],
+         "model=%00", "biz_name=a%00", "status=failed&status=success", "limit=1&limit=1"],
     )  # fmt: skip
     async def test_refuses_what_makes_no_sense(self, tenant: Tenant, query: str) -> None:
         answer = await tenant.call("GET", f"/v1/tasks?{query}")
