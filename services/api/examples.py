@@ -71,6 +71,12 @@ TASK_IDS: Final = {"ids": [_ID]}
 ACCEPTED: Final = {"id": _ID, "model": "speech", "status": "submitted", "code": 1, "progress": 16.67}
 BATCH: Final = {
     "items": [
+        {"http_status": 202, **ACCEPTED, "id": task, "replayed": False}
+        for task in (_ID, "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a11")
+    ]
+}
+BATCH_IN_PART: Final = {
+    "items": [
         {"http_status": 202, **ACCEPTED, "replayed": False},
         {
             "http_status": 404,
@@ -80,7 +86,7 @@ BATCH: Final = {
                 "status": 404,
                 "code": "model_unknown",
                 "detail": "there is no model named 'speach'",
-                "errors": [{"pointer": "/model", "detail": "there is no model named 'speach'"}],
+                "errors": [{"pointer": "/tasks/1/model", "detail": "there is no model named 'speach'"}],
                 "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
             },
         },

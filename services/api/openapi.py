@@ -69,6 +69,7 @@ _BATCH_ERRORS: Final = (
     "slow_body",
     "body_too_large",
     "unsupported_media_type",
+    "outcome_unknown",
 )
 _REPLAYED: Final = {
     "Location": {"description": "Where the task is.", "schema": {"type": "string"}},
@@ -146,7 +147,7 @@ def create_task(
         207: {
             "description": "Some tasks were refused: each place has its own verdict.",
             "model": BatchOut,
-            "content": {"application/json": {"example": examples.BATCH}},
+            "content": {"application/json": {"example": examples.BATCH_IN_PART}},
         },
     },
 )
@@ -155,7 +156,8 @@ def create_tasks(
     caller: Submitter,
     idempotency_key: IdempotencyHeader = None,
 ) -> None:
-    """A verdict for each task in its place: accepted (202) or its own problem.
+    """A verdict for each task in its place: accepted (202) or its own problem. While a store is away for all of them the
+    answer is 503, as to a single create.
 
     With an Idempotency-Key, repeating a batch that was accepted in part creates only what is missing.
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.types import Scope, Send
 
+from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
@@ -50,7 +51,8 @@ class CreateTask:
         await send_json(send, 202, view, headers)
 
     async def batch(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
-        """202 when all were accepted, else 207; a verdict for each task in its place."""
+        """202 when all were accepted, else 207; a verdict for each task in its place. What is away for all of them is
+        raised."""
         asked = asked_by(scope, caller)
         try:
             require(caller, "submit")
@@ -65,6 +67,10 @@ class CreateTask:
                 for place, (written, order) in enumerate(orders)
             ]
         )
+        if all(item["http_status"] == 503 for item in items):
+            # Whoever looks at the status alone must not take that for an acceptance.
+            unknown = any(item["problem"]["code"] == "outcome_unknown" for item in items)
+            raise OutcomeUnknown("the batch") if unknown else Unavailable("the batch")
         accepted = all(item["http_status"] == 202 for item in items)
         await send_json(send, 202 if accepted else 207, {"items": items})
 
