@@ -156,8 +156,8 @@ def create_tasks(
     caller: Submitter,
     idempotency_key: IdempotencyHeader = None,
 ) -> None:
-    """A verdict for each task in its place: accepted (202) or its own problem. While a store is away for all of them the
-    answer is 503, as to a single create.
+    """A verdict for each task in its place: accepted (202) or its own problem. While a store is away for all of them,
+    the answer is 503, as to a single create.
 
     With an Idempotency-Key, repeating a batch that was accepted in part creates only what is missing.
     """

@@ -120,7 +120,7 @@ class Stack:
 
     @property
     def report(self) -> dict[str, object]:
-        """The addresses, as `sluiceway up --json` names them, what the broker is, and what else finds the same things."""
+        """The addresses, as `sluiceway up --json` names them, the kind of broker, and what else finds the same."""
         return {
             "api": self.api_url,
             "kafka": self.kafka_bootstrap,
