@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -61,10 +62,7 @@ class WaitRoom:
         left = asyncio.create_task(leaving(), name="waiter-leaving")
         left.add_done_callback(lambda _: waiter.ended.set())
         try:
-            async with asyncio.timeout(seconds):
-                await waiter.ended.wait()
-        except TimeoutError:
-            pass
+            await set_within(waiter.ended, seconds)
         finally:
             waiter.gone = True
             self.waiting -= 1
@@ -91,11 +89,7 @@ class WaitRoom:
         self._somebody.clear()
         pause = self._due[0][0] - self._clock() if self._due else None
         if not self._closed.is_set() and (pause is None or pause > 0):
-            try:
-                async with asyncio.timeout(pause):
-                    await self._somebody.wait()
-            except TimeoutError:
-                return
+            await set_within(self._somebody, pause)
 
     def _take_due(self) -> list[_Waiter]:
         # Who is due within the next few milliseconds comes along: one query instead of two.

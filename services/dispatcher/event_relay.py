@@ -12,7 +12,7 @@ from libs.common.contracts.topics import EVENT_PARTITIONS
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.operations.event_records import event_record
 from libs.common.ports_dispatch import Carrier, EventKey, EventRow, Events, TopicPlan
-from libs.common.runtime.backoff import delay_after, pause, reconnect_delays
+from libs.common.runtime.backoff import delay_after, pause, reconnect_delays, set_within
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
@@ -193,12 +193,8 @@ class EventRelay:
         sent = await self.pass_on()
         self._pace.end(sent)
         self._pause_seconds = _FIRST_PAUSE if sent else min(self._pause_seconds * _GROWTH, _LONGEST_PAUSE)
-        try:
-            async with asyncio.timeout(0 if sent == BATCH else self._pause_seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        if (seconds := self._pace.pause()) > 0:
+        woken = await set_within(self._wake, 0 if sent == BATCH else self._pause_seconds)
+        if woken and (seconds := self._pace.pause()) > 0:
             await asyncio.sleep(seconds)
 
     async def _send(self, rows: Sequence[EventRow]) -> int:

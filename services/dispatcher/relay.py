@@ -10,7 +10,7 @@ from typing import Final
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_dispatch import Carrier, DispatchQueue, LaneAsk, LeasedRow
-from libs.common.runtime.backoff import pause, reconnect_delays
+from libs.common.runtime.backoff import pause, reconnect_delays, set_within
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import histogram
@@ -179,8 +179,8 @@ class Relay:
         self._wake.clear()
         seconds = self._sweep_at - time.monotonic()
         if not self._acknowledged and not self._sends:
-            await self._woken_within(seconds)
-        elif not await self._woken_within(min(seconds, _CLOSE_SECONDS)):
+            await set_within(self._wake, seconds)
+        elif not await set_within(self._wake, min(seconds, _CLOSE_SECONDS)):
             await self._close_leases()
 
     async def _sweep_when_due(self) -> None:
@@ -217,14 +217,4 @@ class Relay:
         if self._broker_was_away:  # somebody else may have seen it back first
             self._broker_was_away = False
             self._roads.look_at_topics()
-        return True
-
-    async def _woken_within(self, seconds: float) -> bool:
-        if seconds <= 0:
-            return self._wake.is_set()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return False
         return True

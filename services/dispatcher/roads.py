@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Final
 from libs.common.contracts.topics import MODEL_RETENTION_MS, model_topic
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_dispatch import DispatchQueue, LaneInfo, TopicPlan
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.logging import get_logger
 from services.dispatcher.lanes import LaneBook
 from services.dispatcher.topic_keeper import TopicKeeper
@@ -115,12 +115,7 @@ class Roads:
                 log.error("lanes.failed", error=type(error).__name__, message=str(error)[:500])
                 await asyncio.sleep(_LOOK_SECONDS)
             else:
-                await self._rest()
-
-    async def _rest(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS):
-                await self._news.wait()
+                await set_within(self._news, _LOOK_SECONDS)
 
     async def look(self) -> None:
         """Read what changed since the last look. Raises DatabaseUnavailable."""

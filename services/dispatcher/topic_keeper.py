@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_dispatch import TopicPlan, Topics
-from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.backoff import reconnect_delays, set_within
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 
@@ -125,14 +125,7 @@ class TopicKeeper:
                     names.append(name)
             if names:
                 return names
-            await self._sleep(self._queue[0][0] - now if self._queue else None)
-
-    async def _sleep(self, seconds: float | None) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            return
+            await set_within(self._news, self._queue[0][0] - now if self._queue else None)
 
     def _wanted(self, names: list[str]) -> list[str]:
         """Those that nobody has dropped while we waited."""

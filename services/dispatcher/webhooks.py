@@ -18,7 +18,7 @@ from libs.common.contracts import webhook as wire
 from libs.common.domain import webhook as rules
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_webhooks import Answer, Deliveries, Delivery, Line, Place, Poster, Reach, Tried
-from libs.common.runtime.backoff import pause, reconnect_delays
+from libs.common.runtime.backoff import pause, reconnect_delays, set_within
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -159,11 +159,7 @@ class WebhookSender:
                 self._buried_at = began
         await self.send_due()
         await self._rest(min(max(_GATHER_SECONDS, (time.monotonic() - began) * _LOOK_SHARE), LONGEST_REST))
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await set_within(self._wake, _LOOK_SECONDS)
 
     async def _rest(self, seconds: float) -> None:
         """Until the next look is worth its cost; the right is proved meanwhile, or another sender would have it."""

@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
 from libs.common.ports_attempts import Membership, Paused, Posture
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 
@@ -135,11 +136,7 @@ class Heartbeat:
         while True:
             self._wake.clear()
             answered = await self._beat(owner)
-            try:
-                async with asyncio.timeout(BEAT_SECONDS if answered else _RETRY_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            await set_within(self._wake, BEAT_SECONDS if answered else _RETRY_SECONDS)
 
     async def leave(self) -> None:
         """Stop for good. Raises Unavailable or OutcomeUnknown; then our silence says it."""

@@ -22,7 +22,7 @@ from libs.common.domain.errors import BrokerUnavailable, OutcomeUnknown, Unavail
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_attempts import Membership, UnclaimedPartition
 from libs.common.ports_road import Road, Spot
-from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.backoff import reconnect_delays, set_within
 from libs.common.runtime.logging import get_logger
 from services.executor.figures import Figures
 from services.executor.ownership import Ownership
@@ -173,11 +173,7 @@ class Steward:
 
     async def _rest(self) -> None:
         if not self._broken:
-            try:
-                async with asyncio.timeout(max(0.0, self._sweep_at - time.monotonic())):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._wake, max(0.0, self._sweep_at - time.monotonic()))
         self._wake.clear()
 
     async def _breathe(self) -> None:

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from libs.common.embedded.child import ChildFailed
 from libs.common.embedded.server_process import ServerProcess
+from libs.common.runtime.backoff import set_within
 
 _LOOK_SECONDS = 0.2
 _SETTLED_SECONDS = 10.0
@@ -78,11 +79,7 @@ class Supervisor:
             for charge in self.charges:
                 if charge.state is State.RUNNING and charge.process.pid is None:
                     self._died(charge)
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await until.wait()
-            except TimeoutError:
-                continue
+            await set_within(until, _LOOK_SECONDS)
 
     async def stop(self) -> None:
         """End everything in good order: services in the order they are listed, then the servers, last first."""

@@ -32,10 +32,15 @@ def reconnect_delays(rng: Random, *, first: float = 0.1, cap: float = 5.0) -> It
 
 async def pause(seconds: float, stopped: asyncio.Event) -> None:
     """Sleep; a stop cuts it short."""
-    if seconds <= 0 or stopped.is_set():
-        return
+    if seconds > 0 and not stopped.is_set():
+        await set_within(stopped, seconds)
+
+
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until the event is set, for so many seconds at most (None: as long as it takes); False if it is not."""
     try:
         async with asyncio.timeout(seconds):
-            await stopped.wait()
+            await event.wait()
     except TimeoutError:
-        return
+        return False
+    return True

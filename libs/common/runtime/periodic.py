@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter
 
@@ -73,9 +74,5 @@ class Periodic:
 
     async def _rest(self) -> None:
         # Several processes run the same sweep: jitter keeps them from marching in step.
-        pause = self._interval * (1 + self._jitter * random.random())  # noqa: S311  no secret depends on it
-        try:
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        jitter = self._jitter * random.random()  # noqa: S311  no secret depends on it
+        await set_within(self._wake, self._interval * (1 + jitter))

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
+from libs.common.runtime.backoff import set_within
 from services.api.bodies import until_gone
 from services.api.console.desk import Desk, still_in
 from services.api.console.rendering import part
@@ -93,8 +94,7 @@ class LivePart(Response):
             if over:
                 yield _END
             elif stream is None or stream.closed:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(gone.wait(), self._seconds)
+                await set_within(gone, self._seconds)
             else:
                 await _first(gone.wait(), stream.next(self._seconds))
 

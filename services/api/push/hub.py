@@ -21,6 +21,7 @@ from uuid import UUID
 from libs.common.domain.errors import Exhausted, NotFound, OutcomeUnknown, Unavailable
 from libs.common.ports import Audience
 from libs.common.ports_push import TaskState, TaskStates
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
 from services.api.push.circle import Circle
@@ -352,11 +353,7 @@ class Hub:
             tenant_id = min(self._looks, key=self._looks.__getitem__, default=None)
             pause = None if tenant_id is None else self._looks[tenant_id] - self._clock()
             if tenant_id is None or (pause is not None and pause > 0):
-                try:
-                    async with asyncio.timeout(pause):
-                        await self._look_wanted.wait()
-                except TimeoutError:
-                    pass
+                await set_within(self._look_wanted, pause)
                 continue
             began = self._clock()
             await self._look(tenant_id)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from libs.common.ports_push import Stage
+from libs.common.runtime.backoff import set_within
 from services.api.push.news import News
 
 #: How far a listener may fall behind. News are shared: each costs a pointer here.
@@ -96,10 +97,7 @@ class Stream:
         """What waits, at once or within that time (else an empty list); None at the end."""
         if not self._waiting and not self.closed:
             self._awake.clear()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._awake.wait()
-            except TimeoutError:
+            if not await set_within(self._awake, seconds):
                 return []
         if not self._waiting:
             return None

@@ -22,6 +22,7 @@ from libs.common.operations.by_lane import by_lane
 from libs.common.ports import PermitRequest, Permits
 from libs.common.ports_attempts import Attempt, Attempts, Claim, Paused
 from libs.common.ports_dispatch import Placed
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -356,12 +357,7 @@ class Desk:
     async def run(self) -> None:
         """Start what waits here as permits and slots become free, until cancelled."""
         while True:
-            pause = self.room.next_look(time.monotonic())
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._wake, self.room.next_look(time.monotonic()))
             self._wake.clear()
             try:
                 await self._look()

@@ -28,6 +28,7 @@ from libs.common.domain.model_errors import ModelError, TooEarly
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_jobs import JobAdapter, JobCall
 from libs.common.ports_provider_jobs import ProviderJobs, TellLater, UnwantedJob, UnwantedLook
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.shares import on_behalf_of
@@ -78,11 +79,7 @@ class Unwanted:
         looking: asyncio.Task[None] | None = None
         try:
             while True:
-                try:
-                    async with asyncio.timeout(LOOK_SECONDS):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                await set_within(self._wake, LOOK_SECONDS)
                 self._wake.clear()
                 looking = asyncio.get_running_loop().create_task(self._looked(), name="unwanted-look")
                 await asyncio.shield(looking)

@@ -25,6 +25,7 @@ from libs.common.adapters.kafka.consignment import cause_of
 from libs.common.adapters.kafka.consumer import cancelled_by_us, started, stop
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import RoadRecord, Spot, Unreadable
+from libs.common.runtime.backoff import set_within
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -100,9 +101,7 @@ class KafkaRoad:
         if consumer is None:
             raise BrokerUnavailable("no connection to Kafka")
         if not self._assigned.is_set():  # getmany without an assignment waits for ever
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._assigned.wait()
+            await set_within(self._assigned, seconds)
             return {}
         try:
             with cancelled_by_us():

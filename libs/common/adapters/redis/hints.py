@@ -17,7 +17,7 @@ from libs.common.adapters.redis.connection import Call, RedisServer
 from libs.common.adapters.redis.script import Script
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import GateUnavailable
-from libs.common.runtime.backoff import reconnect_delays
+from libs.common.runtime.backoff import reconnect_delays, set_within
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
@@ -88,9 +88,7 @@ class RedisHints:
                     if not isinstance(answer, GateUnavailable):
                         self.listened = {int(tenant) for tenant in answer}
                 gap.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_LISTENERS_SECONDS):
-                        await gap.wait()
+                await set_within(gap, _LISTENERS_SECONDS)
 
     def _on_listeners(self, _channel: str, lines: Sequence[str]) -> None:
         if self.listened is not None:
