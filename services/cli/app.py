@@ -8,6 +8,7 @@ Modules with an underscore in their name, such as demo_run, hold a command's lon
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,9 +50,18 @@ app = typer.Typer(
 )
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"sluiceway {version('sluiceway')}")
+        raise typer.Exit
+
+
 @app.callback()
 def begin(
     context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Data folder of the stack that is meant, for every command (SLUICEWAY_DATA)."),

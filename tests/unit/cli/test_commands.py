@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -73,6 +74,11 @@ def test_help(name: str) -> None:
         assert leaf is LEAVES[name]
         leaf.make_context(name, arguments)  # raises for what the command would refuse
     assert all(getattr(one, "help", None) for one in LEAVES[name].params if one.name != "help"), "each is explained"
+
+
+def test_the_version_is_told() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"sluiceway {version('sluiceway')}\n")
 
 
 def test_what_prints_json_prints_the_other_ways_too() -> None:
