@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -15,6 +15,8 @@ from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
+from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.domain.errors import RowsLocked
 from libs.common.domain.model import Model
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
@@ -222,6 +224,24 @@ async def test_waiting_tasks_and_lost_attempts_end_beside_it(house: House) -> No
     async with locked(house, dead.id):
         ends = [(lost(one), TaskStatus.FAILED, "lost", "no") for one in (dead, lives)]
         assert await house.sweeps.end_running(ends) == {lives.id}
+
+
+async def test_cancels_of_it_keep_no_connections_from_others(house: House) -> None:
+    model = await house.model()
+    ids = await house.tasks(model, 2)
+    stuck, other = [UUID(public) for public in await house.public(ids)]
+    tasks = PostgresTasks(house.database)
+    async with locked(house, ids[0]):
+        cancels = [asyncio.create_task(tasks.cancel_waiting(model.tenant_id, [stuck])) for _ in range(8)]
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        while await house.value(waiting) < len(cancels) and not any(cancel.done() for cancel in cancels):
+            await asyncio.sleep(0.01)
+        assert [view.public_id for view in await tasks.find_many(model.tenant_id, [other])] == [other]
+        ends = await asyncio.wait_for(asyncio.gather(*cancels, return_exceptions=True), 15)
+        assert {type(end) for end in ends} == {RowsLocked}
+    assert [one.public_id for one in await tasks.cancel_waiting(model.tenant_id, [stuck])] == [stuck]
 
 
 async def test_retries_beside_it_are_made(house: House) -> None:

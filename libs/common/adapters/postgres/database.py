@@ -32,10 +32,11 @@ log = get_logger()
 _HOT_PLANNER: Final = """
 SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0;
-SET statement_timeout = '20s';
+SET statement_timeout = '20s'
 """
-#: A batch waits no longer for rows that a transaction which somebody has forgotten keeps locked: all of it would wait.
-#: Our own transactions are over sooner, and PostgreSQL has found deadlocks by then (deadlock_timeout, 1 s).
+#: Nothing waits longer for rows that a transaction which somebody has forgotten keeps locked: all of a batch would, and
+#: a few callers who each want such a row would have all connections. Our own transactions are over sooner, and
+#: PostgreSQL has found deadlocks by then (deadlock_timeout, 1 s).
 _LOCK_SECONDS: Final = 2
 #: The locks of a process that is frozen, or whose host is gone without a word, are nobody's for longer.
 _IDLE_SECONDS: Final = 30
@@ -287,14 +288,14 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
     way_in = WayIn()
 
     async def pin_planner(connection: Any) -> None:
-        await connection.execute(f"{_HOT_PLANNER} SET lock_timeout = '{_LOCK_SECONDS}s'")
+        await connection.execute(_HOT_PLANNER)
         await pin_transactions(connection)
 
     async def pin_transactions(connection: Any) -> None:
         # Statements must see what was committed before they had their locks, whatever an administrator has as default.
         await connection.execute(
             "SET default_transaction_isolation = 'read committed'; "
-            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'"
+            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'; SET lock_timeout = '{_LOCK_SECONDS}s'"
         )
 
     async def connect() -> Any:
