@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
 from libs.common.operations.by_lane import Place, kept_by_lane, members_of_lanes
+from libs.common.operations.owners import Absent
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_sweeps import LostAttempt, OverdueAttempt
 from libs.common.runtime.logging import get_logger
 
 log = get_logger()
-
-#: Which of these members of a lane have no open task that owns a slot.
-Absent: TypeAlias = Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
 
 #: More than this waits for no Redis: reconcile finds the rest.
 _MOST: Final = 100_000

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Protocol
-from uuid import UUID
+from typing import Final
 
 from libs.common.domain.errors import LaneUnavailable
 from libs.common.operations.audit_findings import Findings, Fix, Violation
 from libs.common.operations.by_lane import counted_by_lane
+from libs.common.operations.owners import Absent, Places, owner_of, unowned
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_audit import AuditedLane, AuditedTasks, OpenMember
 from libs.common.ports_sweeps import APART_SECONDS
@@ -19,22 +19,13 @@ _LANES: Final = 500
 _PAGE: Final = 1_000
 
 
-class _Places(Protocol):
-    """What gate and permits have in common."""
-
-    async def missing(self, lane: int, members: Sequence[str], /) -> list[str]: ...
-    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]: ...
-    async def release_many(self, places: Sequence[tuple[int, str]], /) -> None: ...
-    async def restore(self, lane: int, places: Sequence[tuple[str, int]], /) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Kind:
     """Slots or permits: their name, where they are, and which of them nobody owns."""
 
     name: str
-    places: _Places
-    absent: Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
+    places: Places
+    absent: Absent
     owner: str
 
 
@@ -90,16 +81,14 @@ class GateChecks:
                 return ghosts
 
     async def _judge(self, lane: int, kind: _Kind, page: Sequence[str], found: Findings) -> int:
-        owners = {owner: member for member in page if (owner := _uuid(member)) is not None}
-        absent = [owners[owner] for owner in await kind.absent(lane, list(owners))] if owners else []
-        absent += [member for member in page if _uuid(member) is None]
+        absent = await unowned(kind.absent, lane, page)
         # One that has lapsed counts no more, dropped or not.
         lapsed = set(await kind.places.missing(lane, absent)) if absent else set()
         ghosts = [member for member in absent if member not in lapsed]
         for member in ghosts:
             release: Fix = partial(_release, kind, lane, member)
             detail, repair = f"a {kind.name} of lane {lane} that no {kind.owner} has", f"give the {kind.name} back"
-            apart = self._apart_seconds if _uuid(member) is not None else 0.0  # nobody of ours will be called that
+            apart = self._apart_seconds if owner_of(member) is not None else 0.0  # nobody of ours will be called that
             found.add(Violation("I13", f"{kind.name} {member}", detail, repair, release, apart))
         return len(ghosts)
 
@@ -134,22 +123,14 @@ class GateChecks:
 
 
 async def _release(kind: _Kind, lane: int, member: str) -> bool:
-    owner = _uuid(member)
-    if owner is not None and not await kind.absent(lane, [owner]):
+    if not await unowned(kind.absent, lane, [member]):
         return False  # a create or a start whose commit took long
     await kind.places.release_many([(lane, member)])
     return True
 
 
 async def _restore(kind: _Kind, lane: int, member: str, ttl_ms: int) -> bool:
-    if await kind.absent(lane, [UUID(member)]):
+    if await unowned(kind.absent, lane, [member]):
         return False  # it ended since the look: nobody would give the place back
     await kind.places.restore(lane, [(member, ttl_ms)])
     return True
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None

@@ -14,10 +14,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.operations.by_lane import counted_by_lane
+from libs.common.operations.owners import Absent, unowned
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_sweeps import APART_SECONDS, Sweeps
 from libs.common.runtime.failpoints import failpoint
@@ -38,7 +38,7 @@ class Places:
     name: str
     count: Callable[[Sequence[int]], Awaitable[list[int]]]
     members: Callable[[int, int, int], Awaitable[tuple[int, list[str]]]]
-    absent: Callable[[int, Sequence[UUID]], Awaitable[list[UUID]]]
+    absent: Absent
     release: Callable[[Sequence[tuple[int, str]]], Awaitable[None]]
 
 
@@ -120,28 +120,15 @@ class Leaks:
 
     async def _read(self, visit: _Visit) -> int:
         visit.cursor, page = await self._places.members(visit.lane, visit.cursor, _PAGE)
-        visit.absent |= await self._absent(visit.lane, page)
+        visit.absent.update(await unowned(self._places.absent, visit.lane, page))
         return max(len(page), 1)
-
-    async def _absent(self, lane: int, members: Sequence[str]) -> set[str]:
-        """Those that PostgreSQL knows no owner of."""
-        owners: dict[UUID, str] = {}
-        absent: set[str] = set()
-        for member in members:
-            try:
-                owners[UUID(member)] = member
-            except ValueError:
-                absent.add(member)  # nobody of ours is called that
-        if owners:
-            absent.update(owners[owner] for owner in await self._places.absent(lane, list(owners)))
-        return absent
 
     async def _judge(self, visit: _Visit) -> int:
         now, known = self._clock(), self._suspects.pop(visit.lane, {})
         suspects = {member: known.get(member, now) for member in sorted(visit.absent)[:_SUSPECTS]}
         old = [member for member, since in suspects.items() if now - since >= APART_SECONDS]
         # A large lane was read minutes ago, and a retry goes on with the slot that its task left behind: asked again.
-        leaked = await self._absent(visit.lane, old)
+        leaked = await unowned(self._places.absent, visit.lane, old)
         if leaked:
             await self._places.release([(visit.lane, member) for member in leaked])
         waiting = {member: since for member, since in suspects.items() if now - since < APART_SECONDS}

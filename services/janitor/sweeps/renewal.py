@@ -10,11 +10,11 @@ end while we look: open by PostgreSQL, not there by Redis, still open by Postgre
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
-from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
+from libs.common.operations.owners import Absent, Places, unowned
 from libs.common.ports import OpenTaskSource, Permits, QueueGate
 from libs.common.ports_sweeps import OpenSlot, Sweeps
 from libs.common.runtime.failpoints import failpoint
@@ -79,23 +79,12 @@ class SlotRenewal:
         for lane, members in _by_lane(slots).items():
             try:
                 await self._gate.renew_many(lane, list(members), next(iter(members.values())))
-                restored += await self._restore(lane, members)
+                restored += await _put_back(self._gate, self._sweeps.absent_slots, lane, members)
             except GateUnavailable:
                 failures += 1
                 if failures >= _PATIENCE:
                     break
         return restored
-
-    async def _restore(self, lane: int, members: dict[str, int]) -> int:
-        missing = await self._gate.missing(lane, list(members))
-        if not missing:
-            return 0
-        over = {str(member) for member in await self._sweeps.absent_slots(lane, [UUID(member) for member in missing])}
-        still = [(member, members[member]) for member in missing if member not in over]
-        if still:
-            await failpoint("janitor/before-reconcile")
-            await self._gate.restore(lane, still)
-        return len(still)
 
 
 class PermitRenewal:
@@ -111,24 +100,24 @@ class PermitRenewal:
         restored = failures = 0
         for lane in await self._sweeps.lanes_in_flight():
             try:
-                restored += await self._restore(lane)
+                live = dict(await self._source.live_permits(lane))
+                restored += await _put_back(self._permits, self._sweeps.absent_permits, lane, live)
             except GateUnavailable:
                 failures += 1
                 if failures >= _PATIENCE:
                     break
         return did("permits-restored", restored)
 
-    async def _restore(self, lane: int) -> int:
-        live = dict(await self._source.live_permits(lane))
-        missing = await self._permits.missing(lane, list(live)) if live else []
-        if not missing:
-            return 0
-        over = {str(token) for token in await self._sweeps.absent_permits(lane, [UUID(token) for token in missing])}
-        still = [(token, live[token]) for token in missing if token not in over]
-        if still:
-            await failpoint("janitor/before-reconcile")
-            await self._permits.restore(lane, still)
-        return len(still)
+
+async def _put_back(places: Places, absent: Absent, lane: int, members: Mapping[str, int]) -> int:
+    """Put back those of these members (by how long each lives) that Redis lacks and PostgreSQL still knows."""
+    missing = await places.missing(lane, list(members)) if members else []
+    over = set(await unowned(absent, lane, missing))
+    still = [(member, members[member]) for member in missing if member not in over]
+    if still:
+        await failpoint("janitor/before-reconcile")
+        await places.restore(lane, still)
+    return len(still)
 
 
 def _by_lane(slots: Iterable[OpenSlot]) -> dict[int, dict[str, int]]:
