@@ -30,6 +30,15 @@ def kafka_container() -> Iterator[str]:
         yield address
 
 
+def has_a_host() -> bool:
+    """Whether it is known before a container starts where its ports will be: its broker has to announce that. It is not
+    in a container that shares the engine of its host."""
+    from testcontainers.core.config import ConnectionMode
+    from testcontainers.core.docker_client import DockerClient
+
+    return DockerClient().get_connection_mode() is ConnectionMode.docker_host
+
+
 def variables(port: int, host: str) -> dict[str, str]:
     """Our server.properties as the image wants them: `node.id` becomes KAFKA_NODE_ID."""
     filled = Template((FILES / "server.properties").read_text()).substitute(port=port, controller_port=1, data="")

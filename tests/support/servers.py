@@ -27,7 +27,7 @@ from libs.common.embedded.postgres import EmbeddedPostgres
 from libs.common.embedded.redis import EmbeddedRedis
 from libs.common.embedded.server_process import ServerProcess
 from libs.common.embedded.tansu import EmbeddedTansu
-from tests.support.kafka_container import IMAGE, kafka_container
+from tests.support.kafka_container import IMAGE, has_a_host, kafka_container
 from tests.support.run_alone import run_alone
 
 BrokerKind = Literal["kafka", "tansu"]
@@ -59,7 +59,7 @@ def choose_broker(environment: Mapping[str, str] = os.environ) -> BrokerChoice:
     given = environment.get("SLUICEWAY_KAFKA_BOOTSTRAP")
     if given:
         return BrokerChoice("environment", "tansu" if wanted == "tansu" else "kafka", f"the broker at {given}")
-    if wanted != "tansu" and docker_answers():
+    if wanted != "tansu" and docker_answers() and has_a_host():
         return BrokerChoice("docker", "kafka", f"Apache Kafka {IMAGE.partition(':')[2]}")
     if wanted == "kafka" or (wanted is None and kafka_jars.can_fetch()):
         return BrokerChoice("maven", "kafka", f"Apache Kafka {kafka_jars.kafka_version()}")

@@ -15,6 +15,7 @@ from tests.support.kafka_container import variables
         ({"SLUICEWAY_KAFKA_BOOTSTRAP": "broker:9092"}, True, True, "environment", "kafka"),
         ({"SLUICEWAY_KAFKA_BOOTSTRAP": "broker:9092", "SLUICEWAY_BROKER": "tansu"}, True, True, "environment", "tansu"),
         ({}, True, True, "docker", "kafka"),
+        ({}, "from within a container", True, "maven", "kafka"),
         ({}, False, True, "maven", "kafka"),
         ({}, False, False, "embedded", "tansu"),
         ({"SLUICEWAY_BROKER": "tansu"}, True, True, "embedded", "tansu"),
@@ -22,9 +23,15 @@ from tests.support.kafka_container import variables
     ],
 )
 def test_the_first_there_is_wins(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], docker: bool, maven: bool, source: str, kind: str
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    docker: bool | str,
+    maven: bool,
+    source: str,
+    kind: str,
 ) -> None:
-    monkeypatch.setattr(servers, "docker_answers", lambda: docker)
+    monkeypatch.setattr(servers, "docker_answers", lambda: bool(docker))
+    monkeypatch.setattr(servers, "has_a_host", lambda: docker is True)
     monkeypatch.setattr(kafka_jars, "can_fetch", lambda: maven)
     choice = servers.choose_broker(environment)
     assert (choice.source, choice.kind) == (source, kind)
