@@ -199,8 +199,11 @@ class Deliveries(Protocol):
         webhooks that were switched off: they said that they are gone, or a delivery died and nothing but failures came
         for that long."""
 
+    async def locked(self, tries: Sequence[Tried]) -> list[bool]:
+        """Of each, whether somebody's transaction keeps its delivery locked, or its webhook: it cannot be written."""
+
     async def bury(self, limit: int) -> int:
-        """Give up what waits for webhooks that were switched off or removed; returns how many."""
+        """Give up what waits for webhooks that were switched off or removed, but for locked ones; returns how many."""
 
 
 class Poster(Protocol):

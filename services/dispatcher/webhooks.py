@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 
 from libs.common.contracts import webhook as wire
 from libs.common.domain import webhook as rules
-from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.ports_webhooks import Answer, Deliveries, Delivery, Line, Place, Poster, Reach, Tried
 from libs.common.runtime.backoff import pause, reconnect_delays, set_within
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
@@ -49,6 +49,7 @@ _BURY_SECONDS: Final = 10.0
 #: With each look: a webhook that is switched off after days may leave millions, and others' deliveries do not wait.
 _BURY: Final = 100
 _RECORD_SECONDS: Final = 0.5
+_LOCKED_SECONDS: Final = 1.0
 #: Never earlier than the schedule says, and spread.
 _JITTER: Final = 0.2
 _DRAIN_SECONDS: Final = 5.0
@@ -75,7 +76,8 @@ class WebhookSender:
         self._busy_of: Counter[int] = Counter()
         self._unsure_of: Counter[int] = Counter()  #: those of them begun at addresses that had not answered well last
         self._accepted: dict[Line, bool] = {}  #: whether it did so last
-        self._records: Coalescer[Tried, None] = Coalescer(self._record)
+        self._records: Coalescer[Tried, None] = Coalescer(self._record, locked=deliveries.locked)
+        self._looks: Coalescer[Tried, bool] = Coalescer(deliveries.locked)
 
     def wake(self) -> None:
         """Deliveries were made, or are due."""
@@ -231,16 +233,20 @@ class WebhookSender:
         return None if pause is None else pause.total_seconds() * (1 + _JITTER * self._rng.random())
 
     async def _written(self, tried: Tried) -> None:
-        """Ask until it is answered: writing it twice changes nothing."""
+        """Ask until it is answered: writing it twice changes nothing. One whose rows are locked is not tried until they
+        are free: each try would hold up others.
+        """
+        locked = False
         while True:
             try:
-                await self._records.submit(tried)
+                if not locked or not await self._looks.submit(tried):
+                    await self._records.submit(tried)
+                    return
             except CoalescerClosed:
                 raise
-            except (Unavailable, OutcomeUnknown):
-                await asyncio.sleep(_RECORD_SECONDS)
-            else:
-                return
+            except (Unavailable, OutcomeUnknown) as error:
+                locked = isinstance(error, RowsLocked)
+            await asyncio.sleep(_LOCKED_SECONDS if locked else _RECORD_SECONDS)
 
     async def _record(self, tries: list[Tried]) -> list[None]:
         for webhook in await self._deliveries.tried(tries, rules.GIVE_UP_AFTER.total_seconds()):
@@ -250,7 +256,7 @@ class WebhookSender:
     async def _end(self) -> None:
         if self._sending:
             await asyncio.wait(list(self._sending.values()), timeout=_DRAIN_SECONDS)
-        await self._records.close(_DRAIN_SECONDS)
+        await asyncio.gather(self._records.close(_DRAIN_SECONDS), self._looks.close(_DRAIN_SECONDS))
         for sending in list(self._sending.values()):
             sending.cancel()  # it is due again, under the same id
         await self.idle()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from aiohttp import web
 
@@ -706,3 +707,64 @@ async def test_an_answer_says_nothing_of_another_delivery_of_the_same_number(pos
     assert await post.states() == [("pending", 0, None)]
     assert await post.send() == 1
     assert [(received.path, received.id) for received in post.receiver.received] == [("/other", message)]
+
+
+@asynccontextmanager
+async def kept_by(post: Post, table: str, url: str) -> AsyncIterator[None]:
+    """Somebody's forgotten transaction has the row of one webhook, or of its delivery."""
+    id_ = {"delivery": "webhook_id", "webhook": "id"}[table]
+    connection = await asyncpg.connect(post.house.database_url)
+    try:
+        async with connection.transaction():
+            mine = f"(SELECT id FROM webhook WHERE url LIKE '%{url}')"
+            assert "1" in await connection.execute(f"UPDATE {table} SET url = url WHERE {id_} = {mine}")
+            yield
+    finally:
+        await connection.close()
+
+
+class Watched(PostgresDeliveries):
+    """What was written at once, each time; and how often it was asked what is locked."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.written: list[set[int]] = []
+        self.looks = 0
+
+    async def tried(self, tries: Sequence[Tried], give_up_seconds: float) -> list[int]:
+        self.written.append({tried.delivery.webhook_id for tried in tries})
+        return await super().tried(tries, give_up_seconds)
+
+    async def locked(self, tries: Sequence[Tried]) -> list[bool]:
+        self.looks += 1
+        return await super().locked(tries)
+
+
+@pytest.mark.parametrize("table", ["delivery", "webhook"])
+async def test_what_somebody_keeps_locked_is_written_when_it_is_free_and_not_tried_before(
+    post: Post, table: str
+) -> None:
+    deliveries = Watched(post.house.database)
+    stuck, _ = await post.webhook("/stuck")
+    other, _ = await post.webhook("/other")
+    await post.event()
+    post.receiver.answers["/stuck"] = post.receiver.answers["/other"] = 500
+    async with open_webhook_post(EgressGuard.from_setting("127.0.0.0/8")) as poster:
+        sender = WebhookSender(deliveries, poster, RING.open, Random(1))
+        async with kept_by(post, table, "/stuck"):
+            assert await sender.send_due() == 2
+            await until(lambda: deliveries.looks >= 3, seconds=15)
+            tried = "SELECT webhook_id FROM delivery WHERE attempts = 1"
+            assert [row["webhook_id"] for row in await post.house.sql(tried)] == [other.id]
+            assert sum(stuck.id in batch for batch in deliveries.written) == 1
+        await sender.idle()
+        assert await post.house.value("SELECT count(*) FROM delivery WHERE attempts = 1") == 2
+
+
+async def test_what_is_given_up_for_a_webhook_that_is_off_is_sent_beside_a_locked_one(post: Post) -> None:
+    await post.webhook("/stuck")
+    await post.event()
+    await post.house.sql("UPDATE webhook SET disabled_at = now(), disabled_reason = 'x'")
+    async with kept_by(post, "delivery", "/stuck"):
+        assert await post.deliveries.bury(10) == 0
+    assert await post.deliveries.bury(10) == 1

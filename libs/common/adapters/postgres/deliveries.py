@@ -70,6 +70,14 @@ class PostgresDeliveries:
         )
         return [row["id"] for row in rows]
 
+    async def locked(self, tries: Sequence[Tried]) -> list[bool]:
+        deliveries = [tried.delivery for tried in tries]
+        rows = await self._database.fetch(
+            "locked_deliveries", [one.id for one in deliveries], [one.webhook_id for one in deliveries]
+        )
+        kept = {row["id"] for row in rows}
+        return [one.id in kept for one in deliveries]
+
     async def bury(self, limit: int) -> int:
         return len(await self._database.fetch("bury_deliveries", limit))
 

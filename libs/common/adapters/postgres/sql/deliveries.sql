@@ -94,11 +94,26 @@ WITH m AS MATERIALIZED (
 )
 SELECT id FROM w WHERE disabled_at IS NOT NULL
 
+-- name: locked_deliveries
+-- Which of these deliveries somebody's transaction keeps locked, or whose webhooks: it waits for nobody. $1 ids, $2 webhooks.
+WITH m AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS m(id, webhook_id)
+), hooks AS MATERIALIZED (SELECT DISTINCT webhook_id AS id FROM m
+), free AS MATERIALIZED (
+  SELECT f.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM delivery d WHERE d.id = m.id FOR NO KEY UPDATE SKIP LOCKED) f
+), open AS MATERIALIZED (
+  SELECT f.id FROM hooks h CROSS JOIN LATERAL (SELECT w.id FROM webhook w WHERE w.id = h.id FOR NO KEY UPDATE SKIP LOCKED) f
+), shut AS MATERIALIZED (
+  SELECT f.id FROM hooks h CROSS JOIN LATERAL (SELECT w.id FROM webhook w WHERE w.id = h.id OFFSET 0) f EXCEPT TABLE open
+)
+SELECT f.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM delivery d WHERE d.id = m.id OFFSET 0) f EXCEPT TABLE free
+UNION SELECT m.id FROM m WHERE m.webhook_id = ANY (ARRAY(TABLE shut))
+
 -- name: bury_deliveries
--- Give up what waits for webhooks that were switched off or removed; $1 at most.
+-- Give up what waits for webhooks that were switched off or removed; $1 at most. What somebody keeps locked is the next
+-- round's: others' deliveries do not wait for it.
 WITH over AS MATERIALIZED (
   SELECT d.id FROM webhook w CROSS JOIN LATERAL (
-    SELECT d.id FROM delivery d WHERE d.status = 'pending' AND d.webhook_id = w.id LIMIT $1) d
+    SELECT d.id FROM delivery d WHERE d.status = 'pending' AND d.webhook_id = w.id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED) d
   WHERE w.disabled_at IS NOT NULL OR w.deleted_at IS NOT NULL LIMIT $1
 )
 UPDATE delivery d SET status = 'dead', next_at = NULL, ended_at = now(), dead_at = now(), last_error = 'the webhook was switched off or removed'
