@@ -19,7 +19,7 @@ from libs.common.runtime.health import Health
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.shares import Shares
 from services.api import callbacks, openapi
-from services.api.answers import Begun, ProblemAnswer, send_problem
+from services.api.answers import Begun, ProblemAnswer, send_json, send_problem
 from services.api.bodies import ClientGone, announced, read_body, replay, require_json
 from services.api.callbacks import Callbacks
 from services.api.console.app import Console
@@ -198,8 +198,7 @@ class Gateway:
             else:
                 await send_problem(send, problem, trace_id_of(trace))
         finally:
-            if "large" in scope:
-                self._large.give_back(scope["large"])
+            self._make_room(scope)
 
     async def _enter(self, scope: Scope, receive: Receive, limit: int) -> tuple[KeyOwner, bytes]:
         """Who sends the request, and its body."""
@@ -209,6 +208,10 @@ class Gateway:
             await self._large.take(caller.tenant_id)
             scope["large"] = caller.tenant_id
         return caller, await read_body(named, receive, limit)
+
+    def _make_room(self, scope: Scope) -> None:
+        if "large" in scope:
+            self._large.give_back(scope.pop("large"))
 
     async def _face(self, scope: Scope, receive: Receive, send: Send, trace: str) -> None:
         path, hot = scope["path"], scope["method"] == "POST"
@@ -221,7 +224,13 @@ class Gateway:
                 self._create.unread(scope, scope["caller"], problem, trace)
             raise
         if hot and path == _CREATE:
-            await self._create.single(scope, body, caller, trace, send)
+            view, headers = await self._create.single(scope, body, caller, trace)
+            if b"prefer" in scope["named"]:
+                del body  # a wait may be long
+                self._make_room(scope)
+                view, applied = await self._create.wait(scope, receive, caller, view)
+                headers += applied
+            await send_json(send, 202, view, headers)
         elif hot and path == _BATCH:
             await self._create.batch(scope, body, caller, trace, send)
         elif self._push.owns(path):

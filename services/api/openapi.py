@@ -32,7 +32,7 @@ from services.api.routes import (
 from services.api.routes.context import Reader, Submitter, TaskId
 from services.api.routes.documented import answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
-from services.api.schemas_out import AcceptedOut, BatchOut, NewsOut
+from services.api.schemas_out import AcceptedOut, BatchOut, NewsOut, TaskOut
 
 TITLE: Final = "Sluiceway"
 VERSION: Final = "1"  #: of the routes, not of the package
@@ -71,12 +71,13 @@ _BATCH_ERRORS: Final = (
     "unsupported_media_type",
     "outcome_unknown",
 )
-_REPLAYED: Final = {
+_ACCEPTED_HEADERS: Final = {
     "Location": {"description": "Where the task is.", "schema": {"type": "string"}},
     "Idempotent-Replayed": {
         "description": "`true` when an earlier request with the same key made it.",
         "schema": {"type": "string"},
     },
+    "Preference-Applied": {"description": "`wait=n` where it was waited for.", "schema": {"type": "string"}},
 }
 IdempotencyHeader = Annotated[
     str | None,
@@ -123,18 +124,24 @@ _described = APIRouter(prefix="/v1/tasks", tags=["tasks"])
     "",
     summary="Create a task",
     status_code=202,
-    responses=answers(AcceptedOut, examples.ACCEPTED, *_CREATE_ERRORS, status=202, headers=_REPLAYED),
+    responses=answers(AcceptedOut | TaskOut, examples.ACCEPTED, *_CREATE_ERRORS, status=202, headers=_ACCEPTED_HEADERS),
 )
 def create_task(
     task: Annotated[TaskIn, examples.body(examples.TASK_IN)],
     caller: Submitter,
     idempotency_key: IdempotencyHeader = None,
+    prefer: Annotated[
+        str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 60 s.")
+    ] = None,
 ) -> None:
     """Accepts a task durably. Refused with 429 and nothing written when the model's queue is full, or when the
     creator's points of the day do not suffice for the model's price times output_count.
 
     The same Idempotency-Key returns the task that it made first, even when the queue is full now; with another body
     it is refused.
+
+    With `Prefer: wait=n`, from a key that may read, the answer comes when the task has ended, or n seconds later. It is
+    202 all the same, and the task as a read shows it; a success is not marked as fetched by that.
     """
 
 

@@ -22,12 +22,12 @@ class Reading:
 
     async def one(self, caller: KeyOwner, public_id: UUID, wait_seconds: float, leaving: Leaving) -> TaskView:
         """One task, at its end if that comes within the wait; raises NotFound. Who leaves before has read nothing."""
-        task = await self.peek(caller, public_id)
-        if task.open and wait_seconds > 0:
-            if not await self._room.wait(caller.tenant_id, public_id, wait_seconds, leaving):
-                return task
-            task = await self.peek(caller, public_id)
-        return (await self._first_read(caller, [task]))[0]
+        task, here = await self._awaited(caller, public_id, wait_seconds, leaving)
+        return (await self._first_read(caller, [task]))[0] if here else task
+
+    async def outcome(self, caller: KeyOwner, public_id: UUID, wait_seconds: float, leaving: Leaving) -> TaskView:
+        """The same, for whoever has just created it: that is no first read."""
+        return (await self._awaited(caller, public_id, wait_seconds, leaving))[0]
 
     async def several(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:
         """The tasks among these ids, in their order, each once."""
@@ -73,6 +73,17 @@ class Reading:
         """
         await failpoint("api/before-fetched")
         return await self._tasks.mark_fetched(caller.tenant_id, unread)
+
+    async def _awaited(
+        self, caller: KeyOwner, public_id: UUID, wait_seconds: float, leaving: Leaving
+    ) -> tuple[TaskView, bool]:
+        """The task, and whether its caller is still there."""
+        task = await self.peek(caller, public_id)
+        if not task.open or wait_seconds <= 0:
+            return task, True
+        if not await self._room.wait(caller.tenant_id, public_id, wait_seconds, leaving):
+            return task, False
+        return await self.peek(caller, public_id), True
 
     async def _first_read(self, caller: KeyOwner, tasks: list[TaskView]) -> list[TaskView]:
         """These tasks, marked as fetched; those that another caller was faster with are shown as it left them."""

@@ -147,7 +147,7 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         lengthy = Lengthy()
         gateway = Gateway(
             identity,
-            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log, lengthy),
+            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log, lengthy, cases.reading),
             _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log, lengthy),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,

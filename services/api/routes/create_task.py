@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, TypeAlias
+from uuid import UUID
 
-from starlette.types import Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from libs.common.domain.errors import OutcomeUnknown, Unavailable
+from libs.common.domain.errors import OutcomeUnknown, SluicewayError, Unavailable
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
 from services.api.auth import require
+from services.api.bodies import until_gone
 from services.api.lengthy import Lengthy
 from services.api.operation_log import Asked, OperationLog, asked_by
 from services.api.orders import Misformed, Orders
+from services.api.preferences import applied, wait_seconds
 from services.api.problems import Problem, pointer, problem_of
+from services.api.reading import Reading
 from services.api.submission import Accepted, Order, Submission
 from services.api.tracing import trace_id_of
-from services.api.views import accepted_view
+from services.api.views import accepted_view, task_view
 
 log = get_logger()
+
+Header: TypeAlias = tuple[bytes, bytes]
 
 
 class CreateTask:
     """Answers creates, and notes each in the operation log; raises what Submission and Orders raise."""
 
-    def __init__(self, submission: Submission, orders: Orders, operations: OperationLog, lengthy: Lengthy) -> None:
+    def __init__(
+        self, submission: Submission, orders: Orders, operations: OperationLog, lengthy: Lengthy, reading: Reading
+    ) -> None:
         self._submission = submission
         self._orders = orders
         self._operations = operations
         self._lengthy = lengthy
+        self._reading = reading
 
-    async def single(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
-        """202 with the task's address."""
+    async def single(
+        self, scope: Scope, body: bytes, caller: KeyOwner, trace: str
+    ) -> tuple[dict[str, Any], list[Header]]:
+        """The accepted task, to be sent with 202, and headers with its address."""
         asked, order = asked_by(scope, caller), None
         try:
             require(caller, "submit")
@@ -48,7 +59,23 @@ class CreateTask:
         headers = [(b"location", b"/v1/tasks/" + view["id"].encode())]
         if accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
-        await send_json(send, 202, view, headers)
+        return view, headers
+
+    async def wait(
+        self, scope: Scope, receive: Receive, caller: KeyOwner, accepted: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[Header]]:
+        """What became of a task that was accepted just now, within the time that `Prefer` gives it, and headers.
+
+        Who may not read hears no more than that it is accepted, and so does everybody while it cannot be read.
+        """
+        seconds = wait_seconds(value.decode("latin-1") for name, value in scope["headers"] if name == b"prefer")
+        if seconds is None or "read" not in caller.scopes:
+            return accepted, []
+        try:
+            task = await self._reading.outcome(caller, UUID(accepted["id"]), seconds, lambda: until_gone(receive))
+        except SluicewayError:
+            return accepted, []
+        return task_view(task), [(b"preference-applied", applied(seconds).encode())]
 
     async def batch(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 when all were accepted, else 207; a verdict for each task in its place. What is away for all of them is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from types import UnionType
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -22,7 +23,7 @@ _LOCATION: Final = {"Location": {"description": "Where it is.", "schema": {"type
 
 
 def answers(
-    model: type[BaseModel] | None, example: Any, *codes: str, status: int = 200, **more: Any
+    model: type[BaseModel] | UnionType | None, example: Any, *codes: str, status: int = 200, **more: Any
 ) -> dict[int | str, dict[str, Any]]:
     """The `responses` of an operation: its success, the problems of these codes, and those that always may come."""
     return {status: _success(model, example, status, more), **problems(*codes)}
@@ -36,7 +37,9 @@ def problems(*codes: str, but: Collection[str] = ()) -> dict[int | str, dict[str
     return {status: _problem(status, by_status[status]) for status in sorted(by_status)}
 
 
-def _success(model: type[BaseModel] | None, example: Any, status: int, more: dict[str, Any]) -> dict[str, Any]:
+def _success(
+    model: type[BaseModel] | UnionType | None, example: Any, status: int, more: dict[str, Any]
+) -> dict[str, Any]:
     described: dict[str, Any] = {"description": _SUCCESS[status], **more}
     if model is not None:
         described["model"] = model

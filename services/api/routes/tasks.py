@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -15,15 +14,13 @@ from services.api.answers import JsonAnswer
 from services.api.bodies import until_gone
 from services.api.conditions import etag, is_known
 from services.api.cursors import before_of, cursor_of
+from services.api.preferences import applied, wait_seconds
 from services.api.problems import Problem
 from services.api.routes.context import Cases, Reader, StrictRoute, Submitter, TaskId
 from services.api.routes.documented import BODY_ERRORS, answers
 from services.api.schemas import STATUS_BY_WORD, TaskIdsIn, TaskQuery
 from services.api.schemas_out import AttemptItems, CancelOut, HistoryItems, TaskItems, TaskOut, TaskPage
 from services.api.views import attempt_view, history_view, task_view
-
-LONGEST_WAIT_SECONDS: Final = 60.0
-_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\b", re.IGNORECASE)
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"], route_class=StrictRoute)
 
@@ -63,11 +60,11 @@ async def read_task(
     ] = None,
 ) -> Response:
     """The task as it is now, or at its end when `Prefer: wait=n` gives it time. Marks a success as fetched."""
-    seconds = _wait_seconds(", ".join(request.headers.getlist("prefer")))
+    seconds = wait_seconds(request.headers.getlist("prefer"))
     task = await cases.reading.one(caller, task_id, seconds or 0, lambda: until_gone(request.receive))
     headers = {"ETag": etag(task.version, weak=True), "Vary": "Prefer"}
     if seconds is not None:
-        headers["Preference-Applied"] = f"wait={seconds:.0f}"
+        headers["Preference-Applied"] = applied(seconds)
     if is_known(task.version, if_none_match):
         return Response(status_code=304, headers=headers)
     return JsonAnswer(task_view(task), headers=headers)
@@ -117,12 +114,6 @@ async def list_history(task_id: TaskId, caller: Reader, cases: Cases) -> Respons
     """Retries, rescues, repairs, cancels and replays, oldest first."""
     rows = await cases.reading.history(caller, task_id)
     return JsonAnswer({"items": [history_view(row) for row in rows]})
-
-
-def _wait_seconds(prefer: str) -> float | None:
-    """How long the caller would wait (RFC 7240); a preference that makes no sense is no error."""
-    matched = _WAIT.search(prefer)
-    return min(float(matched.group(1)), LONGEST_WAIT_SECONDS) if matched else None
 
 
 def _statuses(words: str | None) -> list[TaskStatus] | None:

@@ -141,6 +141,36 @@ class TestWait:
         answer = await tenant.api.client.get(url, headers=lines)
         assert answer.headers["preference-applied"] == "wait=1"
 
+    async def test_a_create_may_be_waited_for_too(self, tenant: Tenant) -> None:
+        creating = asyncio.create_task(tenant.submit(headers={"Prefer": "wait=20"}, payload="x" * 300_000))
+        await until(lambda: tenant.api.waiting() == 1)
+        (task,) = await tenant.stored_ids()
+        await succeed(tenant.api, task)
+        answer = await creating
+        assert (answer.status_code, answer.headers["location"]) == (202, f"/v1/tasks/{task}")
+        assert answer.headers["preference-applied"] == "wait=20"
+        view = (await tenant.call("GET", f"/v1/tasks/{task}")).json()
+        assert view["status"] == "success"
+        assert view["times"]["fetched_at"] is None, "only a read is a first read"
+        assert answer.json() == view
+
+    async def test_a_create_that_is_not_over_in_time_says_where_it_is(self, tenant: Tenant) -> None:
+        answer = await tenant.submit(headers={"Prefer": "wait=1"}, key="k")
+        assert (answer.status_code, answer.json()["status"]) == (202, "submitted")
+        assert answer.json()["times"]["created_at"]
+        again = await tenant.submit(headers={"Prefer": "wait=0"}, key="k")
+        assert again.headers["idempotent-replayed"] == "true"
+        assert again.headers["preference-applied"] == "wait=0"
+        assert again.json() == answer.json()
+
+    async def test_who_may_not_read_hears_that_it_is_accepted(self, api: Api) -> None:
+        owner = await api.tenant()
+        await owner.model("m")
+        writer = Tenant(api, owner.id, await api.key(owner.id, ["submit"]))
+        answer = await writer.submit(headers={"Prefer": "wait=20"})
+        assert (answer.status_code, answer.json().get("times")) == (202, None)
+        assert "preference-applied" not in answer.headers
+
     async def test_the_present_state_comes_when_time_is_up(self, tenant: Tenant) -> None:
         task = await tenant.task()
         answer = await tenant.call("GET", f"/v1/tasks/{task}", headers={"Prefer": "respond-async, wait=1"})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
 from starlette.types import Message, Scope
 
+from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_tasks import KeyOwner
 from services.api.legacy.face import CREATE, LegacyFace
 from services.api.legacy.tasks import LegacyTasks
@@ -17,8 +19,9 @@ from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog
 from services.api.orders import Misformed, Orders
 from services.api.problems import Problem
+from services.api.reading import Reading
 from services.api.routes.create_task import CreateTask
-from services.api.submission import Order, Submission
+from services.api.submission import Order
 from tests.support.turns import slowest_turn
 
 CALLER = KeyOwner(1, 1, "somebody", frozenset({"submit"}))
@@ -35,7 +38,8 @@ class Noted:
 @pytest.mark.parametrize("one", [True, False], ids=["task", "batch"])
 async def test_others_do_not_wait_while_a_large_create_is_read(one: bool) -> None:
     """Whoever may submit had stopped an API process for seconds, time and again, by megabytes of little values."""
-    create = CreateTask(cast("Submission", None), Orders(2**20), cast("OperationLog", Noted()), Lengthy())
+    none: Any = None
+    create = CreateTask(none, Orders(2**20), cast("OperationLog", Noted()), Lengthy(), none)
     task = b'{"model": "m", "payload": [%s]}' % b",".join([b'{"a":1}'] * 1_000_000)
     sent: list[Message] = []
 
@@ -43,7 +47,7 @@ async def test_others_do_not_wait_while_a_large_create_is_read(one: bool) -> Non
         sent.append(message)
 
     if one:
-        creating = asyncio.ensure_future(create.single(SCOPE, task, CALLER, "0" * 55, send))
+        creating: asyncio.Future[Any] = asyncio.ensure_future(create.single(SCOPE, task, CALLER, "0" * 55))
     else:
         creating = asyncio.ensure_future(create.batch(SCOPE, b'{"tasks": [%s]}' % task, CALLER, "0" * 55, send))
     assert await slowest_turn(creating) < 0.4
@@ -116,3 +120,17 @@ async def test_nor_while_a_large_create_of_the_old_routes_is_read(kind: str) -> 
     assert await slowest_turn(creating) < 0.4
     with pytest.raises(Problem, match="at most"):
         await creating
+
+
+async def test_what_was_accepted_stays_so_where_its_end_cannot_be_waited_for() -> None:
+    none: Any = None
+
+    class Away:
+        async def outcome(self, *_: Any) -> Any:
+            raise DatabaseUnavailable("away")
+
+    create = CreateTask(none, none, none, none, cast("Reading", Away()))
+    scope: Scope = {**SCOPE, "headers": [(b"prefer", b"wait=5")]}
+    accepted = {"id": "01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10"}
+    caller = replace(CALLER, scopes=frozenset({"submit", "read"}))
+    assert await create.wait(scope, none, caller, accepted) == (accepted, [])
