@@ -26,7 +26,7 @@ from services.api.console.app import Console
 from services.api.headers import named_headers
 from services.api.identity import Identity
 from services.api.legacy.face import LegacyFace
-from services.api.lengthy import Lengthy
+from services.api.parsing import Parsing
 from services.api.problems import Problem, problem_of
 from services.api.push.face import Push, refuse_socket
 from services.api.queries import check_once
@@ -119,7 +119,7 @@ class Gateway:
         console: Console,
         callbacks: Callbacks,
         health: Health,
-        lengthy: Lengthy,
+        parsing: Parsing,
         *,
         payload_limit: int,
     ) -> None:
@@ -140,7 +140,7 @@ class Gateway:
         self._rest = rest_app()
         self._rest.state.use_cases = cases
         self._rest.state.health = health
-        self._rest.state.lengthy = lengthy
+        self._rest.state.parsing = parsing
         self._requests: dict[tuple[str, str, int], _Figures] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

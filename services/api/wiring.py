@@ -75,9 +75,9 @@ from services.api.legacy.routes import old_routes
 from services.api.legacy.rows import Rows
 from services.api.legacy.statistics import LegacyStatistics
 from services.api.legacy.tasks import LegacyTasks
-from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog, open_operation_log
 from services.api.orders import Orders
+from services.api.parsing import Parsing
 from services.api.push.face import Origins, Push
 from services.api.push.hub import Hub
 from services.api.push.telling import Telling
@@ -144,17 +144,17 @@ async def open_api(settings: Settings, health: Health) -> AsyncIterator[ApiServi
         )
         hub = Hub(PostgresTaskStates(database), RedisAudience(redis), most=settings.push_connections)
         identity = _identity(settings, database)
-        lengthy = Lengthy()
+        parsing = Parsing()
         gateway = Gateway(
             identity,
-            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log, lengthy, cases.reading),
-            _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log, lengthy),
+            CreateTask(submission, Orders(settings.payload_max_bytes), operation_log, parsing, cases.reading),
+            _legacy(settings, PostgresLegacyRows(database), cases, submission, operation_log, parsing),
             Push(Telling(hub), identity, Origins(settings.push_origins)),
             cases,
             _console(settings, database, cases, health, hub),
             Callbacks(CallbackTokens(ring), PostgresProviderJobs(database), hints, limit=settings.callback_max_bytes),
             health,
-            lengthy,
+            parsing,
             payload_limit=settings.payload_max_bytes,
         )
         health.need("postgres", lambda: database.fetch("database_now"))
@@ -218,15 +218,15 @@ def _legacy(
     cases: UseCases,
     submission: Submission,
     operations: OperationLog,
-    lengthy: Lengthy,
+    parsing: Parsing,
 ) -> LegacyFace:
     rows = Rows(ZoneInfo(settings.timezone))
     routes = old_routes(
         LegacyModels(cases.administration, stored, rows),
-        LegacyTasks(submission, cases.reading, stored, rows, lengthy, payload_limit=settings.payload_max_bytes),
+        LegacyTasks(submission, cases.reading, stored, rows, parsing, payload_limit=settings.payload_max_bytes),
         LegacyStatistics(stored, rows, tenants_of("SLUICEWAY_STAT_READERS", settings.stat_readers)),
     )
-    return LegacyFace(routes, operations, lengthy, refuse_with_200=settings.legacy_http_200)
+    return LegacyFace(routes, operations, parsing, refuse_with_200=settings.legacy_http_200)
 
 
 async def _submission(

@@ -17,8 +17,8 @@ from services.api.bodies import require_plain
 from services.api.legacy.decoding import decode
 from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_refusal
 from services.api.legacy.given import Given
-from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog, asked_by
+from services.api.parsing import Parsing
 from services.api.problems import Problem
 from services.api.schemas import BIZ_NAME_LIMIT
 from services.api.tracing import trace_id_of
@@ -56,7 +56,7 @@ class LegacyFace:
         self,
         routes: Mapping[tuple[str, str], tuple[str, Handler]],
         operations: OperationLog,
-        lengthy: Lengthy,
+        parsing: Parsing,
         *,
         refuse_with_200: bool,
     ) -> None:
@@ -64,7 +64,7 @@ class LegacyFace:
             (method, path): OldRoute(path, scope, handle) for (method, path), (scope, handle) in routes.items()
         }
         self._operations = operations
-        self._lengthy = lengthy
+        self._parsing = parsing
         self._refuse_with_200 = refuse_with_200
 
     @staticmethod
@@ -80,7 +80,7 @@ class LegacyFace:
         named = scope["named"]
         if body:
             require_plain(named)
-        read = partial(self._lengthy.read, caller.tenant_id, len(body))
+        read = partial(self._parsing.run, caller.tenant_id, len(body))
         scope["given"] = given = await decode(scope["query_string"], named, body, read)
         data = await route.handle(Asked(caller, given, trace, len(body)))
         answer = enveloped(data)

@@ -12,7 +12,7 @@ from libs.common.ports_legacy import LegacyRows, TaskSearch
 from services.api.legacy.face import Asked
 from services.api.legacy.given import Given, required
 from services.api.legacy.rows import Rows
-from services.api.lengthy import Lengthy
+from services.api.parsing import Parsing
 from services.api.problems import Problem
 from services.api.reading import Reading
 from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, INPUT_REF_LIMIT, NAME_LIMIT
@@ -34,7 +34,7 @@ class LegacyTasks:
         reading: Reading,
         stored: LegacyRows,
         rows: Rows,
-        lengthy: Lengthy,
+        parsing: Parsing,
         *,
         payload_limit: int,
     ) -> None:
@@ -42,12 +42,12 @@ class LegacyTasks:
         self._reading = reading
         self._stored = stored
         self._rows = rows
-        self._lengthy = lengthy
+        self._parsing = parsing
         self._payload_limit = payload_limit
 
     async def create(self, asked: Asked) -> dict[str, Any]:
         """POST /task/createTask: the road of /v1, under the old names."""
-        order = await self._lengthy.read(asked.caller.tenant_id, asked.size, lambda: self._order(asked))
+        order = await self._parsing.run(asked.caller.tenant_id, asked.size, lambda: self._order(asked))
         accepted = await self._submission.submit(asked.caller, order)
         return {"taskId": str(accepted.public_id)}
 

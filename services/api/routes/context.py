@@ -74,9 +74,9 @@ class StrictRoute(APIRoute):
 
 class _StrictRequest(Request):
     async def json(self) -> Any:
-        body, lengthy = await self.body(), self.app.state.lengthy
+        body, parsing = await self.body(), self.app.state.parsing
         try:
-            value = await lengthy.read(self.scope["caller"].tenant_id, len(body), lambda: strict_json.read(body))
+            value = await parsing.run(self.scope["caller"].tenant_id, len(body), lambda: strict_json.read(body))
         except BadJson as error:
             raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
         inner = value.values() if isinstance(value, dict) else ()

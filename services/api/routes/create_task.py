@@ -14,9 +14,9 @@ from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
 from services.api.auth import require
 from services.api.bodies import until_gone
-from services.api.lengthy import Lengthy
 from services.api.operation_log import Asked, OperationLog, asked_by
 from services.api.orders import Misformed, Orders
+from services.api.parsing import Parsing
 from services.api.preferences import applied, wait_seconds
 from services.api.problems import Problem, pointer, problem_of
 from services.api.reading import Reading
@@ -33,12 +33,12 @@ class CreateTask:
     """Answers creates, and notes each in the operation log; raises what Submission and Orders raise."""
 
     def __init__(
-        self, submission: Submission, orders: Orders, operations: OperationLog, lengthy: Lengthy, reading: Reading
+        self, submission: Submission, orders: Orders, operations: OperationLog, parsing: Parsing, reading: Reading
     ) -> None:
         self._submission = submission
         self._orders = orders
         self._operations = operations
-        self._lengthy = lengthy
+        self._parsing = parsing
         self._reading = reading
 
     async def single(
@@ -49,7 +49,7 @@ class CreateTask:
         try:
             require(caller, "submit")
             key = scope["named"].get(b"idempotency-key")
-            order = await self._lengthy.read(caller.tenant_id, len(body), lambda: self._orders.single(body, trace, key))
+            order = await self._parsing.run(caller.tenant_id, len(body), lambda: self._orders.single(body, trace, key))
             accepted = await self._submission.submit(caller, order)
         except Exception as error:
             said = error if isinstance(error, Misformed) else order
@@ -84,7 +84,7 @@ class CreateTask:
         try:
             require(caller, "submit")
             key = scope["named"].get(b"idempotency-key")
-            orders = await self._lengthy.read(caller.tenant_id, len(body), lambda: self._orders.batch(body, trace, key))
+            orders = await self._parsing.run(caller.tenant_id, len(body), lambda: self._orders.batch(body, trace, key))
         except Exception as error:
             self._refused(asked, None, body, problem_of(error), trace)
             raise

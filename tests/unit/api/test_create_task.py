@@ -15,9 +15,9 @@ from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_tasks import KeyOwner
 from services.api.legacy.face import CREATE, LegacyFace
 from services.api.legacy.tasks import LegacyTasks
-from services.api.lengthy import Lengthy
 from services.api.operation_log import OperationLog
 from services.api.orders import Misformed, Orders
+from services.api.parsing import Parsing
 from services.api.problems import Problem
 from services.api.reading import Reading
 from services.api.routes.create_task import CreateTask
@@ -39,7 +39,7 @@ class Noted:
 async def test_others_do_not_wait_while_a_large_create_is_read(one: bool) -> None:
     """Whoever may submit had stopped an API process for seconds, time and again, by megabytes of little values."""
     none: Any = None
-    create = CreateTask(none, Orders(2**20), cast("OperationLog", Noted()), Lengthy(), none)
+    create = CreateTask(none, Orders(2**20), cast("OperationLog", Noted()), Parsing(), none)
     task = b'{"model": "m", "payload": [%s]}' % b",".join([b'{"a":1}'] * 1_000_000)
     sent: list[Message] = []
 
@@ -110,11 +110,11 @@ async def test_nor_while_a_large_create_of_the_old_routes_is_read(kind: str) -> 
     body = b'{"modelName": "m", "requestPayload": %s}' % payload
     if kind != "application/json":
         body = b"modelName=m&requestPayload=" + quote(payload).encode()
-    lengthy = Lengthy()
+    parsing = Parsing()
     none: Any = None
-    tasks = LegacyTasks(none, none, none, none, lengthy, payload_limit=2**20)
+    tasks = LegacyTasks(none, none, none, none, parsing, payload_limit=2**20)
     routes = {("POST", CREATE): ("submit", tasks.create)}
-    face = LegacyFace(routes, cast("OperationLog", Noted()), lengthy, refuse_with_200=False)
+    face = LegacyFace(routes, cast("OperationLog", Noted()), parsing, refuse_with_200=False)
     scope: Scope = {**SCOPE, "path": CREATE, "query_string": b"", "named": {b"content-type": kind.encode()}}
     creating = asyncio.ensure_future(face.answer(scope, body, CALLER, "0" * 55, none))
     assert await slowest_turn(creating) < 0.4

@@ -31,7 +31,7 @@ class Noting:
     def __init__(self) -> None:
         self.given: list[tuple[int, int]] = []
 
-    async def read(self, tenant_id: int, size: int, work: Callable[[], Any]) -> Any:
+    async def run(self, tenant_id: int, size: int, work: Callable[[], Any]) -> Any:
         self.given.append((tenant_id, size))
         return work()
 
@@ -60,8 +60,8 @@ async def make(thing: Thing) -> Any:
 async def test_a_body_is_read_where_it_holds_up_nobody(body: bytes, status: int) -> None:
     """A megabyte of lists held up the loop for half a second. Of names that nobody knows the framework would make a
     kilobyte each."""
-    app, lengthy = FastAPI(strict_content_type=False), Noting()
-    app.state.lengthy = lengthy
+    app, parsing = FastAPI(strict_content_type=False), Noting()
+    app.state.parsing = parsing
     app.include_router(router)
 
     async def entered(scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,4 +70,4 @@ async def test_a_body_is_read_where_it_holds_up_nobody(body: bytes, status: int)
 
     async with AsyncClient(transport=ASGITransport(entered), base_url="http://api") as client:
         answer = await client.post("/things", content=body)
-    assert (answer.status_code, lengthy.given) == (status, [(7, len(body))])
+    assert (answer.status_code, parsing.given) == (status, [(7, len(body))])
