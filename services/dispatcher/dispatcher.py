@@ -29,7 +29,7 @@ class Dispatcher:
         book: LaneBook,
         hints: Hints,
         presence: Periodic | None = None,
-        graves: Sequence[Periodic] = (),
+        periodics: Sequence[Periodic] = (),
         webhooks: WebhookSender | None = None,
     ) -> None:
         self._relay = relay
@@ -39,7 +39,7 @@ class Dispatcher:
         self._book = book
         self._hints = hints
         self._presence = presence
-        self._graves = graves
+        self._periodics = periodics
         self._webhooks = webhooks
 
     async def run(self) -> None:
@@ -52,8 +52,8 @@ class Dispatcher:
             ]
             if self._presence is not None:
                 helpers.append(group.create_task(self._presence.run(), name="presence"))
-            for grave in self._graves:
-                group.create_task(grave.run(), name=grave.name)
+            for periodic in self._periodics:
+                group.create_task(periodic.run(), name=periodic.name)
             stories = [
                 group.create_task(self._relay.run(), name="relay"),
                 group.create_task(self._event_relay.run(), name="events"),
@@ -68,8 +68,8 @@ class Dispatcher:
         """Take nothing more."""
         self._relay.stop()
         self._event_relay.stop()
-        for grave in self._graves:
-            grave.stop()
+        for periodic in self._periodics:
+            periodic.stop()
         if self._webhooks is not None:
             self._webhooks.stop()
 

@@ -85,7 +85,8 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
             delivered=Wake(hints).deliveries,
         )
         replay_work = PostgresReplayWork(database, settings.timezone)
-        graves = _graves(replay_work, PostgresDeadLetters(database), event_carrier, keeper, dead_topic(prefix), rng)
+        letters = PostgresDeadLetters(database)
+        periodics = _of_the_dead(replay_work, letters, event_carrier, keeper, dead_topic(prefix), rng)
         deliveries = PostgresDeliveries(database)
         closing.push_async_callback(deliveries.close)
         sender = WebhookSender(deliveries, poster, _opener(settings), rng)
@@ -97,7 +98,7 @@ async def open_dispatcher(settings: Settings, health: Health) -> AsyncIterator[D
             lambda: Broker(_reaches(carrier), carrier.last_error, roads.refused(), event_relay.refused),
         )
         closing.push_async_callback(presence.leave)
-        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, graves, sender)
+        yield Dispatcher(relay, event_relay, roads, keeper, book, hints, presence.periodic, periodics, sender)
 
 
 def _opener(settings: Settings) -> Opener:
@@ -119,7 +120,7 @@ async def _answering(carrier: Carrier) -> None:
         raise BrokerUnavailable(carrier.last_error)
 
 
-def _graves(
+def _of_the_dead(
     work: PostgresReplayWork,
     book: PostgresDeadLetters,
     carrier: Carrier,
