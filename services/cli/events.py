@@ -15,7 +15,7 @@ import typer
 from libs.common.runtime.redaction import redact_text
 from services.cli.app import app
 from services.cli.options import LARGEST_ID, OfTenant, instant
-from services.cli.output import note, printable
+from services.cli.output import OneObjectOption, note, printable
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def republish(
         int, typer.Option("--after", min=0, max=LARGEST_ID, help="Go on where a run was interrupted.")
     ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: OneObjectOption = False,
 ) -> None:
     """Send events again under the same ids, built from the tasks' rows: for a broker that lost its topic.
 

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from services.cli.app import app
-from services.cli.output import as_json_text, note
+from services.cli.output import OneObjectOption, as_json_text, note
 
 if TYPE_CHECKING:
     from libs.common.operations.legacy_report import ImportReport
@@ -43,7 +43,7 @@ def import_legacy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read everything, write nothing, say what would be done.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: OneObjectOption = False,
 ) -> None:
     """Copy models, tasks, operation log and statistics of an old Go gateway. Stop the old one first.
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
-
-import typer
 
 from services.cli.app import app
+from services.cli.output import OneObjectOption
 from services.cli.wiring import complete
 
 
 @app.command()
-def migrate(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def migrate(as_json: OneObjectOption = False) -> None:
     """Create or upgrade the tables; safe to run from many places at once.
 
     Example: sluiceway migrate

@@ -33,6 +33,7 @@ Column: TypeAlias = tuple[str, str | Callable[[Mapping[str, Any]], Any]]
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as --output json.")]
+OneObjectOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.app import app
-from services.cli.output import cell, note
+from services.cli.output import OneObjectOption, cell, note
 from services.cli.wiring import complete
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def new() -> None:
 @secrets.command()
 def rotate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count which key sealed what.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: OneObjectOption = False,
 ) -> None:
     """Seal everything anew with the first key of SLUICEWAY_SECRET_KEYS; services may run meanwhile.
 

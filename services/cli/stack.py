@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.app import app
-from services.cli.output import note, printable
+from services.cli.output import OneObjectOption, note, printable
 
 _READY_SECONDS = 300.0  # Apache Kafka's jars may have to be fetched
 _STOP_SECONDS = 90.0
@@ -23,7 +23,6 @@ _FLAGS = {"api": "--port", "postgres": "--database-port", "redis": "--redis-port
 _ADDRESSES = ("api", "console", "kafka", "database", "redis", "object_store", "data", "logs")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Data folder (SLUICEWAY_DATA, else one of the account's).")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def _port(of: str, flag: str) -> Any:
@@ -34,7 +33,7 @@ def _port(of: str, flag: str) -> Any:
 def up(
     data: Data = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything is ready; stop by `down`.")] = False,
-    as_json: Json = False,
+    as_json: OneObjectOption = False,
     port: Annotated[int | None, _port("the API", "--port")] = None,
     database_port: Annotated[int | None, _port("PostgreSQL", "--database-port")] = None,
     redis_port: Annotated[int | None, _port("Redis", "--redis-port")] = None,
@@ -82,7 +81,7 @@ def down(data: Data = None) -> None:
 
 
 @app.command()
-def status(data: Data = None, as_json: Json = False) -> None:
+def status(data: Data = None, as_json: OneObjectOption = False) -> None:
     """Show addresses and the state of each process; exit code 3 when nothing runs.
 
     Example: sluiceway status --json

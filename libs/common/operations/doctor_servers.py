@@ -35,6 +35,8 @@ _COPIES: Final = 2
 _CONFIGS_AT_ONCE: Final = 100
 _PAUSES_TOLD: Final = 5
 _STATEMENTS: Final = Statements.load()
+#: A broker that is away, or does not know the question, as Tansu.
+_UNANSWERED: Final = (KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError)
 _LET_THEM: Final = (
     "let the dispatchers' user create topics and write to them, make them by hand (`sluiceway topics` names them), or"
     " set SLUICEWAY_TOPIC_REPLICATION to what the brokers can keep"
@@ -295,7 +297,7 @@ async def _copies(connection: KafkaConnection, topics: Sequence[str]) -> list[Fi
         await admin.start()
         brokers = len((await admin.describe_cluster())["brokers"])
         described = await admin.describe_topics(list(topics)) if topics and brokers > 1 else []
-    except (KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError):  # as below
+    except _UNANSWERED:
         return []
     finally:
         await admin.close()
@@ -315,8 +317,7 @@ async def _settings_of(connection: KafkaConnection, topics: Sequence[str]) -> li
     """Readers start by the records' own times: a topic that stamps them anew lets messages be missed."""
     stamped = []
     for start in range(0, len(topics), _CONFIGS_AT_ONCE):
-        # Tansu does not answer this question.
-        with suppress(KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError):
+        with suppress(*_UNANSWERED):
             stamped += await _stamped(connection, topics[start : start + _CONFIGS_AT_ONCE])
     if not stamped:
         return []
