@@ -26,6 +26,12 @@ _MOST_DAYS: Final = 36_500
 _FILES_OF_ZONES: Final = ("localtime", "posixrules", "Factory")
 #: Who logs in, in an address.
 _LOGIN: Final = re.compile(r"(?<=://)[^/@]*@")
+#: PostgreSQL's and Redis's clients take the password from the query as well; signed links have their right there.
+_IN_QUERY: Final = re.compile(
+    r"([?&](?:[^=&#]*(?:passw|secret|token|access_?key|api_?key|credential)[^=&#]*|(?:[^=&#]*[_-])?sig(?:nature)?)=)"
+    r"([^&#]+)",
+    re.IGNORECASE,
+)
 _SCHEMES: Final = {"database_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss", "unix")}
 
 
@@ -203,8 +209,8 @@ class Settings(BaseSettings):
             value = getattr(self, name)
             text = value.get_secret_value() if isinstance(value, SecretStr) else value if name in _ADDRESSES else ""
             if "://" in text:
-                password = urlsplit(text).password
-                found |= {password, unquote(password)} if password else set()
+                written = {urlsplit(text).password, *(value for _, value in _IN_QUERY.findall(text))} - {None}
+                found |= {form for password in written for form in (password, unquote(password))}
             else:
                 found |= {text, text.rpartition(" ")[2], *(part.partition(":")[2] for part in text.split(","))}
         return found - {""}
@@ -290,8 +296,8 @@ def _check_ports(address: str) -> None:
 
 def _shown(value: Any) -> Any:
     if not isinstance(value, SecretStr):
-        return _LOGIN.sub("********@", value) if isinstance(value, str) else value
-    text = value.get_secret_value()
+        return _LOGIN.sub("********@", _IN_QUERY.sub(r"\1********", value)) if isinstance(value, str) else value
+    text = _IN_QUERY.sub(r"\1********", value.get_secret_value())
     scheme, mark, rest = text.partition("://")
     if not mark:
         return "********" if text else ""

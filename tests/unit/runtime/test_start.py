@@ -227,6 +227,18 @@ def test_a_password_in_any_address_is_hidden(monkeypatch: pytest.MonkeyPatch) ->
     assert settings.secrets() == {"canary"}
 
 
+def test_nor_is_one_shown_that_stands_in_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICEWAY_DATABASE_URL", "postgresql://there/x?user=me&password=can%40ary-1&sslmode=require")
+    monkeypatch.setenv("SLUICEWAY_REDIS_URL", "rediss://there/0?db=1&Password=can@ary-2")
+    monkeypatch.setenv("SLUICEWAY_STORAGE_URL", "s3://bucket/x?secret_access_key=canary-3")
+    settings = load_settings()
+    shown = settings.redacted()
+    assert shown["SLUICEWAY_DATABASE_URL"] == "postgresql://there/x?user=me&password=********&sslmode=require"
+    assert shown["SLUICEWAY_REDIS_URL"] == "rediss://there/0?db=1&Password=********"
+    assert shown["SLUICEWAY_STORAGE_URL"] == "s3://bucket/x?secret_access_key=********"
+    assert settings.secrets() == {"can%40ary-1", "can@ary-1", "can@ary-2", "canary-3"}
+
+
 def test_a_mounted_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICEWAY_REDIS_URL_FILE", "/no/such/file")
     with pytest.raises(WrongSetting, match="SLUICEWAY_REDIS_URL_FILE: /no/such/file cannot be read"):
