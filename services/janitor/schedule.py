@@ -40,7 +40,7 @@ from services.janitor.sweeps.waits import Cancels, ClosedLanes, Deadlines, TooLo
 
 Action: TypeAlias = Callable[[], Awaitable[object]]
 
-_EVERY_SECOND: Final = timedelta(seconds=1)
+EVERY_SECOND: Final = timedelta(seconds=1)
 #: Listing a whole store is dear, and strays do no harm but take room.
 _STRAYS: Final = timedelta(minutes=1)
 
@@ -98,8 +98,8 @@ def assemble(stores: Stores, settings: Settings) -> Maintenance:
     return Maintenance(
         [
             # Without jitter: the promise of the lease (10 s and one look) counts on it.
-            Periodic("rescue", _EVERY_SECOND, Rescue(stores.rescue, returns, wake, watch).look, jitter=0),
-            *(Periodic(name, _EVERY_SECOND, action) for name, action in at_once.items()),
+            Periodic("rescue", EVERY_SECOND, Rescue(stores.rescue, returns, wake, watch).look, jitter=0),
+            *(Periodic(name, EVERY_SECOND, action) for name, action in at_once.items()),
             *(Periodic(name, interval, action) for name, action in by_interval.items()),
             Periodic("strays", _STRAYS, Strays(stores.sweeps, stores.staging).sweep),
             sign.periodic,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
 
 from libs.common.adapters.postgres.control import PostgresPresence
-from libs.common.adapters.postgres.database import open_database
+from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.replay import PostgresReplayWork
 from libs.common.adapters.postgres.series import PostgresSeries
@@ -23,6 +24,9 @@ from libs.common.settings import Settings
 from services.janitor.maintenance import Maintenance
 from services.janitor.schedule import Stores, assemble
 
+#: A look may wait twice for so long, and the next one still comes in time (beats.py).
+_RESCUE_LOCK_SECONDS: Final = 0.4
+
 
 @asynccontextmanager
 async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Maintenance]:
@@ -30,8 +34,7 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
     database_url = settings.database_url.get_secret_value()
     async with (
         open_database(database_url, hot_connections=4) as database,
-        # The rescue has connections of its own: no other sweep may make it late.
-        open_database(database_url, hot_connections=2) as rescue_database,
+        open_rescue_database(database_url) as rescue_database,
         open_redis(settings.redis_url.get_secret_value()) as redis,
         open_hints(redis) as hints,
         open_rebuilder(redis, PostgresOpenTasks(database)) as rebuilder,
@@ -53,6 +56,13 @@ async def open_janitor(settings: Settings, health: Health) -> AsyncIterator[Main
         health.need("postgres", lambda: database.fetch("database_now"))
         health.need("redis", redis.ping)
         yield assemble(stores, settings)
+
+
+def open_rescue_database(database_url: str) -> AbstractAsyncContextManager[Database]:
+    """The rescue has connections of its own, and little patience for locked rows: nothing may make it late, since it
+    takes nobody for dead whom it has not watched all the while.
+    """
+    return open_database(database_url, hot_connections=2, lock_seconds=_RESCUE_LOCK_SECONDS)
 
 
 def _open_staging(settings: Settings) -> AbstractAsyncContextManager[StagedListing]:

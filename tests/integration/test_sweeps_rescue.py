@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
 import pytest
 
+from libs.common.adapters.postgres.sweeps import PostgresSweeps
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.errors import GateUnavailable
 from libs.common.domain.settle import LOST_BUDGET
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.runtime import failpoints
 from libs.common.runtime.failpoints import FailpointRaised
+from libs.common.runtime.periodic import Periodic
 from services.janitor.beats import BeatWatch
+from services.janitor.schedule import EVERY_SECOND
 from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.waits import Cancels
+from services.janitor.wiring import open_rescue_database
 from tests.support.house import House, open_house
 
 
@@ -174,3 +183,50 @@ async def test_what_was_to_be_canceled_ends_so_and_is_not_called_again(house: Ho
     assert await house.value("SELECT count(*) FROM event WHERE status = 9") == 3
     assert await house.value("SELECT count(*) FROM dead_task") == 0
     assert await house.taken(model) == (0, 0)
+
+
+@asynccontextmanager
+async def kept_by(house: House, update: str) -> AsyncIterator[None]:
+    """Somebody's forgotten transaction."""
+    connection = await asyncpg.connect(house.database_url)
+    try:
+        async with connection.transaction():
+            assert await connection.execute(f"UPDATE {update}") == "UPDATE 1"
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_another_executors_work_is_taken_beside_one_whose_row_is_locked(house: House) -> None:
+    model, stuck, dead = await house.model(), await house.executor(), await house.executor()
+    (theirs,) = await house.running(model, stuck)
+    (lost,) = await house.running(model, dead)
+    rescue = rescue_of(house)
+    async with kept_by(house, f"executor SET name = name WHERE id = {stuck}"):
+        assert await pass_silently(house, rescue) == 1
+        assert [(await house.state(one.id))["state"] for one in (theirs, lost)] == [1, 0]
+    assert await rescue.look() == 1
+
+
+async def test_who_falls_silent_is_seen_while_an_attempt_that_is_to_be_given_up_is_locked(house: House) -> None:
+    """A look that waited for the row came too late for the next one: who looks with gaps presumes nobody dead."""
+    model, gone, dead = await house.model(), await house.executor(), await house.executor()
+    (stuck,) = await house.running(model, gone)
+    (lost,) = await house.running(model, dead)
+    await house.sql("UPDATE dispatch SET lost = $1 WHERE id = $2", LOST_BUDGET, stuck.id)
+    await house.sql("UPDATE executor SET stopped_at = now() WHERE id = $1", gone)
+    async with (
+        open_rescue_database(house.database_url) as database,
+        kept_by(house, f"dispatch SET version = version WHERE id = {stuck.id}"),
+    ):
+        looks = Periodic(
+            "rescue",
+            EVERY_SECOND,
+            Rescue(PostgresSweeps(database), house.returns, house.wake, BeatWatch()).look,
+            jitter=0,
+        )
+        looking = asyncio.create_task(looks.run())
+        while (await house.state(lost.id))["state"] == 1:
+            await asyncio.sleep(0.5)
+        looks.stop()
+        await looking

@@ -37,7 +37,7 @@ SET statement_timeout = '20s'
 #: Nothing waits longer for rows that a transaction which somebody has forgotten keeps locked: all of a batch would, and
 #: a few callers who each want such a row would have all connections. Our own transactions are over sooner, and
 #: PostgreSQL has found deadlocks by then (deadlock_timeout, 1 s).
-_LOCK_SECONDS: Final = 2
+_LOCK_SECONDS: Final = 2.0
 #: The locks of a process that is frozen, or whose host is gone without a word, are nobody's for longer.
 _IDLE_SECONDS: Final = 30
 _ACQUIRE_SECONDS: Final = 2.0
@@ -283,8 +283,12 @@ class HotTransaction:
 
 
 @asynccontextmanager
-async def open_database(database_url: str, *, hot_connections: int = 8) -> AsyncIterator[Database]:
-    """Open both ways. PostgreSQL need not be there yet: connections are made when they are needed."""
+async def open_database(
+    database_url: str, *, hot_connections: int = 8, lock_seconds: float = _LOCK_SECONDS
+) -> AsyncIterator[Database]:
+    """Open both ways. PostgreSQL need not be there yet: connections are made when they are needed. No statement waits
+    longer than `lock_seconds` for what others have locked.
+    """
     way_in = WayIn()
 
     async def pin_planner(connection: Any) -> None:
@@ -295,7 +299,8 @@ async def open_database(database_url: str, *, hot_connections: int = 8) -> Async
         # Statements must see what was committed before they had their locks, whatever an administrator has as default.
         await connection.execute(
             "SET default_transaction_isolation = 'read committed'; "
-            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'; SET lock_timeout = '{_LOCK_SECONDS}s'"
+            f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'; "
+            f"SET lock_timeout = {lock_seconds * 1_000:.0f}"
         )
 
     async def connect() -> Any:

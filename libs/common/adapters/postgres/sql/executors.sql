@@ -30,9 +30,14 @@ SELECT id, name, beat, reading, posture IN ('redis_unreachable', 'staging_full')
 FROM executor WHERE stopped_at IS NULL
 
 -- name: bury_executors
--- Executors presumed dead by who watched them, unless they have beaten since: they may not come back under this number.
-UPDATE executor e SET stopped_at = now(), reading = false FROM unnest($1::int[], $2::bigint[]) AS m(id, beat)
-WHERE e.id = m.id AND e.beat = m.beat AND e.stopped_at IS NULL RETURNING e.id
+-- Executors presumed dead by who watched them, unless they have beaten since: they may not come back under this number. One
+-- whose row somebody keeps locked is the next look's, and perhaps just beating.
+WITH free AS MATERIALIZED (
+  SELECT e.id, m.beat FROM unnest($1::int[], $2::bigint[]) AS m(id, beat) CROSS JOIN LATERAL (
+    SELECT x.id FROM executor x WHERE x.id = m.id FOR NO KEY UPDATE SKIP LOCKED) e
+)
+UPDATE executor e SET stopped_at = now(), reading = false FROM free m
+WHERE e.id = ANY (ARRAY[m.id]) AND e.beat = m.beat AND e.stopped_at IS NULL RETURNING e.id
 
 -- name: prune_executors
 -- Forget executors that stopped long ago. $1 days.
