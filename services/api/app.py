@@ -298,7 +298,8 @@ def _traceparent(scope: Scope) -> bytes | None:
 
 
 def _problem_of(error: Exception, method: str) -> Problem:
-    """What only reads leaves nobody in doubt when its answer is lost; what has no body is wrong in a parameter."""
+    """A read whose answer is lost leaves nobody in doubt: it can be asked again. Without a body, what is wrong is a
+    parameter."""
     if isinstance(error, OutcomeUnknown) and method in ("GET", "HEAD"):
         error = DatabaseUnavailable(str(error))
     problem = problem_of(error)

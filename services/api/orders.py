@@ -31,7 +31,7 @@ _STRANGERS: Final = 20
 
 
 class Misformed(Problem):
-    """What is wrong with the form of a task, and what it said of itself: by that it is found in the operation log."""
+    """What is wrong with the form of a task, and the names in it by which the operation log finds it."""
 
     def __init__(self, problem: Problem, members: Any) -> None:
         bare(problem)  # every exception keeps what it was made of
@@ -56,8 +56,8 @@ class Orders:
             raise Misformed(problem, members) from None
 
     def batch(self, body: bytes, trace: str, key: bytes | None) -> list[tuple[bytes, Order | Misformed]]:
-        """The orders of POST /v1/tasks/batch, each or what is wrong with it, behind how it was written (cut as the
-        operation log cuts it); raises Problem when there is no list.
+        """Of each place of POST /v1/tasks/batch how it was written (cut as the operation log cuts it), and its order or
+        what is wrong with it; raises Problem when there is no list.
 
         With an Idempotency-Key each place in the list has a key of its own: repeating a batch that was accepted in
         part creates only what is missing.
@@ -115,7 +115,7 @@ def _batch(payload_limit: int) -> Reader:
 
 
 def _fewer(members: Any) -> Any:
-    """The same with only some of the names that are not known: each is complained of, in a kilobyte of memory."""
+    """The same with only a few of the names that are not known: each is complained of, in a kilobyte of memory."""
     if not isinstance(members, dict) or len(members) <= len(_FIELDS) + _STRANGERS:
         return members
     strangers = islice((name for name in members if name not in _FIELDS), _STRANGERS)

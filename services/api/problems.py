@@ -163,7 +163,8 @@ def problem_of(error: Exception) -> Problem:
 
 
 def bare(problem: Problem) -> Problem:
-    """The same without tracebacks, and so what it was raised from: their frames would keep all that called them."""
+    """The same without tracebacks, its own and those of what it was raised from: their frames would keep alive whatever
+    called them."""
     link: BaseException | None = problem
     while link is not None:
         link.__traceback__ = None

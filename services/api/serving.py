@@ -29,7 +29,7 @@ LEAD_SECONDS: Final = 1.0
 _KEEP_ALIVE_SECONDS: Final = 75
 _BACKLOG: Final = 2_048
 #: Of a request line and its headers: several times what any gateway lets through. No smaller than what the loop reads
-#: at once (uvloop 256,000 bytes, asyncio so many): the end of a body in such a piece counts as what follows it.
+#: at once (uvloop 256,000 bytes, asyncio 262,144): the end of a body counts as what follows it until that is parsed.
 HEAD_BYTES: Final = 256 * 1024
 HEAD_SECONDS: Final = 30.0
 #: Who takes no byte of an answer for so long does not want it; meanwhile it fills our memory.
@@ -115,9 +115,9 @@ class ApiService:
 class _Http(HttpToolsProtocol):
     """Shows the transport to the application: a stream whose reader takes nothing is dropped, buffers and all.
 
-    The parser below would take a head of any size, for as long as it drips, and what follows a body just so: trailers,
-    which it would take for headers besides. Where a client offers to speak another protocol (Java's does, HTTP/2), it
-    would take the request for one without a body, and the body for the next request.
+    And it bounds what the parser takes without end: the head of a request, in size and in time, and the trailers behind
+    a body, which the parser also takes for headers. Where a client offers another protocol (Java's does, HTTP/2), the
+    parser would take the request for one without a body, and its body for the next request: the offer is declined.
     """
 
     _text: int = 0  #: bytes that came since a message began, or since the last of its body: of its head, or of trailers

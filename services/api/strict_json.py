@@ -249,7 +249,8 @@ _TWICE: Final = "a name stands twice in one object"
 _TOO_DEEP: Final = f"nested deeper than {DEEPEST} levels"
 #: A value that was not read.
 UNREAD: Final = object()
-#: A value is looked for in so many characters, then in so many times as many: no more is copied than that of its size.
+#: A value is looked for in this many characters, then in this many times more, and so on: the copies stay in proportion
+#: to its size.
 _FIRST_LOOK: Final = 256
 _NEXT_LOOK: Final = 16
 #: What matters for finding the end of an object or array, and what stands before it: a bracket, a text of usual length,

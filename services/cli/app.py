@@ -19,7 +19,7 @@ from services.cli.output import printable
 
 
 class _PlainlyRefusing(TyperGroup):
-    """What is wrong with an argument is said without what steers a terminal: the argument may be repeated in it."""
+    """Complains of arguments without control characters: what was typed may be repeated in the complaint."""
 
     def make_context(self, *arguments: Any, **named: Any) -> Any:
         try:

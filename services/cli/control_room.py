@@ -104,7 +104,7 @@ class Graves(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ControlRoom:
-    """All of it."""
+    """Everything that operators see and order."""
 
     sights: Sights
     orders: Orders

@@ -77,7 +77,7 @@ def show_one(thing: Mapping[str, Any], output: Output) -> None:
 def show_document(
     document: Mapping[str, Any], output: Output, table: Callable[[], None], ids: Iterable[object]
 ) -> None:
-    """What has a look and ids of its own; JSON and YAML are the document."""
+    """A document whose table and ids are written by hand; JSON and YAML are the document itself."""
     match output:
         case Output.TABLE:
             table()

@@ -203,8 +203,8 @@ class Relay:
             raise
 
     async def _broker_answers(self) -> bool:
-        """Wait for that; False when stopped meanwhile. While the broker is away no row is taken, so that nothing has to
-        be given back, and no acknowledged lease stays open, lest the janitor take this process for dead."""
+        """Wait until it does; False when stopped meanwhile. While the broker is away no row is taken, so that nothing
+        has to be given back, and no acknowledged lease stays open, lest the janitor take this process for dead."""
         if not self._carrier.reachable:
             delays = reconnect_delays(self._rng, cap=1.0)
             while not await self._carrier.probe():

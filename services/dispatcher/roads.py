@@ -65,7 +65,7 @@ class Roads:
         self._newest_at = 0.0
         self._looked_at = 0.0
         self._all_at = 0.0
-        self._unsaid: dict[int, int] = {}  #: over how many partitions lanes are spread, other than PostgreSQL says
+        self._unsaid: dict[int, int] = {}  #: partitions of lanes of which PostgreSQL says another number
         self._news = asyncio.Event()
 
     def of(self, lane: int) -> Road | None:
@@ -102,7 +102,7 @@ class Roads:
         return dict(islice(refused, _MOST_REFUSED))
 
     async def run(self) -> None:
-        """Read changes every second, and at once when told, until cancelled. Who cannot read is told by each hint."""
+        """Read changes every second, and at once when told, until cancelled; after a failure hints hurry nothing."""
         while True:
             self._news.clear()
             try:

@@ -35,8 +35,8 @@ Key = TypeVar("Key")
 PER_LINE: Final = 4
 _PER_FAILING_LINE: Final = 1
 _IN_ALL: Final = 1_000
-#: Looked at together; when more wait, the next look goes on behind. What is read ahead of an endpoint's deliveries is
-#: sent as others end, until the next look: else a quick one would wait for looks more than for answers.
+#: What one look reads; where more waits, the next look goes on behind it. What it reads `ahead` for an endpoint is sent
+#: as that endpoint's earlier deliveries end: else a quick one would wait for looks more than for answers.
 _REACH: Final = Reach(webhooks=200, lines=50, deliveries=PER_LINE, ahead=32)
 #: Addresses of which it is known how they answered last.
 _MOST_KNOWN: Final = 10_000
@@ -131,9 +131,9 @@ class WebhookSender:
             await asyncio.wait(list(self._sending.values()))
 
     def _has_room(self, line: Line, tenant: int) -> bool:
-        """A tenant has at most as many under way as are free: alone half of all, and who comes next finds room, however
-        many addresses of others hang. Half as many at addresses that failed last or were never tried: those which
-        answer find room beside its own that hang, too."""
+        """A tenant may have as many sends under way as places are free: alone it gets half of all, and whoever comes
+        next finds room, however many addresses of others hang. To addresses that failed last, or were never tried, it
+        may have half as many: so its own that answer find room beside its own that hang."""
         accepted, free = self._accepted.get(line), _IN_ALL - len(self._sending)
         at_once = _PER_FAILING_LINE if accepted is False else PER_LINE
         if not accepted and self._unsure_of[tenant] >= free / 2:

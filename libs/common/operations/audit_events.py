@@ -2,7 +2,8 @@
 
 PostgreSQL is read first, then the topic to its end: an event that had left the outbox by the first look is in the topic
 by the second. Ends that the topic does not reach back to (retention, a broker that lost its memory) are not missed. An
-event of an unknown task is one of a cleaned task as long as so many of its tenant's creator were cleaned.
+event of a task that is not there is taken for a cleaned task's, unless there are more such tasks of a tenant's creator
+than were cleaned.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ class EventChecks:
             found.add(Violation("I7", event_id(task, version), detail, _REPUBLISH))
 
     async def _look_up(self, page: Sequence[Said], found: Findings) -> list[Said]:
-        """Events of ends that are younger than the first look, or of earlier ends; those of tasks that are gone come
-        back."""
+        """Judge events that the first look did not expect: of younger ends, or of earlier ones. Returns those of tasks
+        that are gone."""
         gone = []
         now = {end.public_id: end for end in await self._tasks.tasks_now([(said.tenant, said.task) for said in page])}
         for event in page:
@@ -117,7 +118,8 @@ class EventChecks:
         return gone
 
     async def _judge_unknown(self, ledger: Ledger, found: Findings) -> None:
-        """Those of cleaned tasks may be most of the topic: they are counted, and read again if there are too many."""
+        """Events of tasks that are gone may be most of the topic: they are counted, and read again only where there are
+        more than were cleaned."""
         tasks, last = Counter[_Owner](), None
         for page in ledger.unknown():
             for event in await self._look_up(page, found):

@@ -63,10 +63,10 @@ MEANINGS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """An invariant (docs/invariants.md) that does not hold, and what repairs it: BY_HAND unless named; `fix` does so if
-    that is safe.
+    """An invariant (docs/invariants.md) that does not hold, and what repairs it: BY_HAND unless it is named.
 
-    It says whether it did, for the system works on meanwhile; not sooner than `apart_seconds` after the first look."""
+    `fix` does so where that is safe, and returns whether it did, since the system works on meanwhile. It is called no
+    sooner than `apart_seconds` after the first look."""
 
     invariant: str
     subject: str

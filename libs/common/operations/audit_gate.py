@@ -68,7 +68,7 @@ class GateChecks:
                 self._check_limit(lane, depth or 0, ghosts, found)
 
     def _unknown(self, lane: int, found: Findings) -> None:
-        """What of one lane cannot be looked at hides nothing of the others; the audit is not clean all the same."""
+        """A lane that cannot be looked at hides nothing of the others, but the audit is not clean."""
         found.unchecked.setdefault(self.name, f"Redis cannot answer for lane {lane}: a key of it is of another kind")
 
     async def _ghosts(self, lane: int, kind: _Kind, found: Findings) -> int:

@@ -19,8 +19,8 @@ GRACE_SECONDS: Final = 180.0
 
 
 class ResultChecks:
-    """I17 and I19: reads every object to its end. Results at a file service of others cannot be read, and their size is
-    what that says: it may have packed or converted what it was given.
+    """I17 and I19: reads every object to its end. Results that somebody else's file service keeps cannot be read, and
+    their recorded size is what that service said: it may have packed or converted what it was given.
     """
 
     name = "objects"

@@ -1,7 +1,7 @@
 """Questions to Redis about many lanes at once, of which one may not be answered for.
 
-A batch is one round trip, and one answer or one error. Where the error is a lane's own (it is being rebuilt, a key of
-it is of another kind) its neighbours must not share it: whose lanes have nothing in common would wait for each other.
+A batch is one round trip with one answer or one error. An error that is one lane's own (it is being rebuilt, a key of
+it is of another kind) must not be its neighbours' too: tenants with nothing in common would wait for each other.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _processes(seen: Any) -> list[Finding]:
 
 
 def _refused(seen: Any) -> list[Finding]:
-    """What a broker that answers does not take from the dispatchers: nothing of it dies, and nothing leaves."""
+    """What a broker that answers refuses to take from the dispatchers: it waits, and does not die."""
     found = []
     if seen["events_refused"]:
         what = f"the broker refuses the topic of events: {seen['events_refused']}"
@@ -233,7 +233,7 @@ async def _redis(settings: Settings) -> list[Finding]:
 
 
 async def _refusal_of(redis: RedisServer) -> GateUnavailable | None:
-    """Why it takes no writes, as a replica, which answers questions all the same; None when it does."""
+    """Why it takes no writes, like a replica, which still answers questions; None when it takes them."""
     try:
         await redis.ping()
     except GateUnavailable as refusal:

@@ -171,7 +171,7 @@ class TaskReplays:
         )
 
     async def _give_back(self, losers: Sequence[DueItem]) -> None:
-        """Slots of tasks that were not replayed after all: unless somebody else replayed them with that very slot."""
+        """Slots of tasks that were not replayed after all; not one with which somebody else has replayed its task."""
         places = [
             (item.lane, item.public_id) for item in losers if item.lane is not None and item.public_id is not None
         ]
@@ -184,7 +184,7 @@ class TaskReplays:
 
 
 class OutboxReplays:
-    """Events and deliveries are due again under their ids; who sends them otherwise does so."""
+    """Events and deliveries become due again under their ids; dispatchers send them as they send all others."""
 
     def __init__(self, work: ReplayWork, wake: Wake) -> None:
         self._work = work

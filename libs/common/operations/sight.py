@@ -68,8 +68,8 @@ class Sight:
         return await self._sights(facts, await self._insight.pauses(tenant_id)), following
 
     async def busiest(self, tenant_id: int | None) -> tuple[list[LaneSight], bool]:
-        """Lanes with work, those where most waits first; of many only some, and then it says so. Of everybody's those
-        where most waits are among them for sure."""
+        """Lanes with work, those where most waits first, and whether they are only some of very many. Of all tenants'
+        lanes, those where most waits are among them for sure."""
         lanes, following = await self.lanes(tenant_id, limit=_BUSIEST, busy=True)
         if following is not None and tenant_id is None:
             backlogs = await self._insight.backlogs()

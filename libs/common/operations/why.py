@@ -390,7 +390,7 @@ def _calling(world: _World) -> Iterator[Hold]:
 
 
 def _no_adapter(world: _World, adapter: str | None = None, until: datetime | None = None) -> Iterator[Hold]:
-    """Nobody can call the model, or ask its provider about the job that there is: that ends by its deadline."""
+    """Nobody can call the model, or ask its provider about the job that is open, which ends by its deadline."""
     wanted = adapter or world.lane.facts.adapter
     alive = [executor for executor in world.executors if executor.alive]
     if alive and not any(wanted in executor.adapters for executor in alive):
@@ -416,8 +416,8 @@ def _nobody_reads(alive: Sequence[ExecutorSight]) -> Hold:
 
 
 def _full(executor: ExecutorSight) -> bool:
-    """Whether it has no slot for who waits: the last are kept for tenants that run little, and some are always between
-    two calls."""
+    """Whether it has no slot for who waits. Nearly full is full: the last slots are kept for tenants that run little,
+    and some are always between two calls."""
     return executor.running * 10 >= executor.slots * 9
 
 

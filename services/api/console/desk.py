@@ -83,7 +83,7 @@ def shown(desk: Desk, path: str, show: Show, *scopes: str) -> Route:
 
 
 def done(desk: Desk, path: str, do: Show, *scopes: str, most: int = FORM_BYTES) -> Route:
-    """What a form of ours does, for keys that have one of the scopes. A form has at most so many bytes."""
+    """What a form of ours does, for keys that have one of the scopes. The form may have `most` bytes."""
 
     async def endpoint(request: Request) -> Response:
         entered = await enter(desk, request, scopes)

@@ -41,7 +41,7 @@ async def at_once(work: Callable[[], Members]) -> Members:
 
 
 async def decode(query: bytes, named: Mapping[bytes, bytes], body: bytes, read: Read = at_once) -> Given:
-    """What the query and the body say; the body wins. `read` has JSON and forms read. Raises Problem (400, 415)."""
+    """What the query and the body say; the body wins. `read` runs the parsers. Raises Problem (400, 415)."""
     members = await _body(named, body, read) if body and not body.isspace() else {}
     return Given({**_pairs(query), **members} if query else members)
 

@@ -43,7 +43,8 @@ class Circle:
         return bool(self.streams) or task in self.watchers
 
     def learn(self, state: TaskState, most: int) -> bool:
-        """Whether this is further than what was known, or other than what is in doubt; so many open tasks are known."""
+        """Take in a state; returns whether it is news: further than what was known, or other than that where it is in
+        doubt. Of open tasks the newest `most` are kept."""
         known, doubted = self._known.get(state.id), state.id in self._doubted
         self._doubted.discard(state.id)
         if known is not None and (state.stage == known if doubted else state.stage <= known):
@@ -68,9 +69,9 @@ class Circle:
             stream.forget()
 
     def note(self, states: Iterable[TaskState], most: int) -> None:
-        """Somebody who came back hears that these are open: looks go over them from now on.
+        """Remember the open ones of states that somebody who came back was told, so that looks cover them.
 
-        Not what changed just now: its hint is on its way to the others, and would be no news any more.
+        Not what changed just now: its hint is on its way, and the others must still take it for news.
         """
         for state in states:
             if len(self._open) >= most:

@@ -137,7 +137,7 @@ class Hub:
         return states
 
     def told_until(self, stream: Stream) -> datetime | None:
-        """Until when a stream of a tenant was told everything, as far as looks went; None for that of a task."""
+        """The instant up to which looks have told a tenant's stream everything; None for a task's stream."""
         return self._circles[stream.tenant_id].since if stream.task is None else None
 
     async def _find(self, tenant_id: int, public_id: UUID) -> TaskState:
@@ -170,7 +170,7 @@ class Hub:
             circle.watchers.setdefault(stream.task, set()).add(stream)
 
     async def _begin(self, circle: Circle, *, whole: bool) -> None:
-        """Hear the tenant's changes; before the first stream of all of it, know what is no news to it."""
+        """Hear the tenant's changes; before its first stream of everything, learn the newest tasks, no news to it."""
         async with circle.entering:
             if not circle.joined:
                 await self._audience.join(circle.tenant_id)

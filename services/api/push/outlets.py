@@ -87,7 +87,8 @@ class SocketOutlet:
         self._gone = False
 
     async def begin(self, stream: Stream, place: str) -> None:
-        """There is no message without a status change: who was told none comes back with the time at which he came."""
+        """Accepts without `place`: each message is a status change. Who was told none comes back with the time at which
+        the socket was opened."""
         _bound_kernel_buffer(self._scope)
         with suppress(OSError):  # the other side has gone, as `_watch` will hear
             await self._send({"type": "websocket.accept", "subprotocol": self._subprotocol})

@@ -64,7 +64,7 @@ class Stream:
             self._woken_by(self)
 
     def woken_by(self, waker: Callable[[Stream], None]) -> None:
-        """Have it woken by somebody who spreads that over time; by itself it wakes at once."""
+        """Have `waker` wake it, which spreads that over time; without one it wakes at once."""
         self._woken_by = waker
 
     def wake(self) -> None:

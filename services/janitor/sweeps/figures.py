@@ -1,8 +1,8 @@
 """Figures: what waits, how long, and what runs, for /metrics.
 
 Reading them costs by lanes and windows, never by how much waits: lanes are found by a loose scan of the ready index,
-what is in flight is counted (windows bound it), and how much waits is the gate's count less that and what is due later.
-That and events are counted up to a limit.
+what is in flight is counted (windows bound it), and how much waits is the gate's count less what is in flight or due
+later. What is due later, and events, are counted up to a limit.
 """
 
 from __future__ import annotations
