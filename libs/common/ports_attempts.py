@@ -123,9 +123,11 @@ class Attempts(Protocol):
     async def handed(self) -> list[HandedRow]:
         """Uploads that others have handed to us."""
 
-    async def locked(self, tasks: Sequence[int], giving_back: Sequence[int]) -> set[int]:
+    async def locked(
+        self, tasks: Sequence[int], *, giving_back: Sequence[int] = (), beginning: Sequence[int] = ()
+    ) -> set[int]:
         """Of these tasks those whose rows somebody's transaction has locked just now; for those of them that give their
-        points back that is also the account of their creator."""
+        points back that is also the account of their creator, for those that begin a job their model."""
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
         """Tokens that are still ours."""

@@ -11,6 +11,7 @@ from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Attempts
+from libs.common.ports_provider_jobs import JobIntent
 from libs.common.runtime.coalescer import Coalescer, CoalescerClosed
 from libs.common.runtime.logging import get_logger
 
@@ -48,7 +49,11 @@ class LockedRows:
     async def among(self, items: Sequence[Any]) -> list[bool]:
         """Of each of these items whether its rows are locked."""
         ids = [_attempt(item).id for item in items]
-        locked = await self._attempts.locked(ids, [_attempt(item).id for item in items if _gives_back(item)])
+        locked = await self._attempts.locked(
+            ids,
+            giving_back=[id_ for id_, item in zip(ids, items, strict=True) if _gives_back(_written(item))],
+            beginning=[id_ for id_, item in zip(ids, items, strict=True) if isinstance(_written(item), JobIntent)],
+        )
         return [id_ in locked for id_ in ids]
 
     async def until_answered(self, ask: Callable[[], Awaitable[Answer]], item: Any) -> Answer:
@@ -83,7 +88,10 @@ def _attempt(item: Any) -> Attempt:
     return item if isinstance(item, Attempt) else cast(Attempt, item[0])
 
 
-def _gives_back(item: Any) -> bool:
+def _written(item: Any) -> Any:
+    return None if isinstance(item, Attempt) else item[1]
+
+
+def _gives_back(written: Any) -> bool:
     """Whether points of the task go back: it ends, and with no success."""
-    end = None if isinstance(item, Attempt) else item[1]
-    return isinstance(end, Finish) and end.status is not TaskStatus.SUCCESS
+    return isinstance(written, Finish) and written.status is not TaskStatus.SUCCESS

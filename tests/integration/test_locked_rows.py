@@ -12,6 +12,7 @@ import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
+from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.failures import is_data_error
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
@@ -22,7 +23,7 @@ from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Claim
-from libs.common.ports_provider_jobs import JobIntent
+from libs.common.ports_provider_jobs import JobIntent, JobRow
 from libs.common.ports_sweeps import Ending, LostAttempt
 from services.dispatcher.webhook_events import hooked_event
 from services.executor.figures import Figures
@@ -113,7 +114,7 @@ async def test_who_cannot_get_its_points_back_is_not_tried_meanwhile_and_who_nee
         ends.insert(0, asyncio.create_task(recorder.end(fine, FINISH, called=True)))
         assert await asyncio.wait_for(asyncio.gather(*ends[:3]), 15) == [True] * 3
         assert attempts.batches == [4, 3]
-        assert await attempts.locked([fine.id, stuck.id], [stuck.id]) == {stuck.id}
+        assert await attempts.locked([fine.id, stuck.id], giving_back=[stuck.id]) == {stuck.id}
         assert not ends[3].done()
     assert await asyncio.wait_for(ends[3], 15)
     await recorder.close(1)
@@ -141,23 +142,50 @@ async def test_whose_job_is_locked_is_told_apart(house: House) -> None:
     jobs, attempts = PostgresProviderJobs(house.database), attempts_of(house)
     await jobs.intend_many([(one, JobIntent(uuid4(), "test", True, 60)) for one in (stuck, other)])
     async with kept_by(house, f"provider_job SET message = message WHERE task_id = {stuck.id}"):
-        assert await attempts.locked([stuck.id, other.id], []) == {stuck.id}
-    assert await attempts.locked([stuck.id, other.id], []) == set()
+        assert await attempts.locked([stuck.id, other.id]) == {stuck.id}
+    assert await attempts.locked([stuck.id, other.id]) == set()
 
 
-async def test_jobs_of_others_are_written_down(house: House) -> None:
-    stuck, other = await house.running(await house.model(adapter="test"), await house.executor(), 2)
-    locks = LockedRows(attempts_of(house))
-    ledger = JobLedger(
-        PostgresProviderJobs(house.database), locks, changed=lambda _: None, is_data_error=is_data_error
-    )  # fmt: skip
-    async with locked(house, stuck.id):
+class Jobs(PostgresProviderJobs):
+    """Of which tasks jobs were begun or gone on with at once, each time."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.batches: list[set[int]] = []
+
+    async def intend_many(self, rows: Sequence[tuple[Attempt, JobIntent]]) -> dict[int, float | None]:
+        self.batches.append({attempt.id for attempt, _ in rows})
+        return await super().intend_many(rows)
+
+    async def resume_many(self, attempts: Sequence[Attempt]) -> dict[int, JobRow]:
+        self.batches.append({attempt.id for attempt in attempts})
+        return await super().resume_many(attempts)
+
+
+@pytest.mark.parametrize("table", ["dispatch", "model"])
+async def test_jobs_of_others_are_written_down(house: House, table: str) -> None:
+    models, executor = [await house.model(adapter="test") for _ in range(2)], await house.executor()
+    (stuck,), (other,) = [await house.running(model, executor) for model in models]
+    jobs, locks = Jobs(house.database), LockedRows(attempts_of(house))
+    ledger = JobLedger(jobs, locks, changed=lambda _: None, is_data_error=is_data_error)
+    update = {
+        "dispatch": f"dispatch SET version = version WHERE id = {stuck.id}",
+        "model": f"model SET adapter = adapter WHERE id = {models[0].id}",
+    }
+    async with kept_by(house, update[table]):
         intents = [
             asyncio.create_task(ledger.intend(one, JobIntent(uuid4(), "test", True, 60))) for one in (stuck, other)
         ]
         assert await asyncio.wait_for(intents[1], 15) is not None
+        assert jobs.batches == [{stuck.id, other.id}, {other.id}]
         assert not intents[0].done()
     assert await asyncio.wait_for(intents[0], 15) is not None
+    jobs.batches.clear()
+    async with locked(house, stuck.id):
+        found = [asyncio.create_task(ledger.resume(one)) for one in (stuck, other)]
+        assert await asyncio.wait_for(found[1], 15) is not None
+        assert jobs.batches == [{stuck.id, other.id}, {other.id}]
+    assert await asyncio.wait_for(found[0], 15) is not None
     await asyncio.gather(ledger.close(1), locks.close(1))
 
 

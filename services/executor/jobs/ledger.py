@@ -41,7 +41,7 @@ class JobLedger:
         self._intents = Coalescer[tuple[Attempt, JobIntent], float | Busy | None](
             self._intend, is_data_error=is_data_error, locked=locks.among
         )
-        self._resumes = Coalescer[Attempt, JobRow | None](self._resume)
+        self._resumes = Coalescer[Attempt, JobRow | None](self._resume, locked=locks.among)
         self._owners = Coalescer[Attempt, bool](self._own, locked=locks.among)
         self._news = Coalescer[tuple[Attempt, JobNews], str | None](
             self._tell, is_data_error=is_data_error, locked=locks.among
@@ -55,9 +55,8 @@ class JobLedger:
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
         await failpoint("executor/before-intent")
-        asked = asyncio.ensure_future(
-            self._locks.until_answered(lambda: self._intents.submit((attempt, intent)), attempt)
-        )
+        begun = (attempt, intent)
+        asked = asyncio.ensure_future(self._locks.until_answered(lambda: self._intents.submit(begun), begun))
         try:
             written = await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -71,7 +70,7 @@ class JobLedger:
     async def resume(self, attempt: Attempt) -> JobRow | None:
         """The job that the attempt goes on with."""
         await failpoint("executor/before-resume")
-        return await until_answered(lambda: self._resumes.submit(attempt))
+        return await self._locks.until_answered(lambda: self._resumes.submit(attempt), attempt)
 
     async def own_permit(self, attempt: Attempt) -> bool:
         """Write that the job's permit has this attempt's token now."""

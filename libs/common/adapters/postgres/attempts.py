@@ -190,10 +190,14 @@ class PostgresAttempts:
             HandedRow(row["id"], row["lease"], row["model_id"], row["input_size"], Phase(row["phase"])) for row in rows
         ]
 
-    async def locked(self, tasks: Sequence[int], giving_back: Sequence[int]) -> set[int]:
+    async def locked(
+        self, tasks: Sequence[int], *, giving_back: Sequence[int] = (), beginning: Sequence[int] = ()
+    ) -> set[int]:
         rows = await self._database.fetch("locked_rows", list(tasks))
         if giving_back:
             rows += await self._database.fetch("locked_payers", list(giving_back))
+        if beginning:
+            rows += await self._database.fetch("locked_models", list(beginning))
         return {row["id"] for row in rows}
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:

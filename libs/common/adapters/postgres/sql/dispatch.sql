@@ -138,6 +138,17 @@ WITH m AS MATERIALIZED (
 )
 SELECT m.id FROM m JOIN (TABLE account EXCEPT TABLE free) kept USING (tenant_id, creator, quota_day)
 
+-- name: locked_models
+-- Which of these tasks have a model whose row somebody's transaction changes, so that no job may be begun there: it waits for
+-- nobody. $1 ids.
+WITH m AS MATERIALIZED (
+  SELECT t.id, t.model_id FROM unnest($1::bigint[]) AS m(id) JOIN task t ON t.id = ANY (ARRAY[m.id])
+), free AS MATERIALIZED (
+  SELECT o.id FROM (SELECT DISTINCT model_id FROM m) x CROSS JOIN LATERAL (
+    SELECT y.id FROM model y WHERE y.id = x.model_id FOR SHARE SKIP LOCKED) o
+)
+SELECT id FROM m WHERE model_id <> ALL (ARRAY(TABLE free))
+
 -- name: started_many
 -- Attempts that these tokens have started already: a start whose answer was lost is read back here. $1 ids, $2 tokens.
 SELECT s.id, s.public_id, s.lane, s.lease, s.token, s.phase, s.attempt, s.retries, s.lost, s.entered_at, s.started_at,
