@@ -63,7 +63,10 @@ class Administration:
 
     async def get(self, caller: KeyOwner, ref: ModelRef) -> Model:
         """A model by name or id; raises NotFound."""
-        model = await self._find(caller.tenant_id, ref)
+        if isinstance(ref, int):
+            model = await self._models.find_by_id(caller.tenant_id, ref)
+        else:
+            model = await self._models.find(caller.tenant_id, ref) if "\x00" not in ref else None
         if model is None:
             raise _unknown(ref)
         return model
@@ -103,11 +106,6 @@ class Administration:
         if deleted is None:
             raise _unknown(ref)
         self._announce(deleted)
-
-    async def _find(self, tenant_id: int, ref: ModelRef) -> Model | None:
-        if isinstance(ref, int):
-            return await self._models.find_by_id(tenant_id, ref)
-        return await self._models.find(tenant_id, ref) if "\x00" not in ref else None
 
     async def _check_endpoint(self, base_url: str, route: str) -> None:
         endpoint = join_endpoint(base_url, route)

@@ -131,9 +131,9 @@ class Submission:
                 if isinstance(refusal, Exhausted):
                     _refusals(of_model(model.id)).inc()
                 raise
-            return _replayed(earlier, order)
+            return _replayed(earlier, order.not_before)
         await failpoint("api/gate-taken")
-        return await self._write(model, self._new_task(public_id, model.lane, caller, order, points), order)
+        return await self._write(model, self._new_task(public_id, model.lane, caller, order, points))
 
     async def _open_model(self, caller: KeyOwner, name: str) -> Model:
         model = self._models.named(caller.tenant_id, name)
@@ -154,7 +154,7 @@ class Submission:
                 retry_after=_retry_after(model),
             )
 
-    async def _write(self, model: Model, task: NewTask, order: Order) -> Accepted:
+    async def _write(self, model: Model, task: NewTask) -> Accepted:
         try:
             creation = await self._writes.submit(task)
         except OutcomeUnknown:
@@ -169,10 +169,10 @@ class Submission:
                 return Accepted(task.public_id, TaskStatus.DRAFT if creation.draft else TaskStatus.SUBMITTED)
             case Repeated():
                 await self._give_back(task)
-                return _replayed(creation, order)
+                return _replayed(creation, task.not_before)
             case LaneClosed():
                 await self._give_back(task)
-                raise _model_unknown(order.model)
+                raise _model_unknown(model.name)
             case OverQuota(limit, used):
                 await self._give_back(task)
                 _over_quota(of_model(model.id)).inc()
@@ -215,12 +215,12 @@ class Submission:
             log.warning("slot.leaked", lane=task.lane, task_id=task.public_id)  # reconcile finds it
 
 
-def _replayed(earlier: Repeated, order: Order) -> Accepted:
+def _replayed(earlier: Repeated, not_before: datetime | None) -> Accepted:
     """The first answer once more. It was a draft if its time had not come when its id was made."""
     if not earlier.same_body:
         raise Conflict("idempotency_mismatch", "this Idempotency-Key was used for another request")
     made_at = datetime.fromtimestamp((earlier.public_id.int >> 80) / 1000, UTC)  # an id is a UUID v7
-    draft = order.not_before is not None and order.not_before > made_at
+    draft = not_before is not None and not_before > made_at
     return Accepted(earlier.public_id, TaskStatus.DRAFT if draft else TaskStatus.SUBMITTED, replayed=True)
 
 

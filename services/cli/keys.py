@@ -116,5 +116,5 @@ def _scopes(text: str) -> list[str]:
 
 
 def _numbered(key: Document) -> Document:
-    """This command's documents have told ids as numbers from the beginning."""
+    """This command's documents have ids as numbers."""
     return key | {"id": int(key["id"])}

@@ -64,10 +64,11 @@ class Publisher:
         refused: list[tuple[LeasedRow, Road, str]] = []
         lost: list[LeasedRow] = []
         for row, road in zip(rows, roads, strict=True):
-            verdict = next(verdicts) if road is not None else None
-            if verdict is not None and road is not None and verdict.acknowledged:
+            if road is None:
+                lost.append(row)
+            elif (verdict := next(verdicts)).acknowledged:
                 arrived.append((row, road))
-            elif verdict is not None and road is not None and verdict.refused:
+            elif verdict.refused:
                 refused.append((row, road, verdict.refused))
             else:
                 lost.append(row)

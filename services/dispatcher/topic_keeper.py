@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from random import Random
 from typing import Final, TypeAlias
@@ -35,7 +35,7 @@ class _Topic:
     doubts: int = 0  #: in a row
     misses: int = 0  #: looks in a row that did not find it
     due: float | None = None
-    told: int | None = field(default=None)
+    told: int | None = None
     refused: str = ""  #: why it cannot be used, in the broker's words
 
 

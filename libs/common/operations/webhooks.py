@@ -32,7 +32,7 @@ class WebhookAdministration:
         """A new webhook and its secret. Raises Invalid, Conflict."""
         kind, url = given.get("kind", "endpoint"), given.get("url") or ""
         if kind == "tasks" and url:
-            raise Invalid("webhook_url", "one of the kind tasks has no address: tasks bring theirs", field="/url")
+            raise _no_address()
         if kind == "endpoint":
             await self._check(url)
         secret = check_secret(given["secret"], "/secret") if given.get("secret") else new_secret()
@@ -75,7 +75,7 @@ class WebhookAdministration:
             fields["events"] = _mask(given)
         if "url" in given:
             if (await self.get(tenant_id, webhook_id)).kind == "tasks":
-                raise Invalid("webhook_url", "one of the kind tasks has no address: tasks bring theirs", field="/url")
+                raise _no_address()
             await self._check(given["url"])
             fields["url"] = given["url"]
         return await self._update(tenant_id, webhook_id, lambda _: fields)
@@ -159,6 +159,10 @@ class TaskHooks:
         if len(self._signing) >= _MOST_REMEMBERED:
             self._signing.clear()
         self._signing[tenant_id] = time.monotonic() + _SIGNS_SECONDS
+
+
+def _no_address() -> Invalid:
+    return Invalid("webhook_url", "one of the kind tasks has no address: tasks bring theirs", field="/url")
 
 
 def _mask(given: dict[str, Any]) -> int:

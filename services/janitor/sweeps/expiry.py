@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from libs.common.domain.model_errors import StagedLost
 from libs.common.ports_audit import StagedListing
 from libs.common.ports_sweeps import DuePlace, OverTask, Sweeps
 from libs.common.runtime.failpoints import failpoint
-from libs.common.runtime.logging import get_logger
 from services.janitor.report import did
-
-log = get_logger()
+from services.janitor.staged import remove_staged
 
 _SLICE: Final = 500
 #: A round goes no further; at the usual interval that is 2,500 tasks a second, more than a small machine can make.
@@ -68,8 +65,10 @@ class Expiry:
             over = await self._sweeps.dead_over(self._dead_days, _SLICE)
             deleted = set(await self._delete(over))
             gone += len(deleted)
-            # Only after the row, and only of rows that went: a replay may have taken the task back meanwhile.
-            await self._remove([reference for task in over if task.id in deleted for reference in task.staged])
+            # Only after the row, and only of rows that went: a replay may have taken the task back meanwhile. What this
+            # fails to remove, or dies before, is a stray file later (strays.py).
+            staged = [reference for task in over if task.id in deleted for reference in task.staged]
+            await remove_staged(self._staging, staged)
             if len(over) < _SLICE:
                 break
         return did("dead", gone)
@@ -79,11 +78,3 @@ class Expiry:
             return []
         await failpoint("janitor/before-delete")
         return await self._sweeps.delete_tasks(over)
-
-    async def _remove(self, references: Sequence[str]) -> None:
-        """What this fails to remove, or dies before, is a stray file later (strays.py)."""
-        for reference in references:
-            try:
-                await self._staging.remove(reference)
-            except (OSError, StagedLost) as error:
-                log.warning("staged.not_removed", reference=reference, error=type(error).__name__)

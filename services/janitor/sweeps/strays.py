@@ -6,17 +6,13 @@ over and no dead task names it. A file of an open task is never touched: it may 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
-from libs.common.domain.model_errors import StagedLost
-from libs.common.ports_audit import StagedEntry, StagedListing
+from libs.common.ports_audit import StagedListing
 from libs.common.ports_sweeps import Sweeps
 from libs.common.runtime.failpoints import failpoint
-from libs.common.runtime.logging import get_logger
 from services.janitor.report import did
-
-log = get_logger()
+from services.janitor.staged import remove_staged
 
 _AGE_SECONDS: Final = 60.0
 _PAGE: Final = 1_000
@@ -42,17 +38,8 @@ class Strays:
         for start in range(0, len(looked), _PAGE):
             page = looked[start : start + _PAGE]
             needed = await self._sweeps.needed_staged([(entry.reference, entry.task) for entry in page])
-            gone += await self._remove([entry for entry in page if entry.reference not in needed])
+            strays = [entry.reference for entry in page if entry.reference not in needed]
+            if strays:
+                await failpoint("janitor/before-delete")
+            gone += await remove_staged(self._staging, strays)
         return did("strays", gone)
-
-    async def _remove(self, strays: Sequence[StagedEntry]) -> int:
-        if strays:
-            await failpoint("janitor/before-delete")
-        removed = 0
-        for entry in strays:
-            try:
-                await self._staging.remove(entry.reference)
-                removed += 1
-            except (OSError, StagedLost) as error:
-                log.warning("staged.not_removed", reference=entry.reference, error=type(error).__name__)
-        return removed
