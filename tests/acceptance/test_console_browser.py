@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -332,6 +333,22 @@ async def test_a_value_between_gaps_is_seen_in_its_plot(stack: Road, seen: Watch
         " found += there > 99 && Math.max(red, green, blue) - Math.min(red, green, blue) > 90; } return found; }"
     )
     assert coloured >= 9, "the oldest that waited, half an hour ago"
+
+
+async def test_legends_tell_the_newest_values_until_somebody_points(stack: Road, seen: Watched, tenant: int) -> None:
+    """They named lines, and no values; of three, the last was cut off."""
+    for scope, subject in ((0, "0"), (2, f"(SELECT id FROM lane WHERE tenant_id = {tenant})")):
+        await stack.sql(
+            f"INSERT INTO series SELECT {scope}, {subject}, 1, date_trunc('minute', now()) - make_interval(mins => m),"
+            " m, 0, 0, 0, 0, '{9}', '{1}', '{9}', '{1}', 7, 0.004 FROM generate_series(3, 9) m ON CONFLICT DO NOTHING"
+        )
+    await seen.page.set_viewport_size({"width": 360, "height": 800})
+    await seen.page.goto(f"/console?tenant={tenant}&model=m")
+    legends = seen.page.locator("div[data-plot] .u-legend")
+    await expect(legends.first).to_contain_text(re.compile(r"success\s*:?\s*\d"))
+    await expect(legends.nth(1)).to_contain_text(re.compile(r"p99\s*:?\s*\d"))
+    cut = "places => places.filter(place => place.scrollHeight > place.clientHeight + 1).length"
+    assert await seen.page.locator("div[data-plot]").evaluate_all(cut) == 0
 
 
 async def test_colours_can_be_chosen(seen: Watched) -> None:

@@ -103,7 +103,11 @@
     probe.remove();
     return found;
   };
-  const shortly = (value) => value == null ? "" : Math.abs(value) >= 10000 ? `${+(value / 1000).toFixed(1)}k` : `${+value.toFixed(value < 10 ? 2 : 0)}`;
+  const shortly = (value) => value == null ? "" : Math.abs(value) >= 10000 ? `${+(value / 1000).toFixed(1)}k`
+    : `${Math.abs(value) < 0.1 ? +value.toPrecision(2) : +value.toFixed(value < 10 ? 2 : 0)}`;
+  const clock = (seconds) => seconds == null ? "" : new Date(seconds * 1000).toISOString().slice(11, 16);
+  // What a legend tells: where the pointer is, else the newest.
+  const pointed = (plot, line, index) => plot.data?.[line]?.at(index ?? -1);
   // A value between two gaps is no line: it is drawn as a point.
   const lonely = (plot, line) => {
     const values = plot.data[line];
@@ -134,18 +138,18 @@
         lines.forEach((values, line) => data[line + 1].push(values[index]));
       });
       const series = columns.map(([head]) => ({
-        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: false, filter: lonely, size: 5 }, value: (_, value) => shortly(value),
+        label: head.dataset.line, stroke: colour(`line-${head.dataset.tone}`), width: 1.6, points: { show: false, filter: lonely, size: 5 }, value: (plot, _, line, index) => shortly(pointed(plot, line, index)),
       }));
       drawn.push(new uPlot({
         width: place.clientWidth - 8, height: 184, cursor: { y: false, points: { size: 6 } },
         tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
         scales: { x: { range: () => [Number(place.dataset.since), Number(place.dataset.until)] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
         axes: [
-          { ...axis, label: "time of day, UTC", size: 26, space: 56, values: (_, ticks) => ticks.map((seconds) => new Date(seconds * 1000).toISOString().slice(11, 16)) },
+          { ...axis, label: "time of day, UTC", size: 26, space: 56, values: (_, ticks) => ticks.map(clock) },
           { ...axis, label: place.dataset.unit, size: 46, values: (_, ticks) => ticks.map(shortly) },
         ],
         legend: { live: true },
-        series: [{ label: "UTC", value: (_, seconds) => seconds == null ? "" : new Date(seconds * 1000).toISOString().slice(11, 16) }, ...series],
+        series: [{ label: "UTC", value: (plot, _, line, index) => clock(pointed(plot, line, index)) }, ...series],
       }, data, place));
     }
   };
