@@ -39,12 +39,12 @@ FAILED = Finish(TaskStatus.FAILED, "http_400", "no", dead=True)
 
 
 @asynccontextmanager
-async def kept_by(house: House, update: str) -> AsyncIterator[None]:
+async def kept_by(house: House, update: str, rows: int = 1) -> AsyncIterator[None]:
     """What an operator's client does with autocommit off."""
     connection = await asyncpg.connect(house.database_url)
     try:
         async with connection.transaction():
-            assert await connection.execute(f"UPDATE {update}") == "UPDATE 1"
+            assert await connection.execute(f"UPDATE {update}") == f"UPDATE {rows}"
             yield
     finally:
         await connection.close()
@@ -270,6 +270,30 @@ async def test_cancels_of_it_keep_no_connections_from_others(house: House) -> No
         ends = await asyncio.wait_for(asyncio.gather(*cancels, return_exceptions=True), 15)
         assert {type(end) for end in ends} == {RowsLocked}
     assert [one.public_id for one in await tasks.cancel_waiting(model.tenant_id, [stuck])] == [stuck]
+
+
+async def test_no_page_is_full_of_it(house: House) -> None:
+    """Looked for one at a time, as thousands of locked rows fill a page of a thousand."""
+    model, executor = await house.model(), await house.executor()
+    failed = await house.running(model, executor, 2)
+    for attempt in failed:
+        await house.fail(attempt)
+    overdue = [attempt.id for attempt in await house.running(model, executor, 2)]
+    await house.sql("UPDATE dispatch SET until = now() - interval '1 hour' WHERE id = ANY ($1)", overdue)
+    expired = await house.tasks(model, 2)
+    await house.sql("UPDATE dispatch SET expires_at = now() - interval '1 minute' WHERE id = ANY ($1)", expired)
+    await house.sql("INSERT INTO cancel_request (task_id) SELECT unnest($1::bigint[])", expired)
+    closed = await house.model()
+    waiting = await house.tasks(closed, 2)
+    await house.sql("UPDATE lane SET closed = true WHERE id = $1", closed.lane)
+    first = [failed[0].id, overdue[0], expired[0], waiting[0]]
+    async with kept_by(house, f"dispatch SET version = version WHERE id IN ({', '.join(map(str, first))})", 4):
+        assert [one.id for one in await house.sweeps.due_retries(1)] == [failed[1].id]
+        assert [one.id for one in await house.sweeps.overdue(0, 0, 1)] == [overdue[1]]
+        assert [one.id for one in await house.sweeps.expired_rows(1)] == [expired[1]]
+        assert [id_ for id_, _ in await house.sweeps.requested_waiting(1)] == [expired[1]]
+        assert [id_ for id_, _ in await house.sweeps.rows_of_closed_lanes(1)] == [waiting[1]]
+    assert {one.id for one in await house.sweeps.due_retries(9)} == {one.id for one in failed}
 
 
 async def test_retries_beside_it_are_made(house: House) -> None:

@@ -11,11 +11,12 @@ RETURNING q.id, (SELECT l.tenant_id FROM lane l WHERE l.id = q.lane) AS tenant_i
 
 -- name: due_retries
 -- Failed rows whose retry is due: they need a gate slot first. Who was young enough for the tail when it failed may
--- have waited so long for its slot that it goes to the head.
+-- have waited so long for its slot that it goes to the head. What somebody keeps locked is not among them, here and below:
+-- pages of it would hide the others.
 SELECT q.id, q.public_id, q.lane, q.version, m.queue_limit, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms,
   q.class = 0 OR m.retry_queue_max_seconds > 0 AND t.created_at < now() - make_interval(secs => m.retry_queue_max_seconds) AS head
 FROM dispatch q JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN lane l ON l.id = q.lane JOIN model m ON m.id = l.model_id
-WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1
+WHERE q.state = 3 AND q.due_at <= now() AND NOT l.closed ORDER BY q.due_at LIMIT $1 FOR NO KEY UPDATE OF q SKIP LOCKED
 
 -- name: requeue_retries
 -- Back into the queue, with the slot just taken: to the head, in the order of creation, or behind all that is there now.
@@ -105,7 +106,8 @@ FROM (SELECT * FROM (
   SELECT * FROM dispatch d WHERE d.state = 1 AND d.token IS NOT NULL
     AND (d.deadline < now() - make_interval(secs => $1)
          OR CASE WHEN d.phase < 2 THEN d.until < now() - make_interval(secs => $1)
-                 ELSE d.generated_at < now() - make_interval(secs => $1 + $2) END) OFFSET 0) f ORDER BY f.id LIMIT $3) q
+                 ELSE d.generated_at < now() - make_interval(secs => $1 + $2) END) OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) f
+  ORDER BY f.id LIMIT $3) q
 JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN model m ON m.id = t.model_id ORDER BY q.id
 
 -- name: waiting_page
@@ -128,16 +130,18 @@ WHERE q.id > $1 ORDER BY q.id LIMIT $2
 -- What waits in lanes of deleted models: ready, on the road, for its time, or for a retry. In no order: sorting would read
 -- a million rows for each thousand. Uploads that another executor was handed go on. $1 limit.
 SELECT q.id, q.version FROM lane l CROSS JOIN LATERAL (
-  SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 0
-  UNION ALL SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 1 AND d.token IS NULL AND (d.phase < 2 OR d.held_by IS NULL)
-  UNION ALL SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state >= 2) q
+  SELECT r.id, r.version FROM (SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 0 FOR NO KEY UPDATE SKIP LOCKED) r
+  UNION ALL SELECT r.id, r.version FROM (
+    SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state = 1 AND d.token IS NULL AND (d.phase < 2 OR d.held_by IS NULL)
+    FOR NO KEY UPDATE SKIP LOCKED) r
+  UNION ALL SELECT r.id, r.version FROM (SELECT d.id, d.version FROM dispatch d WHERE d.lane = l.id AND d.state >= 2 FOR NO KEY UPDATE SKIP LOCKED) r) q
 WHERE l.closed LIMIT $1
 
 -- name: requested_waiting
 -- Tasks whose end was asked for while an executor ran them and that nobody runs any more: rescued, failed, parked or
 -- handed back in between. Requests are few, and LIMIT 1 keeps them the outer side of the join. $1 limit.
 SELECT q.id, q.version FROM cancel_request c
-CROSS JOIN LATERAL (SELECT d.id, d.version FROM dispatch d WHERE d.id = c.task_id AND d.token IS NULL LIMIT 1) q
+CROSS JOIN LATERAL (SELECT d.id, d.version FROM dispatch d WHERE d.id = c.task_id AND d.token IS NULL LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) q
 ORDER BY c.task_id LIMIT $1
 
 -- name: expired_rows
@@ -145,7 +149,8 @@ ORDER BY c.task_id LIMIT $1
 -- end, for 30 s: while its lane is paused, or no executor lives, nobody takes it over. Running ones that are just being
 -- aborted stand in the same index. $1 limit.
 SELECT q.id, q.version, q.attempt = 0 AND q.start_by IS NOT NULL AND q.start_by <= now() AS not_started FROM dispatch q
-WHERE q.expires_at <= now() AND q.token IS NULL AND (q.phase <> 1 OR q.expires_at <= now() - interval '30 seconds') ORDER BY q.expires_at LIMIT $1
+WHERE q.expires_at <= now() AND q.token IS NULL AND (q.phase <> 1 OR q.expires_at <= now() - interval '30 seconds')
+ORDER BY q.expires_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 
 -- name: end_waiting
 -- The end of tasks that nobody runs, if nothing happened to them since they were looked at. An attempt that had got as
