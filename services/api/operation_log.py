@@ -44,7 +44,7 @@ _ERROR_LIMIT: Final = 2_000
 _HEADER_LIMIT: Final = 256
 
 
-class Asked(NamedTuple):
+class Requester(NamedTuple):
     """Who asks for a task, from where, by which route; `began` by time.perf_counter."""
 
     tenant_id: int
@@ -56,18 +56,18 @@ class Asked(NamedTuple):
     began: float
 
 
-def asked_by(scope: Scope, caller: KeyOwner) -> Asked:
-    """The same, of a request of ours."""
+def requester_of(scope: Scope, caller: KeyOwner) -> Requester:
+    """Who sends a request of ours."""
     peer = scope["client"]
     address = scope.get("sender") or (peer[0] if peer else "")
     agent = scope["named"].get(b"user-agent", b"")[:_HEADER_LIMIT]
-    return Asked(caller.tenant_id, caller.name, address, agent, scope["path"], scope["method"], scope["began"])
+    return Requester(caller.tenant_id, caller.name, address, agent, scope["path"], scope["method"], scope["began"])
 
 
 class _Noted(NamedTuple):
     """An attempt as it was noted; everything that costs time is done when it is written."""
 
-    asked: Asked
+    requester: Requester
     at: float
     model: str
     biz_name: str
@@ -90,7 +90,7 @@ class OperationLog:
 
     def note(
         self,
-        asked: Asked,
+        requester: Requester,
         *,
         request: bytes,
         response: Any,
@@ -110,7 +110,7 @@ class OperationLog:
             return
         noted.append(
             _Noted(
-                asked, time.perf_counter(), model, biz_name, task_id, replayed, error[:_ERROR_LIMIT],
+                requester, time.perf_counter(), model, biz_name, task_id, replayed, error[:_ERROR_LIMIT],
                 request[:REQUEST_BYTES], len(request), encoded(response)[:RESPONSE_BYTES],
             )
         )  # fmt: skip
@@ -199,22 +199,22 @@ async def _fit(batch: Sequence[_Noted]) -> list[Operation]:
 
 
 def _operation(noted: _Noted, now: float) -> Operation:
-    asked = noted.asked
+    requester = noted.requester
     return Operation(
-        asked.tenant_id,
+        requester.tenant_id,
         now - noted.at,
-        storable(asked.creator),
-        asked.ip,
-        storable(asked.user_agent.decode("latin-1")),
-        asked.path[:_HEADER_LIMIT],
-        asked.method,
+        storable(requester.creator),
+        requester.ip,
+        storable(requester.user_agent.decode("latin-1")),
+        requester.path[:_HEADER_LIMIT],
+        requester.method,
         storable(noted.biz_name[:_NAME_LIMIT]),
         storable(noted.model[:_NAME_LIMIT]),
         noted.task_id,
         noted.task_id is not None,
         noted.replayed,
         storable(noted.error),
-        int((noted.at - asked.began) * 1_000),
+        int((noted.at - requester.began) * 1_000),
         kept_body(noted.request, REQUEST_BYTES, of=noted.request_bytes),
         noted.response.decode("utf-8", "replace"),
     )

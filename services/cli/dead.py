@@ -113,7 +113,7 @@ def list_dead(
     Example: sluiceway dead list --code model_http_503 --since 2h
     """
     wanted = _filter(kind, code, model, model_id, tenant, since, until, text, webhook)
-    found = asked(lambda room: room.graves.dead(wanted, limit), Way(url, key_file))
+    found = asked(lambda room: room.dead.entries(wanted, limit), Way(url, key_file))
     show_list(found, _LISTED, chosen(output, as_json))
 
 
@@ -138,7 +138,7 @@ def groups(
     Example: sluiceway dead groups --since 1d
     """
     wanted, how = _filter(kind, code, model, model_id, tenant, since, until, text, webhook), chosen(output, as_json)
-    found = asked(lambda room: room.graves.groups(wanted), Way(url, key_file))
+    found = asked(lambda room: room.dead.groups(wanted), Way(url, key_file))
     _show_groups(found, found["items"], how)
     if not found["complete"] and how in (Output.TABLE, Output.IDS):
         note(f"only the newest {found['counted']} were counted")
@@ -157,7 +157,7 @@ def show(
 
     Example: sluiceway dead show 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10
     """
-    show_one(asked(lambda room: room.graves.show(kind, dead_id), Way(url, key_file)), chosen(output, as_json))
+    show_one(asked(lambda room: room.dead.show(kind, dead_id), Way(url, key_file)), chosen(output, as_json))
 
 
 @dead.command()
@@ -245,7 +245,7 @@ def _request(
 
 
 def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: Output) -> None:
-    preview = asked(lambda room: room.graves.preview(request), way)
+    preview = asked(lambda room: room.dead.preview(request), way)
     if request.ids is None and preview["selected"] >= request.limit:
         note(f"these are the oldest {preview['selected']}, there may be more: --limit takes more")
     if dry_run:
@@ -263,7 +263,7 @@ def _order(request: ReplayRequest, way: Way, dry_run: bool, yes: bool, output: O
         raise typer.Exit(1)
     noun = request.kind if count == 1 else _MANY[Kind(request.kind)]
     confirm(f"{request.action.capitalize()} {count} dead {noun}?", yes=yes)
-    show_one(asked(lambda room: room.graves.start(request), way), output)
+    show_one(asked(lambda room: room.dead.start(request), way), output)
 
 
 def _show_preview(preview: dict[str, Any], output: Output) -> None:

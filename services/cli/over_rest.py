@@ -33,7 +33,7 @@ def room_over_rest(client: AsyncClient) -> ControlRoom:
         quotas=RestQuotas(face),
         keys=RestKeys(face),
         webhooks=RestWebhooks(face),
-        graves=RestGraves(face),
+        dead=RestDead(face),
     )
 
 
@@ -218,12 +218,12 @@ class RestWebhooks:
 
 
 @dataclass(frozen=True, slots=True)
-class RestGraves:
-    """Implements control_room.Graves."""
+class RestDead:
+    """Implements control_room.Dead."""
 
     face: Face
 
-    async def dead(self, wanted: DeadFilter, most: int) -> list[Document]:
+    async def entries(self, wanted: DeadFilter, most: int) -> list[Document]:
         return await self.face.listed("/v1/dead", most, _PAGE, kind=wanted.kind, **_narrowed(wanted))
 
     async def groups(self, wanted: DeadFilter) -> Document:

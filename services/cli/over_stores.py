@@ -9,9 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from libs.common.operations import dead_views as graves
-from libs.common.operations import insight_json as shown
-from libs.common.operations import tenant_json as told
+from libs.common.operations import dead_json, insight_json, tenant_json
 from libs.common.ports_dead import DeadFilter, DeadKind
 from libs.common.ports_insight import SeriesWanted
 from services.cli.control_room import ControlRoom, Document, Scope, Steer
@@ -40,7 +38,7 @@ def room_over_stores(stores: Stores, by: str) -> ControlRoom:
         quotas=StoresQuotas(stores.quota),
         keys=StoresKeys(stores.keys, by),
         webhooks=StoresWebhooks(stores.webhooks, stores.controls, by),
-        graves=StoresGraves(stores),
+        dead=StoresDead(stores),
     )
 
 
@@ -51,36 +49,36 @@ class StoresSights:
     stores: Stores
 
     async def why_task(self, task: str) -> Document:
-        return plain(shown.task_why_document(await self.stores.why.task(None, UUID(task))))
+        return plain(insight_json.task_why_document(await self.stores.why.task(None, UUID(task))))
 
     async def why_model(self, tenant: int, model: str) -> Document:
-        return plain(shown.model_why_document(await self.stores.why.model(tenant, model), operator=True))
+        return plain(insight_json.model_why_document(await self.stores.why.model(tenant, model), operator=True))
 
     async def overview(self) -> Document:
-        return plain(shown.overview_document(await self.stores.sight.overview()))
+        return plain(insight_json.overview_document(await self.stores.sight.overview()))
 
     async def lanes(self, tenant: int | None, *, busy: bool, most: int | None) -> list[Document]:
         async def page(after: int | None, limit: int) -> tuple[Sequence[Any], int | None]:
             return await self.stores.sight.lanes(tenant, after=after or 0, limit=limit, busy=busy)
 
-        return plain([shown.lane_document(lane, operator=True) for lane in await _gathered(page, most, _LANES)])
+        return plain([insight_json.lane_document(lane, operator=True) for lane in await _gathered(page, most, _LANES)])
 
     async def executors(self) -> list[Document]:
-        return plain([shown.executor_document(one) for one in await self.stores.sight.executors()])
+        return plain([insight_json.executor_document(one) for one in await self.stores.sight.executors()])
 
     async def outbox(self) -> list[Document]:
-        return plain([shown.outbox_document(channel) for channel in await self.stores.sight.outbox()])
+        return plain([insight_json.outbox_document(channel) for channel in await self.stores.sight.outbox()])
 
     async def pauses(self) -> list[Document]:
         found = await self.stores.sight.pauses(None)
-        return plain([shown.pause_document(pause, operator=True) for pause in found])
+        return plain([insight_json.pause_document(pause, operator=True) for pause in found])
 
     async def series(self, wanted: SeriesWanted) -> Document:
-        return plain(shown.series_document(await self.stores.series.read(wanted), wanted.step_seconds))
+        return plain(insight_json.series_document(await self.stores.series.read(wanted), wanted.step_seconds))
 
     async def actions(self, most: int) -> list[Document]:
         found = await _gathered(self.stores.controls.actions, most, _PAGE)
-        return plain([shown.action_document(one) for one in found])
+        return plain([insight_json.action_document(one) for one in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +116,13 @@ class StoresTenants:
     weights: Weights
 
     async def tenants(self, most: int) -> list[Document]:
-        return plain([told.tenant_use_document(use) for use in await _gathered(self.weights.page, most, _PAGE)])
+        return plain([tenant_json.tenant_use_document(use) for use in await _gathered(self.weights.page, most, _PAGE)])
 
     async def show(self, tenant: int) -> Document:
-        return plain(told.tenant_document(await self.weights.read(tenant)))
+        return plain(tenant_json.tenant_document(await self.weights.read(tenant)))
 
     async def weigh(self, tenant: int, weight: int) -> Document:
-        return plain(told.tenant_document(await self.weights.weigh(tenant, weight)))
+        return plain(tenant_json.tenant_document(await self.weights.weigh(tenant, weight)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,7 @@ class StoresQuotas:
         async def page(after: str | None, limit: int) -> tuple[Sequence[Any], str | None]:
             return await self.quota.limits(tenant, after, limit)
 
-        return plain([told.limit_document(limit) for limit in await _gathered(page, None, _PAGE)])
+        return plain([tenant_json.limit_document(limit) for limit in await _gathered(page, None, _PAGE)])
 
     async def account(self, tenant: int, user: str) -> Document:
         return plain((await self.quota.account(tenant, user)).as_dict())
@@ -157,10 +155,10 @@ class StoresKeys:
     by: str
 
     async def keys(self, tenant: int) -> list[Document]:
-        return plain([told.key_document(key) for key in await self.stored.list_of(tenant)])
+        return plain([tenant_json.key_document(key) for key in await self.stored.list_of(tenant)])
 
     async def create(self, tenant: int, name: str, scopes: list[str]) -> Document:
-        return plain(told.made_key_document(await self.stored.create(tenant, name, scopes, self.by)))
+        return plain(tenant_json.made_key_document(await self.stored.create(tenant, name, scopes, self.by)))
 
     async def revoke(self, key: int) -> None:
         await self.stored.revoke(key, self.by)
@@ -179,7 +177,7 @@ class StoresWebhooks:
             found = await self.stored.page(None, after or 0, limit, failing=failing)
             return found, found[-1].id if len(found) == limit else None
 
-        return plain([told.webhook_document(one, operator=True) for one in await _gathered(page, None, _PAGE)])
+        return plain([tenant_json.webhook_document(one, operator=True) for one in await _gathered(page, None, _PAGE)])
 
     async def pause(self, webhook: int, reason: str) -> str:
         return await self.controls.pause_webhook(webhook, self.by, reason)
@@ -189,50 +187,50 @@ class StoresWebhooks:
 
 
 @dataclass(frozen=True, slots=True)
-class StoresGraves:
-    """Implements control_room.Graves."""
+class StoresDead:
+    """Implements control_room.Dead."""
 
     stores: Stores
 
-    async def dead(self, wanted: DeadFilter, most: int) -> list[Document]:
+    async def entries(self, wanted: DeadFilter, most: int) -> list[Document]:
         async def page(after: Any, limit: int) -> tuple[Sequence[Any], Any]:
             return await self.stores.dead.page(None, wanted, after, limit)
 
-        return plain([graves.entry_view(entry) for entry in await _gathered(page, most, _PAGE)])
+        return plain([dead_json.entry_document(entry) for entry in await _gathered(page, most, _PAGE)])
 
     async def groups(self, wanted: DeadFilter) -> Document:
-        return plain(graves.groups_view(await self.stores.dead.groups(None, wanted)))
+        return plain(dead_json.groups_document(await self.stores.dead.groups(None, wanted)))
 
     async def show(self, kind: str, dead: str) -> Document:
         details = await self.stores.dead.show(None, DeadKind(kind), dead)
-        return plain(graves.details_view(details, self.stores.opener))
+        return plain(dead_json.details_document(details, self.stores.opener))
 
     async def preview(self, request: ReplayRequest) -> Document:
-        return plain(graves.preview_view(await self.stores.replays.preview(None, request)))
+        return plain(dead_json.preview_document(await self.stores.replays.preview(None, request)))
 
     async def start(self, request: ReplayRequest) -> Document:
         started = await self.stores.replays.start(None, request)
-        return plain(graves.job_view(started.job, started.unknown))
+        return plain(dead_json.job_document(started.job, started.unknown))
 
     async def jobs(self, most: int) -> list[Document]:
         async def page(before: int | None, limit: int) -> tuple[Sequence[Any], int | None]:
             return await self.stores.replays.page(None, before, limit)
 
-        return plain([graves.job_view(job) for job in await _gathered(page, most, _PAGE)])
+        return plain([dead_json.job_document(job) for job in await _gathered(page, most, _PAGE)])
 
     async def job(self, job: int) -> Document:
-        return plain(graves.job_view(await self.stores.replays.show(None, job)))
+        return plain(dead_json.job_document(await self.stores.replays.show(None, job)))
 
     async def items(self, job: int) -> list[Document]:
         async def page(after: int | None, limit: int) -> tuple[Sequence[Any], int | None]:
             return await self.stores.replays.items(None, job, after, limit)
 
-        return plain([graves.item_view(item) for item in await _gathered(page, None, _PAGE)])
+        return plain([dead_json.item_document(item) for item in await _gathered(page, None, _PAGE)])
 
     async def steer(self, job: int, verb: Steer) -> Document:
         replays = self.stores.replays
         steered = {"pause": replays.pause, "resume": replays.resume, "stop": replays.stop}
-        return plain(graves.job_view(await steered[verb](None, job)))
+        return plain(dead_json.job_document(await steered[verb](None, job)))
 
 
 def plain(view: View) -> View:

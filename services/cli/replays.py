@@ -67,7 +67,7 @@ def list_replays(
 
     Example: sluiceway replays list --limit 5
     """
-    show_list(asked(lambda room: room.graves.jobs(limit), Way(url, key_file)), _LISTED, chosen(output, as_json))
+    show_list(asked(lambda room: room.dead.jobs(limit), Way(url, key_file)), _LISTED, chosen(output, as_json))
 
 
 @replays.command()
@@ -85,7 +85,7 @@ def show(
     """
 
     async def ask(room: ControlRoom) -> tuple[Document, list[Document]]:
-        return await room.graves.job(job_id), await room.graves.items(job_id) if items else []
+        return await room.dead.job(job_id), await room.dead.items(job_id) if items else []
 
     (job, listed), how = asked(ask, Way(url, key_file)), chosen(output, as_json)
     if not items or how in (Output.JSON, Output.YAML):
@@ -107,7 +107,7 @@ def pause(
 
     Example: sluiceway replays pause 7
     """
-    job = asked(lambda room: room.graves.steer(job_id, "pause"), Way(url, key_file))
+    job = asked(lambda room: room.dead.steer(job_id, "pause"), Way(url, key_file))
     show_one(job, chosen(output, as_json))
 
 
@@ -123,7 +123,7 @@ def resume(
 
     Example: sluiceway replays resume 7
     """
-    job = asked(lambda room: room.graves.steer(job_id, "resume"), Way(url, key_file))
+    job = asked(lambda room: room.dead.steer(job_id, "resume"), Way(url, key_file))
     show_one(job, chosen(output, as_json))
 
 
@@ -141,5 +141,5 @@ def stop(
     Example: sluiceway replays stop 7 --yes
     """
     confirm(f"Stop the job {job_id} for good?", yes=yes)
-    job = asked(lambda room: room.graves.steer(job_id, "stop"), Way(url, key_file))
+    job = asked(lambda room: room.dead.steer(job_id, "stop"), Way(url, key_file))
     show_one(job, chosen(output, as_json))

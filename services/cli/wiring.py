@@ -20,7 +20,7 @@ from services.cli.output import note
 if TYPE_CHECKING:
     from libs.common.operations.control import Controls
     from libs.common.operations.dead import Dead
-    from libs.common.operations.dead_views import Opener
+    from libs.common.operations.dead_json import Opener
     from libs.common.operations.keys import Keys
     from libs.common.operations.quota import Quota, Weights
     from libs.common.operations.replay import Replays

@@ -18,8 +18,8 @@ from libs.common.adapters.postgres.replay import PostgresDeadLetters
 from libs.common.contracts.dispatch_message import DispatchMessage, decode
 from libs.common.contracts.topics import dead_topic, model_topic
 from libs.common.domain.model import Model
+from libs.common.operations.dead_json import details_document
 from libs.common.operations.dead_letters import CAUSE, CODE, LEFT_OUT, OFFSET, PARTITION, TOPIC, DeadLetters
-from libs.common.operations.dead_views import details_view
 from libs.common.ports_dead import Action, DeadFilter, DeadKind, DeadLetter, ItemResult, JobState
 from libs.common.ports_dispatch import LeasedRow, Record, SendVerdict, TopicPlan
 from libs.common.runtime import failpoints
@@ -162,7 +162,7 @@ async def test_whatever_headers_a_record_has_they_hold_nobody_up(rig: Rig) -> No
     stories = [(await operator.dead.show(None, DeadKind.MESSAGE, entry.id)) for entry in reversed(entries)]
     kept_headers = [list(details.story.headers) for details in stories]
     assert kept_headers == [[(name.replace("\x00", "\ufffd"), value) for name, value in one] for one in HEADERS]
-    assert details_view(stories[0])["message"]["headers"] == [{"name": "h", "value": None}]
+    assert details_document(stories[0])["message"]["headers"] == [{"name": "h", "value": None}]
     sent = await letters(rig, len(HEADERS))
     assert [list(record.headers)[5:] for record in sent] == HEADERS
     await operator.order(kind=DeadKind.MESSAGE)
@@ -290,7 +290,7 @@ async def test_a_letter_that_comes_late_is_not_passed_off_as_whole(rig: Rig) -> 
     assert (carrier.taken[0].value, dict(carrier.taken[0].headers)[LEFT_OUT]) == (b"", str(size).encode())
     operator = Operator(rig.database)
     (entry,), _ = await operator.dead.page(None, MESSAGES, None, 10)
-    message = details_view(await operator.dead.show(None, DeadKind.MESSAGE, entry.id))["message"]
+    message = details_document(await operator.dead.show(None, DeadKind.MESSAGE, entry.id))["message"]
     assert (message["size"], message["complete"]) == (size, False)
 
 

@@ -10,7 +10,7 @@ from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.task_states import PostgresTaskStates
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
-from libs.common.operations.dead_views import details_view
+from libs.common.operations.dead_json import details_document
 from libs.common.operations.event_records import event_data
 from libs.common.operations.insight_json import outbox_document, process_document, task_why_document
 from libs.common.ports_dead import DeadKind
@@ -72,7 +72,7 @@ async def told_of(house: House) -> dict[str, Any]:
         "the broker": task_why_document(await why_task(house, waiting)),
         "processes": [process_document(process) for process in await sight_of(house).processes()],
         "outbox": [outbox_document(channel) for channel in await sight_of(house).outbox()],
-        "dead": details_view(await Operator(house.database).dead.show(None, DeadKind.TASK, str(attempt.public_id))),
+        "dead": details_document(await Operator(house.database).dead.show(None, DeadKind.TASK, str(attempt.public_id))),
     }
 
 

@@ -17,7 +17,7 @@ from services.api.bodies import require_plain
 from services.api.legacy.decoding import decode
 from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_refusal
 from services.api.legacy.given import Given
-from services.api.operation_log import OperationLog, asked_by
+from services.api.operation_log import OperationLog, requester_of
 from services.api.parsing import Parsing
 from services.api.problems import Problem
 from services.api.schemas import BIZ_NAME_LIMIT
@@ -103,7 +103,7 @@ class LegacyFace:
         """A create, as far as it could be read."""
         given: Given | None = scope.get("given")
         self._operations.note(
-            asked_by(scope, scope["caller"]),
+            requester_of(scope, scope["caller"]),
             request=scope.get("body") or scope["query_string"],
             response=response,
             model=_said(given, "modelName"),

@@ -14,7 +14,7 @@ from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
 from services.api.auth import require
 from services.api.bodies import until_gone
-from services.api.operation_log import Asked, OperationLog, asked_by
+from services.api.operation_log import OperationLog, Requester, requester_of
 from services.api.orders import Misformed, Orders
 from services.api.parsing import Parsing
 from services.api.preferences import applied, wait_seconds
@@ -45,7 +45,7 @@ class CreateTask:
         self, scope: Scope, body: bytes, caller: KeyOwner, trace: str
     ) -> tuple[dict[str, Any], list[Header]]:
         """The accepted task, to be sent with 202, and headers with its address."""
-        asked, order = asked_by(scope, caller), None
+        requester, order = requester_of(scope, caller), None
         try:
             require(caller, "submit")
             key = scope["named"].get(b"idempotency-key")
@@ -53,9 +53,9 @@ class CreateTask:
             accepted = await self._submission.submit(caller, order)
         except Exception as error:
             said = error if isinstance(error, Misformed) else order
-            self._refused(asked, said, body, problem_of(error), trace)
+            self._refused(requester, said, body, problem_of(error), trace)
             raise
-        view = self._accepted(asked, order, body, accepted)
+        view = self._accepted(requester, order, body, accepted)
         headers = [(b"location", b"/v1/tasks/" + view["id"].encode())]
         if accepted.replayed:
             headers.append((b"idempotent-replayed", b"true"))
@@ -80,17 +80,17 @@ class CreateTask:
     async def batch(self, scope: Scope, body: bytes, caller: KeyOwner, trace: str, send: Send) -> None:
         """202 when all were accepted, else 207; a verdict for each task in its place. What is away for all of them is
         raised."""
-        asked = asked_by(scope, caller)
+        requester = requester_of(scope, caller)
         try:
             require(caller, "submit")
             key = scope["named"].get(b"idempotency-key")
             orders = await self._parsing.run(caller.tenant_id, len(body), lambda: self._orders.batch(body, trace, key))
         except Exception as error:
-            self._refused(asked, None, body, problem_of(error), trace)
+            self._refused(requester, None, body, problem_of(error), trace)
             raise
         items = await asyncio.gather(
             *[
-                self._verdict(asked, written, order, place, caller, trace)
+                self._verdict(requester, written, order, place, caller, trace)
                 for place, (written, order) in enumerate(orders)
             ]
         )
@@ -103,10 +103,10 @@ class CreateTask:
 
     def unread(self, scope: Scope, caller: KeyOwner, problem: Problem, trace: str) -> None:
         """Note a create whose body was not even read."""
-        self._refused(asked_by(scope, caller), None, b"", problem, trace)
+        self._refused(requester_of(scope, caller), None, b"", problem, trace)
 
     async def _verdict(
-        self, asked: Asked, written: bytes, order: Order | Misformed, place: int, caller: KeyOwner, trace: str
+        self, requester: Requester, written: bytes, order: Order | Misformed, place: int, caller: KeyOwner, trace: str
     ) -> dict[str, Any]:
         try:
             if isinstance(order, Misformed):
@@ -117,16 +117,16 @@ class CreateTask:
             if problem.code == "internal":
                 log.error("request.failed", path="/v1/tasks/batch", trace_id=trace_id_of(trace), exc_info=True)
             inside = pointer("tasks", place)
-            body = self._refused(asked, order, written, problem, trace, inside=inside)
+            body = self._refused(requester, order, written, problem, trace, inside=inside)
             return {"http_status": problem.status_code, "problem": body}
-        view = self._accepted(asked, order, written, accepted)
+        view = self._accepted(requester, order, written, accepted)
         return {"http_status": 202, **view, "replayed": accepted.replayed}
 
-    def _accepted(self, asked: Asked, order: Order, request: bytes, accepted: Accepted) -> dict[str, Any]:
+    def _accepted(self, requester: Requester, order: Order, request: bytes, accepted: Accepted) -> dict[str, Any]:
         """Note it; returns the answer."""
         view = accepted_view(str(accepted.public_id), order.model, accepted.status)
         self._operations.note(
-            asked,
+            requester,
             request=request,
             response=view,
             model=order.model,
@@ -138,7 +138,7 @@ class CreateTask:
 
     def _refused(
         self,
-        asked: Asked,
+        requester: Requester,
         said: Order | Misformed | None,
         request: bytes,
         problem: Problem,
@@ -149,7 +149,7 @@ class CreateTask:
         """Note it; returns the problem document."""
         body = problem.body(trace_id_of(trace), inside=inside)
         self._operations.note(
-            asked,
+            requester,
             request=request,
             response=body,
             model=said.model if said is not None else "",

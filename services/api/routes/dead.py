@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from libs.common.domain.errors import NotFound
-from libs.common.operations.dead_views import details_view, entry_view, groups_view
+from libs.common.operations.dead_json import details_document, entry_document, groups_document
 from libs.common.ports_dead import DeadKind
 from services.api import examples_dead as examples
 from services.api.answers import JsonAnswer
@@ -31,7 +31,7 @@ async def list_dead(wanted: Annotated[DeadQuery, Query()], reach: Seeing, cases:
     Filtered pages examine a bounded number of rows and may be short; follow next_cursor to its end.
     """
     entries, following = await cases.dead.page(reach.tenant, wanted.filter(), place_of(wanted.cursor), wanted.limit)
-    return JsonAnswer({"items": [entry_view(entry) for entry in entries], "next_cursor": place_cursor(following)})
+    return JsonAnswer({"items": [entry_document(entry) for entry in entries], "next_cursor": place_cursor(following)})
 
 
 @router.get(
@@ -43,7 +43,7 @@ async def group_dead(wanted: Annotated[DeadGroupQuery, Query()], reach: Seeing, 
     """By kind, error code and model, with the first and the last. Counts the newest 50,000 tasks at most, 10,000 where
     `text` is given, and the newest 10,000 of each other kind.
     """
-    return JsonAnswer(groups_view(await cases.dead.groups(reach.tenant, wanted.filter())))
+    return JsonAnswer(groups_document(await cases.dead.groups(reach.tenant, wanted.filter())))
 
 
 @router.get(
@@ -56,4 +56,4 @@ async def show_dead(kind: str, id: str, reach: Seeing, cases: Cases) -> Response
     if kind not in tuple(DeadKind):
         raise NotFound("dead_unknown", f"the kinds are {', '.join(DeadKind)}")
     details = await cases.dead.show(reach.tenant, DeadKind(kind), id)
-    return JsonAnswer(details_view(details, cases.open_sealed))
+    return JsonAnswer(details_document(details, cases.open_sealed))

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from libs.common.domain.errors import NotFound
-from libs.common.operations.dead_views import item_view, job_view, preview_view
+from libs.common.operations.dead_json import item_document, job_document, preview_document
 from libs.common.operations.replay import ReplayRequest
 from libs.common.ports_dead import EVERYTHING, Action, DeadKind
 from services.api import examples_dead as examples
@@ -45,9 +45,9 @@ async def order_replay(asked: Annotated[ReplayIn, body(examples.REPLAY_IN)], rea
     """
     request = _request(asked, reach)
     if asked.dry_run:
-        return JsonAnswer(preview_view(await cases.replays.preview(reach.tenant, request)))
+        return JsonAnswer(preview_document(await cases.replays.preview(reach.tenant, request)))
     started = await cases.replays.start(reach.tenant, request)
-    return JsonAnswer(job_view(started.job, started.unknown), status_code=202)
+    return JsonAnswer(job_document(started.job, started.unknown), status_code=202)
 
 
 @router.get(
@@ -58,7 +58,7 @@ async def order_replay(asked: Annotated[ReplayIn, body(examples.REPLAY_IN)], rea
 async def list_replays(wanted: Annotated[PageQuery, Query()], reach: Seeing, cases: Cases) -> Response:
     """Newest first; they are kept for ever."""
     jobs, following = await cases.replays.page(reach.tenant, before_of("replay", wanted.cursor), wanted.limit)
-    return JsonAnswer({"items": [job_view(job) for job in jobs], "next_cursor": cursor_of("replay", following)})
+    return JsonAnswer({"items": [job_document(job) for job in jobs], "next_cursor": cursor_of("replay", following)})
 
 
 @router.get(
@@ -68,7 +68,7 @@ async def list_replays(wanted: Annotated[PageQuery, Query()], reach: Seeing, cas
 )
 async def read_replay(id: str, reach: Seeing, cases: Cases) -> Response:
     """Its progress."""
-    return JsonAnswer(job_view(await cases.replays.show(reach.tenant, _number(id))))
+    return JsonAnswer(job_document(await cases.replays.show(reach.tenant, _number(id))))
 
 
 @router.get(
@@ -80,7 +80,7 @@ async def list_items(id: str, wanted: Annotated[PageQuery, Query()], reach: Seei
     """What was put off (no points left, its topic is not there) has tries, and the time of the next one."""
     after = before_of("item", wanted.cursor)
     items, following = await cases.replays.items(reach.tenant, _number(id), after, wanted.limit)
-    return JsonAnswer({"items": [item_view(item) for item in items], "next_cursor": cursor_of("item", following)})
+    return JsonAnswer({"items": [item_document(item) for item in items], "next_cursor": cursor_of("item", following)})
 
 
 @router.post(
@@ -90,7 +90,7 @@ async def list_items(id: str, wanted: Annotated[PageQuery, Query()], reach: Seei
 )
 async def pause_replay(id: str, reach: Moving, cases: Cases) -> Response:
     """Nothing of it begins until it is resumed."""
-    return JsonAnswer(job_view(await cases.replays.pause(reach.tenant, _number(id))))
+    return JsonAnswer(job_document(await cases.replays.pause(reach.tenant, _number(id))))
 
 
 @router.post(
@@ -100,7 +100,7 @@ async def pause_replay(id: str, reach: Moving, cases: Cases) -> Response:
 )
 async def resume_replay(id: str, reach: Moving, cases: Cases) -> Response:
     """It goes on where it was."""
-    return JsonAnswer(job_view(await cases.replays.resume(reach.tenant, _number(id))))
+    return JsonAnswer(job_document(await cases.replays.resume(reach.tenant, _number(id))))
 
 
 @router.post(
@@ -110,7 +110,7 @@ async def resume_replay(id: str, reach: Moving, cases: Cases) -> Response:
 )
 async def stop_replay(id: str, reach: Moving, cases: Cases) -> Response:
     """For good: what it has not done stays dead, free for another job."""
-    return JsonAnswer(job_view(await cases.replays.stop(reach.tenant, _number(id))))
+    return JsonAnswer(job_document(await cases.replays.stop(reach.tenant, _number(id))))
 
 
 def _request(asked: ReplayIn, reach: Reach) -> ReplayRequest:

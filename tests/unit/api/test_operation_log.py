@@ -9,9 +9,9 @@ import pytest
 
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_operations import Operation, Operations
-from services.api.operation_log import REQUEST_BYTES, RESPONSE_BYTES, Asked, OperationLog
+from services.api.operation_log import REQUEST_BYTES, RESPONSE_BYTES, OperationLog, Requester
 
-ASKED = Asked(7, "shop", "127.0.0.1", b"agent", "/task/createTask", "POST", 0.0)
+ASKED = Requester(7, "shop", "127.0.0.1", b"agent", "/task/createTask", "POST", 0.0)
 
 
 class Store:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from libs.common.domain.errors import Invalid, NotFound
-from libs.common.operations.dead_views import details_view, entry_view, groups_view, preview_view
+from libs.common.operations.dead_json import details_document, entry_document, groups_document, preview_document
 from libs.common.operations.replay import USUAL_LIMIT, USUAL_RATE, ReplayRequest
 from libs.common.ports_dead import EVERYTHING, KEPT_BYTES, NO_MODEL_WORD, Action, DeadFilter, DeadKind
 from services.api.console.desk import FORM_BYTES, Desk
@@ -86,7 +86,7 @@ async def show(desk: Desk, visit: Visit) -> Response:
     narrowed = wanted.narrowed()
     place = place_of(visit.asked("cursor") or None)
     entries, following = await desk.cases.dead.page(visit.reach, narrowed, place, _PAGE)
-    groups = groups_view(await desk.cases.dead.groups(visit.reach, narrowed)) if place is None else None
+    groups = groups_document(await desk.cases.dead.groups(visit.reach, narrowed)) if place is None else None
     next_cursor = place_cursor(following)
     # deliveries to these would only wait again
     held = [
@@ -99,7 +99,7 @@ async def show(desk: Desk, visit: Visit) -> Response:
         "dead.html",
         wanted=wanted,
         kinds=[kind.value for kind in DeadKind if visit.operates or kind is not DeadKind.MESSAGE],
-        entries=[entry_view(entry) for entry in entries],
+        entries=[entry_document(entry) for entry in entries],
         groups=groups,
         pauses=held if wanted.kind in ("", DeadKind.DELIVERY) else [],
         first=place is None,
@@ -157,7 +157,7 @@ async def order(desk: Desk, visit: Visit) -> Response:
 async def _one(desk: Desk, visit: Visit, kind: DeadKind, draft: Draft | None = None) -> Response:
     """The page of one, with what was written for it and could not be sent."""
     details = await desk.cases.dead.show(visit.reach, kind, visit.request.path_params["id"])
-    one = details_view(details, desk.cases.open_sealed)
+    one = details_document(details, desk.cases.open_sealed)
     if draft is None:
         exact = one["message"] is not None and one["message"]["shown"] == "exact"
         draft = Draft((one["message"]["value"] or "") if exact else "")
@@ -173,7 +173,7 @@ async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, compla
         # A dry run needs a reason like any order; nobody has been asked for one yet.
         request = _request(visit, wanted, action, visit.form.get("reason", "").strip() or "dry run", upto)
         limit, rate = request.limit, request.rate
-        preview = preview_view(await desk.cases.replays.preview(visit.reach, request))
+        preview = preview_document(await desk.cases.replays.preview(visit.reach, request))
     except Invalid as error:
         complaint = complaint or _words(error)
     return page(

@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from libs.common.domain.errors import NotFound
-from libs.common.operations.dead_views import item_view, job_view
+from libs.common.operations.dead_json import item_document, job_document
 from libs.common.ports_dead import JobState
 from services.api.console.desk import Desk
 from services.api.console.live import LivePart
@@ -26,7 +26,9 @@ async def show(desk: Desk, visit: Visit) -> Response:
     before = before_of("replay", visit.asked("cursor") or None)
     jobs, following = await desk.cases.replays.page(visit.reach, before, _PAGE)
     next_url = address(_PATH, cursor=cursor_of("replay", following)) if following else None
-    return page(visit, "replays.html", jobs=[job_view(job) for job in jobs], first=before is None, next_url=next_url)
+    return page(
+        visit, "replays.html", jobs=[job_document(job) for job in jobs], first=before is None, next_url=next_url
+    )
 
 
 async def show_one(desk: Desk, visit: Visit) -> Response:
@@ -69,7 +71,7 @@ async def _items(desk: Desk, visit: Visit) -> dict[str, Any]:
     return {
         "job": job,
         "over": job["state"] in _OVER,
-        "items": [item_view(item) for item in found],
+        "items": [item_document(item) for item in found],
         "first": after is None,
         "first_url": path,
         "next_url": address(path, cursor=cursor_of("item", following)) if following else None,
@@ -77,7 +79,7 @@ async def _items(desk: Desk, visit: Visit) -> dict[str, Any]:
 
 
 async def _job(desk: Desk, visit: Visit) -> dict[str, Any]:
-    return job_view(await desk.cases.replays.show(visit.reach, _number(visit)))
+    return job_document(await desk.cases.replays.show(visit.reach, _number(visit)))
 
 
 def _number(visit: Visit) -> int:

@@ -31,7 +31,7 @@ MASK: Final = "********"
 _SHOWN_BYTES: Final = 65_536
 
 
-def entry_view(entry: DeadEntry) -> dict[str, Any]:
+def entry_document(entry: DeadEntry) -> dict[str, Any]:
     """One line of the list."""
     return {
         "kind": entry.kind.value,
@@ -54,7 +54,7 @@ def entry_view(entry: DeadEntry) -> dict[str, Any]:
     }
 
 
-def groups_view(groups: DeadGroups) -> dict[str, Any]:
+def groups_document(groups: DeadGroups) -> dict[str, Any]:
     """All groups."""
     return {
         "items": [_group(group) for group in groups.items],
@@ -63,11 +63,11 @@ def groups_view(groups: DeadGroups) -> dict[str, Any]:
     }
 
 
-def details_view(details: DeadDetails, opener: Opener | None = None) -> dict[str, Any]:
+def details_document(details: DeadDetails, opener: Opener | None = None) -> dict[str, Any]:
     """Everything about one."""
     story = details.story
     return {
-        **entry_view(story.entry),
+        **entry_document(story.entry),
         "attempts": [_attempt(row) for row in story.attempts],
         "history": [_line(row, "at", "kind", "attempt", "version", "detail") for row in story.history],
         "request": _request(story.request, opener) if story.request else None,
@@ -85,7 +85,7 @@ def details_view(details: DeadDetails, opener: Opener | None = None) -> dict[str
     }  # fmt: skip
 
 
-def job_view(job: Job, unknown: Sequence[str] = ()) -> dict[str, Any]:
+def job_document(job: Job, unknown: Sequence[str] = ()) -> dict[str, Any]:
     """A job as it stands; `unknown` are ids that its order named and nothing dead has."""
     return {
         "id": str(job.id),
@@ -110,7 +110,7 @@ def job_view(job: Job, unknown: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def item_view(item: JobItem) -> dict[str, Any]:
+def item_document(item: JobItem) -> dict[str, Any]:
     """What became of one."""
     return {
         "id": item.id,
@@ -124,7 +124,7 @@ def item_view(item: JobItem) -> dict[str, Any]:
     }
 
 
-def preview_view(preview: Preview) -> dict[str, Any]:
+def preview_document(preview: Preview) -> dict[str, Any]:
     """A dry run."""
     return {
         "dry_run": True,
