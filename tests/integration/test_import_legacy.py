@@ -275,6 +275,8 @@ async def test_a_wrapped_payload_is_unwrapped_and_its_credentials_are_sealed(des
     done = await desk.legacy.task(2, payload=wrapped({"n": 2}, "canary-done"))
     bare = await desk.legacy.task(0, payload={"n": 3})
     empty = await desk.legacy.task(0, payload={"request": {"headers": {"Authorization": "Bearer canary-empty"}}})
+    listed = await desk.legacy.task(0, payload=[{"n": 5}])
+    inside = await desk.legacy.task(0, payload={"request": [{"Authorization": "Bearer canary-list"}]})
     twice = await desk.legacy.task(0, payload=json.dumps(wrapped({"n": 4}, "canary-twice")))
     await desk.legacy.line(
         request_payload=wrapped({"n": 1}, "canary-log"),
@@ -283,17 +285,19 @@ async def test_a_wrapped_payload_is_unwrapped_and_its_credentials_are_sealed(des
     )  # fmt: skip
     code, report, _ = await desk.run("--payload-path", path)
     assert code == 0
-    payloads = [(await desk.task(id_))["payload"] for id_ in (plain, text, done, bare, empty, twice)]
-    assert payloads == [f'{{"n": 1.0, "big": {10**30}}}', '{"as": "text"}', '{"n": 2}', '{"n": 3}', "", ""]
+    payloads = [(await desk.task(id_))["payload"] for id_ in (plain, text, done, bare, listed, empty, inside, twice)]
+    assert payloads == [
+        f'{{"n": 1.0, "big": {10**30}}}', '{"as": "text"}', '{"n": 2}', '{"n": 3}', '[{"n": 5}]', "", "", "",
+    ]  # fmt: skip
     secrets = {row["task_id"]: row["sealed"] for row in await desk.sql("SELECT * FROM task_secret")}
-    assert set(secrets) == {plain, text, empty, twice}
+    assert set(secrets) == {plain, text, empty, inside, twice}
     opened = KeyRing(KEYS).open(secrets[plain], f"task:{(await desk.task(plain))['public_id']}")
     assert json.loads(opened) == {
         "authorization": "Bearer canary-open",
         "x_user_info": '{"tenantId":7,"userName":"ann"}',
     }
-    assert report["notes"] == {"not_wrapped": 3}
-    assert report["tasks"]["open_without_credential"] == 1
+    assert report["notes"] == {"not_wrapped": 5}
+    assert report["tasks"]["open_without_credential"] == 2
     whole = json.dumps({table: rows for table, rows in (await desk.everything()).items() if table != "task_secret"})
     assert "canary" not in whole
     assert "canary" not in json.dumps(report)

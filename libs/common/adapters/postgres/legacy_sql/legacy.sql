@@ -56,7 +56,8 @@ CROSS JOIN LATERAL (
 ORDER BY x.id
 
 -- name: legacy_tasks
--- Tasks past $1 in the order of ids. $2 is the path to the payload inside what is stored, or null.
+-- Tasks past $1 in the order of ids. $2 is the path to the payload inside what is stored, or null. Nothing is cut out where
+-- nothing lies: in a list, a path of names is an error to `#-`.
 SELECT x.* FROM (SELECT NULL::smallint AS phase) AS absent
 CROSS JOIN LATERAL (
   SELECT t.id, t.tenant_id, t.creator, coalesce(t.model_name, '') AS model_name, coalesce(t.task_id, '') AS task_id, t.state,
@@ -70,7 +71,9 @@ CROSS JOIN LATERAL (
       ELSE (t.request_payload::jsonb #> $2)::text END AS payload,
     coalesce(jsonb_typeof(t.request_payload::jsonb #> $2) = 'string', false) AS quoted,
     CASE WHEN $2::text[] IS NULL THEN NULL
-      WHEN jsonb_typeof(t.request_payload::jsonb) IN ('object', 'array') THEN (t.request_payload::jsonb #- $2)::text END AS wrapper,
+      WHEN jsonb_typeof(t.request_payload::jsonb) NOT IN ('object', 'array') THEN NULL
+      WHEN t.request_payload::jsonb #> $2 IS NULL THEN t.request_payload::text
+      ELSE (t.request_payload::jsonb #- $2)::text END AS wrapper,
     CASE WHEN $2::text[] IS NOT NULL AND t.request_payload::jsonb #> $2 IS NULL THEN t.request_payload::text END AS whole
   FROM asynch_task t WHERE t.id > $1 AND t.deleted_at IS NULL) AS x
 ORDER BY x.id
