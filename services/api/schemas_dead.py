@@ -21,38 +21,41 @@ from services.api.schemas import NAME_LIMIT, PAGE_USUAL, Cursor, Instant, Intege
 from services.api.schemas_out import AttemptOut, ErrorOut, HistoryOut, StatusWord
 
 KindWord = Literal["task", "event", "delivery", "message"]
-_CODE_LIMIT = 100
-_TEXT_LIMIT = 200
+Code = Annotated[Text | None, Field(max_length=100, description="A stable error code.")]
+ModelName = Annotated[Text | None, Field(max_length=NAME_LIMIT, description="Name of a model.")]
+ModelId = Annotated[
+    Annotated[str, Field(pattern=rf"^({NO_MODEL_WORD}|\d{{1,19}})$")] | None,
+    Field(
+        description="`model_id` of a group: deleted models may share a name. `none`: of no model, or of one that is not"
+        " known any more."
+    ),
+]
 TenantText = Annotated[str, Field(pattern=r"^-?\d{1,19}$", description="A tenant; for keys that reach all.")]
-ModelIdText = Annotated[str, Field(pattern=rf"^({NO_MODEL_WORD}|\d{{1,19}})$")]
-_MODEL_ID = (
-    "`model_id` of a group: deleted models may share a name. `none`: of no model, or of one that is not known any more."
-)
+Since = Annotated[Instant | None, Field(description="Died at this instant or later.")]
+Until = Annotated[Instant | None, Field(description="Died before this instant.")]
+Part = Annotated[
+    Text | None,
+    Field(min_length=1, max_length=200, description="A part of the last error's message, whatever its case."),
+]
 WebhookText = Annotated[str, Field(pattern=r"^\d{1,19}$", description="Only deliveries of this webhook.")]
-_SINCE = "Died at this instant or later."
-_UNTIL = "Died before this instant."
-_TEXT = "A part of the last error's message, whatever its case."
 
 
 class DeadGroupQuery(Query):
     """What groups of the dead are narrowed to."""
 
     kind: KindWord | None = None
-    code: Text | None = Field(None, max_length=_CODE_LIMIT, description="A stable error code.")
-    model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
-    model_id: ModelIdText | None = Field(None, description=_MODEL_ID)
+    code: Code = None
+    model: ModelName = None
+    model_id: ModelId = None
     tenant: TenantText | None = None
-    since: Instant | None = Field(None, description=_SINCE)
-    until: Instant | None = Field(None, description=_UNTIL)
-    text: Text | None = Field(None, min_length=1, max_length=_TEXT_LIMIT, description=_TEXT)
+    since: Since = None
+    until: Until = None
+    text: Part = None
     webhook: WebhookText | None = None
 
     def filter(self) -> DeadFilter:
         """The same for the use cases."""
-        kind = DeadKind(self.kind) if self.kind is not None else None
-        tenant, model = tenant_number(self.tenant), model_number(self.model_id)
-        webhook = model_number(self.webhook)
-        return DeadFilter(kind, self.code, self.model, tenant, self.since, self.until, self.text, model, webhook)
+        return _filter(self, DeadKind(self.kind) if self.kind is not None else None)
 
 
 class DeadQuery(DeadGroupQuery):
@@ -65,20 +68,18 @@ class DeadQuery(DeadGroupQuery):
 class ReplayFilterIn(Request):
     """Which of the dead a job takes; an empty one takes all of its kind."""
 
-    code: Text | None = Field(None, max_length=_CODE_LIMIT, description="A stable error code.")
-    model: Text | None = Field(None, max_length=NAME_LIMIT, description="Name of a model.")
-    model_id: ModelIdText | None = Field(None, description=_MODEL_ID)
+    code: Code = None
+    model: ModelName = None
+    model_id: ModelId = None
     tenant: TenantText | None = None
-    since: Instant | None = Field(None, description=_SINCE)
-    until: Instant | None = Field(None, description=_UNTIL)
-    text: Text | None = Field(None, min_length=1, max_length=_TEXT_LIMIT, description=_TEXT)
+    since: Since = None
+    until: Until = None
+    text: Part = None
     webhook: WebhookText | None = None
 
     def filter(self) -> DeadFilter:
         """The same for the use cases."""
-        tenant, model = tenant_number(self.tenant), model_number(self.model_id)
-        webhook = model_number(self.webhook)
-        return DeadFilter(None, self.code, self.model, tenant, self.since, self.until, self.text, model, webhook)
+        return _filter(self, None)
 
 
 class ReplayIn(Request):
@@ -99,11 +100,30 @@ class ReplayIn(Request):
     )
 
 
+def _filter(asked: DeadGroupQuery | ReplayFilterIn, kind: DeadKind | None) -> DeadFilter:
+    return DeadFilter(
+        kind=kind,
+        code=asked.code,
+        model=asked.model,
+        tenant=tenant_number(asked.tenant),
+        since=asked.since,
+        until=asked.until,
+        text=asked.text,
+        model_id=model_number(asked.model_id),
+        webhook=row_number(asked.webhook),
+    )
+
+
 def model_number(word: str | None) -> int | None:
-    """A model's number, or a webhook's; one beyond 64 bits is nobody's."""
-    if word is None or word == NO_MODEL_WORD:
-        return None if word is None else NO_MODEL
-    number = int(word)
+    """A model's number, or NO_MODEL."""
+    return NO_MODEL if word == NO_MODEL_WORD else row_number(word)
+
+
+def row_number(text: str | None) -> int | None:
+    """The number of a model or a webhook; one beyond 64 bits is nobody's."""
+    if text is None:
+        return None
+    number = int(text)
     return number if number < 2**63 else -1
 
 

@@ -138,7 +138,7 @@ class StoresQuotas:
         return plain([tenant_json.limit_document(limit) for limit in await _gathered(page, None, _PAGE)])
 
     async def account(self, tenant: int, user: str) -> Document:
-        return plain((await self.quota.account(tenant, user)).as_dict())
+        return plain(tenant_json.account_document(await self.quota.account(tenant, user)))
 
     async def limit(self, tenant: int, user: str, points: int) -> None:
         await self.quota.set_limit(tenant, user, points)

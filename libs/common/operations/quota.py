@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from libs.common.contracts import hints as wire
@@ -35,17 +35,6 @@ class Account:
     def rest(self) -> int | None:
         """What can still be spent; nothing when a limit was lowered below what is used."""
         return None if self.limit is None else max(self.limit - self.used, 0)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "user": self.user,
-            "day": self.day,
-            "used": self.used,
-            "limit": self.limit,
-            "rest": self.rest,
-            "own_limit": self.own_limit,
-            "resets_at": self.resets_at,
-        }
 
 
 class Quota:

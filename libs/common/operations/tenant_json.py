@@ -11,6 +11,7 @@ from typing import Any
 from libs.common.domain.webhook import words_of
 from libs.common.operations.insight_json import count_document
 from libs.common.operations.keys import MadeKey
+from libs.common.operations.quota import Account
 from libs.common.ports_quota import TenantRecord, TenantUse, UserLimit
 from libs.common.ports_webhooks import Webhook
 
@@ -28,6 +29,19 @@ def tenant_document(tenant: TenantRecord) -> dict[str, Any]:
 def tenant_use_document(use: TenantUse) -> dict[str, Any]:
     """The same in a list, with what it does."""
     return tenant_document(use.tenant) | {"models": count_document(use.models), "calls_today": use.calls}
+
+
+def account_document(account: Account) -> dict[str, Any]:
+    """A user's account of today."""
+    return {
+        "user": account.user,
+        "day": account.day,
+        "used": account.used,
+        "limit": account.limit,
+        "rest": account.rest,
+        "own_limit": account.own_limit,
+        "resets_at": account.resets_at,
+    }
 
 
 def limit_document(limit: UserLimit) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from libs.common.operations.tenant_json import limit_document
+from libs.common.operations.tenant_json import account_document, limit_document
 from services.api import examples
 from services.api.answers import JsonAnswer
 from services.api.auth import require
@@ -32,7 +32,7 @@ async def read_quota(wanted: Annotated[UserQuery, Query()], reach: Seeing, cases
     tenant = tenant_of(reach.caller, wanted.tenant)
     if user != reach.caller.name and reach.tenant is not None:
         require(reach.caller, "admin")
-    return JsonAnswer((await cases.quota.account(tenant, user)).as_dict())
+    return JsonAnswer(account_document(await cases.quota.account(tenant, user)))
 
 
 @router.get(

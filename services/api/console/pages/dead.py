@@ -16,7 +16,7 @@ from services.api.console.desk import FORM_BYTES, Desk
 from services.api.console.rendering import page, seen_next
 from services.api.console.visit import Visit, address, tenant_id_of
 from services.api.cursors import place_cursor, place_of
-from services.api.schemas_dead import model_number
+from services.api.schemas_dead import model_number, row_number
 
 _PATH: Final = "/console/dead"
 _PAGE: Final = 50
@@ -224,7 +224,7 @@ def _model_id(word: str) -> int | None:
 def _webhook(word: str) -> int | None:
     if not (word.isascii() and word.isdecimal() and len(word) < 20):
         raise Invalid("invalid", "A webhook is named by its number.")
-    return model_number(word)
+    return row_number(word)
 
 
 def _action(word: str) -> Action:
