@@ -224,10 +224,12 @@ class Execution:
 
     async def _generated(self, run: Run, staged: Sequence[StagedFile]) -> None:
         before, run.offered = run.offered, True
-        if not await self._recorder.generated(run.attempt, staged):
+        if not await self._recorder.generated(run.attempt, staged, stuck=run.slot.give_back):
             run.offered = before
             raise NotOurs
         run.phase, run.generated_at = Phase.GENERATED, time.monotonic()
+        if not run.ending:
+            await run.slot.take_again()
 
     async def _upload(self, run: Run, staged: Sequence[StagedFile]) -> Outcome:
         stored = await self._uploads.upload(run, staged)
@@ -242,7 +244,7 @@ class Execution:
             await asyncio.wait((run.side,))
         settlement = self._spread(settle(_course(run), outcome, self._policy(run)))
         try:
-            mine = await self._recorder.end(run.attempt, settlement, called=run.called)
+            mine = await self._recorder.end(run.attempt, settlement, called=run.called, stuck=run.slot.give_back)
         except CoalescerClosed:
             return None
         except Exception as error:

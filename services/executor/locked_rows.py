@@ -23,6 +23,10 @@ _WARN_SECONDS: Final = 10.0
 Answer = TypeVar("Answer")
 
 
+def nothing() -> None:
+    """Whoever is told of it does nothing about it."""
+
+
 async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """Ask PostgreSQL until it answers, and there is memory to ask. Raises CoalescerClosed, and what is no outage."""
     tries = 0
@@ -56,13 +60,18 @@ class LockedRows:
         )
         return [id_ in locked for id_ in ids]
 
-    async def until_answered(self, ask: Callable[[], Awaitable[Answer]], item: Any) -> Answer:
-        """The same for one item, which is not tried while its rows are locked: each try would hold up others."""
+    async def until_answered(
+        self, ask: Callable[[], Awaitable[Answer]], item: Any, *, stuck: Callable[[], None] = nothing
+    ) -> Answer:
+        """The same for one item, which is not tried while its rows are locked: each try would hold up others. `stuck`
+        is told when they are.
+        """
 
         async def when_free() -> Answer:
             try:
                 return await ask()
             except RowsLocked:
+                stuck()
                 await self._until_free(item)
                 raise
 

@@ -18,7 +18,7 @@ from libs.common.ports_dispatch import Placed
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from services.executor.figures import Figures
-from services.executor.locked_rows import LockedRows
+from services.executor.locked_rows import LockedRows, nothing
 
 Item = TypeVar("Item")
 #: What the coalescers ask about errors: is it one bad row's fault.
@@ -54,40 +54,44 @@ class Recorder:
         self._migrating = Coalescer[Attempt, bool](self._migrate, **self._verdicts)
         self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
 
-    async def end(self, attempt: Attempt, settlement: Settlement, *, called: bool) -> bool:
+    async def end(
+        self, attempt: Attempt, settlement: Settlement, *, called: bool, stuck: Callable[[], None] = nothing
+    ) -> bool:
         """Write an end; False when the attempt was not ours any more and nothing was written. For a hand-back the
-        answer is always True.
+        answer is always True. `stuck` is told when somebody keeps rows locked that it needs, here and below.
 
         Raises CoalescerClosed when the process ended before PostgreSQL answered: the rescue finds the attempt then.
         """
         match settlement:
             case Finish():
                 await failpoint("executor/before-finish")
-                mine = await self._write(self._finishes, attempt, (attempt, settlement), ends=True)
+                mine = await self._write(self._finishes, attempt, (attempt, settlement), ends=True, stuck=stuck)
             case Retry():
                 await failpoint("executor/before-retry")
-                mine = await self._write(self._retries, attempt, (attempt, settlement), ends=True)
+                mine = await self._write(self._retries, attempt, (attempt, settlement), ends=True, stuck=stuck)
             case Park():
                 await failpoint("executor/before-park")
-                mine = await self._write(self._parks, attempt, (attempt, settlement))
+                mine = await self._write(self._parks, attempt, (attempt, settlement), stuck=stuck)
             case GiveBack():
                 await failpoint("executor/before-hand-back")
-                mine = await self._write(self._releases, attempt, (attempt, settlement, called))
+                mine = await self._write(self._releases, attempt, (attempt, settlement, called), stuck=stuck)
             case CallAgain():
                 await failpoint("executor/before-call-again")
-                mine = await self._write(self._call_agains, attempt, (attempt, settlement))
+                mine = await self._write(self._call_agains, attempt, (attempt, settlement), stuck=stuck)
             case _:
                 assert_never(settlement)
         return self._seen(mine, type(settlement).__name__.lower(), attempt)
 
-    async def generated(self, attempt: Attempt, staged: Sequence[StagedFile]) -> bool:
+    async def generated(
+        self, attempt: Attempt, staged: Sequence[StagedFile], *, stuck: Callable[[], None] = nothing
+    ) -> bool:
         """Write where the output is staged, before it is uploaded.
 
         Raises OutcomeUnknown when the attempt is not ours any more, but a try whose answer was lost may have been
         written: whoever goes on with the attempt needs the output then.
         """
         await failpoint("executor/before-generated")
-        mine = await self._write(self._generated, attempt, (attempt, staged), in_doubt=True)
+        mine = await self._write(self._generated, attempt, (attempt, staged), in_doubt=True, stuck=stuck)
         return self._seen(mine, "generated", attempt)
 
     async def migrating(self, attempt: Attempt) -> bool:
@@ -117,6 +121,7 @@ class Recorder:
         *,
         ends: bool = False,
         in_doubt: bool = False,
+        stuck: Callable[[], None] = nothing,
     ) -> bool:
         """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed, and
         OutcomeUnknown where it matters (`in_doubt`) that what is not ours any more was perhaps written before.
@@ -134,7 +139,7 @@ class Recorder:
                 raise
             return mine
 
-        mine = await self._locks.until_answered(write, item)
+        mine = await self._locks.until_answered(write, item, stuck=stuck)
         if not mine and unsure and in_doubt:
             raise OutcomeUnknown("the attempt was lost after a write whose answer was")
         return mine

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
@@ -701,3 +702,23 @@ async def test_a_lane_that_never_runs_dry_is_looked_at_for_ever(rig: Rig) -> Non
         await asyncio.sleep(0.02)
     feeding = False
     await rig.ended(ids)
+
+
+async def test_whose_rows_somebody_keeps_locked_keeps_no_slot_from_others(rig: Rig) -> None:
+    model = await rig.make_model()
+    await rig.executor(slots=1)
+    rig.model.held = asyncio.Event()
+    (stuck,) = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await until(lambda: rig.model.running, "the call")
+    somebody = await asyncpg.connect(rig.database_url)
+    try:
+        await somebody.execute(f"BEGIN; UPDATE dispatch SET version = version WHERE id = {stuck}")
+        rig.model.held.set()
+        others = await rig.make_tasks(model, 2)
+        await rig.dispatch(model)
+        await rig.ended(others)
+        assert (await rig.statuses([stuck]))[stuck] < 6
+    finally:
+        await somebody.close()
+    await rig.ended([stuck])

@@ -14,7 +14,7 @@ from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, Job
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from services.executor.locked_rows import LockedRows, until_answered
+from services.executor.locked_rows import LockedRows, nothing, until_answered
 from services.executor.recorder import Verdict
 
 log = get_logger()
@@ -49,14 +49,17 @@ class JobLedger:
         self._weights = Coalescer[Attempt, int](self._weigh)
         self._callbacks = Coalescer[tuple[Attempt, int], list[JobCallback]](self._read, size_of=lambda one: one[1])
 
-    async def intend(self, attempt: Attempt, intent: JobIntent) -> float | None:
-        """Write that a job is about to be submitted; when that was, in Unix seconds.
+    async def intend(self, attempt: Attempt, intent: JobIntent, *, stuck: Callable[[], None] = nothing) -> float | None:
+        """Write that a job is about to be submitted; when that was, in Unix seconds. `stuck` is told when somebody
+        keeps rows locked that it needs.
 
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
         await failpoint("executor/before-intent")
         begun = (attempt, intent)
-        asked = asyncio.ensure_future(self._locks.until_answered(lambda: self._intents.submit(begun), begun))
+        asked = asyncio.ensure_future(
+            self._locks.until_answered(lambda: self._intents.submit(begun), begun, stuck=stuck)
+        )
         try:
             written = await asyncio.shield(asked)
         except asyncio.CancelledError:

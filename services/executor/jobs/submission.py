@@ -69,10 +69,11 @@ class Submission:
         adapter, config = self._calls.adapter(model.adapter), self._calls.config(model)
         self._calls.ask(model, key, 0.0, share)  # whatever cannot be called for is found before anything is written
         intent = JobIntent(key, model.adapter, adapter.polls(config), model.job_timeout_seconds)
-        intended_at = await self._ledger.intend(run.attempt, intent)
+        intended_at = await self._ledger.intend(run.attempt, intent, stuck=run.slot.give_back)
         if intended_at is None:
             raise NotOurs
         run.phase = Phase.SUBMITTED
+        await run.slot.take_again()
         await failpoint("executor/after-intent")
         deadline = asyncio.get_running_loop().time() + intent.seconds
         if run.deadline is not None:
