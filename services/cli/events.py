@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,10 +83,10 @@ def republish(
     span = (instant(since, "--since") or now, instant(until, "--until") or now)
     done = complete(_republish(span, tenant, model, after, rate, dry_run))
     if as_json:
-        print(json.dumps({**done, "dry_run": dry_run}))
+        print(json.dumps({**asdict(done), "dry_run": dry_run}))
     else:
-        print(f"{done['sent']} events {'would be ' if dry_run else ''}sent, {done['refused']} refused")
-    raise typer.Exit(1 if done["refused"] else 0)
+        print(f"{done.sent} events {'would be ' if dry_run else ''}sent, {done.refused} refused")
+    raise typer.Exit(1 if done.refused else 0)
 
 
 def _since_ms(since: str | None) -> int:
@@ -102,7 +103,7 @@ def _since_ms(since: str | None) -> int:
 
 async def _republish(
     span: tuple[datetime, datetime], tenant: int | None, model: str | None, after: int, rate: float, dry_run: bool
-) -> dict[str, int]:
+) -> Republished:
     from libs.common.ports_dispatch import EndFilter
     from libs.common.settings import load_settings
     from services.cli.events_republish import open_republish
@@ -116,8 +117,7 @@ async def _republish(
             told_at = time.monotonic()
 
     async with open_republish(load_settings()) as work:
-        done = await work.run(EndFilter(*span, tenant, model), after, rate, tell, dry_run=dry_run)
-    return {"sent": done.sent, "refused": done.refused, "after": done.after}
+        return await work.run(EndFilter(*span, tenant, model), after, rate, tell, dry_run=dry_run)
 
 
 async def _tail(since_ms: int, wanted: dict[str, str], count: int | None, as_json: bool) -> None:

@@ -61,8 +61,8 @@ class Diagnosis:
                 if finding.level == level
             ]
 
-        fine = [{"check": entry["check"], "what": entry["what"]} for entry in of("ok")]
-        return {"healthy": self.healthy, "problems": of("problem"), "advice": of("advice"), "ok": fine}
+        in_order = [{"check": entry["check"], "what": entry["what"]} for entry in of("ok")]
+        return {"healthy": self.healthy, "problems": of("problem"), "advice": of("advice"), "ok": in_order}
 
 
 async def examine(examinations: Mapping[str, Examination]) -> Diagnosis:

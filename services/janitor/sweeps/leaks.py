@@ -17,7 +17,7 @@ from typing import Final
 
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.operations.by_lane import counted_by_lane
-from libs.common.operations.owners import Absent, unowned
+from libs.common.operations.owners import Absent, Places, unowned
 from libs.common.ports import Permits, QueueGate
 from libs.common.ports_sweeps import APART_SECONDS, Sweeps
 from libs.common.runtime.failpoints import failpoint
@@ -32,24 +32,23 @@ _SUSPECTS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """One kind of places: how they are counted, listed, judged and given back."""
+class Kind:
+    """Slots or permits: how they are counted, where they are, and which of them nobody owns."""
 
     name: str
     count: Callable[[Sequence[int]], Awaitable[list[int]]]
-    members: Callable[[int, int, int], Awaitable[tuple[int, list[str]]]]
+    places: Places
     absent: Absent
-    release: Callable[[Sequence[tuple[int, str]]], Awaitable[None]]
 
 
-def slots(sweeps: Sweeps, gate: QueueGate) -> Places:
+def slots(sweeps: Sweeps, gate: QueueGate) -> Kind:
     """Gate slots, owned by open tasks."""
-    return Places("slots-freed", gate.depths, gate.members, sweeps.absent_slots, gate.release_many)
+    return Kind("slots-freed", gate.depths, gate, sweeps.absent_slots)
 
 
-def permits(sweeps: Sweeps, semaphore: Permits) -> Places:
+def permits(sweeps: Sweeps, semaphore: Permits) -> Kind:
     """Permits, owned by running attempts."""
-    return Places("permits-freed", semaphore.in_use, semaphore.members, sweeps.absent_permits, semaphore.release_many)
+    return Kind("permits-freed", semaphore.in_use, semaphore, sweeps.absent_permits)
 
 
 @dataclass(slots=True)
@@ -64,9 +63,9 @@ class _Visit:
 class Leaks:
     """Finds and frees leaked places of one kind."""
 
-    def __init__(self, sweeps: Sweeps, places: Places, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sweeps: Sweeps, kind: Kind, clock: Callable[[], float] = time.monotonic) -> None:
         self._sweeps = sweeps
-        self._places = places
+        self._kind = kind
         self._clock = clock
         self._after = 0
         self._lanes: list[int] = []
@@ -95,7 +94,7 @@ class Leaks:
                     budget -= 1
         except GateUnavailable:
             self._visit = None
-        return did(self._places.name, freed)
+        return did(self._kind.name, freed)
 
     @property
     def _visiting(self) -> bool:
@@ -113,14 +112,14 @@ class Leaks:
 
     async def _taken(self, lanes: list[int]) -> list[int]:
         try:
-            numbers = await counted_by_lane(self._places.count, lanes)
+            numbers = await counted_by_lane(self._kind.count, lanes)
         except GateUnavailable:
             return lanes
         return [lane for lane, number in zip(lanes, numbers, strict=True) if number]
 
     async def _read(self, visit: _Visit) -> int:
-        visit.cursor, page = await self._places.members(visit.lane, visit.cursor, _PAGE)
-        visit.absent.update(await unowned(self._places.absent, visit.lane, page))
+        visit.cursor, page = await self._kind.places.members(visit.lane, visit.cursor, _PAGE)
+        visit.absent.update(await unowned(self._kind.absent, visit.lane, page))
         return max(len(page), 1)
 
     async def _judge(self, visit: _Visit) -> int:
@@ -128,9 +127,9 @@ class Leaks:
         suspects = {member: known.get(member, now) for member in sorted(visit.absent)[:_SUSPECTS]}
         old = [member for member, since in suspects.items() if now - since >= APART_SECONDS]
         # A large lane was read minutes ago, and a retry goes on with the slot that its task left behind: asked again.
-        leaked = await unowned(self._places.absent, visit.lane, old)
+        leaked = await unowned(self._kind.absent, visit.lane, old)
         if leaked:
-            await self._places.release([(visit.lane, member) for member in leaked])
+            await self._kind.places.release_many([(visit.lane, member) for member in leaked])
         waiting = {member: since for member, since in suspects.items() if now - since < APART_SECONDS}
         if waiting:
             self._suspects[visit.lane] = waiting
