@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final
@@ -13,7 +12,7 @@ from libs.common.domain.webhook import ALL_ENDS, mask_of
 from libs.common.ports_tasks import IdempotencyKey
 from services.api import strict_json
 from services.api.operation_log import REQUEST_BYTES
-from services.api.problems import Problem, bare, pointed
+from services.api.problems import Problem, bare, invalid, pointed
 from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, NAME_LIMIT, TaskIn
 from services.api.strict_json import BadJson, Payload, Reader, TooMany
 from services.api.submission import Order
@@ -68,7 +67,7 @@ class Orders:
             members = None
         items = members.get("tasks") if isinstance(members, dict) else None
         if not isinstance(items, list) or not 1 <= len(items) <= BATCH_LIMIT or len(members) > 1:
-            raise _invalid([{"pointer": "/tasks", "detail": f"send an object with 1 to {BATCH_LIMIT} tasks alone"}])
+            raise invalid([{"pointer": "/tasks", "detail": f"send an object with 1 to {BATCH_LIMIT} tasks alone"}])
         if key is not None:
             _checked(key)
         return [(item.start, self._item(item.value, trace, key, place)) for place, item in enumerate(items)]
@@ -84,7 +83,7 @@ class Orders:
         try:
             task = _check(_fewer(members))
         except ValidationError as error:
-            raise _invalid(pointed(error.errors(include_url=False, include_input=False))) from None
+            raise invalid(pointed(error.errors(include_url=False, include_input=False))) from None
         raw = task.payload.raw if isinstance(task.payload, Payload) else b""
         if len(raw) > self._payload_limit:
             raise Problem("payload_too_large", f"A payload may have at most {self._payload_limit} bytes.")
@@ -150,7 +149,3 @@ def _canonical(item: Any) -> bytes:
     if not isinstance(item, dict):
         return b""
     return repr([(name, item[name]) for name in sorted(item)]).encode("utf-8", "backslashreplace")
-
-
-def _invalid(errors: Sequence[dict[str, str]]) -> Problem:
-    return Problem("invalid", "Something in the request is not valid.", errors=errors)

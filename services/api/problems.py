@@ -155,11 +155,16 @@ def problem_of(error: Exception) -> Problem:
         case Unavailable():
             return _outage("unavailable", "Nothing was done; try again.")
         case RequestValidationError():
-            return Problem("invalid", "Something in the request is not valid.", errors=pointed(error.errors()))
+            return invalid(pointed(error.errors()))
         case HTTPException():
             return _plain(error)
         case _:
             return Problem("internal", "This is our fault. Quote the trace_id when you report it.")
+
+
+def invalid(errors: Sequence[Mapping[str, str]]) -> Problem:
+    """What a request is told of which these things are wrong."""
+    return Problem("invalid", "Something in the request is not valid.", errors=errors)
 
 
 def bare(problem: Problem) -> Problem:

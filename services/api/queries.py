@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import parse_qsl
 
-from services.api.problems import Problem
+from services.api.problems import invalid
 
 _SHOWN: Final = 64
 
@@ -15,6 +15,5 @@ def check_once(query: bytes) -> None:
     seen: set[str] = set()
     for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if name in seen:
-            complaint = {"parameter": name[:_SHOWN], "detail": "stands there more than once"}
-            raise Problem("invalid", "Something in the request is not valid.", errors=[complaint])
+            raise invalid([{"parameter": name[:_SHOWN], "detail": "stands there more than once"}])
         seen.add(name)

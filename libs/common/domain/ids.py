@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from uuid import UUID
 
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -22,3 +23,8 @@ def parse_task_id(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
+
+
+def parse_task_ids(texts: Iterable[str]) -> list[UUID]:
+    """The task ids among these, in order."""
+    return [parsed for text in texts if (parsed := parse_task_id(text)) is not None]

@@ -11,10 +11,10 @@ from uuid import UUID
 
 from starlette.requests import Request
 
-from libs.common.domain.errors import Invalid, NotFound
-from libs.common.domain.ids import parse_task_id
+from libs.common.domain.errors import Invalid
 from libs.common.ports_tasks import KeyOwner
 from services.api.problems import Problem
+from services.api.routes.context import task_id_of
 
 SESSION_COOKIE: Final = "sluiceway_session"
 THEME_COOKIE: Final = "sluiceway_theme"
@@ -94,10 +94,7 @@ class Visit:
 
     def task_id(self) -> UUID:
         """The task that the path names; raises NotFound."""
-        parsed = parse_task_id(self.request.path_params["task_id"])
-        if parsed is None:
-            raise NotFound("task_unknown", "there is no such task")
-        return parsed
+        return task_id_of(self.request.path_params["task_id"])
 
 
 def tenant_id_of(text: str) -> int:

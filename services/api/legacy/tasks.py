@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from uuid import UUID
 
 from libs.common.domain.errors import NotFound
-from libs.common.domain.ids import parse_task_id
+from libs.common.domain.ids import parse_task_id, parse_task_ids
 from libs.common.domain.task import Compact, TaskStatus, compact
 from libs.common.ports_legacy import LegacyRows, TaskSearch
 from services.api.legacy.face import Asked
@@ -65,8 +64,7 @@ class LegacyTasks:
 
     async def batch(self, asked: Asked) -> dict[str, Any]:
         """POST /task/getTaskBatch"""
-        texts = required(asked.given.texts("taskIds", BATCH_LIMIT), "taskIds")
-        ids: list[UUID] = [parsed for text in texts if (parsed := parse_task_id(text)) is not None]
+        ids = parse_task_ids(required(asked.given.texts("taskIds", BATCH_LIMIT), "taskIds"))
         tasks = await self._reading.several(asked.caller, ids) if ids else []
         return {
             "list": [

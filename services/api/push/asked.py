@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id
-from services.api.problems import Problem
+from services.api.problems import Problem, invalid
 from services.api.push.stream import Wanted
 
 TENANT_PATH: Final = "/v1/events"
@@ -115,6 +115,4 @@ def _time(place: str) -> datetime:
 
 
 def _wrong(parameter: str, detail: str) -> Problem:
-    return Problem(
-        "invalid", "Something in the request is not valid.", errors=[{"parameter": parameter, "detail": detail}]
-    )
+    return invalid([{"parameter": parameter, "detail": detail}])

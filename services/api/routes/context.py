@@ -161,7 +161,8 @@ def number_of(text: str) -> int | None:
     return number if number < 2**63 else None
 
 
-def _task_id(task_id: str) -> UUID:
+def task_id_of(task_id: str) -> UUID:
+    """The task that an address names; raises NotFound."""
     parsed = parse_task_id(task_id)
     if parsed is None:
         raise NotFound("task_unknown", "there is no such task")
@@ -175,4 +176,4 @@ Operator = Annotated[KeyOwner, Depends(_caller_with("operate"))]
 Admin = Annotated[KeyOwner, Depends(_caller_with("admin"))]
 Seeing = Annotated[Reach, Depends(_reach_with("read"))]
 Moving = Annotated[Reach, Depends(_reach_with("admin"))]
-TaskId = Annotated[UUID, Depends(_task_id)]
+TaskId = Annotated[UUID, Depends(task_id_of)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from libs.common.domain.ids import parse_task_id
+from libs.common.domain.ids import parse_task_ids
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import TaskFilter
 from services.api import examples
@@ -34,7 +34,7 @@ async def read_tasks(
     asked: Annotated[TaskIdsIn, examples.body(examples.TASK_IDS)], caller: Reader, cases: Cases
 ) -> Response:
     """Up to 1,000 tasks in the order of their ids; unknown ids are left out. Marks the successes as fetched."""
-    ids = [parsed for text in asked.ids if (parsed := parse_task_id(text)) is not None]
+    ids = parse_task_ids(asked.ids)
     tasks = await cases.reading.several(caller, ids) if ids else []
     return JsonAnswer({"items": [task_view(task) for task in tasks]})
 

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.responses import Response
 
 from libs.common.domain.errors import Invalid
-from libs.common.domain.ids import parse_task_id
+from libs.common.domain.ids import parse_task_id, parse_task_ids
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import TaskFilter, TaskView
 from services.api.cancellation import BulkCancel
@@ -87,7 +87,7 @@ async def show(desk: Desk, visit: Visit) -> Response:
 
 async def live(desk: Desk, visit: Visit) -> Response:
     """The rows of a page again, whenever one of them has changed."""
-    ids = [parsed for text in visit.asked("ids").split(",")[:_PAGE] if (parsed := parse_task_id(text)) is not None]
+    ids = parse_task_ids(visit.asked("ids").split(",")[:_PAGE])
 
     async def render() -> tuple[str, bool]:
         found = await desk.cases.reading.look(visit.caller, ids)
