@@ -6,9 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from starlette.types import Send
-
-from services.api.answers import send_json
 from services.api.legacy.fields import MODEL_FIELDS
 from services.api.problems import Problem
 
@@ -90,9 +87,3 @@ def enveloped(data: Any) -> dict[str, Any]:
 def enveloped_refusal(refusal: Refusal) -> dict[str, Any]:
     """A refusal."""
     return {"code": refusal.code, "message": refusal.message, "data": None}
-
-
-async def send_refusal(send: Send, problem: Problem, *, status: int | None = None) -> None:
-    """Answer with a refusal; its HTTP status is the code's unless another one is given."""
-    refusal = refusal_of(problem)
-    await send_json(send, status or refusal.status, enveloped_refusal(refusal), problem.raw_headers)

@@ -15,7 +15,7 @@ from services.api.answers import send_json
 from services.api.auth import require
 from services.api.bodies import require_plain
 from services.api.legacy.decoding import decode
-from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of, send_refusal
+from services.api.legacy.envelope import enveloped, enveloped_refusal, refusal_of
 from services.api.legacy.given import Given
 from services.api.operation_log import OperationLog, requester_of
 from services.api.parsing import Parsing
@@ -94,10 +94,11 @@ class LegacyFace:
             problem = _unsure(scope.get("route"), problem)
         elif problem.code == "internal":  # the envelope has no place of its own for the trace
             problem = Problem("internal", f"This is our fault. Quote {trace_id_of(scope['trace'])} when you report it.")
+        refusal = refusal_of(problem)
+        answer = enveloped_refusal(refusal)
         if scope["path"] == CREATE and scope["method"] == "POST" and "caller" in scope:
-            refusal = refusal_of(problem)
-            self._note(scope, enveloped_refusal(refusal), error=f"{refusal.code}: {refusal.message}")
-        await send_refusal(send, problem, status=200 if self._refuse_with_200 else None)
+            self._note(scope, answer, error=f"{refusal.code}: {refusal.message}")
+        await send_json(send, 200 if self._refuse_with_200 else refusal.status, answer, problem.raw_headers)
 
     def _note(self, scope: Scope, response: dict[str, Any], *, task_id: UUID | None = None, error: str = "") -> None:
         """A create, as far as it could be read."""
