@@ -127,9 +127,10 @@ WITH gone AS (
   DELETE FROM delivery WHERE status <> 'pending' AND id = ANY (ARRAY(
     (SELECT id FROM delivery WHERE status = 'delivered' AND ended_at < now() - make_interval(days => $1) ORDER BY ended_at LIMIT $3)
     UNION ALL
-    (SELECT d.id FROM delivery d WHERE d.dead_at IS NOT NULL AND d.dead_at < now() - make_interval(days => $2)
+    (SELECT d.id FROM delivery d WHERE d.dead_at IS NOT NULL
+       AND d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $2)) AT TIME ZONE 'UTC'
        AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'delivery' AND i.target = d.id AND i.result IS NULL)
-     ORDER BY d.dead_at LIMIT $3)))
+     ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $3)))
   RETURNING id
 ), t AS (
   DELETE FROM delivery_try WHERE delivery_id = ANY (ARRAY(SELECT id FROM gone))

@@ -221,10 +221,11 @@ FROM (SELECT id, version, status, fetched_at, finished_at, created_at FROM task 
 -- operator ordered is done first, however slow or paused. $1 days, $2 limit.
 SELECT d.task_id AS id, d.version, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
-FROM dead_task d WHERE d.died_at < now() - make_interval(days => $1) AND d.died_at < (SELECT before FROM announced)
+FROM dead_task d WHERE d.died_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
+  AND d.died_at < (SELECT before FROM announced)
   AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
   AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
-ORDER BY d.died_at LIMIT $2
+ORDER BY d.died_at AT TIME ZONE 'UTC' LIMIT $2
 
 -- name: delete_tasks
 -- Tasks and everything that is theirs, if they are still as they were looked at: who was replayed meanwhile may have ended
@@ -369,9 +370,9 @@ WHERE x.staged_files IS NOT NULL AND f ->> 'reference' = ANY (CAST(:references A
 -- name: prune_dead_events
 -- Events that died, once nobody can be expected to send them again and no replay job has them in hand. $1 days, $2 limit.
 DELETE FROM dead_event WHERE id = ANY (ARRAY(
-  SELECT d.id FROM dead_event d WHERE d.dead_at < now() - make_interval(days => $1)
+  SELECT d.id FROM dead_event d WHERE d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'event' AND i.target = d.id AND i.result IS NULL)
-  ORDER BY d.dead_at LIMIT $2))
+  ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $2))
 RETURNING id
 
 -- name: open_page
