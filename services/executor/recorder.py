@@ -94,15 +94,17 @@ class Recorder:
         mine = await self._write(self._generated, attempt, (attempt, staged), in_doubt=True, stuck=stuck)
         return self._seen(mine, "generated", attempt)
 
-    async def migrating(self, attempt: Attempt) -> bool:
+    async def migrating(self, attempt: Attempt, *, stuck: Callable[[], None] = nothing) -> bool:
         """Write that the upload lasts."""
         await failpoint("executor/before-migrating")
-        return self._seen(await self._write(self._migrating, attempt, attempt), "migrating", attempt)
+        mine = await self._write(self._migrating, attempt, attempt, stuck=stuck)
+        return self._seen(mine, "migrating", attempt)
 
-    async def hand_over(self, attempt: Attempt, executor: int) -> bool:
+    async def hand_over(self, attempt: Attempt, executor: int, *, stuck: Callable[[], None] = nothing) -> bool:
         """Hand an upload to the executor that has its staging store."""
         await failpoint("executor/before-hand-over")
-        return self._seen(await self._write(self._hand_overs, attempt, (attempt, executor)), "hand_over", attempt)
+        mine = await self._write(self._hand_overs, attempt, (attempt, executor), stuck=stuck)
+        return self._seen(mine, "hand_over", attempt)
 
     async def close(self, timeout: float) -> None:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""

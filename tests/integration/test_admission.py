@@ -19,6 +19,7 @@ from libs.common.domain.task import Phase, TaskStatus
 from libs.common.ports import PermitRequest
 from libs.common.ports_attempts import Attempt, Claim
 from libs.common.runtime import failpoints, metrics
+from services.executor import uploads
 from services.executor.admission import desk, waiting_room
 from services.executor.admission.rotation import Arrival
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
@@ -715,6 +716,37 @@ async def test_whose_rows_somebody_keeps_locked_keeps_no_slot_from_others(rig: R
     try:
         await somebody.execute(f"BEGIN; UPDATE dispatch SET version = version WHERE id = {stuck}")
         rig.model.held.set()
+        others = await rig.make_tasks(model, 2)
+        await rig.dispatch(model)
+        await rig.ended(others)
+        assert (await rig.statuses([stuck]))[stuck] < 6
+    finally:
+        await somebody.close()
+    await rig.ended([stuck])
+
+
+async def test_nor_does_whose_long_upload_cannot_be_shown(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "SHOWN_AFTER_SECONDS", 0.0)
+    shows, door = asyncio.Event(), asyncio.Event()
+
+    def slow(real: Any) -> Through:
+        async def migrating_many(attempts: Any) -> Any:
+            shows.set()
+            await door.wait()
+            return await real.migrating_many(attempts)
+
+        return Through(real, migrating_many=migrating_many)
+
+    model = await rig.make_model()
+    running = await rig.executor(slots=1, attempts=slow)
+    running.results.seconds = 0.1
+    (stuck,) = await rig.make_tasks(model)
+    await rig.dispatch(model)
+    await asyncio.wait_for(shows.wait(), 10)
+    somebody = await asyncpg.connect(rig.database_url)
+    try:
+        await somebody.execute(f"BEGIN; UPDATE dispatch SET version = version WHERE id = {stuck}")
+        door.set()
         others = await rig.make_tasks(model, 2)
         await rig.dispatch(model)
         await rig.ended(others)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 import pytest
 
@@ -60,6 +61,24 @@ async def test_a_job_is_submitted_followed_and_collected_once(jobs: Jobs) -> Non
     face = (await jobs.rig.sql("SELECT provider_job_id FROM task_face"))[0]
     assert face["provider_job_id"] == "p1"
     assert (await jobs.rig.sql("SELECT sum(calls)::int AS calls FROM stat_delta"))[0]["calls"] == 1
+
+
+async def test_a_job_whose_id_cannot_be_written_keeps_no_slot_from_others(jobs: Jobs) -> None:
+    model = await jobs.model()
+    await jobs.rig.executor(slots=1)
+    jobs.provider.held = asyncio.Event()
+    (stuck,) = await jobs.begin(model)
+    await until(lambda: jobs.provider.submits, "the submit")
+    somebody = await asyncpg.connect(jobs.rig.database_url)
+    try:
+        await somebody.execute(f"BEGIN; UPDATE dispatch SET version = version WHERE id = {stuck}")
+        jobs.provider.held.set()
+        await jobs.rig.ended(await jobs.begin(model, 2))
+        assert (await jobs.rig.statuses([stuck]))[stuck] < 6
+    finally:
+        await somebody.close()
+    await jobs.rig.ended([stuck])
+    await jobs.clean()
 
 
 async def test_what_the_provider_says_is_shown_when_it_changes_and_never_backwards(jobs: Jobs) -> None:

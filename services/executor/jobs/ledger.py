@@ -51,7 +51,7 @@ class JobLedger:
 
     async def intend(self, attempt: Attempt, intent: JobIntent, *, stuck: Callable[[], None] = nothing) -> float | None:
         """Write that a job is about to be submitted; when that was, in Unix seconds. `stuck` is told when somebody
-        keeps rows locked that it needs.
+        keeps rows locked that it needs, here and below.
 
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
@@ -70,25 +70,25 @@ class JobLedger:
             raise written
         return written
 
-    async def resume(self, attempt: Attempt) -> JobRow | None:
+    async def resume(self, attempt: Attempt, *, stuck: Callable[[], None] = nothing) -> JobRow | None:
         """The job that the attempt goes on with."""
         await failpoint("executor/before-resume")
-        return await self._locks.until_answered(lambda: self._resumes.submit(attempt), attempt)
+        return await self._locks.until_answered(lambda: self._resumes.submit(attempt), attempt, stuck=stuck)
 
     async def own_permit(self, attempt: Attempt) -> bool:
         """Write that the job's permit has this attempt's token now."""
         await failpoint("executor/before-own-permit")
         return await self._locks.until_answered(lambda: self._owners.submit(attempt), attempt)
 
-    async def news(self, attempt: Attempt, news: JobNews) -> bool:
+    async def news(self, attempt: Attempt, news: JobNews, *, stuck: Callable[[], None] = nothing) -> bool:
         """Write what the provider says. Raises ModelError when it names a job that another task has."""
-        return await self.replaced(attempt, news) is not None
+        return await self.replaced(attempt, news, stuck=stuck) is not None
 
-    async def replaced(self, attempt: Attempt, news: JobNews) -> str | None:
+    async def replaced(self, attempt: Attempt, news: JobNews, *, stuck: Callable[[], None] = nothing) -> str | None:
         """The same; the id of another job that was on record in place of this one, empty where there was none."""
         await failpoint("executor/before-job-news")
         try:
-            former = await self._locks.until_answered(lambda: self._news.submit((attempt, news)), attempt)
+            former = await self._locks.until_answered(lambda: self._news.submit((attempt, news)), attempt, stuck=stuck)
         except Exception as error:
             if not self._is_data_error(error):
                 raise

@@ -108,9 +108,10 @@ class JobLife:
 
     async def _taken_over(self, run: Run, share: AnswerShare) -> tuple[Job, asyncio.Task[None]]:
         run.has_permit = True
-        row = await self._ledger.resume(run.attempt)
+        row = await self._ledger.resume(run.attempt, stuck=run.slot.give_back)
         if row is None:
             raise NotOurs
+        await run.slot.take_again()
         if not self._calls.runs(row.adapter) and row.seconds_left <= 0:
             message = f"nobody who has its adapter {row.adapter!r} asked about the job in its time"
             raise ModelError("job_timeout", message, retryable=False)
@@ -225,7 +226,7 @@ class JobLife:
             return
         first = not job.provider_id
         try:
-            former = await self._ledger.replaced(job.run.attempt, news)
+            former = await self._ledger.replaced(job.run.attempt, news, stuck=job.run.slot.give_back)
         except ModelError:  # the id is another task's: that job must not be ended with this task
             await self._write_end(job, "failed")
             raise
@@ -264,7 +265,9 @@ class JobLife:
     async def _write_end(self, job: Job, status: str) -> None:
         """The job is over there, and the task does not end with its output: its provider need not be told."""
         await job.quiet()
-        if job.status != status and not await self._ledger.news(job.run.attempt, job.news(status)):
+        if job.status == status:
+            return
+        if not await self._ledger.news(job.run.attempt, job.news(status), stuck=job.run.slot.give_back):
             raise NotOurs
 
 
