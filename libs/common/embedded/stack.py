@@ -131,7 +131,7 @@ class Stack:
             "console": f"{self.api_url}/console",
             "data": str(self.folder.path),
             "logs": str(self.folder.logs),
-            "settings": {name: self.environment[name] for name in _TOLD if name in self.environment},
+            "settings": {name: _anywhere(name, self.environment[name]) for name in _TOLD if name in self.environment},
         }
 
     @cached_property
@@ -185,6 +185,11 @@ class Stack:
         if not given.isdecimal():
             raise ChildFailed(f"{setting} is {given!r}; it must be a number")
         return int(given)
+
+
+def _anywhere(name: str, value: str) -> str:
+    """A setting as it is read in any folder: ours, by which a path may have been given, is not the asker's."""
+    return os.path.abspath(value) if value and name.endswith(("_DIR", "_FILE")) else value
 
 
 def _read_mounted(environment: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,16 @@ def test_what_names_its_topics_and_finds_its_files_is_told_to_other_commands(fol
     }
 
 
+def test_files_are_found_from_every_folder(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    settings = told(folder, SECRET_KEYS_FILE="keys", STAGING_DIR="./staging", KAFKA_CA_FILE="")
+    assert settings == {
+        "SLUICEWAY_SECRET_KEYS_FILE": str(folder.path / "keys"),
+        "SLUICEWAY_STAGING_DIR": str(folder.path / "staging"),
+        "SLUICEWAY_KAFKA_CA_FILE": "",
+    }
+
+
 def test_no_secret_is_told_and_no_ring_but_the_one_in_use(folder: DataFolder) -> None:
     secrets = {"SECRET_KEYS": "k:c2VjcmV0", "KAFKA_PASSWORD": "secret", "OSS_AUTHORIZATION": "secret"}
     assert told(folder, **secrets) == {"SLUICEWAY_STAGING_DIR": str(folder.staging)}
