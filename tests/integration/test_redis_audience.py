@@ -132,3 +132,13 @@ async def test_bytes_that_are_no_text_make_nobody_deaf(redis_url: str) -> None:
         await redis.command_many([("PUBLISH", "sw:changes:7", b"\xff\xfe"), ("PUBLISH", "sw:changes:7", "70")])  # type: ignore[list-item]
         await until(lambda: (7, [70]) in ears.changes)
         assert ears.gaps == 1
+
+
+async def test_more_than_we_ever_say_at_once_is_passed_over(redis_url: str) -> None:
+    ears = Ears()
+    async with open_redis(redis_url) as redis, hearing(redis, ears) as audience:
+        await audience.join(7)
+        await redis.command_many([("PUBLISH", "sw:changes:7", "1 " * 600_000), ("PUBLISH", "sw:changes:7", "70")])
+        await until(lambda: bool(ears.changes))
+        assert ears.changes == [(7, [70])]
+        assert ears.gaps == 1

@@ -180,3 +180,15 @@ async def test_bytes_that_are_no_text_end_nobody_who_listens(redis_url: str) -> 
         await until(lambda: ("sw:a", "7 room") in listener.lines)
         assert not task.done()
         assert listener.gaps == 0
+
+
+async def test_all_that_we_say_at_once_is_heard_and_what_is_larger_passed_over(redis_url: str) -> None:
+    listener = Listener()
+    async with listening(redis_url, listener, "sw:a"), open_pair(redis_url) as hints, open_redis(redis_url) as redis:
+        for number in range(10_000):
+            hints.publish_soon("sw:a", f"{2**31 - 1} 1 {-(2**15)} {-(2**63) + number}")
+        await until(lambda: len(listener.lines) == 10_000)
+        await redis.command_many([("PUBLISH", "sw:a", "7 room\n" * 200_000), ("PUBLISH", "sw:a", "8 room")])
+        await until(lambda: len(listener.lines) > 10_000)
+        assert listener.lines[10_000:] == [("sw:a", "8 room")]
+        assert listener.gaps == 0

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import Call, RedisServer
-from libs.common.adapters.redis.hints import LISTENER_LIFE_SECONDS, LISTENERS, next_reply
+from libs.common.adapters.redis.hints import LISTENER_LIFE_SECONDS, LISTENERS, MOST_BYTES, next_reply
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import GateUnavailable
 from libs.common.runtime.backoff import reconnect_delays
@@ -127,7 +127,7 @@ class RedisAudience:
     async def _hear(self, ear: Connection, on_changes: OnChanges) -> None:
         while True:
             match await next_reply(ear):
-                case [b"message", bytes(channel), bytes(payload)]:
+                case [b"message", bytes(channel), bytes(payload)] if len(payload) <= MOST_BYTES:
                     numbers = wire.numbers(payload.decode(errors="replace"))
                     if (tenant_id := wire.tenant_of(channel.decode())) is not None:
                         on_changes(tenant_id, numbers)

@@ -24,6 +24,8 @@ log = get_logger()
 
 #: What is said within it goes out together.
 _GATHER_SECONDS: Final = 0.002
+#: Nobody of ours says as much at once; line by line, what anybody else may say would stop the loop for many seconds.
+MOST_BYTES: Final = 2**20
 #: While Redis is away lines wait for its return, but not for ever and not all.
 _MOST_LINES: Final = 10_000
 _LONGEST_PAUSE: Final = 1.0
@@ -171,7 +173,7 @@ async def _hear(
     unconfirmed = len(channels)
     while True:
         match await next_reply(connection):
-            case [b"message", bytes(channel), bytes(payload)]:
+            case [b"message", bytes(channel), bytes(payload)] if len(payload) <= MOST_BYTES:
                 # Anybody may publish there: bytes that are no text become lines that nobody knows.
                 await _hand_over(on_lines, channel.decode(), payload.decode(errors="replace").split("\n"))
             case [b"subscribe", *_]:
