@@ -43,6 +43,17 @@ async def test_a_leaked_slot_goes_back_after_two_looks_half_a_minute_apart(house
     assert not await house.members(model) & set(leaked)
 
 
+async def test_a_member_that_is_no_text_goes_like_any_that_nobody_owns(house: House) -> None:
+    model = await house.model()
+    own = await house.public(await house.tasks(model, 1))
+    await command(house, "ZADD", keys.gate(model.lane), 10**15, b"\xff\xfe")  # type: ignore[arg-type]
+    leaks = Leaks(house.sweeps, slots(house.sweeps, house.gate), house.clock)
+    assert await leaks.sweep() == 0
+    house.clock.now += 31
+    assert await leaks.sweep() == 1
+    assert await house.members(model) == set(own)
+
+
 async def test_a_create_under_way_keeps_its_slot(house: House) -> None:
     model = await house.model()
     leaks = Leaks(house.sweeps, slots(house.sweeps, house.gate), house.clock)

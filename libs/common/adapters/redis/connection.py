@@ -23,6 +23,8 @@ log = get_logger()
 #: Connecting and answering, each call as a whole. Gate and permits stay closed rather than wait longer.
 _SECONDS: Final = 1.0
 _CONNECTIONS: Final = 8
+#: How bytes that are no text, which only others write, are read, so that the same bytes can be sent.
+NO_TEXT: Final = "surrogateescape"
 #: What rested for longer is not used again: networks forget connections after minutes (Azure 4, AWS 6) in silence.
 _RESTED_SECONDS: Final = 60.0
 #: It was the primary, and is another's replica since a failover; the address leads elsewhere by now, or soon.
@@ -228,7 +230,11 @@ def _was_reset(connection: Connection) -> bool:
 
 
 def _packed(command: Command) -> bytes:
-    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one alone
+    try:
+        packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows tuples of one alone
+    except UnicodeEncodeError:
+        parts = (part.encode(errors=NO_TEXT) if isinstance(part, str) else part for part in command)
+        packed = hiredis.pack_command(tuple(parts))  # type: ignore[arg-type]
     return packed
 
 

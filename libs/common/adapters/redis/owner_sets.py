@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from libs.common.adapters.redis import keys
-from libs.common.adapters.redis.connection import Answer, Call, RedisServer
+from libs.common.adapters.redis.connection import NO_TEXT, Answer, Call, RedisServer
 from libs.common.adapters.redis.rebuild import LaneRebuilder, LaneUnknown, restore_calls
 from libs.common.adapters.redis.script import Script
 from libs.common.contracts.hints import PERMIT
@@ -122,7 +122,7 @@ class OwnerSets:
         ((next_cursor, page),) = await self._redis.command_many(
             [("ZSCAN", self._set_key(lane), cursor, "COUNT", count)]
         )
-        return int(next_cursor), [owner.decode() for owner in page[::2]]
+        return int(next_cursor), [owner.decode(errors=NO_TEXT) for owner in page[::2]]
 
     def keys_of(self, lane: int) -> tuple[str, ...]:
         """The set of a lane, and what tells that it is complete."""
