@@ -227,7 +227,8 @@ class _MountedSecrets(PydanticBaseSettingsSource):
         variable = f"{PREFIX}{field_name.upper()}_FILE"
         path = os.environ.get(variable)
         try:
-            return (Path(path).read_text().rstrip("\r\n") if path else None), field_name, False
+            # Editors of Windows begin files with a mark of their encoding.
+            return (Path(path).read_text("utf-8-sig").rstrip("\r\n") if path else None), field_name, False
         except (OSError, UnicodeDecodeError) as error:
             cause = error.strerror if isinstance(error, OSError) else "it is no text"
             raise WrongSetting(f"{variable}: {path} cannot be read ({cause}); name a readable text file.") from error

@@ -193,15 +193,18 @@ async def test_what_no_key_opens_is_named_and_left(safe: Safe) -> None:
         KeyRing(BOTH).open(after.bindings or b"", "tenant:7")
 
 
-async def test_keys_come_from_a_mounted_file_too(safe: Safe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [f"{BOTH}\n", f"\ufeff{NEW},\r\n{OLD}\r\n"])
+async def test_keys_come_from_a_mounted_file_too(safe: Safe, tmp_path: Path, written: str) -> None:
     await safe.model(KeyRing(OLD))
     mounted = tmp_path / "keys"
-    mounted.write_text(f"{BOTH}\n")
+    mounted.write_bytes(written.encode())
     code, report, errors = await safe.run(keys="", secret_keys_file=str(mounted))
     assert (code, report.get("left")) == (0, 0), errors
 
 
-@pytest.mark.parametrize(("keys", "said"), [("", "is empty"), ("a:eA==", "32 are needed"), (f"{OLD},{OLD}", "same id")])
+@pytest.mark.parametrize(
+    ("keys", "said"), [("", "is empty"), ("a:eA==", "32 are needed"), (f"{OLD},{OLD}", "same id, 'old'")]
+)
 async def test_keys_that_cannot_be_used_are_said(safe: Safe, keys: str, said: str) -> None:
     code, _, errors = await safe.run(keys=keys)
     assert (code, said in errors) == (2, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from collections import Counter
 from collections.abc import Set
 from typing import Final
 
@@ -35,7 +36,8 @@ class KeyRing:
         self.newest = keys[0][0]
         self._ciphers = {name: AESGCM(key) for name, key in keys}
         if len(self._ciphers) < len(keys):
-            raise BadKeyRing("it has two keys of the same id")
+            twice = next(name for name, count in Counter(name for name, _ in keys).items() if count > 1)
+            raise BadKeyRing(f"it has two keys of the same id, {twice!r}")
 
     @property
     def names(self) -> Set[str]:
