@@ -13,6 +13,9 @@ What a trusted peer sent along for the upload is written with the task, sealed, 
 
 from __future__ import annotations
 
+import asyncio
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -30,6 +33,8 @@ from libs.common.domain.errors import (
     NotFound,
     OutcomeUnknown,
     Refused,
+    RowsLocked,
+    Unavailable,
 )
 from libs.common.domain.model import Model
 from libs.common.domain.quota import exhausted, points_of
@@ -55,6 +60,10 @@ from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, of_model
 
 log = get_logger()
+
+#: A create whose account somebody has locked is tried again for so long: its neighbours' have it for milliseconds.
+_PATIENCE_SECONDS: Final = 5.0
+_LOCKED_PAUSE: Final = 0.1
 
 _LONGEST_RETRY_AFTER: Final = 60
 
@@ -88,7 +97,7 @@ class Accepted:
 
 
 class Submission:
-    """Accepts tasks. Its four coalescers are closed by whoever opened them."""
+    """Accepts tasks. Its five coalescers are closed by whoever opened them."""
 
     def __init__(
         self,
@@ -98,6 +107,7 @@ class Submission:
         writes: Coalescer[NewTask, Creation],
         earlier: Coalescer[NewTask, Repeated | None],
         names: Coalescer[tuple[int, str], Model | None],
+        locked: Coalescer[NewTask, bool],
         *,
         zone: ZoneInfo,
         seal: Seal | None = None,
@@ -110,6 +120,7 @@ class Submission:
         self._writes = writes
         self._earlier = earlier
         self._names = names
+        self._locked = locked
         self._zone = zone
         self._seal = seal
         self._hooks = hooks
@@ -156,7 +167,7 @@ class Submission:
 
     async def _write(self, model: Model, task: NewTask) -> Accepted:
         try:
-            creation = await self._writes.submit(task)
+            creation = await self._written(task)
         except OutcomeUnknown:
             raise
         except Exception:
@@ -179,6 +190,24 @@ class Submission:
                 raise exhausted(task.creator, task.points, limit, used, now=datetime.now(UTC), zone=self._zone)
             case _:
                 assert_never(creation)
+
+    async def _written(self, task: NewTask) -> Creation:
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._writes.submit(task)
+            except RowsLocked:
+                if not await self._freed(task, end):
+                    raise
+
+    async def _freed(self, task: NewTask, end: float) -> bool:
+        """Whether nobody has the account locked any more that the task is to be paid from; waits for that."""
+        while time.monotonic() < end:
+            await asyncio.sleep(_LOCKED_PAUSE)
+            with suppress(Unavailable, OutcomeUnknown):
+                if not await self._locked.submit(task):
+                    return True
+        return False
 
     def _new_task(self, public_id: UUID, lane: int, caller: KeyOwner, order: Order, points: int) -> NewTask:
         return NewTask(

@@ -256,8 +256,9 @@ async def _submission(
     )
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
     names: Coalescer[tuple[int, str], Model | None] = Coalescer(cache.look_up, is_data_error=is_data_error)
+    locked: Coalescer[NewTask, bool] = Coalescer(tasks.locked)
     signing: Coalescer[int, bool] = Coalescer(webhooks.sign_tasks)
-    for coalescer in (slots, writes, earlier, names, signing):
+    for coalescer in (slots, writes, earlier, names, locked, signing):
         stack.push_async_callback(coalescer.close, _CLOSE_SECONDS)
     hooks = TaskHooks(signing.submit, guard)
-    return Submission(cache, gate, slots, writes, earlier, names, zone=zone, seal=seal, hooks=hooks)
+    return Submission(cache, gate, slots, writes, earlier, names, locked, zone=zone, seal=seal, hooks=hooks)

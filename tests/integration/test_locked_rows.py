@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -15,6 +16,7 @@ from libs.common.adapters.postgres.attempts import PostgresAttempts
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.dispatch_queue import PostgresEvents
 from libs.common.adapters.postgres.failures import is_data_error
+from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.errors import RowsLocked
@@ -22,9 +24,13 @@ from libs.common.domain.model import Model
 from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
+from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_attempts import Attempt, Claim
 from libs.common.ports_provider_jobs import JobIntent, JobRow
 from libs.common.ports_sweeps import Ending, LostAttempt
+from libs.common.ports_tasks import KeyOwner, NewTask
+from libs.common.runtime.coalescer import Coalescer
+from services.api.submission import Accepted, Order, Submission
 from services.dispatcher.webhook_events import hooked_event
 from services.executor.figures import Figures
 from services.executor.jobs.ledger import JobLedger
@@ -144,6 +150,36 @@ async def test_whose_job_is_locked_is_told_apart(house: House) -> None:
     async with kept_by(house, f"provider_job SET message = message WHERE task_id = {stuck.id}"):
         assert await attempts.locked([stuck.id, other.id]) == {stuck.id}
     assert await attempts.locked([stuck.id, other.id]) == set()
+
+
+async def test_creates_of_others_are_not_refused_for_what_their_neighbours_write_just_now(house: House) -> None:
+    stuck, other = await house.model(price=1), await house.model(price=1)
+    tasks, models = PostgresTasks(house.database), ModelCache(PostgresModels(house.database))
+    looked = asyncio.Event()
+
+    async def locked(items: Sequence[NewTask]) -> list[bool]:
+        found = await tasks.locked(items)
+        looked.set()
+        return found
+
+    writes = Coalescer(tasks.create_many, is_data_error=is_data_error, locked=locked)
+    submission = Submission(
+        models, house.gate, Coalescer(house.gate.take_many), writes, Coalescer(tasks.earlier_many),
+        Coalescer(models.look_up), Coalescer(tasks.locked), zone=ZoneInfo("UTC"),
+    )  # fmt: skip
+
+    async def create(model: Model) -> Accepted:
+        return await submission.submit(KeyOwner(1, model.tenant_id, "c", frozenset()), Order(model.name, b"{}"))
+
+    first = [await create(model) for model in (stuck, other)]
+    async with account_locked(house, stuck):
+        refused, accepted = [asyncio.create_task(create(model)) for model in (stuck, other)]
+        async with account_locked(house, other):  # as a flush of another process has it
+            await asyncio.wait_for(looked.wait(), 15)
+        assert (await accepted).public_id not in {one.public_id for one in first}
+        with pytest.raises(RowsLocked):
+            await refused
+    await create(stuck)
 
 
 class Jobs(PostgresProviderJobs):

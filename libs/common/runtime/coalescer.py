@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, Generic, TypeAlias, TypeVar, cast
@@ -19,6 +20,9 @@ _MAX_BYTES: Final = 8 * 1024 * 1024
 #: Flushes of a batch that may meet RowsLocked one after the other, each after a wait of seconds. Halving the largest
 #: batch takes ten until a locked item stands alone; by then others succeed, unless it is a whole table.
 _MOST_IN_VAIN: Final = 15
+#: For so long after a flush met locked rows each batch is looked at before it is flushed: who comes for the same rows
+#: again would hold up all the others of it. What such looks find makes it no longer: it may be a neighbour's.
+_WARY_SECONDS: Final = 10.0
 
 
 class CoalescerClosed(Unavailable):
@@ -37,9 +41,10 @@ class Coalescer(Generic[Item, Result]):
     item goes alone). What was submitted is flushed even if its caller is cancelled meanwhile.
 
     A data error halves the batch until the bad item stands alone: only its caller sees the error. What met a deadlock
-    is flushed once more. RowsLocked goes to the callers of the items that `locked` names, and the others are flushed
-    without them; where it names none, the batch is halved, but to no end where it is a whole table that is locked: then
-    it goes to all. Any other error goes to every caller of the batch.
+    is flushed once more. RowsLocked goes to the callers of the items that `locked` names, perhaps for what a neighbour
+    writes just then, and the others are flushed without them, as those are that come soon after; where it names none,
+    the batch is halved, but to no end where it is a whole table that is locked: then it goes to all. Any other error
+    goes to every caller of the batch.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Coalescer(Generic[Item, Result]):
         self._concurrency = concurrency
         self._is_data_error = is_data_error
         self._locked = locked
+        self._wary_until = 0.0  #: by time.monotonic
         self._waiting: list[_Waiting[Item, Result]] = []
         self._waiting_bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
@@ -161,7 +167,7 @@ class Coalescer(Generic[Item, Result]):
 
     async def _carry(self, batch: list[_Waiting[Item, Result]]) -> None:
         """Answer every caller of the batch, halving it around bad items."""
-        parts, in_vain = [batch], 0
+        parts, in_vain = await self._looked_at(batch), 0
         del batch  # named by a frame of its own error's traceback, all of it would wait for the garbage collector
         while parts:
             part = parts.pop(0)
@@ -178,20 +184,37 @@ class Coalescer(Generic[Item, Result]):
             finally:
                 del part  # as above
 
+    async def _looked_at(self, batch: list[_Waiting[Item, Result]]) -> list[list[_Waiting[Item, Result]]]:
+        """What is flushed of a batch, in batches: all of it, unless rows were locked a moment ago and still are."""
+        if self._locked is None or time.monotonic() >= self._wary_until:
+            return [batch]
+        try:
+            kept = await self._locked([item for item, _, _ in batch])
+        except Exception:  # the flush finds out
+            return [batch]
+        return self._without(batch, kept, RowsLocked("its rows are locked, as they were a moment ago"))
+
+    def _without(
+        self, batch: list[_Waiting[Item, Result]], kept: Sequence[bool], error: Exception
+    ) -> list[list[_Waiting[Item, Result]]]:
+        """The others of a batch, in batches; the callers of those that are kept locked are told."""
+        _fail([waiting for waiting, locked in zip(batch, kept, strict=True) if locked], error)
+        free = [waiting for waiting, locked in zip(batch, kept, strict=True) if not locked]
+        return [free] if free else []
+
     async def _left_over(
         self, batch: list[_Waiting[Item, Result]], error: Exception
     ) -> list[list[_Waiting[Item, Result]]]:
         """What is flushed anew of a batch that failed, in batches; the other callers are told."""
-        locked: Sequence[bool] = ()
         if len(batch) > 1 and isinstance(error, RowsLocked) and self._locked is not None:
             try:
-                locked = await self._locked([item for item, _, _ in batch])
+                kept = await self._locked([item for item, _, _ in batch])
             except Exception:  # what PostgreSQL does not say now it says to their next try
-                locked = [True] * len(batch)
-        if any(locked):
-            _fail([waiting for waiting, kept in zip(batch, locked, strict=True) if kept], error)
-            free = [waiting for waiting, kept in zip(batch, locked, strict=True) if not kept]
-            return [free] if free else []
+                _fail(batch, error)
+                return []
+            if any(kept):
+                self._wary_until = time.monotonic() + _WARY_SECONDS
+                return self._without(batch, kept, error)
         if len(batch) > 1 and (isinstance(error, RowsLocked) or self._is_data_error(error)):
             half = len(batch) // 2
             return [batch[:half], batch[half:]]

@@ -20,6 +20,7 @@ from libs.common.domain.errors import (
     Invalid,
     NotFound,
     OutcomeUnknown,
+    RowsLocked,
     Unavailable,
 )
 from libs.common.domain.model import Model
@@ -39,7 +40,7 @@ from libs.common.ports_tasks import (
 )
 from libs.common.runtime import metrics
 from libs.common.runtime.coalescer import Coalescer
-from services.api import task_writer
+from services.api import submission, task_writer
 from services.api.submission import Accepted, Order, Submission
 from services.api.task_writer import TaskWriter
 from tests.support.fakes_redis import FakeHints, FakeQueueGate
@@ -66,6 +67,9 @@ class Store:
     async def earlier_many(self, tasks: Sequence[NewTask]) -> list[Repeated | None]:
         return [self.earlier for _ in tasks]
 
+    async def locked(self, tasks: Sequence[NewTask]) -> list[bool]:
+        return [True for _ in tasks]
+
 
 class NoModels:
     async def find_many(self, names: Sequence[tuple[int, str]]) -> list[Model]:
@@ -83,8 +87,9 @@ class Desk:
         self.writes: Coalescer[NewTask, Creation] = Coalescer(TaskWriter(cast(Tasks, self.store), self.hints).write)
         earlier: Coalescer[NewTask, Repeated | None] = Coalescer(self.store.earlier_many)
         names: Coalescer[tuple[int, str], Model | None] = Coalescer(self.cache.look_up)
+        locked: Coalescer[NewTask, bool] = Coalescer(self.store.locked)
         self.submission = Submission(
-            self.cache, self.gate, self.slots, self.writes, earlier, names, zone=ZoneInfo("UTC")
+            self.cache, self.gate, self.slots, self.writes, earlier, names, locked, zone=ZoneInfo("UTC")
         )
 
     async def submit(self, **order: Any) -> Accepted:
@@ -257,3 +262,14 @@ async def test_a_slow_commit_lets_its_callers_go_and_goes_on(desk: Desk, monkeyp
 
 def _fields(model: Model) -> dict[str, Any]:
     return {name: getattr(model, name) for name in Model.__slots__}
+
+
+async def test_a_create_whose_account_somebody_keeps_locked_is_refused_in_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission, "_PATIENCE_SECONDS", 0.3)
+    desk.store.behave = raising(RowsLocked())
+    with pytest.raises(RowsLocked):
+        await desk.submit()
+    assert len(desk.store.batches) == 1, "it is not tried while it is locked"
+    assert desk.taken == 0

@@ -294,6 +294,32 @@ async def test_whose_rows_somebody_keeps_locked_is_told_and_the_others_go_on(
     assert sorted(table.written) == [item for item in range(8) if item not in locked]
 
 
+async def test_who_comes_for_rows_that_were_locked_a_moment_ago_holds_up_nobody() -> None:
+    table = LockedTable(frozenset({3}), frozenset({3}))
+    coalescer = Coalescer(table.flush, locked=table.ask)
+    wary = set()
+    for _ in range(2):
+        answers = await asyncio.gather(*[coalescer.submit(item) for item in range(4)], return_exceptions=True)
+        assert [item for item, answer in enumerate(answers) if isinstance(answer, RowsLocked)] == [3]
+        wary.add(coalescer._wary_until)
+    assert table.batches == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
+    assert len(wary) == 1, "or a busy neighbour would have it look for ever"
+    table.locked = table.seen = frozenset()
+    assert await coalescer.submit(3) == 6
+
+
+async def test_while_nobody_can_look_all_are_flushed() -> None:
+    table = LockedTable(frozenset({3}), frozenset({3}))
+    coalescer = Coalescer(table.flush, locked=lambda items: table.ask(items))
+    await asyncio.gather(*[coalescer.submit(item) for item in range(4)], return_exceptions=True)
+
+    async def away(_: list[int]) -> list[bool]:
+        raise Unavailable
+
+    table.ask = away  # type: ignore[method-assign]
+    assert await asyncio.gather(*[coalescer.submit(item) for item in range(3)]) == [0, 2, 4]
+
+
 async def test_where_nobody_can_say_whose_rows_are_locked_all_are_told() -> None:
     async def away(_: list[int]) -> list[bool]:
         raise Unavailable
