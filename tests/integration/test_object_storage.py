@@ -19,6 +19,8 @@ from libs.common.adapters.object_storage.put_memory import PutMemory
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import StagedLost, UploadFailed
 from libs.common.domain.output import ResultName, StagedFile
+from libs.common.operations.doctor_places import examine_storage
+from libs.common.settings import load_settings
 from tests.support.descriptors import no_more_files
 from tests.support.stand_in_s3 import StandInS3, stand_in_s3
 from tests.support.waiting import until
@@ -266,8 +268,16 @@ async def test_s3_refusals_are_tried_again_later_and_show_no_address(
     with pytest.raises(UploadFailed) as failure:
         await ObjectStorage("s3://bucket", staging).put(_NAME, await _staged(staging, _PNG))
     assert (failure.value.code, failure.value.retryable) == (code, True)
+    assert failure.value.message.endswith("(Told)"), "what it says for itself tells a wrong clock from a wrong key"
     for hidden in ("127.0.0.1", "bucket", "canary-key", str(_TASK)):
         assert hidden not in failure.value.message
+
+
+async def test_the_doctor_says_why_s3_refuses(s3: StandInS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3.status = 403
+    monkeypatch.setenv("SLUICEWAY_STORAGE_URL", "s3://bucket")
+    (finding,) = await examine_storage(load_settings())
+    assert "(Told)" in finding.what
 
 
 async def test_s3_out_of_reach(

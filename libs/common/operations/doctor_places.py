@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from libs.common.adapters.models.registry import checking_adapters
 from libs.common.adapters.object_storage.file_service import upload_address
-from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store
+from libs.common.adapters.object_storage.obstore import BadStorageUrl, open_store, refusal_code
 from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.sealed import sealed_places
 from libs.common.adapters.secrets import BadKeyRing, KeyRing
@@ -124,8 +124,9 @@ async def examine_storage(settings: Settings) -> list[Finding]:
     except BadStorageUrl as error:
         return [problem(str(error), "correct SLUICEWAY_STORAGE_URL")]
     except (BaseError, OSError, TimeoutError) as error:
-        what = f"results cannot be stored: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        return [problem(what, "check SLUICEWAY_STORAGE_URL, its credentials and its rights")]
+        text = str(error).partition("\n")[0][:200]
+        what = f"results cannot be stored{refusal_code(error)}: {type(error).__name__}: {text}"
+        return [problem(what, "check SLUICEWAY_STORAGE_URL, its credentials and its rights, and this host's clock")]
     if there != b"probe":
         return [problem("the object store gives back other bytes than it was given", "check what stands between")]
     return [fine("results can be stored, read and deleted")]

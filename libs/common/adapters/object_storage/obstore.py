@@ -50,6 +50,7 @@ _CLIENT: Final[ClientConfig] = {
 _ACTIVE: Final = frozenset({"html", "svg", "xml"})
 
 _STATUS: Final = re.compile(r"status code: ([0-9]{3})")
+_CODE: Final = re.compile(r"<Code>([A-Za-z0-9.]{1,80})</Code>")
 _SYSTEM_ERROR: Final = re.compile(r"os error ([0-9]{1,5})\)|Os \{\s*code: ([0-9]{1,5}),")
 _WRONG_REGION: Final = "incorrectly configured region"
 
@@ -88,7 +89,8 @@ class ObjectStorage:
             async with asyncio.timeout(_SECONDS + staged.size / _BYTES_PER_SECOND):
                 await self._put(key, staged, held)
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise _failed("upload_denied", "the object store does not accept the service's own credentials") from error
+            denied = "the object store does not accept the service's own credentials"
+            raise _failed("upload_denied", f"{denied}{refusal_code(error)}") from error
         except TimeoutError:
             raise _failed("upload_timeout", "the object store did not take the result in time") from None
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
@@ -223,11 +225,17 @@ def _attributes(staged: StagedFile) -> dict[str, Any]:
     return attributes
 
 
+def refusal_code(error: Exception) -> str:
+    """The code of a store's refusal, such as ` (RequestTimeTooSkewed)`: a wrong clock is no wrong key."""
+    found = _CODE.search(str(error))
+    return f" ({found[1]})" if found is not None else ""
+
+
 def _reason(error: Exception) -> str:
     """Its status or its kind: tenants read this, and its text names addresses that are the operator's."""
     text = str(error)
     if (status := _STATUS.search(text)) is not None:
-        return f"it answered {status[1]}"
+        return f"it answered {status[1]}{refusal_code(error)}"
     if _WRONG_REGION in text:
         return "it redirects, as for a bucket in another region (AWS_REGION)"
     if isinstance(error, OSError) and error.errno:
