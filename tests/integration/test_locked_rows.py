@@ -308,6 +308,14 @@ async def test_cancels_of_it_keep_no_connections_from_others(house: House) -> No
     assert [one.public_id for one in await tasks.cancel_waiting(model.tenant_id, [stuck])] == [stuck]
 
 
+async def test_other_tasks_are_cleaned(house: House) -> None:
+    stuck, other = [attempt.id for attempt in await house.done(await house.model(), 2)]
+    await house.sql("UPDATE task SET finished_at = now() - interval '1 h', expire_at = now() - interval '1 s'")
+    async with locked(house, stuck, "task"):
+        assert await house.clean(stuck, other) == [other]
+    assert await house.clean(stuck) == [stuck]
+
+
 async def test_no_page_is_full_of_it(house: House) -> None:
     """Looked for one at a time, as thousands of locked rows fill a page of a thousand."""
     model, executor = await house.model(), await house.executor()

@@ -231,9 +231,13 @@ ORDER BY d.died_at AT TIME ZONE 'UTC' LIMIT $2
 -- Tasks and everything that is theirs, if they are still as they were looked at: who was replayed meanwhile may have ended
 -- anew, and who was fetched has time from then on. Never an open one. Never one whose event has not left (`announced`, and not
 -- dead). Nor one whose entry in the operation log may be missing yet, nor one that a replay job has in hand.
--- They stay counted: `cleaned` balances statistics and events, a column of that name the points. $1 ids, $2 versions.
-WITH gone AS (
-  DELETE FROM task t USING unnest($1::bigint[], $2::int[]) AS m(id, version)
+-- They stay counted: `cleaned` balances statistics and events, a column of that name the points. One that somebody keeps
+-- locked stays for a later round: the others go. $1 ids, $2 versions.
+WITH m AS MATERIALIZED (
+  SELECT x.id, x.version FROM unnest($1::bigint[], $2::int[]) AS x(id, version) CROSS JOIN LATERAL (
+    SELECT FROM task k WHERE k.id = x.id FOR UPDATE SKIP LOCKED) free
+), gone AS (
+  DELETE FROM task t USING m
   WHERE t.id = ANY (ARRAY[m.id]) AND t.version = m.version AND t.status >= 6 AND (t.expire_at IS NULL OR t.expire_at <= now())
     AND t.finished_at < (SELECT before FROM announced)
     AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[t.id]))
