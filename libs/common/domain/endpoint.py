@@ -110,7 +110,7 @@ def parse_endpoint(url: str) -> Endpoint:
     if parts.scheme not in _PORTS:
         raise InvalidEndpoint("endpoint_scheme", "the address must start with http:// or https://")
     if "@" in parts.netloc:
-        raise InvalidEndpoint("endpoint_user_info", "the address has a user name before an @: put keys into api_key")
+        raise InvalidEndpoint("endpoint_user_info", "the address has a user name before an @, which is never sent")
     if "#" in url:
         raise InvalidEndpoint("endpoint_fragment", "the address has a #, which is never sent to a server")
     if port == 0 or parts.netloc.endswith(":"):

@@ -16,7 +16,6 @@ ENDS: Final = (TaskStatus.SUCCESS, TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskSt
 END_WORDS: Final = tuple(status.word for status in ENDS)
 ALL_ENDS: Final = 2 ** len(ENDS) - 1
 URL_LIMIT: Final = 2_048
-_USER_INFO: Final = "the address has a user name before an @, which is not sent: who is called checks the signature"
 
 #: Pauses after the first, second, ... failed attempt; after the last attempt the delivery is dead.
 _PAUSES: Final = tuple(
@@ -57,8 +56,7 @@ def check_webhook_url(url: str, field: str) -> Endpoint:
     try:
         return parse_endpoint(url)
     except InvalidEndpoint as error:
-        message = _USER_INFO if error.code == "endpoint_user_info" else error.message
-        raise Invalid("webhook_url", message, field=field) from None
+        raise Invalid("webhook_url", error.message, field=field) from None
 
 
 @dataclass(frozen=True, slots=True)
