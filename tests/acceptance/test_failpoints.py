@@ -17,6 +17,7 @@ import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from libs.common.domain.task import Phase
 from libs.common.embedded.service import ServiceProcess
 from libs.common.runtime.failpoints import FAILPOINTS
 from tests.support.cog_provider import cog_provider
@@ -248,12 +249,14 @@ async def another_staging_store(road: Road, process: ServiceProcess) -> Sequence
         await road.model(tenant, f"s{number}")
     await road.kill(process)
     other = {"staging_store": "other", "staging_dir": str(road.folder / "other")}
-    (first,) = await road.start("executor", failpoints="executor/after-generated:*:exit", **other)
+    (first,) = await road.start("executor", failpoints="executor/after-generated:*:delay=60000", **other)
     road.mock.hold()
     ids = [task for number in range(6) for task in await road.submit(tenant, 1, f"s{number}", size=_A_FILE)]
     await until(lambda: len(road.mock.calls) == len(ids), 15, "all calls run")
-    road.mock.let_go()  # all outputs are staged together: of so many, one is read by the executor without the store
-    await road.died(first)
+    road.mock.let_go()
+    staged = f"SELECT count(*) = {len(ids)} AS count FROM dispatch WHERE phase = {Phase.GENERATED.value}"
+    await until(lambda: _counted(road, staged), 15, "all outputs are staged")
+    await road.kill(first)  # of so many, one is read by the executor without the store
     await process.launch()
     road.processes["executor"].append(process)
     await road.start("executor", **other)
