@@ -24,7 +24,7 @@ from libs.common.domain.outcome import ResultFile
 from libs.common.domain.settle import Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_attempts import Attempt, Claim
-from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, Turn
+from libs.common.ports_dispatch import EventKey, Key, LaneAsk, LeasedRow, Turn
 from libs.common.ports_tasks import Created, NewTask
 from services.dispatcher.lanes import LaneBook
 from services.dispatcher.relay import Relay
@@ -166,7 +166,7 @@ class Churn:
     async def _finish(self) -> None:
         running = self._running
         while True:
-            ends = []
+            ends: list[Attempt] = []
             while running and running[0][0] <= time.monotonic() and len(ends) < _BATCH:
                 ends.append(running.popleft()[1])
             if not ends:
@@ -179,11 +179,11 @@ class Churn:
             self._relay.wake()
 
     async def _announce(self) -> None:
-        cursor, sent = 0, list[int]()
+        cursor, sent = 0, list[EventKey]()
         while True:
             rows = await self._events.after(cursor, 500, [], sent)
-            sent = [row.id for row in rows]
-            cursor = max([cursor, *sent])
+            sent = [row.key for row in rows]
+            cursor = max([cursor, *(row.id for row in rows)])
             if len(rows) < 500:
                 await asyncio.sleep(0.05)
 
