@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -31,6 +31,8 @@ from libs.common.ports_dispatch import Placed
 #: dispatch.job of an attempt whose provider has not begun to work.
 _NOT_BEGUN: Final = 2
 
+Written = TypeVar("Written")
+
 
 class PostgresAttempts:
     """Implements ports_attempts.Attempts. Statements by id get them sorted, so that two batches cannot deadlock."""
@@ -55,9 +57,7 @@ class PostgresAttempts:
         return [_attempt(row) for row in rows]
 
     async def started_many(self, claims: Sequence[Claim]) -> list[Attempt]:
-        rows = await self._database.fetch(
-            "started_many", [claim.id for claim in claims], [claim.token for claim in claims]
-        )
+        rows = await self._database.fetch("started_many", *fence(claims))
         return [_attempt(row) for row in rows]
 
     async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
@@ -84,36 +84,30 @@ class PostgresAttempts:
         return placed([row for row in answers if row["state"] == 0])
 
     async def generated_many(self, rows: Sequence[tuple[Attempt, Sequence[StagedFile]]]) -> set[int]:
-        ordered = sorted(rows, key=lambda row: row[0].id)
-        firsts = [files[0] for _, files in ordered]
+        attempts, outputs = _in_order(rows)
+        firsts = [files[0] for files in outputs]
         answers = await self._database.fetch(
             "generated_many",
-            [attempt.id for attempt, _ in ordered],
-            [attempt.token for attempt, _ in ordered],
+            *fence(attempts),
             [first.reference for first in firsts],
-            [sum(file.size for file in files) for _, files in ordered],
+            [sum(file.size for file in files) for files in outputs],
             [first.sha256 for first in firsts],
             [f"{first.file_type} {first.mime}" for first in firsts],
             [first.content for first in firsts],
-            [_several(files) for _, files in ordered],
+            [_several(files) for files in outputs],
         )
-        return {row["id"] for row in answers}
+        return _ids(answers)
 
     async def migrating_many(self, attempts: Sequence[Attempt]) -> set[int]:
         ordered = sorted(attempts, key=lambda attempt: attempt.id)
-        rows = await self._database.fetch(
-            "migrating_many", [attempt.id for attempt in ordered], [attempt.token for attempt in ordered]
-        )
-        return {row["id"] for row in rows}
+        return _ids(await self._database.fetch("migrating_many", *fence(ordered)))
 
     async def finish_many(self, rows: Sequence[tuple[Attempt, Finish]]) -> set[int]:
-        ordered = sorted(rows, key=lambda row: row[0].id)
-        ends = [end for _, end in ordered]
+        attempts, ends = _in_order(rows)
         firsts = [end.files[0] if end.files else None for end in ends]
         answers = await self._database.fetch(
             "finish_many",
-            [attempt.id for attempt, _ in ordered],
-            [attempt.token for attempt, _ in ordered],
+            *fence(attempts),
             [int(end.status) for end in ends],
             [end.code or None for end in ends],
             [end.message or None for end in ends],
@@ -125,45 +119,39 @@ class PostgresAttempts:
             [end.called for end in ends],
             self._time_zone,
         )
-        return {row["id"] for row in answers}
+        return _ids(answers)
 
     async def retry_many(self, rows: Sequence[tuple[Attempt, Retry]]) -> set[int]:
-        ordered = sorted(rows, key=lambda row: row[0].id)
+        attempts, retries = _in_order(rows)
         answers = await self._database.fetch(
             "retry_many",
-            [attempt.id for attempt, _ in ordered],
-            [attempt.token for attempt, _ in ordered],
-            [retry.delay for _, retry in ordered],
-            [retry.head for _, retry in ordered],
-            [retry.code for _, retry in ordered],
-            [retry.message for _, retry in ordered],
-            [retry.timed_out for _, retry in ordered],
-            [retry.called for _, retry in ordered],
+            *fence(attempts),
+            [retry.delay for retry in retries],
+            [retry.head for retry in retries],
+            [retry.code for retry in retries],
+            [retry.message for retry in retries],
+            [retry.timed_out for retry in retries],
+            [retry.called for retry in retries],
             self._time_zone,
         )
-        return {row["id"] for row in answers}
+        return _ids(answers)
 
     async def park_many(self, rows: Sequence[tuple[Attempt, Park]]) -> set[int]:
-        ordered = sorted(rows, key=lambda row: row[0].id)
+        attempts, parks = _in_order(rows)
         answers = await self._database.fetch(
             "park_many",
-            [attempt.id for attempt, _ in ordered],
-            [attempt.token for attempt, _ in ordered],
-            [park.delay for _, park in ordered],
-            [park.code for _, park in ordered],
-            [park.message for _, park in ordered],
+            *fence(attempts),
+            [park.delay for park in parks],
+            [park.code for park in parks],
+            [park.message for park in parks],
         )
-        return {row["id"] for row in answers}
+        return _ids(answers)
 
     async def call_again_many(self, rows: Sequence[tuple[Attempt, CallAgain]]) -> list[Placed]:
-        ordered = sorted(rows, key=lambda row: row[0].id)
-        answers = await self._database.fetch(
-            "call_again_many",
-            [attempt.id for attempt, _ in ordered],
-            [attempt.token for attempt, _ in ordered],
-            [again.message for _, again in ordered],
+        attempts, agains = _in_order(rows)
+        return placed(
+            await self._database.fetch("call_again_many", *fence(attempts), [again.message for again in agains])
         )
-        return placed(answers)
 
     async def ends_recorded(self, attempts: Sequence[Attempt]) -> set[int]:
         rows = await self._database.fetch(
@@ -172,17 +160,11 @@ class PostgresAttempts:
             [attempt.number for attempt in attempts],
             [attempt.token for attempt in attempts],
         )
-        return {row["id"] for row in rows}
+        return _ids(rows)
 
     async def hand_over(self, rows: Sequence[tuple[Attempt, int]]) -> set[int]:
-        ordered = sorted(rows, key=lambda row: row[0].id)
-        answers = await self._database.fetch(
-            "hand_over",
-            [attempt.id for attempt, _ in ordered],
-            [attempt.token for attempt, _ in ordered],
-            [executor for _, executor in ordered],
-        )
-        return {row["id"] for row in answers}
+        attempts, executors = _in_order(rows)
+        return _ids(await self._database.fetch("hand_over", *fence(attempts), executors))
 
     async def handed(self) -> list[HandedRow]:
         rows = await self._database.fetch("handed_rows", self.executor)
@@ -198,13 +180,10 @@ class PostgresAttempts:
             rows += await self._database.fetch("locked_payers", list(giving_back))
         if beginning:
             rows += await self._database.fetch("locked_models", list(beginning))
-        return {row["id"] for row in rows}
+        return _ids(rows)
 
     async def alive(self, attempts: Sequence[Attempt]) -> set[UUID]:
-        rows = await self._database.fetch(
-            "tokens_alive", [attempt.id for attempt in attempts], [attempt.token for attempt in attempts]
-        )
-        return {row["token"] for row in rows}
+        return {row["token"] for row in await self._database.fetch("tokens_alive", *fence(attempts))}
 
     async def named(self) -> list[NamedRow]:
         rows = await self._database.fetch("named_rows", self.executor)
@@ -256,6 +235,11 @@ class PostgresMembership:
         return [found[place] for place in wanted]
 
 
+def fence(owned: Sequence[Attempt | Claim]) -> tuple[list[int], list[UUID]]:
+    """The first arguments of what compares the token."""
+    return [one.id for one in owned], [one.token for one in owned]
+
+
 def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
     """Heartbeat rows as others see them."""
     return [
@@ -272,6 +256,15 @@ def watched(rows: Sequence[asyncpg.Record]) -> list[WatchedBeat]:
         )
         for row in rows
     ]
+
+
+def _in_order(rows: Sequence[tuple[Attempt, Written]]) -> tuple[list[Attempt], list[Written]]:
+    ordered = sorted(rows, key=lambda row: row[0].id)
+    return [attempt for attempt, _ in ordered], [written for _, written in ordered]
+
+
+def _ids(rows: Sequence[asyncpg.Record]) -> set[int]:
+    return {row["id"] for row in rows}
 
 
 def _answered(row: Any) -> Answered:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import orjson
 
+from libs.common.adapters.postgres.attempts import fence
 from libs.common.adapters.postgres.database import Database
 from libs.common.ports_attempts import Attempt
 from libs.common.ports_jobs import COLLECT_SECONDS
@@ -35,7 +36,7 @@ class PostgresProviderJobs:
         intents = [intent for _, intent in rows]
         answers = await self._database.fetch(
             "intend_jobs",
-            *_fence([attempt for attempt, _ in rows]),
+            *fence([attempt for attempt, _ in rows]),
             [intent.key for intent in intents],
             [intent.adapter for intent in intents],
             [intent.polls for intent in intents],
@@ -45,7 +46,7 @@ class PostgresProviderJobs:
         return {row["id"]: row["intended_at"] for row in answers}
 
     async def resume_many(self, attempts: Sequence[Attempt]) -> dict[int, JobRow]:
-        rows = await self._database.fetch("resume_jobs", *_fence(attempts), COLLECT_SECONDS)
+        rows = await self._database.fetch("resume_jobs", *fence(attempts), COLLECT_SECONDS)
         return {
             row["id"]: JobRow(
                 row["intent_key"],
@@ -62,13 +63,13 @@ class PostgresProviderJobs:
         }
 
     async def own_permits(self, attempts: Sequence[Attempt]) -> set[int]:
-        return _ids(await self._database.fetch("own_permits", *_fence(attempts)))
+        return {row["id"] for row in await self._database.fetch("own_permits", *fence(attempts))}
 
     async def news_many(self, rows: Sequence[tuple[Attempt, JobNews]]) -> dict[int, str]:
         news = [one for _, one in rows]
         answers = await self._database.fetch(
             "job_news",
-            *_fence([attempt for attempt, _ in rows]),
+            *fence([attempt for attempt, _ in rows]),
             [one.provider_id or None for one in news],
             [one.status for one in news],
             [one.unit_progress for one in news],
@@ -143,13 +144,5 @@ class PostgresProviderJobs:
         return rows[0]["id"] if rows else None
 
 
-def _fence(attempts: Sequence[Attempt]) -> tuple[list[int], list[UUID]]:
-    return [attempt.id for attempt in attempts], [attempt.token for attempt in attempts]
-
-
 def _numbers(attempts: Sequence[Attempt]) -> tuple[list[int], list[int]]:
     return [attempt.id for attempt in attempts], [attempt.number for attempt in attempts]
-
-
-def _ids(rows: Sequence[Any]) -> set[int]:
-    return {row["id"] for row in rows}

@@ -306,9 +306,8 @@ def _over(page: Sequence[Any]) -> list[OverTask]:
     return [OverTask(row["id"], row["version"]) for row in page if row["over"]]
 
 
-def _versions(retries: Sequence[DueRetry]) -> tuple[list[Any], list[Any]]:
-    ordered = sorted(retries, key=lambda retry: retry.id)
-    return [retry.id for retry in ordered], [retry.version for retry in ordered]
+def _versions(retries: Sequence[DueRetry]) -> tuple[list[int], list[int]]:
+    return [retry.id for retry in retries], [retry.version for retry in retries]
 
 
 def _calls_stay_counted(rows: int) -> tuple[list[bool], str]:
