@@ -103,9 +103,7 @@ class Executor:
         self._drain_until = drain_seconds - self._margin
         self._stopping = asyncio.Event()
         self._posture: Posture = "starting"
-        self._draining = False
         self._drains_from = self._handed_at = 0.0  #: since when, and when we last looked at what others handed us
-        self._paused = Paused()
         self._scarce = False
         self._reads = False
         self._reads_until = 0.0
@@ -136,7 +134,7 @@ class Executor:
 
     def stop(self) -> None:
         """Take no more."""
-        self.desk.close()
+        self.desk.closed = True
         self._reader.stop()
         self._stopping.set()
 
@@ -204,35 +202,37 @@ class Executor:
         answers nobody: what needs no permit goes on. And all whose staging is full, where nobody else reads: uploads,
         which alone make room, go on.
         """
-        unable = self._unable()
-        alone = unable == "staging_full" and not self._others_start()
-        able, now = unable is None or alone, time.monotonic()
-        crowded, deaf = self.desk.crowded() and self._room_elsewhere(), self._doorman.away
+        unable, deaf, now = self._unable(), self._doorman.away, time.monotonic()
+        crowded = self.desk.crowded() and self._room_elsewhere()
         # For tenants that find slots nothing may stand still meanwhile: who leaves says so first, and who comes back
         # reads first. Two that read the same partition cost a few stale messages.
         if crowded:
             self._says_from = now + _HANDING_OVER_SECONDS
-        leaves = crowded or (deaf and self._others_start())
-        if not leaves:
+        if not (crowded or (deaf and self._others_start())):
             self._reads_until = now + _HANDING_OVER_SECONDS
+        able = unable is None or (unable == "staging_full" and not self._others_start())
         self._reads = able and now < self._reads_until
         self.desk.closed = unable in ("stopping", "out_of_files")
         self.desk.begin_calls(unable not in ("draining", "staging_full") and (self._reads or not deaf))
         self.steward.become(self.heartbeat.number, reading=self._reads)
-        posture = unable or ("redis_unreachable" if deaf else "reading" if now >= self._says_from else "crowded")
+        self._say(unable or ("redis_unreachable" if deaf else "reading" if now >= self._says_from else "crowded"))
+        if unable == "draining":
+            self._leave_if_empty()
+
+    def _say(self, posture: Posture) -> None:
+        """Have others know at once how we stand, and whether there is room for who is crowded."""
         if posture != self._posture:
             log.info("executor.posture", now=posture, before=self._posture, running=len(self.runs))
-            self._posture = posture
+        if (posture, self._slots.scarce) != (self._posture, self._scarce):
+            self._posture, self._scarce = posture, self._slots.scarce
             self.heartbeat.soon()
-        if posture == "draining":
-            self.runs.interrupt_waiting(Stop.DRAINED)  # others can wait for their providers, too
+
+    def _leave_if_empty(self) -> None:
+        self.runs.interrupt_waiting(Stop.DRAINED)  # others can wait for their providers, too
         unseen = self._ownership.view.stores_differ() and self._handed_at <= self._drains_from
-        if posture == "draining" and not (unseen or len(self.runs) or len(self.desk.room) or self._reader.busy):
+        if not (unseen or len(self.runs) or len(self.desk.room) or self._reader.busy):
             log.info("executor.drained")
             self.stop()
-        if self._slots.scarce != self._scarce:
-            self._scarce = self._slots.scarce
-            self.heartbeat.soon()  # others that are crowded ask who has room
 
     def _unable(self) -> Posture | None:
         """Why we can take no work, whoever else could."""
@@ -240,7 +240,7 @@ class Executor:
         mute = time.monotonic() < self.steward.mute_until and self._others_start()
         if self._stopping.is_set():
             return "stopping"
-        if self._draining:
+        if self.desk.leaving:
             return "draining"
         return self._lacks() or ("hangs" if hangs or mute else None)
 
@@ -278,16 +278,15 @@ class Executor:
 
     def ordered(self, *, drain: bool, paused: Paused) -> None:
         """Operators may ask us to finish and leave, and that nothing of some tenants or models is started."""
-        if drain != self._draining:
+        if drain != self.desk.leaving:
             log.warning("executor.asked_to_leave" if drain else "executor.asked_to_stay")
-            self._draining, self._drains_from = drain, time.monotonic()
-            self.desk.leaving = drain
+            self.desk.leaving, self._drains_from = drain, time.monotonic()
             self._take_posture()
-        if paused != self._paused:
+        if paused != self.desk.paused:
             log.info(
                 "executor.paused", everything=paused.everything, tenants=len(paused.tenants), lanes=len(paused.lanes)
             )
-            self._paused = self.desk.paused = paused
+            self.desk.paused = paused
         if drain or paused:
             self.desk.look_at_all()  # what is held goes back
 

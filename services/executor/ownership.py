@@ -46,12 +46,8 @@ class BeatView:
             self._moved[beat.id] = beat.beat, moved_at
         self._live = {beat.id: beat for beat in beats if self._clock - self._moved[beat.id][1] <= SILENT_SECONDS}
 
-    def live(self) -> frozenset[int]:
-        """Executors that have not fallen silent."""
-        return frozenset(self._live)
-
     def readers(self) -> frozenset[int]:
-        """Those among them that take work: the hash is over these. Where nobody does, over those that go on with what
+        """Those that live and take work: the hash is over these. Where nobody does, over those that go on with what
         needs no permit, or no room in staging.
         """
         able = frozenset(number for number, beat in self._live.items() if beat.reading)

@@ -125,6 +125,3 @@ class Places:
 
     def __iter__(self) -> Iterator[Place]:
         return iter(list(self._by_key.values()))
-
-    def __len__(self) -> int:
-        return len(self._by_key)

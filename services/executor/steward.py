@@ -74,9 +74,9 @@ class Steward:
         self._parting: dict[tuple[int, int], tuple[Place, float]] = {}  #: others' by now, and since when
         self._wake = asyncio.Event()
         self._sweep_at = 0.0
-        self._broken = "not connected yet"
+        self.broken = "not connected yet"  #: why there is no connection to Kafka; empty when there is one
         self._mended = asyncio.Event()
-        self._generation = 0
+        self.generation = 0  #: which connection it is
         self.reader_busy: Callable[[int], bool] = lambda lane: False
         self._rebuilt_at = 0.0
         self.mute_until = 0.0  #: the broker answers no fetch of ours; monotonic seconds
@@ -115,14 +115,9 @@ class Steward:
             self._reown()
             self.look()
 
-    @property
-    def generation(self) -> int:
-        """Which connection it is."""
-        return self._generation
-
     async def mend(self, cause: str, generation: int) -> None:
         """That connection is broken: returns when there is another one."""
-        if generation == self._generation:
+        if generation == self.generation:
             self._break(cause)
             await self._mended.wait()
 
@@ -133,14 +128,9 @@ class Steward:
             if place.assigned and place.cursor is not None:
                 self._road.seek(place.spot, place.cursor)
 
-    @property
-    def broken(self) -> str:
-        """Why there is no connection to Kafka; empty when there is one."""
-        return self._broken
-
     def _break(self, cause: str) -> None:
-        if not self._broken:
-            self._broken = cause
+        if not self.broken:
+            self.broken = cause
             self._mended.clear()
         self._wake.set()
 
@@ -152,7 +142,7 @@ class Steward:
         while True:
             await self._rest()
             try:
-                if self._broken:
+                if self.broken:
                     await self._breathe()
                     await self._rebuild()
                     delays = reconnect_delays(self._rng)
@@ -172,7 +162,7 @@ class Steward:
                 await asyncio.sleep(SWEEP_SECONDS)
 
     async def _rest(self) -> None:
-        if not self._broken:
+        if not self.broken:
             await set_within(self._wake, max(0.0, self._sweep_at - time.monotonic()))
         self._wake.clear()
 
@@ -184,11 +174,11 @@ class Steward:
             self._breaths = reconnect_delays(self._rng, cap=SWEEP_SECONDS)
 
     async def _rebuild(self) -> None:
-        self._generation += 1
+        self.generation += 1
         await self._road.rebuild()
-        log.info("road.open", after=self._broken)
+        log.info("road.open", after=self.broken)
         self._figures.rebuilt()
-        self._broken, self._rebuilt_at = "", time.monotonic()
+        self.broken, self._rebuilt_at = "", time.monotonic()
         for place in self._places.assigned():
             place.assigned_at = self._rebuilt_at
         self._assign()

@@ -438,10 +438,6 @@ class Desk:
 
     # the end
 
-    def close(self) -> None:
-        """Start nothing more."""
-        self.closed = True
-
     def give_up(self) -> None:
         """Wait for no more answers: who still asks gets Closing."""
         self._ending = True

@@ -21,7 +21,7 @@ def test_an_executor_lives_while_its_beat_moves() -> None:
     view = BeatView()
     for second in range(20):
         view.observe([beat(1, second // 2), beat(2, min(second, 3))], at=float(second))
-    assert view.live() == {1}
+    assert view.readers() == {1}
 
 
 def test_silence_is_six_seconds_of_own_looks() -> None:
@@ -29,36 +29,36 @@ def test_silence_is_six_seconds_of_own_looks() -> None:
     view.observe([beat(1, 1, age=0.0)], at=0.0)
     for second in range(1, 7):
         view.observe([beat(1, 1)], at=float(second))
-    assert view.live() == {1}
+    assert view.readers() == {1}
     view.observe([beat(1, 1)], at=7.0)
-    assert view.live() == set()
+    assert view.readers() == set()
 
 
 def test_an_outage_of_the_database_makes_nobody_look_dead() -> None:
     view = BeatView()
     view.observe([beat(1, 5, age=1.0), beat(2, 9, age=1.5)], at=100.0)
     view.observe([beat(1, 5, age=61.0), beat(2, 9, age=61.5)], at=160.0)
-    assert view.live() == {1, 2}
+    assert view.readers() == {1, 2}
 
 
 def test_a_newcomer_counts_by_the_age_of_its_beat() -> None:
     view = BeatView()
     view.observe([beat(1, 7, age=5.9), beat(2, 7, age=6.1), beat(3, 0, age=0.0)], at=0.0)
-    assert view.live() == {1, 3}
+    assert view.readers() == {1, 3}
 
 
 def test_a_beat_from_before_the_databases_clock_was_set_back_keeps_nobody_alive() -> None:
     view = BeatView()
     for second in range(8):
         view.observe([beat(1, second, age=0.0), beat(2, 7, age=second - 7_200.0)], at=float(second))
-    assert view.live() == {1}
+    assert view.readers() == {1}
 
 
 def test_one_that_stopped_is_gone_at_once() -> None:
     view = BeatView()
     view.observe([beat(1, 1), beat(2, 1)], at=0.0)
     view.observe([beat(1, 2)], at=1.0)
-    assert view.live() == {1}
+    assert view.readers() == {1}
 
 
 def test_who_redis_does_not_answer_reads_where_it_answers_nobody() -> None:
@@ -76,7 +76,7 @@ def test_who_redis_does_not_answer_reads_where_it_answers_nobody() -> None:
 def test_who_does_not_read_lives_but_is_no_reader() -> None:
     view = BeatView()
     view.observe([beat(1, 1), beat(2, 1, reading=False)], at=0.0)
-    assert view.live() == {1, 2}
+    assert view.with_store("a", but=1) == 2, "it lives"
     assert view.readers() == {1}
 
 

@@ -69,7 +69,7 @@ def test_only_assigned_partitions_are_read() -> None:
     assert places.at(here.spot) is here
     places.clear()
     assert not here.assigned
-    assert len(places) == 0
+    assert not list(places)
 
 
 def test_the_healer_looks_rarer_and_rarer_at_the_same_row() -> None:
