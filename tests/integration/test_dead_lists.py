@@ -125,6 +125,29 @@ async def test_deliveries_are_taken_by_their_webhook(house: House) -> None:
     assert (job.total, job.asked) == (1, {"webhook": str(entries[0].webhook)})
 
 
+async def test_the_dead_of_a_model_that_never_was_are_not_looked_for(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EXAMINE_LIMIT", "COUNTED"):
+        monkeypatch.setattr(f"libs.common.adapters.postgres.dead.{name}", 2)
+    model, other = await house.model(name="gone"), await house.model(name="another's")
+    await died(house, model, 3)
+    for _ in range(3):
+        await dead_delivery(house, model)
+        await house.sql("DELETE FROM event")
+    await house.sql("UPDATE model SET deleted_at = now() WHERE id = $1", model.id)
+    operator, own = Operator(house.database), Operator(house.database, model.tenant_id)
+    for reach, name in ((None, "nobody's"), (model.tenant_id, "nobody's"), (model.tenant_id, "another's")):
+        assert await own.dead.page(reach, DeadFilter(model=name), None, 10) == ([], None)
+        groups = await own.dead.groups(reach, DeadFilter(model=name))
+        assert (groups.items, groups.complete) == ([], True)
+    assert await operator.dead.page(None, DeadFilter(model="gone", tenant=other.tenant_id), None, 10) == ([], None)
+    for reach in (None, model.tenant_id):
+        for kind in (DeadKind.TASK, DeadKind.DELIVERY):
+            entries, _ = await operator.dead.page(reach, DeadFilter(kind=kind, model="gone"), None, 10)
+            assert [entry.model for entry in entries] == ["gone"] * 2
+
+
 async def test_a_tenants_dead_are_not_hidden_by_those_of_others(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("libs.common.adapters.postgres.dead.EXAMINE_LIMIT", 2)
     quiet, loud = await house.model(), await house.model(max_concurrency=20)

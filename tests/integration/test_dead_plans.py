@@ -97,7 +97,13 @@ LOOKS: dict[str, Look] = {
     "a tenant's page of deliveries": ("dead_deliveries", {**_DELIVERIES, "tenant_id": "7"}, 800),
     "a webhook's page of deliveries": ("dead_deliveries", {**_DELIVERIES, "webhook": "1"}, 800),
     "a webhook's groups of deliveries": ("dead_delivery_groups", {**_FEWER, "webhook": "1"}, 60_000),
-    "deliveries of a model": ("dead_deliveries", {**_DELIVERIES, "model_id": "7", "examine": "10000"}, 60_000),
+    "deliveries of a model": ("dead_deliveries", {**_DELIVERIES, "model_id": "7", "examine": "10000"}, 48_000),
+    "deliveries of a model's name": ("dead_deliveries", {**_DELIVERIES, "model": "'m7'", "examine": "10000"}, 48_000),
+    "tasks by a part of a message": ("dead_tasks", {**_PAGE, "part": "'gpu'", "examine": "10000"}, 60_000),
+    "groups by a part of a message": ("dead_task_groups", {**_FEWER, "part": "'gpu'"}, 60_000),
+    "events by a part of a message": ("dead_events", {**_PAGE, "part": "'gpu'", "examine": "10000"}, 12_000),
+    "deliveries by a part": ("dead_deliveries", {**_DELIVERIES, "part": "'gpu'", "examine": "10000"}, 12_000),
+    "messages by a part": ("dead_messages", _unowned({**_PAGE, "part": "'gpu'", "examine": "10000"}), 12_000),
     "groups of deliveries": ("dead_delivery_groups", {**_FEWER, "webhook": "NULL"}, 60_000),
     "a tenant's groups of deliveries": (
         "dead_delivery_groups",
@@ -154,7 +160,8 @@ async def test_a_look_costs_a_bounded_number_of_pages(stored: Any, look: str, pl
 
 
 @pytest.mark.usefixtures("stored")
-async def test_a_dry_run_looks_at_all_that_is_dead_once_however_many_groups_there_are(plans_database: str) -> None:
+@pytest.mark.parametrize("part", ["NULL", "'gpu'"])
+async def test_a_dry_run_looks_at_all_that_is_dead_once_whatever_it_is_asked(plans_database: str, part: str) -> None:
     async with open_database(plans_database) as database, database.pool.acquire() as connection:
-        found = await plan_of(connection, database.statement("replay_selection"), _ORDER)
+        found = await plan_of(connection, database.statement("replay_selection"), {**_ORDER, "8": part})
     assert buffers_of(found) <= 12 * DEAD, found[:4_000]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from libs.common.adapters.postgres.database import open_database
 from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.tasks import PostgresTasks
+from libs.common.ports_tasks import TaskFilter
 from tests.support.looks import LOOKS, buffers_of, fill, plan_of
 
 
@@ -25,3 +28,19 @@ async def test_no_list_costs_by_what_is_stored(database_url: str, tasks: int) ->
     finally:
         await connection.close()
     assert over == {}
+
+
+async def test_a_list_of_a_model_that_never_was_has_one_page(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await fill(connection, 20_000)
+        await connection.execute("UPDATE model SET deleted_at = now() WHERE id = 4")
+    finally:
+        await connection.close()
+    async with open_database(database_url) as database:
+        tasks = PostgresTasks(database)
+        for name in ("nobody's", "m1"):  # the latter is another tenant's
+            assert await tasks.list_page(1, TaskFilter(model_name=name), None, 50) == ([], None)
+        page, following = await tasks.list_page(1, TaskFilter(model_name="m4"), None, 5)
+    assert [task.model_name for task in page] == ["m4"] * 5
+    assert following is not None

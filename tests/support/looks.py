@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
+from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT
+
 #: Statement, its arguments as they are written in SQL, and the most buffers that it may touch, whatever is stored.
 Look: TypeAlias = tuple[str, Mapping[str, str], int]
 
@@ -50,21 +52,30 @@ _TASK: Final = "md5('1')::uuid"
 _PAGE: Final = {"tenant_id": "1", "before": "9223372036854775807", "examine": "51", "limit": "51"}
 _NEWEST: Final = {name: _PAGE[name] for name in ("tenant_id", "before", "limit")}
 _ANY: Final = {"model_name": "NULL", "statuses": "NULL", "biz_name": "NULL"}
-_NARROW: Final = {**_PAGE, **_ANY, "examine": "1000"}
+_LOOKED: Final = {"examine": str(EXAMINE_LIMIT)}
+_NARROW: Final = {**_PAGE, **_ANY, **_LOOKED}
 _ONE: Final = {"tenant_id": "1", "public_id": _TASK}
 LOOKS: Final[dict[str, Look]] = {
     "a page of tasks": ("list_tasks", {**_PAGE, **_ANY}, 1_500),
     "a page of tasks from the middle": ("list_tasks", {**_PAGE, **_ANY, "before": "10000"}, 1_500),
-    "tasks of one model": ("list_tasks", {**_NARROW, "model_name": "'m4'"}, 12_000),
-    "tasks of a rare name": ("list_tasks", {**_NARROW, "biz_name": "'x'"}, 12_000),
-    "open tasks": ("list_tasks", {**_NARROW, "statuses": "'{1}'"}, 12_000),
-    "how far such a page looked": ("examined_until", {"tenant_id": "1", "before": "10000", "examine": "1000"}, 1_500),
+    "a page of a tenant that has none": ("list_tasks", {**_PAGE, **_ANY, "tenant_id": "99"}, 20),
+    "tasks of one model": ("list_tasks", {**_NARROW, "model_name": "'m4'"}, 60_000),
+    "tasks of a model of others": ("list_tasks", {**_NARROW, "model_name": "'m1'"}, 60_000),
+    "tasks of a rare name": ("list_tasks", {**_NARROW, "biz_name": "'x'"}, 60_000),
+    "open tasks": ("list_tasks", {**_NARROW, "statuses": "'{1}'"}, 60_000),
+    "successes of a tenant that has some": ("list_tasks", {**_NARROW, "statuses": "'{6}'", "tenant_id": "4"}, 1_500),
+    "whether a model is known": ("name_was_used", {"tenant_id": "1", "name": "'nobody'"}, 20),
+    "how far such a page looked": (
+        "examined_until",
+        {"tenant_id": "1", "before": "10000", **_LOOKED},
+        1_500,
+    ),
     "a task": ("find_tasks", {"tenant_id": "1", "public_ids": f"ARRAY[{_TASK}]"}, 60),
     "attempts of a task": ("list_attempts", _ONE, 60),
     "history of a task": ("list_history", _ONE, 60),
     "payload of a task": ("payload_head", {**_ONE, "most": "65536"}, 60),
     "the operation log": ("list_operations", {**_PAGE, "biz_name": "NULL"}, 300),
-    "operations of a rare name": ("list_operations", {**_PAGE, "examine": "1000", "biz_name": "'x'"}, 2_500),
+    "operations of a rare name": ("list_operations", {**_PAGE, **_LOOKED, "biz_name": "'x'"}, 12_000),
     "operations of a task": ("list_operations_of_task", {**_NEWEST, "task_id": _TASK, "biz_name": "NULL"}, 60),
     "models": ("list_models", _NEWEST, 300),
     "tenants": ("list_tenants", {"after": "0", "limit": "51", "zone": "'UTC'"}, 4_000),

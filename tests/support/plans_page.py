@@ -27,7 +27,8 @@ the buffers of 8 KiB that it touched, and the most that a test allows it. Measur
 20,000 and beside {TASKS:,} tasks, `test_insight_scale.py` what is asked every second (see
 [seeing what flows](seeing-what-flows.md)), and `test_dead_plans.py` the lists of the dead.
 
-Filters look at a bounded number of rows and give a cursor to go on from. Substring filters and totals of the old lists
+Filters look at 10,000 rows a page and give a cursor to go on from; a list of a model that never was asks for no rows
+(`name_was_used`). Substring filters and totals of the old lists
 (`/task/listTask`, `/model/listModel`, `/stat/listModelStat`) are the exception: they read what the tenant has.
 
 | what | statement | buffers | at most |

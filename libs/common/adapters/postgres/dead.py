@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from libs.common.adapters.postgres.database import Database
-from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT
+from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT, name_was_used
 from libs.common.domain.ids import parse_task_id
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dead import (
@@ -69,7 +69,7 @@ class PostgresDead:
     async def page(
         self, reach: int | None, wanted: DeadFilter, after: DeadPlace | None, limit: int
     ) -> tuple[list[DeadEntry], DeadPlace | None]:
-        if _out_of_reach(reach, wanted):
+        if not await self._can_be(reach, wanted):
             return [], None
         found: list[tuple[DeadPlace, DeadEntry]] = []
         floors: list[DeadPlace] = []
@@ -83,7 +83,7 @@ class PostgresDead:
         return _merged(found, max(floors, default=None), limit)
 
     async def groups(self, reach: int | None, wanted: DeadFilter) -> DeadGroups:
-        if _out_of_reach(reach, wanted):
+        if not await self._can_be(reach, wanted):
             return DeadGroups([], 0, True)
         groups: list[DeadGroup] = []
         counted, complete = 0, True
@@ -128,6 +128,12 @@ class PostgresDead:
             replays=replays,
             request=await self._request(asked),
         )
+
+    async def _can_be(self, reach: int | None, wanted: DeadFilter) -> bool:
+        """Whether anything can fit: no walk is begun for the dead of others, or of a model that never was."""
+        if reach is not None and wanted.tenant not in (None, reach):
+            return False
+        return await name_was_used(self._database, _tenant(reach, wanted), wanted.model)
 
     async def _look(
         self, reach: int | None, kind: DeadKind, wanted: DeadFilter, after: DeadPlace | None, limit: int
@@ -259,16 +265,15 @@ def _kinds(reach: int | None, wanted: DeadFilter) -> list[DeadKind]:
     return [kind for kind in DeadKind if wanted.kind in (None, kind) and not (owned and kind is DeadKind.MESSAGE)]
 
 
-def _out_of_reach(reach: int | None, wanted: DeadFilter) -> bool:
-    return reach is not None and wanted.tenant not in (None, reach)
+def _tenant(reach: int | None, wanted: DeadFilter) -> int | None:
+    return reach if reach is not None else wanted.tenant
 
 
 def _asked(kind: DeadKind, reach: int | None, wanted: DeadFilter) -> dict[str, Any]:
     asked: dict[str, Any] = {"code": wanted.code, "part": wanted.text, "since": wanted.since or _EARLIEST}
     if kind is DeadKind.MESSAGE:
         return asked
-    tenant = reach if reach is not None else wanted.tenant
-    asked |= {"tenant_id": tenant, "model": wanted.model, "model_id": wanted.model_id}
+    asked |= {"tenant_id": _tenant(reach, wanted), "model": wanted.model, "model_id": wanted.model_id}
     return asked | {"webhook": wanted.webhook} if kind is DeadKind.DELIVERY else asked
 
 
@@ -353,7 +358,7 @@ def _order(order: JobOrder) -> tuple[Any, ...]:
     wanted = order.wanted
     return (
         order.kind,
-        order.reach if order.reach is not None else wanted.tenant,
+        _tenant(order.reach, wanted),
         list(order.keys) if order.keys is not None else None,
         wanted.code,
         wanted.model,

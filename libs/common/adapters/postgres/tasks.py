@@ -157,6 +157,8 @@ class PostgresTasks:
     async def list_page(
         self, tenant_id: int, wanted: TaskFilter, before: int | None, limit: int
     ) -> tuple[list[TaskView], int | None]:
+        if not await name_was_used(self._database, tenant_id, wanted.model_name):
+            return [], None
         start = _NEWEST if before is None else before
         narrowed = wanted != TaskFilter()
         examine = EXAMINE_LIMIT if narrowed else limit + 1
@@ -200,6 +202,14 @@ class PostgresTasks:
     async def list_history(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
         rows = await self._database.query("list_history", tenant_id=tenant_id, public_id=public_id)
         return [dict(row._mapping) for row in rows]
+
+
+async def name_was_used(database: Database, tenant_id: int | None, name: str | None) -> bool:
+    """Whether a list that is narrowed to this model (None: to none) can have anything, of a tenant or of all."""
+    if name is None:
+        return True
+    (row,) = await database.query("name_was_used", tenant_id=tenant_id, name=name)
+    return bool(row.used)
 
 
 def _columns(tasks: Sequence[NewTask], days: Mapping[UUID, date] = _NO_DAYS) -> tuple[list[Any], ...]:

@@ -131,8 +131,8 @@ WITH p AS MATERIALIZED (
   SELECT p.* FROM p
   WHERE (CAST(:code AS text) IS NULL OR delivery_code(p.last_code) = :code)
     AND (CAST(:part AS text) IS NULL OR strpos(lower(concat_ws(': ', nullif(split_part(p.url, '?', 1), ''), p.last_error)), lower(:part)) > 0)
-    AND (CAST(:model AS text) IS NULL OR EXISTS (
-      SELECT 1 FROM task t JOIN model m ON m.id = t.model_id WHERE t.tenant_id = p.tenant_id AND t.public_id = p.task_id AND m.name = :model))
+    AND (CAST(:model AS text) IS NULL
+         OR (SELECT t.model_id FROM task t WHERE t.tenant_id = p.tenant_id AND t.public_id = p.task_id) IN (SELECT id FROM model WHERE name = :model))
     AND (CAST(:model_id AS bigint) IS NULL
          OR coalesce((SELECT t.model_id FROM task t WHERE t.tenant_id = p.tenant_id AND t.public_id = p.task_id), 0) = :model_id)
   ORDER BY p.dead_at DESC, p.id DESC LIMIT :limit

@@ -54,6 +54,13 @@ SELECT m.*, l.id AS lane FROM m, l
 -- a deletion that waits for the lane's row, held by who pauses it just now, does not see that pause. $1 tenant_id, $2 lane.
 UPDATE pause SET ended = now() WHERE scope = 'model' AND tenant_id = $1 AND lane = $2 AND ended IS NULL
 
+-- name: name_was_used
+-- Whether a model has or had this name, a tenant's or (null) anybody's: what is of no such model need not be looked for.
+SELECT CASE WHEN CAST(:tenant_id AS bigint) IS NULL THEN EXISTS (SELECT 1 FROM model WHERE name = :name)
+  ELSE EXISTS (SELECT 1 FROM model WHERE tenant_id = CAST(:tenant_id AS bigint) AND name = :name AND deleted_at IS NULL)
+    OR EXISTS (SELECT 1 FROM model WHERE tenant_id = CAST(:tenant_id AS bigint) AND name = :name AND deleted_at IS NOT NULL)
+  END AS used
+
 -- name: find_model
 -- A tenant's model by name.
 SELECT m.*, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id

@@ -66,14 +66,19 @@ WHERE f.tenant_id = :tenant_id AND f.public_id = ANY (CAST(:public_ids AS uuid[]
 
 -- name: list_tasks
 -- Newest first, from before `before`: up to `examine` rows are looked at, `limit` returned. The last row's id is the cursor.
+-- Laterals go row by row, whatever is stored; a face is put together only of what a task's own row does not rule out.
 SELECT f.*, m.name AS model_name, e.name AS executor_name, e.beat_at AS heartbeat_at
-FROM (SELECT id FROM task WHERE tenant_id = :tenant_id AND id < :before ORDER BY id DESC LIMIT :examine) AS p
-JOIN task_face f ON f.id = p.id JOIN model m ON m.id = f.model_id LEFT JOIN executor e ON e.id = f.executor AND f.open
-WHERE f.tenant_id = :tenant_id
-  AND (CAST(:model_name AS text) IS NULL OR m.name = :model_name)
-  AND (CAST(:statuses AS int[]) IS NULL OR f.status = ANY (CAST(:statuses AS int[])))
-  AND (CAST(:biz_name AS text) IS NULL OR f.biz_name = :biz_name)
-ORDER BY f.id DESC LIMIT :limit
+FROM (
+  SELECT f.* FROM (SELECT id FROM task WHERE tenant_id = :tenant_id AND id < :before ORDER BY id DESC LIMIT :examine) AS p
+  CROSS JOIN LATERAL (SELECT t.model_id, t.status, t.biz_name FROM task t WHERE t.id = p.id OFFSET 0) t
+  CROSS JOIN LATERAL (SELECT f.* FROM task_face f WHERE f.id = p.id OFFSET 0) f
+  WHERE (CAST(:model_name AS text) IS NULL OR t.model_id IN (SELECT id FROM model WHERE tenant_id = :tenant_id AND name = :model_name))
+    AND (CAST(:biz_name AS text) IS NULL OR t.biz_name = :biz_name)
+    AND (CAST(:statuses AS int[]) IS NULL OR t.status < 6 OR t.status = ANY (CAST(:statuses AS int[])))
+    AND (CAST(:statuses AS int[]) IS NULL OR f.status = ANY (CAST(:statuses AS int[])))
+  ORDER BY p.id DESC LIMIT :limit) f
+JOIN model m ON m.id = f.model_id LEFT JOIN executor e ON e.id = f.executor AND f.open
+ORDER BY f.id DESC
 
 -- name: examined_until
 -- How far a page of list_tasks looked: null when it saw the end.
