@@ -168,7 +168,8 @@ class Tasks(Protocol):
         may be short and still have a next one."""
 
     async def mark_fetched(self, tenant_id: int, public_ids: Sequence[UUID]) -> set[UUID]:
-        """Remember the first read of successes; returns those that this call marked."""
+        """Remember the first read of successes; returns those that this call marked. One whose row somebody locks
+        now is marked by a later read."""
 
     async def cancel_waiting(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[CanceledTask]:
         """End those that no executor has started, with history and event."""

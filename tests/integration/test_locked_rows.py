@@ -30,7 +30,9 @@ from libs.common.ports_provider_jobs import JobIntent, JobRow
 from libs.common.ports_sweeps import Ending, LostAttempt
 from libs.common.ports_tasks import KeyOwner, NewTask
 from libs.common.runtime.coalescer import Coalescer
+from services.api.reading import Reading
 from services.api.submission import Accepted, Order, Submission
+from services.api.waiting import WaitRoom
 from services.dispatcher.webhook_events import hooked_event
 from services.executor.figures import Figures
 from services.executor.jobs.ledger import JobLedger
@@ -306,6 +308,20 @@ async def test_cancels_of_it_keep_no_connections_from_others(house: House) -> No
         ends = await asyncio.wait_for(asyncio.gather(*cancels, return_exceptions=True), 15)
         assert {type(end) for end in ends} == {RowsLocked}
     assert [one.public_id for one in await tasks.cancel_waiting(model.tenant_id, [stuck])] == [stuck]
+
+
+async def test_who_reads_others_beside_it_is_answered(house: House) -> None:
+    model = await house.model()
+    stuck, other = await house.done(model, 2)
+    reading = Reading(PostgresTasks(house.database), WaitRoom(PostgresTasks(house.database).final_among))
+    caller = KeyOwner(1, model.tenant_id, "c", frozenset())
+    fetched = "SELECT array_agg(id) FROM task WHERE fetched_at IS NOT NULL"
+    async with locked(house, stuck.id, "task"):
+        views = await reading.several(caller, [stuck.public_id, other.public_id])
+        assert [view.public_id for view in views] == [stuck.public_id, other.public_id]
+        assert await house.value(fetched) == [other.id]
+    await reading.several(caller, [stuck.public_id, other.public_id])
+    assert set(await house.value(fetched)) == {stuck.id, other.id}
 
 
 async def test_other_tasks_are_cleaned(house: House) -> None:

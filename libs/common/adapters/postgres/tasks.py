@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from libs.common.adapters.postgres.database import Database, HotTransaction
-from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
+from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, RowsLocked
 from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_tasks import (
     CanceledTask,
@@ -181,7 +181,12 @@ class PostgresTasks:
         return views, seen[0].id if seen else None
 
     async def mark_fetched(self, tenant_id: int, public_ids: Sequence[UUID]) -> set[UUID]:
-        rows = await self._database.query("mark_fetched", tenant_id=tenant_id, public_ids=list(public_ids))
+        asked: dict[str, Any] = {"tenant_id": tenant_id, "public_ids": list(public_ids)}
+        try:
+            rows = await self._database.query("mark_fetched", **asked)
+        except RowsLocked:  # who reads many must not be refused for one of them
+            asked["public_ids"] = [row.public_id for row in await self._database.query("free_tasks", **asked)]
+            rows = await self._database.query("mark_fetched", **asked)
         return {row.public_id for row in rows}
 
     async def cancel_waiting(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[CanceledTask]:

@@ -95,6 +95,10 @@ FROM (
 WHERE t.id = f.id AND m.id = t.model_id
 RETURNING t.public_id
 
+-- name: free_tasks
+-- Which of these tasks nobody's transaction keeps locked: it waits for nobody.
+SELECT public_id FROM task WHERE tenant_id = :tenant_id AND public_id = ANY (CAST(:public_ids AS uuid[])) FOR NO KEY UPDATE SKIP LOCKED
+
 -- name: payload_head
 -- The first `most` bytes of a task's input, and its whole size.
 SELECT substring(i.payload FROM 1 FOR :most) AS head, octet_length(i.payload) AS size
