@@ -279,19 +279,10 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskWhy:
-    """What a task waits for: the first hold is the one that binds; none means that nothing holds it."""
+class Explanation:
+    """Why something waits: the first hold is the one that binds."""
 
-    task: UUID
-    tenant_id: int
-    model: str
-    status: TaskStatus
-    at: datetime
-    priority: int
-    weight: int  #: of its tenant
     holds: Sequence[Hold]
-    place: Place | None
-    estimate: Estimate | None
 
     @property
     def code(self) -> str:
@@ -305,24 +296,19 @@ class TaskWhy:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelWhy:
+class TaskWhy(Explanation):
+    """What a task waits for."""
+
+    facts: TaskFacts
+    place: Place | None = None
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWhy(Explanation):
     """What holds a model's tasks, and its limits with what is used of them."""
 
-    tenant_id: int
-    model: str
-    at: datetime
-    holds: Sequence[Hold]
     lane: LaneSight
-
-    @property
-    def code(self) -> str:
-        """The binding hold's code."""
-        return self.holds[0].code
-
-    @property
-    def message(self) -> str:
-        """The binding hold in words."""
-        return self.holds[0].message
 
 
 @dataclass(frozen=True, slots=True)

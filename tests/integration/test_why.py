@@ -15,15 +15,15 @@ from libs.common.adapters.redis.rebuild import open_rebuilder
 from libs.common.domain.errors import NotFound
 from libs.common.embedded.ports import free_port
 from libs.common.operations.sight import Sight
-from libs.common.operations.why import CODES, Why
+from libs.common.operations.why import Why
 from libs.common.ports import PermitRequest
 from libs.common.ports_insight import Hold, TaskWhy
 from tests.support.house import House
-from tests.support.sights import alive, controls_of, sight_of, why_model, why_task
+from tests.support.sights import alive, controls_of, documented_codes, sight_of, why_model, why_task
 
 
 def codes(said: TaskWhy) -> list[str]:
-    assert {hold.code for hold in said.holds} <= set(CODES)
+    assert {hold.code for hold in said.holds} <= documented_codes()
     return [hold.code for hold in said.holds]
 
 
@@ -49,13 +49,13 @@ async def test_a_task_behind_a_full_window_knows_the_limit_its_place_and_when_it
     assert said.estimate is None, "nothing has ended yet, so nobody knows the lane's pace"
     assert "7 tasks" in hold(said, "queue").message
     assert "priority is 5" in hold(said, "queue").message
-    assert (said.priority, said.weight) == (5, 3)
+    assert (said.facts.priority, said.facts.weight) == (5, 3)
     for attempt in attempts:
         await house.finish(attempt)
     said = await why_task(house, tasks[-1])
     assert said.estimate is not None
     assert said.estimate.seconds > 0
-    assert said.estimate.at > said.at
+    assert said.estimate.at > said.facts.now
 
 
 async def test_a_task_that_is_held_waits_for_a_permit(house: House) -> None:
@@ -175,7 +175,7 @@ async def test_a_model_whose_tasks_wait_for_their_time_is_not_idle(house: House)
     said = await why_model(house, model)
     assert [(hold.code, hold.value) for hold in said.holds] == [("not_before", 3)]
     assert said.holds[0].until is not None
-    assert said.holds[0].until > said.at
+    assert said.holds[0].until > said.lane.facts.now
     await house.sql("DELETE FROM process")
     assert [hold.code for hold in (await why_model(house, model)).holds] == ["not_before", "no_janitor"]
 
@@ -241,7 +241,7 @@ async def test_what_waits_for_its_time_says_until_when(house: House) -> None:
     said = await why_task(house, draft)
     assert codes(said) == ["not_before"]
     assert said.holds[0].until is not None
-    assert said.holds[0].until > said.at
+    assert said.holds[0].until > said.facts.now
     parked, failed = await house.running(model, executor, 2)
     await house.park(parked)
     assert codes(await why_task(house, parked.id)) == ["upload_parked"]
@@ -318,7 +318,7 @@ async def test_a_place_is_counted_up_to_a_thousand(house: House) -> None:
 async def test_a_tenant_asks_for_its_own_tasks_alone(house: House) -> None:
     model, other = await house.model(), await house.model()
     (task,) = await house.tasks(model)
-    assert (await why_task(house, task, tenant=model.tenant_id)).model == model.name
+    assert (await why_task(house, task, tenant=model.tenant_id)).facts.model == model.name
     with pytest.raises(NotFound):
         await why_task(house, task, tenant=other.tenant_id)
 

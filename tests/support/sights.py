@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from uuid import UUID
 
@@ -23,6 +25,13 @@ def sight_of(house: House) -> Sight:
 
 def controls_of(house: House) -> Controls:
     return Controls(PostgresControl(house.database), PostgresInsight(house.database), house.hints)
+
+
+def documented_codes() -> set[str]:
+    """The codes of everything that may hold a task or a model."""
+    page = (Path(__file__).parents[2] / "docs/seeing-what-flows.md").read_text()
+    table = page.split("| code | what holds it |")[1].split("\n\n")[0]
+    return {code for line in table.splitlines()[2:] for code in re.findall("`([a-z_]+)`", line.split("|")[1])}
 
 
 async def why_task(house: House, task: int, *, tenant: int | None = None) -> TaskWhy:

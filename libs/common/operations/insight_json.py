@@ -27,30 +27,31 @@ from libs.common.runtime.redaction import redact_text
 
 def task_why_document(why: TaskWhy) -> dict[str, Any]:
     """Why a task waits."""
+    facts = why.facts
     return {
-        "task_id": str(why.task),
-        "model": why.model,
-        "status": why.status.word,
-        "priority": why.priority,
-        "weight": why.weight,
+        "task_id": str(facts.public_id),
+        "model": facts.model,
+        "status": facts.status.word,
+        "priority": facts.priority,
+        "weight": facts.weight,
         "code": why.code,
         "message": why.message,
         "holds": [_hold(hold) for hold in why.holds],
         "position": _place(why.place),
         "estimate": _estimate(why.estimate),
-        "at": why.at,
+        "at": facts.now,
     }
 
 
 def model_why_document(why: ModelWhy, *, operator: bool) -> dict[str, Any]:
     """What holds a model."""
     return {
-        "model": why.model,
+        "model": why.lane.facts.model,
         "code": why.code,
         "message": why.message,
         "holds": [_hold(hold) for hold in why.holds],
         "lane": lane_document(why.lane, operator=operator),
-        "at": why.at,
+        "at": why.lane.facts.now,
     }
 
 

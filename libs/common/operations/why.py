@@ -1,7 +1,8 @@
 """Why something waits: which limit holds it, its value, its place, and when it may start.
 
 Holds are found where the product itself decides: in PostgreSQL's row and lane, Redis's counts, and what executors and
-dispatchers say of themselves. The first one binds; the others would hold it next. Codes are stable.
+dispatchers say of themselves. The first one binds; the others would hold it next. Codes are stable, and stand with what
+they mean in docs/seeing-what-flows.md.
 
 Longer than other use cases: which limits hold a row depends on how far it has come, and all of it is told in one order.
 """
@@ -36,47 +37,6 @@ from libs.common.runtime.redaction import redact_text
 #: An executor that is silent for so long is about to be presumed dead.
 _LATE_BEAT_SECONDS: Final = 6.0
 
-#: Every code and what it means; docs/seeing-what-flows.md lists them.
-CODES: Final[dict[str, str]] = {
-    "ended": "It has ended.",
-    "running": "The model works on it.",
-    "provider": "A provider works on it.",
-    "cancel_requested": "It was asked to stop, its executor has not done so yet.",
-    "executor_silent": "The executor that runs or holds it gives no heartbeats.",
-    "uploading": "Its output is on the way to object storage.",
-    "all_paused": "All dispatching is paused.",
-    "tenant_paused": "Its tenant is paused.",
-    "model_paused": "Its model is paused.",
-    "model_deleted": "Its model was deleted.",
-    "no_dispatcher": "No dispatcher lives that could publish it.",
-    "broker_unreachable": "The dispatchers do not reach the broker.",
-    "topic_unusable": "The broker refuses the model's topic.",
-    "redis_unreachable": "Redis does not say how many permits, or places for retries, are free.",
-    "no_executor": "No executor lives that could run it.",
-    "no_adapter": "No executor lives that has the adapter by which its model is called.",
-    "staging_full": "Every executor's staging is full.",
-    "out_of_files": "Executors have as many files open as they may.",
-    "executors_full": "Every executor has all its slots taken.",
-    "executors_draining": "Every executor is draining or stopping.",
-    "no_permit": "As many of the model's calls run as may run.",
-    "window_full": "As many of the model's tasks are published as may be.",
-    "queue": "Other tasks of the model go first.",
-    "next_turn": "It is next: the dispatcher's next turn takes it.",
-    "publishing": "It is on its way to the broker.",
-    "on_the_road": "It is published, and no executor has taken it in yet.",
-    "not_before": "It was asked to start later.",
-    "publish_refused": "The broker refused its message; it is tried again.",
-    "upload_parked": "Its upload failed; it is tried again.",
-    "put_off": "Its model or provider asked to be called later, or its executor could not call it yet.",
-    "retry_due_later": "Its last attempt failed; the next one waits for its time.",
-    "start_by": "It ends as timeout unless it starts by then.",
-    "deadline": "It ends as timeout unless it has ended by then.",
-    "gate_full": "The model's queue is full: a retry needs a free place in it.",
-    "no_janitor": "No janitor lives that could make it due.",
-    "idle": "Nothing waits.",
-    "flowing": "Nothing holds it.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class _World:
@@ -85,6 +45,10 @@ class _World:
     lane: LaneSight
     executors: Sequence[ExecutorSight]
     processes: Sequence[ProcessSight]
+
+    @property
+    def alive(self) -> list[ExecutorSight]:
+        return [executor for executor in self.executors if executor.alive]
 
     def lives(self, role: str) -> bool:
         return any(process.role == role and process.age < SILENT_SECONDS for process in self.processes)
@@ -110,14 +74,14 @@ class Why:
         if facts is None:
             raise NotFound("task_unknown", "there is no such task")
         if facts.state is None:
-            return _task_why(facts, [_ended(facts)])
+            return TaskWhy([Hold("ended", f"it has ended: {facts.status.word}{_because(facts)}")], facts)
         lane = await self._sight.lane_by_number(facts.lane)
         if lane is None:
             raise NotFound("task_unknown", "there is no such task")
         world = await self._world(lane)
         place = await self._place(facts)
         holds = [*_holds(facts, world, place), *_deadlines(facts)]
-        return _task_why(facts, holds, place, _estimate(facts, lane, place, holds))
+        return TaskWhy(holds, facts, place, _estimate(facts, lane, place, holds))
 
     async def _place(self, facts: TaskFacts) -> Place | None:
         if facts.state is DispatchState.READY:
@@ -131,27 +95,10 @@ class Why:
         world = await self._world(await self._sight.lane(tenant_id, name))
         facts = world.lane.facts
         waits = [] if facts.in_flight or facts.ready.value else await self._insight.waits(facts.lane)
-        return ModelWhy(facts.tenant_id, facts.model, facts.now, list(_lane_holds(world, waits)), world.lane)
+        return ModelWhy(_lane_holds(world, waits), world.lane)
 
     async def _world(self, lane: LaneSight) -> _World:
         return _World(lane, await self._sight.executors(), await self._sight.processes())
-
-
-def _task_why(
-    facts: TaskFacts, holds: Sequence[Hold], place: Place | None = None, estimate: Estimate | None = None
-) -> TaskWhy:
-    return TaskWhy(
-        task=facts.public_id,
-        tenant_id=facts.tenant_id,
-        model=facts.model,
-        status=facts.status,
-        at=facts.now,
-        priority=facts.priority,
-        weight=facts.weight,
-        holds=holds,
-        place=place,
-        estimate=estimate,
-    )
 
 
 def _holds(facts: TaskFacts, world: _World, place: Place | None) -> Iterator[Hold]:
@@ -303,12 +250,15 @@ _WAITS: Final = {
 }
 
 
-def _lane_holds(world: _World, waits: Sequence[LaneWait]) -> Iterator[Hold]:
+def _lane_holds(world: _World, waits: Sequence[LaneWait]) -> list[Hold]:
     facts = world.lane.facts
     found = [*_stopped(world)]
-    if facts.in_flight or facts.ready.value:
-        found += _dispatching(world) if facts.ready.value else []
-        found += [_window_full(world)] if facts.ready.value and facts.in_flight >= facts.window else []
+    if facts.ready.value:
+        found += _dispatching(world)
+        if facts.in_flight >= facts.window:
+            found.append(_window_full(world))
+    busy = facts.in_flight or facts.ready.value
+    if busy:
         found += _calling(world)
     if world.lane.open is not None and world.lane.open >= facts.queue_limit:
         found.append(_gate_full(world.lane))
@@ -317,10 +267,9 @@ def _lane_holds(world: _World, waits: Sequence[LaneWait]) -> Iterator[Hold]:
         if world.lane.open is None and any(wait.code == "retry_due_later" for wait in waits):
             found.append(_no_place_known())
         found += _overdue(world)
-    yield from found
     if not found:
-        busy = facts.in_flight or facts.ready.value
-        yield Hold("flowing", "nothing holds it") if busy else Hold("idle", "nothing waits")
+        found.append(Hold("flowing", "nothing holds it") if busy else Hold("idle", "nothing waits"))
+    return found
 
 
 def _lane_wait(wait: LaneWait) -> Hold:
@@ -373,7 +322,7 @@ def _broker_unreachable(world: _World) -> Hold:
 
 def _calling(world: _World) -> Iterator[Hold]:
     """What keeps executors from calling the model."""
-    alive = [executor for executor in world.executors if executor.alive]
+    alive = world.alive
     if not alive:
         yield Hold("no_executor", "no executor lives that could run it", value=0, limit=1)
         return
@@ -391,8 +340,7 @@ def _calling(world: _World) -> Iterator[Hold]:
 
 def _no_adapter(world: _World, adapter: str | None = None, until: datetime | None = None) -> Iterator[Hold]:
     """Nobody can call the model, or ask its provider about the job that is open, which ends by its deadline."""
-    wanted = adapter or world.lane.facts.adapter
-    alive = [executor for executor in world.executors if executor.alive]
+    wanted, alive = adapter or world.lane.facts.adapter, world.alive
     if alive and not any(wanted in executor.adapters for executor in alive):
         yield Hold("no_adapter", f"no executor that lives has the adapter {wanted!r}", 0, len(alive), until)
 
@@ -469,10 +417,6 @@ def _silent(name: str | None, age: float | None) -> Hold:
     return Hold("executor_silent", f"executor {name} {since}; after 10 s its work goes to others", age, 10.0)
 
 
-def _ended(facts: TaskFacts) -> Hold:
-    return Hold("ended", f"it has ended: {facts.status.word}{_because(facts)}")
-
-
 def _because(facts: TaskFacts) -> str:
     return f" ({facts.error_code}: {redact_text(facts.error_message or '')[:200]})" if facts.error_code else ""
 
@@ -487,16 +431,16 @@ def _clock(at: datetime) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-#: Nobody can tell how long these last.
-_OPEN_ENDED: Final = frozenset(CODES) - {
-    "window_full", "no_permit", "queue", "next_turn", "publishing", "on_the_road", "start_by", "deadline",
-}  # fmt: skip
+#: How long these last the lane's pace tells, or they hold nothing; nobody can tell how long the others do.
+_PACED: Final = frozenset(
+    ("window_full", "no_permit", "queue", "next_turn", "publishing", "on_the_road", "start_by", "deadline")
+)
 
 
 def _estimate(facts: TaskFacts, lane: LaneSight, place: Place | None, holds: Sequence[Hold]) -> Estimate | None:
     """By the lane's pace of the last minutes; none where something else decides, or nothing has ended lately."""
     pace = lane.starts_per_second
-    if not pace or any(hold.code in _OPEN_ENDED for hold in holds):
+    if not pace or any(hold.code not in _PACED for hold in holds):
         return None
     if place is not None and not place.exact:
         return None

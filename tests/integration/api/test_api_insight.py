@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from libs.common.operations.why import CODES
 from services.api.cursors import cursor_of
 from tests.support.api import Api, Tenant, until_true
+from tests.support.sights import documented_codes
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
 
@@ -29,7 +29,7 @@ async def test_a_task_tells_its_tenant_and_an_operator_why_it_waits(tenant: Tena
     said = (await tenant.call("GET", f"/v1/tasks/{task}/why")).json()
     assert (said["task_id"], said["model"], said["status"]) == (task, "m", "submitted")
     assert said["code"] == said["holds"][0]["code"] == "no_dispatcher"
-    assert {hold["code"] for hold in said["holds"]} <= set(CODES)
+    assert {hold["code"] for hold in said["holds"]} <= documented_codes()
     assert said["position"] == {"ahead": 0, "exact": True}
     assert said["estimate"] is None
     assert (await operator.call("GET", f"/v1/tasks/{task}/why")).json()["task_id"] == task
