@@ -9,15 +9,13 @@ from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from libs.common.adapters.file_type import HEAD_BYTES, sniff
+from libs.common.adapters.staging_folder import StagingFolder
 from libs.common.domain.model_errors import ModelError
 from libs.common.domain.output import IN_DATABASE, IN_DATABASE_BYTES, StagedFile
 from libs.common.ports_execution import OutputSet
-
-if TYPE_CHECKING:
-    from libs.common.adapters.staging import Staging
 
 #: Up to here a file is written in the loop: it costs less than waking a thread.
 INLINE_BYTES: Final = 64 * 1024
@@ -38,8 +36,8 @@ class OutputWriter:
     large one grows as `<name>.part` and is renamed when it is complete and on disk.
     """
 
-    def __init__(self, staging: Staging, name: str, tenant: int, one_of: OutputSet | None) -> None:
-        self._staging = staging
+    def __init__(self, folder: StagingFolder, name: str, tenant: int, one_of: OutputSet | None) -> None:
+        self._folder = folder
         self._tenant = tenant
         self._set = one_of or OutputSet()
         self._in_database_bytes = IN_DATABASE_BYTES if one_of is None else 0
@@ -70,14 +68,14 @@ class OutputWriter:
         what staging could ever hold of the set."""
         self._size += len(chunk)
         self._set.size += len(chunk)
-        if self._size > (most := self._staging.max_file_bytes):
+        if self._size > (most := self._folder.max_file_bytes):
             raise ModelError("answer_too_large", f"the output is larger than {most} bytes", retryable=False)
-        if self._set.size > (most := self._staging.max_set_bytes):
+        if self._set.size > (most := self._folder.max_set_bytes):
             raise ModelError("answer_too_large", f"the outputs together are larger than {most} bytes", retryable=False)
         self._buffer.append(chunk)
         self._buffered += len(chunk)
         if self._buffered >= SPILL_BYTES:
-            self._staging.go_on(self._tenant)
+            self._folder.go_on(self._tenant)
             content = self._taken()
             self._count(len(content))
             await self._beside_the_loop(self._append, content)
@@ -89,15 +87,15 @@ class OutputWriter:
         try:
             await self._finish()
             descriptor, self._descriptor = self._descriptor, None
-            await self._staging.disk.keep(descriptor, self._staging.path(""))
+            await self._folder.disk.keep(descriptor, self._folder.path(""))
         except OSError as error:
-            raise self._staging.refusal(error) from None
+            raise self._folder.refusal(error) from None
         self._left, self._kept = None, True
         self._close()
         self._count(self._size - self._counted)
         self._counted = 0
         kind = sniff(self._head, complete=self._size <= HEAD_BYTES, content_type=content_type)
-        reference = f"{self._staging.store_id}:{self._name}"
+        reference = f"{self._folder.store_id}:{self._name}"
         return StagedFile(reference, self._size, self._digest.digest(), kind.extension, kind.mime)
 
     async def _finish(self) -> None:
@@ -123,14 +121,14 @@ class OutputWriter:
         self._append(content)
         assert self._descriptor is not None
         os.fsync(self._descriptor)
-        path = self._staging.path(self._name)
+        path = self._folder.path(self._name)
         os.rename(path + PART, path)
         self._left = self._name
 
     def _create(self, ending: str = "") -> int:
         # Never used twice: an executor that was presumed dead may still be at work on the same attempt.
         self._name += f"-{os.urandom(4).hex()}"
-        self._descriptor = os.open(self._staging.path(self._name + ending), _CREATE, 0o644)
+        self._descriptor = os.open(self._folder.path(self._name + ending), _CREATE, 0o644)
         self._left = self._name + ending
         return self._descriptor
 
@@ -142,17 +140,17 @@ class OutputWriter:
         self._count(-self._counted)
         self._close()
         if self._left is not None:
-            path, self._left = self._staging.path(self._left), None
+            path, self._left = self._folder.path(self._left), None
             if self._size <= LARGE_BYTES:
                 _delete(path)
             else:
                 with suppress(RuntimeError):  # the store is closed; then the cleaning finds it
-                    self._staging.in_thread(partial(_delete, path))
+                    self._folder.in_thread(partial(_delete, path))
 
     def _count(self, size: int) -> None:
         self._counted += size
         if size:
-            self._staging.count(self._tenant, size)
+            self._folder.count(self._tenant, size)
 
     def _taken(self) -> bytes:
         content = self._buffer[0] if len(self._buffer) == 1 else b"".join(self._buffer)
@@ -166,11 +164,11 @@ class OutputWriter:
 
     async def _beside_the_loop(self, step: Callable[[bytes], None], content: bytes) -> None:
         """Shielded: a cancelled caller must not close a file that the thread is writing to."""
-        self._working = self._staging.in_thread(lambda: step(content))
+        self._working = self._folder.in_thread(lambda: step(content))
         try:
             await asyncio.shield(self._working)
         except OSError as error:
-            raise self._staging.refusal(error) from None
+            raise self._folder.refusal(error) from None
 
 
 def _delete(path: str) -> None:
