@@ -20,6 +20,7 @@ _OPEN: Final = 500
 _MOST_OVER: Final = 5_000
 #: Transactions that began before an answer was read may commit after it, and hints are on their way.
 OVERLAP: Final = timedelta(seconds=10)
+NEVER: Final = float("inf")
 
 
 class Circle:
@@ -33,6 +34,8 @@ class Circle:
         self.since: datetime | None = None  #: looks tell the tenant's streams what happened after this
         self.entering = asyncio.Lock()
         self.joined = False
+        self.look_at = NEVER  #: when a look is due, and when one last was made; by the hub's clock
+        self.looked_at: float | None = None
         self.deaf = False  #: hints may have been lost: the next look covers all that is open
         self._known: dict[int, Stage] = {}
         self._open: OrderedDict[int, None] = OrderedDict()

@@ -24,12 +24,13 @@ from libs.common.ports_push import TaskState, TaskStates
 from libs.common.runtime.backoff import set_within
 from libs.common.runtime.logging import get_logger
 from libs.common.runtime.metrics import counter, gauge
-from services.api.push.circle import Circle
+from services.api.push.circle import NEVER, Circle
 from services.api.push.news import News
 from services.api.push.stream import Stream, Wanted
 
 log = get_logger()
 
+_BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _GATHER_SECONDS: Final = 0.02
 _BATCH: Final = 500
 #: Of one tenant, named and not read yet; beyond it the tenant is looked at as a whole.
@@ -74,8 +75,6 @@ class Hub:
         self._due: dict[int, dict[int, None]] = {}  #: tasks by tenant, whose turn is next first
         self._crowds: set[int] = set()  #: tenants whose many listeners are being told
         self._heard = asyncio.Event()
-        self._looks: dict[int, float] = {}
-        self._looked: dict[int, float] = {}
         self._look_wanted = asyncio.Event()
         self._to_wake: dict[int, deque[Stream]] = {}  #: by tenant, whose turn is next first
         self._somebody_sleeps = asyncio.Event()
@@ -118,8 +117,8 @@ class Hub:
         circle.users -= 1
         self._count(-1)
         if not circle.users:
-            for of_tenant in (self._circles, self._looks, self._looked, self._due):
-                of_tenant.pop(stream.tenant_id, None)
+            del self._circles[stream.tenant_id]
+            self._due.pop(stream.tenant_id, None)
             await self._audience.leave(stream.tenant_id)
 
     def close(self) -> None:
@@ -175,12 +174,12 @@ class Hub:
             if not circle.joined:
                 await self._audience.join(circle.tenant_id)
                 circle.joined = True
-                self._look_in(circle.tenant_id, _SECOND_LOOKS[0])
+                self._look_in(circle, _SECOND_LOOKS[0])
             if whole and circle.since is None:
                 newest = await self._states.newest(circle.tenant_id, None, _NEWEST)
                 circle.since = newest[0].read_at if newest else _BEGINNING
                 await self._tell(newest)
-                self._look_in(circle.tenant_id, _SECOND_LOOKS[0])
+                self._look_in(circle, _SECOND_LOOKS[0])
 
     def _count(self, more: int) -> None:
         self.open += more
@@ -198,9 +197,9 @@ class Hub:
 
     def look_at_all(self) -> None:
         """Hints may have been lost."""
-        for tenant_id, circle in self._circles.items():
+        for circle in self._circles.values():
             circle.deaf = True
-            self._look_in(tenant_id, 0)
+            self._look_in(circle, 0)
 
     def _on_changes(self, tenant_id: int, tasks: Sequence[int]) -> None:
         circle = self._circles.get(tenant_id)
@@ -211,7 +210,7 @@ class Hub:
         if len(due) > _MOST_DUE:
             due.clear()
             circle.deaf = True
-            self._look_in(tenant_id, 0)
+            self._look_in(circle, 0)
         if due:
             self._heard.set()
         else:
@@ -339,36 +338,32 @@ class Hub:
 
     # behind lost hints
 
-    def _look_in(self, tenant_id: int, seconds: float) -> None:
-        if tenant_id not in self._circles:
-            return
-        due = max(self._clock() + seconds, self._looked.get(tenant_id, 0.0) + _SHORTEST_BETWEEN_LOOKS)
-        if due < self._looks.get(tenant_id, float("inf")):
-            self._looks[tenant_id] = due
+    def _look_in(self, circle: Circle, seconds: float) -> None:
+        due = max(self._clock() + seconds, (circle.looked_at or 0.0) + _SHORTEST_BETWEEN_LOOKS)
+        if due < circle.look_at:
+            circle.look_at = due
             self._look_wanted.set()
 
     async def _look_for_ever(self) -> None:
         while True:
             self._look_wanted.clear()
-            tenant_id = min(self._looks, key=self._looks.__getitem__, default=None)
-            pause = None if tenant_id is None else self._looks[tenant_id] - self._clock()
-            if tenant_id is None or (pause is not None and pause > 0):
+            began = self._clock()
+            circle = min(self._circles.values(), key=lambda circle: circle.look_at, default=None)
+            pause = None if circle is None or circle.look_at == NEVER else circle.look_at - began
+            if circle is None or pause is None or pause > 0:
                 await set_within(self._look_wanted, pause)
                 continue
-            began = self._clock()
-            await self._look(tenant_id)
+            await self._look(circle)
             await asyncio.sleep(min((self._clock() - began) * _LOOK_SHARE, LOOK_SECONDS))
 
-    async def _look(self, tenant_id: int) -> None:
+    async def _look(self, circle: Circle) -> None:
         """Compare what the listeners of a tenant were told with what is."""
-        circle = self._circles[tenant_id]
-        first = tenant_id not in self._looked
-        self._looked[tenant_id] = self._clock()
-        self._looks[tenant_id] = self._looked[tenant_id] + (_SECOND_LOOKS[1] if first else LOOK_SECONDS)
+        first, circle.looked_at = circle.looked_at is None, self._clock()
+        circle.look_at = circle.looked_at + (_SECOND_LOOKS[1] if first else LOOK_SECONDS)
         tasks = [*circle.watchers, *(circle.to_look_at() if circle.streams else ())]
         circle.deaf = False
         for start in range(0, len(tasks), _BATCH):
-            states = await self._read([(tenant_id, task) for task in tasks[start : start + _BATCH]])
+            states = await self._read([(circle.tenant_id, task) for task in tasks[start : start + _BATCH]])
             if states is None:
                 circle.deaf = True
                 return
@@ -390,6 +385,3 @@ class Hub:
         await self._tell(reversed(fresh))
         if newest and circle.since is not None:  # somebody listens still
             circle.looked(newest[0].read_at)
-
-
-_BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
