@@ -332,6 +332,18 @@ async def test_other_tasks_are_cleaned(house: House) -> None:
     assert await house.clean(stuck) == [stuck]
 
 
+async def test_tasks_of_others_are_cleaned_beside_one_that_a_locked_account_paid_for(house: House) -> None:
+    model = await house.model()
+    (stuck,) = await house.tasks(model, points=5)
+    for attempt in await house.start(model, await house.executor(), await house.lease(model)):
+        await house.finish(attempt)
+    (other,) = [attempt.id for attempt in await house.done(await house.model())]
+    await house.sql("UPDATE task SET finished_at = now() - interval '1 h', expire_at = now() - interval '1 s'")
+    async with account_locked(house, model):
+        assert await house.clean(stuck, other) == [other]
+    assert await house.clean(stuck) == [stuck]
+
+
 async def test_no_page_is_full_of_it(house: House) -> None:
     """Looked for one at a time, as thousands of locked rows fill a page of a thousand."""
     model, executor = await house.model(), await house.executor()
@@ -354,6 +366,14 @@ async def test_no_page_is_full_of_it(house: House) -> None:
         assert [id_ for id_, _ in await house.sweeps.requested_waiting(1)] == [expired[1]]
         assert [id_ for id_, _ in await house.sweeps.rows_of_closed_lanes(1)] == [waiting[1]]
     assert {one.id for one in await house.sweeps.due_retries(9)} == {one.id for one in failed}
+    dead = await house.running(await house.model(), executor, 2)
+    for attempt in dead:
+        await attempts_of(house, executor).finish_many([(attempt, FAILED)])
+    await house.sql("DELETE FROM event")
+    await house.sql("UPDATE dead_task SET died_at = now() - interval '9 days' + make_interval(secs => task_id)")
+    async with locked(house, dead[0].id, "task"):
+        assert [one.id for one in await house.sweeps.dead_over(8, 1)] == [dead[1].id]
+    assert [one.id for one in await house.sweeps.dead_over(8, 1)] == [dead[0].id]
 
 
 async def test_retries_beside_it_are_made(house: House) -> None:

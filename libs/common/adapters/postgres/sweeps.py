@@ -191,8 +191,8 @@ class PostgresSweeps:
 
     async def delete_tasks(self, tasks: Sequence[OverTask]) -> list[int]:
         ordered = sorted(tasks, key=lambda task: task.id)
-        rows = await self._database.fetch(
-            "delete_tasks", [task.id for task in ordered], [task.version for task in ordered]
+        rows = await self._database.fetch_free(
+            "delete_tasks", [task.id for task in ordered], [task.version for task in ordered], locked=["locked_payers"]
         )
         return [row["id"] for row in rows]
 

@@ -218,14 +218,16 @@ FROM (SELECT id, version, status, fetched_at, finished_at, created_at FROM task 
 
 -- name: dead_over
 -- Dead tasks past their retention whose event has left (see delete_tasks), unless a replay job has them in hand: what an
--- operator ordered is done first, however slow or paused. $1 days, $2 limit.
+-- operator ordered is done first, however slow or paused. Nor one that somebody keeps locked: each round begins with the
+-- same page. $1 days, $2 limit.
 SELECT d.task_id AS id, d.version, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
-FROM dead_task d WHERE d.died_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
+FROM (SELECT d.* FROM dead_task d WHERE d.died_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
   AND d.died_at < (SELECT before FROM announced)
   AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
   AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
-ORDER BY d.died_at AT TIME ZONE 'UTC' LIMIT $2
+  ORDER BY d.died_at AT TIME ZONE 'UTC' OFFSET 0) d
+CROSS JOIN LATERAL (SELECT FROM task k WHERE k.id = d.task_id FOR UPDATE SKIP LOCKED) free LIMIT $2
 
 -- name: delete_tasks
 -- Tasks and everything that is theirs, if they are still as they were looked at: who was replayed meanwhile may have ended
