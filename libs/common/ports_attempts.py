@@ -86,9 +86,9 @@ class Attempts(Protocol):
     async def started_many(self, claims: Sequence[Claim]) -> list[Attempt]:
         """Those that an earlier start with the same tokens, whose answer was lost, did start."""
 
-    async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
-        """(id, lease): remember that these wait for a permit with us; stale and locked ones are left out. Asking twice
-        is safe."""
+    async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """(id, lease): remember that these wait for a permit with us; stale and locked ones are left out, an older copy
+        of one that is held among them. Asking twice is safe."""
 
     async def release_held(self, ids: Sequence[int]) -> list[Placed]:
         """Give back what waits here, but for locked rows; same place in the queue."""

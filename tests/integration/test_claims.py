@@ -76,7 +76,7 @@ async def test_a_stale_lease_holds_and_starts_nothing(desk: QueueDesk) -> None:
 async def test_what_another_executor_holds_is_left_to_it(desk: QueueDesk, other: PostgresAttempts) -> None:
     id_ = await leased(desk)
     lease = desk.leases[id_]
-    assert await desk.executor.hold_many([(id_, lease)]) == {id_}
+    assert await desk.executor.hold_many([(id_, lease)]) == {(id_, lease)}
     before = await desk.row(id_)
     assert await other.hold_many([(id_, lease)]) == set()
     assert await other.start_many([Claim(id_, lease, uuid4(), 60)]) == []

@@ -234,7 +234,8 @@ async def test_what_arrives_with_it_is_started_or_held(house: House) -> None:
     claims = [Claim(row.id, row.lease, uuid4(), 60) for row in rows]
     attempts = attempts_of(house, executor)
     async with locked(house, rows[1].id):
-        assert await attempts.hold_many([(row.id, row.lease) for row in rows]) == {rows[n].id for n in (0, 2, 3)}
+        messages = [(row.id, row.lease) for row in rows]
+        assert await attempts.hold_many(messages) == {messages[n] for n in (0, 2, 3)}
         assert [one.id for one in await attempts.start_many(claims)] == [rows[n].id for n in (0, 2, 3)]
     assert [one.id for one in await attempts.start_many(claims)] == [rows[1].id], "who was left out lost nothing"
 

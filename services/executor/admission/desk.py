@@ -328,7 +328,7 @@ class Desk:
         await failpoint("executor/before-hold")
         messages = [(arrival.id, arrival.lease) for arrival in arrivals]
         held = await self._until_answered(lambda: self._attempts.hold_many(messages))
-        self.room.put((arrival for arrival in arrivals if arrival.id in held), time.monotonic())
+        self.room.put((arrival for arrival in arrivals if (arrival.id, arrival.lease) in held), time.monotonic())
         self._figures.stale(len(arrivals) - len(held))
         self._wake.set()
 

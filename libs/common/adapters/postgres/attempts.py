@@ -60,12 +60,12 @@ class PostgresAttempts:
         rows = await self._database.fetch("started_many", *fence(claims))
         return [_attempt(row) for row in rows]
 
-    async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[int]:
+    async def hold_many(self, messages: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
         ordered = sorted(messages)
         rows = await self._database.fetch_free(
             "hold_many", [message[0] for message in ordered], [message[1] for message in ordered], self.executor
         )
-        return {row["id"] for row in rows}
+        return {(row["id"], row["lease"]) for row in rows}
 
     async def release_held(self, ids: Sequence[int]) -> list[Placed]:
         return placed(await self._database.fetch_free("release_held", sorted(ids), self.executor))

@@ -165,7 +165,7 @@ LEFT JOIN staged_output o ON o.task_id = ANY (ARRAY[s.id]) AND s.phase >= 2
 -- Those that are stale, started or held by another are left out.
 UPDATE dispatch q SET held_by = $3 FROM unnest($1::bigint[], $2::bigint[]) AS m(id, lease)
 WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = m.lease AND q.token IS NULL AND (q.held_by IS NULL OR q.held_by = $3)
-RETURNING q.id
+RETURNING q.id, q.lease
 
 -- name: hand_over
 -- Uploads whose staged file lies in a store that only another executor has go to that executor, under the same lease:
