@@ -122,15 +122,15 @@ RETURNING d.id
 
 -- name: prune_deliveries
 -- Old deliveries with their attempts: those that arrived after $1 days, the dead after $2, unless a replay job has them in
--- hand; $3 of each at most. One that is to be sent again since this statement waited for its row is kept.
+-- hand, and none that somebody keeps locked: whoever replays it just now, too. $3 of each at most.
 WITH gone AS (
-  DELETE FROM delivery WHERE status <> 'pending' AND id = ANY (ARRAY(
-    (SELECT id FROM delivery WHERE status = 'delivered' AND ended_at < now() - make_interval(days => $1) ORDER BY ended_at LIMIT $3)
-    UNION ALL
-    (SELECT d.id FROM delivery d WHERE d.dead_at IS NOT NULL
-       AND d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $2)) AT TIME ZONE 'UTC'
-       AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'delivery' AND i.target = d.id AND i.result IS NULL)
-     ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $3)))
+  DELETE FROM delivery WHERE id = ANY (
+    ARRAY(SELECT id FROM delivery WHERE status = 'delivered' AND ended_at < now() - make_interval(days => $1)
+          ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+    || ARRAY(SELECT d.id FROM delivery d WHERE d.dead_at IS NOT NULL
+               AND d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $2)) AT TIME ZONE 'UTC'
+               AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'delivery' AND i.target = d.id AND i.result IS NULL)
+             ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $3 FOR UPDATE SKIP LOCKED))
   RETURNING id
 ), t AS (
   DELETE FROM delivery_try WHERE delivery_id = ANY (ARRAY(SELECT id FROM gone))

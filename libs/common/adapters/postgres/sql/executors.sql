@@ -41,7 +41,8 @@ WHERE e.id = ANY (ARRAY[m.id]) AND e.beat = m.beat AND e.stopped_at IS NULL RETU
 
 -- name: prune_executors
 -- Forget executors that stopped long ago. $1 days.
-DELETE FROM executor WHERE stopped_at < now() - make_interval(days => $1)
+DELETE FROM executor WHERE id = ANY (ARRAY(
+  SELECT e.id FROM executor e WHERE e.stopped_at < now() - make_interval(days => $1) FOR UPDATE SKIP LOCKED))
 
 -- name: beat_process
 -- A dispatcher or janitor lives. $1 its number (null at first: it gets one), $2 role, $3 name, $4 version, $5 whether it

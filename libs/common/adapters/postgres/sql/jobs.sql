@@ -162,6 +162,7 @@ DELETE FROM job_callback WHERE id = ANY ($1::bigint[])
 -- name: prune_callbacks
 -- Callbacks about jobs that have ended, among the oldest $1.
 DELETE FROM job_callback WHERE id = ANY (ARRAY(
-  SELECT c.id FROM (SELECT id, task_id, attempt FROM job_callback ORDER BY id LIMIT $1) c
-  WHERE NOT EXISTS (SELECT 1 FROM provider_job p WHERE p.task_id = ANY (ARRAY[c.task_id]) AND p.attempt = c.attempt AND (p.ended_at IS NULL) IS TRUE)))
+  SELECT c.id FROM job_callback c WHERE c.id = ANY (ARRAY(SELECT id FROM job_callback ORDER BY id LIMIT $1))
+    AND NOT EXISTS (SELECT 1 FROM provider_job p WHERE p.task_id = ANY (ARRAY[c.task_id]) AND p.attempt = c.attempt AND (p.ended_at IS NULL) IS TRUE)
+  FOR UPDATE SKIP LOCKED))
 RETURNING id

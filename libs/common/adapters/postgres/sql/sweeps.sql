@@ -218,16 +218,16 @@ FROM (SELECT id, version, status, fetched_at, finished_at, created_at FROM task 
 
 -- name: dead_over
 -- Dead tasks past their retention whose event has left (see delete_tasks), unless a replay job has them in hand: what an
--- operator ordered is done first, however slow or paused. Nor one that somebody keeps locked: each round begins with the
--- same page. $1 days, $2 limit.
+-- operator ordered is done first, however slow or paused. What somebody keeps locked is not among them, here and below: it
+-- would hide the others. $1 days, $2 limit.
 SELECT d.task_id AS id, d.version, CASE WHEN d.staged_files IS NOT NULL THEN ARRAY(SELECT f ->> 'reference' FROM jsonb_array_elements(d.staged_files) f)
   WHEN d.staged IS NOT NULL THEN ARRAY[d.staged] ELSE '{}' END AS staged
-FROM (SELECT d.* FROM dead_task d WHERE d.died_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
+FROM dead_task d JOIN task t ON t.id = ANY (ARRAY[d.task_id])
+WHERE d.died_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
   AND d.died_at < (SELECT before FROM announced)
   AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
   AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
-  ORDER BY d.died_at AT TIME ZONE 'UTC' OFFSET 0) d
-CROSS JOIN LATERAL (SELECT FROM task k WHERE k.id = d.task_id FOR UPDATE SKIP LOCKED) free LIMIT $2
+ORDER BY d.died_at AT TIME ZONE 'UTC' LIMIT $2 FOR UPDATE OF d, t SKIP LOCKED
 
 -- name: delete_tasks
 -- Tasks and everything that is theirs, if they are still as they were looked at: who was replayed meanwhile may have ended
@@ -308,7 +308,8 @@ FROM mark RETURNING (SELECT count(*)::int FROM filled) AS filled, k.upto < k.can
 WITH page AS MATERIALIZED (
   SELECT id, created_at < now() - make_interval(days => $1) AS old FROM op_log WHERE id > $3 ORDER BY id LIMIT $2
 ), gone AS (
-  DELETE FROM op_log WHERE id = ANY (ARRAY(SELECT p.id FROM page p WHERE p.old)) RETURNING 1
+  DELETE FROM op_log WHERE id = ANY (ARRAY(
+    SELECT o.id FROM op_log o WHERE o.id = ANY (ARRAY(SELECT p.id FROM page p WHERE p.old)) FOR UPDATE SKIP LOCKED)) RETURNING 1
 )
 SELECT (SELECT count(*)::int FROM gone) AS gone,
   CASE WHEN count(*) = $2 AND NOT bool_or(NOT p.old AND p.id > taken.upto) THEN max(p.id) END AS following
@@ -318,32 +319,37 @@ FROM page p, (SELECT coalesce(max(i.last_id), 0) AS upto FROM legacy_import i WH
 -- Records that could not be understood, once nobody can be expected to look at them and no replay job has them in hand.
 -- $1 days, $2 limit.
 DELETE FROM dead_message WHERE id = ANY (ARRAY(
-  SELECT d.id FROM (
-    SELECT x.id, x.died_at FROM dead_message x
+  SELECT d.id FROM dead_message d WHERE d.died_at < now() - make_interval(days => $1) AND d.id = ANY (ARRAY(
+    SELECT x.id FROM dead_message x
     WHERE NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'message' AND i.target = x.id AND i.result IS NULL)
-    ORDER BY x.id LIMIT $2) d
-  WHERE d.died_at < now() - make_interval(days => $1)))
+    ORDER BY x.id LIMIT $2))
+  FOR UPDATE SKIP LOCKED))
 RETURNING 1
 
 -- name: prune_idempotency
 -- Keys older than a day. $1 limit.
 DELETE FROM idempotency WHERE (tenant_id, route, key_hash) IN (
-  SELECT tenant_id, route, key_hash FROM idempotency WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $1)
+  SELECT tenant_id, route, key_hash FROM idempotency WHERE created_at < now() - interval '24 hours' ORDER BY created_at LIMIT $1
+  FOR UPDATE SKIP LOCKED)
 RETURNING 1
 
 -- name: prune_quota
 -- Accounts of days long gone. $1 days, $2 limit.
 DELETE FROM quota_usage WHERE (tenant_id, user_name, day) IN (
-  SELECT tenant_id, user_name, day FROM quota_usage WHERE day < current_date - $1::int ORDER BY day LIMIT $2)
+  SELECT tenant_id, user_name, day FROM quota_usage WHERE day < current_date - $1::int ORDER BY day LIMIT $2
+  FOR UPDATE SKIP LOCKED)
 RETURNING 1
 
 -- name: prune_cancel_requests
 -- Requests whose task is no longer open.
-DELETE FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = ANY (ARRAY[c.task_id]))
+DELETE FROM cancel_request WHERE task_id = ANY (ARRAY(
+  SELECT c.task_id FROM cancel_request c WHERE NOT EXISTS (SELECT 1 FROM dispatch q WHERE q.id = ANY (ARRAY[c.task_id]))
+  FOR UPDATE SKIP LOCKED))
 
 -- name: prune_pauses
 -- Pauses that ended before anything that waits now can have begun to; what was done stays recorded.
-DELETE FROM pause WHERE ended < now() - interval '400 days'
+DELETE FROM pause WHERE id = ANY (ARRAY(
+  SELECT p.id FROM pause p WHERE p.ended < now() - interval '400 days' FOR UPDATE SKIP LOCKED))
 
 -- name: fold_statistics
 -- Counted calls move into the daily table: taken and added in one statement, so that each counts once. $1 limit; says
@@ -378,7 +384,7 @@ WHERE x.staged_files IS NOT NULL AND f ->> 'reference' = ANY (CAST(:references A
 DELETE FROM dead_event WHERE id = ANY (ARRAY(
   SELECT d.id FROM dead_event d WHERE d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
     AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'event' AND i.target = d.id AND i.result IS NULL)
-  ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $2))
+  ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING id
 
 -- name: open_page
