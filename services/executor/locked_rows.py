@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeAlias, TypeVar
 
 from libs.common.domain.errors import OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.domain.settle import Finish
@@ -21,6 +21,8 @@ _RETRY_SECONDS: Final = (0.05, 0.2, 0.5, 1.0)
 _WARN_SECONDS: Final = 10.0
 
 Answer = TypeVar("Answer")
+#: An attempt, or one with what is written of it.
+Entry: TypeAlias = Attempt | tuple[Attempt, object] | tuple[Attempt, object, object]
 
 
 def nothing() -> None:
@@ -41,16 +43,14 @@ async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 
 
 class LockedRows:
-    """Who of the attempts of this process cannot be written now. An item is an attempt, or a tuple of one and what is
-    written of it.
-    """
+    """Who of the attempts of this process cannot be written now."""
 
     def __init__(self, attempts: Attempts) -> None:
         self._attempts = attempts
-        self._looks = Coalescer[Any, bool](self.among)
+        self._looks = Coalescer[Entry, bool](self.among)
         self._warn_at = 0.0  #: the monotonic second from which on a locked task is told of: a locked table locks all
 
-    async def among(self, items: Sequence[Any]) -> list[bool]:
+    async def among(self, items: Sequence[Entry]) -> list[bool]:
         """Of each of these items whether its rows are locked."""
         ids = [_attempt(item).id for item in items]
         locked = await self._attempts.locked(
@@ -61,7 +61,7 @@ class LockedRows:
         return [id_ in locked for id_ in ids]
 
     async def until_answered(
-        self, ask: Callable[[], Awaitable[Answer]], item: Any, *, stuck: Callable[[], None] = nothing
+        self, ask: Callable[[], Awaitable[Answer]], item: Entry, *, stuck: Callable[[], None] = nothing
     ) -> Answer:
         """The same for one item, which is not tried while its rows are locked: each try would hold up others. `stuck`
         is told when they are.
@@ -81,7 +81,7 @@ class LockedRows:
         """Look no more."""
         await self._looks.close(timeout)
 
-    async def _until_free(self, item: Any) -> None:
+    async def _until_free(self, item: Entry) -> None:
         now = time.monotonic()
         if now >= self._warn_at:
             self._warn_at = now + _WARN_SECONDS
@@ -93,14 +93,14 @@ class LockedRows:
                 return
 
 
-def _attempt(item: Any) -> Attempt:
-    return item if isinstance(item, Attempt) else cast(Attempt, item[0])
+def _attempt(item: Entry) -> Attempt:
+    return item if isinstance(item, Attempt) else item[0]
 
 
-def _written(item: Any) -> Any:
+def _written(item: Entry) -> object:
     return None if isinstance(item, Attempt) else item[1]
 
 
-def _gives_back(written: Any) -> bool:
+def _gives_back(written: object) -> bool:
     """Whether points of the task go back: it ends, and with no success."""
     return isinstance(written, Finish) and written.status is not TaskStatus.SUCCESS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeAlias, TypeVar, assert_never
+from typing import TypeAlias, TypeVar, assert_never
 
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.output import StagedFile
@@ -18,9 +18,10 @@ from libs.common.ports_dispatch import Placed
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from services.executor.figures import Figures
-from services.executor.locked_rows import LockedRows, nothing
+from services.executor.locked_rows import Entry, LockedRows, nothing
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Entry)
+Written = TypeVar("Written")
 #: What the coalescers ask about errors: is it one bad row's fault.
 Verdict: TypeAlias = Callable[[BaseException], bool]
 
@@ -43,16 +44,16 @@ class Recorder:
         self._placed = placed
         self._changed = changed
         self._locks = locks
-        self._verdicts: dict[str, Any] = {"is_data_error": is_data_error, "locked": locks.among}
+        self._is_data_error = is_data_error
         self._finishes = self._gather(attempts.finish_many)
         self._retries = self._gather(attempts.retry_many)
         self._parks = self._gather(attempts.park_many)
         self._generated = self._gather(attempts.generated_many)
         self._hand_overs = self._gather(attempts.hand_over)
-        self._releases = Coalescer[tuple[Attempt, GiveBack, bool], bool](self._release, **self._verdicts)
-        self._call_agains = Coalescer[tuple[Attempt, CallAgain], bool](self._call_again, **self._verdicts)
-        self._migrating = Coalescer[Attempt, bool](self._migrate, **self._verdicts)
-        self._recorded = Coalescer[Attempt, bool](self._read_back, **self._verdicts)
+        self._releases = self._line(self._release)
+        self._call_agains = self._line(self._call_again)
+        self._migrating = self._line(self._migrate)
+        self._recorded = self._line(self._read_back)
 
     async def end(
         self, attempt: Attempt, settlement: Settlement, *, called: bool, stuck: Callable[[], None] = nothing
@@ -154,13 +155,16 @@ class Recorder:
         return mine
 
     def _gather(
-        self, write: Callable[[Sequence[tuple[Attempt, Item]]], Awaitable[set[int]]]
-    ) -> Coalescer[tuple[Attempt, Item], bool]:
-        async def flush(rows: list[tuple[Attempt, Item]]) -> list[bool]:
+        self, write: Callable[[Sequence[tuple[Attempt, Written]]], Awaitable[set[int]]]
+    ) -> Coalescer[tuple[Attempt, Written], bool]:
+        async def flush(rows: list[tuple[Attempt, Written]]) -> list[bool]:
             mine = await write(rows)
             return [attempt.id in mine for attempt, _ in rows]
 
-        return Coalescer(flush, **self._verdicts)
+        return self._line(flush)
+
+    def _line(self, flush: Callable[[list[Item]], Awaitable[list[bool]]]) -> Coalescer[Item, bool]:
+        return Coalescer(flush, is_data_error=self._is_data_error, locked=self._locks.among)
 
     async def _release(self, rows: list[tuple[Attempt, GiveBack, bool]]) -> list[bool]:
         self._placed(await self._attempts.release_many(rows))
