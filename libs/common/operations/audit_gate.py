@@ -89,7 +89,7 @@ class GateChecks:
             release: Fix = partial(_release, kind, lane, member)
             detail, repair = f"a {kind.name} of lane {lane} that no {kind.owner} has", f"give the {kind.name} back"
             apart = self._apart_seconds if owner_of(member) is not None else 0.0  # nobody of ours will be called that
-            found.add(Violation("I13", f"{kind.name} {member}", detail, repair, release, apart))
+            found.add(Violation("I13", f"{kind.name} {_shown(member)}", detail, repair, release, apart))
         return len(ghosts)
 
     def _check_limit(self, lane: AuditedLane, depth: int, ghosts: int, found: Findings) -> None:
@@ -120,6 +120,11 @@ class GateChecks:
                     restore: Fix = partial(_restore, kind, lane, owner, owners[owner])
                     detail = f"the {kind.owner} has no {kind.name} in lane {lane}"
                     found.add(Violation("I13", f"{kind.name} {owner}", detail, f"put the {kind.name} back", restore))
+
+
+def _shown(member: str) -> str:
+    """A member that is no text, as text that every reader of a report can take."""
+    return member.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 async def _release(kind: _Kind, lane: int, member: str) -> bool:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_dead import KEPT_BYTES
 from services.api import wiring
@@ -301,6 +302,14 @@ async def test_an_audit_that_fails_says_so_and_ends_its_page(
     assert ("no way" if isinstance(error, DatabaseUnavailable) else "quote trace") in text_of(answer.text)
     assert "canary" not in answer.text
     assert "audit_running" not in text_of((await visitor.client.get("/console/audit")).text)
+
+
+async def test_an_audit_shows_a_slot_whose_owner_is_no_text(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    await tenant.task()
+    (lane,) = await api.sql("SELECT id FROM lane WHERE tenant_id = $1", tenant.id)
+    await api.redis.command_many([("ZADD", keys.gate(lane["id"]), 10**15, b"\xff")])
+    await visitor.sign_in(await operator(api, tenant))
+    assert "slot \\xff" in text_of(await visitor.post("/console/audit"))
 
 
 async def test_plots_of_an_unknown_model_are_a_state_of_the_page_and_those_of_a_deleted_one_are_there(
