@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from libs.common.contracts import hints as wire
-from libs.common.domain.errors import GateUnavailable, NotFound
+from libs.common.domain.errors import GateUnavailable, NotFound, RowsLocked
 from libs.common.domain.task import TaskStatus
 from libs.common.ports import Hints, QueueGate
 from libs.common.ports_tasks import CanceledTask, KeyOwner, TaskFilter, Tasks, TaskView
@@ -28,6 +28,8 @@ BULK_LIMIT: Final = 1_000
 _MOST_PAGES: Final = 10
 #: Cancels under way at once: each takes a connection.
 _AT_ONCE: Final = 4
+#: More that are locked than these, which cost 2 s each, are not tried one by one: perhaps a whole table is.
+_MOST_LOCKED: Final = 10
 #: What may still be open: a failed one waits for its retry, perhaps.
 _MAYBE_OPEN: Final = tuple(set(TaskStatus) - {TaskStatus.SUCCESS, TaskStatus.CANCELED})
 
@@ -105,11 +107,13 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """How a bulk cancel ended: ended at once, asked to stop, over already; `more` as it was counted."""
+    """How a bulk cancel ended: ended at once, asked to stop, over already, or as before, since somebody's transaction
+    keeps their rows locked; `more` as it was counted, or since others were not tried."""
 
     canceled: int
     requested: int
     already_final: int
+    locked: int
     more: bool
 
 
@@ -129,19 +133,29 @@ class BulkCancel:
     async def cancel(self, caller: KeyOwner, wanted: TaskFilter, upto: int) -> BulkResult:
         """Cancel the open tasks that the filter finds, none newer than `upto`."""
         found, more = await self._find(caller, wanted, upto + 1)
-        verdicts: Counter[Verdict] = Counter()
+        verdicts: Counter[Verdict | None] = Counter()
         for start in range(0, len(found), _AT_ONCE):
+            if verdicts[None] > _MOST_LOCKED:
+                more = True
+                break
             some = found[start : start + _AT_ONCE]
             verdicts.update(await asyncio.gather(*(self._verdict(caller, task.public_id) for task in some)))
         return BulkResult(
-            verdicts[Verdict.CANCELED], verdicts[Verdict.REQUESTED], verdicts[Verdict.ALREADY_FINAL], more
+            verdicts[Verdict.CANCELED],
+            verdicts[Verdict.REQUESTED],
+            verdicts[Verdict.ALREADY_FINAL],
+            verdicts[None],
+            more,
         )
 
-    async def _verdict(self, caller: KeyOwner, public_id: UUID) -> Verdict:
+    async def _verdict(self, caller: KeyOwner, public_id: UUID) -> Verdict | None:
+        """None for one whose rows are locked: the others are canceled all the same."""
         try:
             return (await self._canceling.cancel(caller, public_id)).verdict
         except NotFound:
             return Verdict.ALREADY_FINAL  # it ended, and was cleaned, since it was found
+        except RowsLocked:
+            return None
 
     async def _find(self, caller: KeyOwner, wanted: TaskFilter, before: int | None) -> tuple[list[TaskView], bool]:
         found: list[TaskView] = []

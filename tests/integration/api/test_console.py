@@ -479,6 +479,20 @@ async def test_many_are_counted_first_and_newer_ones_left_alone(visitor: Browser
     await visitor.post("/console/tasks/cancel", expect=400, **{**fields, "biz_name": "\x00"})
 
 
+async def test_many_are_canceled_beside_one_whose_rows_are_locked(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    older, stuck, newer = [await tenant.task() for _ in range(3)]
+    await visitor.sign_in(tenant.key)
+    page = await visitor.get("/console/tasks/cancel?model=m")
+    fields = dict(re.findall(r'name="(model|status|biz_name|upto)" value="([^"]*)"', page))
+    async with api.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM dispatch WHERE public_id = $1 FOR UPDATE", UUID(stuck))
+        told = text_of(await visitor.post("/console/tasks/cancel", **fields))
+    assert "2 canceled" in told
+    assert "Not canceled: 1." in told
+    assert {str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9} == {older, newer}
+    assert "1 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
+
+
 async def test_reading_alone_cancels_nothing(api: Api, visitor: Browser, tenant: Tenant) -> None:
     task = await tenant.task()
     page = await visitor.sign_in(await api.key(tenant.id, ("read",)))
