@@ -32,6 +32,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell that runs us in the background has Ctrl-C ignored, and our processes would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]  # all servers are on this machine
     config.stash[_choice] = servers.choose_broker()
 
 

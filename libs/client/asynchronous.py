@@ -29,7 +29,9 @@ class AsyncClient:
     def __init__(self, url: str, key: str, *, timeout: float = 30.0, tries: int = 5) -> None:
         self._timeout = timeout
         self._tries = tries
-        self._http = httpx.AsyncClient(base_url=calls.root_of(url), headers=calls.bearer(key), limits=calls.LIMITS)
+        self._http = httpx.AsyncClient(
+            base_url=calls.root_of(url), headers=calls.bearer(key), limits=calls.LIMITS, mounts=calls.MOUNTS
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -203,7 +205,7 @@ class AsyncClient:
         async with self._http.stream(call.method, call.path, headers=call.headers, timeout=timeout) as response:
             if response.has_redirect_location:
                 async with (
-                    httpx.AsyncClient(timeout=timeout, follow_redirects=True) as other,
+                    httpx.AsyncClient(timeout=timeout, mounts=calls.MOUNTS, follow_redirects=True) as other,
                     other.stream("GET", calls.elsewhere(response)) as elsewhere,
                 ):
                     await _check(elsewhere, ours=False)

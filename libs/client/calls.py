@@ -30,6 +30,8 @@ _NOT_DONE: Final = (429, 503)
 STRANGER: Final = "what answers there is no API of this version"
 #: Whoever waits for a task or listens keeps a connection: those who are many must not wait for each other.
 LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+#: No proxy that the environment names leads to this machine itself.
+MOUNTS: Final = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,9 @@ class Client:
     def __init__(self, url: str, key: str, *, timeout: float = 30.0, tries: int = 5) -> None:
         self._timeout = timeout
         self._tries = tries
-        self._http = httpx.Client(base_url=calls.root_of(url), headers=calls.bearer(key), limits=calls.LIMITS)
+        self._http = httpx.Client(
+            base_url=calls.root_of(url), headers=calls.bearer(key), limits=calls.LIMITS, mounts=calls.MOUNTS
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -195,9 +197,10 @@ class Client:
         timeout = httpx.Timeout(self._timeout, read=60.0)
         with self._http.stream(call.method, call.path, headers=call.headers, timeout=timeout) as response:
             if response.has_redirect_location:
-                with httpx.stream(
-                    "GET", calls.elsewhere(response), timeout=timeout, follow_redirects=True
-                ) as elsewhere:
+                with (
+                    httpx.Client(timeout=timeout, mounts=calls.MOUNTS, follow_redirects=True) as other,
+                    other.stream("GET", calls.elsewhere(response)) as elsewhere,
+                ):
                     _check(elsewhere, ours=False)
                     yield elsewhere
                 return

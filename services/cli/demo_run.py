@@ -129,7 +129,7 @@ async def run_demo(folder: Path, tasks_each: int, show: Show) -> None:
         events: dict[str, tuple[str, dict[str, Any]]] = {}
         listening = asyncio.create_task(_listen(addresses["kafka"], events))
         stack.push_async_callback(_end, listening)
-        async with httpx.AsyncClient(base_url=addresses["api"], timeout=10) as client:
+        async with httpx.AsyncClient(base_url=addresses["api"], timeout=10, trust_env=False) as client:
             with _part("registering the models", "api-1.log"):
                 await _register(client, keys, models)
             show.step(f"two models registered for each of {len(TENANTS)} tenants; handing in tasks")
@@ -170,7 +170,7 @@ async def _sample_models(folder: Path) -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, str(port), stdout=log, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(trust_env=False) as client:
             for _ in range(200):
                 try:
                     await client.get(f"{url}/healthy")

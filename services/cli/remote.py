@@ -54,7 +54,7 @@ async def connect_async(url: str, key_file: Path | None) -> AsyncIterator[AsyncC
 def _usable() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # the latter of a SOCKS proxy in the environment
         note(str(error))
         raise typer.Exit(2) from None
 

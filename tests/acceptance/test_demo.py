@@ -23,7 +23,7 @@ LIMIT_SECONDS = 90
 async def test_the_demo_shows_every_task_with_its_file_and_event_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # The shell of somebody who operates a real one: none of that is the demo's.
     real = {"DATABASE_URL": "postgresql://x@127.0.0.1:9/x", "KAFKA_BOOTSTRAP": "127.0.0.1:9", "TOPIC_PREFIX": "real"}
-    shell = {f"SLUICEWAY_{name}": value for name, value in real.items()}
+    shell = {f"SLUICEWAY_{name}": value for name, value in real.items()} | {"HTTP_PROXY": "http://127.0.0.1:9"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.cli", "demo", "--tasks", "2", "--keep", str(tmp_path),
         env={**os.environ, **shell}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

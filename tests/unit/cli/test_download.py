@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from libs.client import AsyncClient
+
+NO_PROXY = "http://127.0.0.1:9"  #: nobody listens there
+
 
 @contextmanager
 def answering(result: Any) -> Iterator[str]:
@@ -41,13 +45,30 @@ def answering(result: Any) -> Iterator[str]:
         server.shutdown()
 
 
-def download(url: str, to: Path) -> tuple[int, str]:
+def download(url: str, to: Path, **shell: str) -> tuple[int, str]:
     """Exit code, and what it complains of."""
     ended = subprocess.run(
         [sys.executable, "-m", "services.cli", "task", "download", "t", "--to", f"{to}/", "--url", url],
-        env={**os.environ, "SLUICEWAY_API_KEY": "k"}, capture_output=True, timeout=60, check=False, text=True,
+        env={**os.environ, "SLUICEWAY_API_KEY": "k", **shell}, capture_output=True, timeout=60, check=False, text=True,
     )  # fmt: skip
     return ended.returncode, ended.stderr
+
+
+def test_no_proxy_leads_to_this_machine(tmp_path: Path) -> None:
+    with answering({"files": [{"index": 0, "type": "mp3"}]}) as url:
+        assert download(url, tmp_path, HTTP_PROXY=NO_PROXY, ALL_PROXY=NO_PROXY) == (0, "")
+
+
+async def test_nor_for_who_waits_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", NO_PROXY)
+    with answering({}) as url:
+        async with AsyncClient(url, "k") as client:
+            assert (await client.get("t")).status == "success"
+
+
+def test_a_proxy_that_cannot_be_spoken_to_is_told(tmp_path: Path) -> None:
+    code, complaint = download("http://127.0.0.1:1", tmp_path, ALL_PROXY="socks5://127.0.0.1:9")
+    assert (code, complaint.count("\n"), "SOCKS proxy" in complaint) == (2, 1, True), complaint
 
 
 @pytest.mark.parametrize(
