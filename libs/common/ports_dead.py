@@ -360,6 +360,9 @@ class ReplayWork(Protocol):
     async def put_off(self, turn: Turn, later: Sequence[tuple[int, float]], note: str) -> None:
         """(row, seconds) that are tried again later, and why."""
 
+    async def locked(self, turn: Turn, keys: Sequence[int]) -> set[int]:
+        """Whose rows, or whose user's account, somebody's transaction keeps locked."""
+
     async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
         """Which of these gate members have no open task that owns a slot."""
 

@@ -26,6 +26,7 @@ from libs.common.runtime import failpoints
 from services.executor import reader
 from tests.support.executor_rig import Rig, until
 from tests.support.graves import USUAL, Operator, dispatcher_of, save_up
+from tests.support.locks import kept_by
 from tests.support.poison import HEADERS, POISON
 from tests.support.servers import BrokerChoice
 
@@ -247,6 +248,21 @@ async def test_large_messages_are_sent_a_few_at_a_time(rig: Rig) -> None:
     letters_ = DeadLetters(PostgresDeadLetters(rig.database), carrier, dead_topic(rig.prefix))
     for moved in (9, 9, 2, 0):
         assert await letters_.send_rest() == moved
+
+
+async def test_what_cannot_be_settled_is_not_sent_and_holds_up_no_other(rig: Rig) -> None:
+    topic = await lies_dead(rig, 2)
+    operator = Operator(rig.database)
+    job = await operator.order(kind=DeadKind.MESSAGE)
+    async with kept_by(rig, 'dead_message SET code = code WHERE "offset" = 1'):
+        assert await replay(rig) == 1
+        assert await replay(rig) == 0
+    waiting = await operator.job(job)
+    assert (waiting.pending, waiting.note) == (1, "somebody's transaction keeps rows locked")
+    await rig.sql("UPDATE replay_item SET due_at = now() WHERE result IS NULL")
+    assert await replay(rig) == 1
+    assert (await operator.job(job)).state is JobState.DONE
+    assert await rig.raw(topic, 0, b"the next") == 2, "each was sent once"
 
 
 @pytest.mark.parametrize(("steer", "state"), [("stop", JobState.STOPPED), ("pause", JobState.PAUSED)])

@@ -8,9 +8,9 @@ import pytest
 
 from services.janitor.sweeps.expiry import Expiry
 from services.janitor.sweeps.prune import Prune
-from tests.integration.test_locked_rows import kept_by, locked
 from tests.support.graves import died
 from tests.support.house import House
+from tests.support.locks import kept_by
 
 
 async def test_other_dead_tasks_are_cleaned_whichever_of_its_rows_is_locked(
@@ -22,7 +22,7 @@ async def test_other_dead_tasks_are_cleaned_whichever_of_its_rows_is_locked(
     await house.sql("UPDATE dead_task SET died_at = now() - interval '40 days' + make_interval(secs => task_id)")
     expiry = Expiry(house.sweeps, house.staging, unfetched_days=90, dead_days=30)
     kept = f"dead_task SET version = version WHERE task_id = {second}"
-    async with locked(house, first, "task"), kept_by(house, kept):
+    async with kept_by(house, f"task SET version = version WHERE id = {first}"), kept_by(house, kept):
         assert await expiry.dead() == 1
         assert {row["id"] for row in await house.sql("SELECT id FROM task")} == {first, second}, other
     assert await expiry.dead() == 2

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
-import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.attempts import PostgresAttempts
@@ -39,23 +38,12 @@ from services.executor.jobs.ledger import JobLedger
 from services.executor.locked_rows import LockedRows
 from services.executor.recorder import Recorder
 from tests.support.house import House
+from tests.support.locks import kept_by
 
 FINISH = Finish(TaskStatus.SUCCESS, files=(ResultFile("file:///r", "txt", 3, "00", "r"),))
 
 
 FAILED = Finish(TaskStatus.FAILED, "http_400", "no", dead=True)
-
-
-@asynccontextmanager
-async def kept_by(house: House, update: str, rows: int = 1) -> AsyncIterator[None]:
-    """What an operator's client does with autocommit off."""
-    connection = await asyncpg.connect(house.database_url)
-    try:
-        async with connection.transaction():
-            assert await connection.execute(f"UPDATE {update}") == f"UPDATE {rows}"
-            yield
-    finally:
-        await connection.close()
 
 
 def locked(house: House, task: int, table: str = "dispatch") -> AbstractAsyncContextManager[None]:

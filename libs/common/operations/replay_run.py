@@ -10,7 +10,7 @@ from random import Random
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
-from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.operations.by_lane import by_lane, members_of_lanes
 from libs.common.operations.wake import Wake
 from libs.common.ports import QueueGate, SlotRequest, SlotVerdict
@@ -45,6 +45,8 @@ _AWAY_SECONDS: Final = 5.0
 #: Points come back with the next day, or with a failure.
 _POOR_SECONDS: Final = 60.0
 _POOR_SPREAD_SECONDS: Final = 240.0
+#: A transaction that somebody left open may last for hours; each try holds up the others of its slice for seconds.
+_LOCKED_SECONDS: Final = 30.0
 #: The share of a gate that replays leave to fresh tasks: one slot of so many, and one at least.
 _LEFT_TO_FRESH: Final = 10
 
@@ -97,12 +99,17 @@ class ReplayRunner:
         return moved
 
     async def _settle(self, turn: Turn, items: Sequence[DueItem]) -> Done:
-        """Replay or drop these; one that the database does not take is refused alone."""
+        """Replay or drop these; one that the database does not take is refused alone, and a locked one waits alone."""
         try:
             if turn.action is Action.REPLAY:
                 return await self._replays[turn.kind](turn, items)
             await failpoint("janitor/before-drop")
             return Done(await self._work.drop(turn, [item.key for item in items]))
+        except RowsLocked:
+            free = await self._put_off_locked(turn, items)
+            if len(free) == len(items):
+                raise
+            return await self._settle(turn, free) if free else Done(0)
         except Exception as error:
             if not self._is_data_error(error):
                 raise
@@ -114,6 +121,19 @@ class ReplayRunner:
             await failpoint("janitor/before-replay-refuse")
             await self._work.refuse(turn, [(items[0].key, "data_error")])
             return Done(0)
+
+    async def _put_off_locked(self, turn: Turn, items: Sequence[DueItem]) -> list[DueItem]:
+        """Those of the items that nobody keeps locked; the others are tried again later, and the job says why."""
+        locked = await self._work.locked(turn, [item.key for item in items])
+        if locked:
+            log.warning(
+                "replay.locked", job=turn.id, count=len(locked), advice="`sluiceway doctor` finds old transactions"
+            )
+            await failpoint("janitor/before-replay-put-off")
+            await self._work.put_off(
+                turn, [(key, _LOCKED_SECONDS) for key in locked], "somebody's transaction keeps rows locked"
+            )
+        return [item for item in items if item.key not in locked]
 
 
 def _slices(turn: Turn) -> int:
@@ -214,6 +234,8 @@ class MessageReplays:
 
     async def __call__(self, turn: Turn, items: Sequence[DueItem]) -> Done:
         await failpoint("dispatcher/before-replay-send")
+        if await self._work.locked(turn, [item.key for item in items]):
+            raise RowsLocked("what cannot be settled once it is sent would be sent again and again")
         messages = await self._work.messages(turn, [item.key for item in items])
         going = [message for message in messages if message.topic is not None and not message.problem]
         verdicts = await self._carrier.send([_record(message) for message in going]) if going else []

@@ -103,7 +103,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "janitor/before-replay": "Dead tasks have their slots, they are not in the queue yet.",
     "janitor/after-replay": "Dead tasks are in the queue again, no dispatcher has heard of it.",
     "janitor/before-replay-hold-up": "Replays found the gate full, and their job is about to be told.",
-    "janitor/before-replay-put-off": "Replays whose users have no points left are about to be put off.",
+    "janitor/before-replay-put-off": "Replays without points left, or locked ones, are about to be put off.",
     "janitor/before-replay-refuse": "A replay that PostgreSQL does not take is about to be refused.",
     "janitor/before-replay-events": "Dead events are about to become due again.",
     "janitor/before-drop": "Dead things are about to be dropped.",

@@ -114,6 +114,10 @@ class PostgresReplayWork:
             "put_off_items", turn.id, [key for key, _ in ordered], [seconds for _, seconds in ordered], note
         )
 
+    async def locked(self, turn: Turn, keys: Sequence[int]) -> set[int]:
+        rows = await self._database.fetch("locked_dead", turn.kind, list(keys), self._time_zone)
+        return {row["id"] for row in rows}
+
     async def absent_slots(self, lane: int, members: Sequence[UUID]) -> list[UUID]:
         return [row["member"] for row in await self._database.fetch("absent_slots", list(members), lane)]
 

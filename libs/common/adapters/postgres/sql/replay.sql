@@ -296,6 +296,30 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 )
 SELECT target FROM done
 
+-- name: locked_dead
+-- Which of these dead somebody's transaction keeps locked, or the accounts of today that they would be paid from: it waits for
+-- nobody. $1 kind, $2 rows, $3 zone.
+WITH m AS MATERIALIZED (SELECT id FROM unnest($2::bigint[]) AS id
+), free AS MATERIALIZED (
+  SELECT f.id FROM m CROSS JOIN LATERAL (
+    SELECT k.id FROM dead_task d JOIN task k ON k.id = d.task_id WHERE $1 = 'task' AND d.task_id = m.id
+    FOR UPDATE OF d SKIP LOCKED FOR NO KEY UPDATE OF k SKIP LOCKED) f
+  UNION ALL SELECT f.id FROM m CROSS JOIN LATERAL (SELECT e.id FROM dead_event e WHERE $1 = 'event' AND e.id = m.id FOR UPDATE SKIP LOCKED) f
+  UNION ALL SELECT f.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM delivery d WHERE $1 = 'delivery' AND d.id = m.id FOR NO KEY UPDATE SKIP LOCKED) f
+  UNION ALL SELECT f.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM dead_message d WHERE $1 = 'message' AND d.id = m.id FOR NO KEY UPDATE SKIP LOCKED) f
+), payer AS MATERIALIZED (
+  SELECT t.id, t.tenant_id, t.creator, (now() AT TIME ZONE $3)::date AS day FROM m JOIN task t ON t.id = ANY (ARRAY[m.id]) AND t.points > 0 WHERE $1 = 'task'
+), account AS MATERIALIZED (
+  SELECT a.* FROM (SELECT DISTINCT tenant_id, creator, day FROM payer) a CROSS JOIN LATERAL (
+    SELECT FROM quota_usage u WHERE u.tenant_id = a.tenant_id AND u.user_name = a.creator AND u.day = a.day OFFSET 0) u
+), open AS MATERIALIZED (
+  SELECT a.* FROM account a CROSS JOIN LATERAL (
+    SELECT FROM quota_usage u WHERE u.tenant_id = a.tenant_id AND u.user_name = a.creator AND u.day = a.day FOR NO KEY UPDATE SKIP LOCKED) u
+)
+SELECT f.key AS id FROM m CROSS JOIN LATERAL (SELECT x.key FROM dead_face x WHERE x.kind = $1 AND x.key = m.id OFFSET 0) f
+EXCEPT TABLE free
+UNION SELECT p.id FROM payer p JOIN (TABLE account EXCEPT TABLE open) kept USING (tenant_id, creator, day)
+
 -- name: finish_replay
 -- The job is done, if nothing of it waits. $1 job.
 UPDATE replay_job j SET state = 'done', ended_at = now(), changed_at = now(), note = '', runner = NULL, runner_until = NULL
