@@ -123,9 +123,9 @@ class Churn:
     async def create(self, count: int) -> None:
         """New tasks in all lanes, with their hints."""
         new = [NewTask(uuid4(), _TENANT, random.choice(self.lanes), b"{}", creator="bench") for _ in range(count)]
-        for task in await self._tasks.create_many(new):
-            if isinstance(task, Created):
-                self._book.work(task.lane, 1, Key(0, task.id))
+        for task, creation in zip(new, await self._tasks.create_many(new), strict=True):
+            if isinstance(creation, Created):
+                self._book.work(task.lane, 1, Key(0, creation.id))
         self._relay.wake()
 
     async def reading(self) -> Reading:

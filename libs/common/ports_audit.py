@@ -75,7 +75,6 @@ class AuditedLane:
     tenant_id: int
     model: str
     queue_limit: int
-    slot_ttl_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,15 +217,11 @@ class Overview:
 class TaskFacts:
     """All that decides what a task waits for, read at one moment."""
 
-    id: int
     public_id: UUID
-    tenant_id: int
     lane: int
     model: str
     status: TaskStatus
     now: datetime
-    created_at: datetime
-    finished_at: datetime | None
     state: DispatchState | None  #: None when it has ended
     phase: Phase
     klass: int
@@ -235,11 +231,9 @@ class TaskFacts:
     attempt: int
     retries: int
     retry_times: int
-    entered_at: datetime
     leased_at: datetime | None
     due_at: datetime | None
     until: datetime | None
-    not_before: datetime | None
     start_by: datetime | None
     deadline: datetime | None
     lease: int | None  #: of the turn that published it
@@ -247,7 +241,6 @@ class TaskFacts:
     held_by: str | None  #: executor that holds it
     executor: str | None  #: executor that runs it
     executor_age: float | None
-    started_at: datetime | None
     cancel_requested: bool
     job_status: str | None
     job_id: str | None

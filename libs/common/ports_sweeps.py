@@ -93,7 +93,6 @@ class OpenRow:
     """An open task on a page of them all; `waited` in seconds in its queue, `age` since its creation."""
 
     id: int
-    lane: int
     version: int
     phase: int
     idle: bool

@@ -49,9 +49,7 @@ class NewTask:
 class Created:
     """Committed. `draft` says that it waits for its time first."""
 
-    public_id: UUID
     id: int
-    lane: int
     draft: bool
 
 
@@ -85,7 +83,6 @@ class TaskView:
 
     id: int
     public_id: UUID
-    tenant_id: int
     model_name: str
     status: TaskStatus
     attempt: int

@@ -128,11 +128,9 @@ class Delivery:
     url: str
     secrets: bytes = field(repr=False)
     message_id: str
-    type: str
     body: str
     attempts: int
     round: int
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,6 @@ class News:
     """A status change; `body` is its JSON object."""
 
     task: int
-    task_id: str
-    model_name: str
     stage: Stage
     over: bool  #: nothing follows, unless an operator replays the task
     body: bytes
@@ -29,12 +27,10 @@ class News:
 
     @classmethod
     def of(cls, state: TaskState) -> News:
-        body, task_id = encoded(news_view(state)), str(state.public_id)
-        in_task, in_time = f"{task_id}:{state.version}", place_in_time(state.read_at)
+        body = encoded(news_view(state))
+        in_task, in_time = f"{state.public_id}:{state.version}", place_in_time(state.read_at)
         return cls(
             state.id,
-            task_id,
-            state.model_name,
             state.stage,
             not state.open,
             body,

@@ -101,7 +101,7 @@ class Desk:
 
 
 def created(task: NewTask, number: int) -> Creation:
-    return Created(task.public_id, number, task.lane, draft=False)
+    return Created(number, draft=False)
 
 
 def raising(error: Exception) -> Behaviour:

@@ -290,7 +290,7 @@ def _creations(
     for task in tasks:
         row = written.get(task.public_id)
         if row is not None:
-            answers.append(Created(task.public_id, row["id"], row["lane"], row["draft"]))
+            answers.append(Created(row["id"], row["draft"]))
         else:
             answers.append(otherwise.get(task.public_id, LaneClosed()))
     return answers
@@ -300,7 +300,6 @@ def _view(row: Any) -> TaskView:
     return TaskView(
         id=row.id,
         public_id=row.public_id,
-        tenant_id=row.tenant_id,
         model_name=row.model_name,
         status=TaskStatus(row.status),
         attempt=row.attempt,

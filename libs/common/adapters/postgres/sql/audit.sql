@@ -304,7 +304,7 @@ WHERE t.id > $1 AND t.id <= $2 AND t.status = 6
 
 -- name: audit_lanes
 -- A page of lanes with the limit of their gate. $1 after, $2 how many.
-SELECT l.id AS lane, m.name AS model, l.tenant_id, m.queue_limit, slot_ttl_ms(m.expected_seconds) AS slot_ttl_ms
+SELECT l.id AS lane, m.name AS model, l.tenant_id, m.queue_limit
 FROM lane l JOIN model m ON m.id = l.model_id WHERE l.id > $1 ORDER BY l.id LIMIT $2
 
 -- name: audit_open_members

@@ -37,7 +37,7 @@ WITH RECURSIVE hooks(id) AS (
   LEFT JOIN unnest($5::bigint[], $6::text[]) AS a(webhook_id, line) ON a.webhook_id = h.id
 )
 SELECT h.id AS webhook_id, l.line, d.id, d.tenant_id, CASE w.kind WHEN 'tasks' THEN d.url ELSE w.url END AS url, w.secrets, d.message_id,
-  d.type, d.body, d.attempts, d.round, d.created_at
+  d.body, d.attempts, d.round
 FROM these h LEFT JOIN LATERAL (
   SELECT x.* FROM webhook x WHERE x.id = h.id AND NOT x.paused AND x.disabled_at IS NULL AND x.deleted_at IS NULL
     AND NOT EXISTS (SELECT FROM pause p WHERE p.scope = 'webhook' AND p.tenant_id = x.tenant_id AND p.webhook_id = x.id AND p.ended IS NULL)

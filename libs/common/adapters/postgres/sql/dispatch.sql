@@ -39,7 +39,7 @@ UPDATE dispatch q SET state = 2, lease = NULL, sends = q.sends + 1, version = q.
   due_at = now() + make_interval(secs => m.delay * least(power(2, q.sends), 32)), error_code = 'publish_refused', error_message = m.message
 FROM unnest($1::bigint[], $2::bigint[], $3::float8[], $4::text[]) AS m(id, lease, delay, message)
 WHERE q.id = ANY (ARRAY[m.id]) AND q.lease = m.lease AND q.token IS NULL AND q.held_by IS NULL
-RETURNING q.id, q.lane, q.sends
+RETURNING q.id, q.sends
 
 -- name: heal_leases
 -- A dispatcher died between taking and acknowledgement: its rows are due again. $1 seconds, longer than a send may last.

@@ -1,12 +1,11 @@
 -- name: why_task
 -- One task with all that decides what it waits for. $1 tenant, or null for operators, who name none: then each tenant is
 -- asked for it by the key, which costs by tenants and not by tasks. $2 public id.
-SELECT t.id, t.public_id, t.tenant_id, t.lane, m.name AS model, now() AS now, t.created_at, t.finished_at, t.not_before, t.start_by, t.deadline,
+SELECT t.public_id, t.lane, m.name AS model, now() AS now, t.start_by, t.deadline,
   task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL, d.job) AS status,
   d.state, coalesce(d.phase, 0) AS phase, coalesce(d.class, 1) AS class, t.priority, tn.weight, coalesce(d.position, t.id) AS position,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, m.retry_times,
-  coalesce(d.entered_at, t.created_at) AS entered_at, d.leased_at, d.due_at, d.until, coalesce(d.started_at, t.started_at) AS started_at,
-  d.lease, NOT EXISTS (SELECT FROM lease x WHERE x.id = d.lease) AS acknowledged,
+  d.leased_at, d.due_at, d.until, d.lease, NOT EXISTS (SELECT FROM lease x WHERE x.id = d.lease) AS acknowledged,
   h.name AS held_by, e.name AS executor, extract(epoch FROM now() - e.beat_at)::float8 AS executor_age,
   EXISTS (SELECT FROM cancel_request c WHERE c.task_id = t.id) AS cancel_requested,
   j.status AS job_status, j.provider_id AS job_id, j.unit_progress AS job_progress, j.deadline AS job_deadline,

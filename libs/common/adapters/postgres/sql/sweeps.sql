@@ -114,7 +114,7 @@ JOIN task t ON t.id = ANY (ARRAY[q.id]) JOIN model m ON m.id = t.model_id ORDER 
 -- Open rows in the order of their ids, to find those that wait longer than $3 seconds. Ids grow with the time of creation:
 -- nothing after a row of age x is much older than x. While a row's lane, its tenant or everything was paused it did not
 -- wait: that is looked up for those past the limit alone.
-SELECT q.id, q.lane, q.version, q.phase, q.token IS NULL AS idle,
+SELECT q.id, q.version, q.phase, q.token IS NULL AS idle,
   l.paused OR tn.paused OR (SELECT true FROM pause WHERE scope = 'all' AND ended IS NULL) IS NOT NULL AS paused,
   extract(epoch FROM now() - q.entered_at)::float8 - CASE WHEN q.entered_at < now() - make_interval(secs => $3) THEN (
     SELECT coalesce(sum(extract(epoch FROM upper(r) - lower(r))), 0)::float8 FROM unnest((

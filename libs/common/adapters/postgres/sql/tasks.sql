@@ -1,7 +1,7 @@
 -- name: create_many
 -- Task, payload, sealed credentials and dispatch row of each, or nothing of any. Rows whose lane is closed, or another
 -- tenant's ($18; a lane's number begins anew where PostgreSQL goes on from an older state), are left out; the rest come
--- back as (public_id, id, lane, draft, position).
+-- back.
 WITH x AS MATERIALIZED (
   SELECT nextval('task_ids') AS id, u.* FROM unnest(
     $1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::smallint[], $8::timestamptz[],
@@ -26,7 +26,7 @@ INSERT INTO dispatch (id, public_id, lane, state, priority, position, due_at, in
 SELECT id, public_id, lane, CASE WHEN not_before > now() THEN 2 ELSE 0 END, priority, id,
        CASE WHEN not_before > now() THEN not_before END, length(payload), start_by, deadline, least(start_by, deadline)
 FROM x
-RETURNING public_id, id, lane, state = 2 AS draft, position
+RETURNING public_id, id, state = 2 AS draft
 
 -- name: claim_keys
 -- Reserve idempotency keys, in a fixed order so that two batches cannot deadlock; the keys that were free come back.
@@ -50,7 +50,7 @@ WHERE i.tenant_id = ANY (ARRAY[k.tenant_id]) AND i.route = k.route AND i.key_has
 
 -- name: written_tasks
 -- Which of these tasks exist: decides what became of a commit whose answer was lost.
-SELECT t.tenant_id, t.public_id, t.id, t.lane, t.status = 0 AS draft FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
+SELECT t.tenant_id, t.public_id, t.id, t.status = 0 AS draft FROM unnest($1::bigint[], $2::uuid[]) AS w(tenant_id, public_id)
 JOIN task t ON t.tenant_id = w.tenant_id AND t.public_id = w.public_id
 
 -- name: still_open
