@@ -16,6 +16,7 @@ from libs.common.adapters.postgres.migrate import revisions, upgrade
 from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 from libs.common.embedded.postgres import EmbeddedPostgres
+from tests.support import servers
 
 ARRAYS = "SELECT $1::bigint[] AS a, $2::uuid[] AS b, $3::text[] AS c"
 VALUES = ([1, 2], [], ["x"])
@@ -80,7 +81,7 @@ async def test_both_ways_to_the_database_make_such_connections(database_url: str
 
 async def test_an_address_is_read_in_one_way_whatever_goes_to_it(database_url: str) -> None:
     """What hosters hand out ends in `?sslmode=require`; PostgreSQL has no TLS here, so this one only prefers it."""
-    address = f"{database_url}?sslmode=prefer&application_name=told"
+    address = servers.with_options(database_url, sslmode="prefer", application_name="told")
     revision = await upgrade(address)
     assert await revisions(address) == (revision, revision)
     async with open_database(address) as database:

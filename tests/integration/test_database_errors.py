@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from libs.common.adapters.postgres.database import open_database
 from libs.common.domain.errors import DatabaseUnavailable, Deadlocked, OutcomeUnknown
+from tests.support import servers
 
 SECRET = "https://hooks.example/?token=k-0123456789abcdef"
 
@@ -50,8 +51,9 @@ async def test_what_a_server_in_trouble_says_is_an_outage_on_both_ways(
 
 async def test_an_administrators_lock_timeout_is_an_outage_while_a_table_is_locked(database_url: str) -> None:
     other = await asyncpg.connect(database_url)
+    impatient = servers.with_options(database_url, lock_timeout="100")
     try:
-        async with open_database(f"{database_url}?lock_timeout=100") as database, other.transaction():
+        async with open_database(impatient) as database, other.transaction():
             await other.execute("LOCK TABLE model IN ACCESS EXCLUSIVE MODE")
             with pytest.raises(DatabaseUnavailable):
                 await database.query_text("SELECT 1 FROM model")
@@ -64,7 +66,8 @@ async def test_an_administrators_lock_timeout_is_an_outage_while_a_table_is_lock
 
 async def test_an_administrators_isolation_is_not_ours(database_url: str) -> None:
     """Lanes are locked by one statement and counted by the next one, which must see what others have committed."""
-    async with open_database(f"{database_url}?default_transaction_isolation=serializable") as database:
+    serializable = servers.with_options(database_url, default_transaction_isolation="serializable")
+    async with open_database(serializable) as database:
         asked = "SELECT current_setting('transaction_isolation')"
         assert (await database.query_text(asked))[0][0] == "read committed"
         async with database.transaction() as transaction:

@@ -176,3 +176,17 @@ async def _everything(bootstrap: str) -> list[bytes | None]:
             batch = await consumer.getmany(timeout_ms=1000)
             values += [record.value for record in batch.get(partition, [])]
         return values
+
+
+async def test_what_a_shell_holds_for_other_servers_keeps_none_of_ours_from_starting(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = {"PGSSLMODE": "require", "PGTARGETSESSIONATTRS": "read-only", "PGHOST": "10.0.0.1", "PGPORT": "1"}
+    for name, value in {**shell, "PGUSER": "other", "PGDATABASE": "other", "LANG": "xx_YY.UTF-8"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LC_ALL", raising=False)
+    for kind in (EmbeddedPostgres, EmbeddedRedis, EmbeddedTansu):
+        server = make(kind)
+        server.start_seconds = 10.0
+        await server.start()
+        assert await server.probe()

