@@ -66,8 +66,8 @@ from services.api.auth import Callers
 from services.api.callbacks import Callbacks
 from services.api.cancellation import Canceling
 from services.api.console.app import Console
-from services.api.console.desk import Desk, setting_rows
 from services.api.console.sessions import Sessions, Tries
+from services.api.console.tools import Tools, setting_rows
 from services.api.identity import Identity, TrustedPeers, default_identity, names_of, tenants_of
 from services.api.legacy.face import LegacyFace
 from services.api.legacy.models import LegacyModels
@@ -177,7 +177,7 @@ def _console(settings: Settings, database: Database, cases: UseCases, health: He
         async with open_audit(settings) as opened:
             return await opened.run(fix=fix)
 
-    desk = Desk(
+    tools = Tools(
         cases=cases,
         sessions=Sessions(PostgresConsoleSessions(database)),
         tries=Tries(),
@@ -188,7 +188,7 @@ def _console(settings: Settings, database: Database, cases: UseCases, health: He
         hub=hub,
         watching=Counter(),
     )
-    return Console(desk)
+    return Console(tools)
 
 
 def _result_reader(settings: Settings) -> ResultReader | None:

@@ -15,7 +15,6 @@ from libs.common.runtime.logging import get_logger
 from services.api.answers import Begun
 from services.api.bodies import ClientGone
 from services.api.console.assets import asset
-from services.api.console.desk import Desk, SignInNeeded, done, enter, shown
 from services.api.console.live import is_live, not_now
 from services.api.console.pages import (
     actions,
@@ -35,6 +34,7 @@ from services.api.console.pages import (
 )
 from services.api.console.rendering import outside, page
 from services.api.console.sessions import SEEING
+from services.api.console.tools import SignInNeeded, Tools, done, enter, shown
 from services.api.console.visit import CANCELING, REPLAYING
 from services.api.problems import problem_of
 from services.api.tracing import trace_id_of
@@ -47,9 +47,9 @@ PREFIX: Final = "/console"
 class Console:
     """Everything under /console."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._router = Router(routes_of(desk), redirect_slashes=False)
+    def __init__(self, tools: Tools) -> None:
+        self._desk = tools
+        self._router = Router(routes_of(tools), redirect_slashes=False)
 
     @staticmethod
     def owns(path: str) -> bool:
@@ -70,61 +70,61 @@ class Console:
             await (await _refusal(self._desk, request, error))(scope, receive, send)
 
 
-def routes_of(desk: Desk) -> list[Route]:
+def routes_of(tools: Tools) -> list[Route]:
     """All that there is, and who may."""
     return [
         Route(f"{PREFIX}/static/{{name:path}}", asset, methods=["GET"]),
-        Route(signing.SIGN_IN, partial(signing.sign_in_page, desk), methods=["GET"]),
-        Route(signing.SIGN_IN, partial(signing.sign_in, desk), methods=["POST"]),
-        done(desk, f"{PREFIX}/sign-out", signing.sign_out),
-        done(desk, f"{PREFIX}/theme", signing.choose_theme),
-        shown(desk, PREFIX, overview.show, *SEEING),
-        shown(desk, f"{PREFIX}/live", overview.live, *SEEING),
-        shown(desk, f"{PREFIX}/plots", overview.plots, *SEEING),
-        done(desk, f"{PREFIX}/pause-all", models.pause_all, "operate"),
-        shown(desk, f"{PREFIX}/tasks", tasks.show, *SEEING),
-        shown(desk, f"{PREFIX}/tasks/live", tasks.live, *SEEING),
-        shown(desk, f"{PREFIX}/tasks/cancel", tasks.ask_cancel, *CANCELING),
-        done(desk, f"{PREFIX}/tasks/cancel", tasks.cancel, *CANCELING),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}", task.show, *SEEING),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}/live", task.live, *SEEING),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}/result/{{index}}", result.media, *SEEING),
-        shown(desk, f"{PREFIX}/tasks/{{task_id}}/text/{{index}}", result.text, *SEEING),
-        done(desk, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
-        shown(desk, f"{PREFIX}/models", models.show, *SEEING),
-        shown(desk, f"{PREFIX}/models/live", models.live, *SEEING),
-        shown(desk, f"{PREFIX}/model", models.show_one, *SEEING),
-        shown(desk, f"{PREFIX}/model/live", models.live_one, *SEEING),
-        done(desk, f"{PREFIX}/model/pause", models.pause, "operate"),
-        shown(desk, f"{PREFIX}/dead", dead.show, *SEEING),
-        shown(desk, f"{PREFIX}/dead/order", dead.ask, *REPLAYING),
-        done(desk, f"{PREFIX}/dead/order", dead.order, *REPLAYING),
-        shown(desk, f"{PREFIX}/dead/{{kind}}/{{id}}", dead.show_one, *SEEING),
-        done(desk, f"{PREFIX}/dead/message/{{id}}/mended", dead.mend, "operate", most=dead.MENDED_FORM_BYTES),
-        shown(desk, f"{PREFIX}/replays", replays.show, *SEEING),
-        shown(desk, f"{PREFIX}/replays/{{id}}", replays.show_one, *SEEING),
-        shown(desk, f"{PREFIX}/replays/{{id}}/live", replays.live, *SEEING),
-        shown(desk, f"{PREFIX}/replays/{{id}}/items", replays.items, *SEEING),
-        done(desk, f"{PREFIX}/replays/{{id}}/steer", replays.steer, *REPLAYING),
-        shown(desk, f"{PREFIX}/tenants", tenants.show, "operate"),
-        shown(desk, f"{PREFIX}/tenants/{{id}}", tenants.show_one, "operate"),
-        done(desk, f"{PREFIX}/tenants/{{id}}/weight", tenants.weigh, "operate"),
-        done(desk, f"{PREFIX}/tenants/{{id}}/pause", tenants.pause, "operate"),
-        done(desk, f"{PREFIX}/tenants/{{id}}/limit", tenants.limit, "operate"),
-        shown(desk, f"{PREFIX}/audit", audit.show, "operate"),
-        done(desk, f"{PREFIX}/audit", audit.run, "operate"),
-        shown(desk, f"{PREFIX}/outbox", outbox.show, "operate"),
-        shown(desk, f"{PREFIX}/outbox/live", outbox.live, "operate"),
-        done(desk, f"{PREFIX}/outbox/pause", outbox.pause, "operate"),
-        shown(desk, f"{PREFIX}/executors", fleet.show, "operate"),
-        shown(desk, f"{PREFIX}/executors/live", fleet.live, "operate"),
-        done(desk, f"{PREFIX}/executors/drain", fleet.drain, "operate"),
-        shown(desk, f"{PREFIX}/actions", actions.show, "operate"),
-        shown(desk, f"{PREFIX}/settings", settings.show, "operate"),
+        Route(signing.SIGN_IN, partial(signing.sign_in_page, tools), methods=["GET"]),
+        Route(signing.SIGN_IN, partial(signing.sign_in, tools), methods=["POST"]),
+        done(tools, f"{PREFIX}/sign-out", signing.sign_out),
+        done(tools, f"{PREFIX}/theme", signing.choose_theme),
+        shown(tools, PREFIX, overview.show, *SEEING),
+        shown(tools, f"{PREFIX}/live", overview.live, *SEEING),
+        shown(tools, f"{PREFIX}/plots", overview.plots, *SEEING),
+        done(tools, f"{PREFIX}/pause-all", models.pause_all, "operate"),
+        shown(tools, f"{PREFIX}/tasks", tasks.show, *SEEING),
+        shown(tools, f"{PREFIX}/tasks/live", tasks.live, *SEEING),
+        shown(tools, f"{PREFIX}/tasks/cancel", tasks.ask_cancel, *CANCELING),
+        done(tools, f"{PREFIX}/tasks/cancel", tasks.cancel, *CANCELING),
+        shown(tools, f"{PREFIX}/tasks/{{task_id}}", task.show, *SEEING),
+        shown(tools, f"{PREFIX}/tasks/{{task_id}}/live", task.live, *SEEING),
+        shown(tools, f"{PREFIX}/tasks/{{task_id}}/result/{{index}}", result.media, *SEEING),
+        shown(tools, f"{PREFIX}/tasks/{{task_id}}/text/{{index}}", result.text, *SEEING),
+        done(tools, f"{PREFIX}/tasks/{{task_id}}/cancel", task.cancel, *CANCELING),
+        shown(tools, f"{PREFIX}/models", models.show, *SEEING),
+        shown(tools, f"{PREFIX}/models/live", models.live, *SEEING),
+        shown(tools, f"{PREFIX}/model", models.show_one, *SEEING),
+        shown(tools, f"{PREFIX}/model/live", models.live_one, *SEEING),
+        done(tools, f"{PREFIX}/model/pause", models.pause, "operate"),
+        shown(tools, f"{PREFIX}/dead", dead.show, *SEEING),
+        shown(tools, f"{PREFIX}/dead/order", dead.ask, *REPLAYING),
+        done(tools, f"{PREFIX}/dead/order", dead.order, *REPLAYING),
+        shown(tools, f"{PREFIX}/dead/{{kind}}/{{id}}", dead.show_one, *SEEING),
+        done(tools, f"{PREFIX}/dead/message/{{id}}/mended", dead.mend, "operate", most=dead.MENDED_FORM_BYTES),
+        shown(tools, f"{PREFIX}/replays", replays.show, *SEEING),
+        shown(tools, f"{PREFIX}/replays/{{id}}", replays.show_one, *SEEING),
+        shown(tools, f"{PREFIX}/replays/{{id}}/live", replays.live, *SEEING),
+        shown(tools, f"{PREFIX}/replays/{{id}}/items", replays.items, *SEEING),
+        done(tools, f"{PREFIX}/replays/{{id}}/steer", replays.steer, *REPLAYING),
+        shown(tools, f"{PREFIX}/tenants", tenants.show, "operate"),
+        shown(tools, f"{PREFIX}/tenants/{{id}}", tenants.show_one, "operate"),
+        done(tools, f"{PREFIX}/tenants/{{id}}/weight", tenants.weigh, "operate"),
+        done(tools, f"{PREFIX}/tenants/{{id}}/pause", tenants.pause, "operate"),
+        done(tools, f"{PREFIX}/tenants/{{id}}/limit", tenants.limit, "operate"),
+        shown(tools, f"{PREFIX}/audit", audit.show, "operate"),
+        done(tools, f"{PREFIX}/audit", audit.run, "operate"),
+        shown(tools, f"{PREFIX}/outbox", outbox.show, "operate"),
+        shown(tools, f"{PREFIX}/outbox/live", outbox.live, "operate"),
+        done(tools, f"{PREFIX}/outbox/pause", outbox.pause, "operate"),
+        shown(tools, f"{PREFIX}/executors", fleet.show, "operate"),
+        shown(tools, f"{PREFIX}/executors/live", fleet.live, "operate"),
+        done(tools, f"{PREFIX}/executors/drain", fleet.drain, "operate"),
+        shown(tools, f"{PREFIX}/actions", actions.show, "operate"),
+        shown(tools, f"{PREFIX}/settings", settings.show, "operate"),
     ]
 
 
-async def _refusal(desk: Desk, request: Request, error: Exception) -> Response:
+async def _refusal(tools: Tools, request: Request, error: Exception) -> Response:
     """The page of a problem: what went wrong, what to do, and what to quote when it is ours."""
     if isinstance(error, SignInNeeded):
         return signing.to_sign_in(request)
@@ -136,7 +136,7 @@ async def _refusal(desk: Desk, request: Request, error: Exception) -> Response:
         log.error("request.failed", path=request.url.path, trace_id=trace_id, exc_info=error)
     values = {"problem": problem.body(trace_id)}
     try:
-        visit = await enter(desk, request, ())
+        visit = await enter(tools, request, ())
     except (SignInNeeded, SluicewayError):
         answer = outside(request, "problem_outside.html", status=problem.status_code, **values)
     else:

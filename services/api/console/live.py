@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from libs.common.domain.errors import OutcomeUnknown, Refused, Unavailable
 from libs.common.runtime.backoff import set_within
 from services.api.bodies import until_gone
-from services.api.console.desk import Desk, still_in
 from services.api.console.rendering import part
+from services.api.console.tools import Tools, still_in
 from services.api.console.visit import Visit
 from services.api.push.stream import Stream
 
@@ -44,13 +44,13 @@ class LivePart(Response):
     more, the session is over, or the process drains (then the browser asks another one)."""
 
     def __init__(
-        self, desk: Desk, visit: Visit, render: Render, *, seconds: float = 1.0, news: Listen | None = None
+        self, tools: Tools, visit: Visit, render: Render, *, seconds: float = 1.0, news: Listen | None = None
     ) -> None:
         """`news` opens a stream of status changes: with each of them the part is looked at, at the latest after
         `seconds`."""
         super().__init__()
         self._listen = news
-        self._desk = desk
+        self._desk = tools
         self._visit = visit
         self._render = render
         self._seconds = seconds

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from services.api.console.desk import Desk
 from services.api.console.rendering import page
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit, address
 from services.api.cursors import before_of, cursor_of
 
@@ -13,9 +13,9 @@ _PATH = "/console/actions"
 _PAGE = 100
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """A page of records, newest first."""
     before = before_of("action", visit.asked("cursor") or None)
-    records, following = await desk.cases.controls.actions(before, _PAGE)
+    records, following = await tools.cases.controls.actions(before, _PAGE)
     next_url = address(_PATH, cursor=cursor_of("action", following)) if following else None
     return page(visit, "actions.html", records=records, first=before is None, next_url=next_url)

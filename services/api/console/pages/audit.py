@@ -12,8 +12,8 @@ from libs.common.domain.errors import Conflict, OutcomeUnknown, Unavailable
 from libs.common.operations.audit import Report
 from libs.common.operations.audit_findings import MEANINGS
 from libs.common.runtime.logging import get_logger
-from services.api.console.desk import Desk
 from services.api.console.rendering import HEADERS, page, part, split_page
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit
 from services.api.tracing import trace_id_of
 
@@ -24,25 +24,25 @@ _KEEP_SECONDS: Final = 5.0
 _SIGN: Final = b"<!-- -->\n"
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """What the audit does, and the button that starts it."""
     return page(visit, "audit.html", running=False, meaning=MEANINGS)
 
 
-async def run(desk: Desk, visit: Visit) -> Response:
+async def run(tools: Tools, visit: Visit) -> Response:
     """Look at all stores, and repair what is safe to repair if that is asked for. The page comes in two parts: its head
     at once, the report when it is there."""
-    if desk.auditing.locked():
+    if tools.auditing.locked():
         raise Conflict("audit_running", "an audit runs here already: wait for its end")
     fix = bool(visit.form.get("fix"))
     head, foot = split_page(visit, "audit.html", running=True, meaning=MEANINGS)
-    return StreamingResponse(_told(desk, visit, head, foot, fix=fix), headers=HEADERS, media_type="text/html")
+    return StreamingResponse(_told(tools, visit, head, foot, fix=fix), headers=HEADERS, media_type="text/html")
 
 
-async def _told(desk: Desk, visit: Visit, head: str, foot: str, *, fix: bool) -> AsyncIterator[bytes]:
+async def _told(tools: Tools, visit: Visit, head: str, foot: str, *, fix: bool) -> AsyncIterator[bytes]:
     yield head.encode()
-    async with desk.auditing:
-        looking = asyncio.create_task(desk.audit(fix), name="console-audit")
+    async with tools.auditing:
+        looking = asyncio.create_task(tools.audit(fix), name="console-audit")
         try:
             while not looking.done():
                 await asyncio.wait([looking], timeout=_KEEP_SECONDS)

@@ -12,8 +12,8 @@ from libs.common.domain.errors import Invalid, NotFound
 from libs.common.operations.dead_json import details_document, entry_document, groups_document, preview_document
 from libs.common.operations.replay import USUAL_LIMIT, USUAL_RATE, ReplayRequest
 from libs.common.ports_dead import EVERYTHING, KEPT_BYTES, NO_MODEL_WORD, Action, DeadFilter, DeadKind
-from services.api.console.desk import FORM_BYTES, Desk
 from services.api.console.rendering import page, seen_next
+from services.api.console.tools import FORM_BYTES, Tools
 from services.api.console.visit import Visit, address, tenant_id_of
 from services.api.cursors import place_cursor, place_of
 from services.api.schemas_dead import model_number, row_number
@@ -80,18 +80,18 @@ class Draft:
     complaint: str = ""
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """Groups by cause, and a page of the list, newest first."""
     wanted = Wanted.asked(visit)
     narrowed = wanted.narrowed()
     place = place_of(visit.asked("cursor") or None)
-    entries, following = await desk.cases.dead.page(visit.reach, narrowed, place, _PAGE)
-    groups = groups_document(await desk.cases.dead.groups(visit.reach, narrowed)) if place is None else None
+    entries, following = await tools.cases.dead.page(visit.reach, narrowed, place, _PAGE)
+    groups = groups_document(await tools.cases.dead.groups(visit.reach, narrowed)) if place is None else None
     next_cursor = place_cursor(following)
     # deliveries to these would only wait again
     held = [
         pause
-        for pause in await desk.cases.sight.pauses(visit.reach)
+        for pause in await tools.cases.sight.pauses(visit.reach)
         if pause.scope == "webhook" and narrowed.webhook in (None, pause.webhook)
     ]
     return page(
@@ -108,12 +108,12 @@ async def show(desk: Desk, visit: Visit) -> Response:
     )
 
 
-async def show_one(desk: Desk, visit: Visit) -> Response:
+async def show_one(tools: Tools, visit: Visit) -> Response:
     """Everything that is known of one of the dead."""
-    return await _one(desk, visit, _kind(visit.request.path_params["kind"]))
+    return await _one(tools, visit, _kind(visit.request.path_params["kind"]))
 
 
-async def mend(desk: Desk, visit: Visit) -> Response:
+async def mend(tools: Tools, visit: Visit) -> Response:
     """Send a message with other bytes, and watch it; what is wrong with them is said where they were written."""
     text = visit.form.get("mended", "").replace("\r\n", "\n")  # as browsers end a line
     reason = visit.form.get("reason", "")
@@ -128,43 +128,43 @@ async def mend(desk: Desk, visit: Visit) -> Response:
     try:
         if not text:
             raise Invalid("invalid", "is empty: write the whole message", field="/value")
-        started = await desk.cases.replays.start(visit.reach, request)
+        started = await tools.cases.replays.start(visit.reach, request)
     except Invalid as error:
-        return await _one(desk, visit, DeadKind.MESSAGE, Draft(text, reason, _words(error)))
+        return await _one(tools, visit, DeadKind.MESSAGE, Draft(text, reason, _words(error)))
     return seen_next(f"/console/replays/{started.job.id}")
 
 
-async def ask(desk: Desk, visit: Visit) -> Response:
+async def ask(tools: Tools, visit: Visit) -> Response:
     """The dry run: how many, of which groups; and the form that orders it."""
-    return await _form(desk, visit, Wanted.asked(visit), _action(visit.asked("action")))
+    return await _form(tools, visit, Wanted.asked(visit), _action(visit.asked("action")))
 
 
-async def order(desk: Desk, visit: Visit) -> Response:
+async def order(tools: Tools, visit: Visit) -> Response:
     """Write the job of what the dry run counted, and watch it; another limit is counted first."""
     wanted, action = Wanted.sent(visit), _action(visit.form.get("action", ""))
     try:
         request = _request(visit, wanted, action, visit.form.get("reason", ""))
         if not wanted.id and str(request.limit) != visit.form.get("counted"):
             return await _form(
-                desk, visit, wanted, action, complaint="This is counted anew for the limit; order it again."
+                tools, visit, wanted, action, complaint="This is counted anew for the limit; order it again."
             )
-        started = await desk.cases.replays.start(visit.reach, request)
+        started = await tools.cases.replays.start(visit.reach, request)
     except Invalid as error:
-        return await _form(desk, visit, wanted, action, complaint=_words(error))
+        return await _form(tools, visit, wanted, action, complaint=_words(error))
     return seen_next(f"/console/replays/{started.job.id}")
 
 
-async def _one(desk: Desk, visit: Visit, kind: DeadKind, draft: Draft | None = None) -> Response:
+async def _one(tools: Tools, visit: Visit, kind: DeadKind, draft: Draft | None = None) -> Response:
     """The page of one, with what was written for it and could not be sent."""
-    details = await desk.cases.dead.show(visit.reach, kind, visit.request.path_params["id"])
-    one = details_document(details, desk.cases.open_sealed)
+    details = await tools.cases.dead.show(visit.reach, kind, visit.request.path_params["id"])
+    one = details_document(details, tools.cases.open_sealed)
     if draft is None:
         exact = one["message"] is not None and one["message"]["shown"] == "exact"
         draft = Draft((one["message"]["value"] or "") if exact else "")
     return page(visit, "dead_one.html", status=400 if draft.complaint else 200, one=one, draft=draft)
 
 
-async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, complaint: str = "") -> Response:
+async def _form(tools: Tools, visit: Visit, wanted: Wanted, action: Action, complaint: str = "") -> Response:
     preview: dict[str, Any] | None = None
     limit: int | str = visit.form.get("limit") or visit.asked("limit") or USUAL_LIMIT
     rate: float | str = visit.form.get("rate") or visit.asked("rate") or USUAL_RATE
@@ -173,7 +173,7 @@ async def _form(desk: Desk, visit: Visit, wanted: Wanted, action: Action, compla
         # A dry run needs a reason like any order; nobody has been asked for one yet.
         request = _request(visit, wanted, action, visit.form.get("reason", "").strip() or "dry run", upto)
         limit, rate = request.limit, request.rate
-        preview = preview_document(await desk.cases.replays.preview(visit.reach, request))
+        preview = preview_document(await tools.cases.replays.preview(visit.reach, request))
     except Invalid as error:
         complaint = complaint or _words(error)
     return page(

@@ -7,41 +7,41 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from libs.common.domain.errors import NotFound
-from services.api.console.desk import Desk
 from services.api.console.live import LivePart
 from services.api.console.rendering import page, part, seen_next
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit
 from services.api.routes.context import number_of
 
 _PATH: Final = "/console/outbox"
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """Dispatch, events, webhooks: how much, how old, what went wrong, what is held."""
-    return page(visit, "outbox.html", **await _now(desk))
+    return page(visit, "outbox.html", **await _now(tools))
 
 
-async def live(desk: Desk, visit: Visit) -> Response:
+async def live(tools: Tools, visit: Visit) -> Response:
     """The same again, whenever it has changed."""
 
     async def render() -> tuple[str, bool]:
-        return part(visit, "_outbox.html", **await _now(desk)), False
+        return part(visit, "_outbox.html", **await _now(tools)), False
 
-    return LivePart(desk, visit, render)
+    return LivePart(tools, visit, render)
 
 
-async def pause(desk: Desk, visit: Visit) -> Response:
+async def pause(tools: Tools, visit: Visit) -> Response:
     """Let the deliveries of a webhook wait, or go on."""
     webhook, reason = number_of(visit.form.get("webhook", "").strip()), visit.form.get("reason", "")
     if webhook is None:
         raise NotFound("webhook_unknown", "there is no such webhook")
     if visit.form.get("resume"):
-        await desk.cases.controls.resume_webhook(webhook, visit.by, reason)
+        await tools.cases.controls.resume_webhook(webhook, visit.by, reason)
     else:
-        await desk.cases.controls.pause_webhook(webhook, visit.by, reason)
+        await tools.cases.controls.pause_webhook(webhook, visit.by, reason)
     return seen_next(_PATH)
 
 
-async def _now(desk: Desk) -> dict[str, Any]:
-    pauses = [pause for pause in await desk.cases.sight.pauses(None) if pause.scope == "webhook"]
-    return {"channels": await desk.cases.sight.outbox(), "pauses": pauses}
+async def _now(tools: Tools) -> dict[str, Any]:
+    pauses = [pause for pause in await tools.cases.sight.pauses(None) if pause.scope == "webhook"]
+    return {"channels": await tools.cases.sight.outbox(), "pauses": pauses}

@@ -8,43 +8,43 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from libs.common.ports_insight import LaneSight, Overview
-from services.api.console.desk import Desk
 from services.api.console.live import LivePart
 from services.api.console.plots import SPANS, read_plots
 from services.api.console.rendering import fragment, page, part
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit
 
 _SHOWN: Final = 15
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """Figures, the busiest models, and plots."""
-    plots = await read_plots(desk.cases.series, visit)
-    now = await _now(desk, visit)
+    plots = await read_plots(tools.cases.series, visit)
+    now = await _now(tools, visit)
     return page(visit, "overview.html", status=200 if plots.known else 404, plots=plots, spans=SPANS, **now)
 
 
-async def live(desk: Desk, visit: Visit) -> Response:
+async def live(tools: Tools, visit: Visit) -> Response:
     """The figures again, whenever they have changed."""
 
     async def render() -> tuple[str, bool]:
-        return part(visit, "_overview.html", **await _now(desk, visit)), False
+        return part(visit, "_overview.html", **await _now(tools, visit)), False
 
-    return LivePart(desk, visit, render, seconds=1.0)
+    return LivePart(tools, visit, render, seconds=1.0)
 
 
-async def plots(desk: Desk, visit: Visit) -> Response:
+async def plots(tools: Tools, visit: Visit) -> Response:
     """The plots again: a page asks for them every half minute."""
-    return fragment(visit, "_plots.html", plots=await read_plots(desk.cases.series, visit))
+    return fragment(visit, "_plots.html", plots=await read_plots(tools.cases.series, visit))
 
 
-async def _now(desk: Desk, visit: Visit) -> dict[str, Any]:
-    overview = await desk.cases.sight.overview() if visit.operates else None
-    lanes, cut = await desk.cases.sight.busiest(visit.reach)
+async def _now(tools: Tools, visit: Visit) -> dict[str, Any]:
+    overview = await tools.cases.sight.overview() if visit.operates else None
+    lanes, cut = await tools.cases.sight.busiest(visit.reach)
     return {
         "overview": overview,
         "troubles": _troubles(overview) if overview else [],
-        "pauses": overview.pauses if overview else await desk.cases.sight.pauses(visit.reach),
+        "pauses": overview.pauses if overview else await tools.cases.sight.pauses(visit.reach),
         "lanes": lanes[:_SHOWN],
         "sums": _sums(lanes),
         "more": "+" if cut else "",

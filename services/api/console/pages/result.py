@@ -11,8 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from libs.common.domain.errors import NotFound, Refused
 from libs.common.ports_results import WantedPart
 from libs.common.ports_tasks import TaskView
-from services.api.console.desk import Desk
 from services.api.console.rendering import fragment
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit
 from services.api.ranges import said_part, wanted_part
 from services.api.results import Download
@@ -49,12 +49,12 @@ def files_of(task: TaskView) -> Sequence[Shown]:
     return [_shown(index, file) for index, file in enumerate(task.files)]
 
 
-async def media(desk: Desk, visit: Visit) -> Response:
+async def media(tools: Tools, visit: Visit) -> Response:
     """A file for the page that shows it, or to be saved. It is looked at, not fetched.
 
     What plays sound and video asks for parts: some play nothing without them, none can move on without them.
     """
-    download = await _open(desk, visit, wanted_part(visit.request.headers))
+    download = await _open(tools, visit, wanted_part(visit.request.headers))
     content = download.content
     if content is None or visit.asked("save") or not _is_media(content.media_type):
         return attachment(download)
@@ -63,11 +63,11 @@ async def media(desk: Desk, visit: Visit) -> Response:
     return StreamingResponse(content.chunks, status, headers)
 
 
-async def text(desk: Desk, visit: Visit) -> Response:
+async def text(tools: Tools, visit: Visit) -> Response:
     """The beginning of a file as text, every sign of it escaped."""
     head, size, problem = b"", 0, ""
     try:
-        download = await _open(desk, visit, WantedPart(0, _TEXT_BYTES - 1))
+        download = await _open(tools, visit, WantedPart(0, _TEXT_BYTES - 1))
         if download.content is not None:
             size = download.content.size
             async for piece in download.content.chunks:
@@ -78,8 +78,8 @@ async def text(desk: Desk, visit: Visit) -> Response:
     return fragment(visit, "_result_text.html", text=shown, cut=size > _TEXT_BYTES, problem=problem)
 
 
-async def _open(desk: Desk, visit: Visit, part: WantedPart | None = None) -> Download:
-    return await desk.cases.results.open(visit.caller, visit.task_id(), _index(visit), fetched=False, part=part)
+async def _open(tools: Tools, visit: Visit, part: WantedPart | None = None) -> Download:
+    return await tools.cases.results.open(visit.caller, visit.task_id(), _index(visit), fetched=False, part=part)
 
 
 def _is_media(kind: str) -> bool:

@@ -7,9 +7,9 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.api.console.desk import Desk, read_form
 from services.api.console.rendering import outside, seen_next
 from services.api.console.sessions import SESSION_SECONDS, WrongKey, form_token, new_token
+from services.api.console.tools import Tools, read_form
 from services.api.console.visit import SESSION_COOKIE, THEME_COOKIE, THEMES, Visit, address, here
 from services.api.problems import Problem
 
@@ -23,46 +23,46 @@ _FORM_SECONDS: Final = 3_600
 _YEAR_SECONDS: Final = 365 * 86_400
 
 
-async def sign_in_page(desk: Desk, request: Request) -> Response:
+async def sign_in_page(tools: Tools, request: Request) -> Response:
     """The form, or straight on for somebody who is in already."""
     going = _inside(request.query_params.get("next"))
-    if await desk.sessions.find(request.cookies.get(SESSION_COOKIE)) is not None:
+    if await tools.sessions.find(request.cookies.get(SESSION_COOKIE)) is not None:
         return seen_next(going)
     return _form(request, going, undone="undone" in request.query_params)
 
 
-async def sign_in(desk: Desk, request: Request) -> Response:
+async def sign_in(tools: Tools, request: Request) -> Response:
     """A session for the owner of a key."""
     form = await read_form(request, request.cookies.get(_FORM_COOKIE))
     going = _inside(form.get("next"))
     source = request.client.host if request.client else ""
     try:
-        cookie = await desk.sessions.open(form.get("key", "").strip())
+        cookie = await tools.sessions.open(form.get("key", "").strip())
     except WrongKey as error:
         try:
-            desk.tries.failed(source)
+            tools.tries.failed(source)
         except Problem as refused:
             answer = _form(request, going, complaint=refused.detail, status=refused.status_code)
             answer.headers.update(refused.headers or {})
             return answer
         return _form(request, going, complaint=str(error), status=403)
-    desk.tries.forget(source)
-    await desk.sessions.close(request.cookies.get(SESSION_COOKIE))
+    tools.tries.forget(source)
+    await tools.sessions.close(request.cookies.get(SESSION_COOKIE))
     answer = seen_next(going)
     _keep(request, answer, SESSION_COOKIE, cookie, SESSION_SECONDS)
     answer.delete_cookie(_FORM_COOKIE, path=_PATH)
     return answer
 
 
-async def sign_out(desk: Desk, visit: Visit) -> Response:
+async def sign_out(tools: Tools, visit: Visit) -> Response:
     """The session is over, here and in the database."""
-    await desk.sessions.close(visit.cookie)
+    await tools.sessions.close(visit.cookie)
     answer = seen_next(SIGN_IN)
     answer.delete_cookie(SESSION_COOKIE, path=_PATH)
     return answer
 
 
-async def choose_theme(desk: Desk, visit: Visit) -> Response:
+async def choose_theme(tools: Tools, visit: Visit) -> Response:
     """Remember the colours, and go back."""
     answer = seen_next(_inside(visit.form.get("next")))
     chosen = visit.form.get("theme", "")

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from libs.common.ports_operations import OperationFilter
 from libs.common.ports_tasks import TaskView
 from libs.common.runtime.body_redaction import kept_body
-from services.api.console.desk import Desk
 from services.api.console.live import LivePart
 from services.api.console.pages.result import files_of
 from services.api.console.rendering import page, part, seen_next
 from services.api.console.timeline import KINDS, timeline
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit
 from services.api.push.stream import Stream
 
@@ -36,47 +36,47 @@ class Payload:
     cut: bool
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """Everything about a task. Looking here does not mark its result as fetched."""
     public_id = visit.task_id()
-    values = await _life(desk, visit)
-    head = await desk.cases.reading.payload_head(visit.caller, public_id, _PAYLOAD_BYTES)
-    entries, _ = await desk.cases.operations.list_page(
+    values = await _life(tools, visit)
+    head = await tools.cases.reading.payload_head(visit.caller, public_id, _PAYLOAD_BYTES)
+    entries, _ = await tools.cases.operations.list_page(
         visit.caller.tenant_id, OperationFilter(public_id), None, _ENTRIES
     )
     return page(visit, "task.html", payload=_payload(*head) if head else None, entries=entries, **values)
 
 
-async def live(desk: Desk, visit: Visit) -> Response:
+async def live(tools: Tools, visit: Visit) -> Response:
     """What changes while a task is open."""
 
     async def render() -> tuple[str, bool]:
-        values = await _life(desk, visit)
+        values = await _life(tools, visit)
         return part(visit, "_task_life.html", **values), not values["task"].open
 
     async def news() -> Stream:
-        stream, _ = await desk.hub.watch(visit.caller.tenant_id, visit.task_id())
+        stream, _ = await tools.hub.watch(visit.caller.tenant_id, visit.task_id())
         return stream
 
-    return LivePart(desk, visit, render, news=news)
+    return LivePart(tools, visit, render, news=news)
 
 
-async def cancel(desk: Desk, visit: Visit) -> Response:
+async def cancel(tools: Tools, visit: Visit) -> Response:
     """End one task."""
     public_id = visit.task_id()
-    await desk.cases.canceling.cancel(visit.caller, public_id)
+    await tools.cases.canceling.cancel(visit.caller, public_id)
     return seen_next(visit.link(f"/console/tasks/{public_id}"))
 
 
-async def _life(desk: Desk, visit: Visit) -> dict[str, Any]:
-    reading, public_id = desk.cases.reading, visit.task_id()
+async def _life(tools: Tools, visit: Visit) -> dict[str, Any]:
+    reading, public_id = tools.cases.reading, visit.task_id()
     task = await reading.peek(visit.caller, public_id)
     attempts = await reading.attempts(visit.caller, public_id)
     history = await reading.history(visit.caller, public_id)
     return {
         "task": task,
         "files": files_of(task),
-        "why": await desk.cases.why.task(visit.caller.tenant_id, public_id) if task.open else None,
+        "why": await tools.cases.why.task(visit.caller.tenant_id, public_id) if task.open else None,
         "attempts": attempts,
         "history": history,
         "line": timeline(task, attempts, history, _now(task)),

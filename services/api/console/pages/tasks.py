@@ -12,9 +12,9 @@ from libs.common.domain.ids import parse_task_id, parse_task_ids
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_tasks import TaskFilter, TaskView
 from services.api.cancellation import BulkCancel
-from services.api.console.desk import Desk
 from services.api.console.live import LivePart
 from services.api.console.rendering import page, part, seen_next
+from services.api.console.tools import Tools
 from services.api.console.visit import Visit
 from services.api.cursors import before_of, cursor_of
 from services.api.push.stream import Stream
@@ -63,14 +63,14 @@ class Wanted:
         return {"model": self.model, "status": self.status, "biz_name": self.biz_name}
 
 
-async def show(desk: Desk, visit: Visit) -> Response:
+async def show(tools: Tools, visit: Visit) -> Response:
     """A page of tasks, newest first; an id leads straight to its task."""
     looked_for = visit.asked("id").strip()
     if (public_id := parse_task_id(looked_for)) is not None:
         return seen_next(visit.link(f"/console/tasks/{public_id}"))
     wanted = Wanted.of(visit)
     before = before_of("task", visit.asked("cursor") or None)
-    found, following = await desk.cases.reading.page(visit.caller, wanted.narrowed(), before, _PAGE)
+    found, following = await tools.cases.reading.page(visit.caller, wanted.narrowed(), before, _PAGE)
     next_cursor = cursor_of("task", following)
     return page(
         visit,
@@ -85,34 +85,34 @@ async def show(desk: Desk, visit: Visit) -> Response:
     )
 
 
-async def live(desk: Desk, visit: Visit) -> Response:
+async def live(tools: Tools, visit: Visit) -> Response:
     """The rows of a page again, whenever one of them has changed."""
     ids = parse_task_ids(visit.asked("ids").split(",")[:_PAGE])
 
     async def render() -> tuple[str, bool]:
-        found = await desk.cases.reading.look(visit.caller, ids)
+        found = await tools.cases.reading.look(visit.caller, ids)
         return part(visit, "_task_rows.html", tasks=found), not any(task.open for task in found)
 
     async def news() -> Stream:
-        return await desk.hub.listen(visit.caller.tenant_id, NewsWanted(tasks=frozenset(str(one) for one in ids)))
+        return await tools.hub.listen(visit.caller.tenant_id, NewsWanted(tasks=frozenset(str(one) for one in ids)))
 
-    return LivePart(desk, visit, render, seconds=2.0, news=news)
+    return LivePart(tools, visit, render, seconds=2.0, news=news)
 
 
-async def ask_cancel(desk: Desk, visit: Visit) -> Response:
+async def ask_cancel(tools: Tools, visit: Visit) -> Response:
     """How many tasks a cancel would end, and whether that is meant."""
     wanted = Wanted.of(visit)
-    found = await BulkCancel(desk.cases.reading, desk.cases.canceling).count(visit.caller, wanted.narrowed())
+    found = await BulkCancel(tools.cases.reading, tools.cases.canceling).count(visit.caller, wanted.narrowed())
     return page(visit, "tasks_cancel.html", wanted=wanted, found=found)
 
 
-async def cancel(desk: Desk, visit: Visit) -> Response:
+async def cancel(tools: Tools, visit: Visit) -> Response:
     """Cancel what was counted: the same filter, no task newer than the newest that was counted."""
     wanted = Wanted.sent(visit)
     upto = number_of(visit.form.get("upto", ""))
     if upto is None:
         raise Invalid("invalid", "The form is not one of ours.")
-    bulk = BulkCancel(desk.cases.reading, desk.cases.canceling)
+    bulk = BulkCancel(tools.cases.reading, tools.cases.canceling)
     result = await bulk.cancel(visit.caller, wanted.narrowed(), upto)
     return page(visit, "tasks_canceled.html", wanted=wanted, result=result)
 

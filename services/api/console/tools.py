@@ -52,7 +52,7 @@ def setting_rows(settings: Settings) -> list[SettingRow]:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Tools:
     """What there is to work with."""
 
     cases: UseCases
@@ -66,29 +66,29 @@ class Desk:
     watching: Counter[int]  #: live parts that are open, by the tenant of the key that watches
 
 
-Show: TypeAlias = Callable[[Desk, Visit], Awaitable[Response]]
+Show: TypeAlias = Callable[[Tools, Visit], Awaitable[Response]]
 
 
 class SignInNeeded(Exception):
     """Nobody is signed in."""
 
 
-def shown(desk: Desk, path: str, show: Show, *scopes: str) -> Route:
+def shown(tools: Tools, path: str, show: Show, *scopes: str) -> Route:
     """A page for keys that have one of the scopes."""
 
     async def endpoint(request: Request) -> Response:
-        return await show(desk, await enter(desk, request, scopes))
+        return await show(tools, await enter(tools, request, scopes))
 
     return Route(path, endpoint, methods=["GET"])
 
 
-def done(desk: Desk, path: str, do: Show, *scopes: str, most: int = FORM_BYTES) -> Route:
+def done(tools: Tools, path: str, do: Show, *scopes: str, most: int = FORM_BYTES) -> Route:
     """What a form of ours does, for keys that have one of the scopes. The form may have `most` bytes."""
 
     async def endpoint(request: Request) -> Response:
-        entered = await enter(desk, request, scopes)
+        entered = await enter(tools, request, scopes)
         visit = entered.with_form(await read_form(request, entered.cookie, most))
-        answer = await do(desk, visit)
+        answer = await do(tools, visit)
         who = {"key": visit.viewer.id, "by": visit.viewer.name, "tenant": visit.caller.tenant_id}
         log.info("console.action", action=path, path=request.url.path, **who)
         return answer
@@ -96,19 +96,19 @@ def done(desk: Desk, path: str, do: Show, *scopes: str, most: int = FORM_BYTES) 
     return Route(path, endpoint, methods=["POST"])
 
 
-async def enter(desk: Desk, request: Request, scopes: tuple[str, ...]) -> Visit:
+async def enter(tools: Tools, request: Request, scopes: tuple[str, ...]) -> Visit:
     """Who makes a request; raises SignInNeeded, or Problem (403) when they may not."""
     cookie = request.cookies.get(SESSION_COOKIE, "")
-    viewer = await desk.sessions.find(cookie)
+    viewer = await tools.sessions.find(cookie)
     if viewer is None:
         raise SignInNeeded
     require_any(viewer, scopes)
     return Visit(request, viewer, cookie)
 
 
-async def still_in(desk: Desk, visit: Visit) -> bool:
+async def still_in(tools: Tools, visit: Visit) -> bool:
     """Whether the same session with the same rights holds: asked by what lasts longer than a moment."""
-    viewer: KeyOwner | None = await desk.sessions.find(visit.cookie)
+    viewer: KeyOwner | None = await tools.sessions.find(visit.cookie)
     return viewer is not None and viewer.scopes == visit.viewer.scopes
 
 
