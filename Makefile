@@ -14,6 +14,9 @@ SIDE_BY_SIDE := --numprocesses 4 --dist worksteal
 
 # Where an environment switches it off, each of the hundreds of processes that tests start would compile all of ours.
 export PYTHONDONTWRITEBYTECODE :=
+# Packages go into the environment, wherever the account usually has pip put them.
+export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo up down test test-all browser pooler lint types verify bench clean
