@@ -471,32 +471,16 @@ class Presence(Protocol):
 class Control(Protocol):
     """What operators change. Every change is written together with its record, or is no change and leaves none."""
 
-    async def pause_all(self, by: str, reason: str) -> bool:
-        """Nothing starts from now on; False when that was so already."""
+    async def pause(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
+        """Nothing of it starts from now on: of everything (no subject), a tenant or a lane; nothing more is sent to a
+        webhook. False when that was so already, None when there is no such thing.
+        """
 
-    async def resume_all(self, by: str, reason: str) -> bool:
-        """Everything goes on; False when it was not paused."""
-
-    async def pause_tenant(self, tenant_id: int, by: str, reason: str) -> bool | None:
-        """The same for a tenant; None when there is no such tenant."""
-
-    async def resume_tenant(self, tenant_id: int, by: str, reason: str) -> bool | None:
-        """The same for a tenant; None when there is no such tenant."""
-
-    async def pause_lane(self, lane: int, by: str, reason: str) -> bool:
-        """The same for a tenant's model."""
-
-    async def resume_lane(self, lane: int, by: str, reason: str) -> bool:
-        """The same for a tenant's model."""
+    async def resume(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
+        """It goes on; False when it was not paused, None when there is no such thing."""
 
     async def drain(self, name: str, on: bool, by: str, reason: str) -> list[bool]:
         """Ask executors of that name to finish and leave, or to stay after all; of each, whether that was news."""
-
-    async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> bool | None:
-        """The same for what is sent to a webhook; None when there is none."""
-
-    async def resume_webhook(self, webhook_id: int, by: str, reason: str) -> bool | None:
-        """The same for what is sent to a webhook; None when there is none."""
 
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
         """What operators did, newest first."""

@@ -263,7 +263,7 @@ async def test_fix_repairs_what_is_safe_to_repair(scene: Scene) -> None:
     assert (await scene.house.state(scene.waiting))["state"] == 0
     assert await scene.house.value("SELECT count(*) FROM history WHERE kind = 'heal'") == 1
     assert await scene.house.lease(scene.model) == [], "what was held stays held, and says so"
-    assert await PostgresControl(scene.house.database).resume_lane(scene.model.lane, "ann", "")
+    assert await PostgresControl(scene.house.database).resume("model", scene.model.lane, "ann", "")
     assert await scene.house.start(scene.model, scene.executor, await scene.house.lease(scene.model))
     scene.result.write_bytes(b"result")
     assert (await scene.stores.run()).clean

@@ -322,7 +322,7 @@ async def test_a_deleted_model_is_not_paused_for_ever(house: House) -> None:
     assert await sight_of(house).pauses(None) == [], "nobody could resume it: its name is nobody's any more"
     assert await house.database.fetch("audit_lane_pauses") == []
     assert await house.database.fetch("audit_tenant_pauses") == []
-    assert await PostgresControl(house.database).pause_lane(model.lane, "bob", "too late") is False
+    assert await PostgresControl(house.database).pause("model", model.lane, "bob", "too late") is False
     assert await sight_of(house).pauses(None) == []
 
 

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from libs.common.contracts import hints as wire
 from libs.common.domain.errors import Invalid, NotFound
 from libs.common.ports import Hints
-from libs.common.ports_insight import ActionRecord, Control, Insight
+from libs.common.ports_insight import ActionRecord, Control, Insight, PauseScope
 
 REASON_LIMIT: Final = 500
 
@@ -26,27 +26,35 @@ class Controls:
 
     async def pause_all(self, by: str, reason: str) -> Verdict:
         """Nothing starts any more, whoever's it is; what runs goes on."""
-        return self._paused(await self._control.pause_all(by, reason_of(reason)))
+        return await self._pause("all", None, by, reason)
 
     async def resume_all(self, by: str, reason: str = "") -> Verdict:
         """Everything goes on, but what is paused by itself."""
-        return self._resumed(await self._control.resume_all(by, reason_of(reason)))
+        return await self._resume("all", None, by, reason)
 
     async def pause_tenant(self, tenant_id: int, by: str, reason: str) -> Verdict:
         """Nothing of this tenant starts; raises NotFound."""
-        return self._paused(_known(await self._control.pause_tenant(tenant_id, by, reason_of(reason)), tenant_id))
+        return await self._pause("tenant", tenant_id, by, reason)
 
     async def resume_tenant(self, tenant_id: int, by: str, reason: str = "") -> Verdict:
         """It goes on; raises NotFound."""
-        return self._resumed(_known(await self._control.resume_tenant(tenant_id, by, reason_of(reason)), tenant_id))
+        return await self._resume("tenant", tenant_id, by, reason)
 
     async def pause_model(self, tenant_id: int, model: str, by: str, reason: str) -> Verdict:
         """Nothing of this tenant's model starts; raises NotFound."""
-        return self._paused(await self._control.pause_lane(await self._lane(tenant_id, model), by, reason_of(reason)))
+        return await self._pause("model", await self._lane(tenant_id, model), by, reason)
 
     async def resume_model(self, tenant_id: int, model: str, by: str, reason: str = "") -> Verdict:
         """It goes on; raises NotFound."""
-        return self._resumed(await self._control.resume_lane(await self._lane(tenant_id, model), by, reason_of(reason)))
+        return await self._resume("model", await self._lane(tenant_id, model), by, reason)
+
+    async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> Verdict:
+        """Nothing more is sent there, whoever's it is; raises NotFound."""
+        return await self._pause("webhook", webhook_id, by, reason)
+
+    async def resume_webhook(self, webhook_id: int, by: str, reason: str = "") -> Verdict:
+        """Its deliveries go on, unless its tenant holds them; raises NotFound."""
+        return await self._resume("webhook", webhook_id, by, reason)
 
     async def drain(self, name: str, by: str, reason: str) -> DrainVerdict:
         """The executor takes nothing new, lets end what runs, and leaves; raises NotFound."""
@@ -55,16 +63,6 @@ class Controls:
     async def undrain(self, name: str, by: str, reason: str = "") -> DrainVerdict:
         """It stays after all, if it has not left yet; raises NotFound."""
         return "staying" if await self._told(name, False, by, reason) else "not_draining"
-
-    async def pause_webhook(self, webhook_id: int, by: str, reason: str) -> Verdict:
-        """Nothing more is sent there, whoever's it is; raises NotFound."""
-        news = await self._control.pause_webhook(webhook_id, by, reason_of(reason))
-        return "paused" if _there(news, webhook_id) else "already_paused"
-
-    async def resume_webhook(self, webhook_id: int, by: str, reason: str = "") -> Verdict:
-        """Its deliveries go on, unless its tenant holds them; raises NotFound."""
-        news = await self._control.resume_webhook(webhook_id, by, reason_of(reason))
-        return "resumed" if _there(news, webhook_id) else "not_paused"
 
     async def actions(self, before: int | None, limit: int) -> tuple[Sequence[ActionRecord], int | None]:
         """What operators did, newest first."""
@@ -83,17 +81,21 @@ class Controls:
         self._hints.publish_soon(wire.EXECUTORS, wire.LOOK)
         return any(told)
 
-    def _paused(self, news: bool) -> Verdict:
-        self._announce()
-        return "paused" if news else "already_paused"
+    async def _pause(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> Verdict:
+        news = await self._control.pause(scope, subject, by, reason_of(reason))
+        return "paused" if self._announced(scope, subject, news) else "already_paused"
 
-    def _resumed(self, news: bool) -> Verdict:
-        self._announce()
-        return "resumed" if news else "not_paused"
+    async def _resume(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> Verdict:
+        news = await self._control.resume(scope, subject, by, reason_of(reason))
+        return "resumed" if self._announced(scope, subject, news) else "not_paused"
 
-    def _announce(self) -> None:
-        self._hints.publish_soon(wire.DISPATCH, wire.PAUSES_CHANGED)
-        self._hints.publish_soon(wire.EXECUTORS, wire.LOOK)
+    def _announced(self, scope: PauseScope, subject: int | None, news: bool | None) -> bool:
+        if news is None:
+            raise NotFound(f"{scope}_unknown", f"there is no {scope} {subject}")
+        if scope != "webhook":  # whose sender looks each time
+            self._hints.publish_soon(wire.DISPATCH, wire.PAUSES_CHANGED)
+            self._hints.publish_soon(wire.EXECUTORS, wire.LOOK)
+        return news
 
 
 def reason_of(text: str) -> str:
@@ -102,15 +104,3 @@ def reason_of(text: str) -> str:
     if len(reason) > REASON_LIMIT or "\x00" in reason:
         raise Invalid("reason", f"the reason may have at most {REASON_LIMIT} characters", field="/reason")
     return reason
-
-
-def _known(news: bool | None, tenant_id: int) -> bool:
-    if news is None:
-        raise NotFound("tenant_unknown", f"there is no tenant {tenant_id}")
-    return news
-
-
-def _there(news: bool | None, webhook_id: int) -> bool:
-    if news is None:
-        raise NotFound("webhook_unknown", f"there is no webhook {webhook_id}")
-    return news
