@@ -196,6 +196,20 @@ async def test_a_redis_whose_memory_is_full(house: House, settings: Settings) ->
         await house.redis.command_many([("CONFIG", "SET", "maxmemory", 0)])
 
 
+async def test_a_redis_whose_account_may_not_ask(house: House, settings: Settings) -> None:
+    await house.redis.command_many(
+        [("ACL", "SETUSER", "sw", "on", ">secret", "~sw:*", "&sw:*", "+@all", "-@admin", "-@dangerous")]
+    )
+    address = urlsplit(settings.redis_url.get_secret_value())
+    limited = address._replace(netloc=f"sw:secret@{address.netloc.rpartition('@')[2]}").geturl()
+    try:
+        found = await doctor_servers.examine_redis(changed(settings, redis_url=limited))
+        assert levels(found) == {"ok", "advice"}
+        assert "'info'" in told(found, "cannot be seen").what
+    finally:
+        await house.redis.command_many([("ACL", "DELUSER", "sw")])
+
+
 async def test_redis_in_order_and_away(settings: Settings) -> None:
     assert levels(await doctor_servers.examine_redis(settings)) == {"ok"}
     away = changed(settings, redis_url=f"redis://127.0.0.1:{free_port()}/0")

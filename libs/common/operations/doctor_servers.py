@@ -204,13 +204,15 @@ async def examine_redis(settings: Settings) -> list[Finding]:
 
 async def _redis(settings: Settings) -> list[Finding]:
     async with open_redis(settings.redis_url.get_secret_value(), seconds=_SECONDS) as redis:
+        refusal = await _refusal_of(redis)
         try:
             (server, memory) = await redis.command_many([("INFO", "server"), ("INFO", "memory")])
         except GateUnavailable as error:
-            return [
-                problem(str(error), "check SLUICEWAY_REDIS_URL, and that the server runs; creates get 503 without it")
-            ]
-        refusal = await _refusal_of(redis)
+            if refusal is None:
+                do = "let its account run INFO, or see that maxmemory-policy is noeviction"
+                return [fine("Redis takes writes"), advice(f"whether it ever forgets cannot be seen: {error}", do)]
+            do = "check SLUICEWAY_REDIS_URL, and that the server runs; creates get 503 without it"
+            return [problem(str(error), do)]
     facts = _facts(server) | _facts(memory)
     name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
     found = [fine(f"{name} answers")]
