@@ -253,6 +253,7 @@ async def _submission(
         size_of=lambda task: len(task.payload),
         is_data_error=is_data_error,
         locked=tasks.locked,
+        rows_of=lambda task: (task.tenant_id, task.creator) if task.points else None,
     )
     earlier: Coalescer[NewTask, Repeated | None] = Coalescer(tasks.earlier_many)
     names: Coalescer[tuple[int, str], Model | None] = Coalescer(cache.look_up, is_data_error=is_data_error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Final, Generic, TypeAlias, TypeVar, cast
 
@@ -20,8 +20,8 @@ _MAX_BYTES: Final = 8 * 1024 * 1024
 #: Flushes of a batch that may meet RowsLocked one after the other, each after a wait of seconds. Halving the largest
 #: batch takes ten until a locked item stands alone; by then others succeed, unless it is a whole table.
 _MOST_IN_VAIN: Final = 15
-#: For so long after a flush met locked rows each batch is looked at before it is flushed: who comes for the same rows
-#: again would hold up all the others of it. What such looks find makes it no longer: it may be a neighbour's.
+#: For so long after a flush met locked rows, who comes for the same is looked at before it is flushed: it would hold up
+#: all the others of its batch. What such looks find makes it no longer: it may be a neighbour's.
 _WARY_SECONDS: Final = 10.0
 
 
@@ -57,7 +57,11 @@ class Coalescer(Generic[Item, Result]):
         concurrency: int = 1,
         is_data_error: Callable[[BaseException], bool] = _never,
         locked: Callable[[list[Item]], Awaitable[Sequence[bool]]] | None = None,
+        rows_of: Callable[[Item], Hashable] | None = None,
     ) -> None:
+        """`rows_of` names the rows of an item that may be locked: then nobody is looked at but who comes for rows that
+        were locked a moment ago, and none of those once they were seen free. Without it everybody is.
+        """
         self._flush = flush
         self._max_items = max_items
         self._max_bytes = max_bytes
@@ -65,7 +69,8 @@ class Coalescer(Generic[Item, Result]):
         self._concurrency = concurrency
         self._is_data_error = is_data_error
         self._locked = locked
-        self._wary_until = 0.0  #: by time.monotonic
+        self._rows_of = rows_of
+        self._wary_of: dict[Hashable, float] = {}  #: rows that were locked a moment ago, until when by time.monotonic
         self._waiting: list[_Waiting[Item, Result]] = []
         self._waiting_bytes = 0
         self._flights: set[asyncio.Task[None]] = set()
@@ -185,36 +190,44 @@ class Coalescer(Generic[Item, Result]):
                 del part  # as above
 
     async def _looked_at(self, batch: list[_Waiting[Item, Result]]) -> list[list[_Waiting[Item, Result]]]:
-        """What is flushed of a batch, in batches: all of it, unless rows were locked a moment ago and still are."""
-        if self._locked is None or time.monotonic() >= self._wary_until:
+        """What is flushed of a batch, in batches: all but those whose rows were locked a moment ago and still are."""
+        now = time.monotonic()
+        self._wary_of = {rows: until for rows, until in self._wary_of.items() if now < until}
+        doubtful = [waiting for waiting in batch if self._rows(waiting) in self._wary_of] if self._wary_of else []
+        if not doubtful:
             return [batch]
         try:
-            kept = await self._locked([item for item, _, _ in batch])
+            kept = await self._kept_locked(doubtful)
         except Exception:  # the flush finds out
             return [batch]
-        return self._without(batch, kept, RowsLocked("its rows are locked, as they were a moment ago"))
+        if self._rows_of is not None:
+            for rows in {self._rows(waiting) for waiting in doubtful} - {self._rows(waiting) for waiting in kept}:
+                self._wary_of.pop(rows, None)
+        return _without(batch, kept, RowsLocked("its rows are locked, as they were a moment ago"))
 
-    def _without(
-        self, batch: list[_Waiting[Item, Result]], kept: Sequence[bool], error: Exception
-    ) -> list[list[_Waiting[Item, Result]]]:
-        """The others of a batch, in batches; the callers of those that are kept locked are told."""
-        _fail([waiting for waiting, locked in zip(batch, kept, strict=True) if locked], error)
-        free = [waiting for waiting, locked in zip(batch, kept, strict=True) if not locked]
-        return [free] if free else []
+    async def _kept_locked(self, batch: list[_Waiting[Item, Result]]) -> list[_Waiting[Item, Result]]:
+        """Those of a batch whose rows somebody keeps locked."""
+        if self._locked is None:
+            return []
+        locked = await self._locked([item for item, _, _ in batch])
+        return [waiting for waiting, is_locked in zip(batch, locked, strict=True) if is_locked]
+
+    def _rows(self, waiting: _Waiting[Item, Result]) -> Hashable:
+        return None if self._rows_of is None else self._rows_of(waiting[0])
 
     async def _left_over(
         self, batch: list[_Waiting[Item, Result]], error: Exception
     ) -> list[list[_Waiting[Item, Result]]]:
         """What is flushed anew of a batch that failed, in batches; the other callers are told."""
-        if len(batch) > 1 and isinstance(error, RowsLocked) and self._locked is not None:
+        if isinstance(error, RowsLocked):
             try:
-                kept = await self._locked([item for item, _, _ in batch])
+                kept = await self._kept_locked(batch)
             except Exception:  # what PostgreSQL does not say now it says to their next try
                 _fail(batch, error)
                 return []
-            if any(kept):
-                self._wary_until = time.monotonic() + _WARY_SECONDS
-                return self._without(batch, kept, error)
+            if kept:
+                self._wary_of |= {self._rows(waiting): time.monotonic() + _WARY_SECONDS for waiting in kept}
+                return _without(batch, kept, error)
         if len(batch) > 1 and (isinstance(error, RowsLocked) or self._is_data_error(error)):
             half = len(batch) // 2
             return [batch[:half], batch[half:]]
@@ -234,6 +247,16 @@ def _answer(batch: Sequence[_Waiting[Item, Result]], results: Sequence[Result]) 
     for (_, future, _), result in zip(batch, results, strict=True):
         if not future.done():
             future.set_result(result)
+
+
+def _without(
+    batch: Sequence[_Waiting[Item, Result]], kept: Sequence[_Waiting[Item, Result]], error: Exception
+) -> list[list[_Waiting[Item, Result]]]:
+    """The others of a batch, in batches; the callers of those that are kept locked are told."""
+    _fail(kept, error)
+    told = {future for _, future, _ in kept}
+    free = [waiting for waiting in batch if waiting[1] not in told]
+    return [free] if free else []
 
 
 def _fail(batch: Sequence[_Waiting[Item, Result]], error: Exception) -> None:

@@ -301,11 +301,40 @@ async def test_who_comes_for_rows_that_were_locked_a_moment_ago_holds_up_nobody(
     for _ in range(2):
         answers = await asyncio.gather(*[coalescer.submit(item) for item in range(4)], return_exceptions=True)
         assert [item for item, answer in enumerate(answers) if isinstance(answer, RowsLocked)] == [3]
-        wary.add(coalescer._wary_until)
+        wary |= {*coalescer._wary_of.values()}
     assert table.batches == [[0, 1, 2, 3], [0, 1, 2], [0, 1, 2]]
     assert len(wary) == 1, "or a busy neighbour would have it look for ever"
     table.locked = table.seen = frozenset()
     assert await coalescer.submit(3) == 6
+
+
+async def test_who_comes_alone_for_them_holds_up_the_next_ones_once() -> None:
+    table = LockedTable(frozenset({3}), frozenset({3}))
+    coalescer = Coalescer(table.flush, locked=table.ask)
+    for _ in range(3):
+        with pytest.raises(RowsLocked):
+            await coalescer.submit(3)
+    assert table.batches == [[3]]
+
+
+async def test_where_it_is_known_which_rows_nobody_is_looked_at_but_who_comes_for_them_until_they_are_free() -> None:
+    table = LockedTable(frozenset({13}), frozenset({13}))
+    asked: list[list[int]] = []
+
+    async def ask(items: list[int]) -> list[bool]:
+        asked.append(items)
+        return await table.ask(items)
+
+    coalescer = Coalescer(table.flush, locked=ask, rows_of=lambda item: item % 10)
+    await asyncio.gather(*[coalescer.submit(item) for item in (11, 12, 13)], return_exceptions=True)
+    table.seen = frozenset(range(100))  # as busy neighbours have theirs
+    assert await asyncio.gather(*[coalescer.submit(item) for item in (21, 22)]) == [42, 44]
+    with pytest.raises(RowsLocked):
+        await coalescer.submit(23)
+    table.seen = frozenset()
+    assert await asyncio.gather(*[coalescer.submit(item) for item in (31, 33)]) == [62, 66]
+    assert await coalescer.submit(43) == 86
+    assert asked == [[11, 12, 13], [23], [33]]
 
 
 async def test_while_nobody_can_look_all_are_flushed() -> None:
