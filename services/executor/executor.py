@@ -141,11 +141,9 @@ class Executor:
     async def _join(self) -> bool:
         """Become a member; False when we were told to stop before PostgreSQL let us."""
         joining = asyncio.create_task(self.heartbeat.join(), name="join")
-        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
-            await asyncio.wait((joining, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await self._until_one_ends((joining,))
         finally:
-            stopping.cancel()
             joining.cancel()
         if not joining.done() or joining.cancelled():
             return False
@@ -170,16 +168,20 @@ class Executor:
         return [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
 
     async def _until_stopped(self, loops: Sequence[asyncio.Task[None]]) -> None:
-        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        try:
-            done, _ = await asyncio.wait((*loops, stopping), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-        for loop in done - {stopping}:
-            if not self._stopping.is_set():
+        await self._until_one_ends(loops)
+        for loop in loops:
+            if loop.done() and not self._stopping.is_set():
                 if not loop.cancelled():
                     loop.result()  # raises what ended it
                 raise RuntimeError(f"the loop {loop.get_name()} ended")
+
+    async def _until_one_ends(self, tasks: Sequence[asyncio.Task[object]]) -> None:
+        """Wait until one of these has ended, or we are told to stop."""
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait((*tasks, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
 
     # what is true now
 
@@ -359,35 +361,27 @@ class Executor:
         """Leave the hash at once, give back what only waits, let what runs end while there is time."""
         began = time.monotonic()
         self._take_posture()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.5, self._margin)):
-                await self._reader.idle()
+        await _for(max(0.5, self._margin), self._reader.idle())
         self.desk.give_up()
-        await self._release_held()
+        await _for(max(0.5, self._margin), self._release_held())
         left = self._drain_until - (time.monotonic() - began)
         log.info("executor.draining", running=len(self.runs), seconds=round(left, 1))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, left)):
-                await self._quiet()
+        await _for(max(0.0, left), self._quiet())
 
     async def _quiet(self) -> None:
         """Wait until nothing runs. Jobs that only wait for their providers are handed over at once."""
         while len(self.runs):
             self.runs.interrupt_waiting(Stop.DRAINED)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_POSTURE_SECONDS):
-                    await self.runs.quiet()
+            await _for(_POSTURE_SECONDS, self.runs.quiet())
 
     async def _release_held(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.5, self._margin)):
-                while True:
-                    try:
-                        await self.desk.release(self.desk.room.held_since(float("inf")))
-                    except (Unavailable, OutcomeUnknown):
-                        await asyncio.sleep(_POSTURE_SECONDS)
-                    else:
-                        return
+        while True:
+            try:
+                await self.desk.release(self.desk.room.held_since(float("inf")))
+            except (Unavailable, OutcomeUnknown):
+                await asyncio.sleep(_POSTURE_SECONDS)
+            else:
+                return
 
     async def _end(self, loops: Sequence[asyncio.Task[None]]) -> None:
         """Hand back what still runs, say the last things, stop. Short: it may run behind a cancellation."""
@@ -396,9 +390,7 @@ class Executor:
         if len(self.runs):
             log.info("executor.handing_back", running=len(self.runs))
             self.runs.interrupt_all(Stop.DRAINED)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(_LAST_WORDS_SECONDS, self._margin)):
-                    await self.runs.quiet()
+            await _for(max(_LAST_WORDS_SECONDS, self._margin), self.runs.quiet())
         await asyncio.gather(
             self._ledger.close(_LAST_WORDS_SECONDS),
             self._recorder.close(_LAST_WORDS_SECONDS),
@@ -411,6 +403,13 @@ class Executor:
             with suppress(Unavailable, OutcomeUnknown, TimeoutError):
                 await self.heartbeat.leave()
                 self._hints.publish_soon(wire.EXECUTORS, f"leave {self.heartbeat.number}")
+
+
+async def _for(seconds: float, work: Awaitable[None]) -> None:
+    """Wait for it, but no longer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await work
 
 
 async def _to_its_end(task: asyncio.Task[None]) -> None:

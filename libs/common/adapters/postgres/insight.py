@@ -172,10 +172,8 @@ def counted(number: int, limit: int) -> Count:
 
 def _task(row: Any) -> TaskFacts:
     state = row["state"]
-    values = dict(row)
-    values["klass"] = values.pop("class")
     return TaskFacts(
-        **values
+        **dict(row)
         | {
             "status": TaskStatus(row["status"]),
             "state": None if state is None else DispatchState(state),

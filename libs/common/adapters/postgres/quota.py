@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from libs.common.adapters.postgres.database import Database
-from libs.common.domain.count import Count
+from libs.common.adapters.postgres.insight import counted
 from libs.common.ports_quota import Spent, TenantRecord, TenantUse, UserLimit
 
 #: As many of a tenant's models are counted; the statement counts one more.
@@ -48,7 +48,7 @@ class PostgresTenants:
 
     async def page(self, after: int | None, limit: int) -> list[TenantUse]:
         rows = await self._database.query("list_tenants", after=after, limit=limit, zone=self._time_zone)
-        return [TenantUse(_tenant(row), _models(row.models), row.calls) for row in rows]
+        return [TenantUse(_tenant(row), counted(row.models, _MODELS_LIMIT), row.calls) for row in rows]
 
     async def find(self, tenant_id: int) -> TenantRecord | None:
         rows = await self._database.query("find_tenant", tenant_id=tenant_id)
@@ -60,7 +60,3 @@ class PostgresTenants:
 
 def _tenant(row: Any) -> TenantRecord:
     return TenantRecord(row.tenant_id, row.weight, row.paused, row.created_at)
-
-
-def _models(counted: int) -> Count:
-    return Count(min(counted, _MODELS_LIMIT), counted <= _MODELS_LIMIT)

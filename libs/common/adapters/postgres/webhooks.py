@@ -17,7 +17,6 @@ from libs.common.ports_webhooks import DeliveryView, Held, Webhook, WebhookCount
 #: Deliveries of a tenant are counted so far.
 _COUNT_LIMIT: Final = 1_000
 _NEWEST: Final = 2**63 - 1
-_LARGEST_ID: Final = 2**63 - 1
 _FIELDS: Final = ("kind", "url", "events", "secrets", "description")
 _CHANGING: Final = ("url", "events", "secrets", "description", "paused", "enabled")
 

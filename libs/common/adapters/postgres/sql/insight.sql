@@ -3,7 +3,7 @@
 -- asked for it by the key, which costs by tenants and not by tasks. $2 public id.
 SELECT t.public_id, t.lane, m.name AS model, now() AS now, t.start_by, t.deadline,
   task_status(t.status, d.state, d.phase, d.token IS NOT NULL, d.attempt, d.leased_at IS NOT NULL, d.job) AS status,
-  d.state, coalesce(d.phase, 0) AS phase, coalesce(d.class, 1) AS class, t.priority, tn.weight, coalesce(d.position, t.id) AS position,
+  d.state, coalesce(d.phase, 0) AS phase, coalesce(d.class, 1) AS klass, t.priority, tn.weight, coalesce(d.position, t.id) AS position,
   coalesce(d.attempt, t.attempt) AS attempt, coalesce(d.retries, t.retries) AS retries, m.retry_times,
   d.leased_at, d.due_at, d.until, d.lease, NOT EXISTS (SELECT FROM lease x WHERE x.id = d.lease) AS acknowledged,
   h.name AS held_by, e.name AS executor, extract(epoch FROM now() - e.beat_at)::float8 AS executor_age,
