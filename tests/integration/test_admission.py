@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -23,6 +24,7 @@ from services.executor import uploads
 from services.executor.admission import desk, waiting_room
 from services.executor.admission.rotation import Arrival
 from tests.support.executor_rig import Rig, Running, Through, answer_lost, until
+from tests.support.locks import kept_by
 
 
 def held(running: Running) -> int:
@@ -728,6 +730,20 @@ async def test_whose_rows_somebody_keeps_locked_keeps_no_slot_from_others(rig: R
     await rig.dispatch(model)
     await until(lambda: rig.model.running, "the call")
     await _others_end_beside(rig, model, stuck, rig.model.held)
+
+
+async def test_what_goes_back_unrun_does_not_wait_for_one_that_somebody_keeps_locked(rig: Rig) -> None:
+    model = await rig.make_model()
+    running = await rig.executor(stores=("another",))
+    await rig.make_tasks(model, 3)
+    attempts = PostgresAttempts(rig.database, running.number, "UTC")
+    started = await attempts.start_many([Claim(row.id, row.lease, uuid4(), 60) for row in await rig.lease(model)])
+    stuck, *others = sorted(one.id for one in started)
+    async with kept_by(rig, f"dispatch SET version = version WHERE id = {stuck}"):
+        await asyncio.wait_for(running.executor.desk._return(started), 10)
+        rows = await rig.sql("SELECT task_id FROM history WHERE detail = 'not run' ORDER BY 1")
+        assert [row["task_id"] for row in rows] == others
+    assert {row.id for row in await attempts.named()} == {stuck}
 
 
 async def test_nor_does_whose_long_upload_cannot_be_shown(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from libs.common.domain.settle import LOST_BUDGET, Finish
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports_attempts import Attempt, Claim
+from libs.common.ports_dispatch import Key, LaneAsk
 from libs.common.ports_provider_jobs import JobIntent, JobRow
 from libs.common.ports_sweeps import Ending, LostAttempt
 from libs.common.ports_tasks import KeyOwner, NewTask
@@ -263,6 +264,20 @@ async def test_what_was_lost_on_the_road_is_sent_again(house: House) -> None:
     async with locked(house, ids[0]):
         assert [moved.id for moved in await house.sweeps.republish_lost(0, 10)] == [ids[1]]
     assert [moved.id for moved in await house.sweeps.republish_lost(0, 10)] == [ids[0]]
+
+
+async def test_turns_go_on_beside_a_lease_that_is_locked_and_it_is_healed_later(house: House) -> None:
+    model = await house.model()
+    ids = await house.tasks(model, 4)
+    (stuck,), (other,) = [await house.lease(model, 1, acknowledged=False) for _ in range(2)]
+    async with kept_by(house, f"lease SET taken_at = taken_at WHERE id = {stuck.lease}"):
+        ask = LaneAsk(model.lane, 1, 0, Key(-9, 0), Key(-9, 0))
+        (third,) = (await house.queue.lease_due([ask], 1, 1, [stuck.lease, other.lease])).rows
+        await house.queue.close_leases([stuck.lease, third.lease])
+        assert [row["id"] for row in await house.sql("SELECT id FROM lease")] == [stuck.lease]
+        await house.lease(model, acknowledged=False)
+        assert [moved.id for moved in await house.sweeps.heal_leases(0)] == [ids[3]]
+    assert [moved.id for moved in await house.sweeps.heal_leases(0)] == [ids[0]]
 
 
 async def test_waiting_tasks_and_lost_attempts_end_beside_it(house: House) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 from uuid import UUID, uuid4
 
-from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, Unavailable
+from libs.common.domain.errors import GateUnavailable, OutcomeUnknown, RowsLocked, Unavailable
 from libs.common.domain.model import Model
 from libs.common.domain.settle import GiveBack
 from libs.common.domain.task import Phase
@@ -312,14 +312,25 @@ class Desk:
             return
         # A provider's job that one of them was to go on with is there all the same.
         rows = [(attempt, GiveBack("not run", 0.0), attempt.phase is not Phase.NONE) for attempt in attempts]
-        await failpoint("executor/before-hand-back")
         try:
-            placed = await self._until_answered(lambda: self._attempts.release_many(rows))
+            placed = await self._until_answered(lambda: self._release(rows))
         except Closing as closing:
             log.error("attempts.stranded", count=len(attempts), error=type(closing.__cause__).__name__)
             return
         self._placed(placed)
         self._changed((attempt.tenant_id, attempt.id) for attempt in attempts)
+
+    async def _release(self, rows: Sequence[tuple[Attempt, GiveBack, bool]]) -> list[Placed]:
+        """What somebody keeps locked stays behind, named here and known to nobody: a reconcile disowns it."""
+        await failpoint("executor/before-hand-back")
+        try:
+            return await self._attempts.release_many(rows)
+        except RowsLocked:
+            locked = await self._attempts.locked([attempt.id for attempt, _, _ in rows])
+            if not locked:
+                raise
+            log.warning("attempts.stranded", count=len(locked), error=RowsLocked.__name__)
+            return await self._release([row for row in rows if row[0].id not in locked])
 
     async def _hold(self, arrivals: Sequence[Arrival]) -> None:
         """Let PostgreSQL remember that these wait here; those that are not ours to hold are stale."""

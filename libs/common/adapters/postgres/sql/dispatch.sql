@@ -5,8 +5,8 @@
 SELECT * FROM take_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 
 -- name: close_leases
--- Forget acknowledged leases when no turn is due that would do it.
-DELETE FROM lease WHERE id = ANY ($1::bigint[])
+-- Forget acknowledged leases when no turn is due that would do it; as a turn does.
+DELETE FROM lease WHERE id = ANY (ARRAY(SELECT c.id FROM lease c WHERE c.id = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED))
 
 -- name: lanes_with_work
 -- The sweep behind the hints: lanes that have something ready and room in their window.
@@ -46,7 +46,8 @@ RETURNING q.id, q.sends
 -- It waits for nobody's row, so it cannot deadlock: who has a row locked is moving it, and a row that stays where it is
 -- after all has no lease any more and is found by republish_lost.
 WITH dead AS (
-  DELETE FROM lease WHERE taken_at < now() - make_interval(secs => $1) RETURNING id
+  DELETE FROM lease WHERE id = ANY (ARRAY(
+    SELECT l.id FROM lease l WHERE l.taken_at < now() - make_interval(secs => $1) FOR UPDATE SKIP LOCKED)) RETURNING id
 ), lost AS MATERIALIZED (
   SELECT o.id, o.lease FROM dispatch o WHERE o.state = 1 AND o.lease = ANY (ARRAY(SELECT id FROM dead))
     AND o.token IS NULL AND o.held_by IS NULL FOR UPDATE SKIP LOCKED

@@ -879,8 +879,9 @@ UNION ALL
 SELECT 'message', x.id, x.id::text, NULL, NULL, 0, x.code, x.cause, x.died_at, NULL FROM dead_message x WHERE x.settled_at IS NULL;
 
 -- One turn of a dispatcher: lock the lanes, count the room of each, take the heads of both classes one to one, mark
--- them in flight under a new lease number, and forget the leases that were acknowledged. Which class goes first is the
--- dispatcher's to say: a lane that gives one row a turn would give returning ones only.
+-- them in flight under a new lease number, and forget the leases that were acknowledged. One that somebody keeps locked
+-- stays: when it is free the janitor takes its dispatcher for dead, and what nobody has claimed by then is sent twice.
+-- Which class goes first is the dispatcher's to say: a lane that gives one row a turn would give returning ones only.
 -- A function, because a turn is four round trips otherwise. Not one statement: each statement in it has a snapshot of
 -- its own, and a count that is older than the lock that protects it overruns the window.
 CREATE FUNCTION take_turn(
@@ -896,7 +897,8 @@ BEGIN
   SELECT array_agg(pg_try_advisory_xact_lock(7001, l)) INTO a_mine FROM unnest(a_lanes) AS l;
   RETURN QUERY
   WITH closed AS (
-    DELETE FROM lease WHERE id = ANY (a_acknowledged)
+    DELETE FROM lease WHERE id = ANY (ARRAY(
+      SELECT c.id FROM lease c WHERE c.id = ANY (a_acknowledged) FOR UPDATE SKIP LOCKED))
   ), want AS MATERIALIZED (
     SELECT l.id AS lane, x.quantum, x.turn, greatest(least(l.window_size - f.n, x.quantum), 0) AS take,
            l.window_size - f.n AS room, f.low, x.pri0, x.pos0, x.pri1, x.pos1, x.fresh_first
