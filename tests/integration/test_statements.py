@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 
@@ -60,6 +61,31 @@ async def test_every_statement_prepares(database_url: str) -> None:
     finally:
         await connection.close()
     assert not broken
+
+
+async def test_statements_need_rights_to_rows_and_sequences_alone(database_url: str) -> None:
+    """What docs/operations.md grants to services whose tables are another role's."""
+    role = f"services_{uuid4().hex[:8]}"
+    connection = await asyncpg.connect(database_url)
+    refused = {}
+    try:
+        await connection.execute(f"CREATE ROLE {role}")
+        for right in (
+            "USAGE ON SCHEMA public",
+            "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public",
+            "USAGE ON ALL SEQUENCES IN SCHEMA public",
+        ):
+            await connection.execute(f"GRANT {right} TO {role}")
+        await connection.execute(f"SET ROLE {role}")
+        for name, text in Statements.load().items():
+            try:
+                await connection.execute(f"EXPLAIN (GENERIC_PLAN) {_numbered(text)}")
+            except asyncpg.InsufficientPrivilegeError as error:
+                refused[name] = str(error)
+    finally:
+        await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+        await connection.close()
+    assert set(refused) == {"raise_sequences"}  # of the import alone
 
 
 def test_every_statement_says_what_it_promises() -> None:
