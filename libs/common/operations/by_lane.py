@@ -15,6 +15,7 @@ from libs.common.domain.errors import LaneUnavailable
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 Place: TypeAlias = tuple[int, str]  #: a lane and who has a place in it
+Change = TypeVar("Change", bound=tuple[int, *tuple[object, ...]])  #: of a place: its lane comes first
 
 
 async def by_lane(
@@ -55,12 +56,14 @@ async def counted_by_lane(
 
 
 async def kept_by_lane(
-    release: Callable[[Sequence[Place]], Awaitable[None]], places: Sequence[Place]
-) -> dict[Place, None]:
-    """Give places back; returns those whose lane cannot be answered for. Raises what else `release` raises."""
+    change: Callable[[Sequence[Change]], Awaitable[None]], places: Sequence[Change]
+) -> dict[Change, None]:
+    """Give places back, or others new names; returns those whose lane cannot be answered for. Raises what else `change`
+    raises.
+    """
 
-    async def ask(some: Sequence[Place]) -> list[bool]:
-        await release(some)
+    async def ask(some: Sequence[Change]) -> list[bool]:
+        await change(some)
         return [True] * len(some)
 
     answers = await by_lane(ask, places, lambda place: place[0])

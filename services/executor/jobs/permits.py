@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from libs.common.domain.errors import GateUnavailable
-from libs.common.operations.by_lane import by_lane
+from libs.common.operations.by_lane import kept_by_lane
 from libs.common.ports import Permits
 from libs.common.runtime.coalescer import Coalescer
 from services.executor.admission.desk import PERMIT_GRACE_SECONDS
@@ -23,7 +22,7 @@ class JobPermits:
 
     def __init__(self, permits: Permits, ledger: JobLedger) -> None:
         self._ledger = ledger
-        self._renames: Coalescer[tuple[int, str, str, int], bool | None] = Coalescer(self._rename)
+        self._renames: Coalescer[tuple[int, str, str, int], bool] = Coalescer(self._rename)
         self._permits = permits
 
     async def take_over(self, job: Job, former: UUID) -> None:
@@ -39,11 +38,7 @@ class JobPermits:
             await asyncio.sleep(_RETRY_SECONDS)
         await self._ledger.own_permit(attempt)
 
-    async def _rename(self, renames: list[tuple[int, str, str, int]]) -> list[bool | None]:
-        """True for each; None where its lane cannot be answered for."""
-
-        async def ask(some: Sequence[tuple[int, str, str, int]]) -> list[bool]:
-            await self._permits.rename_many(some)
-            return [True] * len(some)
-
-        return await by_lane(ask, renames, lambda rename: rename[0])
+    async def _rename(self, renames: list[tuple[int, str, str, int]]) -> list[bool]:
+        """False for those whose lane cannot be answered for."""
+        kept = await kept_by_lane(self._permits.rename_many, renames)
+        return [rename not in kept for rename in renames]
