@@ -224,7 +224,7 @@ class Execution:
 
     async def _generated(self, run: Run, staged: Sequence[StagedFile]) -> None:
         before, run.offered = run.offered, True
-        if not await self._recorder.generated(run.attempt, staged, stuck=run.slot.give_back):
+        if not await self._recorder.generated(run, staged):
             run.offered = before
             raise NotOurs
         run.phase, run.generated_at = Phase.GENERATED, time.monotonic()
@@ -244,7 +244,7 @@ class Execution:
             await asyncio.wait((run.side,))
         settlement = self._spread(settle(_course(run), outcome, self._policy(run)))
         try:
-            mine = await self._recorder.end(run.attempt, settlement, called=run.called, stuck=run.slot.give_back)
+            mine = await self._recorder.end(run, settlement)
         except CoalescerClosed:
             return None
         except Exception as error:
@@ -253,7 +253,7 @@ class Execution:
             settlement = Finish(
                 TaskStatus.FAILED, "internal", "the attempt's end could not be recorded", dead=True, called=run.counted
             )
-            mine = await self._recorder.end(run.attempt, settlement, called=run.called)
+            mine = await self._recorder.end(run, settlement)
         await failpoint("executor/after-finish")
         return settlement if mine else None
 

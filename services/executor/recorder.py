@@ -18,7 +18,8 @@ from libs.common.ports_dispatch import Placed
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from services.executor.figures import Figures
-from services.executor.locked_rows import Entry, LockedRows, nothing
+from services.executor.locked_rows import Entry, LockedRows
+from services.executor.runs import Run
 
 Item = TypeVar("Item", bound=Entry)
 Written = TypeVar("Written")
@@ -55,57 +56,52 @@ class Recorder:
         self._migrating = self._line(self._migrate)
         self._recorded = self._line(self._read_back)
 
-    async def end(
-        self, attempt: Attempt, settlement: Settlement, *, called: bool, stuck: Callable[[], None] = nothing
-    ) -> bool:
+    async def end(self, run: Run, settlement: Settlement) -> bool:
         """Write an end; False when the attempt was not ours any more and nothing was written. For a hand-back the
-        answer is always True. `stuck` is told when somebody keeps rows locked that it needs, here and below.
+        answer is always True. While somebody keeps rows locked that it needs, it has no slot, here and below.
 
         Raises CoalescerClosed when the process ended before PostgreSQL answered: the rescue finds the attempt then.
         """
+        attempt = run.attempt
         match settlement:
             case Finish():
                 await failpoint("executor/before-finish")
-                mine = await self._write(self._finishes, attempt, (attempt, settlement), ends=True, stuck=stuck)
+                mine = await self._write(self._finishes, run, (attempt, settlement), ends=True)
             case Retry():
                 await failpoint("executor/before-retry")
-                mine = await self._write(self._retries, attempt, (attempt, settlement), ends=True, stuck=stuck)
+                mine = await self._write(self._retries, run, (attempt, settlement), ends=True)
             case Park():
                 await failpoint("executor/before-park")
-                mine = await self._write(self._parks, attempt, (attempt, settlement), stuck=stuck)
+                mine = await self._write(self._parks, run, (attempt, settlement))
             case GiveBack():
                 await failpoint("executor/before-hand-back")
-                mine = await self._write(self._releases, attempt, (attempt, settlement, called), stuck=stuck)
+                mine = await self._write(self._releases, run, (attempt, settlement, run.called))
             case CallAgain():
                 await failpoint("executor/before-call-again")
-                mine = await self._write(self._call_agains, attempt, (attempt, settlement), stuck=stuck)
+                mine = await self._write(self._call_agains, run, (attempt, settlement))
             case _:
                 assert_never(settlement)
-        return self._seen(mine, type(settlement).__name__.lower(), attempt)
+        return self._seen(mine, type(settlement).__name__.lower(), run)
 
-    async def generated(
-        self, attempt: Attempt, staged: Sequence[StagedFile], *, stuck: Callable[[], None] = nothing
-    ) -> bool:
+    async def generated(self, run: Run, staged: Sequence[StagedFile]) -> bool:
         """Write where the output is staged, before it is uploaded.
 
         Raises OutcomeUnknown when the attempt is not ours any more, but a try whose answer was lost may have been
         written: whoever goes on with the attempt needs the output then.
         """
         await failpoint("executor/before-generated")
-        mine = await self._write(self._generated, attempt, (attempt, staged), in_doubt=True, stuck=stuck)
-        return self._seen(mine, "generated", attempt)
+        mine = await self._write(self._generated, run, (run.attempt, staged), in_doubt=True)
+        return self._seen(mine, "generated", run)
 
-    async def migrating(self, attempt: Attempt, *, stuck: Callable[[], None] = nothing) -> bool:
+    async def migrating(self, run: Run) -> bool:
         """Write that the upload lasts."""
         await failpoint("executor/before-migrating")
-        mine = await self._write(self._migrating, attempt, attempt, stuck=stuck)
-        return self._seen(mine, "migrating", attempt)
+        return self._seen(await self._write(self._migrating, run, run.attempt), "migrating", run)
 
-    async def hand_over(self, attempt: Attempt, executor: int, *, stuck: Callable[[], None] = nothing) -> bool:
+    async def hand_over(self, run: Run, executor: int) -> bool:
         """Hand an upload to the executor that has its staging store."""
         await failpoint("executor/before-hand-over")
-        mine = await self._write(self._hand_overs, attempt, (attempt, executor), stuck=stuck)
-        return self._seen(mine, "hand_over", attempt)
+        return self._seen(await self._write(self._hand_overs, run, (run.attempt, executor)), "hand_over", run)
 
     async def close(self, timeout: float) -> None:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
@@ -117,14 +113,7 @@ class Recorder:
         await asyncio.gather(*closing, self._locks.close(timeout))
 
     async def _write(
-        self,
-        line: Coalescer[Item, bool],
-        attempt: Attempt,
-        item: Item,
-        *,
-        ends: bool = False,
-        in_doubt: bool = False,
-        stuck: Callable[[], None] = nothing,
+        self, line: Coalescer[Item, bool], run: Run, item: Item, *, ends: bool = False, in_doubt: bool = False
     ) -> bool:
         """Ask until it is answered. An end that was perhaps written before is looked up. Raises CoalescerClosed, and
         OutcomeUnknown where it matters (`in_doubt`) that what is not ours any more was perhaps written before.
@@ -136,20 +125,20 @@ class Recorder:
             try:
                 mine = await line.submit(item)
                 if not mine and unsure and ends:
-                    mine = await self._recorded.submit(attempt)
+                    mine = await self._recorded.submit(run.attempt)
             except (OutcomeUnknown, MemoryError):
                 unsure = True
                 raise
             return mine
 
-        mine = await self._locks.until_answered(write, item, stuck=stuck)
+        mine = await self._locks.until_answered(write, item, stuck=run.slot.give_back)
         if not mine and unsure and in_doubt:
             raise OutcomeUnknown("the attempt was lost after a write whose answer was")
         return mine
 
-    def _seen(self, mine: bool, step: str, attempt: Attempt) -> bool:
+    def _seen(self, mine: bool, step: str, run: Run) -> bool:
         if mine:
-            self._changed([(attempt.tenant_id, attempt.id)])
+            self._changed([(run.attempt.tenant_id, run.attempt.id)])
         else:
             self._figures.fenced(step)
         return mine

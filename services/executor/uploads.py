@@ -172,7 +172,7 @@ class ResultUploads:
 
     async def _migrating(self, run: Run) -> None:
         try:
-            if await self._recorder.migrating(run.attempt, stuck=run.slot.give_back):
+            if await self._recorder.migrating(run):
                 run.phase = Phase.MIGRATING
         except Exception as error:
             log.warning("upload.not_shown", task_id=str(run.attempt.public_id), error=type(error).__name__)
@@ -184,6 +184,6 @@ class ResultUploads:
         other = self._others.with_store(store, but=self._me())
         if other is None:
             raise StagedLost(f"no live executor reads the staging store {store!r}")
-        if await self._recorder.hand_over(run.attempt, other, stuck=run.slot.give_back):
+        if await self._recorder.hand_over(run, other):
             log.info("upload.handed_over", task_id=str(run.attempt.public_id), executor=other)
         raise HandedOver

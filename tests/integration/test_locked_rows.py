@@ -34,10 +34,12 @@ from services.api.reading import Reading
 from services.api.submission import Accepted, Order, Submission
 from services.api.waiting import WaitRoom
 from services.dispatcher.webhook_events import hooked_event
+from services.executor.admission.slots import Slot, Slots
 from services.executor.figures import Figures
 from services.executor.jobs.ledger import JobLedger
 from services.executor.locked_rows import LockedRows
 from services.executor.recorder import Recorder
+from services.executor.runs import Run
 from tests.support.house import House
 from tests.support.locks import kept_by
 
@@ -60,6 +62,12 @@ def attempts_of(house: House, executor: int = 1) -> PostgresAttempts:
     return PostgresAttempts(house.database, executor, "UTC")
 
 
+def run_of(attempt: Attempt) -> Run:
+    slots = Slots(1)
+    slots.take(attempt.tenant_id)
+    return Run(attempt, Model(0, 0, 0, "", ""), False, Slot(slots, attempt.tenant_id, lambda: None), 0.0)
+
+
 def lost(attempt: Attempt) -> LostAttempt:
     return LostAttempt(
         attempt.id, attempt.public_id, attempt.tenant_id, attempt.lane, attempt.token, canceled=False
@@ -74,10 +82,10 @@ async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: 
         is_data_error=is_data_error,
     )  # fmt: skip
     async with locked(house, stuck.id, table):
-        ends = [asyncio.create_task(recorder.end(one, FINISH, called=True)) for one in (first, stuck, third)]
+        ends = [asyncio.create_task(recorder.end(run_of(one), FINISH)) for one in (first, stuck, third)]
         assert await asyncio.wait_for(asyncio.gather(ends[0], ends[2]), 15) == [True, True]
         later = await house.running(await house.model(), await house.executor())
-        assert await asyncio.wait_for(recorder.end(later[0], FINISH, called=True), 15)
+        assert await asyncio.wait_for(recorder.end(run_of(later[0]), FINISH), 15)
         assert not ends[1].done()
     assert await asyncio.wait_for(ends[1], 15)
     await recorder.close(1)
@@ -107,8 +115,8 @@ async def test_who_cannot_get_its_points_back_is_not_tried_meanwhile_and_who_nee
         attempts, Figures(), lambda _: None, LockedRows(attempts), changed=lambda _: None, is_data_error=is_data_error
     )  # fmt: skip
     async with account_locked(house, model):
-        ends = [asyncio.create_task(recorder.end(one, FAILED, called=True)) for one in (*others, stuck)]
-        ends.insert(0, asyncio.create_task(recorder.end(fine, FINISH, called=True)))
+        ends = [asyncio.create_task(recorder.end(run_of(one), FAILED)) for one in (*others, stuck)]
+        ends.insert(0, asyncio.create_task(recorder.end(run_of(fine), FINISH)))
         assert await asyncio.wait_for(asyncio.gather(*ends[:3]), 15) == [True] * 3
         assert attempts.batches == [4, 3]
         assert await attempts.locked([fine.id, stuck.id], giving_back=[stuck.id]) == {stuck.id}
@@ -201,7 +209,8 @@ async def test_jobs_of_others_are_written_down(house: House, table: str) -> None
     }
     async with kept_by(house, update[table]):
         intents = [
-            asyncio.create_task(ledger.intend(one, JobIntent(uuid4(), "test", True, 60))) for one in (stuck, other)
+            asyncio.create_task(ledger.intend(run_of(one), JobIntent(uuid4(), "test", True, 60)))
+            for one in (stuck, other)
         ]
         assert await asyncio.wait_for(intents[1], 15) is not None
         assert jobs.batches == [{stuck.id, other.id}, {other.id}]
@@ -209,7 +218,7 @@ async def test_jobs_of_others_are_written_down(house: House, table: str) -> None
     assert await asyncio.wait_for(intents[0], 15) is not None
     jobs.batches.clear()
     async with locked(house, stuck.id):
-        found = [asyncio.create_task(ledger.resume(one)) for one in (stuck, other)]
+        found = [asyncio.create_task(ledger.resume(run_of(one))) for one in (stuck, other)]
         assert await asyncio.wait_for(found[1], 15) is not None
         assert jobs.batches == [{stuck.id, other.id}, {other.id}]
     assert await asyncio.wait_for(found[0], 15) is not None

@@ -118,7 +118,7 @@ class Asking:
                 return
             former = None
             if run.stop is not Stop.LOST:
-                former = await self._ledger.replaced(run.attempt, news, stuck=run.slot.give_back)
+                former = await self._ledger.replaced(run, news)
         except ModelError:
             return
         if former:
@@ -132,7 +132,7 @@ class Asking:
     async def _shown(self, job: Job) -> None:
         news = replace(job.news("processing"), begun=True)
         try:
-            if await self._ledger.news(job.run.attempt, news, stuck=job.run.slot.give_back):
+            if await self._ledger.news(job.run, news):
                 job.wrote(news)
         except Exception as error:
             log.warning("job.not_shown", task_id=str(job.run.attempt.public_id), error=type(error).__name__)
@@ -140,7 +140,7 @@ class Asking:
     async def no_job(self, job: Job) -> None:
         """There certainly is none: its provider need not be told that nobody wants it."""
         await job.quiet()
-        await self._ledger.news(job.run.attempt, job.news("failed"), stuck=job.run.slot.give_back)
+        await self._ledger.news(job.run, job.news("failed"))
 
 
 class _Gate:

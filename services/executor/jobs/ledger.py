@@ -14,8 +14,9 @@ from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, Job
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from services.executor.locked_rows import LockedRows, nothing, until_answered
+from services.executor.locked_rows import LockedRows, until_answered
 from services.executor.recorder import Verdict
+from services.executor.runs import Run
 
 log = get_logger()
 
@@ -49,16 +50,16 @@ class JobLedger:
         self._weights = Coalescer[Attempt, int](self._weigh)
         self._callbacks = Coalescer[tuple[Attempt, int], list[JobCallback]](self._read, size_of=lambda one: one[1])
 
-    async def intend(self, attempt: Attempt, intent: JobIntent, *, stuck: Callable[[], None] = nothing) -> float | None:
-        """Write that a job is about to be submitted; when that was, in Unix seconds. `stuck` is told when somebody
-        keeps rows locked that it needs, here and below.
+    async def intend(self, run: Run, intent: JobIntent) -> float | None:
+        """Write that a job is about to be submitted; when that was, in Unix seconds. While somebody keeps rows locked
+        that it needs, the attempt has no slot, here and below.
 
         Raises Busy when the model is called by another adapter now: it is begun again by that one.
         """
         await failpoint("executor/before-intent")
-        begun = (attempt, intent)
+        begun = (run.attempt, intent)
         asked = asyncio.ensure_future(
-            self._locks.until_answered(lambda: self._intents.submit(begun), begun, stuck=stuck)
+            self._locks.until_answered(lambda: self._intents.submit(begun), begun, stuck=run.slot.give_back)
         )
         try:
             written = await asyncio.shield(asked)
@@ -70,25 +71,30 @@ class JobLedger:
             raise written
         return written
 
-    async def resume(self, attempt: Attempt, *, stuck: Callable[[], None] = nothing) -> JobRow | None:
+    async def resume(self, run: Run) -> JobRow | None:
         """The job that the attempt goes on with."""
         await failpoint("executor/before-resume")
-        return await self._locks.until_answered(lambda: self._resumes.submit(attempt), attempt, stuck=stuck)
+        return await self._locks.until_answered(
+            lambda: self._resumes.submit(run.attempt), run.attempt, stuck=run.slot.give_back
+        )
 
     async def own_permit(self, attempt: Attempt) -> bool:
         """Write that the job's permit has this attempt's token now."""
         await failpoint("executor/before-own-permit")
         return await self._locks.until_answered(lambda: self._owners.submit(attempt), attempt)
 
-    async def news(self, attempt: Attempt, news: JobNews, *, stuck: Callable[[], None] = nothing) -> bool:
+    async def news(self, run: Run, news: JobNews) -> bool:
         """Write what the provider says. Raises ModelError when it names a job that another task has."""
-        return await self.replaced(attempt, news, stuck=stuck) is not None
+        return await self.replaced(run, news) is not None
 
-    async def replaced(self, attempt: Attempt, news: JobNews, *, stuck: Callable[[], None] = nothing) -> str | None:
+    async def replaced(self, run: Run, news: JobNews) -> str | None:
         """The same; the id of another job that was on record in place of this one, empty where there was none."""
         await failpoint("executor/before-job-news")
+        attempt = run.attempt
         try:
-            former = await self._locks.until_answered(lambda: self._news.submit((attempt, news)), attempt, stuck=stuck)
+            former = await self._locks.until_answered(
+                lambda: self._news.submit((attempt, news)), attempt, stuck=run.slot.give_back
+            )
         except Exception as error:
             if not self._is_data_error(error):
                 raise

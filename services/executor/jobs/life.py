@@ -108,7 +108,7 @@ class JobLife:
 
     async def _taken_over(self, run: Run, share: AnswerShare) -> tuple[Job, asyncio.Task[None]]:
         run.has_permit = True
-        row = await self._ledger.resume(run.attempt, stuck=run.slot.give_back)
+        row = await self._ledger.resume(run)
         if row is None:
             raise NotOurs
         await run.slot.take_again()
@@ -226,7 +226,7 @@ class JobLife:
             return
         first = not job.provider_id
         try:
-            former = await self._ledger.replaced(job.run.attempt, news, stuck=job.run.slot.give_back)
+            former = await self._ledger.replaced(job.run, news)
         except ModelError:  # the id is another task's: that job must not be ended with this task
             await self._write_end(job, "failed")
             raise
@@ -267,7 +267,7 @@ class JobLife:
         await job.quiet()
         if job.status == status:
             return
-        if not await self._ledger.news(job.run.attempt, job.news(status), stuck=job.run.slot.give_back):
+        if not await self._ledger.news(job.run, job.news(status)):
             raise NotOurs
 
 

@@ -69,7 +69,7 @@ class Submission:
         adapter, config = self._calls.adapter(model.adapter), self._calls.config(model)
         self._calls.ask(model, key, 0.0, share)  # whatever cannot be called for is found before anything is written
         intent = JobIntent(key, model.adapter, adapter.polls(config), model.job_timeout_seconds)
-        intended_at = await self._ledger.intend(run.attempt, intent, stuck=run.slot.give_back)
+        intended_at = await self._ledger.intend(run, intent)
         if intended_at is None:
             raise NotOurs
         run.phase = Phase.SUBMITTED

@@ -26,6 +26,11 @@ def job(**known: Any) -> Job:
     return Job(run, SimpleNamespace(), True, uuid4(), 0.0, 0.0, AnswerMemory().share(1, None), **known)  # type: ignore[arg-type]
 
 
+def run_of_an_attempt() -> Any:
+    attempt = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
+    return SimpleNamespace(attempt=attempt, slot=SimpleNamespace(give_back=lambda: None))
+
+
 def test_the_key_of_an_attempt_is_the_same_whoever_computes_it() -> None:
     task = uuid4()
     first, again, next_one = (SimpleNamespace(public_id=task, number=number) for number in (1, 1, 2))
@@ -152,8 +157,7 @@ async def test_listeners_hear_of_news_that_were_written(mine: bool) -> None:
         changed=heard.extend,
         is_data_error=lambda _: False,
     )
-    attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
-    assert await ledger.news(attempt, job(provider_id="p").news("queued")) is mine
+    assert await ledger.news(run_of_an_attempt(), job(provider_id="p").news("queued")) is mine
     assert heard == ([(9, 3)] if mine else [])
     await ledger.close(1)
 
@@ -171,8 +175,7 @@ async def test_who_stops_an_attempt_waits_for_the_intent_that_is_being_written()
         changed=lambda _: None,
         is_data_error=lambda _: False,
     )
-    attempt: Any = SimpleNamespace(id=3, tenant_id=9, public_id=uuid4())
-    intending = asyncio.create_task(ledger.intend(attempt, JobIntent(uuid4(), "test", True, 60)))
+    intending = asyncio.create_task(ledger.intend(run_of_an_attempt(), JobIntent(uuid4(), "test", True, 60)))
     await asyncio.sleep(0.01)
     intending.cancel()
     await asyncio.sleep(0.01)
