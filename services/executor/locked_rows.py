@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias, TypeVar
@@ -38,7 +39,7 @@ async def until_answered(ask: Callable[[], Awaitable[Answer]]) -> Answer:
         except CoalescerClosed:
             raise
         except (OutcomeUnknown, Unavailable, MemoryError):
-            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+            await asyncio.sleep(_pause(tries))
             tries += 1
 
 
@@ -87,10 +88,15 @@ class LockedRows:
             self._warn_at = now + _WARN_SECONDS
             advice = "`sluiceway doctor` finds old transactions"
             log.warning("task.locked", task_id=str(_attempt(item).public_id), advice=advice)
-        while True:
-            await asyncio.sleep(_RETRY_SECONDS[-1])
+        for looks in itertools.count():
+            await asyncio.sleep(_pause(looks))  # a neighbour's write, which looks the same, is over in milliseconds
             if not await self._looks.submit(item):
                 return
+
+
+def _pause(times: int) -> float:
+    """The next one, after so many of them."""
+    return _RETRY_SECONDS[min(times, len(_RETRY_SECONDS) - 1)]
 
 
 def _attempt(item: Entry) -> Attempt:

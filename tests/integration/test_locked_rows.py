@@ -34,6 +34,7 @@ from services.api.reading import Reading
 from services.api.submission import Accepted, Order, Submission
 from services.api.waiting import WaitRoom
 from services.dispatcher.webhook_events import hooked_event
+from services.executor import locked_rows
 from services.executor.admission.slots import Slot, Slots
 from services.executor.figures import Figures
 from services.executor.jobs.ledger import JobLedger
@@ -124,6 +125,21 @@ async def test_who_cannot_get_its_points_back_is_not_tried_meanwhile_and_who_nee
     assert await asyncio.wait_for(ends[3], 15)
     await recorder.close(1)
     assert await house.value("SELECT used FROM quota_usage") == 5
+
+
+async def test_what_a_neighbour_had_locked_for_a_moment_is_looked_at_soon(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locked_rows, "_RETRY_SECONDS", (0.0, 60.0))
+    (attempt,) = await house.running(await house.model(), await house.executor())
+    answers = iter((RowsLocked(), None))
+
+    async def write() -> bool:
+        if (error := next(answers)) is not None:
+            raise error
+        return True
+
+    assert await asyncio.wait_for(LockedRows(attempts_of(house)).until_answered(write, attempt), 15)
 
 
 async def test_waiting_tasks_and_lost_attempts_end_beside_one_whose_account_is_locked(house: House) -> None:
