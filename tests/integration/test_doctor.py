@@ -19,8 +19,10 @@ import pytest
 
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.redis import keys
 from libs.common.adapters.secrets import KeyRing
 from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
+from libs.common.domain.errors import GateUnavailable
 from libs.common.embedded.ports import free_port
 from libs.common.operations import doctor_places, doctor_servers
 from libs.common.operations.doctor import Diagnosis, Finding, examine
@@ -29,7 +31,7 @@ from libs.common.settings import Settings
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.house import House
 from tests.support.servers import BrokerChoice
-from tests.support.sights import alive, controls_of
+from tests.support.sights import alive, controls_of, why_model
 
 KEYS = "t:" + base64.b64encode(b"t" * 32).decode()
 
@@ -225,6 +227,31 @@ async def test_a_redis_that_became_a_replica(house: House, settings: Settings) -
         await house.redis.command_many([("REPLICAOF", "NO", "ONE")])
     assert (finding.level, "read only" in finding.what) == ("problem", True)
     assert "primary" in finding.do
+
+
+async def test_a_key_that_somebody_made_something_else_of(house: House, settings: Settings) -> None:
+    await house.executor()
+    spoilt, other = await house.model(tenant=7, name="painter"), await house.model()
+    await house.tasks(spoilt)
+    await house.tasks(other)
+    for key in (keys.gate(spoilt.lane), keys.permits(spoilt.lane), keys.listeners()):
+        await house.redis.command_many([("SET", key, "x")])
+    try:
+        with pytest.raises(GateUnavailable):
+            await house.gate.depths([spoilt.lane])
+        found = [one for one in await doctor_servers.examine_redis(settings) if one.level == "problem"]
+        assert [one.what.partition(",")[0] for one in found] == [
+            f"somebody made a string of its key {key}" for key in
+            (keys.listeners(), keys.gate(spoilt.lane), keys.permits(spoilt.lane))
+        ]  # fmt: skip
+        assert "painter of tenant 7 get 503" in found[1].what
+        explained = await why_model(house, spoilt)
+        assert "sluiceway doctor" in str(explained)
+    finally:
+        for one in found:
+            await house.redis.command_many([tuple(one.do.split())])
+    assert levels(await doctor_servers.examine_redis(settings)) == {"ok"}
+    assert await house.gate.depths([spoilt.lane]) == [1], "it is filled again from PostgreSQL"
 
 
 @pytest.mark.usefixtures("forgetful")

@@ -69,7 +69,10 @@ class GateChecks:
 
     def _unknown(self, lane: int, found: Findings) -> None:
         """A lane that cannot be looked at hides nothing of the others, but the audit is not clean."""
-        found.unchecked.setdefault(self.name, f"Redis cannot answer for lane {lane}: a key of it is of another kind")
+        found.unchecked.setdefault(
+            self.name,
+            f"Redis cannot answer for lane {lane}: a key of it is of another kind (`sluiceway doctor` names it)",
+        )
 
     async def _ghosts(self, lane: int, kind: _Kind, found: Findings) -> int:
         cursor, ghosts = 0, 0

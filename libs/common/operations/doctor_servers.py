@@ -19,6 +19,7 @@ from libs.common.adapters.kafka.topics import existing_topics
 from libs.common.adapters.postgres import migrate, way_in
 from libs.common.adapters.postgres.failures import UNREACHABLE
 from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import RedisServer, open_redis
 from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
 from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, WrongSetting
@@ -34,6 +35,9 @@ _SECONDS: Final = 5.0
 _COPIES: Final = 2
 _CONFIGS_AT_ONCE: Final = 100
 _PAUSES_TOLD: Final = 5
+#: What each key of a lane is, where it is there.
+_KINDS: Final = ((keys.gate, "zset"), (keys.permits, "zset"), (keys.lock, "string"))
+_KEYS_AT_ONCE: Final = 1_000
 _STATEMENTS: Final = Statements.load()
 #: A broker that is away, or does not know the question, as Tansu.
 _UNANSWERED: Final = (KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError)
@@ -210,9 +214,11 @@ async def _redis(settings: Settings) -> list[Finding]:
         except GateUnavailable as error:
             if refusal is None:
                 do = "let its account run INFO, or see that maxmemory-policy is noeviction"
-                return [fine("Redis takes writes"), advice(f"whether it ever forgets cannot be seen: {error}", do)]
+                unseen = advice(f"whether it ever forgets cannot be seen: {error}", do)
+                return [fine("Redis takes writes"), unseen, *await _other_kinds(settings, redis)]
             do = "check SLUICEWAY_REDIS_URL, and that the server runs; creates get 503 without it"
             return [problem(str(error), do)]
+        spoilt = await _other_kinds(settings, redis)
     facts = _facts(server) | _facts(memory)
     name = f"Valkey {facts['valkey_version']}" if "valkey_version" in facts else f"Redis {facts['redis_version']}"
     found = [fine(f"{name} answers")]
@@ -231,7 +237,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     if refusal is not None and not full:
         what = f"it takes no writes, so creates get 503: {refusal}"
         found.append(problem(what, "point SLUICEWAY_REDIS_URL at the primary, or mend what it names"))
-    return found
+    return found + spoilt
 
 
 async def _refusal_of(redis: RedisServer) -> GateUnavailable | None:
@@ -241,6 +247,27 @@ async def _refusal_of(redis: RedisServer) -> GateUnavailable | None:
     except GateUnavailable as refusal:
         return refusal
     return None
+
+
+async def _other_kinds(settings: Settings, redis: RedisServer) -> list[Finding]:
+    """Keys of ours that somebody made something else of: for what they are about Redis refuses each answer."""
+    whose: dict[str, tuple[str, str, str]] = {
+        keys.listeners(): ("zset", "streams are told late", f"DEL {keys.listeners()}")
+    }
+    for row in await _models(settings):
+        costs = f"creates of model {row['name']} of tenant {row['tenant_id']} get 503, and none of its tasks starts"
+        for key, kind in _KINDS:
+            # Without its mark the lane is not taken for empty, and filled again from PostgreSQL before it is used.
+            whose[key(row["lane"])] = (kind, costs, f"DEL {key(row['lane'])} {keys.known(row['lane'])}")
+    found, names = [], list(whose)
+    with suppress(GateUnavailable):  # which is a finding of its own
+        for start in range(0, len(names), _KEYS_AT_ONCE):
+            page = names[start : start + _KEYS_AT_ONCE]
+            for name, answer in zip(page, await redis.command_many([("TYPE", name) for name in page]), strict=True):
+                kind, costs, do = whose[name]
+                if (is_ := answer.decode()) not in (kind, "none"):
+                    found.append(problem(f"somebody made a {is_} of its key {name}, a {kind}: {costs}", do))
+    return found
 
 
 async def examine_kafka(settings: Settings) -> list[Finding]:
@@ -260,7 +287,9 @@ async def examine_kafka(settings: Settings) -> list[Finding]:
         existing = await existing_topics(connection, client_id="sluiceway-doctor")
     except BrokerUnavailable as error:
         return [problem(f"does not list its topics: {error}", "check the rights of SLUICEWAY_KAFKA_USERNAME")]
-    models = await _topics_of_models(settings)
+    models = {
+        model_topic(settings.topic_prefix, row["id"], row["name"]): row["partitions"] for row in await _models(settings)
+    }
     found = [
         fine(f"Kafka answers and has {len(existing)} topics"),
         *_topics_of_all(settings.topic_prefix, existing),
@@ -343,18 +372,18 @@ async def _stamped(connection: KafkaConnection, topics: Sequence[str]) -> list[s
     ]
 
 
-async def _topics_of_models(settings: Settings) -> dict[str, int]:
-    """The topics of models and their partitions; none while the database cannot say, which is a finding of its own."""
+async def _models(settings: Settings) -> Sequence[Any]:
+    """The models that there are; none while the database cannot say, which is a finding of its own."""
     url = settings.database_url.get_secret_value()
     try:
         connection = await asyncpg.connect(url, timeout=_SECONDS, command_timeout=_SECONDS)
         try:
-            rows = await connection.fetch(_STATEMENTS["doctor_models"])
+            rows: Sequence[Any] = await connection.fetch(_STATEMENTS["doctor_models"])
         finally:
             await _hang_up(connection)
     except (*UNREACHABLE, asyncpg.PostgresError, ValueError):
-        return {}
-    return {model_topic(settings.topic_prefix, row["id"], row["name"]): row["partitions"] for row in rows}
+        return ()
+    return rows
 
 
 def _facts(answer: bytes) -> dict[str, str]:

@@ -36,6 +36,7 @@ from libs.common.runtime.redaction import redact_text
 
 #: An executor that is silent for so long is about to be presumed dead.
 _LATE_BEAT_SECONDS: Final = 6.0
+_ASK_DOCTOR: Final = " (`sluiceway doctor` says why)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +378,8 @@ def _executors_full(executors: Sequence[ExecutorSight]) -> Hold:
 def _permits(world: _World) -> Iterator[Hold]:
     lane = world.lane
     if lane.permits is None:
-        yield Hold("redis_unreachable", "Redis does not say how many permits are free; nothing starts without one")
+        what = "Redis does not say how many permits are free; nothing starts without one"
+        yield Hold("redis_unreachable", what + _ASK_DOCTOR)
     elif lane.permits >= lane.facts.max_concurrency:
         yield Hold(
             "no_permit",
@@ -407,9 +409,8 @@ def _gate_full(lane: LaneSight) -> Hold:
 
 
 def _no_place_known() -> Hold:
-    return Hold(
-        "redis_unreachable", "Redis does not say how full the model's queue is; no retry begins without a place"
-    )
+    what = "Redis does not say how full the model's queue is; no retry begins without a place"
+    return Hold("redis_unreachable", what + _ASK_DOCTOR)
 
 
 def _silent(name: str | None, age: float | None) -> Hold:

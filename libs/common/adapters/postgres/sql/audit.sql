@@ -494,5 +494,6 @@ WHERE NOT EXISTS (SELECT FROM executor e WHERE e.stopped_at IS NULL AND e.beat_a
 GROUP BY 1 ORDER BY 1
 
 -- name: doctor_models
--- Models whose topics must be there, with so many partitions at least.
-SELECT id, name, partitions FROM model WHERE deleted_at IS NULL ORDER BY id
+-- Models whose topics must be there, with so many partitions at least, and their lanes.
+SELECT m.id, m.tenant_id, m.name, m.partitions, l.id AS lane FROM model m JOIN lane l ON l.model_id = m.id
+WHERE m.deleted_at IS NULL ORDER BY m.id
