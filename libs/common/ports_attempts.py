@@ -212,10 +212,21 @@ class Answered:
     paused: Paused = Paused()
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an executor says of itself when it joins."""
+
+    name: str
+    slots: int
+    stores: tuple[str, ...]
+    version: str
+    adapters: tuple[str, ...]
+
+
 class Membership(Protocol):
     """The executors' heartbeat rows, on a connection that work cannot use up."""
 
-    async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
+    async def join(self, me: Identity) -> int:
         """A number for this process; another one after it was presumed dead, with its order to drain."""
 
     async def beat(self, running: int, held: int, posture: Posture) -> Answered | None:

@@ -10,7 +10,7 @@ from libs.common.domain.model import Model
 from libs.common.operations.model_cache import ModelCache
 from libs.common.operations.wake import Wake
 from libs.common.ports import Hints, Permits, QueueGate
-from libs.common.ports_attempts import Attempt, Attempts, Membership
+from libs.common.ports_attempts import Attempt, Attempts, Identity, Membership
 from libs.common.ports_execution import ModelAdapter, OutputLinks, ResultStore, Staging
 from libs.common.ports_jobs import JobAdapter
 from libs.common.ports_provider_jobs import ProviderJobs
@@ -24,7 +24,7 @@ from services.executor.endings import Endings
 from services.executor.execution import Execution
 from services.executor.executor import Executor
 from services.executor.figures import Figures
-from services.executor.heartbeat import Heartbeat, Identity
+from services.executor.heartbeat import Heartbeat
 from services.executor.jobs.asking import Asking
 from services.executor.jobs.callbacks import Callbacks
 from services.executor.jobs.calls import JobCalls
@@ -109,8 +109,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         world.results,
         world.staging,
         recorder,
-        ownership.view,
-        me=lambda: heartbeat.number,
+        reader_of=lambda store: ownership.view.with_store(store, but=heartbeat.number),
         permit_back=endings.permit_back,
         open_sealed=world.open_sealed,
         in_line_seconds=rules.upload_in_line_seconds,

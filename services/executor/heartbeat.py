@@ -19,11 +19,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.ports_attempts import Membership, Paused, Posture
+from libs.common.ports_attempts import Identity, Membership, Paused, Posture
 from libs.common.runtime.backoff import set_within
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
@@ -63,17 +62,6 @@ class Owner(Protocol):
         """We were presumed dead: abort and forget everything; `number` is who we are from now on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What an executor says of itself when it joins."""
-
-    name: str
-    slots: int
-    stores: tuple[str, ...]
-    version: str
-    adapters: tuple[str, ...]
-
-
 class Heartbeat:
     """The only writer of our heartbeat row, on a connection that work cannot use up."""
 
@@ -95,13 +83,7 @@ class Heartbeat:
             began = self._clock()
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
-                    self.number = await self._membership.join(
-                        self._identity.name,
-                        self._identity.slots,
-                        self._identity.stores,
-                        self._identity.version,
-                        self._identity.adapters,
-                    )
+                    self.number = await self._membership.join(self._identity)
             except (Unavailable, OutcomeUnknown, TimeoutError) as error:
                 log.warning("executor.join_failed", error=type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)

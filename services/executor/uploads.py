@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 
@@ -51,12 +51,6 @@ class _NotTaken(Exception):
         self.pending = pending
 
 
-class Others(Protocol):
-    """Who else lives, and what stores they read."""
-
-    def with_store(self, store: str, *, but: int) -> int | None: ...
-
-
 class ResultUploads:
     """Uploads staged outputs."""
 
@@ -65,9 +59,8 @@ class ResultUploads:
         store: ResultStore,
         staging: Staging,
         recorder: Recorder,
-        others: Others,
         *,
-        me: Callable[[], int],
+        reader_of: Callable[[str], int | None],
         permit_back: Callable[[Run], None],
         open_sealed: Opener,
         in_line_seconds: float = IN_LINE_SECONDS,
@@ -75,8 +68,7 @@ class ResultUploads:
         self._store = store
         self._staging = staging
         self._recorder = recorder
-        self._others = others
-        self._me = me
+        self._reader_of = reader_of  #: another executor that lives and reads a staging store
         self._permit_back = permit_back
         self._open_sealed = open_sealed
         self._in_line_seconds = in_line_seconds
@@ -181,7 +173,7 @@ class ResultUploads:
     async def _hand_over(self, run: Run, staged: StagedFile) -> None:
         """Another executor's store has it: that one goes on. Raises HandedOver, or StagedLost when nobody lives."""
         store = staged.reference.partition(":")[0]
-        other = self._others.with_store(store, but=self._me())
+        other = self._reader_of(store)
         if other is None:
             raise StagedLost(f"no live executor reads the staging store {store!r}")
         if await self._recorder.hand_over(run, other):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 from uuid import UUID
@@ -39,6 +39,7 @@ from libs.common.domain.errors import WrongSetting
 from libs.common.operations.callback_tokens import CallbackTokens
 from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
+from libs.common.ports_attempts import Identity
 from libs.common.ports_execution import ResultStore
 from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime import open_files
@@ -49,7 +50,6 @@ from libs.common.settings import Settings
 from services.executor.assembly import Rules, World, assemble
 from services.executor.calls import Opener
 from services.executor.executor import Executor
-from services.executor.heartbeat import Identity
 
 log = get_logger()
 
@@ -150,15 +150,13 @@ def affordable_slots(asked: int, files: int) -> int:
     return min(asked, possible)
 
 
-@asynccontextmanager
-async def _open_staging(settings: Settings) -> AsyncIterator[Staging]:
-    async with open_staging(
+def _open_staging(settings: Settings) -> AbstractAsyncContextManager[Staging]:
+    return open_staging(
         settings.staging_folder,
         settings.staging_store,
         max_file_bytes=settings.output_max_bytes,
         max_total_bytes=settings.staging_max_bytes,
-    ) as staging:
-        yield staging
+    )
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from libs.common.adapters.postgres.control import PostgresControl
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.webhooks import PostgresWebhooks
 from libs.common.domain.errors import Invalid, NotFound
-from libs.common.ports_attempts import Paused
+from libs.common.ports_attempts import Identity, Paused
 from libs.common.ports_dispatch import LaneAsk
 from services.janitor.sweeps.waits import TooLong
 from tests.support.api import until_true
@@ -98,7 +98,7 @@ async def test_what_goes_on_is_what_was_resumed_and_nothing_else(house: House) -
 
 async def test_a_drain_is_for_the_executors_of_that_name(house: House) -> None:
     for name in ("e-leaves", "e-stays"):
-        await PostgresMembership(house.database).join(name, 1, ["local"], "test", ["plain-http"])
+        await PostgresMembership(house.database).join(Identity(name, 1, ("local",), "test", ("plain-http",)))
     await controls_of(house).drain("e-leaves", "ann", "")
     rows = await house.sql("SELECT name, draining FROM executor WHERE name LIKE 'e-%s' ORDER BY 1")
     assert [tuple(row) for row in rows] == [("e-leaves", True), ("e-stays", False)]
@@ -196,7 +196,7 @@ async def test_a_webhook_that_is_held_holds_no_task(house: House) -> None:
     (row,) = await house.sweeps.waiting_page(0, 10, 3 * 3_600)
     assert (row.paused, row.waited) == (False, pytest.approx(5 * 3_600, abs=60))
     membership = PostgresMembership(house.database)
-    await membership.join("e", 1, ["local"], "test", ["plain-http"])
+    await membership.join(Identity("e", 1, ("local",), "test", ("plain-http",)))
     answered = await membership.beat(0, 0, "reading")
     assert answered is not None
     assert answered.paused == Paused()
@@ -305,11 +305,11 @@ async def test_a_drain_is_asked_for_once_and_taken_back(house: House) -> None:
 
 async def test_who_was_presumed_dead_is_still_to_leave(house: House) -> None:
     membership = PostgresMembership(house.database)
-    await membership.join("e-drained", 1, ["local"], "test", ["plain-http"])
+    await membership.join(Identity("e-drained", 1, ("local",), "test", ("plain-http",)))
     await controls_of(house).drain("e-drained", "ann", "kernel update")
     await house.sql("UPDATE executor SET stopped_at = now()")
     assert await membership.beat(0, 0, "reading") is None
-    await membership.join("e-drained", 1, ["local"], "test", ["plain-http"])
+    await membership.join(Identity("e-drained", 1, ("local",), "test", ("plain-http",)))
     answered = await membership.beat(0, 0, "reading")
     assert answered is not None
     assert answered.draining

@@ -10,7 +10,7 @@ import pytest
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
-from libs.common.ports_attempts import Claim, NamedRow
+from libs.common.ports_attempts import Claim, Identity, NamedRow
 from services.executor.reconcile import UNKNOWN_LOOKS, Reconcile
 from tests.support.executor_rig import Rig, until
 
@@ -133,8 +133,8 @@ async def test_what_runs_here_and_never_began_there_is_aborted(rig: Rig) -> None
 async def test_two_executors_never_beat_under_one_number(rig: Rig) -> None:
     """Numbers begin anew where PostgreSQL goes on from an older state."""
     first, second = PostgresMembership(rig.database), PostgresMembership(rig.database)
-    number = await first.join("one", 1, (), "test", ())
-    await second.join("two", 1, (), "test", ())
+    number = await first.join(Identity("one", 1, (), "test", ()))
+    await second.join(Identity("two", 1, (), "test", ()))
     second.id = number
     assert await first.beat(0, 0, "reading") is not None
     assert await second.beat(0, 0, "reading") is None

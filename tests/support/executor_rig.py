@@ -46,13 +46,13 @@ from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.operations.dead_letters import DeadLetters
 from libs.common.operations.model_cache import ModelCache
 from libs.common.ports import SlotRequest
+from libs.common.ports_attempts import Identity
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow, TopicPlan
 from libs.common.ports_execution import ModelCall, OutputSet, UploadCredentials
 from libs.common.ports_jobs import JobAdapter
 from libs.common.ports_tasks import Created, NewTask
 from services.executor.assembly import Rules, World, assemble
 from services.executor.executor import Executor
-from services.executor.heartbeat import Identity
 from services.executor.positions import Places
 
 _START = Key(-32768, 0)

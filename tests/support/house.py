@@ -32,7 +32,7 @@ from libs.common.domain.settle import Finish, Park, Retry
 from libs.common.domain.task import TaskStatus
 from libs.common.operations.wake import Wake
 from libs.common.ports import PermitRequest, SlotRequest
-from libs.common.ports_attempts import Attempt, Claim
+from libs.common.ports_attempts import Attempt, Claim, Identity
 from libs.common.ports_dispatch import Key, LaneAsk, LeasedRow
 from libs.common.ports_sweeps import OverTask
 from libs.common.ports_tasks import Created, NewTask
@@ -151,7 +151,7 @@ class House:
     async def executor(self, *, reading: bool = True) -> int:
         """A new executor that has beaten once."""
         membership = PostgresMembership(self.database)
-        number = await membership.join(f"e{next(_numbers)}", 100, ["local"], "test", ["plain-http", "test"])
+        number = await membership.join(Identity(f"e{next(_numbers)}", 100, ("local",), "test", ("plain-http", "test")))
         await membership.beat(0, 0, "reading" if reading else "crowded")
         self._members[number] = membership
         return number

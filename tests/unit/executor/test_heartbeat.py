@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from libs.common.domain.errors import DatabaseUnavailable
-from libs.common.ports_attempts import Answered, Paused, Posture
-from services.executor.heartbeat import TRUST_SECONDS, Heartbeat, Identity
+from libs.common.ports_attempts import Answered, Identity, Paused, Posture
+from services.executor.heartbeat import TRUST_SECONDS, Heartbeat
 
 
 class Time:
@@ -32,7 +32,7 @@ class Table:
         self.trouble: Exception | None = None
         self.takes = 0.0
 
-    async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
+    async def join(self, me: Identity) -> int:
         self.numbers += 1
         return self.numbers
 

@@ -19,6 +19,7 @@ from libs.common.ports_attempts import (
     Attempt,
     Claim,
     HandedRow,
+    Identity,
     NamedRow,
     Paused,
     Posture,
@@ -208,9 +209,11 @@ class PostgresMembership:
         self._name = ""
         self.id = 0
 
-    async def join(self, name: str, slots: int, stores: Sequence[str], version: str, adapters: Sequence[str]) -> int:
-        self._name = name
-        rows = await self._database.fetch("join_executors", name, slots, list(stores), version, self.id, list(adapters))
+    async def join(self, me: Identity) -> int:
+        self._name = me.name
+        rows = await self._database.fetch(
+            "join_executors", me.name, me.slots, me.stores, me.version, self.id, me.adapters
+        )
         self.id = rows[0]["id"]
         return self.id
 

@@ -189,28 +189,7 @@ def _process(row: Any) -> ProcessSight:
 
 
 def _lane(row: Any, limit: int) -> LaneFacts:
-    return LaneFacts(
-        lane=row["lane"],
-        tenant_id=row["tenant_id"],
-        model_id=row["model_id"],
-        model=row["model"],
-        adapter=row["adapter"],
-        enabled=row["enabled"],
-        closed=row["closed"],
-        window=row["window_size"],
-        max_concurrency=row["max_concurrency"],
-        queue_limit=row["queue_limit"],
-        in_flight=row["in_flight"],
-        running=row["running"],
-        held=row["held"],
-        ready=counted(row["ready"], limit),
-        later=counted(row["later"], limit),
-        oldest_seconds=row["oldest"],
-        ended=row["ended"],
-        errors=row["errors"],
-        ended_seconds=row["ended_seconds"],
-        now=row["now"],
-    )
+    return LaneFacts(**dict(row) | {name: counted(row[name], limit) for name in ("ready", "later")})
 
 
 def _series(row: Any) -> SeriesRow:

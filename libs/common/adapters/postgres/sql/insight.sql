@@ -63,11 +63,11 @@ SELECT b.lane FROM busy b JOIN lane l ON l.id = b.lane WHERE $1::bigint IS NULL 
 -- What is known of these lanes. In flight is bounded by their windows, ready and later are counted up to $2. What ended
 -- lately is read from the last five folded minutes, and from none that lies ten minutes back: where folding stands still,
 -- nothing is known of now. $1 lanes.
-SELECT l.id AS lane, l.tenant_id, l.model_id, m.name AS model, m.adapter, m.enabled, l.closed, l.window_size, m.max_concurrency, m.queue_limit,
+SELECT l.id AS lane, l.tenant_id, l.model_id, m.name AS model, m.adapter, m.enabled, l.closed, l.window_size AS "window", m.max_concurrency, m.queue_limit,
   f.in_flight, f.running, f.held,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state = 0 AND q.lane = l.id LIMIT $2) c) AS ready,
   (SELECT count(*)::int FROM (SELECT 1 FROM dispatch q WHERE q.state >= 2 AND q.state < 3 AND q.lane = l.id LIMIT $2) c) AS later,
-  extract(epoch FROM now() - oldest_ready(l.id))::float8 AS oldest,
+  extract(epoch FROM now() - oldest_ready(l.id))::float8 AS oldest_seconds,
   s.ended, s.errors, coalesce(greatest(extract(epoch FROM k.upto - w.since), 0), 0)::float8 AS ended_seconds, now() AS now
 FROM unnest($1::int[]) AS x(lane) JOIN lane l ON l.id = x.lane JOIN model m ON m.id = l.model_id
 LEFT JOIN series_mark k ON true
