@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from libs.common.domain.count import Count
@@ -447,22 +447,24 @@ class SeriesStore(Protocol):
         """Forget minutes so many hours old, and hours so many days old; returns how many rows went."""
 
 
+class Broker(NamedTuple):
+    """What a process knows of the broker."""
+
+    reachable: bool | None  #: None before it has tried
+    last_error: str
+    refused: Mapping[int, str]  #: lanes whose topics it refuses, and why
+    events_refused: str  #: why it refuses the topic of events; empty when it does not
+
+
+#: Of a process that has nothing to do with it.
+NO_BROKER: Final = Broker(None, "", {}, "")
+
+
 class Presence(Protocol):
     """Processes that say that they live."""
 
-    async def beat(
-        self,
-        number: int | None,
-        role: Role,
-        name: str,
-        version: str,
-        broker_reachable: bool | None,
-        last_error: str,
-        refused: Mapping[int, str],
-        events_refused: str,
-    ) -> int:
-        """I live, and the broker refuses me the topics of these lanes, for these reasons, and that of events for that
-        one (empty: it does not); returns my number, a new one at first and when I was forgotten."""
+    async def beat(self, number: int | None, role: Role, name: str, version: str, broker: Broker) -> int:
+        """I live, and this I know of the broker; returns my number, a new one at first and when I was forgotten."""
 
     async def leave(self, number: int) -> None:
         """A clean stop."""

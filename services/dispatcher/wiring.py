@@ -27,11 +27,12 @@ from libs.common.adapters.webhook_post import open_webhook_post
 from libs.common.contracts.topics import dead_topic, events_topic
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.operations.dead_letters import DeadLetters
-from libs.common.operations.presence import Broker, SignOfLife
+from libs.common.operations.presence import SignOfLife
 from libs.common.operations.replay_run import MessageReplays, ReplayRunner
 from libs.common.operations.wake import Wake
 from libs.common.ports_dead import DeadKind
 from libs.common.ports_dispatch import Carrier, TopicPlan
+from libs.common.ports_insight import Broker
 from libs.common.ports_secrets import KeyMissing
 from libs.common.runtime.health import Health
 from libs.common.runtime.periodic import Periodic

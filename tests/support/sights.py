@@ -14,7 +14,7 @@ from libs.common.domain.model import Model
 from libs.common.operations.control import Controls
 from libs.common.operations.sight import Sight
 from libs.common.operations.why import Why
-from libs.common.ports_insight import ModelWhy, TaskWhy
+from libs.common.ports_insight import NO_BROKER, Broker, ModelWhy, TaskWhy
 from tests.support.house import House
 
 
@@ -53,5 +53,5 @@ async def alive(
 ) -> None:
     """A dispatcher and a janitor live."""
     presence = PostgresPresence(house.database)
-    await presence.beat(None, "dispatcher", "d1", "1", broker, error, refused, events)
-    await presence.beat(None, "janitor", "j1", "1", None, "", {}, "")
+    await presence.beat(None, "dispatcher", "d1", "1", Broker(broker, error, refused, events))
+    await presence.beat(None, "janitor", "j1", "1", NO_BROKER)

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Final, NamedTuple
+from typing import Final
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
-from libs.common.ports_insight import Presence, Role
+from libs.common.ports_insight import NO_BROKER, Broker, Presence, Role
 from libs.common.runtime.periodic import Periodic
 from libs.common.runtime.redaction import redact_text
 
 BEAT_SECONDS: Final = 3.0
 
 
-class Broker(NamedTuple):
-    """What a process knows of the broker."""
-
-    reachable: bool | None  #: None before it has tried
-    last_error: str
-    refused: Mapping[int, str]  #: lanes whose topics it refuses, and why
-    events_refused: str  #: why it refuses the topic of events; empty when it does not
-
-
-#: Of a process that has nothing to do with it.
-_NO_BROKER: Final = Broker(None, "", {}, "")
-
-
 class SignOfLife:
     """Says every few seconds that this process lives; says so when it stops in good order."""
 
-    def __init__(self, presence: Presence, role: Role, broker: Callable[[], Broker] = lambda: _NO_BROKER) -> None:
+    def __init__(self, presence: Presence, role: Role, broker: Callable[[], Broker] = lambda: NO_BROKER) -> None:
         self.periodic = Periodic("presence", timedelta(seconds=BEAT_SECONDS), self.say)
         self._presence = presence
         self._role = role
@@ -45,15 +32,10 @@ class SignOfLife:
     async def say(self) -> None:
         """I live. Raises DatabaseUnavailable or OutcomeUnknown."""
         reachable, error, refused, events = self._broker()
+        whys = {lane: redact_text(why) for lane, why in refused.items()}
+        broker = Broker(reachable, "" if reachable else redact_text(error), whys, redact_text(events))
         self._number = await self._presence.beat(
-            self._number,
-            self._role,
-            f"{socket.gethostname()}-{os.getpid()}",
-            self._version,
-            reachable,
-            "" if reachable else redact_text(error),
-            {lane: redact_text(why) for lane, why in refused.items()},
-            redact_text(events),
+            self._number, self._role, f"{socket.gethostname()}-{os.getpid()}", self._version, broker
         )
 
     async def leave(self) -> None:

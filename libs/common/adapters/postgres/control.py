@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from libs.common.adapters.postgres.database import Database
-from libs.common.ports_insight import ActionRecord, PauseScope, Role
+from libs.common.ports_insight import ActionRecord, Broker, PauseScope, Role
 
 _NEWEST = 2**63 - 1
 #: So much of a cause is kept.
@@ -48,20 +46,10 @@ class PostgresPresence:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def beat(
-        self,
-        number: int | None,
-        role: Role,
-        name: str,
-        version: str,
-        broker_reachable: bool | None,
-        last_error: str,
-        refused: Mapping[int, str],
-        events_refused: str,
-    ) -> int:
-        causes = [cause[:_CAUSE] for cause in refused.values()]
-        said = (broker_reachable, last_error[:500], list(refused), causes, events_refused[:_CAUSE])
-        rows = await self._database.fetch("beat_process", number, role, name, version, *said)
+    async def beat(self, number: int | None, role: Role, name: str, version: str, broker: Broker) -> int:
+        causes = [cause[:_CAUSE] for cause in broker.refused.values()]
+        said = (broker.last_error[:500], list(broker.refused), causes, broker.events_refused[:_CAUSE])
+        rows = await self._database.fetch("beat_process", number, role, name, version, broker.reachable, *said)
         return int(rows[0]["id"])
 
     async def leave(self, number: int) -> None:
