@@ -40,7 +40,8 @@ DESCRIPTION: Final = """Carries slow AI-model calls for many tenants.
 
 Hand in a task, go on with your life, and read its end here or on Kafka. Every request belongs to the tenant of its API
 key. Problems are `application/problem+json` (RFC 9457) with a stable `code`. Times are RFC 3339 in UTC. 429 and 503
-say in `Retry-After` when to try again; nothing was done unless the code is `outcome_unknown`.
+say in `Retry-After`, and in `retry_after` of the problem, when to try again; nothing was done unless the code is
+`outcome_unknown`.
 
 The routes of the Go gateway answer in its envelope `{code, message, data}`. They take JSON, forms and queries alike;
 case, `_`, `-` and spaces do not matter in names.

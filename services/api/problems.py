@@ -52,6 +52,7 @@ class Problem(HTTPException):
         errors = [
             {**error, "pointer": inside + error["pointer"]} if "pointer" in error else error for error in self.errors
         ]
+        again = (self.headers or {}).get("Retry-After")
         return {
             "type": TYPE_PREFIX + self.code,
             "title": known.title if known else HTTPStatus(self.status_code).phrase,
@@ -60,6 +61,7 @@ class Problem(HTTPException):
             "detail": self.detail,
             "errors": errors,
             "trace_id": trace_id,
+            **({} if again is None else {"retry_after": int(again)}),  # an item of a batch has no headers
         }
 
     def encoded(self, trace_id: str) -> bytes:

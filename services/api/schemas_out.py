@@ -140,6 +140,7 @@ class ProblemOut(BaseModel):
     detail: str
     errors: list[ProblemErrorOut]
     trace_id: str
+    retry_after: int | None = Field(None, description="Seconds to wait, where trying again makes sense.")
 
 
 class BatchItemOut(BaseModel):

@@ -117,7 +117,7 @@ class TestGate:
         await tenant.task()
         refused = await tenant.submit()
         assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
-        assert refused.headers["retry-after"] == "7"
+        assert (refused.headers["retry-after"], refused.json()["retry_after"]) == ("7", 7)
         assert len(await tenant.stored()) == 2
         # A slot that comes back is used again.
         assert (await tenant.call("POST", f"/v1/tasks/{first}/cancel")).json()["verdict"] == "canceled"
@@ -189,7 +189,7 @@ class TestIdempotency:
 class TestBatch:
     async def test_each_gets_its_verdict_in_its_place(self, api: Api) -> None:
         tenant = await api.tenant()
-        await tenant.model("m", queue_limit=2)
+        await tenant.model("m", queue_limit=2, max_concurrency=1, expected_seconds=7)
         answer = await tenant.call(
             "POST",
             "/v1/tasks/batch",
@@ -203,6 +203,7 @@ class TestBatch:
             None, "model_unknown", "invalid", "invalid", None, "queue_full",
         ]  # fmt: skip
         assert items[2]["problem"]["errors"][0]["pointer"] == "/tasks/2/color"
+        assert [item.get("problem", {}).get("retry_after") for item in items] == [None] * 5 + [7]
         assert items[0] == {
             "http_status": 202, "id": items[0]["id"], "model": "m", "status": "submitted", "code": 1,
             "progress": 16.67, "replayed": False,
