@@ -153,10 +153,10 @@ class Gateway:
             await self._answer(scope, receive, answer)
         finally:
             figures = self._figures(scope, answer.status)
-            if "stream" in scope:
-                figures.count_stream()
+            if "stream" in scope or "waits" in scope:
+                figures.count_untimed()
             else:
-                figures.count(time.perf_counter() - began)
+                figures.count(scope.get("accepted", time.perf_counter()) - began)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         trace = traceparent_of(_traceparent(scope))
@@ -226,6 +226,7 @@ class Gateway:
         if hot and path == _CREATE:
             view, headers = await self._create.single(scope, body, caller, trace)
             if b"prefer" in scope["named"]:
+                scope["accepted"] = time.perf_counter()
                 del body  # a wait may be long
                 self._make_room(scope)
                 view, applied = await self._create.wait(scope, receive, caller, view)
@@ -283,8 +284,8 @@ class _Figures:
         self._requests = metrics.counter("sluiceway_http_requests_total").labels(**labels)
         self._seconds = metrics.histogram("sluiceway_http_request_seconds").labels(route=route)
 
-    def count_stream(self) -> None:
-        """A stream lasts as long as its listener likes: its duration says nothing."""
+    def count_untimed(self) -> None:
+        """A stream, or a wait, lasts as long as whoever asked likes: its duration says nothing."""
         self._requests.inc()
 
     def count(self, seconds: float) -> None:

@@ -152,7 +152,12 @@ GAUGES: Final[dict[GaugeName, Metric]] = {
     "sluiceway_event_relay_owner": Metric("1 while this dispatcher is the one that sends events.", role="dispatcher"),
 }
 HISTOGRAMS: Final[dict[HistogramName, Metric]] = {
-    "sluiceway_http_request_seconds": Metric("From request to answer.", ("route",), _STEP_SECONDS, role="api"),
+    "sluiceway_http_request_seconds": Metric(
+        "From request to answer; of a create that waits (Prefer) until it is accepted, of streams and other waits not.",
+        ("route",),
+        _STEP_SECONDS,
+        role="api",
+    ),
     "sluiceway_dispatcher_tick_seconds": Metric("One turn of the dispatcher.", (), _STEP_SECONDS, role="dispatcher"),
     "sluiceway_dispatcher_tick_rows": Metric("Rows leased in one turn.", (), _ROWS, role="dispatcher"),
     "sluiceway_task_wait_seconds": Metric("From queueing to started.", ("model",), _TASK_SECONDS, role="executor"),

@@ -61,6 +61,8 @@ async def read_task(
 ) -> Response:
     """The task as it is now, or at its end when `Prefer: wait=n` gives it time. Marks a success as fetched."""
     seconds = wait_seconds(request.headers.getlist("prefer"))
+    if seconds is not None:
+        request.scope["waits"] = True
     task = await cases.reading.one(caller, task_id, seconds or 0, lambda: until_gone(request.receive))
     headers = {"ETag": etag(task.version, weak=True), "Vary": "Prefer"}
     if seconds is not None:

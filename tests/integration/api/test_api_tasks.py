@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from libs.common.runtime import metrics
 from tests.support.api import Api, Tenant, running_api, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -123,6 +124,13 @@ class TestRead:
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+def _seconds(route: str) -> float:
+    """What requests of a route took, as metrics tell it."""
+    name = f'sluiceway_http_request_seconds_sum{{route="{route}"}} '
+    told = [line for line in metrics.exposition().decode().splitlines() if line.startswith(name)]
+    return float(told[0].removeprefix(name)) if told else 0.0
+
+
 class TestWait:
     async def test_an_end_is_told_at_once(self, tenant: Tenant) -> None:
         task = await tenant.task()
@@ -153,6 +161,22 @@ class TestWait:
         assert view["status"] == "success"
         assert view["times"]["fetched_at"] is None, "only a read is a first read"
         assert answer.json() == view
+
+    async def test_what_was_waited_for_is_no_latency(self, tenant: Tenant) -> None:
+        began, before = time.perf_counter(), _seconds("/v1/tasks")
+        creating = asyncio.create_task(tenant.submit(headers={"Prefer": "wait=20"}))
+        await until(lambda: tenant.api.waiting() == 1)
+        accepted = time.perf_counter()
+        (task,) = await tenant.stored_ids()
+        reading = asyncio.create_task(tenant.call("GET", f"/v1/tasks/{task}", headers={"Prefer": "wait=20"}))
+        await until(lambda: tenant.api.waiting() == 2)
+        reads = _seconds("/v1/tasks/{task_id}")
+        await succeed(tenant.api, task)
+        await asyncio.gather(creating, reading)
+        assert 0 < _seconds("/v1/tasks") - before < accepted - began
+        assert _seconds("/v1/tasks/{task_id}") == reads
+        await tenant.call("GET", f"/v1/tasks/{task}")
+        assert _seconds("/v1/tasks/{task_id}") > reads
 
     async def test_a_create_that_is_not_over_in_time_says_where_it_is(self, tenant: Tenant) -> None:
         answer = await tenant.submit(headers={"Prefer": "wait=1"}, key="k")
