@@ -36,6 +36,15 @@ async def api(stores: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest_asyncio.fixture(loop_scope="package")
+async def resuming(api: Api) -> AsyncIterator[None]:
+    """What the test pauses goes on afterwards: a pause of everything holds every tenant."""
+    yield
+    await api.sql("DELETE FROM pause")
+    await api.sql("UPDATE lane SET paused = false WHERE paused")
+    await api.sql("UPDATE tenant SET paused = false WHERE paused")
+
+
+@pytest_asyncio.fixture(loop_scope="package")
 async def tenant(api: Api) -> Tenant:
     """A new tenant with a model `m`."""
     caller = await api.tenant()

@@ -174,6 +174,7 @@ async def furnished(owner: Tenant) -> dict[str, str]:
     return {**known, "user": "user-1", "dead_id": dead, "kind": "task", "id": dead, "job_id": ordered.json()["id"]}
 
 
+@pytest.mark.usefixtures("resuming")
 @pytest.mark.parametrize("operation", OPERATIONS, ids=" ".join)
 async def test_an_operation_needs_its_scope_and_no_other(api: Api, operation: tuple[str, str]) -> None:
     owner = await api.tenant()

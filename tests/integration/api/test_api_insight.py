@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 import pytest_asyncio
 
@@ -15,12 +13,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 @pytest_asyncio.fixture(loop_scope="package")
-async def operator(api: Api) -> AsyncIterator[Tenant]:
-    """A key that may look at everything; what it pauses goes on afterwards."""
-    yield await api.tenant(scopes=("read", "operate"))
-    await api.sql("DELETE FROM pause")
-    await api.sql("UPDATE lane SET paused = false WHERE paused")
-    await api.sql("UPDATE tenant SET paused = false WHERE paused")
+async def operator(api: Api, resuming: None) -> Tenant:
+    """A key that may look at everything."""
+    return await api.tenant(scopes=("read", "operate"))
 
 
 async def test_a_task_tells_its_tenant_and_an_operator_why_it_waits(tenant: Tenant, operator: Tenant, api: Api) -> None:
