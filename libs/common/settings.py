@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -32,6 +32,8 @@ _IN_QUERY: Final = re.compile(
     r"([^&#]+)",
     re.IGNORECASE,
 )
+#: Options of their addresses that name files, of PostgreSQL's and of Redis's client.
+_FILES: Final = {"sslrootcert", "sslcert", "sslkey", "sslcrl", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _SCHEMES: Final = {"database_url": ("postgresql", "postgres"), "redis_url": ("redis", "rediss", "unix")}
 
 
@@ -167,6 +169,9 @@ class Settings(BaseSettings):
         if urlsplit(value.get_secret_value()).scheme not in schemes:
             raise ValueError(f"should begin with {schemes[0]}://")
         _check_ports(value.get_secret_value())
+        for option, path in parse_qsl(urlsplit(value.get_secret_value()).query):
+            if option in _FILES and not os.access(path, os.R_OK):
+                raise ValueError(f"has {option}={path}, which is no file that can be read")
         return value
 
     @field_validator("kafka_bootstrap")

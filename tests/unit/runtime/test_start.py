@@ -199,6 +199,35 @@ def test_a_port_that_is_none_is_refused_and_may_be_a_password(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("SLUICEWAY_DATABASE_URL", "postgresql://someone:secret@there/x?sslmode=verify-full&sslrootcert=/no/such.pem"),
+        ("SLUICEWAY_REDIS_URL", "rediss://:secret@there/0?ssl_ca_certs=/no/such.pem"),
+    ],
+)
+def test_a_certificate_that_cannot_be_read_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WrongSetting, match=rf"{name}: has ssl\w+=/no/such.pem, which is no file") as wrong:
+        load_settings()
+    assert "secret" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("command", ["migrate", "tenants list --url="])
+def test_an_address_that_means_nothing_to_its_client_is_told(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLUICEWAY_DATABASE_URL", "postgresql://someone:secret@127.0.0.1:9/x?sslmode=perhaps")
+    monkeypatch.setattr(sys, "argv", ["sluiceway", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    line = capsys.readouterr().err
+    assert "see SLUICEWAY_DATABASE_URL" in line
+    assert "secret" not in line
+    assert "`sslmode` parameter must be one of" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
         ("SLUICEWAY_DATABASE_URL", "postgresql://someone:pass@one:5432,two/x?sslmode=require"),
         ("SLUICEWAY_DATABASE_URL", "postgresql:///x"),
         ("SLUICEWAY_REDIS_URL", "redis://[::1]:6379/0"),

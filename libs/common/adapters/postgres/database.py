@@ -150,7 +150,8 @@ class Database:
         try:
             return await self.pool.acquire(timeout=_ACQUIRE_SECONDS)
         except UNREACHABLE as error:
-            raise DatabaseUnavailable(f"no connection to PostgreSQL: {type(error).__name__}") from error
+            cause = f"{type(error).__name__} {error}".rstrip()
+            raise DatabaseUnavailable(f"no connection to PostgreSQL: {cause}") from error
         finally:
             self._queued -= 1
 
@@ -230,11 +231,11 @@ class Database:
                     raise
         except PoolTimeout as error:
             raise DatabaseUnavailable("every connection to PostgreSQL is busy") from error
-        except (InterfaceError, *UNREACHABLE) as error:
+        except UNREACHABLE as error:
             raise as_outage(error) from error
         except DBAPIError as error:
             cause = _cause(error)
-            if error.connection_invalidated or isinstance(cause, UNREACHABLE):
+            if isinstance(error, InterfaceError) or error.connection_invalidated or isinstance(cause, UNREACHABLE):
                 raise as_outage(cause or error) from error
             raise
         except SQLAlchemyError as error:

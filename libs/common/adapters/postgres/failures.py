@@ -53,6 +53,8 @@ def as_outage(error: BaseException) -> DatabaseUnavailable | OutcomeUnknown:
     """Told apart: refused before anything happened, or broken in the middle, when a commit may have gone through."""
     if isinstance(error, asyncpg.exceptions.LockNotAvailableError):
         return RowsLocked("somebody's transaction keeps rows locked in PostgreSQL")
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return DatabaseUnavailable(f"no connection to PostgreSQL: {error}")
     if isinstance(error, _UNDONE):
         return Deadlocked(f"PostgreSQL undid it: {type(error).__name__}")
     if isinstance(error, _REFUSED):

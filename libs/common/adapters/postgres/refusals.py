@@ -23,18 +23,21 @@ _REMEDIES: Final = {
 
 
 def remedy_of(error: BaseException) -> str | None:
-    """What PostgreSQL said and what to do about it; None when `error` is none of these refusals."""
+    """What PostgreSQL said, or its client of an address that means nothing, and what to do about it; None when `error`
+    is none of these refusals."""
     answer = _answer(error)
     if answer is None:
         return None
+    if isinstance(answer, asyncpg.ClientConfigurationError):
+        return f"{answer} ({_ADDRESS})"
     state = answer.sqlstate or ""
     remedy = _REMEDIES.get(state) or _REMEDIES.get(state[:2])
     return remedy and f"PostgreSQL says: {answer} ({remedy})"
 
 
-def _answer(error: BaseException) -> asyncpg.PostgresError | None:
+def _answer(error: BaseException) -> asyncpg.PostgresError | asyncpg.ClientConfigurationError | None:
     """asyncpg's error, as it is or in the wraps of SQLAlchemy."""
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, asyncpg.PostgresError):
+    while seen is not None and not isinstance(seen, asyncpg.PostgresError | asyncpg.ClientConfigurationError):
         seen = getattr(seen, "orig", None) or seen.__cause__
     return seen
