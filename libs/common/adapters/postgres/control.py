@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from libs.common.adapters.postgres.database import Database
 from libs.common.ports_insight import ActionRecord, Broker, PauseScope, Role
 
 _NEWEST = 2**63 - 1
 #: So much of a cause is kept.
 _CAUSE = 300
+_PAUSE: Final[dict[PauseScope, str]] = {
+    "all": "pause_all",
+    "tenant": "pause_tenant",
+    "model": "pause_model",
+    "webhook": "pause_webhook",
+}
+_RESUME: Final[dict[PauseScope, str]] = {
+    "all": "resume_all",
+    "tenant": "resume_tenant",
+    "model": "resume_model",
+    "webhook": "resume_webhook",
+}
 
 
 class PostgresControl:
@@ -17,10 +31,10 @@ class PostgresControl:
         self._database = database
 
     async def pause(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
-        return await self._order(f"pause_{scope}", subject, by, reason)
+        return await self._order(_PAUSE[scope], subject, by, reason)
 
     async def resume(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
-        return await self._order(f"resume_{scope}", subject, by, reason)
+        return await self._order(_RESUME[scope], subject, by, reason)
 
     async def _order(self, statement: str, subject: int | None, by: str, reason: str) -> bool | None:
         rows = await self._database.fetch(statement, *([] if subject is None else [subject]), by, reason)
