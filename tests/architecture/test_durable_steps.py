@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from libs.common.runtime.failpoints import FAILPOINTS
 
 ROOT: Final = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def writing_statements() -> set[str]:
     }
     return {
         name
-        for name, text in Statements.load().items()
+        for name, text in load_statements().items()
         if _WRITES.search(text) or any(f"{function}(" in text for function in functions)
     }
 

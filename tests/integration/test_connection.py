@@ -13,7 +13,7 @@ from libs.common.adapters.postgres import database as databases
 from libs.common.adapters.postgres.connection import _BATCHES, Connection
 from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.migrate import revisions, upgrade
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 from libs.common.embedded.postgres import EmbeddedPostgres
 from tests.support import servers
@@ -44,7 +44,7 @@ async def test_types_that_one_connection_has_asked_about_are_asked_about_by_no_o
 
 
 async def test_whatever_batches_are_sent_as_is_asked_about_at_once(database_url: str) -> None:
-    statements = Statements.load()
+    statements = load_statements()
     arrays = {kind for name in statements for kind in re.findall(r"\$\d+::(\w+\[\])", statements[name])}
     connection = await asyncpg.connect(database_url)
     try:

@@ -12,28 +12,25 @@ import pytest
 from libs.common.adapters.postgres import database as module
 from libs.common.adapters.postgres.database import Database, open_database
 from libs.common.adapters.postgres.right import Right
-from libs.common.adapters.postgres.statements import Statements
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
 from tests.support.slow_proxy import slow_proxy
 
-STATEMENTS = Statements(
-    {
-        "me": "SELECT pg_backend_pid() AS pid",
-        "sleep": "SELECT pg_backend_pid() AS pid, pg_sleep($1)",
-        "divide": "SELECT 1 / $1::int AS result",
-        "end": "SELECT pg_terminate_backend($1)",
-        "set apart": "SET default_transaction_read_only = on",
-        "write": "UPDATE tenant SET id = id",
-        "right": "SELECT pg_try_advisory_lock(77, 1)",
-        "slow right": "SELECT pg_sleep(60) IS NULL",
-    }
-)
+STATEMENTS = {
+    "me": "SELECT pg_backend_pid() AS pid",
+    "sleep": "SELECT pg_backend_pid() AS pid, pg_sleep($1)",
+    "divide": "SELECT 1 / $1::int AS result",
+    "end": "SELECT pg_terminate_backend($1)",
+    "set apart": "SET default_transaction_read_only = on",
+    "write": "UPDATE tenant SET id = id",
+    "right": "SELECT pg_try_advisory_lock(77, 1)",
+    "slow right": "SELECT pg_sleep(60) IS NULL",
+}
 
 
 @pytest.fixture
 async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """With room for two connections."""
-    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    monkeypatch.setattr(module, "load_statements", lambda: STATEMENTS)
     async with open_database(database_url, hot_connections=2) as database:
         yield database
 
@@ -42,7 +39,7 @@ async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def test_of_connections_that_a_network_forgot_one_statement_alone_waits(
     database_url: str, monkeypatch: pytest.MonkeyPatch, given_back: bool
 ) -> None:
-    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    monkeypatch.setattr(module, "load_statements", lambda: STATEMENTS)
     monkeypatch.setattr(module, "_COMMAND_SECONDS", 1.0)
     async with slow_proxy(database_url) as proxy, open_database(proxy.url, hot_connections=4) as database:
         await asyncio.gather(*(database.fetch("sleep", 0.05) for _ in range(4)))
@@ -71,7 +68,7 @@ async def test_who_is_cancelled_while_connections_are_distrusted_leaves_room_for
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What he had taken from those at hand was nobody's: the pool had room for one less each time."""
-    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    monkeypatch.setattr(module, "load_statements", lambda: STATEMENTS)
     async with open_database(database_url, hot_connections=4) as database:
         await asyncio.gather(*(database.fetch("sleep", 0.05) for _ in range(4)))
         slow = asyncio.create_task(database.fetch("sleep", 5, seconds=0.2))
@@ -87,7 +84,7 @@ async def test_who_is_cancelled_while_connections_are_distrusted_leaves_room_for
 async def test_a_connection_of_the_engine_that_does_not_answer_is_made_anew(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Statements, "load", lambda: STATEMENTS)
+    monkeypatch.setattr(module, "load_statements", lambda: STATEMENTS)
     monkeypatch.setattr(module, "_PING_SECONDS", 0.3)
     async with slow_proxy(database_url) as proxy, open_database(proxy.url, hot_connections=1) as database:
         ((first,),) = await database.query("me")

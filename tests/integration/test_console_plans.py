@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 
 STORED = """
 INSERT INTO tenant (id) SELECT g FROM generate_series(1, 3000) g;
@@ -58,7 +58,7 @@ async def stored(database_url: str) -> AsyncIterator[Any]:
 
 
 async def test_pages_of_the_console_cost_the_same_however_much_is_stored(stored: Any) -> None:
-    statements = Statements.load()
+    statements = load_statements()
     costs = {}
     for name, (arguments, _) in ASKED.items():
         asked = stored.transaction()

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from libs.common.adapters.postgres.database import open_database
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from tests.support import servers
 from tests.support.looks import Look, buffers_of, plan_of
 
@@ -155,7 +155,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def test_a_look_costs_a_bounded_number_of_pages(stored: Any, look: str, plan: str) -> None:
     name, values, most = LOOKS[look]
     await stored.execute(f"SET plan_cache_mode = {plan}")
-    found = await plan_of(stored, Statements.load()[name], values)
+    found = await plan_of(stored, load_statements()[name], values)
     assert buffers_of(found) <= most, found[:4_000]
 
 

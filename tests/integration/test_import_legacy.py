@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import pytest
 
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from libs.common.adapters.secrets import KeyRing
 from tests.support.cli_schemas import assert_as_promised
 from tests.support.legacy import NOW, Legacy, open_legacy_database
@@ -80,7 +80,7 @@ class Desk:
     async def audit(self) -> dict[str, Any]:
         """The invariants that PostgreSQL alone can prove."""
         violations = {}
-        statements = Statements.load()
+        statements = load_statements()
         limits = {"audit_orphans": [60.0], "audit_sends": [20.0], "audit_unclaimed": [60.0]}
         for name in (
             "audit_open_without_row", "audit_row_without_open", "audit_orphans", "audit_attempt_numbers", "audit_ends",

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.database import open_database
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.ports_tasks import TaskFilter
 from tests.support.looks import LOOKS, buffers_of, fill, plan_of
@@ -14,7 +14,7 @@ from tests.support.looks import LOOKS, buffers_of, fill, plan_of
 
 @pytest.mark.parametrize("tasks", [20_000, pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
 async def test_no_list_costs_by_what_is_stored(database_url: str, tasks: int) -> None:
-    statements = Statements.load()
+    statements = load_statements()
     connection = await asyncpg.connect(database_url)
     try:
         await fill(connection, tasks)

@@ -14,7 +14,7 @@ import pytest
 from libs.common.adapters.postgres.audit import open_audit_database
 from libs.common.adapters.postgres.models import PostgresModels
 from libs.common.adapters.postgres.quota import PostgresQuotaBook, PostgresTenants
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from libs.common.adapters.postgres.tasks import PostgresTasks
 from libs.common.domain.model import Model
 from libs.common.domain.task import TaskStatus
@@ -256,7 +256,7 @@ async def test_unlike_orders_of_users_do_not_lock_each_other_out(books: House) -
 
 def test_every_statement_that_ends_tasks_gives_points_back_in_the_same_words() -> None:
     ends, words = set(), set()
-    for name, text in Statements.load().items():
+    for name, text in load_statements().items():
         if "UPDATE task t SET status" in text and "INSERT INTO event" in text:
             ends.add(name)
             found = re.search(r"\), given_back AS \((.*?)\n\),", text, re.DOTALL)

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.database import open_database
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 
 READY = 5_000
 IN_FLIGHT = 40
@@ -210,7 +210,7 @@ def walked(node: dict[str, Any]) -> Iterator[str]:
 async def test_no_plan_of_a_batch_depends_on_the_statistics(queue: Any) -> None:
     """A join to a growing table must not be planned from that table's side: with 500 rows in hand and 5,000 in the
     table it took 700 ms instead of 9. `x = ANY (ARRAY[y])` and laterals leave only the index to look each row up."""
-    statements = Statements.load()
+    statements = load_statements()
     asked = [name for name in statements if "$1" in statements[name] and not name.startswith(BY_HAND)]
     for name in asked:
         await queue.execute(f"PREPARE plan_{name} AS {statements[name]}")

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from libs.common.adapters.postgres import statements
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 
 SQL = Path(statements.__file__).parent / "sql"
 #: Statements that serve workers and the command line: they go by id, by token or over everything, never for a caller.
@@ -54,7 +54,7 @@ async def test_every_statement_prepares(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     broken = {}
     try:
-        for name, text in Statements.load().items():
+        for name, text in load_statements().items():
             try:
                 await connection.prepare(_numbered(text))
             except asyncpg.PostgresError as error:
@@ -81,7 +81,7 @@ async def test_statements_need_rights_to_rows_and_sequences_alone(database_url: 
         ):
             await connection.execute(f"GRANT {right} TO {role}")
         await connection.execute(f"SET ROLE {role}")
-        for name, text in Statements.load().items():
+        for name, text in load_statements().items():
             try:
                 await connection.execute(f"EXPLAIN (GENERIC_PLAN) {_numbered(text)}")
             except asyncpg.InsufficientPrivilegeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from tests.integration import test_dead_plans as dead
 from tests.support import servers
 from tests.support.looks import LOOKS, Look, buffers_of, fill, plan_of
@@ -79,7 +79,7 @@ async def _graves(url: str) -> str:
 
 
 async def _told(connection: Any, looks: Mapping[str, Look], shown: tuple[str, ...]) -> str:
-    statements, rows, plans = Statements.load(), [], []
+    statements, rows, plans = load_statements(), [], []
     for look, (name, values, most) in looks.items():
         cost = buffers_of(await plan_of(connection, statements[name], values))
         rows.append(f"| {look} | `{name}` | {cost:,} | {most:,} |")

@@ -18,7 +18,7 @@ from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import existing_topics
 from libs.common.adapters.postgres import migrate, way_in
 from libs.common.adapters.postgres.failures import UNREACHABLE
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import load_statements
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import RedisServer, open_redis
 from libs.common.contracts.topics import EVENT_PARTITIONS, dead_topic, events_topic, model_topic
@@ -38,7 +38,7 @@ _PAUSES_TOLD: Final = 5
 #: What each key of a lane is, where it is there.
 _KINDS: Final = ((keys.gate, "zset"), (keys.permits, "zset"), (keys.lock, "string"))
 _KEYS_AT_ONCE: Final = 1_000
-_STATEMENTS: Final = Statements.load()
+_STATEMENTS: Final = load_statements()
 #: A broker that is away, or does not know the question, as Tansu.
 _UNANSWERED: Final = (KafkaError, OSError, TimeoutError, AttributeError, NotImplementedError)
 _LET_THEM: Final = (

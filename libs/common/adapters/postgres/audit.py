@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.failures import UNREACHABLE
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import Statements, load_statements
 from libs.common.adapters.postgres.way_in import WayIn
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.domain.task import TaskStatus
@@ -126,7 +126,7 @@ async def open_audit_database(database_url: str) -> AsyncIterator[PostgresAudit]
     except UNREACHABLE as error:
         raise DatabaseUnavailable(f"no connection to PostgreSQL: {type(error).__name__} {error}".rstrip()) from error
     try:
-        yield PostgresAudit(connection, Statements.load())
+        yield PostgresAudit(connection, load_statements())
     finally:
         await connection.close(timeout=_CONNECT_SECONDS)
 

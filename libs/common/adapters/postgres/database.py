@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.failures import READ_ONLY, UNREACHABLE, as_outage
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import Statements, load_statements
 from libs.common.adapters.postgres.way_in import WayIn
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, RowsLocked
 from libs.common.runtime.logging import get_logger
@@ -337,7 +337,7 @@ async def open_database(
     )
     event.listen(engine.sync_engine, "checkout", _look_at)
     await pool
-    database = Database(pool, engine, Statements.load())
+    database = Database(pool, engine, load_statements())
     try:
         yield database
     finally:

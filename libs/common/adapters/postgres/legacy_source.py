@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from libs.common.adapters.postgres.failures import UNREACHABLE
-from libs.common.adapters.postgres.statements import Statements
+from libs.common.adapters.postgres.statements import Statements, load_statements
 from libs.common.domain.errors import DatabaseUnavailable, Invalid
 from libs.common.domain.legacy import LegacyModel, LegacyTask
 from libs.common.ports_import import (
@@ -148,7 +148,7 @@ async def open_legacy(dsn: str, time_zone: str, path: Sequence[str] | None) -> A
             "timestamptz", schema="pg_catalog", format="tuple", encoder=_unsent, decoder=_instant
         )
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            yield PostgresLegacy(connection, Statements.load("legacy_sql"), path)
+            yield PostgresLegacy(connection, load_statements("legacy_sql"), path)
     finally:
         await connection.close(timeout=_CONNECT_SECONDS)
 
