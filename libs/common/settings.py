@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     kafka_username: str = Field("", description="SASL user")
     kafka_password: SecretStr = Field(SecretStr(""), description="SASL password")
     kafka_ca_file: str = Field("", description="CA bundle (PEM) for TLS to Kafka; empty: the system's")
+    kafka_cert_file: str = Field("", description="our certificate (PEM), for a Kafka that asks for one")
+    kafka_key_file: str = Field("", description="its key (PEM, without a password), unless it is in the same file")
     redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Redis >= 7 or Valkey, noeviction")
     broker: Literal["kafka", "tansu"] = Field("kafka", description="kind of broker; tansu has no idempotent producer")
     topic_prefix: str = Field("sluiceway", pattern=r"^[A-Za-z0-9._-]{1,60}$", description="first part of topic names")

@@ -14,11 +14,12 @@ from pydantic import SecretStr
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.domain.errors import WrongSetting
 from libs.common.embedded import kafka_jars
 from libs.common.ports_dispatch import Record, TopicPlan
 from libs.common.settings import Settings
 from tests.support.broker import connection_to
-from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, self_signed
+from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, locked, self_signed
 
 #: Numbers of Kafka's protocol.
 _TOPIC, _LITERAL, _ALLOW = 2, 3, 3
@@ -62,8 +63,30 @@ async def test_passwords_tls_and_refused_topics(broker: SecureKafka, tmp_path: P
     plaintext = replace(good, security="PLAINTEXT", ssl_context=None)
     assert broker.secure_address in await said_by_a_carrier(plaintext)
 
+    await certificates_of_ours(broker, tmp_path)
     await topic_refusals(broker, good)
     await topics_of_operators(broker, good)
+
+
+async def certificates_of_ours(broker: SecureKafka, folder: Path) -> None:
+    """The broker's listener for certificates lets in who has one that it trusts."""
+    address = {"kafka_bootstrap": broker.mutual_address, "kafka_security": "SSL", "kafka_ca_file": str(broker.ca_file)}
+
+    def presenting(certificate: Path, key: Path | str = "") -> KafkaConnection:
+        settings = Settings(**address, kafka_cert_file=str(certificate), kafka_key_file=str(key))
+        return KafkaConnection.of(settings)
+
+    assert await presenting(broker.certificate_file).diagnose() == ""
+    stranger, key = self_signed()
+    (folder / "stranger.pem").write_bytes(stranger)
+    (folder / "stranger.key").write_bytes(key)
+    (folder / "locked.key").write_bytes(locked(key))
+    assert await presenting(folder / "stranger.pem", folder / "stranger.key").diagnose() != ""
+    assert await KafkaConnection.of(Settings(**address)).diagnose() != ""
+    stranger_file = folder / "stranger.pem"
+    for nothing in ((folder / "none.pem",), (stranger_file,), (stranger_file, folder / "locked.key")):
+        with pytest.raises(WrongSetting, match=r"SLUICEWAY_KAFKA_CERT_FILE: .*; name a PEM certificate"):
+            presenting(*nothing)
 
 
 async def said_by_a_carrier(connection: KafkaConnection) -> str:

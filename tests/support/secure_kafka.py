@@ -20,13 +20,16 @@ PASSWORD: Final = "app-secret"
 
 _LOGIN: Final = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _SETTINGS: Final = """
-listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{secure},CONTROLLER://{host}:{controller}
-advertised.listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{secure}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
+listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{secure},SSL://{host}:{mutual},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{port},SASL_SSL://{host}:{secure},SSL://{host}:{mutual}
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_ssl.plain.sasl.jaas.config={login} required user_{user}="{password}";
 ssl.keystore.type=PEM
 ssl.keystore.location={keystore}
+ssl.truststore.type=PEM
+ssl.truststore.location={ca}
+listener.name.ssl.ssl.client.auth=required
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 allow.everyone.if.no.acl.found=false
@@ -34,25 +37,32 @@ allow.everyone.if.no.acl.found=false
 
 
 class SecureKafka(EmbeddedKafka):
-    """Its `secure_address` wants SASL PLAIN over TLS; `ca_file` is whom to trust."""
+    """Its `secure_address` wants SASL PLAIN over TLS, its `mutual_address` a certificate; `ca_file` is whom to trust,
+    and `certificate_file`, with its key, whom it trusts."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._secure_port = free_port()
-        self.ca_file = folder / "ca.pem"
+        self._secure_port, self._mutual_port = free_port(), free_port()
+        self.ca_file, self.certificate_file = folder / "ca.pem", folder / "server.pem"
 
     @property
     def secure_address(self) -> str:
         return f"{LOOPBACK}:{self._secure_port}"
 
+    @property
+    def mutual_address(self) -> str:
+        return f"{LOOPBACK}:{self._mutual_port}"
+
     def _write_settings(self) -> None:
         super()._write_settings()
-        keystore = self.folder / "server.pem"
         certificate, key = self_signed()
-        keystore.write_bytes(key + certificate)
+        self.certificate_file.write_bytes(key + certificate)
         self.ca_file.write_bytes(certificate)
-        ports = {"port": self.port, "secure": self._secure_port, "controller": self.controller_port}
-        ours = _SETTINGS.format(host=LOOPBACK, login=_LOGIN, user=USER, password=PASSWORD, keystore=keystore, **ports)
+        ports = {"secure": self._secure_port, "mutual": self._mutual_port, "controller": self.controller_port}
+        files = {"keystore": self.certificate_file, "ca": self.ca_file}
+        ours = _SETTINGS.format(
+            host=LOOPBACK, port=self.port, login=_LOGIN, user=USER, password=PASSWORD, **ports, **files
+        )
         replace_settings(self._settings_file, ours)
 
 
@@ -85,3 +95,10 @@ def self_signed() -> tuple[bytes, bytes]:
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain),
     )
+
+
+def locked(key: bytes) -> bytes:
+    """The same key behind a password."""
+    sealed = serialization.BestAvailableEncryption(b"secret")
+    opened = serialization.load_pem_private_key(key, None)
+    return opened.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed)

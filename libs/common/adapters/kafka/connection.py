@@ -27,7 +27,7 @@ _METADATA_REST: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class KafkaConnection:
-    """Addresses and credentials, as aiokafka's clients take them. Made once for each process: it reads the CA file."""
+    """Addresses and credentials, as aiokafka's clients take them. Made once for each process: it reads files."""
 
     bootstrap: tuple[str, ...]
     broker: str = "kafka"
@@ -39,14 +39,7 @@ class KafkaConnection:
 
     @classmethod
     def of(cls, settings: Settings) -> KafkaConnection:
-        """Raises WrongSetting when the CA file cannot be used."""
-        context = None
-        if settings.kafka_security.endswith("SSL"):
-            try:
-                context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
-            except OSError as error:
-                why = f"{settings.kafka_ca_file} cannot be used ({error.strerror or error})"
-                raise WrongSetting(f"SLUICEWAY_KAFKA_CA_FILE: {why}; name a file of PEM certificates.") from error
+        """Raises WrongSetting when a file of certificates cannot be used."""
         return cls(
             bootstrap=tuple(part.strip() for part in settings.kafka_bootstrap.split(",") if part.strip()),
             broker=settings.broker,
@@ -54,7 +47,7 @@ class KafkaConnection:
             sasl_mechanism=settings.kafka_sasl_mechanism,
             username=settings.kafka_username,
             password=settings.kafka_password.get_secret_value(),
-            ssl_context=context,
+            ssl_context=_tls(settings) if settings.kafka_security.endswith("SSL") else None,
         )
 
     @property
@@ -110,6 +103,22 @@ class KafkaConnection:
             return f"{host}:{port}: {type(error).__name__}: {error}"[:300]
         connection.close()
         return ""
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
+    except OSError as error:
+        why = f"{settings.kafka_ca_file} cannot be used ({error.strerror or error})"
+        raise WrongSetting(f"SLUICEWAY_KAFKA_CA_FILE: {why}; name a file of PEM certificates.") from error
+    if settings.kafka_cert_file:
+        try:  # a password, which it has none of: OpenSSL would ask the terminal for one
+            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file or None, password="")
+        except OSError as error:
+            why = f"{settings.kafka_cert_file} cannot be used ({error.strerror or error})"
+            do = "name a PEM certificate, and its key in SLUICEWAY_KAFKA_KEY_FILE"
+            raise WrongSetting(f"SLUICEWAY_KAFKA_CERT_FILE: {why}; {do}.") from error
+    return context
 
 
 def pace(client: AIOKafkaClient) -> None:
