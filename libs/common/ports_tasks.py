@@ -178,10 +178,10 @@ class Tasks(Protocol):
         """The first `most` bytes of what the model gets, and the size of it all."""
 
     async def list_attempts(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
-        """Ended attempts, oldest first."""
+        """The newest ended attempts, oldest first."""
 
     async def list_history(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
-        """What happened to the task beside its attempts, oldest first."""
+        """What happened last to the task beside its attempts, oldest first."""
 
 
 class ModelNews(NamedTuple):

@@ -56,12 +56,12 @@ class Reading:
         return await self._tasks.list_page(caller.tenant_id, wanted, before, limit)
 
     async def attempts(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
-        """Ended attempts, oldest first; raises NotFound."""
+        """The newest ended attempts, oldest first; raises NotFound."""
         await self.peek(caller, public_id)
         return await self._tasks.list_attempts(caller.tenant_id, public_id)
 
     async def history(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
-        """What happened beside the attempts, oldest first; raises NotFound."""
+        """What happened last beside the attempts, oldest first; raises NotFound."""
         await self.peek(caller, public_id)
         return await self._tasks.list_history(caller.tenant_id, public_id)
 

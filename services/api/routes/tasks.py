@@ -102,7 +102,7 @@ async def cancel_task(task_id: TaskId, caller: Submitter, cases: Cases) -> Respo
     responses=answers(AttemptItems, examples.ATTEMPTS, "task_unknown"),
 )
 async def list_attempts(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
-    """Oldest first; the attempt under way is on the task itself."""
+    """The newest 1,000, oldest first; the attempt under way is on the task itself."""
     rows = await cases.reading.attempts(caller, task_id)
     return JsonAnswer({"items": [attempt_view(row) for row in rows]})
 
@@ -113,7 +113,7 @@ async def list_attempts(task_id: TaskId, caller: Reader, cases: Cases) -> Respon
     responses=answers(HistoryItems, examples.HISTORY, "task_unknown"),
 )
 async def list_history(task_id: TaskId, caller: Reader, cases: Cases) -> Response:
-    """Retries, rescues, repairs, cancels and replays, oldest first."""
+    """Retries, rescues, repairs, cancels and replays: the newest 1,000, oldest first."""
     rows = await cases.reading.history(caller, task_id)
     return JsonAnswer({"items": [history_view(row) for row in rows]})
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from libs.common.adapters.postgres.database import Database
-from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT, name_was_used
+from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT, STORY_LIMIT, name_was_used
 from libs.common.domain.ids import parse_task_id
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_dead import (
@@ -121,8 +121,8 @@ class PostgresDead:
         asked = {"key": entry.key, "tenant_id": entry.tenant_id}
         return DeadStory(
             entry,
-            attempts=await self._rows("dead_attempts", **asked),
-            history=await self._rows("dead_history", **asked),
+            attempts=await self._rows("dead_attempts", **asked, limit=STORY_LIMIT),
+            history=await self._rows("dead_history", **asked, limit=STORY_LIMIT),
             provider_jobs=await self._rows("dead_provider_jobs", **asked),
             events=await self._rows("dead_events_of", **asked),
             replays=replays,

@@ -27,6 +27,8 @@ from libs.common.ports_tasks import (
 
 #: A filtered list looks at this many rows a page.
 EXAMINE_LIMIT: Final = 10_000
+#: Of a task's attempts, and of its history, so many are told.
+STORY_LIMIT: Final = 1_000
 _NEWEST: Final = 2**63 - 1
 _NO_DAYS: Final[Mapping[UUID, date]] = {}
 #: How long an answer that was lost is looked for before the caller is told that the outcome is not known.
@@ -201,11 +203,11 @@ class PostgresTasks:
         return (bytes(rows[0].head), int(rows[0].size)) if rows else None
 
     async def list_attempts(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
-        rows = await self._database.query("list_attempts", tenant_id=tenant_id, public_id=public_id)
+        rows = await self._database.query("list_attempts", tenant_id=tenant_id, public_id=public_id, limit=STORY_LIMIT)
         return [dict(row._mapping) for row in rows]
 
     async def list_history(self, tenant_id: int, public_id: UUID) -> list[dict[str, Any]]:
-        rows = await self._database.query("list_history", tenant_id=tenant_id, public_id=public_id)
+        rows = await self._database.query("list_history", tenant_id=tenant_id, public_id=public_id, limit=STORY_LIMIT)
         return [dict(row._mapping) for row in rows]
 
 

@@ -241,16 +241,17 @@ FROM task t JOIN model m ON m.id = t.model_id JOIN task_input i ON i.task_id = t
 WHERE t.id = :key AND t.tenant_id = :tenant_id
 
 -- name: dead_attempts
--- The ended attempts of a task of this tenant_id, oldest first.
+-- The ended attempts of a task of this tenant_id, as list_attempts has them.
 SELECT a.attempt, a.outcome, e.name AS executor, p.provider_id AS provider_job_id, a.entered_at, a.leased_at, a.started_at,
   a.generated_at, a.migrating_at, a.ended_at, a.staged_size, a.error_code, a.error_message
-FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor
-  LEFT JOIN provider_job p ON p.task_id = a.task_id AND p.attempt = a.attempt
+FROM task t CROSS JOIN LATERAL (SELECT * FROM attempt x WHERE x.task_id = t.id ORDER BY x.attempt DESC LIMIT :limit) a
+  LEFT JOIN executor e ON e.id = a.executor LEFT JOIN provider_job p ON p.task_id = a.task_id AND p.attempt = a.attempt
 WHERE t.id = :key AND t.tenant_id = :tenant_id ORDER BY a.attempt
 
 -- name: dead_history
--- What happened to a task of this tenant_id beside its attempts, oldest first.
-SELECT h.at, h.kind, h.attempt, h.version, h.detail FROM task t JOIN history h ON h.task_id = t.id
+-- What happened to a task of this tenant_id beside its attempts, as list_history has it.
+SELECT h.at, h.kind, h.attempt, h.version, h.detail
+FROM task t CROSS JOIN LATERAL (SELECT * FROM history x WHERE x.task_id = t.id ORDER BY x.id DESC LIMIT :limit) h
 WHERE t.id = :key AND t.tenant_id = :tenant_id ORDER BY h.id
 
 -- name: dead_provider_jobs

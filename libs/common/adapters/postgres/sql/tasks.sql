@@ -106,15 +106,15 @@ FROM task t JOIN task_input i ON i.task_id = t.id
 WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id
 
 -- name: list_attempts
--- The ended attempts of a task, oldest first.
+-- The ended attempts of a task, the newest :limit of them, oldest first: replays may have made any number of them.
 SELECT a.*, e.name AS executor_name, p.provider_id AS provider_job_id
-FROM task t JOIN attempt a ON a.task_id = t.id LEFT JOIN executor e ON e.id = a.executor
+FROM task t CROSS JOIN LATERAL (SELECT * FROM attempt x WHERE x.task_id = t.id ORDER BY x.attempt DESC LIMIT :limit) a LEFT JOIN executor e ON e.id = a.executor
 LEFT JOIN provider_job p ON p.task_id = a.task_id AND p.attempt = a.attempt
 WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY a.attempt
 
 -- name: list_history
--- What happened to a task beside its attempts, oldest first.
-SELECT h.* FROM task t JOIN history h ON h.task_id = t.id
+-- What happened to a task beside its attempts, the newest :limit of it, oldest first: a busy model may hand it back all day.
+SELECT h.* FROM task t CROSS JOIN LATERAL (SELECT * FROM history x WHERE x.task_id = t.id ORDER BY x.id DESC LIMIT :limit) h
 WHERE t.tenant_id = :tenant_id AND t.public_id = :public_id ORDER BY h.id
 
 -- name: request_cancel

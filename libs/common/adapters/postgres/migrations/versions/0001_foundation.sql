@@ -309,7 +309,7 @@ CREATE TABLE history (
   lease bigint,
   detail text NOT NULL DEFAULT ''
 );
-CREATE INDEX history_task ON history (task_id);
+CREATE INDEX history_task ON history (task_id, id);
 
 CREATE TABLE dead_task (
   task_id bigint PRIMARY KEY,
