@@ -272,19 +272,36 @@ def document() -> dict[str, Any]:
 
 
 class Methods:
-    """Which methods a path has, the bypassing routes included: what `Allow` must say."""
+    """Which methods a path has, the bypassing routes included: what `Allow` must say. HEAD is taken wherever GET is,
+    described or not, but for streams, which have no end."""
 
     def __init__(self, described: dict[str, Any]) -> None:
         # Literal paths first: /v1/tasks/batch is no task id.
         # And the longer ones: what is asked of a model is no part of its name.
         paths = sorted(described["paths"].items(), key=lambda item: ("{" in item[0], -len(item[0])))
-        self._known = [(_template(path), sorted(map(str.upper, operations))) for path, operations in paths]
+        self._known = [(_template(path), set(map(str.upper, operations))) for path, operations in paths]
+        self._streams = [
+            _template(path)
+            for path, operations in paths
+            if _EVENT_STREAM in str(operations.get("get", {}).get("responses"))
+        ]
 
     def of(self, path: str) -> list[str]:
         """The methods; empty for a path that is not described."""
-        return next((methods for template, methods in self._known if template.fullmatch(path)), [])
+        described = self._described(path)
+        return sorted(described | {"HEAD"} if self.looks(path) else described)
+
+    def looks(self, path: str) -> bool:
+        """Whether HEAD is answered there by what answers GET."""
+        described = self._described(path)
+        stream = any(template.fullmatch(path) for template in self._streams)
+        return "GET" in described and "HEAD" not in described and not stream
+
+    def _described(self, path: str) -> set[str]:
+        return next((methods for template, methods in self._known if template.fullmatch(path)), set())
 
 
+_EVENT_STREAM: Final = "text/event-stream"
 #: Names may hold slashes, ids none.
 _NAMES: Final = re.compile(r"\\\{(?:name|user)\\\}")
 _ONE_PART: Final = re.compile(r"\\\{\w+\\\}")

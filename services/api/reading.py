@@ -26,7 +26,7 @@ class Reading:
         return (await self._first_read(caller, [task]))[0] if here else task
 
     async def outcome(self, caller: KeyOwner, public_id: UUID, wait_seconds: float, leaving: Leaving) -> TaskView:
-        """The same, for whoever has just created it: that is no first read."""
+        """The same, for whoever has just created it, or asks for no body: that is no first read."""
         return (await self._awaited(caller, public_id, wait_seconds, leaving))[0]
 
     async def several(self, caller: KeyOwner, public_ids: Sequence[UUID]) -> list[TaskView]:

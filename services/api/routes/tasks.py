@@ -63,7 +63,8 @@ async def read_task(
     seconds = wait_seconds(request.headers.getlist("prefer"))
     if seconds is not None:
         request.scope["waits"] = True
-    task = await cases.reading.one(caller, task_id, seconds or 0, lambda: until_gone(request.receive))
+    read = cases.reading.outcome if "looks" in request.scope else cases.reading.one
+    task = await read(caller, task_id, seconds or 0, lambda: until_gone(request.receive))
     headers = {"ETag": etag(task.version, weak=True), "Vary": "Prefer"}
     if seconds is not None:
         headers["Preference-Applied"] = applied(seconds)

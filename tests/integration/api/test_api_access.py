@@ -133,7 +133,7 @@ async def test_the_matrix_is_complete() -> None:
 async def perform(caller: Tenant, operation: tuple[str, str], known: dict[str, str]) -> httpx.Response:
     """A request of the operation, with ids of the things in `known`."""
     method, path = operation
-    _, body = OPERATIONS[operation]
+    body = OPERATIONS[operation][1] if operation in OPERATIONS else None
     more: dict[str, Any] = {}
     if body is not None:
         text = json.dumps(body)
@@ -215,6 +215,29 @@ async def test_another_tenant_sees_and_changes_nothing(api: Api, operation: tupl
     assert [(await owner.call("GET", path)).json() for path in (task, "/v1/models/m")] == before
     if operation in LISTS and operation[0] == "POST":  # the same request of the owner finds something
         assert listed(await perform(owner, operation, known)) != []
+
+
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one[0] == "GET" and "/v1/" in one[1]], ids=" ".join)
+async def test_head_is_get_without_its_body(api: Api, operation: tuple[str, str]) -> None:
+    owner = await api.tenant()
+    known = await furnished(owner)
+    caller = await api.tenant(owner.id, OPERATIONS[operation][0].split("|"))
+    look = ("HEAD", operation[1])
+    looked = await perform(caller, look, known)
+    (ended,) = await api.sql("SELECT fetched_at FROM task WHERE public_id = $1", known["ended_id"])
+    read = await perform(caller, operation, known)
+    assert (looked.status_code, looked.content) == (200, b"")
+    for name in ("content-type", "etag", "vary"):
+        assert looked.headers.get(name) == read.headers.get(name)
+    assert ended["fetched_at"] is None, "who saw no body has fetched nothing"
+    refused = await perform(await api.tenant(owner.id, ()), look, known)
+    assert (refused.status_code, refused.content) == (403, b"")
+
+
+async def test_a_stream_has_no_head(tenant: Tenant) -> None:
+    for path in ("/v1/events", f"/v1/tasks/{await tenant.task()}/events"):
+        answer = await tenant.call("HEAD", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
 
 
 def listed(answer: httpx.Response) -> Any:
