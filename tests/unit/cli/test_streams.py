@@ -18,7 +18,7 @@ CLOSE_ALL = "exec <&- >&- 2>&-; "
 def run(*arguments: str | bytes, before: str = "", **streams: int) -> tuple[int, bytes]:
     """Exit code and complaints, of a process that no store answers."""
     ended = subprocess.run(
-        ["bash", "-c", f'{before}exec "$@"', "-", sys.executable, "-m", "services.cli", *arguments],
+        ["sh", "-c", f'{before}exec "$@"', "-", sys.executable, "-m", "services.cli", *arguments],
         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, check=False,
         env={**os.environ, "SLUICEWAY_DATA": "/nowhere", "SLUICEWAY_DATABASE_URL": "postgresql://127.0.0.1:1/x"},
         **streams,
