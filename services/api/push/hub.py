@@ -349,9 +349,9 @@ class Hub:
             self._look_wanted.clear()
             began = self._clock()
             circle = min(self._circles.values(), key=lambda circle: circle.look_at, default=None)
-            pause = None if circle is None or circle.look_at == NEVER else circle.look_at - began
-            if circle is None or pause is None or pause > 0:
-                await set_within(self._look_wanted, pause)
+            pause = NEVER if circle is None else circle.look_at - began
+            if circle is None or pause > 0:
+                await set_within(self._look_wanted, None if pause == NEVER else pause)
                 continue
             await self._look(circle)
             await asyncio.sleep(min((self._clock() - began) * _LOOK_SHARE, LOOK_SECONDS))
