@@ -183,6 +183,18 @@ async def test_a_database_that_may_lose_what_it_accepted(house: House, settings:
         await house.sql(f"ALTER DATABASE {name} RESET synchronous_commit")
 
 
+async def test_a_database_without_a_connection_to_spare(house: House, settings: Settings) -> None:
+    role = f"few_{uuid4().hex[:8]}"
+    await house.sql(f"CREATE ROLE {role} LOGIN PASSWORD 'few' CONNECTION LIMIT 0")
+    address = urlsplit(house.database_url)
+    limited = address._replace(netloc=f"{role}:few@{address.netloc.rpartition('@')[2]}").geturl()
+    try:
+        found = await doctor_servers.examine_postgres(changed(settings, database_url=limited))
+        assert "max_connections" in told(found, "cannot be reached").do
+    finally:
+        await house.sql(f"DROP ROLE {role}")
+
+
 @pytest.fixture
 async def forgetful(house: House) -> AsyncIterator[None]:
     await house.redis.command_many([("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")])

@@ -53,8 +53,10 @@ async def examine_postgres(settings: Settings) -> list[Finding]:
     try:
         connection = await asyncpg.connect(url, timeout=_SECONDS, command_timeout=_SECONDS)
     except (*UNREACHABLE, asyncpg.PostgresError, ValueError) as error:
-        what = f"cannot be reached: {_plain(error)}"
-        return [problem(what, "check SLUICEWAY_DATABASE_URL, and that the server runs and takes connections")]
+        do = "check SLUICEWAY_DATABASE_URL, and that the server runs and takes connections"
+        if isinstance(error, asyncpg.TooManyConnectionsError):
+            do = "raise max_connections (or the role's limit): docs/operations.md says how many processes open"
+        return [problem(f"cannot be reached: {_plain(error)}", do)]
     found: list[Finding] = []
     try:
         if await way_in.shares_sessions(connection, url, timeout=_SECONDS, command_timeout=_SECONDS):
