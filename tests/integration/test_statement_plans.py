@@ -181,8 +181,6 @@ WALKS = {
     "overview_counts": {"dead_task", "dispatch", "event"},
     "prune_callbacks": {"job_callback"},
     "prune_dead_messages": {"dead_message"},
-    "prune_idempotency": {"idempotency"},
-    "prune_quota": {"quota_usage"},
     "replay_selection": {"dead_task", "delivery"},
     "series_rows": {"series"},
     "unlettered_messages": {"dead_message"},
