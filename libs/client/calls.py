@@ -18,7 +18,7 @@ from libs.client.errors import ApiError, NotReachable, NotSendable
 from libs.client.task import Task
 
 #: As long as the server lets a request wait; longer waits are several requests.
-WAIT_SECONDS: Final = 60
+WAIT_SECONDS: Final = 55
 BATCH: Final = 1_000
 _LONGEST_PAUSE: Final = 60.0
 _LARGEST_PORT: Final = 65_535

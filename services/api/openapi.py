@@ -132,7 +132,7 @@ def create_task(
     caller: Submitter,
     idempotency_key: IdempotencyHeader = None,
     prefer: Annotated[
-        str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 60 s.")
+        str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 55 s.")
     ] = None,
 ) -> None:
     """Accepts a task durably. Refused with 429 and nothing written when the model's queue is full, or when the

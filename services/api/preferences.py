@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-LONGEST_WAIT_SECONDS: Final = 60.0
+#: Proxies and load balancers in front give an answer up after 60 s (nginx's and AWS's defaults): 504, and of a create
+#: nobody would know whether it was accepted.
+LONGEST_WAIT_SECONDS: Final = 55.0
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\b", re.IGNORECASE)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -48,7 +48,7 @@ class Console:
     """Everything under /console."""
 
     def __init__(self, tools: Tools) -> None:
-        self._desk = tools
+        self._tools = tools
         self._router = Router(routes_of(tools), redirect_slashes=False)
 
     @staticmethod
@@ -67,7 +67,7 @@ class Console:
             if begun.yes:
                 raise
             request = Request(scope, receive)
-            await (await _refusal(self._desk, request, error))(scope, receive, send)
+            await (await _refusal(self._tools, request, error))(scope, receive, send)
 
 
 def routes_of(tools: Tools) -> list[Route]:
@@ -79,6 +79,7 @@ def routes_of(tools: Tools) -> list[Route]:
         done(tools, f"{PREFIX}/sign-out", signing.sign_out),
         done(tools, f"{PREFIX}/theme", signing.choose_theme),
         shown(tools, PREFIX, overview.show, *SEEING),
+        Route(f"{PREFIX}/", _without_slash, methods=["GET"]),
         shown(tools, f"{PREFIX}/live", overview.live, *SEEING),
         shown(tools, f"{PREFIX}/plots", overview.plots, *SEEING),
         done(tools, f"{PREFIX}/pause-all", models.pause_all, "operate"),
@@ -122,6 +123,11 @@ def routes_of(tools: Tools) -> list[Route]:
         shown(tools, f"{PREFIX}/actions", actions.show, "operate"),
         shown(tools, f"{PREFIX}/settings", settings.show, "operate"),
     ]
+
+
+async def _without_slash(_: Request) -> Response:
+    """To the overview: people type both."""
+    return RedirectResponse(PREFIX, 303)
 
 
 async def _refusal(tools: Tools, request: Request, error: Exception) -> Response:

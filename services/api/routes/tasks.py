@@ -53,7 +53,7 @@ async def read_task(
     cases: Cases,
     request: Request,
     _prefer: Annotated[
-        str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 60 s.")
+        str | None, Header(alias="Prefer", description="`wait=n`: answer when the task ends, n <= 55 s.")
     ] = None,
     if_none_match: Annotated[
         str | None, Header(alias="If-None-Match", description="ETag of an earlier answer.")

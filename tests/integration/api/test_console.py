@@ -433,6 +433,11 @@ async def test_a_look_at_a_task_does_not_fetch_it_and_shows_no_secret(
     assert (await tenant.stored())[0]["fetched_at"] is None
 
 
+async def test_the_overview_is_found_with_a_slash_too(visitor: Browser) -> None:
+    answer = await visitor.client.get("/console/", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console")
+
+
 async def test_tasks_of_unknown_or_wrong_ids_are_404_pages(visitor: Browser, tenant: Tenant) -> None:
     await visitor.sign_in(tenant.key)
     for wrong in (uuid.uuid4(), "abc", "%00", "a/b"):

@@ -67,7 +67,8 @@ ROUTES: Final[dict[tuple[str, str], frozenset[str]]] = {
 }
 #: Nobody is signed in there yet.
 OPEN: Final = {
-    ("GET", "/console/static/{name:path}"), ("GET", "/console/sign-in"), ("POST", "/console/sign-in"),
+    ("GET", "/console/static/{name:path}"), ("GET", "/console/"),
+    ("GET", "/console/sign-in"), ("POST", "/console/sign-in"),
 }  # fmt: skip
 _NAMED: Final = {"task_id": "00000000-0000-7000-8000-000000000000", "index": "0", "kind": "task", "id": "1"}
 
