@@ -61,6 +61,15 @@ async def test_a_job_goes_on_beside_a_locked_row_and_takes_it_later(
     assert (await operator.job(job)).state is JobState.DONE
 
 
+async def test_a_round_waits_for_locked_rows_of_a_job_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("libs.common.operations.replay_run._SLICE", 1)
+    await _tasks(house)
+    await Operator(house.database).order()
+    async with kept_by(house, "dead_task SET version = version", 3):
+        assert await work(house) == 0
+        assert await house.value("SELECT count(*) FROM replay_item WHERE tries > 0") == 1, "or other jobs wait for all"
+
+
 async def test_a_job_goes_on_beside_a_locked_account(house: House) -> None:
     poor, other = await house.model(), await house.model()
     (stuck,), (free,) = await died(house, poor), await died(house, other)

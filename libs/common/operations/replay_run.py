@@ -27,6 +27,7 @@ class Done(NamedTuple):
 
     items: int
     full: frozenset[int] = frozenset()
+    waited: bool = False  #: for what somebody keeps locked
 
 
 #: Replays some items of a job.
@@ -88,6 +89,8 @@ class ReplayRunner:
             done = await self._settle(turn, items)
             moved += done.items
             full |= done.full
+            if done.waited:
+                break  # the next slice may wait as long, and with it the other jobs
         if full or moved:
             await failpoint("janitor/before-replay-hold-up")
             await self._work.hold_up(turn, len(full), "no free slot in the model's queue")
@@ -109,14 +112,15 @@ class ReplayRunner:
             free = await self._put_off_locked(turn, items)
             if len(free) == len(items):
                 raise
-            return await self._settle(turn, free) if free else Done(0)
+            done = await self._settle(turn, free) if free else Done(0)
+            return done._replace(waited=True)
         except Exception as error:
             if not self._is_data_error(error):
                 raise
             if len(items) > 1:
                 half = len(items) // 2
                 first, second = await self._settle(turn, items[:half]), await self._settle(turn, items[half:])
-                return Done(first.items + second.items, first.full | second.full)
+                return Done(first.items + second.items, first.full | second.full, first.waited or second.waited)
             log.error("replay.refused", job=turn.id, key=items[0].key, error=type(error).__name__)
             await failpoint("janitor/before-replay-refuse")
             await self._work.refuse(turn, [(items[0].key, "data_error")])
