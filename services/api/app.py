@@ -247,8 +247,10 @@ class Gateway:
             await self._rest(scope, receive, send)
             return
         asked = {**scope, "method": "GET", "looks": True}
-        await self._rest(asked, receive, send)
-        scope.update(asked, method="HEAD")
+        try:
+            await self._rest(asked, receive, send)
+        finally:  # what the framework has answered as internal it raises again
+            scope.update(asked, method="HEAD")
 
     def _shown(self, path: str) -> str:
         """A path without what is secret in it."""

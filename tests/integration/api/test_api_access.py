@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from libs.common.runtime import metrics
 from services.api.app import rest_app
 from tests.support.api import Api, Tenant, until_true
 
@@ -232,6 +233,16 @@ async def test_head_is_get_without_its_body(api: Api, operation: tuple[str, str]
     assert ended["fetched_at"] is None, "who saw no body has fetched nothing"
     refused = await perform(await api.tenant(owner.id, ()), look, known)
     assert (refused.status_code, refused.content) == (403, b"")
+
+
+async def test_a_head_that_fails_is_counted_where_it_belongs(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def outcome(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("services.api.reading.Reading.outcome", outcome)
+    assert (await tenant.call("HEAD", f"/v1/tasks/{await tenant.task()}")).status_code == 500
+    counted = 'sluiceway_http_requests_total{method="HEAD",route="/v1/tasks/{task_id}",status="500"}'
+    assert counted in metrics.exposition().decode()
 
 
 async def test_a_stream_has_no_head(tenant: Tenant) -> None:
