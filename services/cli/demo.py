@@ -32,6 +32,7 @@ def demo(
     """
     import asyncio
 
+    from libs.common.embedded.postgres_home import move_out
     from services.cli.demo_run import DemoFailed, Show, run_demo
     from services.cli.usable_settings import usable_settings
 
@@ -55,6 +56,7 @@ def demo(
         for part in ("objects", "logs"):
             if keep is not None and (folder / "data" / part).is_dir():
                 shutil.copytree(folder / "data" / part, keep / part, dirs_exist_ok=True)
+        move_out(folder / "data" / "postgres")  # a umask may have sent its files elsewhere
         shutil.rmtree(folder, ignore_errors=True)
 
 
