@@ -19,6 +19,8 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-")
+#: Each has commands paint what they say, wherever it goes; build servers set them.
+_COLOURS = ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS")
 _choice = pytest.StashKey[servers.BrokerChoice]()
 
 
@@ -32,8 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell that runs us in the background has Ctrl-C ignored, and our processes would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # all servers are on this machine
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name in _COLOURS]:
+        del os.environ[name]  # all servers are on this machine, and what commands say is read here
     config.stash[_choice] = servers.choose_broker()
 
 
