@@ -144,6 +144,49 @@ async def test_no_end_of_a_job_walks_the_jobs(queue: Any, database_url: str) -> 
     assert {name: rows for name, rows in read.items() if rows > FEW} == {}
 
 
+IN_HAND = f"""
+INSERT INTO replay_item (job_id, kind, target, public_id, error_code)
+  SELECT 1, k.kind, 1000000 * k.n + g, '', '' FROM generate_series(1, {READY}) g,
+    unnest('{{task,event,delivery,message}}'::text[]) WITH ORDINALITY AS k(kind, n);
+INSERT INTO task (id, public_id, tenant_id, model_id, lane, status, finished_at)
+  SELECT 90000 + g, gen_random_uuid(), 1, 1, 1, 7, now() - interval '40 days' FROM generate_series(1, 20) g;
+INSERT INTO dead_task (task_id, tenant_id, model_id, died_at, error_code, version)
+  SELECT id, 1, 1, finished_at, 'e', version FROM task WHERE id > 90000;
+INSERT INTO dead_event
+  (id, task_id, tenant_id, model_id, version, status, attempt, finished_at, sends, last_error, dead_at)
+  SELECT g, g, 1, 1, 1, 6, 1, now(), 20, 'no', now() - interval '31 days' FROM generate_series(1, 20) g;
+INSERT INTO dead_message (topic, "partition", "offset", digest, cause, died_at)
+  SELECT 't', 0, g, '', 'c', now() - interval '31 days' FROM generate_series(1, 20) g;
+INSERT INTO delivery
+  (tenant_id, webhook_id, line, url, task_id, message_id, type, body, status, next_at, ended_at, dead_at)
+  SELECT 1, 1, '', '', gen_random_uuid(), '', '', '', 'dead', NULL, at, at
+  FROM (SELECT now() - interval '31 days' AS at FROM generate_series(1, 20)) x;
+"""
+BESIDE_JOBS = {
+    "dead_over": "30, 20",
+    "delete_tasks": f"ARRAY{[*range(90001, 90021)]}, ARRAY{[1] * 20}",
+    "prune_dead_events": "30, 20",
+    "prune_dead_messages": "30, 20",
+    "prune_deliveries": "30, 30, 20",
+    "create_replay_items": "'event', NULL, NULL, NULL, NULL, '-infinity', 'infinity', NULL, 20, NULL, NULL, 2",
+}
+
+
+async def test_whether_a_job_has_it_in_hand_is_looked_up_whatever_the_statistics_say(
+    queue: Any, database_url: str
+) -> None:
+    await queue.execute("ALTER TABLE replay_item SET (autovacuum_enabled = false)")
+    await queue.execute("VACUUM (ANALYZE)")
+    async with open_database(database_url) as database:
+        for name, given in BESIDE_JOBS.items():
+            await queue.execute(f"PREPARE {name} AS {database.statement(name)}")
+            await rows_read(queue, name, given)
+    await queue.execute(IN_HAND)
+    read = {name: await rows_read(queue, name, given) for name, given in BESIDE_JOBS.items()}
+    assert {name: rows for name, rows in read.items() if rows > FEW} == {}
+    assert read["prune_dead_events"] >= 20, "there is something to look up"
+
+
 #: Tables that hold next to nothing when nothing happens, or grow for ever: the statistics may say one row where a burst
 #: has left ten thousand, until PostgreSQL looks again a minute later.
 GROWING = {

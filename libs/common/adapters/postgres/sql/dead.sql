@@ -324,7 +324,7 @@ WITH chosen AS MATERIALIZED (
     AND ($5::text IS NULL OR f.model_id IN (SELECT id FROM model WHERE name = $5)) AND ($10::bigint IS NULL OR coalesce(f.model_id, 0) = $10)
     AND ($11::bigint IS NULL OR f.webhook_id = $11) AND f.died_at >= $6 AND f.died_at < $7
     AND ($8::text IS NULL OR strpos(lower(f.message), lower($8)) > 0)
-    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL)
+    AND (SELECT i.target FROM replay_item i WHERE i.kind = $1 AND i.target = f.key AND i.result IS NULL LIMIT 1) IS NULL
   ORDER BY f.died_at, f.key LIMIT $9
 )
 INSERT INTO replay_item (job_id, kind, target, lane, public_id, tenant_id, error_code)

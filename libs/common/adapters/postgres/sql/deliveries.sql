@@ -129,7 +129,7 @@ WITH gone AS (
           ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED)
     || ARRAY(SELECT d.id FROM delivery d WHERE d.dead_at IS NOT NULL
                AND d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $2)) AT TIME ZONE 'UTC'
-               AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'delivery' AND i.target = d.id AND i.result IS NULL)
+               AND (SELECT i.target FROM replay_item i WHERE i.kind = 'delivery' AND i.target = d.id AND i.result IS NULL LIMIT 1) IS NULL
              ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $3 FOR UPDATE SKIP LOCKED))
   RETURNING id
 ), t AS (

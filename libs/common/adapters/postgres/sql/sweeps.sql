@@ -226,7 +226,7 @@ FROM dead_task d JOIN task t ON t.id = ANY (ARRAY[d.task_id])
 WHERE d.died_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
   AND d.died_at < (SELECT before FROM announced)
   AND (SELECT x.task_id FROM dead_event x WHERE x.task_id = d.task_id LIMIT 1) IS NULL
-  AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL)
+  AND (SELECT i.target FROM replay_item i WHERE i.kind = 'task' AND i.target = d.task_id AND i.result IS NULL LIMIT 1) IS NULL
 ORDER BY d.died_at AT TIME ZONE 'UTC' LIMIT $2 FOR UPDATE OF d, t SKIP LOCKED
 
 -- name: delete_tasks
@@ -244,7 +244,7 @@ WITH m AS MATERIALIZED (
     AND t.finished_at < (SELECT before FROM announced)
     AND NOT EXISTS (SELECT FROM dead_event x WHERE x.task_id = ANY (ARRAY[t.id]))
     AND NOT EXISTS (SELECT 1 FROM dispatch d WHERE d.id = ANY (ARRAY[t.id]))
-    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'task' AND i.target = ANY (ARRAY[t.id]) AND i.result IS NULL)
+    AND (SELECT i.target FROM replay_item i WHERE i.kind = 'task' AND i.target = t.id AND i.result IS NULL LIMIT 1) IS NULL
     AND t.id <= coalesce((SELECT upto FROM op_log_mark), t.id)
   RETURNING t.id, t.tenant_id, t.creator, t.attempt - t.uploads AS calls, t.status, t.quota_day, t.points
 ), kept AS (
@@ -321,7 +321,7 @@ FROM page p, (SELECT coalesce(max(i.last_id), 0) AS upto FROM legacy_import i WH
 DELETE FROM dead_message WHERE id = ANY (ARRAY(
   SELECT d.id FROM dead_message d WHERE d.died_at < now() - make_interval(days => $1) AND d.id = ANY (ARRAY(
     SELECT x.id FROM dead_message x
-    WHERE NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'message' AND i.target = x.id AND i.result IS NULL)
+    WHERE (SELECT i.target FROM replay_item i WHERE i.kind = 'message' AND i.target = x.id AND i.result IS NULL LIMIT 1) IS NULL
     ORDER BY x.id LIMIT $2))
   FOR UPDATE SKIP LOCKED))
 RETURNING 1
@@ -383,7 +383,7 @@ WHERE x.staged_files IS NOT NULL AND f ->> 'reference' = ANY (CAST(:references A
 -- Events that died, once nobody can be expected to send them again and no replay job has them in hand. $1 days, $2 limit.
 DELETE FROM dead_event WHERE id = ANY (ARRAY(
   SELECT d.id FROM dead_event d WHERE d.dead_at AT TIME ZONE 'UTC' < (now() - make_interval(days => $1)) AT TIME ZONE 'UTC'
-    AND NOT EXISTS (SELECT 1 FROM replay_item i WHERE i.kind = 'event' AND i.target = d.id AND i.result IS NULL)
+    AND (SELECT i.target FROM replay_item i WHERE i.kind = 'event' AND i.target = d.id AND i.result IS NULL LIMIT 1) IS NULL
   ORDER BY d.dead_at AT TIME ZONE 'UTC' LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING id
 
