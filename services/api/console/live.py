@@ -50,13 +50,13 @@ class LivePart(Response):
         `seconds`."""
         super().__init__()
         self._listen = news
-        self._desk = tools
+        self._tools = tools
         self._visit = visit
         self._render = render
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watching, tenant = self._desk.watching, self._visit.viewer.tenant_id
+        watching, tenant = self._tools.watching, self._visit.viewer.tenant_id
         if watching.total() >= MOST_OPEN or watching[tenant] >= MOST_OF_ONE:
             await not_now()(scope, receive, send)
             return
@@ -79,11 +79,11 @@ class LivePart(Response):
             if not watching[tenant]:
                 del watching[tenant]
             if stream is not None:
-                await self._desk.hub.leave(stream)
+                await self._tools.hub.leave(stream)
 
     async def _pieces(self, gone: asyncio.Event, stream: Stream | None) -> AsyncIterator[bytes]:
         sent, spoke, over = "", 0.0, False
-        while not over and not gone.is_set() and not self._desk.draining():
+        while not over and not gone.is_set() and not self._tools.draining():
             text, over = await self._now(sent)
             if text != sent:
                 yield _message(text)
@@ -107,7 +107,7 @@ class LivePart(Response):
     async def _now(self, sent: str) -> tuple[str, bool]:
         """What the reader should see now, and whether that is the last of it."""
         try:
-            if not await still_in(self._desk, self._visit):
+            if not await still_in(self._tools, self._visit):
                 return part(self._visit, "_signed_out.html"), True
             return await self._render()
         except (Unavailable, OutcomeUnknown):

@@ -137,8 +137,8 @@ async def test_a_model_whose_name_ends_like_a_question_is_still_read(tenant: Ten
     assert (await tenant.call("GET", "/v1/models/m%2Fwhy/why")).json()["model"] == "m/why"
     assert (await tenant.call("GET", "/v1/models/m/why")).json()["model"] == "m"
     for method, path, allowed in (
-        ("POST", "why", "GET"),
-        ("DELETE", "why", "GET"),
+        ("POST", "why", "GET, HEAD"),
+        ("DELETE", "why", "GET, HEAD"),
         ("GET", "pause", "POST"),
         ("PATCH", "resume", "POST"),
     ):
