@@ -43,6 +43,11 @@ class Case:
         await asyncio.wait([task])
         assert task.cancelled()
 
+        async def gone() -> bool:
+            return [await self.listeners(channel) for channel in channels] == before
+
+        await eventually(gone, what="who has stopped listens no more")
+
 
 @pytest.fixture(params=["fake", "real"])
 async def case(request: pytest.FixtureRequest, redis_url: str) -> AsyncIterator[Case]:
