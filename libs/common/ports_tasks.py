@@ -168,6 +168,10 @@ class Tasks(Protocol):
         """Remember the first read of successes; returns those that this call marked. One whose row somebody locks
         now is marked by a later read."""
 
+    async def locked_among(self, ids: Sequence[int]) -> set[int]:
+        """Those of these open tasks with a row that somebody's transaction keeps locked, so that none can be canceled
+        now; waits for nobody."""
+
     async def cancel_waiting(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[CanceledTask]:
         """End those that no executor has started, with history and event."""
 

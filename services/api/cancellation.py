@@ -28,7 +28,8 @@ BULK_LIMIT: Final = 1_000
 _MOST_PAGES: Final = 10
 #: Cancels under way at once: each takes a connection.
 _AT_ONCE: Final = 4
-#: More that are locked than these, which cost 2 s each, are not tried one by one: perhaps a whole table is.
+#: So many that turn out to be locked although a look found them free, at 2 s each, and the others are left: perhaps
+#: a whole table is.
 _MOST_LOCKED: Final = 10
 #: What may still be open: a failed one waits for its retry, perhaps.
 _MAYBE_OPEN: Final = tuple(set(TaskStatus) - {TaskStatus.SUCCESS, TaskStatus.CANCELED})
@@ -96,25 +97,26 @@ class Canceling:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a filter finds that can still be canceled; `upto` is the id of the newest, `more` says that there is more
-    than one bulk cancel takes, or than was looked at."""
+    """What a filter finds that can still be canceled; `upto` is the id of the newest, `following` where older ones
+    begin that one bulk cancel does not take, or that were not looked at (None: there are none)."""
 
     tasks: int
     waiting: int
     upto: int
-    more: bool
+    following: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """How a bulk cancel ended: ended at once, asked to stop, over already, or as before, since somebody's transaction
-    keeps their rows locked; `more` as it was counted, or since others were not tried."""
+    """How a bulk cancel ended: ended at once, asked to stop, over already, as before, since somebody's transaction
+    keeps their rows locked, or not tried; `following` as it was counted, or where those that were not tried begin."""
 
     canceled: int
     requested: int
     already_final: int
     locked: int
-    more: bool
+    untried: int
+    following: int | None
 
 
 class BulkCancel:
@@ -124,29 +126,44 @@ class BulkCancel:
         self._reading = reading
         self._canceling = canceling
 
-    async def count(self, caller: KeyOwner, wanted: TaskFilter) -> Counted:
-        """How many open tasks a cancel by this filter would end."""
-        found, more = await self._find(caller, wanted, None)
+    async def count(self, caller: KeyOwner, wanted: TaskFilter, before: int | None = None) -> Counted:
+        """How many open tasks a cancel by this filter would end, older ones than `before` only."""
+        found, following = await self._find(caller, wanted, before)
         waiting = sum(task.started_at is None for task in found)
-        return Counted(len(found), waiting, found[0].id if found else 0, more)
+        return Counted(len(found), waiting, found[0].id if found else 0, following)
 
     async def cancel(self, caller: KeyOwner, wanted: TaskFilter, upto: int) -> BulkResult:
-        """Cancel the open tasks that the filter finds, none newer than `upto`."""
-        found, more = await self._find(caller, wanted, upto + 1)
-        verdicts: Counter[Verdict | None] = Counter()
-        for start in range(0, len(found), _AT_ONCE):
-            if verdicts[None] > _MOST_LOCKED:
-                more = True
-                break
-            some = found[start : start + _AT_ONCE]
-            verdicts.update(await asyncio.gather(*(self._verdict(caller, task.public_id) for task in some)))
+        """Cancel the open tasks that the filter finds, none newer than `upto`.
+
+        Those that a look finds locked come behind the others: whoever was just moving them has done so by then. They
+        are looked at again, and left if they are locked still.
+        """
+        found, following = await self._find(caller, wanted, upto + 1)
+        locked = await self._reading.locked(found)
+        verdicts, untried = await self._try(caller, [task for task in found if task.id not in locked])
+        behind = [task for task in found if task.id in locked]
+        locked = await self._reading.locked(behind)
+        late, untried_late = await self._try(caller, [task for task in behind if task.id not in locked])
+        verdicts += late
+        untried += untried_late
         return BulkResult(
             verdicts[Verdict.CANCELED],
             verdicts[Verdict.REQUESTED],
             verdicts[Verdict.ALREADY_FINAL],
-            verdicts[None],
-            more,
+            verdicts[None] + len(locked),
+            len(untried),
+            max(task.id for task in untried) + 1 if untried else following,
         )
+
+    async def _try(self, caller: KeyOwner, tasks: list[TaskView]) -> tuple[Counter[Verdict | None], list[TaskView]]:
+        """What the cancels of these came to, and which were not tried."""
+        verdicts: Counter[Verdict | None] = Counter()
+        for start in range(0, len(tasks), _AT_ONCE):
+            if verdicts[None] > _MOST_LOCKED:
+                return verdicts, tasks[start:]
+            some = tasks[start : start + _AT_ONCE]
+            verdicts.update(await asyncio.gather(*(self._verdict(caller, task.public_id) for task in some)))
+        return verdicts, []
 
     async def _verdict(self, caller: KeyOwner, public_id: UUID) -> Verdict | None:
         """None for one whose rows are locked: the others are canceled all the same."""
@@ -157,7 +174,9 @@ class BulkCancel:
         except RowsLocked:
             return None
 
-    async def _find(self, caller: KeyOwner, wanted: TaskFilter, before: int | None) -> tuple[list[TaskView], bool]:
+    async def _find(
+        self, caller: KeyOwner, wanted: TaskFilter, before: int | None
+    ) -> tuple[list[TaskView], int | None]:
         found: list[TaskView] = []
         wanted = replace(wanted, statuses=wanted.statuses or _MAYBE_OPEN)  # a filter looks through larger pages, too
         for _ in range(_MOST_PAGES):
@@ -165,4 +184,5 @@ class BulkCancel:
             found += [task for task in tasks if task.open]
             if before is None or len(found) >= BULK_LIMIT:
                 break
-        return found[:BULK_LIMIT], before is not None or len(found) > BULK_LIMIT
+        taken = found[:BULK_LIMIT]
+        return taken, taken[-1].id if len(found) > BULK_LIMIT else before

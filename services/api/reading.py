@@ -55,6 +55,10 @@ class Reading:
         """A page of tasks, newest first, and where the next one goes on."""
         return await self._tasks.list_page(caller.tenant_id, wanted, before, limit)
 
+    async def locked(self, tasks: Sequence[TaskView]) -> set[int]:
+        """The ids of those that somebody's transaction keeps as they are, right now."""
+        return await self._tasks.locked_among([task.id for task in tasks])
+
     async def attempts(self, caller: KeyOwner, public_id: UUID) -> list[dict[str, Any]]:
         """The newest ended attempts, oldest first; raises NotFound."""
         await self.peek(caller, public_id)

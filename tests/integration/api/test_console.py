@@ -18,7 +18,7 @@ import pytest_asyncio
 from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable
 from libs.common.ports_dead import KEPT_BYTES
-from services.api import wiring
+from services.api import cancellation, wiring
 from services.api.console import live, sessions
 from services.api.console.rendering import MENU, PAGE_POLICY
 from tests.support.api import Api, Tenant, until_true
@@ -472,7 +472,7 @@ async def test_many_are_counted_first_and_newer_ones_left_alone(visitor: Browser
     await visitor.sign_in(tenant.key)
     page = await visitor.get("/console/tasks/cancel?model=n")
     assert "5 open tasks would be canceled" in text_of(page)
-    fields = dict(re.findall(r'name="(model|status|biz_name|upto)" value="([^"]*)"', page))
+    fields = _fields(page)
     assert {row["status"] for row in await tenant.stored()} == {1}
     newer = await tenant.task("n")
     assert "5 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
@@ -488,7 +488,7 @@ async def test_many_are_canceled_beside_one_whose_rows_are_locked(api: Api, visi
     older, stuck, newer = [await tenant.task() for _ in range(3)]
     await visitor.sign_in(tenant.key)
     page = await visitor.get("/console/tasks/cancel?model=m")
-    fields = dict(re.findall(r'name="(model|status|biz_name|upto)" value="([^"]*)"', page))
+    fields = _fields(page)
     async with api.pool.acquire() as other, other.transaction():
         await other.execute("SELECT FROM dispatch WHERE public_id = $1 FOR UPDATE", UUID(stuck))
         told = text_of(await visitor.post("/console/tasks/cancel", **fields))
@@ -496,6 +496,69 @@ async def test_many_are_canceled_beside_one_whose_rows_are_locked(api: Api, visi
     assert "Not canceled: 1." in told
     assert {str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9} == {older, newer}
     assert "1 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
+
+
+async def test_many_that_are_locked_keep_none_of_the_others(api: Api, visitor: Browser, tenant: Tenant) -> None:
+    older, *stuck, newer = [await tenant.task() for _ in range(17)]
+    await visitor.sign_in(tenant.key)
+    fields = _fields(await visitor.get("/console/tasks/cancel?model=m"))
+    async with api.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM task WHERE public_id = ANY ($1) FOR UPDATE", [UUID(one) for one in stuck])
+        told = text_of(await visitor.post("/console/tasks/cancel", **fields))
+        assert "2 canceled" in told
+        assert "Not canceled: 15. A transaction that somebody left open" in told
+        assert {str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9} == {older, newer}
+    assert "15 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
+
+
+async def test_older_ones_are_reached_although_the_newest_are_locked(
+    api: Api, visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "BULK_LIMIT", 2)
+    older = await tenant.task()
+    stuck = [await tenant.task() for _ in range(2)]
+    await visitor.sign_in(tenant.key)
+    asked = await visitor.get("/console/tasks/cancel?model=m")
+    assert "2 open tasks would be canceled" in text_of(asked)
+    async with api.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM dispatch WHERE public_id = ANY ($1) FOR UPDATE", [UUID(one) for one in stuck])
+        page = await visitor.post("/console/tasks/cancel", **_fields(asked))
+        assert "0 canceled" in text_of(page)
+        assert "Not canceled: 2." in text_of(page)
+        asked = await visitor.get(_older(page))
+        assert "1 open task would be canceled" in text_of(asked)
+        page = await visitor.post("/console/tasks/cancel", **_fields(asked))
+    assert "1 canceled" in text_of(page)
+    assert "There may be more" not in text_of(page)
+    assert [str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9] == [older]
+
+
+async def test_a_bulk_cancel_does_not_wait_for_task_after_task_of_a_locked_table(
+    api: Api, visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "_MOST_LOCKED", 0)
+    for _ in range(6):
+        await tenant.task()
+    await visitor.sign_in(tenant.key)
+    fields = _fields(await visitor.get("/console/tasks/cancel?model=m"))
+    async with api.pool.acquire() as other, other.transaction():
+        await other.execute("LOCK TABLE dispatch IN SHARE MODE")
+        page = await visitor.post("/console/tasks/cancel", **fields)
+    assert "Not canceled: 4." in text_of(page)
+    assert "Not tried: 2." in text_of(page)
+    assert "2 open tasks would be canceled" in text_of(await visitor.get(_older(page)))
+
+
+def _fields(page: str) -> dict[str, str]:
+    """The form of a bulk cancel, as it was counted."""
+    return dict(re.findall(r'name="(model|status|biz_name|upto)" value="([^"]*)"', page))
+
+
+def _older(page: str) -> str:
+    """Where a bulk cancel goes on."""
+    found = re.search(r'href="(/console/tasks/cancel[^"]*)"', page)
+    assert found
+    return unescape(found.group(1))
 
 
 async def test_reading_alone_cancels_nothing(api: Api, visitor: Browser, tenant: Tenant) -> None:

@@ -191,6 +191,13 @@ class PostgresTasks:
             rows = await self._database.query("mark_fetched", **asked)
         return {row.public_id for row in rows}
 
+    async def locked_among(self, ids: Sequence[int]) -> set[int]:
+        if not ids:
+            return set()
+        rows = await self._database.fetch("locked_rows", list(ids))
+        rows += await self._database.fetch("locked_payers", list(ids))
+        return {row["id"] for row in rows}
+
     async def cancel_waiting(self, tenant_id: int, public_ids: Sequence[UUID]) -> list[CanceledTask]:
         rows = await self._database.query("cancel_waiting", tenant_id=tenant_id, public_ids=list(public_ids))
         return [CanceledTask(row.public_id, row.lane, row.state != DispatchState.RETRY) for row in rows]

@@ -102,8 +102,11 @@ async def live(tools: Tools, visit: Visit) -> Response:
 async def ask_cancel(tools: Tools, visit: Visit) -> Response:
     """How many tasks a cancel would end, and whether that is meant."""
     wanted = Wanted.of(visit)
-    found = await BulkCancel(tools.cases.reading, tools.cases.canceling).count(visit.caller, wanted.narrowed())
-    return page(visit, "tasks_cancel.html", wanted=wanted, found=found)
+    before = before_of("task", visit.asked("cursor") or None)
+    bulk = BulkCancel(tools.cases.reading, tools.cases.canceling)
+    found = await bulk.count(visit.caller, wanted.narrowed(), before)
+    older_url = _older_url(visit, wanted, found.following)
+    return page(visit, "tasks_cancel.html", wanted=wanted, found=found, older_url=older_url)
 
 
 async def cancel(tools: Tools, visit: Visit) -> Response:
@@ -114,7 +117,14 @@ async def cancel(tools: Tools, visit: Visit) -> Response:
         raise Invalid("invalid", "The form is not one of ours.")
     bulk = BulkCancel(tools.cases.reading, tools.cases.canceling)
     result = await bulk.cancel(visit.caller, wanted.narrowed(), upto)
-    return page(visit, "tasks_canceled.html", wanted=wanted, result=result)
+    older_url = _older_url(visit, wanted, result.following)
+    return page(visit, "tasks_canceled.html", wanted=wanted, result=result, older_url=older_url)
+
+
+def _older_url(visit: Visit, wanted: Wanted, following: int | None) -> str | None:
+    """Where a bulk cancel goes on behind what one of them takes; None when there is nothing older."""
+    cursor = cursor_of("task", following)
+    return visit.link(f"{_PATH}/cancel", **wanted.parameters(), cursor=cursor) if cursor else None
 
 
 def _live_url(visit: Visit, found: list[TaskView]) -> str | None:
