@@ -6,6 +6,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from libs.common.adapters.postgres.control import PostgresPresence
+from libs.common.adapters.postgres.series import PostgresSeries
+from libs.common.ports_insight import NO_BROKER
 from services.janitor.sweeps.expiry import Expiry
 from services.janitor.sweeps.prune import Prune
 from tests.support.graves import died
@@ -57,11 +60,20 @@ OLD_ROWS = {
     "op_log": ("(tenant_id, success, created_at) SELECT n, false, now() - interval '31 days'", "tenant_id = 1"),
     "pause": ("(scope, tenant_id, paused_by, ended) SELECT 'tenant', n, 'p', '2001-01-01'", "tenant_id = 1"),
     "quota_usage": ("(tenant_id, user_name, day) SELECT n, 'u', '2001-01-01'", "tenant_id = 1"),
+    "series": (
+        "(scope, subject, step, at, success, failed, timeout, canceled, lost, wait_at, wait_n, run_at, run_n)"
+        " SELECT 2, n, 60, '2001-01-01', 0, 0, 0, 0, 0, '{}', '{}', '{}', '{}'",
+        "subject = 1",
+    ),
+    "webhook": (
+        "(tenant_id, kind, url, secrets, deleted_at) SELECT n, 'endpoint', 'u', '', '2001-01-01'",
+        "tenant_id = 1",
+    ),
 }
 
 
 async def test_other_old_rows_are_pruned(house: House) -> None:
-    prune = Prune(house.sweeps, dead_days=30)
+    prune, series = Prune(house.sweeps, dead_days=30), PostgresSeries(house.database)
     async with AsyncExitStack() as locks:
         for table, (rows, first) in OLD_ROWS.items():
             of_two = "generate_series(1, 2) n"
@@ -71,10 +83,23 @@ async def test_other_old_rows_are_pruned(house: House) -> None:
             await locks.enter_async_context(kept_by(house, f"{table} SET {column} = {column} WHERE {first}", kept))
         await prune.sweep()
         await house.sweeps.prune_operations(30, 0, 10)
+        await series.prune(48, 400, 10)
         for table, (_, first) in OLD_ROWS.items():
             left = [row["first"] for row in await house.sql(f"SELECT {first} AS first FROM {table}")]
             assert left, table
             assert all(left), table
     await prune.sweep()
     await house.sweeps.prune_operations(30, 0, 10)
+    await series.prune(48, 400, 10)
     assert [table for table in OLD_ROWS if await house.value(f"SELECT count(*) FROM {table}")] == []
+
+
+async def test_processes_say_that_they_live_beside_a_locked_one_that_is_long_gone(house: House) -> None:
+    presence = PostgresPresence(house.database)
+    gone = await presence.beat(None, "janitor", "gone", "test", NO_BROKER)
+    await house.sql("UPDATE process SET beat_at = now() - interval '2 days'")
+    async with kept_by(house, f"process SET version = version WHERE id = {gone}"):
+        number = await presence.beat(None, "janitor", "here", "test", NO_BROKER)
+        assert await presence.beat(number, "janitor", "here", "test", NO_BROKER) == number
+    await presence.beat(number, "janitor", "here", "test", NO_BROKER)
+    assert [row["id"] for row in await house.sql("SELECT id FROM process")] == [number]

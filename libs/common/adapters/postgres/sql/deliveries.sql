@@ -139,7 +139,9 @@ SELECT id FROM gone
 
 -- name: prune_webhooks
 -- Removed webhooks that have no delivery left; an hour later, when no statement that still saw them makes one any more.
-DELETE FROM webhook w WHERE w.deleted_at < now() - interval '1 hour' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
+DELETE FROM webhook WHERE id = ANY (ARRAY(
+  SELECT w.id FROM webhook w WHERE w.deleted_at < now() - interval '1 hour' AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.webhook_id = w.id)
+  FOR UPDATE SKIP LOCKED))
 
 -- name: webhook_page
 -- The next webhooks after an id: of one tenant or (for operators) of all, or those alone that fail or were switched off;

@@ -47,9 +47,10 @@ DELETE FROM executor WHERE id = ANY (ARRAY(
 -- name: beat_process
 -- A dispatcher or janitor lives. $1 its number (null at first: it gets one), $2 role, $3 name, $4 version, $5 whether it
 -- reaches the broker, $6 its last error, $7 lanes whose topics the broker refuses, $8 why, $9 why it refuses
--- the topic of events. Those silent for a day are forgotten.
+-- the topic of events. Those silent for a day are forgotten, but for who is locked: nobody's sign of life waits for that.
 WITH gone AS (
-  DELETE FROM process WHERE beat_at < now() - interval '1 day'
+  DELETE FROM process WHERE id = ANY (ARRAY(
+    SELECT p.id FROM process p WHERE p.beat_at < now() - interval '1 day' FOR UPDATE SKIP LOCKED))
 ), here AS (
   UPDATE process SET beat_at = now(), broker_reachable = $5, last_error = $6, refused_lanes = $7, refused_causes = $8,
     events_refused = $9

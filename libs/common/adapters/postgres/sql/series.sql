@@ -108,9 +108,9 @@ UPDATE series_mark m SET hours_upto = k.until FROM mark k RETURNING m.hours_upto
 
 -- name: prune_series
 -- Minutes older than $1 hours, as far as they are in hours, and hours older than $2 days; $3 rows of each at most.
-DELETE FROM series WHERE ctid = ANY (ARRAY(
-  (SELECT v.ctid FROM series v WHERE v.step = 1 AND v.at < least(now() - make_interval(hours => $1), (SELECT hours_upto FROM series_mark))
-   ORDER BY v.at LIMIT $3)
-  UNION ALL
-  (SELECT v.ctid FROM series v WHERE v.step = 60 AND v.at < now() - make_interval(days => $2) ORDER BY v.at LIMIT $3)))
+DELETE FROM series WHERE ctid = ANY (
+  ARRAY(SELECT v.ctid FROM series v WHERE v.step = 1 AND v.at < least(now() - make_interval(hours => $1), (SELECT hours_upto FROM series_mark))
+        ORDER BY v.at LIMIT $3 FOR UPDATE OF v SKIP LOCKED)
+  || ARRAY(SELECT v.ctid FROM series v WHERE v.step = 60 AND v.at < now() - make_interval(days => $2)
+           ORDER BY v.at LIMIT $3 FOR UPDATE SKIP LOCKED))
 RETURNING 1
