@@ -62,7 +62,7 @@ SELECT tenant_id FROM webhook WHERE tenant_id = ANY ($1::bigint[]) AND kind = 't
 
 -- name: list_deliveries
 -- A page of the deliveries of a tenant's webhook, newest first, each with its attempts.
-SELECT d.*, coalesce((
+SELECT d.id, d.task_id, d.message_id, d.type, d.url, d.status, d.attempts, d.next_at, d.last_code, d.last_error, d.created_at, d.ended_at, coalesce((
   SELECT json_agg(json_build_object('attempt', y.attempt, 'at', y.at, 'code', y.code, 'error', y.error, 'cost_ms', y.cost_ms, 'answer', y.answer)
                   ORDER BY y.attempt)
   FROM delivery_try y WHERE y.delivery_id = d.id), '[]') AS tries
@@ -75,7 +75,7 @@ ORDER BY d.id DESC LIMIT :limit
 UPDATE delivery d SET status = 'pending', next_at = now(), round = d.attempts, ended_at = NULL, dead_at = NULL, dropped_at = NULL
 FROM webhook w WHERE w.tenant_id = :tenant_id AND w.id = :webhook_id AND w.deleted_at IS NULL
   AND d.webhook_id = w.id AND d.id = :delivery_id
-RETURNING d.*, coalesce((
+RETURNING d.id, d.task_id, d.message_id, d.type, d.url, d.status, d.attempts, d.next_at, d.last_code, d.last_error, d.created_at, d.ended_at, coalesce((
   SELECT json_agg(json_build_object('attempt', y.attempt, 'at', y.at, 'code', y.code, 'error', y.error, 'cost_ms', y.cost_ms, 'answer', y.answer)
                   ORDER BY y.attempt)
   FROM delivery_try y WHERE y.delivery_id = d.id), '[]') AS tries
