@@ -14,12 +14,11 @@ from pydantic import SecretStr
 from libs.common.adapters.kafka.carrier import KafkaCarrier
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.topics import KafkaTopics
-from libs.common.domain.errors import WrongSetting
 from libs.common.embedded import kafka_jars
 from libs.common.ports_dispatch import Record, TopicPlan
 from libs.common.settings import Settings
 from tests.support.broker import connection_to
-from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, locked, self_signed
+from tests.support.secure_kafka import PASSWORD, USER, SecureKafka, self_signed
 
 #: Numbers of Kafka's protocol.
 _TOPIC, _LITERAL, _ALLOW = 2, 3, 3
@@ -80,13 +79,8 @@ async def certificates_of_ours(broker: SecureKafka, folder: Path) -> None:
     stranger, key = self_signed()
     (folder / "stranger.pem").write_bytes(stranger)
     (folder / "stranger.key").write_bytes(key)
-    (folder / "locked.key").write_bytes(locked(key))
     assert await presenting(folder / "stranger.pem", folder / "stranger.key").diagnose() != ""
     assert await KafkaConnection.of(Settings(**address)).diagnose() != ""
-    stranger_file = folder / "stranger.pem"
-    for nothing in ((folder / "none.pem",), (stranger_file,), (stranger_file, folder / "locked.key")):
-        with pytest.raises(WrongSetting, match=r"SLUICEWAY_KAFKA_CERT_FILE: .*; name a PEM certificate"):
-            presenting(*nothing)
 
 
 async def said_by_a_carrier(connection: KafkaConnection) -> str:

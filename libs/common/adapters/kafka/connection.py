@@ -112,13 +112,28 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         why = f"{settings.kafka_ca_file} cannot be used ({error.strerror or error})"
         raise WrongSetting(f"SLUICEWAY_KAFKA_CA_FILE: {why}; name a file of PEM certificates.") from error
     if settings.kafka_cert_file:
-        try:  # a password, which it has none of: OpenSSL would ask the terminal for one
-            context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file or None, password="")
-        except OSError as error:
-            why = f"{settings.kafka_cert_file} cannot be used ({error.strerror or error})"
-            do = "name a PEM certificate, and its key in SLUICEWAY_KAFKA_KEY_FILE"
-            raise WrongSetting(f"SLUICEWAY_KAFKA_CERT_FILE: {why}; {do}.") from error
+        _present(context, settings)
     return context
+
+
+def _present(context: ssl.SSLContext, settings: Settings) -> None:
+    """Have a certificate of ours shown. Whichever of its two files cannot be used is told by its setting."""
+    certificate, key = settings.kafka_cert_file, settings.kafka_key_file
+    try:
+        ssl.create_default_context().load_verify_locations(certificate)
+    except OSError as error:
+        raise _unusable("CERT", certificate, error, "name a PEM certificate") from error
+    try:  # a password, which it has none of: OpenSSL would ask the terminal for one
+        context.load_cert_chain(certificate, key or None, password="")
+    except OSError as error:
+        if key:
+            raise _unusable("KEY", key, error, "name the PEM key of that certificate, without a password") from error
+        do = "name a PEM certificate, and its key in SLUICEWAY_KAFKA_KEY_FILE"
+        raise _unusable("CERT", certificate, error, do) from error
+
+
+def _unusable(which: str, file: str, error: OSError, do: str) -> WrongSetting:
+    return WrongSetting(f"SLUICEWAY_KAFKA_{which}_FILE: {file} cannot be used ({error.strerror or error}); {do}.")
 
 
 def pace(client: AIOKafkaClient) -> None:
