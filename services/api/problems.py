@@ -18,6 +18,7 @@ from libs.common.domain.errors import (
     NotFound,
     OutcomeUnknown,
     Refused,
+    RowsLocked,
     Unavailable,
 )
 
@@ -132,6 +133,7 @@ CODES: Final[dict[str, Code]] = {
     "quota_exhausted": Code(429, "The points of the day are used up"),
     "internal": Code(500, "Something went wrong here"),
     "unavailable": Code(503, "A store cannot be reached"),
+    "rows_locked": Code(503, "Rows are locked in PostgreSQL"),
     "outcome_unknown": Code(503, "Whether it happened is not known"),
 }
 
@@ -154,6 +156,9 @@ def problem_of(error: Exception) -> Problem:
                 "Nobody can tell yet whether this was done: look first; a create is repeated with its Idempotency-Key."
             )
             return _outage("outcome_unknown", detail)
+        case RowsLocked():
+            detail = "Somebody's transaction keeps rows locked that this needs. Nothing was done; try again."
+            return _outage("rows_locked", detail)
         case Unavailable():
             return _outage("unavailable", "Nothing was done; try again.")
         case RequestValidationError():

@@ -175,7 +175,8 @@ def cancel(
 ) -> None:
     """Ask for the end of tasks: verdicts are canceled, cancel_requested, already_final.
 
-    One that is unknown keeps none of the others; what was done before anything else went wrong is printed all the same.
+    One that is unknown, or whose rows somebody keeps locked, keeps none of the others, and is told behind them; what
+    was done before anything else went wrong is printed all the same.
 
     Example: sluiceway task cancel 01939d5c-6f3e-7b1a-9c55-2f6f0b6f7a10 --yes
     """
@@ -184,7 +185,7 @@ def cancel(
     columns: list[Column] = [("ID", "id"), ("VERDICT", "verdict"), ("STATUS", "status")]
     named = list(_named(ids))
     answers: list[dict[str, Any]] = []
-    unknown = 0
+    left: list[str] = []
     with connect(url, key_file) as client:
         if named:  # a list of tasks that is read may be empty
             confirm(f"Cancel {len(named)} tasks?" if len(named) > 1 else f"Cancel the task {named[0]}?", yes=yes)
@@ -193,14 +194,15 @@ def cancel(
                 try:
                     answers.append(client.cancel(task_id))
                 except ApiError as error:
-                    if error.status != 404:
+                    if error.status != 404 and error.code != "rows_locked":
                         raise
-                    unknown += 1
-                    note(f"{task_id}: {error}")
+                    left.append(f"{task_id}: {error}")
         finally:
             if answers or not named:
                 show_list(answers, columns, chosen(output, as_json))
-    if unknown:
+            for why in left:
+                note(why)
+    if left:
         raise typer.Exit(4)
 
 

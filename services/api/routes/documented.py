@@ -13,7 +13,7 @@ from services.api.problems import CODES, CONTENT_TYPE, Problem
 
 _TRACE: Final = "4bf92f3577b34da6a3ce929d0e0e4736"
 #: What every operation can answer.
-_ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "unavailable")
+_ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "unavailable", "rows_locked")
 #: What a route that takes a body can answer besides.
 BODY_ERRORS: Final = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 _SUCCESS: Final = {200: "As asked.", 201: "It is made.", 202: "It is accepted and will be done.", 204: "It is gone."}

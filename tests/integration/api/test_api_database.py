@@ -72,7 +72,8 @@ async def test_readers_beyond_the_pool_are_refused_and_not_kept(tenant: Tenant) 
         reads = [asyncio.create_task(tenant.call("GET", f"/v1/tasks/{task}")) for _ in range(12)]
         done, _ = await asyncio.wait(reads, timeout=10, return_when=asyncio.FIRST_COMPLETED)
         refused = done.pop().result()
-        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert refused.status_code == 503
+        assert refused.json()["code"] in ("unavailable", "rows_locked")
         assert time.monotonic() - began < 8
     answers = await asyncio.gather(*reads)
     assert {answer.status_code for answer in answers} == {200, 503}

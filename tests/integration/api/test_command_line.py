@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import typer.main
@@ -17,7 +17,7 @@ import yaml
 
 from services.cli.__main__ import load_commands
 from services.cli.app import app
-from tests.support.api import NOWHERE, Tenant
+from tests.support.api import NOWHERE, Api, Tenant
 from tests.support.shell import Ran, Shell
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -93,6 +93,17 @@ async def test_an_unknown_task_keeps_none_of_the_others_from_being_canceled(tena
     assert [(item["id"], item["verdict"]) for item in ran.json["items"]] == [(id_, "canceled") for id_ in made]
     none = await run("task", "cancel", str(uuid4()), "--yes", "--json", tenant=tenant)
     assert (none.code, none.out, none.err.count("\n")) == (4, "", 1)
+
+
+async def test_a_locked_task_keeps_none_of_the_others_from_being_canceled(api: Api, tenant: Tenant) -> None:
+    """It ended the command, and those named behind it went on."""
+    made = [await tenant.task() for _ in range(3)]
+    async with api.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM dispatch WHERE public_id = $1 FOR UPDATE", UUID(made[1]))
+        ran = await run("task", "cancel", *made, "--yes", "--json", tenant=tenant)
+    assert [(item["id"], item["verdict"]) for item in ran.json["items"]] == [(id_, "canceled") for id_ in made[::2]]
+    assert ran.code == 4
+    assert ran.err.startswith(f"sluiceway: {made[1]}: rows_locked: Somebody's transaction keeps rows locked")
 
 
 async def test_a_wait_that_lasts_too_long_says_how_to_go_on(tenant: Tenant) -> None:
