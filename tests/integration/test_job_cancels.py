@@ -13,11 +13,12 @@ from structlog.testing import capture_logs
 from libs.common.adapters.postgres.provider_jobs import PostgresProviderJobs
 from libs.common.domain.model import Model
 from libs.common.ports import PermitRequest
-from libs.common.ports_provider_jobs import UnwantedJob, UnwantedLook
+from libs.common.ports_provider_jobs import TellLater, UnwantedJob, UnwantedLook
 from services.executor.jobs import unwanted
 from tests.support.executor_rig import Rig, until
 from tests.support.job_provider import ProvidedJob, job_provider
 from tests.support.job_rig import Jobs, open_jobs
+from tests.support.locks import kept_by
 
 
 @pytest.fixture
@@ -163,6 +164,22 @@ async def test_what_an_executor_takes_while_it_stops_is_told(jobs: Jobs, monkeyp
     await running.stop()
     assert jobs.provider.canceled == [str(key)]
     assert await left(jobs.rig, model) == 0
+
+
+async def test_a_locked_mark_keeps_no_other_provider_from_being_told(jobs: Jobs) -> None:
+    stuck, late, other = [await jobs.model() for _ in range(3)]
+    jobs.provider.deaf = True
+    (told,) = await mark(jobs.rig, stuck, 1)
+    await mark(jobs.rig, late, 1, named=False)
+    book = PostgresProviderJobs(jobs.rig.database)
+    taken = await book.unwanted(UnwantedLook(10, 4, 60, ["test"], {}))
+    async with kept_by(jobs.rig, f"provider_job SET message = message WHERE lane = {stuck.lane}"):
+        await book.told(taken)
+        assert (await left(jobs.rig, stuck), await left(jobs.rig, late)) == (1, 0)
+        (free,) = await mark(jobs.rig, other, 1)
+        await book.tell_later([TellLater(key, 3_600.0, tried=True) for key in (told, free)])
+    later = "SELECT lane FROM provider_job WHERE cancel_at > now() + interval '30 min'"
+    assert [row["lane"] for row in await jobs.rig.sql(later)] == [other.lane]
 
 
 async def test_a_locked_table_does_not_hold_up_an_executor_that_stops(jobs: Jobs) -> None:

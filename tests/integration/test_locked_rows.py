@@ -291,6 +291,20 @@ async def test_what_was_lost_on_the_road_is_sent_again(house: House) -> None:
     assert [moved.id for moved in await house.sweeps.republish_lost(0, 10)] == [ids[0]]
 
 
+async def test_what_the_broker_did_not_take_beside_it_goes_back_waits_or_ends(house: House) -> None:
+    model = await house.model()
+    stuck, unsent, *refused = await house.tasks(model, 4)
+    lease = (await house.lease(model))[0].lease
+    queue = house.queue
+    async with locked(house, stuck):
+        assert [moved.id for moved in await queue.give_back(lease, [stuck, unsent])] == [unsent]
+        sends = await queue.postpone_refused([(id_, lease, 60.0, "too large") for id_ in (stuck, *refused)])
+        assert sends == [(id_, 1) for id_ in refused]
+    async with locked(house, refused[0]):
+        buried = await queue.bury_refused(refused, "too large")
+    assert [str(public_id) for public_id, _ in buried] == await house.public(refused[1:])
+
+
 async def test_turns_go_on_beside_a_lease_that_is_locked_and_it_is_healed_later(house: House) -> None:
     model = await house.model()
     ids = await house.tasks(model, 4)

@@ -28,6 +28,8 @@ from libs.common.ports_dispatch import (
 )
 from libs.common.ports_webhooks import HookedEvent
 
+#: What the end of a task that nobody runs may meet: it changes the task's account, too.
+LOCKED_ENDS: Final = ("locked_rows", "locked_payers")
 #: Kinds of the rows that a turn answers.
 _LANE: Final = 0
 _TAKEN: Final = 1
@@ -84,15 +86,15 @@ class PostgresDispatchQueue:
         await self._database.fetch("spread_lanes", list(partitions.keys()), list(partitions.values()))
 
     async def give_back(self, lease: int, ids: Sequence[int]) -> list[Moved]:
-        return moved(await self._database.fetch("give_back", list(ids), lease))
+        return moved(await self._database.fetch_free("give_back", list(ids), lease))
 
     async def postpone_refused(self, rows: Sequence[tuple[int, int, float, str]]) -> list[tuple[int, int]]:
         ids, leases, delays, messages = (list(column) for column in zip(*sorted(rows), strict=True))
-        answers = await self._database.fetch("postpone_refused", ids, leases, delays, messages)
+        answers = await self._database.fetch_free("postpone_refused", ids, leases, delays, messages)
         return [(row["id"], row["sends"]) for row in answers]
 
     async def bury_refused(self, ids: Sequence[int], message: str) -> list[tuple[UUID, int]]:
-        rows = await self._database.fetch("bury_refused", sorted(ids), message)
+        rows = await self._database.fetch_free("bury_refused", sorted(ids), message, locked=LOCKED_ENDS)
         return [(row["public_id"], row["lane"]) for row in rows]
 
 

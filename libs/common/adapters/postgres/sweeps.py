@@ -11,7 +11,7 @@ import asyncpg
 
 from libs.common.adapters.postgres.attempts import watched
 from libs.common.adapters.postgres.database import Database
-from libs.common.adapters.postgres.dispatch_queue import moved
+from libs.common.adapters.postgres.dispatch_queue import LOCKED_ENDS, moved
 from libs.common.adapters.postgres.insight import backlogs
 from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_attempts import WatchedBeat
@@ -32,8 +32,6 @@ from libs.common.ports_sweeps import (
     Rescued,
 )
 
-#: What an end in vain may meet: it changes the task's account, too.
-_LOCKED_ENDS: Final = ("locked_rows", "locked_payers")
 _PAGE: Final = 1_000
 _EXECUTOR_DAYS: Final = 30
 _FIRST: Final = DuePlace(datetime(1970, 1, 1, tzinfo=UTC), 0)
@@ -131,7 +129,7 @@ class PostgresSweeps:
                 await transaction.fetch("hold_attempts", ids)
                 return await transaction.fetch(name, ids, *columns)
 
-        return await self._database.around_locked(end, ids, *columns, locked=_LOCKED_ENDS)
+        return await self._database.around_locked(end, ids, *columns, locked=LOCKED_ENDS)
 
     async def waiting_page(self, after: int, limit: int, seconds: int) -> list[OpenRow]:
         return [OpenRow(**row) for row in await self._database.fetch("waiting_page", after, limit, seconds)]
@@ -155,7 +153,7 @@ class PostgresSweeps:
             [ending.code for ending in ordered],
             [ending.message for ending in ordered],
             [ending.dead for ending in ordered],
-            locked=_LOCKED_ENDS,
+            locked=LOCKED_ENDS,
         )
         return [
             Ended(

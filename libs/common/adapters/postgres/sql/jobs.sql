@@ -116,17 +116,25 @@ RETURNING p.intent_key, p.lane, l.model_id, p.adapter, p.provider_id, p.cancel_t
   extract(epoch FROM p.intended_at)::float8 AS intended_at, extract(epoch FROM now() - p.ended_at)::float8 AS ended_for
 
 -- name: jobs_told_later
--- These providers are to be told at another time than everybody else ($2 seconds from now), and whether that was a try.
--- $1 keys, $3 tries.
+-- These providers are to be told at another time than everybody else ($2 seconds from now), and whether that was a try. Of
+-- a row that somebody keeps locked nothing is noted, here and below: it is due again when the time for which it was taken is
+-- over, and what is to be told of others does not wait for it. $1 keys, $3 tries.
+WITH free AS MATERIALIZED (
+  SELECT m.* FROM unnest($1::uuid[], $2::float8[], $3::boolean[]) AS m(key, seconds, tried) CROSS JOIN LATERAL (
+    SELECT FROM provider_job x WHERE x.intent_key = m.key FOR NO KEY UPDATE SKIP LOCKED) f
+)
 UPDATE provider_job p SET cancel_at = now() + make_interval(secs => m.seconds), cancel_tries = CASE WHEN m.tried THEN p.cancel_tries ELSE p.cancel_tries - 1 END
-FROM unnest($1::uuid[], $2::float8[], $3::boolean[]) AS m(key, seconds, tried)
-WHERE p.intent_key = ANY (ARRAY[m.key]) AND p.cancel_at IS NOT NULL
+FROM free m WHERE p.intent_key = ANY (ARRAY[m.key]) AND p.cancel_at IS NOT NULL
 RETURNING p.task_id AS id
 
 -- name: jobs_told
 -- These providers were told, or cannot be; not where the id of the job, by which it can be ended, became known meanwhile.
 -- $1 keys, $2 the ids that were known, empty for none.
-UPDATE provider_job p SET cancel_at = NULL FROM unnest($1::uuid[], $2::text[]) AS m(key, provider_id)
+WITH free AS MATERIALIZED (
+  SELECT m.* FROM unnest($1::uuid[], $2::text[]) AS m(key, provider_id) CROSS JOIN LATERAL (
+    SELECT FROM provider_job x WHERE x.intent_key = m.key FOR NO KEY UPDATE SKIP LOCKED) f
+)
+UPDATE provider_job p SET cancel_at = NULL FROM free m
 WHERE p.intent_key = ANY (ARRAY[m.key]) AND coalesce(p.provider_id, '') = m.provider_id
 RETURNING p.task_id AS id
 
