@@ -201,12 +201,19 @@ class Submission:
                     raise
 
     async def _freed(self, task: NewTask, end: float) -> bool:
-        """Whether nobody has the account locked any more that the task is to be paid from; waits for that."""
-        while time.monotonic() < end:
-            await asyncio.sleep(_LOCKED_PAUSE)
-            with suppress(Unavailable, OutcomeUnknown):
-                if not await self._locked.submit(task):
-                    return True
+        """Whether nobody has the account locked any more that the task is to be paid from; waits for that.
+
+        Nothing of the task is under way meanwhile: whoever is cut off here, by the end of the process, gives back.
+        """
+        try:
+            while time.monotonic() < end:
+                await asyncio.sleep(_LOCKED_PAUSE)
+                with suppress(Unavailable, OutcomeUnknown):
+                    if not await self._locked.submit(task):
+                        return True
+        except asyncio.CancelledError:
+            await self._give_back(task)
+            raise
         return False
 
     def _new_task(self, public_id: UUID, lane: int, caller: KeyOwner, order: Order, points: int) -> NewTask:

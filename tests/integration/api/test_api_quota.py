@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from services.api import submission
 from tests.support.api import Api, Tenant, until_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -35,6 +37,10 @@ async def limit(tenant: Tenant, points: int, user: str = "") -> None:
 
 def soon(hours: float) -> str:
     return (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+
+
+async def has_slots(tenant: Tenant, wanted: int) -> bool:
+    return await tenant.slots() == wanted
 
 
 class TestQuota:
@@ -72,6 +78,20 @@ class TestQuota:
             answer = await tenant.call("POST", "/v1/tasks/batch", json=body)
         assert [item["http_status"] for item in answer.json()["items"]] == [503, 202] * 20
         assert (await account(tenant))["used"] == 1
+
+    async def test_a_create_whose_caller_left_while_it_waited_for_its_account_keeps_no_slot(
+        self, tenant: Tenant, me: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(submission, "_PATIENCE_SECONDS", 0.5)
+        await tenant.model("dear", price=1)
+        await tenant.task("dear")
+        async with tenant.api.pool.acquire() as forgotten, forgotten.transaction():
+            await forgotten.execute("UPDATE quota_usage SET used = used WHERE user_name = $1", me)
+            leaving = asyncio.create_task(tenant.submit("dear"))
+            await until_true(partial(has_slots, tenant, 2))
+            leaving.cancel()
+            await until_true(partial(has_slots, tenant, 1))
+        assert len(await tenant.stored()) == 1
 
     async def test_in_a_batch_each_that_fits_is_accepted(self, tenant: Tenant, me: str) -> None:
         await tenant.model("dear", price=1)

@@ -59,6 +59,7 @@ class Store:
         self.behave: Behaviour = created
         self.earlier: Repeated | None = None
         self.batches: list[list[NewTask]] = []
+        self.looks = 0  #: at whether an account is locked
 
     async def create_many(self, tasks: Sequence[NewTask]) -> list[Creation]:
         self.batches.append(list(tasks))
@@ -68,6 +69,7 @@ class Store:
         return [self.earlier for _ in tasks]
 
     async def locked(self, tasks: Sequence[NewTask]) -> list[bool]:
+        self.looks += 1
         return [True for _ in tasks]
 
 
@@ -272,4 +274,17 @@ async def test_a_create_whose_account_somebody_keeps_locked_is_refused_in_the_en
     with pytest.raises(RowsLocked):
         await desk.submit()
     assert len(desk.store.batches) == 1, "it is not tried while it is locked"
+    assert desk.taken == 0
+
+
+async def test_a_create_that_is_cut_off_while_it_waits_for_its_account_gives_its_slot_back(desk: Desk) -> None:
+    desk.store.behave = raising(RowsLocked())
+    creating = asyncio.create_task(desk.submit())
+    async with asyncio.timeout(5):
+        while not desk.store.looks:
+            await asyncio.sleep(0.01)
+    assert desk.taken == 1
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
     assert desk.taken == 0
