@@ -13,7 +13,6 @@ from fastapi.routing import APIRoute
 
 from services.api import examples
 from services.api.legacy import described as legacy
-from services.api.problems import CONTENT_TYPE
 from services.api.push.asked import MOST_NAMES
 from services.api.routes import (
     control,
@@ -30,7 +29,7 @@ from services.api.routes import (
     webhooks,
 )
 from services.api.routes.context import Reader, Submitter, TaskId
-from services.api.routes.documented import answers, problems
+from services.api.routes.documented import REPLAYED, IdempotencyHeader, answers, problems
 from services.api.schemas import TaskBatchIn, TaskIn
 from services.api.schemas_out import AcceptedOut, BatchOut, NewsOut, TaskOut
 
@@ -74,16 +73,9 @@ _BATCH_ERRORS: Final = (
 )
 _ACCEPTED_HEADERS: Final = {
     "Location": {"description": "Where the task is.", "schema": {"type": "string"}},
-    "Idempotent-Replayed": {
-        "description": "`true` when an earlier request with the same key made it.",
-        "schema": {"type": "string"},
-    },
+    **REPLAYED,
     "Preference-Applied": {"description": "`wait=n` where it was waited for.", "schema": {"type": "string"}},
 }
-IdempotencyHeader = Annotated[
-    str | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="A name of yours, kept for a day."),
-]
 
 #: One event of a stream, as a client's parser hands it over.
 _EVENT: Final = {
@@ -312,7 +304,7 @@ def _template(path: str) -> re.Pattern[str]:
 
 
 def _mend(operation: dict[str, Any], route: APIRoute) -> None:
-    if CONTENT_TYPE not in operation["responses"].get("422", {}).get("content", {}):
+    if 422 not in route.responses:
         operation["responses"].pop("422", None)  # FastAPI's own answer to what is invalid; ours is 400
     for status, answer in route.responses.items():
         for kind, media in answer.get("content", {}).items():

@@ -50,7 +50,7 @@ class Orders:
         """The order of POST /v1/tasks; raises Problem (400, 413)."""
         members = _read(body, _TASK)
         try:
-            return self._order(members, trace, None if key is None else _key(CREATE_ROUTE, _checked(key), body))
+            return self._order(members, trace, None if key is None else key_of(CREATE_ROUTE, key, body))
         except Problem as problem:
             raise Misformed(problem, members) from None
 
@@ -134,8 +134,13 @@ def _read(body: bytes, reader: Reader) -> Any:
         raise Problem("bad_json", f"The body is not strict JSON: {error}.") from None
 
 
-def _key(route: str, key: bytes, body: bytes) -> IdempotencyKey:
-    return IdempotencyKey(route, sha256(key).digest(), sha256(body).digest())
+def key_of(route: str, key: bytes, said: bytes) -> IdempotencyKey:
+    """The key of a request that says this, as its caller named it; raises Problem (400)."""
+    return _key(route, _checked(key), said)
+
+
+def _key(route: str, key: bytes, said: bytes) -> IdempotencyKey:
+    return IdempotencyKey(route, sha256(key).digest(), sha256(said).digest())
 
 
 def _checked(key: bytes) -> bytes:

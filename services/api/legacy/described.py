@@ -32,7 +32,7 @@ from services.api.legacy.schemas import (
     TaskStates,
 )
 from services.api.routes.context import Admin, Reader, Submitter
-from services.api.routes.documented import RETRY_AFTER
+from services.api.routes.documented import REPLAYED, RETRY_AFTER, IdempotencyHeader
 
 router = APIRouter(tags=["go gateway"])
 
@@ -42,14 +42,14 @@ _CONFIGURATION: Final = (40_003, 40_004, 40_005, 40_901)
 ModelId = Annotated[str, Query(alias="id", pattern="^[0-9]{1,18}$")]
 
 
-def _answers(data: type[BaseModel], example: Any, *codes: int) -> dict[int | str, dict[str, Any]]:
+def _answers(data: type[BaseModel], example: Any, *codes: int, **more: Any) -> dict[int | str, dict[str, Any]]:
     shown = {"code": 0, "message": "OK", "data": example}
     media = {"application/json": {"example": shown}}
     by_status: dict[int, list[int]] = defaultdict(list)
     for code in sorted({*_ALWAYS, *codes}):
         by_status[int(str(code)[:3])].append(code)
     described: dict[int | str, dict[str, Any]] = {
-        200: {"description": "As asked.", "model": Enveloped[data], "content": media}  # type: ignore[valid-type]
+        200: {"description": "As asked.", "model": Enveloped[data], "content": media, **more}  # type: ignore[valid-type]
     }
     return {**described, **{status: _refusal(status, by_status[status]) for status in sorted(by_status)}}
 
@@ -109,10 +109,18 @@ def list_models(wanted: Annotated[OldModelSearch, body(examples.MODEL_SEARCH)], 
 @router.post(
     "/task/createTask",
     summary="Create a task",
-    responses=_answers(TaskIdOut, examples.TASK_ID, 404, 40_902, 429, 42_901),
+    responses=_answers(TaskIdOut, examples.TASK_ID, 404, 40_009, 40_902, 422, 429, 42_901, headers=REPLAYED),
 )
-def create_task(task: Annotated[OldTaskIn, body(examples.TASK_IN)], caller: Submitter) -> None:
-    """Accepts a task durably. Refused and nothing written when the model's queue is full or the points are used up."""
+def create_task(
+    task: Annotated[OldTaskIn, body(examples.TASK_IN)],
+    caller: Submitter,
+    idempotency_key: IdempotencyHeader = None,
+) -> None:
+    """Accepts a task durably. Refused and nothing written when the model's queue is full or the points are used up.
+
+    The same Idempotency-Key returns the task that it made first, even when the queue is full now; with another request
+    it is refused.
+    """
 
 
 @router.get("/task/getTaskResult", summary="Read a task", responses=_answers(OldTaskOut, examples.TASK, 404))

@@ -35,6 +35,11 @@ class Asked:
     given: Given
     trace: str
     size: int  #: of the body
+    key: bytes | None  #: the Idempotency-Key, as it was sent
+
+
+class Replayed(dict[str, Any]):
+    """Data that an earlier request with the same Idempotency-Key was answered with."""
 
 
 Handler: TypeAlias = Callable[[Asked], Awaitable[dict[str, Any]]]
@@ -82,11 +87,11 @@ class LegacyFace:
             require_plain(named)
         read = partial(self._parsing.run, caller.tenant_id, len(body))
         scope["given"] = given = await decode(scope["query_string"], named, body, read)
-        data = await route.handle(Asked(caller, given, trace, len(body)))
-        answer = enveloped(data)
+        data = await route.handle(Asked(caller, given, trace, len(body), named.get(b"idempotency-key")))
+        answer, replayed = enveloped(data), isinstance(data, Replayed)
         if route.path_format == CREATE:
-            self._note(scope, answer, task_id=UUID(data["taskId"]))
-        await send_json(send, 200, answer)
+            self._note(scope, answer, task_id=UUID(data["taskId"]), replayed=replayed)
+        await send_json(send, 200, answer, [(b"idempotent-replayed", b"true")] if replayed else [])
 
     async def refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
         """Answer with a refusal."""
@@ -100,7 +105,15 @@ class LegacyFace:
             self._note(scope, answer, error=f"{refusal.code}: {refusal.message}")
         await send_json(send, 200 if self._refuse_with_200 else refusal.status, answer, problem.raw_headers)
 
-    def _note(self, scope: Scope, response: dict[str, Any], *, task_id: UUID | None = None, error: str = "") -> None:
+    def _note(
+        self,
+        scope: Scope,
+        response: dict[str, Any],
+        *,
+        task_id: UUID | None = None,
+        replayed: bool = False,
+        error: str = "",
+    ) -> None:
         """A create, as far as it could be read."""
         given: Given | None = scope.get("given")
         self._operations.note(
@@ -110,6 +123,7 @@ class LegacyFace:
             model=_said(given, "modelName"),
             biz_name=_said(given, "bizName"),
             task_id=task_id,
+            replayed=replayed,
             error=error,
         )
 
@@ -126,7 +140,9 @@ class LegacyFace:
 
 
 def _unsure(route: OldRoute | None, problem: Problem) -> Problem:
-    """An answer of the database was lost. These routes know no key that a request could be repeated with."""
+    """An answer of the database was lost. Of these routes one alone knows a key that a request is repeated with."""
+    if route is not None and route.path_format == CREATE:
+        return problem
     reads = route is not None and route.scope == "read"
     detail = (
         "The database did not answer: try again." if reads else "Nobody can tell yet whether this was done: look first."

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from libs.common.domain.errors import NotFound
 from libs.common.domain.ids import parse_task_id, parse_task_ids
 from libs.common.domain.task import Compact, TaskStatus, compact
 from libs.common.ports_legacy import LegacyRows, TaskSearch
-from services.api.legacy.face import Asked
+from services.api.legacy.face import CREATE, Asked, Replayed
 from services.api.legacy.given import Given, required
 from services.api.legacy.rows import Rows
+from services.api.orders import key_of
 from services.api.parsing import Parsing
 from services.api.problems import Problem
 from services.api.reading import Reading
 from services.api.schemas import BATCH_LIMIT, BIZ_NAME_LIMIT, INPUT_REF_LIMIT, NAME_LIMIT
 from services.api.submission import Order, Submission
 
+_KEYS_ROUTE: Final = f"POST {CREATE}"
 _ID_LIMIT: Final = 64
 _STATES: Final = {
     state: [status for status in TaskStatus if state in (compact(status, fetched=False), compact(status, fetched=True))]
@@ -48,7 +51,8 @@ class LegacyTasks:
         """POST /task/createTask: the road of /v1, under the old names."""
         order = await self._parsing.run(asked.caller.tenant_id, asked.size, lambda: self._order(asked))
         accepted = await self._submission.submit(asked.caller, order)
-        return {"taskId": str(accepted.public_id)}
+        data = {"taskId": str(accepted.public_id)}
+        return Replayed(data) if accepted.replayed else data
 
     async def result(self, asked: Asked) -> dict[str, Any]:
         """GET /task/getTaskResult: the first read of a success answers state 2, later ones 4."""
@@ -88,13 +92,21 @@ class LegacyTasks:
         payload = given.payload("requestPayload")
         if len(payload) > self._payload_limit:
             raise Problem("payload_too_large", f"requestPayload may have at most {self._payload_limit} bytes")
-        return Order(
+        order = Order(
             model=required(given.text("modelName", NAME_LIMIT), "modelName"),
             payload=payload,
             biz_name=given.text("bizName", BIZ_NAME_LIMIT) or "",
             input_ref=given.text("inputRef", INPUT_REF_LIMIT) or "",
             trace=asked.trace,
         )
+        if asked.key is None:
+            return order
+        return replace(order, key=key_of(_KEYS_ROUTE, asked.key, _meaning(order)))
+
+
+def _meaning(order: Order) -> bytes:
+    """What makes two requests the same, as a form, a query or JSON: names are spelt in many ways, values in one."""
+    return repr((order.model, order.biz_name, order.input_ref, order.payload)).encode("utf-8", "backslashreplace")
 
 
 def _search(given: Given) -> TaskSearch:

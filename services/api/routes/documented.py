@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 from types import UnionType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from fastapi import Header
 from pydantic import BaseModel
 
 from services.api.problems import CODES, CONTENT_TYPE, Problem
@@ -17,6 +18,16 @@ _ALWAYS: Final = ("unauthenticated", "forbidden", "internal", "unavailable", "ro
 #: What a route that takes a body can answer besides.
 BODY_ERRORS: Final = ("bad_json", "invalid", "body_too_large", "unsupported_media_type")
 _SUCCESS: Final = {200: "As asked.", 201: "It is made.", 202: "It is accepted and will be done.", 204: "It is gone."}
+REPLAYED: Final = {
+    "Idempotent-Replayed": {
+        "description": "`true` when an earlier request with the same key made it.",
+        "schema": {"type": "string"},
+    }
+}
+IdempotencyHeader = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=255, description="A name of yours, kept for a day."),
+]
 RETRY_AFTER: Final = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 _ETAG: Final = {"ETag": {"description": "The version.", "schema": {"type": "string"}}}
 _LOCATION: Final = {"Location": {"description": "Where it is.", "schema": {"type": "string"}}}

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from libs.common.adapters.secrets import KeyRing
+from libs.common.runtime import failpoints
 from tests.support.api import Api, Tenant, running_api, settings, until_true
 
 pytestmark = pytest.mark.asyncio(loop_scope="package")
@@ -53,6 +54,72 @@ async def states(caller: Tenant, task: str) -> tuple[int, int, int]:
     listed = (await data(caller, "POST", "/task/listTask", {"taskId": task}))["list"][0]["state"]
     batch = (await data(caller, "POST", "/task/getTaskBatch", {"taskIds": [task]}))["list"][0]["state"]
     return listed, batch, (await data(caller, "GET", "/task/getTaskResult", taskId=task))["state"]
+
+
+class TestIdempotency:
+    async def ask(self, caller: Tenant, key: str, *, how: str = "json", **fields: Any) -> Any:
+        asked: dict[str, Any] = {how: {"modelName": "m", **fields}}
+        return await caller.call("POST", "/task/createTask", headers={"Idempotency-Key": key}, **asked)
+
+    async def test_the_same_request_is_made_once_however_it_is_written(self, tenant: Tenant) -> None:
+        first = await self.ask(tenant, "order-1", bizName="b", inputRef="r")
+        assert "idempotent-replayed" not in first.headers
+        same = {"model_name": "m", "biz_name": "b", "input_ref": "r"}
+        for how, fields in (("json", {"inputRef": "r", "bizName": "b"}), ("data", same), ("params", same)):
+            again = await self.ask(tenant, "order-1", how=how, **fields)
+            assert (again.status_code, again.json()) == (200, first.json())
+            assert again.headers["idempotent-replayed"] == "true"
+        assert len(await tenant.stored()) == 1
+        assert await tenant.slots() == 1
+
+    async def test_another_request_is_refused(self, tenant: Tenant) -> None:
+        await self.ask(tenant, "k", requestPayload={"n": 1})
+        for other in ({"requestPayload": {"n": 2}}, {"requestPayload": {"n": 1}, "bizName": "b"}):
+            refused = await self.ask(tenant, "k", **other)
+            assert (refused.status_code, refused.json()["code"], refused.json()["data"]) == (422, 422, None)
+        assert len(await tenant.stored()) == 1
+
+    async def test_a_replay_beats_a_full_queue(self, api: Api) -> None:
+        tenant = await api.tenant()
+        await tenant.model("m", queue_limit=1)
+        first = await self.ask(tenant, "k")
+        assert (await self.ask(tenant, "other")).json()["code"] == 429
+        assert (await self.ask(tenant, "k")).json() == first.json()
+
+    async def test_keys_of_the_new_route_are_others(self, tenant: Tenant) -> None:
+        first = await tenant.submit(key="k")
+        assert (await self.ask(tenant, "k")).json()["data"]["taskId"] != first.json()["id"]
+
+    @pytest.mark.parametrize("key", ["", "a b", "x" * 256])
+    async def test_a_key_that_cannot_be_used_is_refused(self, tenant: Tenant, key: str) -> None:
+        refused = await self.ask(tenant, key)
+        assert (refused.status_code, refused.json()["code"]) == (400, 40_009)
+
+    async def test_a_repeated_create_is_an_operation_of_its_own(self, tenant: Tenant) -> None:
+        tasks = {(await self.ask(tenant, "k")).json()["data"]["taskId"] for _ in range(2)}
+
+        async def noted() -> bool:
+            return len(await rows()) == 2
+
+        async def rows() -> Any:
+            return await tenant.api.sql(
+                "SELECT task_id::text, replayed FROM op_log WHERE tenant_id = $1 ORDER BY id", tenant.id
+            )
+
+        await until_true(noted)
+        assert [(row["task_id"], row["replayed"]) for row in await rows()] == [(*tasks, False), (*tasks, True)]
+
+    async def test_whose_answer_was_lost_is_told_to_repeat_it(self, tenant: Tenant) -> None:
+        failpoints.arm("api/after-commit:1:raise")
+        try:
+            lost = await self.ask(tenant, "k")
+        finally:
+            failpoints.arm("")
+        assert lost.json()["code"] == 503
+        assert "Idempotency-Key" in lost.json()["message"]
+        again = await self.ask(tenant, "k")
+        assert again.headers["idempotent-replayed"] == "true"
+        assert len(await tenant.stored()) == 1
 
 
 async def test_the_first_read_of_a_success_answers_2_and_later_ones_4(tenant: Tenant) -> None:
