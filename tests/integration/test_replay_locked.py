@@ -70,7 +70,8 @@ async def test_a_round_waits_for_locked_rows_of_a_job_once(house: House, monkeyp
         assert await house.value("SELECT count(*) FROM replay_item WHERE tries > 0") == 1, "or other jobs wait for all"
 
 
-async def test_a_job_goes_on_beside_a_locked_account(house: House) -> None:
+@pytest.mark.parametrize("table", ["quota_usage", "lane"])
+async def test_a_job_goes_on_beside_a_locked_account_or_lane(house: House, table: str) -> None:
     poor, other = await house.model(), await house.model()
     (stuck,), (free,) = await died(house, poor), await died(house, other)
     await house.sql("UPDATE task SET points = 4")
@@ -81,7 +82,7 @@ async def test_a_job_goes_on_beside_a_locked_account(house: House) -> None:
         )
     operator = Operator(house.database)
     job = await operator.order()
-    async with kept_by(house, f"quota_usage SET used = used WHERE tenant_id = {poor.tenant_id}"):
+    async with kept_by(house, f"{table} SET tenant_id = tenant_id WHERE tenant_id = {poor.tenant_id}"):
         assert await work(house) == 1
         assert (await operator.job(job)).note == _SAID
         results = await operator.results(job)

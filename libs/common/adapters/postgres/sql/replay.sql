@@ -297,8 +297,8 @@ WITH job AS MATERIALIZED (SELECT id FROM replay_job WHERE id = $1 AND state = 'r
 SELECT target FROM done
 
 -- name: locked_dead
--- Which of these dead somebody's transaction keeps locked, or the accounts of today that they would be paid from: it waits for
--- nobody. $1 kind, $2 rows, $3 zone.
+-- Which of these dead somebody's transaction keeps locked, or their lanes, or the accounts of today that they would be paid
+-- from: it waits for nobody. $1 kind, $2 rows, $3 zone.
 WITH m AS MATERIALIZED (SELECT id FROM unnest($2::bigint[]) AS id
 ), free AS MATERIALIZED (
   SELECT f.id FROM m CROSS JOIN LATERAL (
@@ -307,8 +307,11 @@ WITH m AS MATERIALIZED (SELECT id FROM unnest($2::bigint[]) AS id
   UNION ALL SELECT f.id FROM m CROSS JOIN LATERAL (SELECT e.id FROM dead_event e WHERE $1 = 'event' AND e.id = m.id FOR UPDATE SKIP LOCKED) f
   UNION ALL SELECT f.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM delivery d WHERE $1 = 'delivery' AND d.id = m.id FOR NO KEY UPDATE SKIP LOCKED) f
   UNION ALL SELECT f.id FROM m CROSS JOIN LATERAL (SELECT d.id FROM dead_message d WHERE $1 = 'message' AND d.id = m.id FOR NO KEY UPDATE SKIP LOCKED) f
-), payer AS MATERIALIZED (
-  SELECT t.id, t.tenant_id, t.creator, (now() AT TIME ZONE $3)::date AS day FROM m JOIN task t ON t.id = ANY (ARRAY[m.id]) AND t.points > 0 WHERE $1 = 'task'
+), owner AS MATERIALIZED (
+  SELECT t.id, t.lane, t.points, t.tenant_id, t.creator, (now() AT TIME ZONE $3)::date AS day FROM m JOIN task t ON t.id = ANY (ARRAY[m.id]) WHERE $1 = 'task'
+), free_lane AS MATERIALIZED (
+  SELECT l.id FROM (SELECT DISTINCT lane FROM owner) o CROSS JOIN LATERAL (SELECT x.id FROM lane x WHERE x.id = o.lane FOR SHARE SKIP LOCKED) l
+), payer AS MATERIALIZED (SELECT * FROM owner WHERE points > 0
 ), account AS MATERIALIZED (
   SELECT a.* FROM (SELECT DISTINCT tenant_id, creator, day FROM payer) a CROSS JOIN LATERAL (
     SELECT FROM quota_usage u WHERE u.tenant_id = a.tenant_id AND u.user_name = a.creator AND u.day = a.day OFFSET 0) u
@@ -318,6 +321,7 @@ WITH m AS MATERIALIZED (SELECT id FROM unnest($2::bigint[]) AS id
 )
 SELECT f.key AS id FROM m CROSS JOIN LATERAL (SELECT x.key FROM dead_face x WHERE x.kind = $1 AND x.key = m.id OFFSET 0) f
 EXCEPT TABLE free
+UNION SELECT o.id FROM owner o WHERE o.lane <> ALL (ARRAY(TABLE free_lane))
 UNION SELECT p.id FROM payer p JOIN (TABLE account EXCEPT TABLE open) kept USING (tenant_id, creator, day)
 
 -- name: finish_replay
