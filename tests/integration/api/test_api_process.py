@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import psutil
@@ -25,8 +26,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 
 async def command(stores: tuple[str, str], *arguments: str) -> tuple[int, str, str]:
-    """A command in a thread of this process: starting another one for each takes seconds."""
-    result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment(stores))
+    """A command in a thread of this process: starting another one for each takes seconds. Logging stays as it is."""
+    with patch("libs.common.runtime.logging.configure_logging"):
+        result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=environment(stores))
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     assert_as_promised(arguments, result.stdout)
     return result.exit_code, result.stdout, result.stderr
