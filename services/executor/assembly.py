@@ -102,6 +102,7 @@ def assemble(world: World, rules: Rules) -> Executor:
         figures,
         wake.placed,
         locks,
+        permit_back=endings.permit_back,
         changed=world.hints.changed,
         is_data_error=world.is_data_error,
     )

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import TypeAlias, TypeVar, assert_never
 
 from libs.common.domain.errors import OutcomeUnknown
 from libs.common.domain.output import StagedFile
 from libs.common.domain.settle import CallAgain, Finish, GiveBack, Park, Retry, Settlement
+from libs.common.domain.task import Phase
 from libs.common.ports_attempts import Attempt, Attempts
 from libs.common.ports_dispatch import Placed
 from libs.common.runtime.coalescer import Coalescer
@@ -37,12 +39,14 @@ class Recorder:
         placed: Callable[[Sequence[Placed]], None],
         locks: LockedRows,
         *,
+        permit_back: Callable[[Run], None],
         changed: Callable[[Iterable[tuple[int, int]]], None],
         is_data_error: Verdict,
     ) -> None:
         self._attempts = attempts
         self._figures = figures
         self._placed = placed
+        self._permit_back = permit_back
         self._changed = changed
         self._locks = locks
         self._is_data_error = is_data_error
@@ -58,7 +62,8 @@ class Recorder:
 
     async def end(self, run: Run, settlement: Settlement) -> bool:
         """Write an end; False when the attempt was not ours any more and nothing was written. For a hand-back the
-        answer is always True. While somebody keeps rows locked that it needs, it has no slot, here and below.
+        answer is always True. While somebody keeps rows locked that it needs, it has no slot, here and below, and no
+        permit once its output is on record; until then the janitor would put the permit back.
 
         Raises CoalescerClosed when the process ended before PostgreSQL answered: the rescue finds the attempt then.
         """
@@ -131,10 +136,15 @@ class Recorder:
                 raise
             return mine
 
-        mine = await self._locks.until_answered(write, item, stuck=run.slot.give_back)
+        mine = await self._locks.until_answered(write, item, stuck=partial(self._let_others, run))
         if not mine and unsure and in_doubt:
             raise OutcomeUnknown("the attempt was lost after a write whose answer was")
         return mine
+
+    def _let_others(self, run: Run) -> None:
+        run.slot.give_back()
+        if run.phase >= Phase.GENERATED:
+            self._permit_back(run)
 
     def _seen(self, mine: bool, step: str, run: Run) -> bool:
         if mine:

@@ -163,12 +163,12 @@ class ResultUploads:
         run.side = asyncio.get_running_loop().create_task(self._migrating(run), name="migrating")
 
     async def _migrating(self, run: Run) -> None:
+        self._permit_back(run)
         try:
             if await self._recorder.migrating(run):
                 run.phase = Phase.MIGRATING
         except Exception as error:
             log.warning("upload.not_shown", task_id=str(run.attempt.public_id), error=type(error).__name__)
-        self._permit_back(run)
 
     async def _hand_over(self, run: Run, staged: StagedFile) -> None:
         """Another executor's store has it: that one goes on. Raises HandedOver, or StagedLost when nobody lives."""

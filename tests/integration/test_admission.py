@@ -746,24 +746,27 @@ async def test_what_goes_back_unrun_does_not_wait_for_one_that_somebody_keeps_lo
     assert {row.id for row in await attempts.named()} == {stuck}
 
 
-async def test_nor_does_whose_long_upload_cannot_be_shown(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "SHOWN_AFTER_SECONDS", 0.0)
-    shows, door = asyncio.Event(), asyncio.Event()
+@pytest.mark.parametrize(("step", "shown_after"), [("migrating_many", 0.0), ("finish_many", 60.0)])
+async def test_nor_does_whose_output_is_staged_which_keeps_no_permit_either(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, step: str, shown_after: float
+) -> None:
+    monkeypatch.setattr(uploads, "SHOWN_AFTER_SECONDS", shown_after)
+    writes, door = asyncio.Event(), asyncio.Event()
 
     def slow(real: Any) -> Through:
-        async def migrating_many(attempts: Any) -> Any:
-            shows.set()
+        async def write(rows: Any) -> Any:
+            writes.set()
             await door.wait()
-            return await real.migrating_many(attempts)
+            return await getattr(real, step)(rows)
 
-        return Through(real, migrating_many=migrating_many)
+        return Through(real, **{step: write})
 
-    model = await rig.make_model()
+    model = await rig.make_model(max_concurrency=1)
     running = await rig.executor(slots=1, attempts=slow)
     running.results.seconds = 0.1
     (stuck,) = await rig.make_tasks(model)
     await rig.dispatch(model)
-    await asyncio.wait_for(shows.wait(), 10)
+    await asyncio.wait_for(writes.wait(), 10)
     await _others_end_beside(rig, model, stuck, door)
 
 

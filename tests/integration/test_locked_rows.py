@@ -69,6 +69,13 @@ def run_of(attempt: Attempt) -> Run:
     return Run(attempt, Model(0, 0, 0, "", ""), False, Slot(slots, attempt.tenant_id, lambda: None), 0.0)
 
 
+def recorder_of(attempts: PostgresAttempts) -> Recorder:
+    return Recorder(
+        attempts, Figures(), lambda _: None, LockedRows(attempts), permit_back=lambda _: None, changed=lambda _: None,
+        is_data_error=is_data_error,
+    )  # fmt: skip
+
+
 def lost(attempt: Attempt) -> LostAttempt:
     return LostAttempt(
         attempt.id, attempt.public_id, attempt.tenant_id, attempt.lane, attempt.token, canceled=False
@@ -78,10 +85,7 @@ def lost(attempt: Attempt) -> LostAttempt:
 @pytest.mark.parametrize("table", ["dispatch", "task"])
 async def test_other_attempts_end_and_the_tasks_own_ends_when_it_is_free(house: House, table: str) -> None:
     first, stuck, third = await house.running(await house.model(), await house.executor(), 3)
-    recorder = Recorder(
-        attempts_of(house), Figures(), lambda _: None, LockedRows(attempts_of(house)), changed=lambda _: None,
-        is_data_error=is_data_error,
-    )  # fmt: skip
+    recorder = recorder_of(attempts_of(house))
     async with locked(house, stuck.id, table):
         ends = [asyncio.create_task(recorder.end(run_of(one), FINISH)) for one in (first, stuck, third)]
         assert await asyncio.wait_for(asyncio.gather(ends[0], ends[2]), 15) == [True, True]
@@ -112,9 +116,7 @@ async def test_who_cannot_get_its_points_back_is_not_tried_meanwhile_and_who_nee
     await house.tasks(model, 2)
     stuck, fine, *others = await house.start(model, executor, await house.lease(model))
     attempts = Counting(house)
-    recorder = Recorder(
-        attempts, Figures(), lambda _: None, LockedRows(attempts), changed=lambda _: None, is_data_error=is_data_error
-    )  # fmt: skip
+    recorder = recorder_of(attempts)
     async with account_locked(house, model):
         ends = [asyncio.create_task(recorder.end(run_of(one), FAILED)) for one in (*others, stuck)]
         ends.insert(0, asyncio.create_task(recorder.end(run_of(fine), FINISH)))
