@@ -21,6 +21,7 @@ PAGE_USUAL: Final = 50
 BIZ_NAME_LIMIT: Final = 512
 INPUT_REF_LIMIT: Final = 8_192
 NAME_LIMIT: Final = 128
+_NAME: Final = "Routing key, unique inside the tenant; any text but `.` and `..`, which name nothing in an address."
 OUTPUTS_LIMIT: Final = 1_000
 API_KEY_LIMIT: Final = 16_384
 _SMALLEST_INT: Final = -2_147_483_647
@@ -209,9 +210,7 @@ class TenantIn(Request):
 class ModelChange(Request):
     """The fields of a model that a caller may set. Absent or null: unchanged, or the default of a new one."""
 
-    name: Text | None = Field(
-        None, min_length=1, max_length=NAME_LIMIT, description="Routing key, unique inside the tenant."
-    )
+    name: Text | None = Field(None, min_length=1, max_length=NAME_LIMIT, description=_NAME)
     base_url: Text | None = Field(None, min_length=1, max_length=2_048, description="Joined with route by one slash.")
     route: Text | None = Field(None, max_length=2_048)
     http_method: Text | None = Field(
@@ -247,5 +246,5 @@ class ModelChange(Request):
 class ModelIn(ModelChange):
     """A model to be made."""
 
-    name: Text = Field(min_length=1, max_length=NAME_LIMIT, description="Routing key, unique inside the tenant.")
+    name: Text = Field(min_length=1, max_length=NAME_LIMIT, description=_NAME)
     base_url: Text = Field(min_length=1, max_length=2_048, description="Joined with route by one slash.")

@@ -9,6 +9,8 @@ from libs.common.domain.errors import Invalid
 
 HTTP_METHODS: Final = ("POST", "GET")
 NAME_LIMIT: Final = 128
+#: Clients and proxies take these out of a path, browsers even where they are written %2E: nobody could read the model.
+_PARTS_OF_PATHS: Final = (".", "..")
 ADDRESS_LIMIT: Final = 2_048
 MAX_INT: Final = 2_147_483_647
 PARTITIONS_LIMIT: Final = 8
@@ -110,3 +112,5 @@ def _check_name(name: str) -> None:
         raise Invalid("model_name", f"name must have 1 to {NAME_LIMIT} characters", field="/name")
     if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in name):
         raise Invalid("model_name", "name has control characters", field="/name")
+    if name in _PARTS_OF_PATHS:
+        raise Invalid("model_name", f"name must not be {name}, which is no name in an address", field="/name")

@@ -45,6 +45,8 @@ def test_a_slot_lives_ten_times_the_expected_time_within_an_hour_and_a_day(expec
         {"name": "x" * 129},
         {"name": "a\nb"},
         {"name": "a\ud800"},
+        {"name": "."},
+        {"name": ".."},
         {"http_method": "DELETE"},
         {"timeout_seconds": 86_401},
         {"retry_times": 1_001},
