@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from libs.common.embedded.child import last_words
+from libs.common.embedded.data_folder import DataFolder
+from libs.common.runtime.process import PARENT_VARIABLE
 from libs.common.settings import PREFIX
 from services.cli.demo_files import opened_picture, opened_sound
 
@@ -146,18 +149,36 @@ async def run_demo(folder: Path, tasks_each: int, show: Show) -> None:
 
 @asynccontextmanager
 async def _stack(folder: Path) -> AsyncIterator[dict[str, Any]]:
+    """A stack that ends when we do, however that comes; in a session of its own, since Ctrl-C is for us alone."""
+    data = DataFolder(folder / "data")
+    data.furnish()
+    said, named = data.logs / "supervisor.log", ("--data", str(data.path))
     environment = {**_own_environment(), "SLUICEWAY_EXECUTORS": "2"}
-    data = ("--data", str(folder / "data"))
+    with said.open("wb") as log:
+        supervisor = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.cli", "up", "--json", *named),
+            env=_ending_with_us(environment), stdout=asyncio.subprocess.PIPE, stderr=log, start_new_session=True,
+        )  # fmt: skip
     try:
-        yield json.loads(await _command("the stack", "up", "--detach", "--json", *data, environment=environment))
+        report = await supervisor.stdout.readline() if supervisor.stdout is not None else b""
+        if not report:
+            raise DemoFailed(f"the stack: `sluiceway up` said: {last_words(said)}")
+        yield json.loads(report)
     finally:
-        await _command("stopping", "down", *data, environment=environment)
+        await _command("stopping", "down", *named, environment=environment)
+        with suppress(ProcessLookupError):
+            supervisor.terminate()  # it may be at its imports still, where `down` finds nobody
+        await supervisor.wait()
 
 
 def _own_environment() -> dict[str, str]:
     """Ours without settings, but for the kind of broker: who operates a real stack has its servers in the shell."""
     kept = f"{PREFIX}BROKER"
     return {name: value for name, value in os.environ.items() if name == kept or not name.startswith(PREFIX)}
+
+
+def _ending_with_us(environment: Mapping[str, str]) -> dict[str, str]:
+    return {**environment, PARENT_VARIABLE: str(os.getpid())}
 
 
 @asynccontextmanager
@@ -167,7 +188,9 @@ async def _sample_models(folder: Path) -> AsyncIterator[str]:
     port = free_port()
     log = (folder / "data" / "logs" / "sample-models.log").open("wb")
     module = "libs.common.embedded.sample_models"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, str(port), stdout=log, stderr=log)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, str(port), env=_ending_with_us(os.environ), stdout=log, stderr=log
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -94,6 +94,32 @@ async def test_a_demo_that_is_ended_while_it_starts_leaves_nothing_behind(
     assert marked(mark) == []
 
 
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("words", ["starting PostgreSQL", "handing in tasks"])
+async def test_the_stack_of_a_demo_that_is_killed_ends_by_itself(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = uuid4().hex
+    monkeypatch.setenv("MARK_OF_THIS_TEST", mark)
+    process, _ = await demo_that_said(words)
+    folder = await folder_of(mark)
+    process.kill()
+    await process.wait()
+    try:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while marked(mark):
+                await asyncio.sleep(0.1)
+    finally:
+        shutil.rmtree(folder)
+
+
+async def folder_of(mark: str) -> Path:
+    """Where a demo of this mark has its files."""
+    while True:
+        for arguments in marked(mark):
+            if "--data" in arguments:
+                return Path(arguments[arguments.index("--data") + 1]).parent
+        await asyncio.sleep(0.1)
+
+
 def marked(mark: str) -> list[list[str]]:
     """What runs with this mark in its environment, which processes hand on."""
     found = []

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from libs.common.runtime.process import die_with_parent
+
 _RATE: Final = 16_000
 _TONE_SECONDS: Final = 0.09
 _PENTATONIC: Final = (0, 2, 4, 7, 9)
@@ -122,9 +124,10 @@ def application() -> web.Application:
 
 
 def main() -> None:
-    """Serve on the port that is named, until told to end."""
+    """Serve on the port that is named, until told to end; as a demo's, until that is gone."""
     if len(sys.argv) != 2 or not sys.argv[1].isdecimal():
         sys.exit("usage: python -m libs.common.embedded.sample_models PORT")
+    die_with_parent()
     try:
         web.run_app(application(), host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
     except (OSError, OverflowError) as error:
