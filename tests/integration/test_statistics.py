@@ -11,6 +11,7 @@ from libs.common.domain.settle import GiveBack
 from libs.common.ports_attempts import Attempt, Claim
 from services.janitor.sweeps.statistics import Statistics
 from tests.support.house import House
+from tests.support.locks import kept_by
 
 #: Their days never agree: 25 hours lie between them.
 FIRST_DAY, LAST_DAY = "Pacific/Kiritimati", "Pacific/Pago_Pago"
@@ -55,3 +56,25 @@ async def test_a_task_that_is_deleted_takes_nothing_from_the_statistics(house: H
     assert await house.clean(attempt.id) == [attempt.id]
     await Statistics(house.sweeps).sweep()
     assert await house.value("SELECT sum(request_count) FROM model_stat") == 1
+
+
+async def test_calls_of_others_are_folded_beside_a_row_that_somebody_keeps_locked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.janitor.sweeps.statistics._PAGE", 2)
+    stuck, other = await started(house, "UTC"), await started(house, "UTC")
+    statistics = Statistics(house.sweeps)
+    await statistics.sweep()
+    again = "INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)"
+    again += " SELECT day, $1, 'c', $2, 1 FROM model_stat"
+    for attempt in (stuck, stuck, other):
+        await house.sql(again, attempt.tenant_id, attempt.model_id)
+    counted = f"SELECT request_count FROM model_stat WHERE tenant_id = {other.tenant_id}"
+    async with kept_by(house, f"model_stat SET creator = creator WHERE tenant_id = {stuck.tenant_id}"):
+        await statistics.sweep()
+        assert await house.value(counted) == 3
+        left = await house.sql("SELECT tenant_id, calls FROM stat_delta")
+        assert [tuple(row) for row in left] == [(stuck.tenant_id, 4)], "those that wait are one"
+    await statistics.sweep()
+    assert await house.value("SELECT sum(request_count) FROM model_stat") == 8
+    assert await house.value("SELECT count(*) FROM stat_delta") == 0

@@ -352,17 +352,28 @@ DELETE FROM pause WHERE id = ANY (ARRAY(
   SELECT p.id FROM pause p WHERE p.ended < now() - interval '400 days' FOR UPDATE SKIP LOCKED))
 
 -- name: fold_statistics
--- Counted calls move into the daily table: taken and added in one statement, so that each counts once. $1 limit; says
--- how many rows were taken.
+-- Counted calls move into the daily table: taken and added in one statement, so that each counts once. Those whose row there
+-- somebody keeps locked go back, behind the others and as one: nobody's else wait for them. $1 limit; says how many rows
+-- were taken.
 WITH taken AS (
   DELETE FROM stat_delta WHERE id = ANY (ARRAY(SELECT id FROM stat_delta ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
   RETURNING day, tenant_id, creator, model_id, calls
 ), sums AS MATERIALIZED (
-  SELECT t.day, t.tenant_id, t.creator, m.name AS model_name, sum(t.calls) AS calls
+  SELECT t.day, t.tenant_id, t.creator, m.name AS model_name, min(t.model_id) AS model_id, sum(t.calls) AS calls
   FROM taken t JOIN model m ON m.id = t.model_id GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
+), kept AS MATERIALIZED (
+  SELECT s.day, s.tenant_id, s.creator, s.model_name FROM sums s CROSS JOIN LATERAL (
+    SELECT FROM model_stat x WHERE x.day = s.day AND x.tenant_id = s.tenant_id AND x.creator = s.creator AND x.model_name = s.model_name OFFSET 0) x
+  EXCEPT SELECT s.day, s.tenant_id, s.creator, s.model_name FROM sums s CROSS JOIN LATERAL (
+    SELECT FROM model_stat x WHERE x.day = s.day AND x.tenant_id = s.tenant_id AND x.creator = s.creator AND x.model_name = s.model_name
+    FOR NO KEY UPDATE SKIP LOCKED) free
+), back AS (
+  INSERT INTO stat_delta (day, tenant_id, creator, model_id, calls)
+  SELECT s.day, s.tenant_id, s.creator, s.model_id, s.calls FROM sums s JOIN kept USING (day, tenant_id, creator, model_name)
 ), added AS (
   INSERT INTO model_stat (day, tenant_id, creator, model_name, request_count)
-  SELECT * FROM sums
+  SELECT s.day, s.tenant_id, s.creator, s.model_name, s.calls FROM sums s
+  WHERE (s.day, s.tenant_id, s.creator, s.model_name) NOT IN (TABLE kept)
   ON CONFLICT (day, tenant_id, creator, model_name) DO UPDATE
   SET request_count = model_stat.request_count + EXCLUDED.request_count, updated_at = now()
 )
