@@ -22,7 +22,7 @@ from libs.common.domain.output import ResultName, StagedFile
 from libs.common.operations.doctor_places import examine_storage
 from libs.common.settings import load_settings
 from tests.support.descriptors import no_more_files
-from tests.support.stand_in_s3 import StandInS3, stand_in_s3
+from tests.support.stand_in_s3 import StandInS3, lending_keys, stand_in_s3
 from tests.support.waiting import until
 
 _TASK = UUID("0190a000-0000-7000-8000-000000000001")
@@ -271,6 +271,44 @@ async def test_s3_refusals_are_tried_again_later_and_show_no_address(
     assert failure.value.message.endswith("(Told)"), "what it says for itself tells a wrong clock from a wrong key"
     for hidden in ("127.0.0.1", "bucket", "canary-key", str(_TASK)):
         assert hidden not in failure.value.message
+
+
+async def test_keys_that_are_lent_are_renewed_between_the_parts_of_an_upload(
+    staging: Staging, s3: StandInS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("who I am")
+    content = _content(PART_BYTES * 2 + 17)
+    async with lending_keys(60) as address:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", address)
+        monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+        s3.goes_on.clear()
+        putting = asyncio.create_task(ObjectStorage("s3://bucket", staging).put(_NAME, await _staged(staging, content)))
+        await until(lambda: len(s3.requests) > 1)
+        await asyncio.sleep(0.2)  # for a tenth of a second a key is not asked for again
+        s3.goes_on.set()
+        await putting
+    assert s3.objects == {_KEY: content}
+    assert (s3.signers[0], s3.signers[-1] != "lent-1") == ("lent-1", True)
+
+
+async def test_keys_that_expire_during_an_upload_let_it_be_tried_again_with_others(
+    staging: Staging, s3: StandInS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = _content(PART_BYTES * 2 + 17)
+    staged = await _staged(staging, content)
+    s3.goes_on.clear()
+    putting = asyncio.create_task(ObjectStorage("s3://bucket", staging).put(_NAME, staged))
+    await until(lambda: len(s3.requests) > 1)
+    s3.expired.add("id")
+    s3.goes_on.set()
+    with pytest.raises(UploadFailed, match="ExpiredToken") as failure:
+        await putting
+    assert (failure.value.retryable, s3.objects) == (True, {})
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
+    await ObjectStorage("s3://bucket", staging).put(_NAME, staged)
+    assert s3.objects == {_KEY: content}
 
 
 async def test_the_doctor_says_why_s3_refuses(s3: StandInS3, monkeypatch: pytest.MonkeyPatch) -> None:

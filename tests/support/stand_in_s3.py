@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
 
 @dataclass
 class StandInS3:
-    """Objects by key, the requests seen, and how many bytes of objects were read.
+    """Objects by key, the requests seen, whose keys signed them, and how many bytes of objects were read.
 
-    `status` is what every request is answered with while it is set. Reading takes `pace` seconds for each MiB. While
-    `goes_on` is not set, the second part of an object gets no answer.
+    `status` is what every request is answered with while it is set; what an `expired` key signs is refused. Reading
+    takes `pace` seconds for each MiB. While `goes_on` is not set, the second part of an object gets no answer.
     """
 
     url: str = ""
@@ -23,6 +24,8 @@ class StandInS3:
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    signers: list[str] = field(default_factory=list)
+    expired: set[str] = field(default_factory=set)
     sent: int = 0
     status: int = 0
     pace: float = 0
@@ -34,6 +37,9 @@ class StandInS3:
     async def answer(self, request: web.Request) -> web.Response:
         key, body = request.match_info["key"], await request.read()
         self.requests.append(f"{request.method} {request.path_qs}")
+        self.signers.append(request.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0])
+        if self.signers[-1] in self.expired:
+            return web.Response(status=400, text="<Error><Code>ExpiredToken</Code></Error>")
         if self.status:
             return web.Response(status=self.status, text="<Error><Code>Told</Code></Error>")
         if request.method == "POST" and "uploads" in request.query:
@@ -72,6 +78,30 @@ def _read(content: bytes, request: web.Request) -> web.Response:
         return web.Response(body=part, headers=headers)
     place = f"bytes {asked.start}-{asked.start + len(part) - 1}/{len(content)}"
     return web.Response(status=206, body=part, headers={**headers, "Content-Range": place})
+
+
+@asynccontextmanager
+async def lending_keys(seconds: float) -> AsyncIterator[str]:
+    """Where a container gets keys `lent-1`, `lent-2`, ... that last so long."""
+    lent = 0
+
+    async def lend(_: web.Request) -> web.Response:
+        nonlocal lent
+        lent += 1
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        key = {"AccessKeyId": f"lent-{lent}", "SecretAccessKey": "s", "Token": "t"}
+        return web.json_response({**key, "Expiration": until.strftime("%Y-%m-%dT%H:%M:%SZ")})
+
+    app = web.Application()
+    app.router.add_get("/keys", lend)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    try:
+        yield f"http://{host}:{port}/keys"
+    finally:
+        await runner.cleanup()
 
 
 @asynccontextmanager
