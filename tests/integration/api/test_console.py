@@ -511,6 +511,22 @@ async def test_many_that_are_locked_keep_none_of_the_others(api: Api, visitor: B
     assert "15 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
 
 
+async def test_whose_points_cannot_go_back_now_keep_none_of_the_others(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    await tenant.model("dear", price=1)
+    for _ in range(14):
+        await tenant.task("dear")
+    free = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    fields = _fields(await visitor.get("/console/tasks/cancel"))
+    async with api.pool.acquire() as other, other.transaction():
+        await other.execute("SELECT FROM quota_usage WHERE tenant_id = $1 FOR UPDATE", tenant.id)
+        told = text_of(await visitor.post("/console/tasks/cancel", **fields))
+    assert "Not canceled: 14." in told
+    assert [str(row["public_id"]) for row in await tenant.stored() if row["status"] == 9] == [free]
+
+
 async def test_older_ones_are_reached_although_the_newest_are_locked(
     api: Api, visitor: Browser, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
