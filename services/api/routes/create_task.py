@@ -8,7 +8,7 @@ from uuid import UUID
 
 from starlette.types import Receive, Scope, Send
 
-from libs.common.domain.errors import OutcomeUnknown, SluicewayError, Unavailable
+from libs.common.domain.errors import OutcomeUnknown, RowsLocked, SluicewayError, Unavailable
 from libs.common.ports_tasks import KeyOwner
 from libs.common.runtime.logging import get_logger
 from services.api.answers import send_json
@@ -96,8 +96,7 @@ class CreateTask:
         )
         if all(item["http_status"] == 503 for item in items):
             # Whoever looks at the status alone must not take that for an acceptance.
-            unknown = any(item["problem"]["code"] == "outcome_unknown" for item in items)
-            raise OutcomeUnknown("the batch") if unknown else Unavailable("the batch")
+            raise _outage({item["problem"]["code"] for item in items})
         accepted = all(item["http_status"] == 202 for item in items)
         await send_json(send, 202 if accepted else 207, {"items": items})
 
@@ -157,3 +156,10 @@ class CreateTask:
             error=f"{problem.code}: {problem.detail}",
         )
         return body
+
+
+def _outage(codes: set[str]) -> SluicewayError:
+    """What a whole batch is refused with, of which each task was with one of these."""
+    if "outcome_unknown" in codes:
+        return OutcomeUnknown("the batch")
+    return RowsLocked("the batch") if codes == {"rows_locked"} else Unavailable("the batch")

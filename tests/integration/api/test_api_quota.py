@@ -79,6 +79,17 @@ class TestQuota:
         assert [item["http_status"] for item in answer.json()["items"]] == [503, 202] * 20
         assert (await account(tenant))["used"] == 1
 
+    async def test_a_batch_that_waits_in_vain_for_one_account_says_so(
+        self, tenant: Tenant, me: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(submission, "_PATIENCE_SECONDS", 0.5)
+        await tenant.model("dear", price=1)
+        await tenant.task("dear")
+        async with tenant.api.pool.acquire() as forgotten, forgotten.transaction():
+            await forgotten.execute("UPDATE quota_usage SET used = used WHERE user_name = $1", me)
+            answer = await tenant.call("POST", "/v1/tasks/batch", json={"tasks": [{"model": "dear"}] * 2})
+        assert (answer.status_code, answer.json()["code"]) == (503, "rows_locked")
+
     async def test_a_create_whose_caller_left_while_it_waited_for_its_account_keeps_no_slot(
         self, tenant: Tenant, me: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
