@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from libs.common.domain.errors import OutcomeUnknown, Unavailable
@@ -14,11 +14,14 @@ from libs.common.ports_provider_jobs import JobCallback, JobIntent, JobNews, Job
 from libs.common.runtime.coalescer import Coalescer
 from libs.common.runtime.failpoints import failpoint
 from libs.common.runtime.logging import get_logger
-from services.executor.locked_rows import LockedRows, until_answered
+from services.executor.locked_rows import Entry, LockedRows, until_answered
 from services.executor.recorder import Verdict
 from services.executor.runs import Run
 
 log = get_logger()
+
+Item = TypeVar("Item", bound=Entry)
+Answer = TypeVar("Answer")
 
 #: A change of a model holds in every process within this time.
 _SPREAD_SECONDS: Final = 1.0
@@ -58,9 +61,7 @@ class JobLedger:
         """
         await failpoint("executor/before-intent")
         begun = (run.attempt, intent)
-        asked = asyncio.ensure_future(
-            self._locks.until_answered(lambda: self._intents.submit(begun), begun, stuck=run.slot.give_back)
-        )
+        asked = asyncio.ensure_future(self._write(self._intents, run, begun))
         try:
             written = await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -74,9 +75,7 @@ class JobLedger:
     async def resume(self, run: Run) -> JobRow | None:
         """The job that the attempt goes on with."""
         await failpoint("executor/before-resume")
-        return await self._locks.until_answered(
-            lambda: self._resumes.submit(run.attempt), run.attempt, stuck=run.slot.give_back
-        )
+        return await self._write(self._resumes, run, run.attempt)
 
     async def own_permit(self, attempt: Attempt) -> bool:
         """Write that the job's permit has this attempt's token now."""
@@ -92,9 +91,7 @@ class JobLedger:
         await failpoint("executor/before-job-news")
         attempt = run.attempt
         try:
-            former = await self._locks.until_answered(
-                lambda: self._news.submit((attempt, news)), attempt, stuck=run.slot.give_back
-            )
+            former = await self._write(self._news, run, (attempt, news))
         except Exception as error:
             if not self._is_data_error(error):
                 raise
@@ -137,6 +134,9 @@ class JobLedger:
         """Write what was submitted; what PostgreSQL does not take in time (seconds) is left to the rescue."""
         everything = (self._intents, self._resumes, self._owners, self._news, self._weights, self._callbacks)
         await asyncio.gather(*(coalescer.close(timeout) for coalescer in everything))
+
+    async def _write(self, line: Coalescer[Item, Answer], run: Run, item: Item) -> Answer:
+        return await self._locks.until_answered(lambda: line.submit(item), item, stuck=run.slot.give_back)
 
     async def _intend(self, rows: list[tuple[Attempt, JobIntent]]) -> list[float | Busy | None]:
         mine = await self._jobs.intend_many(rows)
