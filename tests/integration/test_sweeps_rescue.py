@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
 
 from libs.common.adapters.postgres.sweeps import PostgresSweeps
 from libs.common.adapters.postgres.tasks import PostgresTasks
-from libs.common.domain.errors import GateUnavailable
+from libs.common.domain.errors import GateUnavailable, RowsLocked
 from libs.common.domain.settle import LOST_BUDGET
 from libs.common.ports_attempts import WatchedBeat
 from libs.common.runtime import failpoints
@@ -23,6 +20,7 @@ from services.janitor.sweeps.rescue import Rescue
 from services.janitor.sweeps.waits import Cancels
 from services.janitor.wiring import open_rescue_database
 from tests.support.house import House, open_house
+from tests.support.locks import kept_by
 
 
 def rescue_of(house: House) -> Rescue:
@@ -122,7 +120,7 @@ async def test_dying_at_any_step_leaves_work_for_the_next_look(house: House) -> 
     await house.running(model, dead)
     await house.sql("UPDATE dispatch SET lost = 3")
     (spared,) = await house.running(model, dead)
-    for nth in (1, 2, 2):  # before burying, before giving up, before taking back (buried by then)
+    for nth in (1, 2, 2):  # before burying, before taking back, before giving up (buried by then)
         failpoints.arm(f"janitor/before-rescue:{nth}:raise")
         with pytest.raises(FailpointRaised):
             await pass_silently(house, rescue_of(house))
@@ -185,18 +183,6 @@ async def test_what_was_to_be_canceled_ends_so_and_is_not_called_again(house: Ho
     assert await house.taken(model) == (0, 0)
 
 
-@asynccontextmanager
-async def kept_by(house: House, update: str) -> AsyncIterator[None]:
-    """Somebody's forgotten transaction."""
-    connection = await asyncpg.connect(house.database_url)
-    try:
-        async with connection.transaction():
-            assert await connection.execute(f"UPDATE {update}") == "UPDATE 1"
-            yield
-    finally:
-        await connection.close()
-
-
 async def test_another_executors_work_is_taken_beside_one_whose_row_is_locked(house: House) -> None:
     model, stuck, dead = await house.model(), await house.executor(), await house.executor()
     (theirs,) = await house.running(model, stuck)
@@ -230,3 +216,15 @@ async def test_who_falls_silent_is_seen_while_an_attempt_that_is_to_be_given_up_
             await asyncio.sleep(0.5)
         looks.stop()
         await looking
+
+
+async def test_others_are_taken_back_whatever_keeps_one_from_its_end(house: House) -> None:
+    model, dead = await house.model(), await house.executor()
+    stuck, other = await house.running(model, dead, 2)
+    assert await PostgresTasks(house.database).request_cancel(model.tenant_id, [stuck.public_id]) == 1
+    await house.sql("UPDATE executor SET stopped_at = now()")
+    async with kept_by(house, f"cancel_request SET task_id = task_id WHERE task_id = {stuck.id}"):
+        with pytest.raises(RowsLocked):
+            await rescue_of(house).look()
+        assert [(await house.state(one.id))["state"] for one in (stuck, other)] == [1, 0]
+    assert await rescue_of(house).look() == 1

@@ -78,16 +78,20 @@ class Rescue:
         return buried
 
     async def _take_from(self, executors: Sequence[int]) -> int:
+        taken = await self._take_back(executors)  # first: whatever keeps one from its end keeps no other waiting
         lost = await self._sweeps.lost_for_good(executors, LOST_BUDGET)
         if lost:
             await self._give_up(lost)
+        return taken + len(lost)
+
+    async def _take_back(self, executors: Sequence[int]) -> int:
         await failpoint("janitor/before-rescue")
         rescued = await self._sweeps.rescue(executors, LOST_BUDGET)
         tokens = [(row.moved.place.lane, str(row.token)) for row in rescued if row.token is not None]
         await self._returns.give(permits=tokens)
         self._wake.moved(row.moved for row in rescued)
         counter("sluiceway_rescues_total").inc(len(tokens))
-        return did("rescue", len(rescued), executors=list(executors), running=len(tokens)) + len(lost)
+        return did("rescue", len(rescued), executors=list(executors), running=len(tokens))
 
     async def _give_up(self, lost: Sequence[LostAttempt]) -> None:
         await failpoint("janitor/before-rescue")
