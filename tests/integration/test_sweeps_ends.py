@@ -55,6 +55,19 @@ async def test_an_overdue_attempt_is_retried_or_ends_as_timeout(house: House) ->
     assert f"{once.lane} room" in house.hinted
 
 
+async def test_what_an_ended_attempt_had_goes_back_though_the_retries_beside_it_fail(house: House) -> None:
+    executor = await house.executor()
+    once, again = await house.model(), await house.model(retry_times=1)
+    for model in (once, again):
+        await house.running(model, executor)
+    await house.sql("UPDATE dispatch SET until = now() - interval '31 s'")
+    failpoints.arm("janitor/before-end-overdue:2:raise")
+    with pytest.raises(FailpointRaised):
+        await overdue_of(house).sweep()
+    assert (await house.taken(once), await house.taken(again)) == ((0, 0), (1, 1))
+    assert f"{once.lane} room" in house.hinted
+
+
 async def test_an_upload_that_outlives_its_limit_is_dead_and_keeps_its_file(house: House) -> None:
     model = await house.model(retry_times=5)
     (attempt,) = await house.running(model, await house.executor())

@@ -6,6 +6,7 @@ an ended attempt means is decided where it always is, by `settle`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
@@ -46,6 +47,7 @@ class Overdue:
         ended = await self._sweeps.end_running(
             [(attempt, end.status, end.code, end.message) for attempt, end in decided if isinstance(end, Finish)]
         )
+        await self._give_back([attempt for attempt in overdue if attempt.id in ended])
         await failpoint("janitor/before-end-overdue")
         retried = await self._sweeps.retry_running(
             [
@@ -54,10 +56,12 @@ class Overdue:
                 if isinstance(again, Retry)
             ]
         )
-        over = [attempt for attempt in overdue if attempt.id in ended | retried]
+        await self._give_back([attempt for attempt in overdue if attempt.id in retried])
+        return did("overdue", len(ended) + len(retried), ended=len(ended), retried=len(retried))
+
+    async def _give_back(self, over: Sequence[OverdueAttempt]) -> None:
         await self._returns.give_both(over)
         self._wake.ended(over)
-        return did("overdue", len(ended) + len(retried), ended=len(ended), retried=len(retried))
 
     def _decide(self, attempt: OverdueAttempt) -> Settlement:
         policy = RetryPolicy(attempt.retry_times, attempt.retry_queue_max_seconds, self._upload_seconds)
