@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer
@@ -28,9 +28,8 @@ async def started(connection: KafkaConnection, client_id: str, *, seconds: float
         request_timeout_ms=10_000,
     )
     try:
-        with cancelled_by_us():
-            async with asyncio.timeout(seconds):
-                await consumer.start()
+        async with within(seconds):
+            await consumer.start()
     except (KafkaError, OSError, TimeoutError) as error:
         await stop(consumer)
         cause = await connection.diagnose() or type(error).__name__
@@ -44,9 +43,17 @@ async def started(connection: KafkaConnection, client_id: str, *, seconds: float
 
 async def stop(consumer: AIOKafkaConsumer) -> None:
     """Let go of the broker, whether it answers or not."""
-    with suppress(KafkaError, OSError, TimeoutError), cancelled_by_us():
-        async with asyncio.timeout(_STOP_SECONDS):
+    with suppress(KafkaError, OSError, TimeoutError):
+        async with within(_STOP_SECONDS):
             await consumer.stop()
+
+
+@asynccontextmanager
+async def within(seconds: float) -> AsyncIterator[None]:
+    """Bounds what a client is asked inside. Raises TimeoutError, and KafkaError as `cancelled_by_us` does."""
+    with cancelled_by_us():
+        async with asyncio.timeout(seconds):
+            yield
 
 
 @contextmanager

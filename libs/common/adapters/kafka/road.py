@@ -22,7 +22,7 @@ from aiokafka.errors import (
 from libs.common.adapters.kafka.choking import chokes
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.consignment import cause_of
-from libs.common.adapters.kafka.consumer import cancelled_by_us, started, stop
+from libs.common.adapters.kafka.consumer import cancelled_by_us, started, stop, within
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_road import RoadRecord, Spot, Unreadable
 from libs.common.runtime.backoff import set_within
@@ -156,28 +156,27 @@ class KafkaRoad:
         if begin is None:
             return None
         found: list[RoadRecord] = []
-        with cancelled_by_us():
-            async with asyncio.timeout(_LOOK_UP_SECONDS):
-                offset = min(begin, await consumer.position(place))
-                if (consumer.highwater(place) or offset) <= offset:
-                    return None  # nothing of it is unread
-                consumer.seek(place, offset)
-                try:
-                    while len(found) < _BATCH:
-                        alone = await consumer.getmany(place, timeout_ms=1_000, max_records=1)
-                        if not alone:
-                            return None
-                        found += alone[place]
-                except Exception as again:
-                    if not chokes(again):
-                        raise
-                    if self._next.get(spot) != begin:
-                        return {}  # somebody sought meanwhile
-                    if not found:
-                        where = await consumer.position(place)
-                        raise Unreadable(spot, where, f"unreadable bytes: {cause_of(again)}") from again
-                    self._next[spot] = found[-1].offset + 1
-                    return {spot: found}
+        async with within(_LOOK_UP_SECONDS):
+            offset = min(begin, await consumer.position(place))
+            if (consumer.highwater(place) or offset) <= offset:
+                return None  # nothing of it is unread
+            consumer.seek(place, offset)
+            try:
+                while len(found) < _BATCH:
+                    alone = await consumer.getmany(place, timeout_ms=1_000, max_records=1)
+                    if not alone:
+                        return None
+                    found += alone[place]
+            except Exception as again:
+                if not chokes(again):
+                    raise
+                if self._next.get(spot) != begin:
+                    return {}  # somebody sought meanwhile
+                if not found:
+                    where = await consumer.position(place)
+                    raise Unreadable(spot, where, f"unreadable bytes: {cause_of(again)}") from again
+                self._next[spot] = found[-1].offset + 1
+                return {spot: found}
         return None
 
     async def offsets(self, since: Mapping[Spot, int]) -> dict[Spot, int]:
@@ -223,16 +222,15 @@ async def _offsets(
     found: dict[Spot, int] = {}
     left = iter(places.items())
     try:
-        with cancelled_by_us():
-            async with asyncio.timeout(_LOOK_UP_SECONDS):
-                while asked := dict(islice(left, _LOOKED_UP_AT_ONCE)):
-                    # The end first: a partition that has nothing of that time yet is read from there, and a record sent
-                    # between the two questions is not missed.
-                    ends = await consumer.end_offsets(list(asked.values()))
-                    times = await consumer.offsets_for_times({place: since[spot] for spot, place in asked.items()})
-                    for spot, place in asked.items():
-                        at = times[place]
-                        found[spot] = at.offset if at else ends[place]
+        async with within(_LOOK_UP_SECONDS):
+            while asked := dict(islice(left, _LOOKED_UP_AT_ONCE)):
+                # The end first: a partition that has nothing of that time yet is read from there, and a record sent
+                # between the two questions is not missed.
+                ends = await consumer.end_offsets(list(asked.values()))
+                times = await consumer.offsets_for_times({place: since[spot] for spot, place in asked.items()})
+                for spot, place in asked.items():
+                    at = times[place]
+                    found[spot] = at.offset if at else ends[place]
     except (KafkaError, TimeoutError):
         if not found:
             raise
