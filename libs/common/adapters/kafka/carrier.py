@@ -78,9 +78,8 @@ class KafkaCarrier:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 client = line.producer.client
-                await client.send(
-                    client.get_random_node(), MetadataRequest([])
-                )  # about no topic: the smallest question
+                # About no topic: the smallest question.
+                await client.send(client.get_random_node(), MetadataRequest([]))
         except (TimeoutError, KafkaError, OSError) as error:
             await self._distrust(line, cause_of(error))
         else:

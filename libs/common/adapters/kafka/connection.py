@@ -99,7 +99,7 @@ class KafkaConnection:
         try:
             async with asyncio.timeout(_DIAGNOSE_SECONDS):
                 connection = await create_conn(host, port, request_timeout_ms=3_000, **self._security())
-        except (OSError, KafkaError, TimeoutError, ssl.SSLError) as error:
+        except (KafkaError, OSError, TimeoutError) as error:
             return f"{host}:{port}: {type(error).__name__}: {error}"[:300]
         connection.close()
         return ""
@@ -109,8 +109,7 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
     except OSError as error:
-        why = f"{settings.kafka_ca_file} cannot be used ({error.strerror or error})"
-        raise WrongSetting(f"SLUICEWAY_KAFKA_CA_FILE: {why}; name a file of PEM certificates.") from error
+        raise _unusable("CA", settings.kafka_ca_file, error, "name a file of PEM certificates") from error
     if settings.kafka_cert_file:
         _present(context, settings)
     return context

@@ -125,13 +125,11 @@ class Consignment:
     def _append(self, batch: _Batch, index: int, record: Record) -> bool:
         builder, indexes = batch
         timestamp = record.timestamp_ms if record.timestamp_ms is not None else int(time.time() * 1000)
-        if (
-            builder.append(timestamp=timestamp, key=record.key, value=record.value, headers=list(record.headers))
-            is None
-        ):
-            return False
-        indexes.append(index)
-        return True
+        headers = list(record.headers)
+        taken = builder.append(timestamp=timestamp, key=record.key, value=record.value, headers=headers) is not None
+        if taken:
+            indexes.append(index)
+        return taken
 
     async def _send_batches(self, batches: dict[_Place, list[_Batch]]) -> list[int]:
         """Send and wait; returns the records of refused batches of several."""
@@ -153,18 +151,18 @@ class Consignment:
                     suspects += self._judge(flight, indexes)
         return suspects
 
-    def _judge(self, flight: asyncio.Future[object], indexes: Iterable[int]) -> list[int]:
+    def _judge(self, flight: asyncio.Future[object], indexes: list[int]) -> list[int]:
+        """The verdicts of one batch; returns the records among which a refused batch's guilty one may be."""
         error = KafkaError("the send was cut off") if flight.cancelled() else flight.exception()
-        many = list(indexes)
         if error is None:
-            for index in many:
+            for index in indexes:
                 self._verdicts[index] = _ACKNOWLEDGED
         elif not _is_refusal(error):
             self._failure = error
-        elif len(many) > 1 and not isinstance(error, _TOPIC_REFUSALS):
-            return many
+        elif len(indexes) > 1 and not isinstance(error, _TOPIC_REFUSALS):
+            return indexes
         else:
-            for index in many:
+            for index in indexes:
                 self._verdicts[index] = SendVerdict(False, cause_of(error))
         return []
 

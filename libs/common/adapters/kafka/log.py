@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 from libs.common.adapters.kafka.choking import chokes
 from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.consumer import started, stop
-from libs.common.adapters.kafka.topics import KafkaTopics
+from libs.common.adapters.kafka.topics import existing_topics
 from libs.common.domain.errors import BrokerUnavailable
 from libs.common.ports_audit import FirstRecord, LogRecord
 
@@ -87,12 +87,8 @@ class KafkaLog:
     @asynccontextmanager
     async def _reading(self, topics: Sequence[str]) -> AsyncIterator[_Reading]:
         """A consumer at the start of those topics that exist (asking for others might create them)."""
-        existing = KafkaTopics(self._connection, client_id="sluiceway-audit", replication=1)
-        try:
-            partitions = await existing.existing()
-        finally:
-            await existing.close()
-        places = [TopicPartition(topic, number) for topic in topics for number in range(partitions.get(topic, 0))]
+        existing = await existing_topics(self._connection, client_id="sluiceway-audit")
+        places = [TopicPartition(topic, number) for topic in topics for number in range(existing.get(topic, 0))]
         consumer = await started(self._connection, "sluiceway-audit", seconds=_START_SECONDS)
         try:
             if places:

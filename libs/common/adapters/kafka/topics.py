@@ -104,9 +104,8 @@ class KafkaTopics:
         deadline = asyncio.get_running_loop().time() + _LEADER_SECONDS
         while True:
             led = await _look(admin, list(wanted))
-            if all(led.get(name, 0) >= count for name, count in wanted.items()):
-                return led
-            if asyncio.get_running_loop().time() > deadline:
+            enough = all(led.get(name, 0) >= count for name, count in wanted.items())
+            if enough or asyncio.get_running_loop().time() > deadline:
                 return led
             await asyncio.sleep(_LEADER_PAUSE)
 
