@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import NO_TEXT, Answer, Call, RedisServer
 from libs.common.adapters.redis.rebuild import LaneRebuilder, LaneUnknown, restore_calls
-from libs.common.adapters.redis.script import Script
+from libs.common.adapters.redis.script import STEP, Script
 from libs.common.contracts.hints import PERMIT
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.runtime.logging import get_logger
@@ -20,9 +20,6 @@ CLAIM: Final = Script.load("claim")
 COUNT: Final = Script.load("count")
 MISSING: Final = Script.load("missing")
 RELEASE: Final = Script.load("release")
-
-#: Owners in one script: about a millisecond in which Redis does nothing else.
-STEP: Final = 1_000
 
 TAKEN: Final = 1
 HELD: Final = 2
@@ -62,7 +59,41 @@ class OwnerSets:
         self._set_key = set_key
         self._waiting_key = waiting_key
 
-    async def claim_many(self, claims: Sequence[Claim], owners: Sequence[str]) -> list[int]:
+    async def release_many(self, places: Iterable[tuple[int, str]]) -> None:
+        """Take owners out of their lanes, twice changes nothing. Raises GateUnavailable after having tried all."""
+        by_lane: dict[int, list[str]] = {}
+        for lane, owner in places:
+            by_lane.setdefault(lane, []).append(owner)
+        calls = [
+            Call(RELEASE, self._release_keys(lane), (lane, PERMIT, *owners[start : start + STEP]))
+            for lane, owners in by_lane.items()
+            for start in range(0, len(owners), STEP)
+        ]
+        if calls:
+            _raise_first(await self._redis.run(calls))
+
+    async def restore(self, lane: int, owners: Sequence[tuple[str, int]]) -> None:
+        """Add owners (owner, ttl_ms) that PostgreSQL knows, past the limit too. Raises GateUnavailable."""
+        calls = restore_calls((self._set_key(lane),), owners)
+        if calls:
+            _raise_first(await self._redis.run(calls))
+
+    async def missing(self, lane: int, owners: Sequence[str]) -> list[str]:
+        """Those that have no place, or one that has lapsed. Raises GateUnavailable."""
+        steps = [owners[start : start + STEP] for start in range(0, len(owners), STEP)]
+        calls = [LaneCall(lane, Call(MISSING, self._keys_of(lane), step)) for step in steps]
+        answers = await self._answers(calls)
+        return [step[number - 1] for step, (_, *numbers) in zip(steps, answers, strict=True) for number in numbers]
+
+    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
+        """A page of owners, lapsed ones not dropped yet included; the next cursor is 0 at the end. Raises
+        GateUnavailable."""
+        ((next_cursor, page),) = await self._redis.command_many(
+            [("ZSCAN", self._set_key(lane), cursor, "COUNT", count)]
+        )
+        return int(next_cursor), [owner.decode(errors=NO_TEXT) for owner in page[::2]]
+
+    async def _claim_many(self, claims: Sequence[Claim], owners: Sequence[str]) -> list[int]:
         """TAKEN, HELD or 0 for each, in order, in one round trip.
 
         Raises GateUnavailable; LaneUnavailable when nothing but lanes' own trouble was met. What one lane gave is
@@ -86,49 +117,16 @@ class OwnerSets:
             raise failure
         return verdicts
 
-    async def release_many(self, places: Iterable[tuple[int, str]]) -> None:
-        """Take owners out of their lanes; raises GateUnavailable after having tried all."""
-        by_lane: dict[int, list[str]] = {}
-        for lane, owner in places:
-            by_lane.setdefault(lane, []).append(owner)
-        calls = [
-            Call(RELEASE, self._release_keys(lane), (lane, PERMIT, *owners[start : start + STEP]))
-            for lane, owners in by_lane.items()
-            for start in range(0, len(owners), STEP)
-        ]
-        if calls:
-            _raise_first(await self._redis.run(calls))
-
-    async def restore(self, lane: int, owners: Sequence[tuple[str, int]]) -> None:
-        """Add owners (owner, ttl_ms), past the limit too. Raises GateUnavailable."""
-        calls = restore_calls((self._set_key(lane),), owners)
-        if calls:
-            _raise_first(await self._redis.run(calls))
-
-    async def count(self, lanes: Sequence[int]) -> list[int]:
+    async def _count(self, lanes: Sequence[int]) -> list[int]:
         """Places taken in each lane. Raises GateUnavailable."""
-        calls = [LaneCall(lane, Call(COUNT, self.keys_of(lane), ())) for lane in lanes]
-        return [int(answer[0]) for answer in await self.answers(calls)]
+        calls = [LaneCall(lane, Call(COUNT, self._keys_of(lane), ())) for lane in lanes]
+        return [int(answer[0]) for answer in await self._answers(calls)]
 
-    async def missing(self, lane: int, owners: Sequence[str]) -> list[str]:
-        """Those that have no place, or one that has lapsed. Raises GateUnavailable."""
-        steps = [owners[start : start + STEP] for start in range(0, len(owners), STEP)]
-        calls = [LaneCall(lane, Call(MISSING, self.keys_of(lane), step)) for step in steps]
-        answers = await self.answers(calls)
-        return [step[number - 1] for step, (_, *numbers) in zip(steps, answers, strict=True) for number in numbers]
-
-    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
-        """A page of owners, lapsed ones not dropped yet included. Raises GateUnavailable."""
-        ((next_cursor, page),) = await self._redis.command_many(
-            [("ZSCAN", self._set_key(lane), cursor, "COUNT", count)]
-        )
-        return int(next_cursor), [owner.decode(errors=NO_TEXT) for owner in page[::2]]
-
-    def keys_of(self, lane: int) -> tuple[str, ...]:
+    def _keys_of(self, lane: int) -> tuple[str, ...]:
         """The set of a lane, and what tells that it is complete."""
         return self._set_key(lane), keys.known(lane)
 
-    async def answers(self, calls: Sequence[LaneCall]) -> list[Answer]:
+    async def _answers(self, calls: Sequence[LaneCall]) -> list[Answer]:
         """What scripts answer, unknown lanes rebuilt; raises the first GateUnavailable after having tried all."""
         return _raise_first(await self._run_known(calls))
 
@@ -184,7 +182,7 @@ class OwnerSets:
         return calls, places
 
     def _claim_keys(self, lane: int) -> tuple[str, ...]:
-        return self.keys_of(lane) if self._waiting_key is None else (*self.keys_of(lane), self._waiting_key(lane))
+        return self._keys_of(lane) if self._waiting_key is None else (*self._keys_of(lane), self._waiting_key(lane))
 
     def _release_keys(self, lane: int) -> tuple[str, ...]:
         return (self._set_key(lane),) if self._waiting_key is None else (self._set_key(lane), self._waiting_key(lane))

@@ -7,19 +7,19 @@ from typing import Final
 
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import Call, RedisServer
-from libs.common.adapters.redis.owner_sets import STEP, LaneCall, OwnerSets
+from libs.common.adapters.redis.owner_sets import LaneCall, OwnerSets
 from libs.common.adapters.redis.rebuild import LaneRebuilder
-from libs.common.adapters.redis.script import Script
+from libs.common.adapters.redis.script import STEP, Script
 from libs.common.ports import PermitRequest
 
 RENAME: Final = Script.load("rename")
 
 
-class RedisPermits:
-    """Implements ports.Permits. When Redis is away nobody gets a permit; running calls go on."""
+class RedisPermits(OwnerSets):
+    """Implements ports.Permits; its owners are tokens. When Redis is away nobody gets a permit; running calls go on."""
 
     def __init__(self, redis: RedisServer, rebuilder: LaneRebuilder) -> None:
-        self._permits = OwnerSets(redis, rebuilder, keys.permits, keys.waiting)
+        super().__init__(redis, rebuilder, keys.permits, keys.waiting)
 
     async def acquire_many(self, requests: Sequence[PermitRequest]) -> list[bool]:
         """Grant what there is room for, in order; a token that has a permit already gets it again.
@@ -27,12 +27,8 @@ class RedisPermits:
         Raises GateUnavailable; LaneUnavailable when only some lanes of the batch cannot answer. Without any answer
         (Redis gone half-way) a permit may stay taken until it is released, reconciled or lapses.
         """
-        verdicts = await self._permits.claim_many(requests, [request.token for request in requests])
+        verdicts = await self._claim_many(requests, [request.token for request in requests])
         return [verdict != 0 for verdict in verdicts]
-
-    async def release_many(self, permits: Sequence[tuple[int, str]]) -> None:
-        """Give permits (lane, token) back; a lane where somebody was refused since the last wake is woken once."""
-        await self._permits.release_many(permits)
 
     async def rename_many(self, renames: Sequence[tuple[int, str, str, int]]) -> None:
         """Hand permits (lane, old token, new token, ttl_ms) over without a moment in between.
@@ -43,24 +39,12 @@ class RedisPermits:
         for lane, old, new, ttl_ms in renames:
             by_lane.setdefault(lane, []).append((old, new, ttl_ms))
         calls = [
-            LaneCall(lane, Call(RENAME, self._permits.keys_of(lane), [part for rename in step for part in rename]))
+            LaneCall(lane, Call(RENAME, self._keys_of(lane), [part for rename in step for part in rename]))
             for lane, all_of_lane in by_lane.items()
             for step in (all_of_lane[start : start + STEP] for start in range(0, len(all_of_lane), STEP))
         ]
-        await self._permits.answers(calls)
-
-    async def restore(self, lane: int, permits: Sequence[tuple[str, int]]) -> None:
-        """Add permits (token, ttl_ms) that PostgreSQL knows, over the limit too."""
-        await self._permits.restore(lane, permits)
+        await self._answers(calls)
 
     async def in_use(self, lanes: Sequence[int]) -> list[int]:
         """How many permits of each lane are taken."""
-        return await self._permits.count(lanes)
-
-    async def missing(self, lane: int, tokens: Sequence[str]) -> list[str]:
-        """Those of the tokens that have no permit."""
-        return await self._permits.missing(lane, tokens)
-
-    async def members(self, lane: int, cursor: int, count: int) -> tuple[int, list[str]]:
-        """A page of a lane's tokens, some of which may have lapsed; the next cursor is 0 at the end."""
-        return await self._permits.members(lane, cursor, count)
+        return await self._count(lanes)

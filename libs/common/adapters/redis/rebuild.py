@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from uuid import uuid4
 
 from libs.common.adapters.redis import keys
 from libs.common.adapters.redis.connection import Call, RedisServer
-from libs.common.adapters.redis.script import Script
+from libs.common.adapters.redis.script import STEP, Script
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.ports import OpenTaskSource
 from libs.common.runtime.backoff import reconnect_delays
@@ -38,7 +37,6 @@ _LOCK_MS: Final = 10_000
 _WAITING_MS: Final = 3_600_000
 #: Half of the hot connections to PostgreSQL: after a flush every lane wants to be rebuilt.
 _AT_ONCE: Final = 4
-_STEP: Final = 1_000  #: about 1 ms of Redis
 
 _LOCKED: Final = 1
 _KNOWN: Final = 2
@@ -103,9 +101,8 @@ class LaneRebuilder:
     async def _rebuild(self, lane: int) -> None:
         """Fill the lane and mark it as known, unless another process does or did."""
         token = uuid4().hex
-        pauses = reconnect_delays(random.Random(), first=0.02, cap=0.25)  # noqa: S311  no secret depends on it
         async with asyncio.timeout(_REBUILD_SECONDS):
-            for pause in pauses:
+            for pause in reconnect_delays(first=0.02, cap=0.25):
                 if await self._attempt(lane, token):
                     return
                 await asyncio.sleep(pause)
@@ -184,8 +181,8 @@ async def open_rebuilder(
 def restore_calls(set_and_lock: tuple[str, ...], owners: Sequence[tuple[str, int]]) -> list[Call]:
     """The scripts that add owners (owner, ttl_ms) to a set; a lock named beside it is kept alive."""
     return [
-        Call(RESTORE, set_and_lock, [_LOCK_MS, *(part for owner in owners[start : start + _STEP] for part in owner)])
-        for start in range(0, len(owners), _STEP)
+        Call(RESTORE, set_and_lock, [_LOCK_MS, *(part for owner in owners[start : start + STEP] for part in owner)])
+        for start in range(0, len(owners), STEP)
     ]
 
 

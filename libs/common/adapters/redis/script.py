@@ -1,10 +1,14 @@
-"""One Lua script, read from its file."""
+"""Lua scripts, read from their files, and how much one is asked for."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+#: Owners that one script is about: a millisecond, in which Redis does nothing else.
+STEP: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
