@@ -49,7 +49,7 @@ async def writer(redis: RedisServer) -> AsyncIterator[RedisHints]:
 
         async def ready() -> bool:
             (counts,) = await redis.command_many([("PUBSUB", "NUMSUB", "sw:listeners")])
-            return bool(counts[1]) and hints.knows_listeners
+            return bool(counts[1]) and hints.listened is not None
 
         await eventually(ready, what="it follows the listeners")
         yield hints
@@ -120,7 +120,7 @@ async def test_a_redis_that_forgot_who_listens_is_told_at_once(redis_url: str) -
 async def test_redis_away_keeps_nobody_waiting(redis_url: str) -> None:
     async with open_redis("redis://127.0.0.1:1/0", seconds=0.2) as redis, open_hints(redis) as hints:
         await asyncio.wait_for(RedisAudience(redis).join(7), 5)
-        assert not hints.knows_listeners
+        assert hints.listened is None
         hints.changed([(7, 70)])
         await until(lambda: hints.lost > 0)
 

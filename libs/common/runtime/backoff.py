@@ -8,22 +8,23 @@ from datetime import timedelta
 from random import Random
 from typing import Final
 
-_LONGEST_SECONDS: Final = 32.0
+from libs.common.domain.settle import backoff_seconds
+
 #: Jitter only ever adds (reliability: a stated delay is never cut short, and retries must not come back as a wall).
 _JITTER: Final = 0.25
 
 
 def delay_after(failures: int, rng: Random) -> timedelta:
     """The pause after the n-th failure in a row (n from 1): 1, 2, 4, 8, 16, 32, 32 ... s, and up to a quarter more."""
-    doublings = min(max(failures, 1) - 1, 5)
-    return timedelta(seconds=min(2.0**doublings, _LONGEST_SECONDS) * (1 + _JITTER * rng.random()))
+    return timedelta(seconds=backoff_seconds(failures) * (1 + _JITTER * rng.random()))
 
 
-def reconnect_delays(rng: Random, *, first: float = 0.1, cap: float = 5.0) -> Iterator[float]:
+def reconnect_delays(rng: Random | None = None, *, first: float = 0.1, cap: float = 5.0) -> Iterator[float]:
     """Seconds to wait between tries to reach a server: doubling from `first` to `cap`, for ever, jitter added.
 
     Begin a new one after each success.
     """
+    rng = rng or Random()  # noqa: S311  no secret depends on it
     delay = first
     while True:
         yield delay * (1 + _JITTER * rng.random())

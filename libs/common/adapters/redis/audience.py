@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -94,15 +93,14 @@ class RedisAudience:
         await asyncio.shield(confirmed)
 
     async def _hear_for_ever(self, on_changes: OnChanges, on_gap: Callable[[], None]) -> None:
-        rng = random.Random()  # noqa: S311  no secret depends on it
-        delays = reconnect_delays(rng, cap=_LONGEST_RECONNECT)
+        delays = reconnect_delays(cap=_LONGEST_RECONNECT)
         while True:
             try:
                 async with self._redis.own_connection() as ear:
                     await self._subscribe_all(ear)
                     await self._say_all()
                     on_gap()
-                    delays = reconnect_delays(rng, cap=_LONGEST_RECONNECT)
+                    delays = reconnect_delays(cap=_LONGEST_RECONNECT)
                     await self._hear(ear, on_changes)
             except (RedisError, OSError) as error:
                 log.warning("audience.deaf", error=type(error).__name__, message=str(error)[:200])

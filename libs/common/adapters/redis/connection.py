@@ -57,7 +57,7 @@ class RedisServer:
     every script gives back the ticket of its call, and a connection that fails in any way is never used again.
     """
 
-    def __init__(self, url: str, *, seconds: float = _SECONDS, connections: int = _CONNECTIONS) -> None:
+    def __init__(self, url: str, *, seconds: float) -> None:
         options: dict[str, Any] = dict(parse_url(url))
         self._make_connection: type[Connection] = options.pop("connection_class", Connection)
         # RESP2 needs no greeting; names and versions of libraries help nobody; nothing is tried again below us.
@@ -72,7 +72,7 @@ class RedisServer:
         self._seconds = seconds
         self._idle: list[tuple[Connection, float]] = []  #: and the monotonic second of its last answer; newest last
         self._own: set[Connection] = set()  #: lent to callers that listen
-        self._room = asyncio.Semaphore(connections)
+        self._room = asyncio.Semaphore(_CONNECTIONS)
         self._flights: set[asyncio.Task[list[Any]]] = set()
         self._tickets = count(1)
         self._closed = False
@@ -89,7 +89,8 @@ class RedisServer:
         replies = await self._exchange(commands, tickets)
         forgotten = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if forgotten:
-            await self._load({calls[index].script for index in forgotten})
+            scripts = {calls[index].script.text for index in forgotten}
+            await self.command_many([("SCRIPT", "LOAD", script) for script in scripts])
             again = await self._exchange([commands[n] for n in forgotten], [tickets[n] for n in forgotten])
             for index, reply in zip(forgotten, again, strict=True):
                 replies[index] = reply
@@ -127,9 +128,6 @@ class RedisServer:
         while self._idle:
             with suppress(RedisError, OSError):
                 await self._idle.pop()[0].disconnect()
-
-    async def _load(self, scripts: set[Script]) -> None:
-        await self.command_many([("SCRIPT", "LOAD", script.text) for script in scripts])
 
     async def _exchange(self, commands: Sequence[Command], tickets: Sequence[int | None]) -> list[Any]:
         """Send all, read all. Refusals are among the replies; raises GateUnavailable when there are none at all."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 from redis.asyncio.connection import Connection
@@ -73,11 +72,6 @@ class RedisHints:
                 if tenant in listened:
                     self.publish_soon(wire.changes(tenant), str(task))
 
-    @property
-    def knows_listeners(self) -> bool:
-        """Whether it has been looked up who listens."""
-        return self.listened is not None
-
     async def follow_listeners(self) -> None:
         """Know which tenants somebody listens to, until cancelled."""
         look = Call(LISTENERS, (keys.listeners(),), [LISTENER_LIFE_SECONDS])
@@ -104,13 +98,14 @@ class RedisHints:
         An error of either function is logged and changes nothing.
         """
         deaf = False
-        delays = _delays(_LONGEST_RECONNECT)
+        delays = reconnect_delays(cap=_LONGEST_RECONNECT)
 
         def hearing() -> None:
             nonlocal deaf, delays
             if deaf and on_gap is not None:
-                _guarded(on_gap)
-            deaf, delays = False, _delays(_LONGEST_RECONNECT)
+                with _outlived():
+                    on_gap()
+            deaf, delays = False, reconnect_delays(cap=_LONGEST_RECONNECT)
 
         while True:
             try:
@@ -143,7 +138,7 @@ class RedisHints:
                     self.lost += sum(map(len, batch.values()))
                     if delays is None:
                         log.warning("hints.lost", message=str(error))
-                        delays = _delays(_LONGEST_PAUSE)
+                        delays = reconnect_delays(cap=_LONGEST_PAUSE)
                     await asyncio.sleep(next(delays))
                 else:
                     delays = None
@@ -175,7 +170,10 @@ async def _hear(
         match await next_reply(connection):
             case [b"message", bytes(channel), bytes(payload)] if len(payload) <= MOST_BYTES:
                 # Anybody may publish there: bytes that are no text become lines that nobody knows.
-                await _hand_over(on_lines, channel.decode(), payload.decode(errors="replace").split("\n"))
+                with _outlived():
+                    pending = on_lines(channel.decode(), payload.decode(errors="replace").split("\n"))
+                    if pending is not None:
+                        await pending
             case [b"subscribe", *_]:
                 unconfirmed -= 1
                 if not unconfirmed:
@@ -193,25 +191,10 @@ async def next_reply(connection: Connection) -> Any:
     return reply
 
 
-async def _hand_over(on_lines: OnLines, channel: str, lines: list[str]) -> None:
+@contextmanager
+def _outlived() -> Iterator[None]:
+    """A listener's own trouble must not make it deaf."""
     try:
-        pending = on_lines(channel, lines)
-        if pending is not None:
-            await pending
-    except Exception as error:  # a listener's own trouble must not make it deaf
-        _log_listener_error(error)
-
-
-def _guarded(on_gap: Callable[[], None]) -> None:
-    try:
-        on_gap()
-    except Exception as error:  # as above
-        _log_listener_error(error)
-
-
-def _log_listener_error(error: Exception) -> None:
-    log.error("hints.listener_failed", error=type(error).__name__, message=str(error)[:500])
-
-
-def _delays(cap: float) -> Iterator[float]:
-    return reconnect_delays(random.Random(), cap=cap)  # noqa: S311  no secret depends on it
+        yield
+    except Exception as error:
+        log.error("hints.listener_failed", error=type(error).__name__, message=str(error)[:500])
