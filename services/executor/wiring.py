@@ -16,7 +16,7 @@ from libs.common.adapters.kafka.connection import KafkaConnection, quiet_clients
 from libs.common.adapters.kafka.road import open_road
 from libs.common.adapters.models.job_http import open_job_http
 from libs.common.adapters.models.output_links import open_output_links
-from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.models.plain_http import open_plain_http
 from libs.common.adapters.models.registry import load_adapters
 from libs.common.adapters.object_storage.file_service import open_file_service
 from libs.common.adapters.object_storage.obstore import BadStorageUrl, ObjectStorage
@@ -60,7 +60,6 @@ _FILES_OF_A_CALL: Final = 3  #: a connection, a staged output, an upload
 @asynccontextmanager
 async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Executor]:
     """An executor over real servers. None of them need be there yet: each is waited for."""
-    limits = AnswerLimits(settings.output_max_bytes, settings.output_max_bytes)
     guard = EgressGuard.from_setting(settings.egress_allow)
     address = settings.database_url.get_secret_value()
     quiet_clients()
@@ -76,9 +75,9 @@ async def open_executor(settings: Settings, health: Health) -> AsyncIterator[Exe
         _open_letters(kafka) as letters,
         _open_staging(settings) as staging,
         _open_results(settings, staging) as results,
-        open_plain_http(guard, limits) as plain_http,
+        open_plain_http(guard, settings.output_max_bytes) as plain_http,
         open_job_http(guard) as providers,
-        open_output_links(guard, limits) as links,
+        open_output_links(guard, settings.output_max_bytes) as links,
     ):
         adapters = load_adapters(providers)
         world = World(

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from libs.common.adapters.egress import EgressGuard
-from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.models.plain_http import open_plain_http
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import EgressRefused, ModelError
 from libs.common.ports_execution import ModelCall
@@ -39,9 +39,8 @@ def _port(model: MisbehavingModel) -> int:
 
 async def _call(allow: str, url: str, staging: Staging) -> int:
     call = ModelCall(base_url=url, route="ok", method="POST", payload=b"{}", timeout_seconds=5)
-    limits = AnswerLimits(2**20, 2**20)
     async with (
-        open_plain_http(EgressGuard.from_setting(allow), limits) as adapter,
+        open_plain_http(EgressGuard.from_setting(allow), 2**20) as adapter,
         staging.create(uuid4(), 1, 7) as sink,
     ):
         return (await adapter.invoke(call, sink)).size

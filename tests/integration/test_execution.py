@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from libs.common.adapters.egress import EgressGuard
-from libs.common.adapters.models.plain_http import AnswerLimits, open_plain_http
+from libs.common.adapters.models.plain_http import open_plain_http
 from libs.common.adapters.postgres.insight import PostgresInsight
 from libs.common.adapters.redis import keys
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown
@@ -499,7 +499,7 @@ async def test_who_was_frozen_while_it_connected_calls_nothing_before_it_is_trus
     trusted: list[bool] = []
     async with (
         misbehaving_model() as served,
-        open_plain_http(EgressGuard(["127.0.0.0/8"]), AnswerLimits(10**6, 10**6)) as plain_http,
+        open_plain_http(EgressGuard(["127.0.0.0/8"]), 10**6) as plain_http,
     ):
 
         async def invoke(call: ModelCall, sink: Any) -> StagedFile:

@@ -16,7 +16,6 @@ import structlog
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.models import output_links
 from libs.common.adapters.models.output_links import open_output_links
-from libs.common.adapters.models.plain_http import AnswerLimits
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.model_errors import ModelError
 from libs.common.domain.output import IN_DATABASE, StagedFile
@@ -88,7 +87,7 @@ async def provider(
     monkeypatch.setattr(collecting, "_FIRST_PAUSE", 0.01)
     headers = ModelHeaders(lambda sealed, _owner: sealed)
     guard = EgressGuard(["127.0.0.1/32", "127.0.0.2/32"])
-    async with open_output_links(guard, AnswerLimits(LIMIT, LIMIT)) as links:
+    async with open_output_links(guard, LIMIT) as links:
         yield Provider(files, own, staging, OutputCollector(links, staging, headers, seconds=5))
 
 

@@ -23,7 +23,7 @@ from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import GuardedConnector
 from libs.common.adapters.models import plain_http
-from libs.common.adapters.models.plain_http import AnswerLimits, PlainHttp, open_plain_http
+from libs.common.adapters.models.plain_http import PlainHttp, open_plain_http
 from libs.common.adapters.staging import Staging, open_staging
 from libs.common.domain.endpoint import with_query
 from libs.common.domain.model_errors import ModelError, OutOfPorts
@@ -96,7 +96,7 @@ async def staging(tmp_path: Path) -> AsyncIterator[Staging]:
 
 @pytest.fixture
 async def caller(model: MisbehavingModel, staging: Staging) -> AsyncIterator[Caller]:
-    async with open_plain_http(EgressGuard(["127.0.0.0/8"]), AnswerLimits(LIMIT, LIMIT)) as adapter:
+    async with open_plain_http(EgressGuard(["127.0.0.0/8"]), LIMIT) as adapter:
         yield Caller(model, adapter, staging)
 
 
@@ -448,7 +448,7 @@ async def test_a_host_without_a_port_for_that_address_has_called_nobody(
             return one
 
         monkeypatch.setattr(GuardedConnector, "_socket", from_the_same_port)
-        async with open_plain_http(EgressGuard(["127.0.0.0/8", "::1/128"]), AnswerLimits(LIMIT, LIMIT)) as adapter:
+        async with open_plain_http(EgressGuard(["127.0.0.0/8", "::1/128"]), LIMIT) as adapter:
             error = await Caller(caller.model, adapter, caller.staging).refused("ok")
     assert isinstance(error, OutOfPorts)
     assert not error.sent

@@ -21,7 +21,6 @@ from libs.common.adapters.kafka.connection import KafkaConnection
 from libs.common.adapters.kafka.road import KafkaRoad, open_road
 from libs.common.adapters.kafka.topics import KafkaTopics
 from libs.common.adapters.models.output_links import open_output_links
-from libs.common.adapters.models.plain_http import AnswerLimits
 from libs.common.adapters.postgres.attempts import PostgresAttempts, PostgresMembership
 from libs.common.adapters.postgres.connection import Connection
 from libs.common.adapters.postgres.database import Database, open_database
@@ -302,7 +301,7 @@ class Rig:
         results = changes.pop("results", None) or FakeResults(staging)
         beat = await self.closing.enter_async_context(open_database(self.database_url, hot_connections=2))
         road = await self.closing.enter_async_context(open_road(self.connection))
-        links = open_output_links(EgressGuard(["127.0.0.0/8"]), AnswerLimits(10**6, 10**6))
+        links = open_output_links(EgressGuard(["127.0.0.0/8"]), 10**6)
         letters = KafkaCarrier(self.connection, client_id="letters")
         self.closing.push_async_callback(letters.close)
         world = World(

@@ -8,6 +8,7 @@ is three headers. `Name=Value` works too. The text is a secret: no error here re
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from libs.common.domain.errors import Invalid
@@ -41,16 +42,12 @@ def parse_bindings(text: str) -> tuple[tuple[str, str], ...]:
     """The (name, value) pairs in their order; parts without a name or a value are skipped. Raises InvalidBindings."""
     if text.count('"') % 2:
         raise InvalidBindings("bindings_quote", "api_key has a double quote that is never closed")
-    pairs: list[tuple[str, str]] = []
-    for part in _BINDING.findall(text):
-        name, value = _split(part)
-        if name and value:
-            pairs.append((name, value))
+    pairs = tuple(pair for pair in map(_split, _BINDING.findall(text)) if all(pair))
     check_bindings(pairs)
-    return tuple(pairs)
+    return pairs
 
 
-def check_bindings(pairs: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> None:
+def check_bindings(pairs: Sequence[tuple[str, str]]) -> None:
     """Raise InvalidBindings unless every pair may go into a request as it is."""
     if len(pairs) > BINDINGS_LIMIT:
         raise InvalidBindings("bindings_many", f"api_key has more than {BINDINGS_LIMIT} bindings")

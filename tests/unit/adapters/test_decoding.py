@@ -81,7 +81,7 @@ async def test_others_get_their_turns_while_a_bomb_is_unpacked(body: bytes, size
 
     beside = asyncio.ensure_future(others())
     response: Any = _Arrived(body)
-    async for piece in body_of(response, wire_bytes=2**21, decoded_bytes=2**25):
+    async for piece in body_of(response, 2**25):
         unpacked += len(piece)
     before, over = turns, True
     await beside

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from io import BytesIO
 from typing import Final
 
 from aiohttp import ClientError, ClientResponse, ClientSession
@@ -14,12 +13,12 @@ from multidict import CIMultiDict
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import Broken, about_to_send, open_http_client
 from libs.common.adapters.models.exchange import (
-    LARGE_BODY,
     REDIRECTS,
     REDIRECTS_LIMIT,
     body_of,
     redirect_target,
     too_many_redirects,
+    wire_body,
     wire_url,
     with_bindings,
 )
@@ -100,10 +99,9 @@ class GuardedJobHttp:
     async def _request(
         self, endpoint: Endpoint, method: str, headers: CIMultiDict[str], body: bytes | None, contact: _Contact
     ) -> ClientResponse:
-        data = BytesIO(body) if body is not None and len(body) > LARGE_BODY else body
         try:
             return await self._session.request(
-                method, wire_url(endpoint), data=data, headers=headers, allow_redirects=False
+                method, wire_url(endpoint), data=wire_body(body), headers=headers, allow_redirects=False
             )
         except (Broken, ClientError) as error:
             raise connection_error(endpoint.origin, error, sent=contact.made) from None
@@ -116,7 +114,7 @@ class GuardedJobHttp:
         wanted = self._limit if said is None else said
         taken, size, asked = [], 0, False
         try:
-            async for piece in body_of(response, wire_bytes=self._limit, decoded_bytes=self._limit):
+            async for piece in body_of(response, self._limit):
                 taken.append(piece)
                 size += len(piece)
                 if not asked and (size > LITTLE_ANSWER or (said or 0) > LITTLE_ANSWER):
@@ -147,9 +145,9 @@ def address(call: JobCall, path: str) -> Endpoint:
 def request_headers(call: JobCall, extra: Sequence[tuple[str, str]], *, has_body: bool) -> CIMultiDict[str]:
     """All headers of a request; the model's own ones win. Raises ModelError for what no request may carry."""
     try:
-        check_bindings(tuple(extra))
+        check_bindings(extra)
         check_bindings(call.headers)
     except InvalidBindings as error:
         raise ModelError("bad_bindings", error.message, retryable=False, sent=False) from None
     headers = with_bindings(_HEADERS, (("Content-Type", "application/json"),)) if has_body else _HEADERS
-    return with_bindings(with_bindings(headers, tuple(extra)), call.headers)
+    return with_bindings(with_bindings(headers, extra), call.headers)

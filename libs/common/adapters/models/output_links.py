@@ -12,8 +12,7 @@ from multidict import CIMultiDict
 
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import CONNECT_SECONDS, Broken, open_http_client
-from libs.common.adapters.models.exchange import REDIRECTS, REDIRECTS_LIMIT, body_of, wire_url, with_bindings
-from libs.common.adapters.models.plain_http import AnswerLimits
+from libs.common.adapters.models.exchange import REDIRECTS, REDIRECTS_LIMIT, pass_on, wire_url, with_bindings
 from libs.common.adapters.models.provider_outputs import BadOutput, file_of
 from libs.common.adapters.models.refusals import RETRYABLE_STATUSES, connection_error, retry_after
 from libs.common.domain.endpoint import Endpoint, InvalidEndpoint, follow, parse_endpoint
@@ -46,9 +45,9 @@ class GuardedOutputLinks:
     bad_output, empty_output, egress_refused, bad_bindings.
     """
 
-    def __init__(self, session: ClientSession, limits: AnswerLimits) -> None:
+    def __init__(self, session: ClientSession, output_bytes: int) -> None:
         self._session = session
-        self._limits = limits
+        self._output_bytes = output_bytes
 
     async def fetch(self, link: OutputLink, sink: StagingWriter) -> StagedFile:
         """See OutputLinks. The caller bounds the time."""
@@ -86,24 +85,16 @@ class GuardedOutputLinks:
     ) -> StagedFile:
         if not 200 <= response.status < 300 or response.status == 206:
             raise _refused(endpoint, response)
-        limits, empty = self._limits, True
-        pieces = body_of(response, wire_bytes=limits.wire_bytes, decoded_bytes=limits.decoded_bytes)
-        try:
-            async for piece in pieces:
-                await sink.write(piece)
-                empty = False
-        except (ClientError, OSError) as error:
-            raise connection_error(endpoint.origin, error) from None
-        if empty:
+        if not await pass_on(response, endpoint.origin, sink, self._output_bytes):
             raise ModelError("empty_output", f"{endpoint.origin}: the output is empty", retryable=False)
         return await sink.commit(link.content_type or response.headers.get("Content-Type", ""))
 
 
 @asynccontextmanager
-async def open_output_links(guard: EgressGuard, limits: AnswerLimits) -> AsyncIterator[GuardedOutputLinks]:
-    """On a session of its own."""
+async def open_output_links(guard: EgressGuard, output_bytes: int) -> AsyncIterator[GuardedOutputLinks]:
+    """On a session of its own; of one output it takes so much at most."""
     async with open_http_client(guard) as session:
-        yield GuardedOutputLinks(session, limits)
+        yield GuardedOutputLinks(session, output_bytes)
 
 
 async def _inline(link: OutputLink, sink: StagingWriter) -> StagedFile:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from io import BytesIO
 from typing import Final
 
 from aiohttp import ClientError, ClientResponse, ClientSession
@@ -18,12 +16,12 @@ from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.foreign_text import Cleaner
 from libs.common.adapters.http_client import Broken, about_to_send, open_http_client
 from libs.common.adapters.models.exchange import (
-    LARGE_BODY,
     REDIRECTS,
     REDIRECTS_LIMIT,
-    body_of,
+    pass_on,
     redirect_target,
     too_many_redirects,
+    wire_body,
     wire_url,
     with_bindings,
 )
@@ -44,14 +42,6 @@ _HEADERS: Final = CIMultiDict({"Accept": "*/*", "Accept-Encoding": "identity", "
 _POST_HEADERS: Final = CIMultiDict({**_HEADERS, "Content-Type": "application/json"})
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerLimits:
-    """The most that is taken of one answer, in bytes: as they come over the wire, and unpacked."""
-
-    wire_bytes: int
-    decoded_bytes: int
-
-
 class PlainHttp:
     """Calls a model once: never a second time on its own, whatever happens to the connection.
 
@@ -61,9 +51,9 @@ class PlainHttp:
     bad_bindings. None of them shows a header's value or a query.
     """
 
-    def __init__(self, session: ClientSession, limits: AnswerLimits) -> None:
+    def __init__(self, session: ClientSession, answer_bytes: int) -> None:
         self._session = session
-        self._limits = limits
+        self._answer_bytes = answer_bytes
         self._turns = Turns()
 
     async def invoke(self, call: ModelCall, sink: StagingWriter) -> StagedFile:
@@ -109,32 +99,23 @@ class PlainHttp:
     async def _request(
         self, method: str, endpoint: Endpoint, headers: CIMultiDict[str], body: bytes | None
     ) -> ClientResponse:
-        data = BytesIO(body) if body is not None and len(body) > LARGE_BODY else body
         try:
             return await self._session.request(
-                method, wire_url(endpoint), data=data, headers=headers, allow_redirects=False
+                method, wire_url(endpoint), data=wire_body(body), headers=headers, allow_redirects=False
             )
         except (Broken, ClientError) as error:
             raise connection_error(endpoint.origin, error) from None
 
     async def _receive(self, response: ClientResponse, endpoint: Endpoint, sink: StagingWriter) -> None:
-        """Pass the body on as it comes; at most a buffer of it is in memory."""
-        limits, empty = self._limits, True
-        try:
-            async for piece in body_of(response, wire_bytes=limits.wire_bytes, decoded_bytes=limits.decoded_bytes):
-                await sink.write(piece)
-                empty = False
-        except (ClientError, OSError) as error:
-            raise connection_error(endpoint.origin, error) from None
-        if empty:
+        if not await pass_on(response, endpoint.origin, sink, self._answer_bytes):
             raise ModelError("empty_output", f"the model answered {response.status} without content", retryable=False)
 
 
 @asynccontextmanager
-async def open_plain_http(guard: EgressGuard, limits: AnswerLimits) -> AsyncIterator[PlainHttp]:
-    """The adapter on a session of its own."""
+async def open_plain_http(guard: EgressGuard, answer_bytes: int) -> AsyncIterator[PlainHttp]:
+    """The adapter on a session of its own; of one answer it takes so much at most."""
     async with open_http_client(guard) as session:
-        yield PlainHttp(session, limits)
+        yield PlainHttp(session, answer_bytes)
 
 
 def _prepared(call: ModelCall) -> tuple[Endpoint, CIMultiDict[str], bytes | None]:
