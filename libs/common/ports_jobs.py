@@ -90,6 +90,11 @@ class JobAnswer:
     headers: Mapping[str, str]  #: names without regard to case
     body: bytes = field(repr=False)
 
+    @property
+    def accepted(self) -> bool:
+        """Whether it is a success (2xx)."""
+        return 200 <= self.status < 300
+
 
 class JobHttp(Protocol):
     """How adapters reach providers: within the deadline and the size limit of one call, and nowhere else.

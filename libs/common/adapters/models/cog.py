@@ -104,7 +104,7 @@ class Cog:
     async def cancel(self, call: JobCall, provider_id: str) -> None:
         path = f"{_predictions(call)}/{segment(job_id(provider_id))}/cancel"
         answer = await self._http.send(call, "POST", path, body=b"{}")
-        if answer.status != 404 and not 200 <= answer.status < 300:
+        if answer.status != 404 and not answer.accepted:
             raise refusal(call, answer)
 
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
@@ -136,7 +136,7 @@ def _input(call: JobCall) -> dict[str, Any]:
 
 def _prediction(call: JobCall, answer: JobAnswer) -> dict[str, Any]:
     """The prediction in an answer. Raises Busy where none was begun for want of room or of a loaded model."""
-    if 200 <= answer.status < 300:
+    if answer.accepted:
         found = document(answer)
         if not isinstance(found, dict):
             raise bad_answer("the answer of Cog is no prediction")

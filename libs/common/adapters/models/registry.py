@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from libs.common.adapters.models.cog import Cog
+from libs.common.adapters.models.provider_config import CODE
 from libs.common.adapters.models.replicate import Replicate
 from libs.common.adapters.models.submit_poll import SubmitPoll
 from libs.common.domain.errors import Invalid
@@ -57,7 +58,7 @@ class Adapters:
         if name == PLAIN_HTTP:
             if config:
                 message = "plain-http has no options; give an empty adapter_config with it"
-                raise Invalid("model_adapter_config", message, field="/adapter_config")
+                raise Invalid(CODE, message, field="/adapter_config")
             return
         adapter = self.jobs.get(name)
         if adapter is None:
@@ -68,7 +69,7 @@ class Adapters:
             raise
         except Exception as error:  # a package's mistake must not look like an outage
             message = f"the adapter {name!r} failed to check its configuration: {type(error).__name__}"
-            raise Invalid("model_adapter_config", message, field="/adapter_config") from error
+            raise Invalid(CODE, message, field="/adapter_config") from error
 
     def _unknown(self, name: str) -> str:
         for broken in self.broken:

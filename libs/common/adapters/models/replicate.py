@@ -22,7 +22,7 @@ from libs.common.adapters.models.provider_answers import (
     unknown_status,
     unsettled,
 )
-from libs.common.adapters.models.provider_config import Config, bad_config, check_base, checked, config_of
+from libs.common.adapters.models.provider_config import CODE, Config, bad_config, check_base, checked, config_of
 from libs.common.adapters.models.provider_outputs import BadOutput, outputs_of
 from libs.common.adapters.models.refusals import RETRYABLE_STATUSES
 from libs.common.domain.errors import Invalid
@@ -86,13 +86,13 @@ class Replicate:
         check_base(base_url)
         if read.version and not _VERSION.fullmatch(read.version):
             message = "must be owner/name, owner/name:version or the version's 64 hexadecimal digits"
-            raise Invalid("model_adapter_config", f"version {message}", field="/adapter_config/version")
+            raise Invalid(CODE, f"version {message}", field="/adapter_config/version")
         if not re.fullmatch(r"[A-Za-z0-9_]{0,64}", read.marker):
             message = "marker may have letters, digits and underscores, at most 64"
-            raise Invalid("model_adapter_config", message, field="/adapter_config/marker")
+            raise Invalid(CODE, message, field="/adapter_config/marker")
         if not 0 <= read.settle_seconds <= 600:
             message = "settle_seconds must be between 0 and 600"
-            raise Invalid("model_adapter_config", message, field="/adapter_config/settle_seconds")
+            raise Invalid(CODE, message, field="/adapter_config/settle_seconds")
         _root(route)
 
     async def submit(self, call: JobCall) -> JobReport:
@@ -139,7 +139,7 @@ class Replicate:
 
     async def cancel(self, call: JobCall, provider_id: str) -> None:
         answer = await self._http.send(call, "POST", _path(call, provider_id, "/cancel"), body=b"{}")
-        if answer.status not in (404, 410, 409) and not 200 <= answer.status < 300:
+        if answer.status not in (404, 410, 409) and not answer.accepted:
             raise refusal(call, answer)
 
     async def _listed(self, call: JobCall, first: str, pages: int) -> AsyncIterator[dict[str, Any]]:
@@ -219,7 +219,7 @@ def _body(call: JobCall, config: ReplicateConfig) -> dict[str, Any]:
 
 
 def _prediction(call: JobCall, answer: JobAnswer) -> dict[str, Any]:
-    if not 200 <= answer.status < 300:
+    if not answer.accepted:
         raise refusal(call, answer)
     found = document(answer)
     if not isinstance(found, dict):

@@ -137,7 +137,7 @@ class SubmitPoll:
     async def submit(self, call: JobCall) -> JobReport:
         provider = _provider(call)
         answer = await self._send(call, provider.submit, "", call.route)
-        if not 200 <= answer.status < 300:
+        if not answer.accepted:
             raise refusal(call, answer)
         return await self._apart(call, lambda: _submitted(call, provider, document(answer)))
 
@@ -147,7 +147,7 @@ class SubmitPoll:
         if provider.find is None:
             raise LookupError("this model's configuration has no find")
         answer = await self._send(call, provider.find.request, "")
-        if not 200 <= answer.status < 300:
+        if not answer.accepted:
             raise refusal(call, answer)
         known = await self._apart(call, partial(_found, call, provider.find, answer), over=_Unseen)
         if known is not None:
@@ -169,7 +169,7 @@ class SubmitPoll:
         if provider.cancel is None:
             return
         answer = await self._send(call, provider.cancel, provider_id)
-        if answer.status not in (*provider.config.gone, 409) and not 200 <= answer.status < 300:
+        if answer.status not in (*provider.config.gone, 409) and not answer.accepted:
             raise refusal(call, answer)
 
     def called_back(self, call: JobCall, headers: Mapping[str, str], body: bytes) -> JobReport | None:
@@ -188,7 +188,7 @@ class SubmitPoll:
         answer = await self._send(call, request, provider_id)
         if answer.status in provider.config.gone:
             raise JobGone("the provider does not know this job any more")
-        if not 200 <= answer.status < 300:
+        if not answer.accepted:
             raise refusal(call, answer)
         return document(answer)
 
