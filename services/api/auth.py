@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from libs.common.ports_tasks import ApiKeys, KeyOwner
+from libs.common.runtime.seen import seen
 from services.api.problems import Problem
 
 #: A revoked key is refused everywhere after this long.
@@ -48,7 +49,7 @@ class Callers:
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(digest), name="key-look-up")
-            asking.add_done_callback(_seen)
+            asking.add_done_callback(seen)
         try:
             return await asyncio.shield(asking)
         finally:
@@ -74,8 +75,3 @@ def require(owner: KeyOwner, scope: str) -> None:
 def unauthenticated(detail: str) -> Problem:
     """The problem of a caller that nobody knows."""
     return Problem("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _seen(asking: asyncio.Task[KeyOwner | None]) -> None:
-    if not asking.cancelled():
-        asking.exception()  # whoever waited was told; nobody may have waited

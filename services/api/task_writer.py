@@ -12,6 +12,7 @@ from libs.common.ports import Hints
 from libs.common.ports_dispatch import Key, Placed
 from libs.common.ports_tasks import Created, Creation, NewTask, Tasks
 from libs.common.runtime.failpoints import failpoint
+from libs.common.runtime.seen import seen
 
 _WRITE_SECONDS: Final = 5.0  #: longer than any healthy commit, shorter than a caller's patience
 _FRESH: Final = 1  #: the class of tasks that never ran, in dispatch hints
@@ -33,7 +34,8 @@ class TaskWriter:
         """
         writing = asyncio.create_task(self._commit(batch), name="create-tasks")
         self._writing.add(writing)
-        writing.add_done_callback(self._settled)
+        writing.add_done_callback(self._writing.discard)
+        writing.add_done_callback(seen)  # its callers may have been told that nobody knows
         done, _ = await asyncio.wait([writing], timeout=_WRITE_SECONDS)
         if not done:
             raise OutcomeUnknown("PostgreSQL takes too long")
@@ -49,11 +51,6 @@ class TaskWriter:
             # The tasks are there: whoever heard of anything but an unknown outcome would take their slots from them.
             raise OutcomeUnknown("a surprise behind the commit") from error
         return creations
-
-    def _settled(self, writing: asyncio.Task[list[Creation]]) -> None:
-        self._writing.discard(writing)
-        if not writing.cancelled():
-            writing.exception()  # seen; its callers may have been told that nobody knows
 
     def _nudge(self, batch: Sequence[NewTask], creations: Sequence[Creation]) -> None:
         self._wake.placed(

@@ -20,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from libs.common.adapters import names
 from libs.common.adapters.egress import EgressGuard, refusal
+from libs.common.runtime.seen import seen
 from libs.common.runtime.shares import Shares, on_behalf_of
 
 if TYPE_CHECKING:
@@ -217,8 +218,7 @@ class _Names(AbstractResolver):
     def _answered(self, name: _Name, asked: asyncio.Future[Any]) -> None:
         if self._asked.get(name) is asked:
             del self._asked[name]
-        if not asked.cancelled():
-            asked.exception()  # whoever waits is told; nobody may wait
+        seen(asked)
 
     def _remembered(self, name: _Name) -> list[ResolveResult] | None:
         until, found = self._known.get(name, (0.0, []))

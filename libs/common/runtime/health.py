@@ -12,6 +12,7 @@ import orjson
 
 from libs.common.runtime import metrics
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.seen import seen
 
 log = get_logger()
 
@@ -134,12 +135,8 @@ class Health:
 
     def _keep(self, look: asyncio.Task[Any]) -> None:
         self._looks.add(look)
-        look.add_done_callback(self._forget)
-
-    def _forget(self, look: asyncio.Task[Any]) -> None:
-        self._looks.discard(look)
-        if not look.cancelled():
-            look.exception()  # seen, so that nobody logs it as lost
+        look.add_done_callback(self._looks.discard)
+        look.add_done_callback(seen)
 
 
 async def _ask(check: Callable[[], Awaitable[object]]) -> object:

@@ -9,6 +9,7 @@ from typing import Final
 from libs.common.domain.model_errors import ModelError
 from libs.common.ports_jobs import JobReport
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.seen import seen
 from services.executor.jobs.calls import JobCalls, in_time
 from services.executor.jobs.job import Job
 from services.executor.jobs.ledger import JobLedger
@@ -48,7 +49,8 @@ class LateAnswers:
         """Have this done, whether or not somebody still waits for it."""
         kept = asyncio.get_running_loop().create_task(work, name=name)
         self._kept.add(kept)
-        kept.add_done_callback(self._forget)
+        kept.add_done_callback(self._kept.discard)
+        kept.add_done_callback(seen)
         return kept
 
     async def _answered(self, job: Job, pending: asyncio.Future[JobReport]) -> None:
@@ -81,8 +83,3 @@ class LateAnswers:
             await in_time(call, lambda call: job.adapter.cancel(call, provider_id))
         finally:
             share.release()
-
-    def _forget(self, kept: asyncio.Task[None]) -> None:
-        self._kept.discard(kept)
-        if not kept.cancelled():
-            kept.exception()  # whoever waits for it has it; of what nobody waits for nothing more can be said

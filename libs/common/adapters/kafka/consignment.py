@@ -25,6 +25,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from libs.common.ports_dispatch import Record, SendVerdict
+from libs.common.runtime.seen import seen
 
 _Place: TypeAlias = tuple[str, int]
 _Batch: TypeAlias = tuple[BatchBuilder, list[int]]
@@ -139,7 +140,7 @@ class Consignment:
                 if turn < len(of_place):
                     builder, indexes = of_place[turn]
                     flight = await self._producer.send_batch(builder, topic, partition=partition)
-                    flight.add_done_callback(_look_at)
+                    flight.add_done_callback(seen)  # the deadline may come first
                     flights[flight] = indexes
         suspects: list[int] = []
         try:
@@ -176,9 +177,3 @@ def _is_refusal(error: BaseException) -> bool:
 def cause_of(error: BaseException) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
-
-
-def _look_at(flight: asyncio.Future[object]) -> None:
-    """Its error is read even if the deadline came first, so that nobody logs it as lost."""
-    if not flight.cancelled():
-        flight.exception()

@@ -17,6 +17,7 @@ from redis.exceptions import InvalidResponse, MasterDownError, NoScriptError, Re
 from libs.common.adapters.redis.script import Script
 from libs.common.domain.errors import GateUnavailable, LaneUnavailable
 from libs.common.runtime.logging import get_logger
+from libs.common.runtime.seen import seen
 
 log = get_logger()
 
@@ -144,8 +145,7 @@ class RedisServer:
 
     def _landed(self, flight: asyncio.Task[list[Any]]) -> None:
         self._flights.discard(flight)
-        if not flight.cancelled():
-            flight.exception()  # who waited may be gone: then nobody else looks, and asyncio complains
+        seen(flight)
 
     async def _fly(self, packed: bytes, tickets: Sequence[int | None]) -> list[Any]:
         try:
