@@ -72,30 +72,32 @@ def _sync(batch: list[_Kept]) -> list[OSError | None]:
         return _sync_file_systems(batch)
     outcomes = [_sync_file(descriptor) for descriptor, _ in batch]
     folders = {folder: _sync_folder(folder) for _, kept in batch for folder in kept}
-    return [
-        outcome or next((folders[folder] for folder in kept if folders[folder]), None)
-        for outcome, (_, kept) in zip(outcomes, batch, strict=True)
-    ]
+    return [outcome or _first(folders, kept) for outcome, (_, kept) in zip(outcomes, batch, strict=True)]
 
 
 def _sync_file_systems(batch: list[_Kept]) -> list[OSError | None]:
     """One call for each file system that the folders are on; a failed one is everybody's failure there."""
-    devices: dict[str, int | OSError] = {}
-    synced: dict[int, OSError | None] = {}
+    folders: dict[str, OSError | None] = {}
+    devices: dict[int, OSError | None] = {}
     for folder in {folder for _, kept in batch for folder in kept}:
         try:
             opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            devices[folder] = error
+            folders[folder] = error
             continue
         try:
-            device = devices[folder] = os.fstat(opened).st_dev
-            if device not in synced:
-                synced[device] = _sync_file_system(opened)
+            device = os.fstat(opened).st_dev
+            if device not in devices:
+                devices[device] = _sync_file_system(opened)
+            folders[folder] = devices[device]
         finally:
             os.close(opened)
-    verdicts = {folder: place if isinstance(place, OSError) else synced[place] for folder, place in devices.items()}
-    return [next((verdicts[folder] for folder in kept if verdicts[folder]), None) for _, kept in batch]
+    return [_first(folders, kept) for _, kept in batch]
+
+
+def _first(folders: dict[str, OSError | None], kept: tuple[str, ...]) -> OSError | None:
+    """What went wrong with these folders, if anything did."""
+    return next((folders[folder] for folder in kept if folders[folder]), None)
 
 
 def _sync_file_system(descriptor: int) -> OSError | None:

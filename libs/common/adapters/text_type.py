@@ -40,12 +40,9 @@ def _decoded(head: bytes, complete: bool) -> str | None:
     if _CONTROL.search(head):
         return None
     try:
-        return head.decode()
-    except UnicodeDecodeError as error:
-        # the last character may have been cut in the middle
-        if complete or error.start < len(head) - 3 or error.reason != "unexpected end of data":
-            return None
-        return head[: error.start].decode()
+        return codecs.utf_8_decode(head, "strict", complete)[0]  # the last character may be cut unless it is complete
+    except UnicodeDecodeError:
+        return None
 
 
 def _structured(text: str, complete: bool, claim: str) -> str | None:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import obstore
 from obstore.exceptions import BaseError
 
-from libs.common.adapters.object_storage.obstore import open_store
+from libs.common.adapters.object_storage.obstore import base_of, open_store
 from libs.common.adapters.object_storage.result_reader import PIECE_BYTES
 from libs.common.domain.errors import StorageUnavailable
 from libs.common.ports_audit import StoredObject
@@ -19,8 +19,7 @@ class AuditedObjects:
 
     def __init__(self, url: str, *, public_url: str = "") -> None:
         self._store = open_store(url)
-        base = public_url or url
-        self._base = base if base.endswith("/") else base + "/"
+        self._base = base_of(url, public_url)
 
     def holds(self, url: str) -> bool:
         return url.startswith(self._base)

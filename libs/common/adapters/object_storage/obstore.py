@@ -22,6 +22,7 @@ from libs.common.adapters.staging import Staging
 from libs.common.domain.model_errors import UploadFailed
 from libs.common.domain.output import ResultName, StagedFile, StoredFile
 from libs.common.ports_execution import UploadCredentials
+from libs.common.runtime.seen import seen
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -74,8 +75,7 @@ class ObjectStorage:
         self._memory = memory or PutMemory()
         self._store = open_store(url)
         self._folder = _folder(url, staging)
-        base = public_url or url
-        self._base = base if base.endswith("/") else base + "/"
+        self._base = base_of(url, public_url)
         self._putting: set[asyncio.Task[None]] = set()
 
     async def put(
@@ -175,7 +175,8 @@ class ObjectStorage:
 
         putting = asyncio.create_task(put(), name="put-in-parts")
         self._putting.add(putting)
-        putting.add_done_callback(self._was_put)
+        putting.add_done_callback(self._putting.discard)
+        putting.add_done_callback(seen)
         its_own = held.pop_all()
         putting.add_done_callback(lambda _: its_own.close())
         try:
@@ -184,10 +185,10 @@ class ObjectStorage:
             wanted = False
             del putting  # named by a frame of its own error's traceback, it would wait for the garbage collector
 
-    def _was_put(self, putting: asyncio.Task[None]) -> None:
-        self._putting.discard(putting)
-        if not putting.cancelled():
-            putting.exception()  # who waited may be gone
+
+def base_of(url: str, public_url: str) -> str:
+    """What the addresses of a store's objects begin with, for whoever reads them."""
+    return (public_url or url).removesuffix("/") + "/"
 
 
 def open_store(url: str) -> ObjectStore:

@@ -10,7 +10,7 @@ import obstore
 from obstore.exceptions import BaseError
 
 from libs.common.adapters.file_type import TYPES
-from libs.common.adapters.object_storage.obstore import open_store
+from libs.common.adapters.object_storage.obstore import base_of, open_store
 from libs.common.domain.errors import StorageUnavailable
 from libs.common.ports_results import ResultContent, WantedPart
 
@@ -30,8 +30,7 @@ class StoredResults:
 
     def __init__(self, url: str, *, public_url: str = "") -> None:
         self._store = open_store(url)
-        base = public_url or url
-        self._base = base if base.endswith("/") else base + "/"
+        self._base = base_of(url, public_url)
         self._pieces_out = 0  #: that are not small
 
     def holds(self, tenant_id: int, url: str) -> bool:
