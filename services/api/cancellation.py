@@ -31,6 +31,8 @@ _AT_ONCE: Final = 4
 #: So many that turn out to be locked although a look found them free, at 2 s each, and the others are left: perhaps
 #: a whole table is.
 _MOST_LOCKED: Final = 10
+#: Whoever is just moving a task has done so by then.
+_LOCKED_PAUSE: Final = 0.5
 #: What may still be open: a failed one waits for its retry, perhaps.
 _MAYBE_OPEN: Final = tuple(set(TaskStatus) - {TaskStatus.SUCCESS, TaskStatus.CANCELED})
 
@@ -135,13 +137,15 @@ class BulkCancel:
     async def cancel(self, caller: KeyOwner, wanted: TaskFilter, upto: int) -> BulkResult:
         """Cancel the open tasks that the filter finds, none newer than `upto`.
 
-        Those that a look finds locked come behind the others: whoever was just moving them has done so by then. They
-        are looked at again, and left if they are locked still.
+        Those that a look finds locked come behind the others, and a pause. They are looked at again, and left if they
+        are locked still.
         """
         found, following = await self._find(caller, wanted, upto + 1)
         locked = await self._reading.locked(found)
         verdicts, untried = await self._try(caller, [task for task in found if task.id not in locked])
         behind = [task for task in found if task.id in locked]
+        if behind:
+            await asyncio.sleep(_LOCKED_PAUSE)
         locked = await self._reading.locked(behind)
         late, untried_late = await self._try(caller, [task for task in behind if task.id not in locked])
         verdicts += late

@@ -511,6 +511,23 @@ async def test_many_that_are_locked_keep_none_of_the_others(api: Api, visitor: B
     assert "15 canceled" in text_of(await visitor.post("/console/tasks/cancel", **fields))
 
 
+async def test_one_that_is_just_being_moved_is_canceled_all_the_same(
+    api: Api, visitor: Browser, tenant: Tenant
+) -> None:
+    """It was told to be locked by somebody who forgot a transaction."""
+    task = await tenant.task()
+    await visitor.sign_in(tenant.key)
+    fields = _fields(await visitor.get("/console/tasks/cancel?model=m"))
+    async with api.pool.acquire() as other:
+        move = other.transaction()
+        await move.start()
+        await other.execute("SELECT FROM dispatch WHERE public_id = $1 FOR UPDATE", UUID(task))
+        canceling = asyncio.create_task(visitor.post("/console/tasks/cancel", **fields))
+        await asyncio.sleep(0.2)
+        await move.rollback()
+        assert "1 canceled" in text_of(await canceling)
+
+
 async def test_whose_points_cannot_go_back_now_keep_none_of_the_others(
     api: Api, visitor: Browser, tenant: Tenant
 ) -> None:
