@@ -34,7 +34,7 @@ CODES: Final = {
     429: "the model's queue is full",
     42_901: "the caller's points of the day are used up",
     500: "something went wrong here",
-    503: "a store cannot be reached",
+    503: "a store cannot be reached, or rows are locked in it",
 }
 #: By what /v1 calls the problem. Others are the HTTP status itself.
 _BY_PROBLEM: Final = {
