@@ -5,23 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.paging import BEHIND_ALL, page_of
 from libs.common.ports_insight import ActionRecord, Broker, PauseScope, Role
 
-_NEWEST = 2**63 - 1
 #: So much of a cause is kept.
-_CAUSE = 300
-_PAUSE: Final[dict[PauseScope, str]] = {
-    "all": "pause_all",
-    "tenant": "pause_tenant",
-    "model": "pause_model",
-    "webhook": "pause_webhook",
-}
-_RESUME: Final[dict[PauseScope, str]] = {
-    "all": "resume_all",
-    "tenant": "resume_tenant",
-    "model": "resume_model",
-    "webhook": "resume_webhook",
-}
+_CAUSE: Final = 300
 
 
 class PostgresControl:
@@ -31,10 +19,10 @@ class PostgresControl:
         self._database = database
 
     async def pause(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
-        return await self._order(_PAUSE[scope], subject, by, reason)
+        return await self._order(f"pause_{scope}", subject, by, reason)
 
     async def resume(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
-        return await self._order(_RESUME[scope], subject, by, reason)
+        return await self._order(f"resume_{scope}", subject, by, reason)
 
     async def _order(self, statement: str, subject: int | None, by: str, reason: str) -> bool | None:
         rows = await self._database.fetch(statement, *([] if subject is None else [subject]), by, reason)
@@ -44,14 +32,14 @@ class PostgresControl:
         return [row["news"] for row in await self._database.fetch("drain_executors", name, on, by, reason)]
 
     async def actions(self, before: int | None, limit: int) -> tuple[list[ActionRecord], int | None]:
-        rows = await self._database.fetch("operator_actions", _NEWEST if before is None else before, limit + 1)
+        rows = await self._database.fetch("operator_actions", BEHIND_ALL if before is None else before, limit + 1)
         records = [
             ActionRecord(
                 row["id"], row["at"], row["done_by"], row["action"], row["tenant_id"], row["subject"], row["reason"]
             )
-            for row in rows[:limit]
+            for row in rows
         ]
-        return records, records[-1].id if len(rows) > limit else None
+        return page_of(records, limit)
 
 
 class PostgresPresence:

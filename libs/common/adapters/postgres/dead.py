@@ -6,14 +6,16 @@ Longer than other adapters: four kinds of dead are listed, grouped and shown ali
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.paging import BEHIND_ALL, page_of
 from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT, STORY_LIMIT, name_was_used
 from libs.common.domain.ids import parse_task_id
 from libs.common.domain.task import TaskStatus
@@ -44,19 +46,12 @@ MOST_GROUPS: Final = 200
 _PAYLOAD_BYTES: Final = 65_536
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
-_LAST_ID: Final = 2**63 - 1
 _RANKS: Final = tuple(DeadKind)
 _PAGES: Final = {
     DeadKind.TASK: "dead_tasks",
     DeadKind.EVENT: "dead_events",
     DeadKind.DELIVERY: "dead_deliveries",
     DeadKind.MESSAGE: "dead_messages",
-}
-_GROUPS: Final = {
-    DeadKind.TASK: "dead_task_groups",
-    DeadKind.EVENT: "dead_event_groups",
-    DeadKind.DELIVERY: "dead_delivery_groups",
-    DeadKind.MESSAGE: "dead_message_groups",
 }
 
 
@@ -90,10 +85,10 @@ class PostgresDead:
         for kind in _kinds(reach, wanted):
             examine = _counted(kind, wanted)
             rows = await self._database.query(
-                _GROUPS[kind], at=wanted.until or _LATEST, limit=MOST_GROUPS, examine=examine,
+                f"dead_{kind}_groups", at=wanted.until or _LATEST, limit=MOST_GROUPS, examine=examine,
                 **_asked(kind, reach, wanted),
             )  # fmt: skip
-            here = [_group(kind, row) for row in rows if row.count is not None]
+            here = [_group(kind, row._mapping) for row in rows if row.count is not None]
             groups += here
             counted += sum(group.count for group in here)
             complete = complete and rows[0].looked < examine and len(here) < MOST_GROUPS
@@ -190,7 +185,7 @@ class PostgresReplayJobs:
     async def select(self, order: JobOrder) -> Selection:
         may_refuse = order.action is Action.REPLAY and order.mended is None
         rows = await self._database.fetch("replay_selection", *_order(order), may_refuse)
-        groups = [_group(order.kind, row) for row in rows if row["count"] is not None]
+        groups = [_group(order.kind, dict(row)) for row in rows if row["count"] is not None]
         refused = orjson.loads(rows[0]["refused"]) if rows[0]["refused"] is not None else {}
         return Selection(rows[0]["selected"], rows[0]["busy"], groups, refused)
 
@@ -205,10 +200,9 @@ class PostgresReplayJobs:
         return _job(dict(row))
 
     async def page(self, reach: int | None, before: int | None, limit: int) -> tuple[list[Job], int | None]:
-        start = _LAST_ID if before is None else before
+        start = BEHIND_ALL if before is None else before
         rows = await self._database.query("replay_jobs", tenant_id=reach, before=start, limit=limit + 1)
-        jobs = [_job(row._mapping) for row in rows[:limit]]
-        return jobs, jobs[-1].id if len(rows) > limit else None
+        return page_of([_job(row._mapping) for row in rows], limit)
 
     async def find(self, reach: int | None, id: int) -> Job | None:
         for row in await self._database.query("replay_job", tenant_id=reach, id=id):
@@ -218,8 +212,7 @@ class PostgresReplayJobs:
     async def items(self, job: int, after: int | None, limit: int) -> tuple[list[JobItem], int | None]:
         start = -1 if after is None else after
         rows = await self._database.query("replay_items", job=job, after=start, limit=limit + 1)
-        items = [_item(row) for row in rows[:limit]]
-        return items, items[-1].key if len(rows) > limit else None
+        return page_of([_item(row) for row in rows], limit, attrgetter("key"))
 
     async def steer(self, reach: int | None, id: int, state: JobState) -> Job | None:
         await self._database.query("steer_replay", tenant_id=reach, id=id, state=state)
@@ -296,7 +289,7 @@ def _before(kind: DeadKind, wanted: DeadFilter, after: DeadPlace | None) -> tupl
         return until
     rank = _RANKS.index(kind)
     # The list goes down by instant, then rank, then row.
-    row = after.id if rank == after.rank else _LAST_ID if rank < after.rank else -1
+    row = after.id if rank == after.rank else BEHIND_ALL if rank < after.rank else -1
     return min(until, (after.at, row))
 
 
@@ -338,19 +331,18 @@ def _entry(reach: int | None, kind: DeadKind, row: Any) -> DeadEntry:
     )
 
 
-def _group(kind: DeadKind, row: Any) -> DeadGroup:
-    get: Callable[[str], Any] = (row._mapping if hasattr(row, "_mapping") else row).get
+def _group(kind: DeadKind, row: Mapping[str, Any]) -> DeadGroup:
     return DeadGroup(
         kind=kind,
-        code=get("code"),
-        tenant_id=get("tenant_id"),
-        model_id=get("model_id"),
-        model=get("model"),
-        count=get("count"),
-        first_at=get("first_at"),
-        last_at=get("last_at"),
-        example_id=get("example_id"),
-        example=get("example") or "",
+        code=row["code"],
+        tenant_id=row.get("tenant_id"),
+        model_id=row.get("model_id"),
+        model=row.get("model"),
+        count=row["count"],
+        first_at=row["first_at"],
+        last_at=row["last_at"],
+        example_id=row["example_id"],
+        example=row["example"] or "",
     )
 
 

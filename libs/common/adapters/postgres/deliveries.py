@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.paging import BEHIND_ALL
 from libs.common.adapters.postgres.right import Right
 from libs.common.ports_webhooks import Delivery, HookedEvent, Place, Reach, Tried
-
-_LARGEST: Final = 2**63 - 1
 
 
 class PostgresDeliveries:
@@ -43,7 +42,7 @@ class PostgresDeliveries:
             if row["line"] is not None and row["line"] not in seen[-1:]:
                 seen.append(row["line"])
         more = len(lines) == reach.webhooks
-        end = max(lines) if more else _LARGEST
+        end = max(lines) if more else BEHIND_ALL
         place.inside = {id_: line for id_, line in place.inside.items() if not place.after < id_ <= end}
         place.inside |= {id_: seen[-1] for id_, seen in lines.items() if len(seen) == reach.lines}
         place.after = end if more else Place().after

@@ -10,11 +10,11 @@ from typing import Any, Final
 from sqlalchemy.exc import IntegrityError
 
 from libs.common.adapters.postgres.database import Database, Queries
+from libs.common.adapters.postgres.paging import BEHIND_ALL, page_of
 from libs.common.domain.errors import Conflict
 from libs.common.domain.model import Model, partitions, window
 from libs.common.ports_tasks import KeyOwner, ModelNews
 
-_NEWEST: Final = 2**63 - 1
 _BEGINNING: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 _STORED: Final = tuple(field.name for field in dataclass_fields(Model) if field.name not in ("deleted", "version"))
 _WRITTEN: Final = tuple(name for name in _STORED if name not in ("id", "lane", "tenant_id", "partitions"))
@@ -80,10 +80,9 @@ class PostgresModels:
 
     async def list_page(self, tenant_id: int, before: int | None, limit: int) -> tuple[list[Model], int | None]:
         rows = await self._database.query(
-            "list_models", tenant_id=tenant_id, before=_NEWEST if before is None else before, limit=limit + 1
+            "list_models", tenant_id=tenant_id, before=BEHIND_ALL if before is None else before, limit=limit + 1
         )
-        models = [model_of(row) for row in rows[:limit]]
-        return models, models[-1].id if len(rows) > limit else None
+        return page_of([model_of(row) for row in rows], limit)
 
     async def by_ids(self, ids: Sequence[int]) -> list[Model]:
         return [model_of(row) for row in await self._database.query("models_by_id", ids=list(ids))]

@@ -8,10 +8,10 @@ from typing import Any, Final
 import asyncpg
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.paging import BEHIND_ALL, page_of
 from libs.common.adapters.postgres.tasks import EXAMINE_LIMIT
 from libs.common.ports_operations import Operation, OperationFilter, OperationView
 
-_NEWEST: Final = 2**63 - 1
 #: Entries that are written later than this after the fact say so; the others get the time of the flush.
 _PUNCTUAL_SECONDS: Final = 1.0
 _AGE: Final = Operation._fields.index("age")
@@ -43,7 +43,7 @@ class PostgresOperations:
     async def list_page(
         self, tenant_id: int, wanted: OperationFilter, before: int | None, limit: int
     ) -> tuple[list[OperationView], int | None]:
-        start = _NEWEST if before is None else before
+        start = BEHIND_ALL if before is None else before
         asked = {"tenant_id": tenant_id, "before": start, "biz_name": wanted.biz_name, "limit": limit + 1}
         if wanted.task_id is not None:
             return _page(await self._database.query("list_operations_of_task", task_id=wanted.task_id, **asked), limit)
@@ -58,8 +58,7 @@ class PostgresOperations:
 
 
 def _page(rows: Sequence[Any], limit: int) -> tuple[list[OperationView], int | None]:
-    views = [_view(row) for row in rows[:limit]]
-    return views, views[-1].id if len(rows) > limit else None
+    return page_of([_view(row) for row in rows], limit)
 
 
 def _view(row: Any) -> OperationView:

@@ -10,10 +10,10 @@ from uuid import UUID
 import asyncpg
 
 from libs.common.adapters.postgres.database import Database
+from libs.common.adapters.postgres.paging import BEHIND_ALL
 from libs.common.domain.task import TaskStatus
 from libs.common.ports_push import TaskState
 
-_NEWEST: Final = 2**63 - 1
 #: The column that says since when a task has had its status.
 _SINCE: Final = {
     TaskStatus.SUBMITTED: "entered_at",
@@ -44,7 +44,7 @@ class PostgresTaskStates:
         return _state(rows[0]) if rows else None
 
     async def newest(self, tenant_id: int, before: int | None, limit: int) -> list[TaskState]:
-        rows = await self._database.fetch("newest_states", tenant_id, _NEWEST if before is None else before, limit)
+        rows = await self._database.fetch("newest_states", tenant_id, BEHIND_ALL if before is None else before, limit)
         return [_state(row) for row in rows]
 
 

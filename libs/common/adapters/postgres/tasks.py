@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from libs.common.adapters.postgres.database import Database, HotTransaction
+from libs.common.adapters.postgres.paging import BEHIND_ALL, page_of
 from libs.common.domain.errors import DatabaseUnavailable, OutcomeUnknown, RowsLocked
 from libs.common.domain.task import DispatchState, TaskStatus
 from libs.common.ports_tasks import (
@@ -29,7 +30,6 @@ from libs.common.ports_tasks import (
 EXAMINE_LIMIT: Final = 10_000
 #: Of a task's attempts, and of its history, so many are told.
 STORY_LIMIT: Final = 1_000
-_NEWEST: Final = 2**63 - 1
 _NO_DAYS: Final[Mapping[UUID, date]] = {}
 #: How long an answer that was lost is looked for before the caller is told that the outcome is not known.
 _READ_BACK_PAUSES: Final = (0.05, 0.2, 0.5, 1.0)
@@ -131,7 +131,7 @@ class PostgresTasks:
                     "written_tasks", [task.tenant_id for task in tasks], [task.public_id for task in tasks]
                 )
                 keyed = [task for task in tasks if task.key]
-                owners = _repeated(keyed, await self._database.fetch("read_keys", *_keys(keyed))) if keyed else {}
+                owners = await _owners(self._database, keyed)
             except (DatabaseUnavailable, OutcomeUnknown):
                 continue
             looked = True
@@ -161,7 +161,7 @@ class PostgresTasks:
     ) -> tuple[list[TaskView], int | None]:
         if not await name_was_used(self._database, tenant_id, wanted.model_name):
             return [], None
-        start = _NEWEST if before is None else before
+        start = BEHIND_ALL if before is None else before
         narrowed = wanted != TaskFilter()
         examine = EXAMINE_LIMIT if narrowed else limit + 1
         rows = await self._database.query(
@@ -174,11 +174,9 @@ class PostgresTasks:
             biz_name=wanted.biz_name,
             limit=limit + 1,
         )
-        views = [_view(row) for row in rows[:limit]]
-        if len(rows) > limit:
-            return views, views[-1].id
-        if not narrowed:
-            return views, None
+        views, following = page_of([_view(row) for row in rows], limit)
+        if following is not None or not narrowed:
+            return views, following
         seen = await self._database.query("examined_until", tenant_id=tenant_id, before=start, examine=examine)
         return views, seen[0].id if seen else None
 
@@ -274,10 +272,10 @@ async def _claimed(transaction: HotTransaction, keyed: Sequence[NewTask]) -> set
     return {row["public_id"] for row in await transaction.fetch("claim_keys", *_keys(keyed, bodies=True))}
 
 
-async def _owners(transaction: HotTransaction, losers: Sequence[NewTask]) -> dict[UUID, Repeated]:
+async def _owners(source: Database | HotTransaction, losers: Sequence[NewTask]) -> dict[UUID, Repeated]:
     if not losers:
         return {}
-    return _repeated(losers, await transaction.fetch("read_keys", *_keys(losers)))
+    return _repeated(losers, await source.fetch("read_keys", *_keys(losers)))
 
 
 def _repeated(tasks: Sequence[NewTask], rows: Sequence[asyncpg.Record]) -> dict[UUID, Repeated]:

@@ -10,13 +10,13 @@ from sqlalchemy.exc import IntegrityError
 
 from libs.common.adapters.postgres.database import Database
 from libs.common.adapters.postgres.insight import counted
+from libs.common.adapters.postgres.paging import BEHIND_ALL, page_of
 from libs.common.domain.count import Count
 from libs.common.domain.errors import Conflict
 from libs.common.ports_webhooks import DeliveryView, Held, Webhook, WebhookCounts
 
 #: Deliveries of a tenant are counted so far.
 _COUNT_LIMIT: Final = 1_000
-_NEWEST: Final = 2**63 - 1
 _FIELDS: Final = ("kind", "url", "events", "secrets", "description")
 _CHANGING: Final = ("url", "events", "secrets", "description", "paused", "enabled")
 
@@ -83,11 +83,10 @@ class PostgresWebhooks:
             "list_deliveries",
             tenant_id=tenant_id,
             webhook_id=webhook_id,
-            before=_NEWEST if before is None else before,
+            before=BEHIND_ALL if before is None else before,
             limit=limit + 1,
         )
-        views = [_delivery(row) for row in rows[:limit]]
-        return views, views[-1].id if len(rows) > limit else None
+        return page_of([_delivery(row) for row in rows], limit)
 
     async def redeliver(self, tenant_id: int, webhook_id: int, delivery_id: int) -> DeliveryView | None:
         rows = await self._database.query(
