@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from libs.client import ApiError, AsyncClient, ClientError, NotReachable
 from libs.client.calls import Call, page_of, quoted
-from libs.common.domain.errors import Conflict, Invalid, NotFound, Refused
+from libs.common.domain.errors import Conflict, Invalid, NotFound, Refused, RowsLocked
 from services.cli.control_room import ApiUnavailable, ControlRoom, Document, Scope, Steer
 
 if TYPE_CHECKING:
@@ -302,6 +302,8 @@ def _told(error: ClientError) -> Exception:
         return ApiUnavailable(str(error))
     if not isinstance(error, ApiError):
         return error
+    if error.code == "rows_locked":
+        return RowsLocked(error.detail)
     if error.status in _AWAY:
         return ApiUnavailable(error.detail or error.code)
     refusal = _REFUSALS.get(error.status)

@@ -38,7 +38,7 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
 
     So does a database that answers "no" because it is another than was meant, or has not the tables of this version.
     """
-    from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, Refused, SluicewayError
+    from libs.common.domain.errors import BrokerUnavailable, GateUnavailable, Refused, RowsLocked, SluicewayError
     from services.cli.control_room import ApiUnavailable
 
     try:
@@ -53,6 +53,9 @@ def complete(work: Coroutine[Any, Any, Result]) -> Result:
         match error:
             case ApiUnavailable():
                 note(f"{error} (see SLUICEWAY_URL; where the stores are within reach, --url '' goes straight to them)")
+                raise typer.Exit(3) from None
+            case RowsLocked():
+                note(f"{error} (`sluiceway doctor` names it)")
                 raise typer.Exit(3) from None
             case BrokerUnavailable():
                 setting = "SLUICEWAY_KAFKA_BOOTSTRAP"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.api import running_api
 from tests.support.house import House
+from tests.support.locks import kept_by
 from tests.support.shell import Shell
 from tests.support.sights import alive
 from tests.support.ways import WAYS, open_way
@@ -114,6 +115,19 @@ async def test_stores_that_are_away_are_told(local: Shell) -> None:
     assert "PostgreSQL" in await away.run("overview", code=3)
     assert await local.having(SLUICEWAY_REDIS_URL="redis://127.0.0.1:1/0").json("lanes") == {"items": []}
     assert await local.having(SLUICEWAY_URL="http://127.0.0.1:1").json("lanes", "--url", "") == {"items": []}
+
+
+async def test_rows_that_somebody_keeps_locked_are_told_as_such(house: House, shell: Shell) -> None:
+    """It was said to be the address of a store, or of the API."""
+    executor = await house.executor()
+    name = await house.value("SELECT name FROM executor WHERE id = $1", executor)
+    async with kept_by(house, f"executor SET name = name WHERE id = {executor}"):
+        said = await shell.run("executor", "drain", name, "--reason", "new", code=3)
+    assert "keeps rows locked" in said
+    assert "`sluiceway doctor`" in said
+    assert "SLUICEWAY_" not in said
+    assert len(said.splitlines()) == 1
+    assert await shell.json("executor", "drain", name, "--reason", "new") == {"verdict": "draining"}
 
 
 async def test_who_does_it_is_named_where_no_key_says_it(house: House, local: Shell, remote: Shell) -> None:
