@@ -80,3 +80,17 @@ async def accepts(port: int, *, seconds: float = 1.0) -> bool:
         return False
     writer.close()
     return True
+
+
+async def first_line(port: int, question: bytes, *, seconds: float) -> bytes:
+    """The first line that is answered at this port of 127.0.0.1; empty when none comes within the given time."""
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            try:
+                writer.write(question)
+                return await reader.readline()
+            finally:
+                writer.close()
+    except OSError:
+        return b""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from functools import cached_property
 
 from libs.common.embedded.child import Command
-from libs.common.embedded.ports import LOOPBACK
+from libs.common.embedded.ports import LOOPBACK, first_line
 from libs.common.embedded.server_process import ServerProcess, package_folder
 
 
@@ -47,13 +46,4 @@ class EmbeddedRedis(ServerProcess):
         return Command([program, *arguments], self.log_path, folder=self.folder, environment=environment)
 
     async def probe(self) -> bool:
-        try:
-            async with asyncio.timeout(1):
-                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
-                try:
-                    writer.write(b"PING\r\n")
-                    return await reader.readline() == b"+PONG\r\n"
-                finally:
-                    writer.close()
-        except OSError:
-            return False
+        return await first_line(self.port, b"PING\r\n", seconds=1) == b"+PONG\r\n"

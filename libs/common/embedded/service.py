@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from libs.common.embedded.child import Command
-from libs.common.embedded.ports import LOOPBACK
+from libs.common.embedded.ports import LOOPBACK, first_line
 from libs.common.embedded.server_process import ServerProcess
 
 
@@ -53,14 +52,5 @@ class ServiceProcess(ServerProcess):
         return self._command
 
     async def probe(self) -> bool:
-        try:
-            async with asyncio.timeout(2):
-                reader, writer = await asyncio.open_connection(LOOPBACK, self.port)
-                try:
-                    writer.write(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
-                    status_line = await reader.readline()
-                finally:
-                    writer.close()
-        except OSError:
-            return False
-        return b" 200 " in status_line
+        question = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n"
+        return b" 200 " in await first_line(self.port, question, seconds=2)
