@@ -55,10 +55,7 @@ class AsyncClient:
         self, tasks: Sequence[Mapping[str, Any]], *, idempotency_key: str | None = None
     ) -> list[dict[str, Any]]:
         """Hand in up to 1,000: for each its task, or what is wrong with it, in order."""
-        items: list[dict[str, Any]] = calls.page_of(await self.send(calls.submit_batch(tasks, idempotency_key)))[
-            "items"
-        ]
-        return items
+        return calls.items_of(await self.send(calls.submit_batch(tasks, idempotency_key)))
 
     async def get(self, task_id: str) -> Task:
         """A task as it is now. The first read of a success starts the time until it is cleaned."""
@@ -110,13 +107,11 @@ class AsyncClient:
 
     async def attempts(self, task_id: str) -> list[dict[str, Any]]:
         """The attempts that have ended, oldest first."""
-        items: list[dict[str, Any]] = calls.page_of(await self.send(calls.about_task(task_id, "attempts")))["items"]
-        return items
+        return calls.items_of(await self.send(calls.about_task(task_id, "attempts")))
 
     async def history(self, task_id: str) -> list[dict[str, Any]]:
         """What happened to the task beside its attempts, oldest first."""
-        items: list[dict[str, Any]] = calls.page_of(await self.send(calls.about_task(task_id, "history")))["items"]
-        return items
+        return calls.items_of(await self.send(calls.about_task(task_id, "history")))
 
     async def pages(self, path: str, **filters: Any) -> AsyncIterator[dict[str, Any]]:
         """Every item of a list such as /v1/tasks, page by page."""

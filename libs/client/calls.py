@@ -105,9 +105,9 @@ def submit_batch(tasks: Sequence[Mapping[str, Any]], key: str | None) -> Call:
 
 def task(task_id: str, *, wait: float | None = None) -> Call:
     """A read; with `wait` it is answered when the task has ended, or after so many seconds."""
-    return Call(
-        "GET", f"/v1/tasks/{quoted(task_id)}", headers=_waits({}, wait), wait_seconds=min(wait or 0.0, WAIT_SECONDS)
-    )
+    seconds = min(wait or 0.0, WAIT_SECONDS)
+    headers = {"Prefer": f"wait={max(1, int(seconds))}"} if seconds else {}
+    return Call("GET", f"/v1/tasks/{quoted(task_id)}", headers=headers, wait_seconds=seconds)
 
 
 def about_task(task_id: str, what: str) -> Call:
@@ -223,8 +223,10 @@ def page_of(answer: Any) -> dict[str, Any]:
     return answer
 
 
-def _waits(headers: dict[str, str], wait: float | None) -> dict[str, str]:
-    return headers | ({"Prefer": f"wait={max(1, int(min(wait, WAIT_SECONDS)))}"} if wait else {})
+def items_of(answer: Any) -> list[dict[str, Any]]:
+    """All items of a list that has one page."""
+    items: list[dict[str, Any]] = page_of(answer)["items"]
+    return items
 
 
 def _json(response: httpx.Response) -> Any:
