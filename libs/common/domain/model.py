@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Final
 
 from libs.common.domain.errors import Invalid
@@ -17,14 +18,9 @@ PARTITIONS_LIMIT: Final = 8
 DAY_SECONDS: Final = 86_400
 
 #: Zero and negative numbers of these fields mean the default.
-POSITIVE_DEFAULTS: Final = {
-    "max_concurrency": 10,
-    "queue_limit": 1_000,
-    "timeout_seconds": 60,
-    "auto_clean_seconds": DAY_SECONDS,
-    "poll_seconds": 3,
-    "job_timeout_seconds": 3_600,
-}
+_POSITIVE: Final = (
+    "max_concurrency", "queue_limit", "timeout_seconds", "auto_clean_seconds", "poll_seconds", "job_timeout_seconds",
+)  # fmt: skip
 #: Negative numbers of these mean 0, as they did for the old gateway, which compared and never refused them.
 _NONE_BELOW_ZERO: Final = ("retry_times", "retry_queue_max_seconds", "expected_seconds", "price")
 _CEILINGS: Final = {
@@ -71,6 +67,9 @@ class Model:
         return max(3_600, min(DAY_SECONDS, 10 * self.expected_seconds)) * 1_000
 
 
+_DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in dataclass_fields(Model)}
+
+
 def window(max_concurrency: int) -> int:
     """How many of a lane's rows may be in flight: its calls plus a small prefetch, as far as can be counted."""
     return min(max_concurrency + min(max(max_concurrency, 2), 64), MAX_INT)
@@ -86,9 +85,9 @@ def partitions(max_concurrency: int, slots: int) -> int:
 def normalised(fields: dict[str, Any]) -> dict[str, Any]:
     """The given fields with the rules for models applied; raises Invalid naming the field that breaks one."""
     clean = dict(fields)
-    for name, default in POSITIVE_DEFAULTS.items():
+    for name in _POSITIVE:
         if name in clean and clean[name] <= 0:
-            clean[name] = default
+            clean[name] = _DEFAULTS[name]
     for name, ceiling in _CEILINGS.items():
         if clean.get(name, 0) > ceiling:
             raise Invalid("model_limit", f"{name} may be at most {ceiling}", field=f"/{name}")
