@@ -197,24 +197,28 @@ class Submission:
             try:
                 return await self._writes.submit(task)
             except RowsLocked:
-                if not await self._freed(task, end):
-                    raise
+                earlier = await self._until_freed(task, end)
+                if earlier is not None:
+                    return earlier
 
-    async def _freed(self, task: NewTask, end: float) -> bool:
-        """Whether nobody has the account locked any more that the task is to be paid from; waits for that.
+    async def _until_freed(self, task: NewTask, end: float) -> Repeated | None:
+        """Wait until nobody has the account locked any more that the task is to be paid from; raises RowsLocked when
+        that lasts. A repeated request has been paid for: what the earlier one made is returned at once.
 
         Nothing of the task is under way meanwhile: whoever is cut off here, by the end of the process, gives back.
         """
         try:
+            if task.key and (earlier := await self._earlier.submit(task)) is not None:
+                return earlier
             while time.monotonic() < end:
                 await asyncio.sleep(_LOCKED_PAUSE)
                 with suppress(Unavailable, OutcomeUnknown):
                     if not await self._locked.submit(task):
-                        return True
+                        return None
         except asyncio.CancelledError:
             await self._give_back(task)
             raise
-        return False
+        raise RowsLocked("the account is locked that the task is to be paid from")
 
     def _new_task(self, public_id: UUID, lane: int, caller: KeyOwner, order: Order, points: int) -> NewTask:
         return NewTask(

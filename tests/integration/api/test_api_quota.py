@@ -90,6 +90,23 @@ class TestQuota:
             answer = await tenant.call("POST", "/v1/tasks/batch", json={"tasks": [{"model": "dear"}] * 2})
         assert (answer.status_code, answer.json()["code"]) == (503, "rows_locked")
 
+    async def test_a_repeated_create_is_answered_beside_its_locked_account(
+        self, tenant: Tenant, me: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It was refused once a fresh create had met the lock, and told that nothing was done."""
+        monkeypatch.setattr(submission, "_PATIENCE_SECONDS", 0.5)
+        await tenant.model("dear", price=1)
+        first = await tenant.submit("dear", key="k")
+        async with tenant.api.pool.acquire() as forgotten, forgotten.transaction():
+            await forgotten.execute("UPDATE quota_usage SET used = used WHERE user_name = $1", me)
+            assert (await tenant.submit("dear")).json()["code"] == "rows_locked"
+            again = await tenant.submit("dear", key="k")
+            other = await tenant.submit("dear", key="k", biz_name="other")
+        assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+        assert again.headers["idempotent-replayed"] == "true"
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+        assert await tenant.slots() == 1
+
     async def test_a_create_whose_caller_left_while_it_waited_for_its_account_keeps_no_slot(
         self, tenant: Tenant, me: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
