@@ -18,6 +18,7 @@ from libs.common.adapters.models.job_http import open_job_http
 from libs.common.domain.model_errors import Busy, ModelError
 from libs.common.ports_jobs import JobAnswer, JobCall, JobReport, JobStatus
 from tests.support.cog_server import CogServer, cog_server
+from tests.support.serving import serving
 from tests.support.waiting import until
 
 CALLBACK = {"answer": "callback"}
@@ -61,12 +62,9 @@ async def receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = web.Application(client_max_size=16 * 2**20)
     app.router.add_post("/callbacks/{token}", receiver.receive)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/callbacks/t0ken-0123456789"
-    yield receiver
-    await runner.cleanup()
+    async with serving(app) as url:
+        receiver.url = f"{url}/callbacks/t0ken-0123456789"
+        yield receiver
 
 
 def call_of(server: CogServer, payload: dict[str, Any], **changes: Any) -> JobCall:

@@ -16,6 +16,7 @@ from libs.common.adapters import http_client
 from libs.common.adapters.egress import EgressGuard
 from libs.common.adapters.http_client import Broken, open_http_client
 from libs.common.runtime.shares import on_behalf_of
+from tests.support.serving import serving
 
 
 class Resolver:
@@ -87,11 +88,8 @@ async def port() -> AsyncIterator[int]:
 
     app = web.Application()
     app.router.add_get("/", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0][1]
-    await runner.cleanup()
+    async with serving(app) as url:
+        yield int(url.rpartition(":")[2])
 
 
 async def ask(session: ClientSession, tenant: int, host: str, port: int, seconds: float) -> str:

@@ -19,6 +19,7 @@ from libs.common.adapters.models.job_http import GuardedJobHttp, open_job_http
 from libs.common.adapters.models.submit_poll import SubmitPoll
 from libs.common.domain.model_errors import Busy, JobGone, ModelError
 from libs.common.ports_jobs import JobCall, JobStatus
+from tests.support.serving import serving
 from tests.support.turns import slowest_turn
 
 SECRET = "k-0123456789abcdef"
@@ -89,12 +90,8 @@ async def provider() -> AsyncIterator[Provider]:
     provider = Provider()
     app = web.Application()
     app.router.add_route("*", "/{rest:.*}", provider.answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield provider
-    await runner.cleanup()
+    async with serving(app) as provider.url:
+        yield provider
 
 
 @pytest.fixture

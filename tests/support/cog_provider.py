@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 
 @dataclass
 class CogProvider:
@@ -62,11 +64,5 @@ async def cog_provider() -> AsyncIterator[CogProvider]:
     app.router.add_post("/predictions", provider.predict)
     app.router.add_put("/predictions/{id}", provider.predict)
     app.router.add_post("/predictions/{id}/cancel", provider.cancel)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with serving(app) as provider.url:
         yield provider
-    finally:
-        await runner.cleanup()

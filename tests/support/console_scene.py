@@ -19,7 +19,6 @@ from socket import gethostname
 from typing import Any
 
 import asyncpg
-from aiohttp import web
 from playwright.async_api import Page
 
 from libs.common.domain.buckets import bucket_of
@@ -30,6 +29,7 @@ from libs.common.embedded.tansu import EmbeddedTansu
 from tests.support import servers
 from tests.support.chromium import PHONE, chromium, sign_in, watched
 from tests.support.road import Road, Servers, open_road
+from tests.support.serving import serving
 
 WINDOW = {"width": 1240, "height": 780}
 PHONE_OPTIONS: dict[str, Any] = {"viewport": PHONE, "is_mobile": True, "has_touch": True}
@@ -78,19 +78,6 @@ class Scene:
     waiting: list[str]
 
 
-@asynccontextmanager
-async def sample_models() -> AsyncIterator[str]:
-    """The address of the two models that do real work."""
-    runner = web.AppRunner(application(), access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 @contextmanager
 def stores(folder: Path) -> Iterator[tuple[Servers, str]]:
     """Servers of the scene's own, and the URL of its database."""
@@ -110,7 +97,7 @@ def stores(folder: Path) -> Iterator[tuple[Servers, str]]:
 @asynccontextmanager
 async def open_scene(folder: Path, own: Servers, database_url: str) -> AsyncIterator[Scene]:
     """Everything started, and some of it done."""
-    async with sample_models() as models, open_road(folder / "road", own, database_url, "scene") as road:
+    async with serving(application()) as models, open_road(folder / "road", own, database_url, "scene") as road:
         await road.start_all()
         yield await play(road, models)
 

@@ -241,7 +241,7 @@ async def rubbish_is_on_the_events_topic(scene: Scene) -> None:
     scene.stores.log.append(EVENTS, b"\xffnot json")
 
 
-def _an_event_of_a_stranger(sequence: str = "1", at: int | None = None, **changes: object) -> Corruption:
+def _an_event_of_a_stranger(sequence: str = "1", **changes: object) -> Corruption:
     """Headers and form are those of an event of ours; nothing of ours writes such a value."""
 
     async def corrupt(scene: Scene) -> None:

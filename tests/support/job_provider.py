@@ -21,6 +21,7 @@ from aiohttp import web
 
 from libs.common.domain.model_errors import Busy, JobGone, ModelError, TooEarly
 from libs.common.ports_jobs import JobCall, JobOutput, JobReport, JobStatus
+from tests.support.serving import serving
 
 DONE = ("queued", "processing", "succeeded")
 
@@ -239,15 +240,12 @@ async def job_provider() -> AsyncIterator[tuple[JobProvider, ProviderAdapter]]:
             web.post("/jobs/{id}/cancel", provider.cancel),
         ]
     )
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        serving(app, shutdown_timeout=0.1) as provider.url,
+    ):
         try:
             yield provider, ProviderAdapter(session)
         finally:
             if provider.held is not None:
                 provider.held.set()
-            await runner.cleanup()

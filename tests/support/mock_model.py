@@ -12,6 +12,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 
 @dataclass
 class Call:
@@ -75,13 +77,8 @@ async def mock_model() -> AsyncIterator[MockModel]:
     model = MockModel()
     app = web.Application(client_max_size=16 * 2**20)
     app.router.add_post("/{route:.*}", model.answer)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    model.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield model
-    finally:
-        model.let_go()
-        await runner.cleanup()
+    async with serving(app, handler_cancellation=True) as model.url:
+        try:
+            yield model
+        finally:
+            model.let_go()

@@ -12,6 +12,8 @@ from typing import Any
 from aiohttp import web
 from standardwebhooks import Webhook
 
+from tests.support.serving import serving
+
 
 @dataclass(frozen=True)
 class Received:
@@ -69,13 +71,9 @@ async def open_receiver() -> AsyncIterator[Receiver]:
     receiver = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{route:.*}", receiver.answer)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        yield receiver
-    finally:
-        for event in receiver.slow.values():
-            event.set()
-        await runner.cleanup()
+    async with serving(app, handler_cancellation=True) as receiver.url:
+        try:
+            yield receiver
+        finally:
+            for event in receiver.slow.values():
+                event.set()

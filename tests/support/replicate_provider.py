@@ -18,6 +18,8 @@ from typing import Any
 
 from aiohttp import ClientSession, web
 
+from tests.support.serving import serving
+
 PNG = b"\x89PNG\r\n\x1a\n" + b"provider's picture"
 #: What the adapter puts into a job's input to find it again.
 MARKER = "sluiceway_job"
@@ -305,17 +307,9 @@ async def replicate_provider(**settings: Any) -> AsyncIterator[ReplicateProvider
     app.router.add_get("/v1/predictions/{id}", provider.get)
     app.router.add_post("/v1/predictions/{id}/cancel", provider.cancel)
     app.router.add_get("/files/{id}/{name}", provider.file)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    try:
-        await site.start()
-        provider.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        async with ClientSession() as provider._session:
-            yield provider
-            await asyncio.gather(*provider._tasks)
-    finally:
-        await runner.cleanup()
+    async with serving(app) as provider.url, ClientSession() as provider._session:
+        yield provider
+        await asyncio.gather(*provider._tasks)
 
 
 def _marker(body: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -100,13 +102,8 @@ async def stand_in_file_service(path: str = "/oss/file/uploadFile") -> AsyncIter
     service = StandInFileService()
     app = web.Application(client_max_size=64 * 2**20)
     app.router.add_post(path, service.serve)
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    service.url = f"http://{host}:{port}"
-    try:
-        yield service
-    finally:
-        service.released.set()
-        await runner.cleanup()
+    async with serving(app, handler_cancellation=True) as service.url:
+        try:
+            yield service
+        finally:
+            service.released.set()

@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 
 @dataclass
 class StandInS3:
@@ -94,14 +96,8 @@ async def lending_keys(seconds: float) -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_get("/keys", lend)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    try:
-        yield f"http://{host}:{port}/keys"
-    finally:
-        await runner.cleanup()
+    async with serving(app) as url:
+        yield f"{url}/keys"
 
 
 @asynccontextmanager
@@ -110,14 +106,5 @@ async def stand_in_s3() -> AsyncIterator[StandInS3]:
     store = StandInS3()
     app = web.Application(client_max_size=64 * 2**20)
     app.router.add_route("*", "/{bucket}/{key:.*}", store.answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    store.url = site.name
-    host, port = runner.addresses[0][:2]
-    store.url = f"http://{host}:{port}"
-    try:
+    async with serving(app) as store.url:
         yield store
-    finally:
-        await runner.cleanup()
