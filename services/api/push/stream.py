@@ -94,13 +94,13 @@ class Stream:
         self.close()
 
     async def next(self, seconds: float) -> list[News] | None:
-        """What waits, at once or within that time (else an empty list); None at the end."""
+        """What waits, at once or within that time (perhaps nothing); None at the end."""
         if not self._waiting and not self.closed:
             self._awake.clear()
             if not await set_within(self._awake, seconds):
                 return []
-        if not self._waiting:
-            return None
+        if not self._waiting:  # whoever wakes it may do so when it has read already what he wakes it for
+            return None if self.closed else []
         batch, self._waiting = self._waiting, deque()
         return [news for news in batch if self._is_new(news)]
 

@@ -15,6 +15,7 @@ from libs.common.ports_push import TaskState
 from libs.common.runtime.metrics import REGISTRY
 from services.api.push import hub as hubs
 from services.api.push.hub import Hub
+from services.api.push.news import News
 from services.api.push.stream import Stream, Wanted
 from tests.support.waiting import until
 from tests.unit.api.test_push_telling import STATE, FakeAudience
@@ -100,6 +101,19 @@ async def test_a_crowd_of_listeners_delays_no_other_tenants_news() -> None:
         await until(lambda: rig.told() == LISTENERS * (TASKS + 1) + 1, seconds=30)
         for stream in rig.crowd:
             assert [news.task for news in await stream.next(1) or ()] == list(range(1, TASKS + 2))
+
+
+async def test_who_is_woken_for_what_it_has_read_already_listens_on() -> None:
+    stream = Stream(CROWD)
+    stream.woken_by(lambda _sleeper: None)  # as the hub does it: later, and meanwhile the stream may look by itself
+    stream.offer(News.of(STATE))
+    assert await stream.next(0) == [News.of(STATE)]
+    waiting = asyncio.create_task(stream.next(5))
+    await asyncio.sleep(0)
+    stream.wake()
+    assert await waiting == []
+    stream.close()
+    assert await stream.next(5) is None
 
 
 async def test_a_tenant_that_changes_much_leaves_others_their_share_of_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
