@@ -10,6 +10,18 @@ from libs.common.ports_insight import ActionRecord, Broker, PauseScope, Role
 
 #: So much of a cause is kept.
 _CAUSE: Final = 300
+_PAUSE: Final[dict[PauseScope, str]] = {
+    "all": "pause_all",
+    "tenant": "pause_tenant",
+    "model": "pause_model",
+    "webhook": "pause_webhook",
+}
+_RESUME: Final[dict[PauseScope, str]] = {
+    "all": "resume_all",
+    "tenant": "resume_tenant",
+    "model": "resume_model",
+    "webhook": "resume_webhook",
+}
 
 
 class PostgresControl:
@@ -19,10 +31,10 @@ class PostgresControl:
         self._database = database
 
     async def pause(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
-        return await self._order(f"pause_{scope}", subject, by, reason)
+        return await self._order(_PAUSE[scope], subject, by, reason)
 
     async def resume(self, scope: PauseScope, subject: int | None, by: str, reason: str) -> bool | None:
-        return await self._order(f"resume_{scope}", subject, by, reason)
+        return await self._order(_RESUME[scope], subject, by, reason)
 
     async def _order(self, statement: str, subject: int | None, by: str, reason: str) -> bool | None:
         rows = await self._database.fetch(statement, *([] if subject is None else [subject]), by, reason)
