@@ -26,7 +26,7 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(os.urandom(_FRESH_BYTES)).decode()
 
 
-def check_secret(secret: str, field: str) -> str:
+def check_secret(secret: str) -> str:
     """A secret of the caller's own choice; raises Invalid, which does not repeat it."""
     try:
         size = len(_key(secret))
@@ -34,7 +34,7 @@ def check_secret(secret: str, field: str) -> str:
         size = 0
     if not secret.startswith(PREFIX) or not _SMALLEST <= size <= _LARGEST:
         message = f"a secret is {PREFIX} and base64 of {_SMALLEST} to {_LARGEST} random bytes"
-        raise Invalid("webhook_secret", message, field=field)
+        raise Invalid("webhook_secret", message, field="/secret")
     return secret
 
 

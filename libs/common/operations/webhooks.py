@@ -35,7 +35,7 @@ class WebhookAdministration:
             raise _no_address()
         if kind == "endpoint":
             await self._check(url)
-        secret = check_secret(given["secret"], "/secret") if given.get("secret") else new_secret()
+        secret = check_secret(given["secret"]) if given.get("secret") else new_secret()
         fields = {
             "kind": kind,
             "url": url,
@@ -82,7 +82,7 @@ class WebhookAdministration:
 
     async def rotate(self, tenant_id: int, webhook_id: int | None, secret: str | None) -> tuple[Webhook, str]:
         """A fresh secret signs from now on, and the present one beside it for a day. Raises Invalid, NotFound."""
-        fresh = check_secret(secret, "/secret") if secret else new_secret()
+        fresh = check_secret(secret) if secret else new_secret()
 
         def rotated(current: Webhook) -> dict[str, Any]:
             present = decode_secrets(self._ring.open(current.secrets, _owner(tenant_id)))

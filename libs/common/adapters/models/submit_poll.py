@@ -329,7 +329,7 @@ class _Provider:
             error = self.error_in(call, told) or message or "the provider's job failed without a reason"
             return JobReport(status, provider_id, message=error, retryable=self.passes(error))
         if status is JobStatus.SUCCEEDED:
-            return self._succeeded(call, provider_id, message, result)
+            return self._succeeded(provider_id, message, result)
         share = percent(self._percent.find(told), full=self.config.percent_full) if self._percent else None
         return JobReport(status, provider_id, share, message)
 
@@ -341,7 +341,7 @@ class _Provider:
         """Whether an error is one that may not come again."""
         return any(word.casefold() in error.casefold() for word in self.config.retryable_errors if word)
 
-    def _succeeded(self, call: JobCall, provider_id: str, message: str, result: Any) -> JobReport:
+    def _succeeded(self, provider_id: str, message: str, result: Any) -> JobReport:
         try:
             outputs = outputs_of(self.outputs.find(result), join_text=self.config.join_text)
         except BadOutput as error:
