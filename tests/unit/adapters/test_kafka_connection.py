@@ -47,3 +47,8 @@ def test_a_wrong_key_is_told_by_its_own_setting(folder: Path, key: str) -> None:
 def test_a_wrong_certificate_is_told_by_its_own(folder: Path, certificate: str, key: str) -> None:
     with pytest.raises(WrongSetting, match=rf"^SLUICEWAY_KAFKA_CERT_FILE: .*/{certificate} cannot be used"):
         presenting(folder, certificate, key)
+
+
+def test_a_key_alone_shows_nothing_to_anybody(folder: Path) -> None:
+    with pytest.raises(WrongSetting, match=r"^SLUICEWAY_KAFKA_KEY_FILE: .* set SLUICEWAY_KAFKA_CERT_FILE"):
+        KafkaConnection.of(Settings(kafka_security="SSL", kafka_key_file=str(folder / "ours.key")))

@@ -112,6 +112,8 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         raise _unusable("CA", settings.kafka_ca_file, error, "name a file of PEM certificates") from error
     if settings.kafka_cert_file:
         _present(context, settings)
+    elif settings.kafka_key_file:
+        raise WrongSetting("SLUICEWAY_KAFKA_KEY_FILE: a key of no certificate; set SLUICEWAY_KAFKA_CERT_FILE, too.")
     return context
 
 
